@@ -1,0 +1,105 @@
+"""One sentence for every bad argument: its name, its value, what is accepted.
+
+Public functions call these first, so nothing is half-done when an error is raised.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def positive(name: str, value: float) -> float:
+    """Return `value` if it is a finite number above zero.
+
+    Raises:
+        ValueError: otherwise.
+
+    Example:
+        >>> positive("step_size", 0.1)
+        0.1
+    """
+    if not _finite_number(value) or value <= 0:
+        raise ValueError(f"{name} is {value!r}; it must be a finite number above 0")
+    return value
+
+
+def at_least(name: str, value: float, least: float) -> float:
+    """Return `value` if it is a finite number not below `least`.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not _finite_number(value) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a finite number of at least {least}")
+    return value
+
+
+def count(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
+    """Return `value` if it is a whole number from `least` to `most`.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        accepted = f"from {least} to {most}" if most is not None else f"of at least {least}"
+        raise ValueError(f"{name} is {value!r}; it must be a whole number {accepted}")
+    return value
+
+
+def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
+    """Return `value` if it is one of the `accepted` names.
+
+    Raises:
+        ValueError: otherwise, with the nearest accepted name.
+    """
+    accepted = list(accepted)
+    if value not in accepted:
+        near = difflib.get_close_matches(str(value), accepted, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(accepted)}{hint}")
+    return value
+
+
+def images(name: str, value: Tensor) -> Tensor:
+    """Return `value` if it is a non-empty batch of finite pixels in [0, 1].
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if value.ndim != 4 or value.numel() == 0:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; it must be (batch, channels, height, width) and not empty"
+        )
+    if not value.is_floating_point():
+        raise ValueError(f"{name} has dtype {value.dtype}; it must hold floating-point pixels in [0, 1]")
+    if not bool(torch.isfinite(value).all()):
+        bad = int((~torch.isfinite(value)).sum())
+        raise ValueError(f"{name} holds {bad} pixels that are NaN or infinite; pixels must be finite and in [0, 1]")
+    low, high = float(value.min()), float(value.max())
+    if low < 0 or high > 1:
+        raise ValueError(f"{name} spans [{low:g}, {high:g}]; pixels must lie in [0, 1]")
+    return value
+
+
+def labels(name: str, value: Tensor, *, batch: int, classes: int) -> Tensor:
+    """Return `value` if it holds one class index below `classes` for each of `batch` images.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if value.shape != (batch,) or value.is_floating_point():
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; it must hold {batch} class indices"
+        )
+    low, high = int(value.min()), int(value.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name} spans [{low}, {high}]; class indices must lie in [0, {classes - 1}]")
+    return value
+
+
+def _finite_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,147 @@
+"""The pinned table: which files make up a data set, where they come from, their SHA-256.
+
+MNIST and Fashion-MNIST digests were computed from the original files. The digest of the CIFAR-10 archive is
+the published one; that of its first 4,000 training images was computed from the exact pixels.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class File:
+    """One file to find: accepted names, digest, size in bytes, and the addresses it can be fetched from."""
+
+    name: str
+    sha256: str
+    size: int
+    urls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set on disk: its files, the folders other tools keep it in, its classes and reader."""
+
+    files: tuple[File, ...]
+    folders: tuple[str, ...]
+    classes: tuple[str, ...]
+    size: tuple[int, int, int]
+    reader: str
+    licence: str
+
+
+_DIGITS = tuple("0123456789")
+_CLOTHES = (
+    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+_OBJECTS = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+_MNIST_URLS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+_FASHION_URLS = (
+    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/"
+    "b2617bb6d3ffa2e429640350f613e3291e10b141/data/fashion/",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+)
+
+
+def _idx(urls: tuple[str, ...], table: dict[str, tuple[str, int]]) -> tuple[File, ...]:
+    return tuple(
+        File(name, sha256, size, tuple(url + name for url in urls)) for name, (sha256, size) in table.items()
+    )
+
+
+SOURCES: dict[str, Source] = {
+    "mnist": Source(
+        files=_idx(
+            _MNIST_URLS,
+            {
+                "train-images-idx3-ubyte.gz": (
+                    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609", 9_912_422),
+                "train-labels-idx1-ubyte.gz": (
+                    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c", 28_881),
+                "t10k-images-idx3-ubyte.gz": (
+                    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", 1_648_877),
+                "t10k-labels-idx1-ubyte.gz": (
+                    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", 4_542),
+            },
+        ),
+        folders=("mnist", "MNIST/raw"),
+        classes=_DIGITS,
+        size=(1, 28, 28),
+        reader="idx",
+        licence="CC BY-SA 3.0",
+    ),
+    "fashion_mnist": Source(
+        files=_idx(
+            _FASHION_URLS,
+            {
+                "train-images-idx3-ubyte.gz": (
+                    "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84", 26_421_880),
+                "train-labels-idx1-ubyte.gz": (
+                    "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845", 29_515),
+                "t10k-images-idx3-ubyte.gz": (
+                    "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073", 4_422_102),
+                "t10k-labels-idx1-ubyte.gz": (
+                    "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5", 5_148),
+            },
+        ),
+        folders=("fashion_mnist", "FashionMNIST/raw"),
+        classes=_CLOTHES,
+        size=(1, 28, 28),
+        reader="idx",
+        licence="MIT",
+    ),
+    "cifar10": Source(
+        files=(
+            File(
+                "cifar-10-binary.tar.gz",
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+                170_052_171,
+                ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
+            ),
+        ),
+        folders=("cifar10", "cifar-10-batches-bin"),
+        classes=_OBJECTS,
+        size=(3, 32, 32),
+        reader="cifar_archive",
+        licence="not stated by its authors",
+    ),
+    "cifar10_4k": Source(
+        files=(
+            File(
+                "data_batch_1.first4000.bin.xz",
+                "ac4ba4529b64050c3834b115802494bc12d2d4fbf2471a5f09f8d051f6b386ed",
+                9_305_168,
+            ),
+        ),
+        folders=("cifar10", "cifar10_4k"),
+        classes=_OBJECTS,
+        size=(3, 32, 32),
+        reader="cifar_slice",
+        licence="not stated by its authors",
+    ),
+}  # fmt: skip
+
+#: SHA-256 of the unpacked first 4,000 records, however they were obtained.
+CIFAR10_4K_RECORDS = "0993cf8b8e43bc207603aef9787006995746513f5e3fa5a52e06d1b069926330"
+
+#: SHA-256 of the pixels (uint8, 0 to 16) that ship inside scikit-learn.
+DIGITS_PIXELS = "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3"
+
+
+def fingerprint(name: str) -> str:
+    """Short digest that names the exact content of a data set; part of every stored row's key.
+
+    Example:
+        >>> fingerprint("digits")
+        '8f26b2bd9d13'
+    """
+    if name == "digits":
+        return DIGITS_PIXELS[:12]
+    if name == "cifar10_4k":
+        return CIFAR10_4K_RECORDS[:12]
+    return SOURCES[name].files[0].sha256[:12]

@@ -1,0 +1,139 @@
+"""Kinks and the smooth twin: why a ReLU network cannot be attacked through its own gradient.
+
+Between its kinks a ReLU network is linear, so its saliency map is locally constant and an attack's ascent
+direction on it is exactly zero: the attack moves nothing and would report "robust". The attack therefore climbs
+on a twin with the same weights in which every ReLU is a softplus,
+
+    softplus_beta(h) = log(1 + exp(beta h)) / beta  ->  relu(h)  as  beta -> infinity,
+
+and is judged on the original network. (Dombrowski et al. 2019, "Explanations can be manipulated and geometry is
+to blame".) Functional and in-place ReLUs are found and replaced too: both functions watch what the network
+*does*, not which modules it lists.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attrobust import checks
+
+Images = Float[Tensor, "batch channels height width"]
+
+_KINKED = {
+    "relu", "relu_", "leaky_relu", "leaky_relu_", "threshold", "threshold_", "hardtanh", "hardtanh_", "clamp",
+    "clamp_", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_", "rrelu_with_noise", "_prelu_kernel", "prelu",
+    "maximum", "minimum", "abs", "hardsigmoid", "hardswish", "hardswish_", "hardshrink", "softshrink",
+}  # fmt: skip
+
+_RELUS = {F.relu, torch.relu, torch.Tensor.relu}
+_RELUS_IN_PLACE = {F.relu_, torch.relu_, torch.Tensor.relu_}
+
+
+def kinks(model: nn.Module, x: Images) -> list[str]:
+    """Names of the piecewise-linear operations the network runs on `x`, in order, without repeats.
+
+    Example:
+        >>> kinks(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()), torch.rand(1, 1, 2, 2))
+        ['relu']
+    """
+    with torch.no_grad(), _Watch() as watch:
+        model(x[:1])
+    return list(dict.fromkeys(watch.seen))
+
+
+def smooth_twin(model: nn.Module, x: Images, *, beta: float) -> "SmoothTwin":
+    """Same network, same weights (shared, not copied), with softplus in place of every ReLU.
+
+    Args:
+        model: any network whose only kinks are ReLUs or leaky ReLUs: modules, functional calls, in-place calls.
+        x: images the network accepts; used to check that no kink is left.
+        beta: sharpness of the softplus, above 0; the curvature of the twin grows with it. Our attacks use
+            5, 10 and 50 and count the worst.
+
+    Returns:
+        The twin; it follows later changes of the original weights.
+
+    Raises:
+        ValueError: if `beta` is not positive, or if a kink remains that the twin cannot replace.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())
+        >>> kinks(smooth_twin(net, torch.rand(1, 1, 2, 2), beta=10.0), torch.rand(1, 1, 2, 2))
+        []
+
+    Reference: Dombrowski et al. 2019, section 4.
+    """
+    checks.positive("beta", beta)
+    twin = SmoothTwin(model, beta)
+    left = kinks(twin, x)
+    if left:
+        raise ValueError(
+            f"model runs {', '.join(left)}, which a smooth twin cannot replace; use ReLU, leaky ReLU or a smooth"
+            " activation"
+        )
+    return twin
+
+
+class SmoothTwin(nn.Module):
+    """A network run with softplus in place of ReLU; shares the weights of `original`."""
+
+    def __init__(self, original: nn.Module, beta: float) -> None:
+        super().__init__()
+        self.original = original
+        self.beta = beta
+        self.train(original.training)
+
+    def forward(self, x: Images) -> Tensor:
+        """Output of the original network with every ReLU softened."""
+        with _Soften(self.beta):
+            return self.original(x)
+
+
+class _Watch(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        name = func.overloadpacket.__name__
+        if name in _KINKED:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class _Soften(TorchFunctionMode):
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        kwargs = dict(kwargs or {})
+        if func in _RELUS | _RELUS_IN_PLACE | {F.leaky_relu}:
+            call = _bind(func, args, kwargs)
+            x, slope = call["input"], call.get("negative_slope", 0.0)
+            if call["inplace"]:
+                return x.copy_(self._soft(x.clone(), slope))
+            return self._soft(x, slope)
+        if func in (torch.clamp, torch.Tensor.clamp, torch.clamp_min, torch.Tensor.clamp_min) and _is_relu(args, kwargs):
+            return self._soft(args[0], 0.0)
+        return func(*args, **kwargs)
+
+    def _soft(self, x: Tensor, slope: float) -> Tensor:
+        return slope * x + (1 - slope) * F.softplus(x, self.beta) if slope else F.softplus(x, self.beta)
+
+
+def _bind(func: Callable, args: tuple, kwargs: dict) -> dict:
+    names = ["input", "negative_slope", "inplace"] if func is F.leaky_relu else ["input", "inplace"]
+    defaults = {"inplace": func in _RELUS_IN_PLACE} | ({"negative_slope": 0.01} if func is F.leaky_relu else {})
+    return defaults | dict(zip(names, args, strict=False)) | kwargs
+
+
+def _is_relu(args: tuple, kwargs: dict) -> bool:
+    low = args[1] if len(args) > 1 else kwargs.get("min")
+    high = args[2] if len(args) > 2 else kwargs.get("max")
+    return isinstance(low, int | float) and low == 0 and high is None

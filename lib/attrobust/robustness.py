@@ -1,0 +1,132 @@
+"""How much of an explanation survives an attack: attribution x attack x similarity, image by image.
+
+For every image the *worst case* over the attack objectives is taken separately for each similarity, and beside it
+stands random noise of the same size, without which an attack table cannot be read.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attrobust import attacks, checks, similarity
+from attrobust.attributions import pixelwise
+from attrobust.balls import Ball
+
+Images = Float[Tensor, "batch channels height width"]
+
+#: Similarities (worst = lowest) and distances (worst = highest) of every table.
+SIMILARITIES = ("top_k", "spearman", "cosine", "pearson")
+DISTANCES = ("displacement", "relative_displacement", "center_shift")
+
+
+def objectives(k: int) -> dict[str, Callable[..., attacks.Objective]]:
+    """The attack objectives that the worst case is taken over, by name."""
+    return {
+        "top_k": partial(attacks.shift_topk, k=k),
+        "center": attacks.shift_center,
+        "cosine": attacks.lower_cosine,
+        "pearson": attacks.lower_pearson,
+    }
+
+
+def attribution_robustness(
+    model: nn.Module,
+    x: Images,
+    *,
+    attributions: Mapping[str, attacks.Attribution],
+    ball: Ball,
+    k: int,
+    generator: torch.Generator,
+    steps: int = 20,
+    restarts: int = 1,
+    noise_draws: int = 4,
+    ascend_on: Sequence[nn.Module] | None = None,
+) -> pd.DataFrame:
+    """Attack the maps of the predicted classes and compare them with the clean ones.
+
+    Args:
+        model: classifier in eval mode; every map is judged on it.
+        x: clean images, pixels in [0, 1].
+        attributions: name -> (model, x, target) -> signed map.
+        ball: allowed perturbations.
+        k: pixels compared by the top-k intersection, from 1 to height x width.
+        generator: of random starts and noise.
+        steps: gradient steps of each attack.
+        restarts: random starts of each attack.
+        noise_draws: random perturbations of full size, averaged, for the noise row.
+        ascend_on: smooth twins the attack climbs on, one after the other, the worst counting; needed if the
+            model has a ReLU anywhere.
+
+    Returns:
+        One row per image, attribution and attack ("noise", each objective, "worst"), with every similarity and
+        distance, `counted` (share of rows where an iterate kept the prediction) and `kept` (the judged image has
+        the clean prediction; for noise, the share of draws that do).
+
+    Raises:
+        ValueError: for bad images, `k` out of range, or a model with kinks and no twin.
+    """
+    checks.images("x", x)
+    checks.count("k", k, most=x.shape[-1] * x.shape[-2])
+    if ascend_on is None:
+        attacks.refuse_kinks(model, x)
+    for twin in ascend_on or ():
+        attacks.refuse_kinks(twin, x)
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    keep = attacks.same_prediction(model, x)
+    tables = []
+    for name, attribution in attributions.items():
+        clean = attribution(model, x, target).detach()
+        compare = partial(_compare, model, attribution, clean, target, k=k, keep=keep)
+        noise = [compare((x + ball.boundary(x, generator=generator)).clamp(0, 1)) for _ in range(noise_draws)]
+        rows = {"noise": sum(noise[1:], noise[0]) / noise_draws}
+        rows["noise"]["counted"] = 1.0
+        for attack, build in objectives(k).items():
+            for climbed in ascend_on or [model]:
+                judge = build(attribution, model, x, target)
+                objective = judge if climbed is model else build(attribution, climbed, x, target)
+                found = attacks.pgd(
+                    objective, x, ball, steps=steps, restarts=restarts, keep=keep, judge=judge, generator=generator
+                )
+                table = compare(found.x).assign(counted=found.counted.cpu().double().numpy())
+                rows[attack] = _worst([rows[attack], table]) if attack in rows else table
+        rows["worst"] = _worst([rows[attack] for attack in objectives(k)])
+        tables += [
+            t.assign(image=range(len(x)), attribution=name, attack=attack) for attack, t in rows.items()
+        ]
+    table = pd.concat(tables, ignore_index=True)
+    return table[["image", "attribution", "attack", *SIMILARITIES, *DISTANCES, "kept", "counted"]]
+
+
+def _compare(
+    model: nn.Module,
+    attribution: attacks.Attribution,
+    clean: Tensor,
+    target: Tensor,
+    moved: Images,
+    *,
+    k: int,
+    keep: Callable[[Images], Tensor],
+) -> pd.DataFrame:
+    there = attribution(model, moved, target).detach()
+    a, b = pixelwise(clean), pixelwise(there)
+    columns = {
+        "top_k": similarity.topk_intersection(a, b, k=k),
+        "spearman": similarity.spearman(a, b),
+        "cosine": similarity.cosine(clean, there),
+        "pearson": similarity.pearson(a, b),
+        "displacement": similarity.displacement(clean, there),
+        "relative_displacement": similarity.relative_displacement(clean, there),
+        "center_shift": similarity.center_shift(a, b),
+        "kept": keep(moved),
+    }
+    return pd.DataFrame({name: values.detach().cpu().double().numpy() for name, values in columns.items()})
+
+
+def _worst(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    by_image = pd.concat(tables, keys=range(len(tables))).groupby(level=1)
+    return by_image.min()[[*SIMILARITIES, "kept"]].join(by_image.max()[[*DISTANCES, "counted"]])

@@ -1,0 +1,150 @@
+"""How alike are two attribution maps? One number per image; larger means more alike.
+
+Every table of this project shows several at once, because each is blind to something: top-k sees only
+which pixels lead, rank correlation only the order, cosine the signs and shape but not the scale, and the
+displacement (a distance) the scale too. Cosine of two *non-negative* maps is near 1 for any two maps, so
+absolute maps are compared by rank or by Pearson correlation instead.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.stats import rankdata
+from torch import Tensor
+
+from attrobust import checks
+
+Maps = Float[Tensor, "batch channels height width"]
+Importances = Float[Tensor, "batch height width"]
+PerImage = Float[Tensor, " batch"]
+
+
+def topk_intersection(reference: Importances, perturbed: Importances, *, k: int) -> PerImage:
+    """Share of the k most important pixels of `reference` that stay among the k of `perturbed`.
+
+    Args:
+        reference: pixel importances of the clean image; only their order matters.
+        perturbed: pixel importances of the attacked image.
+        k: number of pixels compared, from 1 to height x width.
+
+    Returns:
+        One number per image in [0, 1]; 1 = same pixels, k / (height x width) = chance.
+
+    Raises:
+        ValueError: if `k` is outside its range or the shapes differ.
+
+    Example:
+        >>> a = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])
+        >>> topk_intersection(a, a.flip(2), k=2).item(), topk_intersection(a, a.flip(1), k=2).item()
+        (1.0, 0.0)
+
+    Reference: Ghorbani et al. 2019, "Interpretation of neural networks is fragile".
+    """
+    first, second = _flat_pair(reference, perturbed)
+    checks.count("k", k, most=first.shape[1])
+    chosen = torch.zeros_like(first).scatter_(1, first.topk(k).indices, 1)
+    return chosen.gather(1, second.topk(k).indices).sum(1) / k
+
+
+def spearman(reference: Importances, perturbed: Importances) -> PerImage:
+    """Rank correlation of two importance maps; ties get average ranks.
+
+    Returns:
+        One number per image in [-1, 1]; 0 = chance, also where a map is constant and has no order.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    first, second = _flat_pair(reference, perturbed)
+    ranks = [torch.from_numpy(rankdata(m.detach().cpu().numpy().astype(np.float64), axis=1)) for m in (first, second)]
+    return _correlation(*ranks).to(reference)
+
+
+def pearson(reference: Importances, perturbed: Importances) -> PerImage:
+    """Linear correlation of two importance maps.
+
+    Returns:
+        One number per image in [-1, 1]; 0 = chance, also where a map is constant.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    return _correlation(*_flat_pair(reference, perturbed))
+
+
+def cosine(reference: Maps, perturbed: Maps) -> PerImage:
+    """Cosine of the angle between two signed maps.
+
+    Returns:
+        One number per image in [-1, 1]; 0 = chance for signed maps, also where a map is zero.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    first, second = _flat_pair(reference, perturbed)
+    return _normalised(first).mul(_normalised(second)).sum(1)
+
+
+def displacement(reference: Maps, perturbed: Maps) -> PerImage:
+    """Euclidean length of the change of a signed map, in units of the map (a distance: 0 = same map).
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    first, second = _flat_pair(reference, perturbed)
+    return (second - first).norm(dim=1)
+
+
+def relative_displacement(reference: Maps, perturbed: Maps) -> PerImage:
+    """Length of the change of a signed map over the length of the clean map (a distance; scale-free).
+
+    Returns:
+        One number per image; infinite where the clean map is zero and the other is not, 0 where both are.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    first, second = _flat_pair(reference, perturbed)
+    change, length = (second - first).norm(dim=1), first.norm(dim=1)
+    return torch.where(change == 0, torch.zeros_like(change), change / length)
+
+
+def center_shift(reference: Importances, perturbed: Importances) -> PerImage:
+    """Distance in pixels between the centres of mass of two importance maps (a distance: 0 = same centre).
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Reference: Ghorbani et al. 2019 (there truncated to whole pixels, here exact).
+    """
+    _flat_pair(reference, perturbed)
+    return (center_of_mass(perturbed) - center_of_mass(reference)).norm(dim=1)
+
+
+def center_of_mass(importances: Importances) -> Float[Tensor, "batch 2"]:
+    """Row and column of the centre of mass, in pixels; the middle of the image where the map is zero."""
+    _, height, width = importances.shape
+    grid = torch.stack(
+        torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1
+    ).to(importances)
+    tiny = torch.finfo(importances.dtype).tiny
+    weights = importances + tiny
+    return torch.einsum("bhw,hwc->bc", weights / weights.sum((1, 2), keepdim=True), grid)
+
+
+def _flat_pair(reference: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
+    if reference.shape != perturbed.shape:
+        raise ValueError(
+            f"perturbed has shape {tuple(perturbed.shape)}; it must match reference, {tuple(reference.shape)}"
+        )
+    return reference.flatten(1), perturbed.flatten(1)
+
+
+def _correlation(first: Tensor, second: Tensor) -> Tensor:
+    first, second = (m - m.mean(1, keepdim=True) for m in (first, second))
+    return _normalised(first).mul(_normalised(second)).sum(1)
+
+
+def _normalised(m: Tensor) -> Tensor:
+    length = m.norm(dim=1, keepdim=True)
+    return m / torch.where(length > 0, length, torch.ones_like(length))
