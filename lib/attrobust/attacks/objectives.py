@@ -1,6 +1,7 @@
 """What an attack on a map tries to achieve: closures x -> one number per image, to be *increased*.
 
-Each is built from the map of the clean image and differentiates through the attribution.
+Each is built from the maps of the clean images and differentiates through the attribution. It accepts the batch it
+was built for, or whole repeats of it (all restarts of an attack side by side).
 """
 
 from collections.abc import Callable
@@ -39,8 +40,8 @@ def shift_topk(attribution: Attribution, model: nn.Module, x: Images, target: La
     leaders = clean.topk(checks.count("k", k, most=clean.shape[1])).indices
 
     def objective(images: Images) -> Float[Tensor, " batch"]:
-        importances = pixelwise(attribution(model, images, target)).flatten(1)
-        return -_share(importances.gather(1, leaders).sum(1), importances.sum(1))
+        importances = pixelwise(attribution(model, images, like(target, images))).flatten(1)
+        return -_share(importances.gather(1, like(leaders, images)).sum(1), importances.sum(1))
 
     return objective
 
@@ -54,7 +55,8 @@ def shift_center(attribution: Attribution, model: nn.Module, x: Images, target: 
     clean = similarity.center_of_mass(_clean_importances(attribution, model, x, target))
 
     def objective(images: Images) -> Float[Tensor, " batch"]:
-        moved = similarity.center_of_mass(pixelwise(attribution(model, images, target))) - clean
+        importances = pixelwise(attribution(model, images, like(target, images)))
+        moved = similarity.center_of_mass(importances) - like(clean, images)
         return (moved.square().sum(1) + torch.finfo(moved.dtype).eps).sqrt()
 
     return objective
@@ -65,7 +67,7 @@ def lower_cosine(attribution: Attribution, model: nn.Module, x: Images, target: 
     clean = attribution(model, x, target).detach()
 
     def objective(images: Images) -> Float[Tensor, " batch"]:
-        return 1 - similarity.cosine(clean, attribution(model, images, target))
+        return 1 - similarity.cosine(like(clean, images), attribution(model, images, like(target, images)))
 
     return objective
 
@@ -75,9 +77,16 @@ def lower_pearson(attribution: Attribution, model: nn.Module, x: Images, target:
     clean = _clean_importances(attribution, model, x, target)
 
     def objective(images: Images) -> Float[Tensor, " batch"]:
-        return 1 - similarity.pearson(clean, pixelwise(attribution(model, images, target)))
+        importances = pixelwise(attribution(model, images, like(target, images)))
+        return 1 - similarity.pearson(like(clean, images), importances)
 
     return objective
+
+
+def like(reference: Tensor, images: Images) -> Tensor:
+    """Repeat a per-image reference as often as `images` repeats the batch it belongs to."""
+    repeats = len(images) // len(reference)
+    return reference if repeats == 1 else reference.repeat(repeats, *[1] * (reference.ndim - 1))
 
 
 def _clean_importances(attribution: Attribution, model: nn.Module, x: Images, target: Labels) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from attrobust.attacks.objectives import like
 from attrobust.attacks.pgd import Keep
 from attrobust.models import SmoothTwin, kinks
 
@@ -17,7 +18,7 @@ def same_prediction(model: nn.Module, x: Images) -> Keep:
 
     def keep(images: Images) -> Bool[Tensor, " batch"]:
         with torch.no_grad():
-            return model(images).argmax(1) == clean
+            return model(images).argmax(1) == like(clean, images)
 
     return keep
 

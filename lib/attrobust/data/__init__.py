@@ -19,7 +19,7 @@ from attrobust.data import formats
 from attrobust.data.files import DataError, download, find, locate, places
 from attrobust.data.sources import DIGITS_PIXELS, SOURCES, Source, fingerprint
 
-__all__ = ["NAMES", "DataError", "Dataset", "Examples", "available", "fetch", "fingerprint", "load", "places"]
+__all__ = ["NAMES", "DataError", "Dataset", "Examples", "available", "download_size", "fetch", "fingerprint", "image_shape", "load", "places"]
 
 NAMES = ("digits", *SOURCES)
 
@@ -96,6 +96,18 @@ def available(name: str, *, data_dir: str | Path | None = None) -> bool:
     if name == "cifar10_4k" and _archive(data_dir) is not None:
         return True
     return all(find(file, SOURCES[name], data_dir=data_dir) is not None for file in SOURCES[name].files)
+
+
+def image_shape(name: str) -> tuple[int, int, int]:
+    """Channels, height and width of a data set's images."""
+    checks.one_of("name", name, NAMES)
+    return (1, 8, 8) if name == "digits" else SOURCES[name].size
+
+
+def download_size(name: str) -> int:
+    """Bytes that `fetch` would download at most."""
+    checks.one_of("name", name, NAMES)
+    return 0 if name == "digits" else sum(file.size for file in SOURCES[name].files)
 
 
 def fetch(name: str, *, data_dir: str | Path | None = None) -> None:

@@ -1,0 +1,233 @@
+"""The verdict rule: rows in, estimate, interval and verdict out. It was fixed before the runs.
+
+*Trend.* For each seed, the least-squares slope of a metric against log(step size) (or log batch size) over the
+comparable runs; over seeds, the mean slope with a Student-t 95 % interval. ``supported`` if the interval lies on the
+claimed side of zero, ``opposite`` if it lies on the other side, else ``undecided``. Slopes are printed times the log
+of the whole range: the change from the smallest to the largest step.
+
+*No gain* is a claim of its own: the interval of the change must lie inside a margin fixed beforehand.
+
+*Pooled.* Arms of one architecture and data set are averaged first; the clusters are then pooled with random effects
+(DerSimonian and Laird) and the Hartung-Knapp interval.
+
+Never imports torch: a claim can be recomputed wherever the rows can be read.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.meta_analysis import combine_effects
+
+SUPPORTED, OPPOSITE, UNDECIDED = "supported", "opposite", "undecided"
+CONFIDENCE = 0.95
+NO_GAIN_MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Change of a metric from the smallest to the largest value of `by`, over seeds.
+
+    Attributes:
+        change: mean change over the range, by the fitted slopes.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        seeds: number of seeds with a slope.
+        first: mean of the metric at the smallest value of `by`.
+        last: mean at the largest.
+        per_seed: the change of each seed.
+    """
+
+    change: float
+    low: float
+    high: float
+    seeds: int
+    first: float
+    last: float
+    per_seed: tuple[float, ...]
+
+
+def comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Runs that stay in their arm."""
+    return rows[rows["comparable"].astype(bool)]
+
+
+def trend(rows: pd.DataFrame, *, metric: str, by: str) -> Trend:
+    """Fit the metric against log(`by`) for each seed and average the slopes.
+
+    Args:
+        rows: comparable runs of one arm, with columns `seed`, `by` and `metric`.
+        metric: column that is explained.
+        by: column that explains; positive.
+
+    Returns:
+        Trend; its interval is infinite with fewer than two seeds, and NaN-valued where no slope can be fitted.
+
+    Raises:
+        ValueError: if a column is missing.
+    """
+    for column in ("seed", by, metric):
+        if column not in rows:
+            raise ValueError(f"rows have no column {column!r}; a trend needs 'seed', {by!r} and {metric!r}")
+    changes = []
+    for _, run in rows.groupby("seed"):
+        x = np.log(run[by].to_numpy(dtype=float))
+        if len(np.unique(x)) >= 2:
+            changes.append(stats.linregress(x, run[metric].to_numpy(dtype=float)).slope * _log_range(rows[by]))
+    means = rows.groupby(by)[metric].mean()
+    low, high = interval(changes)
+    return Trend(
+        change=float(np.mean(changes)) if changes else np.nan,
+        low=low,
+        high=high,
+        seeds=len(changes),
+        first=float(means.iloc[0]) if len(means) else np.nan,
+        last=float(means.iloc[-1]) if len(means) else np.nan,
+        per_seed=tuple(float(c) for c in changes),
+    )
+
+
+def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Student-t interval of a mean; infinite with fewer than two values."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return -np.inf, np.inf
+    spread = stats.sem(values)
+    if spread == 0:
+        return float(values.mean()), float(values.mean())
+    low, high = stats.t.interval(confidence, len(values) - 1, loc=values.mean(), scale=spread)
+    return float(low), float(high)
+
+
+def verdict(low: float, high: float, *, claimed: str) -> str:
+    """Judge an interval against the claimed direction, "up" or "down".
+
+    Raises:
+        ValueError: for another direction.
+
+    Example:
+        >>> verdict(0.1, 0.3, claimed="up"), verdict(0.1, 0.3, claimed="down"), verdict(-0.1, 0.3, claimed="up")
+        ('supported', 'opposite', 'undecided')
+    """
+    if claimed not in ("up", "down"):
+        raise ValueError(f"claimed is {claimed!r}; it must be 'up' or 'down'")
+    if low > 0:
+        return SUPPORTED if claimed == "up" else OPPOSITE
+    if high < 0:
+        return SUPPORTED if claimed == "down" else OPPOSITE
+    return UNDECIDED
+
+
+def no_gain(low: float, high: float, *, margin: float = NO_GAIN_MARGIN) -> str:
+    """Judge the claim that nothing changes: the whole interval must lie inside the margin.
+
+    Example:
+        >>> no_gain(-0.01, 0.02), no_gain(-0.2, 0.3)
+        ('supported', 'undecided')
+    """
+    if -margin < low and high < margin:
+        return SUPPORTED
+    return OPPOSITE if low > margin or high < -margin else UNDECIDED
+
+
+def judge(
+    rows: pd.DataFrame, metrics: Mapping[str, str], *, by: str, arm: Sequence[str] = ("dataset", "protocol")
+) -> pd.DataFrame:
+    """Verdict of every arm and metric.
+
+    Args:
+        rows: runs, comparable or not; those that are not leave their arm.
+        metrics: metric -> claimed direction, "up" or "down".
+        by: "step_size" or "batch_size".
+        arm: columns that tell arms apart.
+
+    Returns:
+        One row per arm and metric: change over the range, interval, seeds, ends, verdict, and which values of
+        `by` were left.
+    """
+    table = []
+    for names, runs in rows.groupby(list(arm), sort=False):
+        kept = comparable(runs)
+        for metric, claimed in metrics.items():
+            t = trend(kept, metric=metric, by=by)
+            table.append(
+                {
+                    **dict(zip(arm, names, strict=True)),
+                    "metric": metric,
+                    "claimed": claimed,
+                    "change": t.change,
+                    "low": t.low,
+                    "high": t.high,
+                    "seeds": t.seeds,
+                    "first": t.first,
+                    "last": t.last,
+                    "runs": len(kept),
+                    "left_out": len(runs) - len(kept),
+                    "verdict": verdict(t.low, t.high, claimed=claimed) if t.seeds else UNDECIDED,
+                }
+            )
+    return pd.DataFrame(table)
+
+
+def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], arm: Sequence[str]) -> Trend:
+    """Random-effects estimate of the change over clusters of arms.
+
+    Within a cluster each seed's change is averaged over the arms (they share data and initial weights and are not
+    independent); the clusters' means and standard errors are pooled.
+
+    Args:
+        rows: runs, comparable or not.
+        metric: column that is explained.
+        by: column that explains.
+        cluster: columns that name a cluster, such as architecture and data set.
+        arm: further columns that tell arms of a cluster apart.
+    """
+    means, errors, seeds, first, last = [], [], 0, [], []
+    for _, inside in comparable(rows).groupby(list(cluster), sort=False):
+        fits = [trend(runs, metric=metric, by=by) for _, runs in inside.groupby(list(arm), sort=False)]
+        shared = min((f.seeds for f in fits), default=0)
+        if shared < 2:
+            continue
+        by_seed = np.mean([f.per_seed[:shared] for f in fits], axis=0)
+        means.append(by_seed.mean())
+        errors.append(stats.sem(by_seed))
+        seeds += shared
+        first.append(np.mean([f.first for f in fits]))
+        last.append(np.mean([f.last for f in fits]))
+    if not means:
+        return Trend(np.nan, -np.inf, np.inf, 0, np.nan, np.nan, ())
+    if len(means) == 1:
+        half = stats.t.ppf(0.5 + CONFIDENCE / 2, seeds - 1) * errors[0]
+        low, high = means[0] - half, means[0] + half
+        center = means[0]
+    else:
+        result = combine_effects(np.array(means), np.array(errors) ** 2, method_re="dl", use_t=True)
+        frame = result.summary_frame()
+        center, low, high = frame.loc["random effect", ["eff", "ci_low", "ci_upp"]]
+    return Trend(
+        float(center), float(low), float(high), seeds, float(np.mean(first)), float(np.mean(last)), tuple(means)
+    )
+
+
+def left_out(rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol"), by: str = "step_size") -> pd.DataFrame:
+    """Runs that left their arm, counted by arm, value of `by` and reason."""
+    gone = rows[~rows["comparable"].astype(bool)]
+    return gone.groupby([*arm, by, "reason"], sort=False).size().rename("runs").reset_index()
+
+
+def sentence(name: str, table: pd.DataFrame) -> str:
+    """One line that says in how many arms a claim holds.
+
+    Example:
+        >>> sentence("C2", pd.DataFrame({"verdict": ["supported", "opposite"]}))
+        'C2: supported in 1, opposite in 1, undecided in 0 of 2 arms'
+    """
+    counts = table["verdict"].value_counts()
+    parts = ", ".join(f"{word} in {counts.get(word, 0)}" for word in (SUPPORTED, OPPOSITE, UNDECIDED))
+    return f"{name}: {parts} of {len(table)} arms"
+
+
+def _log_range(values: pd.Series) -> float:
+    return float(np.log(values.max() / values.min()))

@@ -1,0 +1,134 @@
+"""An experiment is a table row: one network, trained one way, measured one way. Nothing is hidden elsewhere."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attrobust import checks, data, models, store, training
+
+#: Training protocols (see notebook 03): what ends a run, and its recipe.
+PROTOCOLS: dict[str, dict[str, object]] = {
+    "matched": {"stop_loss": 0.01, "schedule": "constant", "weight_decay": 0.0},
+    "plateau": {"stop_loss": None, "schedule": "cosine", "weight_decay": 0.0},
+    "standard": {"stop_loss": None, "schedule": "cosine", "weight_decay": 5e-4},
+}
+
+#: Matched-loss runs may use this many times the epochs of a plateau run before they count as not reaching it.
+PATIENCE = 5
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """How one network is trained.
+
+    Attributes:
+        dataset: one of `data.NAMES`.
+        side: height and width after average pooling; None keeps the images.
+        n_train: training images, class-balanced.
+        architecture: one of `models.ARCHITECTURES`.
+        activation: one of `models.ACTIVATIONS`.
+        protocol: one of `PROTOCOLS`.
+        step_size: of SGD (the peak, where it is annealed).
+        batch_size: images per update.
+        epochs: of a plateau run; a matched-loss run may use `PATIENCE` times as many.
+        momentum: of SGD.
+        seed: of initial weights and batch order.
+    """
+
+    dataset: str
+    step_size: float
+    batch_size: int
+    epochs: int
+    seed: int
+    protocol: str = "matched"
+    side: int | None = None
+    n_train: int = 1000
+    architecture: str = "mlp"
+    activation: str = "gelu"
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        checks.one_of("dataset", self.dataset, data.NAMES)
+        checks.one_of("protocol", self.protocol, PROTOCOLS)
+        checks.one_of("architecture", self.architecture, models.ARCHITECTURES)
+        checks.one_of("activation", self.activation, models.ACTIVATIONS)
+        checks.positive("step_size", self.step_size)
+        checks.count("n_train", self.n_train)
+        checks.count("batch_size", self.batch_size, most=self.n_train)
+        checks.count("epochs", self.epochs)
+        checks.count("seed", self.seed, least=0)
+
+    @property
+    def training_key(self) -> str:
+        """Digest of everything the weights depend on."""
+        return store.digest(self, PROTOCOLS[self.protocol], data.fingerprint(self.dataset))
+
+    @property
+    def fit_arguments(self) -> dict[str, object]:
+        """Keyword arguments of `training.fit`."""
+        protocol = PROTOCOLS[self.protocol]
+        patience = PATIENCE if protocol["stop_loss"] is not None else 1
+        return {
+            "step_size": self.step_size,
+            "batch_size": self.batch_size,
+            "epochs": self.epochs * patience,
+            "momentum": self.momentum,
+            **protocol,
+        }
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured on a trained network, and how hard it is attacked.
+
+    Attributes:
+        radii: of the linf ball, in 1/255 of the pixel range.
+        attack_steps: gradient steps per restart.
+        restarts: random starts.
+        n_attacked: test images attacked and measured.
+        k_share: share of pixels compared by the top-k intersection.
+        trace_products: budget of the trace estimate.
+        betas: of the smooth twins that networks with ReLUs are attacked through.
+    """
+
+    radii: tuple[float, ...] = (4, 8)
+    attack_steps: int = 20
+    restarts: int = 5
+    n_attacked: int = 128
+    k_share: float = 0.1
+    trace_products: int = 30
+    betas: tuple[float, ...] = (5, 10, 50)
+
+    def __post_init__(self) -> None:
+        for radius in self.radii:
+            checks.at_least("radius", radius, 0)
+        checks.count("attack_steps", self.attack_steps)
+        checks.count("restarts", self.restarts)
+        checks.count("n_attacked", self.n_attacked)
+        if not 0 < self.k_share <= 1:
+            raise ValueError(f"k_share is {self.k_share!r}; it must lie in (0, 1]")
+
+
+def key(experiment: Experiment, measurement: Measurement) -> str:
+    """Digest that names the row of an experiment."""
+    return store.digest(experiment.training_key, measurement)
+
+
+def grid(**axes: Sequence | object) -> list[Experiment]:
+    """All combinations of the given axes; a value that is not a list is held fixed.
+
+    Raises:
+        ValueError: for an unknown axis, or a value outside its range.
+
+    Example:
+        >>> len(grid(dataset="digits", step_size=[0.01, 0.1], batch_size=64, epochs=10, seed=[0, 1, 2]))
+        6
+    """
+    for name in axes:
+        checks.one_of("axis", name, [f.name for f in dataclasses.fields(Experiment)])
+    lists = [list(v) if isinstance(v, list | tuple) else [v] for v in axes.values()]
+    return [Experiment(**dict(zip(axes, values, strict=True))) for values in itertools.product(*lists)]
+
+
+assert all(fields["schedule"] in training.SCHEDULES for fields in PROTOCOLS.values())

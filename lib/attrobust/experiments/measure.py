@@ -1,0 +1,174 @@
+"""Train one group of networks and measure each: the only place where training meets curvature and attacks."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import nn
+
+from attrobust import attributions, curvature, data, models, robustness, training
+from attrobust.balls import Ball
+from attrobust.experiments.experiment import PROTOCOLS, Experiment, Measurement
+
+#: Mean and standard deviation of the training pixels (the networks' first layer).
+PIXELS = {
+    "digits": (0.305, 0.376),
+    "mnist": (0.131, 0.308),
+    "fashion_mnist": (0.286, 0.353),
+    "cifar10": (0.473, 0.251),
+    "cifar10_4k": (0.478, 0.250),
+}
+
+COMPARABLE_LOSS = 0.25
+COMPARABLE_ACCURACY = 0.995
+COMPARABLE_CHANGE = 0.10
+
+
+@cache
+def dataset(name: str, side: int | None, n_train: int, n_test: int | None, device: str) -> data.Dataset:
+    """A data set, kept by each worker process."""
+    return data.load(name, side=side, n_train=n_train, n_test=n_test, device=device)
+
+
+def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
+    """The untrained network of an experiment."""
+    channels, height, width = _image_shape(experiment)
+    mean, std = PIXELS[experiment.dataset]
+    model = models.build(
+        experiment.architecture,
+        input_shape=(channels, height, width),
+        classes=10,
+        seed=experiment.seed,
+        activation=experiment.activation,
+        mean=mean,
+        std=std,
+    )
+    return model.to(device)
+
+
+def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Module], list[training.Fit]]:
+    """Train experiments that differ only in their seed, together."""
+    first = group[0]
+    examples = dataset(first.dataset, first.side, first.n_train, None, device).train
+    networks = [build(e, device) for e in group]
+    generators = [torch.Generator().manual_seed(e.seed) for e in group]
+    return networks, training.fit(networks, *examples, generators=generators, **first.fit_arguments)
+
+
+def measure(
+    experiment: Experiment, measurement: Measurement, model: nn.Module, fit: training.Fit, device: str = "cpu"
+) -> dict[str, object]:
+    """All measured columns of one trained network."""
+    whole = dataset(experiment.dataset, experiment.side, experiment.n_train, None, device)
+    attacked = dataset(experiment.dataset, experiment.side, experiment.n_train, measurement.n_attacked, device).test
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    reason = incomparable(experiment, fit)
+    row: dict[str, object] = {
+        "steps": fit.steps,
+        "train_loss": fit.train_loss,
+        "train_accuracy": fit.train_accuracy,
+        "late_change": fit.late_change,
+        "test_accuracy": float((model(whole.test.x).argmax(1) == whole.test.y).double().mean()),
+        "comparable": not reason,
+        "reason": reason,
+    }
+    if fit.diverged:
+        return row
+    row |= _flatness(model, whole.train, measurement, experiment.seed, device)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    row |= _input_side(model, attacked.x, experiment.seed, device)
+    for radius in measurement.radii:
+        row |= _robustness(model, attacked.x, radius, measurement, experiment.seed, device)
+    return row
+
+
+def incomparable(experiment: Experiment, fit: training.Fit) -> str:
+    """Why a run leaves its arm; "" if it stays. The rule was fixed before the runs."""
+    if fit.diverged:
+        return "diverged"
+    level = PROTOCOLS[experiment.protocol]["stop_loss"]
+    if level is not None:
+        if not fit.reached:
+            return f"loss {fit.train_loss:.3g} never reached {level:g}"
+        off = abs(fit.train_loss / level - 1)
+        return f"loss {fit.train_loss:.3g} is {off:.0%} off the level" if off > COMPARABLE_LOSS else ""
+    if fit.train_accuracy < COMPARABLE_ACCURACY:
+        return f"training accuracy {fit.train_accuracy:.1%}"
+    if not fit.late_change < COMPARABLE_CHANGE:
+        return f"loss still changed by {fit.late_change:.0%}"
+    return ""
+
+
+def _flatness(
+    model: nn.Module, train_examples: data.Examples, measurement: Measurement, seed: int, device: str
+) -> dict[str, float]:
+    generator = torch.Generator(device).manual_seed(seed)
+    hessian = curvature.ParameterHessian(model, training.cross_entropy, *train_examples)
+    sharp = curvature.sharpness(model, training.cross_entropy, *train_examples, generator=generator, hessian=hessian)
+    total = curvature.trace(
+        model,
+        training.cross_entropy,
+        *train_examples,
+        generator=generator,
+        products=measurement.trace_products,
+        hessian=hessian,
+    )
+    row = {
+        "sharpness": sharp.value,
+        "sharpness_error": sharp.error,
+        "trace": total.value,
+        "trace_error": total.error,
+    }
+    if isinstance(curvature.first_layer(model)[1], nn.Linear):
+        row["invariant_flatness"] = curvature.invariant_flatness(model, train_examples.x)
+    return row
+
+
+def _input_side(model: nn.Module, x: torch.Tensor, seed: int, device: str) -> dict[str, float]:
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    generator = torch.Generator(device).manual_seed(seed)
+    row = {}
+    for name, readout in (("logit", curvature.logit), ("loss", curvature.cross_entropy)):
+        hessian = curvature.InputHessian(model, x, target, readout=readout)
+        bend = curvature.input_curvature(model, x, target, generator=generator, hessian=hessian)
+        row[f"{name}_gradient"] = float(hessian.gradient.detach().flatten(1).norm(dim=1).double().mean())
+        row[f"{name}_input_curvature"] = float(bend.value.double().mean())
+        if name == "logit":
+            turn = curvature.relative_curvature(model, x, target, generator=generator, hessian=hessian)
+            row["relative_curvature"] = float(turn.value.double().mean())
+    return row
+
+
+def _robustness(
+    model: nn.Module, x: torch.Tensor, radius: float, measurement: Measurement, seed: int, device: str
+) -> dict[str, float]:
+    twins = [models.smooth_twin(model, x, beta=b) for b in measurement.betas] if models.kinks(model, x) else None
+    table = robustness.attribution_robustness(
+        model,
+        x,
+        attributions={"saliency": attributions.saliency},
+        ball=Ball("linf", radius / 255),
+        k=max(1, round(measurement.k_share * math.prod(x.shape[-2:]))),
+        steps=measurement.attack_steps,
+        restarts=measurement.restarts,
+        ascend_on=twins,
+        generator=torch.Generator(device).manual_seed(seed),
+    )
+    means = table[table["attack"].isin(["worst", "noise"])].drop(columns=["image", "attribution"])
+    means = means.groupby("attack").mean()
+    return {f"{attack}_{name}_{radius:g}": float(v) for attack, row in means.iterrows() for name, v in row.items()}
+
+
+def _image_shape(experiment: Experiment) -> tuple[int, int, int]:
+    channels, height, width = data.image_shape(experiment.dataset)
+    return (channels, experiment.side, experiment.side) if experiment.side else (channels, height, width)
+
+
+def columns(experiment: Experiment) -> dict[str, object]:
+    """The experiment's own columns of a row."""
+    return dataclasses.asdict(experiment)

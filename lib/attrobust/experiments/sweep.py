@@ -1,0 +1,174 @@
+"""Run what is missing of a grid, in worker processes, one thread each; store every row as it ends.
+
+Networks that differ only in their seed are one task. Workers are kept between tasks and between sweeps (importing
+torch costs seconds); every run seeds its own generators, so a row does not depend on the worker, the number of
+workers or the runs before it.
+"""
+
+import hashlib
+import inspect
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+
+import joblib
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from attrobust import checks, data
+from attrobust.experiments.experiment import Experiment, Measurement, key
+from attrobust.experiments.measure import build, columns, measure, train
+from attrobust.store import Store, load_weights, provenance
+
+
+def run(
+    experiments: Sequence[Experiment],
+    measurement: Measurement,
+    *,
+    store: Store,
+    jobs: int = 0,
+    device: str = "cpu",
+    show: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Rows of a grid; only missing ones are computed.
+
+    Args:
+        experiments: the grid.
+        measurement: what is measured on each network.
+        store: where rows are found and put.
+        jobs: worker processes; 0 for one per core.
+        device: "cpu" or "cuda".
+        show: called with a line of progress after each run, beside the store's log.
+
+    Returns:
+        One row per experiment whose data set is on this machine or whose row is stored, in the grid's order. What
+        had to be left out is noted in the store.
+
+    Raises:
+        ValueError: if `jobs` or `device` is not accepted.
+    """
+    checks.count("jobs", jobs, least=0)
+    checks.one_of("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+    keys = {e: key(e, measurement) for e in experiments}
+    found = store.rows(keys.values())
+    missing = [e for e in experiments if keys[e] not in found]
+    absent = {name for name in {e.dataset for e in missing} if not data.available(name)}
+    for name in sorted(absent):
+        store.leave_out(f"data set {name!r} is not on this machine", sum(e.dataset == name for e in missing))
+    groups = _groups([e for e in missing if e.dataset not in absent])
+    total, done, began = len(experiments), len(found), time.monotonic()
+    for lines in in_workers(_run_group, [(g, measurement, store, device) for g in groups], jobs=jobs):
+        for line in lines:
+            done += 1
+            store.report(_progress(done, total, len(found), began, line))
+            if show:
+                show(_progress(done, total, len(found), began, line))
+    found = store.rows(keys.values())
+    present = [e for e in experiments if keys[e] in found]
+    table = pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]])} for e in present])
+    store.summarise()
+    return table
+
+
+def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
+    """The trained network of one experiment, from stored weights if there are any; kept as a reference network.
+
+    Raises:
+        DataError: if it must be trained and its data set is not on this machine.
+    """
+    name = experiment.training_key
+    stored = store.network_file(name)
+    model = build(experiment, device)
+    if stored is None:
+        (model,), _ = train([experiment], device)
+    else:
+        model.load_state_dict(load_weights(stored))
+    ours = stored is None or stored.is_relative_to(store.out)
+    (store.trained if ours else store.reused).add(f"network {name}")
+    store.save_weights(name, model, reference=True)
+    store.summarise()
+    return model.eval().requires_grad_(False)
+
+
+def in_workers(function: Callable, tasks: Iterable[tuple], *, jobs: int = 0) -> Iterable:
+    """Results of `function(*task)` as they finish, from one-thread worker processes that are kept for later."""
+    tasks = list(tasks)
+    if not tasks:
+        return []
+    workers = jobs or joblib.cpu_count(only_physical_cores=False)
+    with joblib.parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1):
+        return joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")(
+            joblib.delayed(_alone)(function, task) for task in tasks
+        )
+
+
+def _alone(function: Callable, task: tuple) -> object:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return function(*task)
+
+
+def _run_group(group: list[Experiment], measurement: Measurement, store: Store, device: str) -> list[str]:
+    began = time.monotonic()
+    networks, fits = train(group, device)
+    share = (time.monotonic() - began) / len(group)
+    lines = []
+    for experiment, model, fit in zip(group, networks, fits, strict=True):
+        began = time.monotonic()
+        row = measure(experiment, measurement, model, fit, device)
+        seconds = time.monotonic() - began + share
+        store.save_weights(experiment.training_key, model)
+        store.put(key(experiment, measurement), {**columns(experiment), **row}, provenance(seconds, device))
+        lines.append(
+            f"{experiment.dataset} {experiment.protocol} step {experiment.step_size:g} batch {experiment.batch_size}"
+            f" seed {experiment.seed}: {seconds:.1f} s"
+        )
+    return lines
+
+
+def _groups(missing: Sequence[Experiment]) -> list[list[Experiment]]:
+    """Tasks, the longest first, so that workers end together."""
+
+    def but_seed(e: Experiment) -> tuple:
+        return tuple((name, str(value)) for name, value in columns(e).items() if name != "seed")
+
+    groups = [list(g) for _, g in groupby(sorted(missing, key=but_seed), key=but_seed)]
+    return sorted(groups, key=lambda g: -len(g) * g[0].epochs * g[0].n_train / g[0].batch_size)
+
+
+def _measured(row: dict) -> dict:
+    own = set(Experiment.__dataclass_fields__) | {"key"}
+    return {name: "" if name == "reason" and not isinstance(v, str) else v for name, v in row.items() if name not in own}
+
+
+def _progress(done: int, total: int, before: int, began: float, line: str) -> str:
+    elapsed = time.monotonic() - began
+    remaining = elapsed / max(1, done - before) * (total - done)
+    return (
+        f"{done}/{total} runs, {tqdm.format_interval(elapsed)} elapsed,"
+        f" about {tqdm.format_interval(remaining)} remaining · {line}"
+    )
+
+
+def table(store: Store, name: str, function: Callable[..., pd.DataFrame], *arguments: object) -> pd.DataFrame:
+    """A stored table of `function(*arguments)`, computed once, in a worker process with one thread.
+
+    Args:
+        store: where the table is found and put.
+        name: of the table.
+        function: returns the table; its source text is part of the key, so editing it recomputes.
+        arguments: experiments, numbers, names, lists of them; part of the key.
+
+    Returns:
+        The table, read back from its file.
+    """
+    config = [a.training_key if isinstance(a, Experiment) else a for a in arguments]
+    source = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+
+    def compute() -> pd.DataFrame:
+        (answer,) = in_workers(function, [arguments], jobs=1)
+        return answer
+
+    return store.table(name, [source, config], compute)

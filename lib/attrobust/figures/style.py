@@ -1,0 +1,87 @@
+"""One look for every figure: a colour means the same thing in all notebooks, safe for colour-blind readers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import seaborn as sns
+
+_blind = sns.color_palette("colorblind")
+
+#: Colour by meaning, across all notebooks.
+COLORS: dict[str, object] = {
+    "matched": _blind[0],
+    "plateau": _blind[1],
+    "standard": _blind[2],
+    "attack": _blind[3],
+    "worst": _blind[3],
+    "noise": _blind[7],
+    "noise search": "#555555",
+    "top_k": _blind[4],
+    "center": _blind[5],
+    "cosine": _blind[9],
+    "pearson": _blind[8],
+    "theory": "#000000",
+    "relu": _blind[0],
+    "twin": _blind[1],
+}
+
+#: How names in rows read in figures and tables.
+LABELS: dict[str, str] = {
+    "matched": "matched loss",
+    "plateau": "plateau, plain",
+    "standard": "plateau, standard recipe",
+    "fashion_mnist": "Fashion-MNIST",
+    "mnist": "MNIST",
+    "digits": "digits",
+    "cifar10": "CIFAR-10",
+    "cifar10_4k": "CIFAR-10 (4k)",
+    "step_size": "step size",
+    "batch_size": "batch size",
+    "top_k": "top-k intersection",
+    "spearman": "Spearman of |map|",
+    "cosine": "cosine of signed map",
+    "pearson": "Pearson of |map|",
+    "displacement": "displacement of the map (l2)",
+    "relative_displacement": "relative displacement",
+    "center_shift": "shift of the centre (pixels)",
+    "sharpness": "sharpness (top Hessian eigenvalue)",
+    "trace": "trace of the Hessian",
+    "invariant_flatness": "invariant flatness",
+    "logit_gradient": "input gradient |∇z|",
+    "loss_gradient": "input gradient of the loss",
+    "logit_input_curvature": "input curvature of the logit",
+    "loss_input_curvature": "input curvature of the loss",
+    "relative_curvature": "relative curvature",
+    "saliency": "saliency",
+    "input_x_gradient": "input × gradient",
+    "integrated_gradients": "integrated gradients",
+    "smooth_grad": "SmoothGrad",
+}
+
+
+def label(name: str) -> str:
+    """Readable form of a column or value name."""
+    return LABELS.get(name, str(name).replace("_", " "))
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib settings of all figures, in force inside the `with` block only."""
+    settings = {
+        **sns.axes_style("whitegrid"),
+        **sns.plotting_context("paper", font_scale=1.0),
+        "font.family": "DejaVu Sans",
+        "pdf.fonttype": 42,
+        "figure.dpi": 100,
+        "savefig.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.linewidth": 0.5,
+        "lines.linewidth": 1.5,
+        "lines.markersize": 4,
+        "legend.frameon": False,
+    }
+    with mpl.rc_context(settings):
+        yield

@@ -1,0 +1,295 @@
+"""Run every numbered notebook headlessly, draw every figure, compare the claims: `make reproduce`.
+
+A reproduction has a store of its own under build/reproduce/<profile>/, starts it empty, never reads committed rows,
+and resumes if it was cut off. With `update`, its rows, figures and outputs replace the committed ones.
+"""
+
+import json
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from attrobust import checks, notebook, paths, store
+
+PROFILES = ("smoke", "cpu", "full", "gpu")
+EVIDENCE = ("runs.csv", "provenance.csv", "claims.csv")
+EVIDENCE_FOLDERS = ("tables", "networks")
+
+
+class NotebookError(RuntimeError):
+    """A notebook stopped with an error; the message is its last line."""
+
+
+def numbered(only: str = "") -> list[Path]:
+    """Numbered notebooks in order, or those whose number is listed in `only` ("03" or "01,03").
+
+    Raises:
+        ValueError: if a listed number has no notebook.
+    """
+    every = sorted(paths.notebooks.glob("[0-9][0-9]_*.ipynb"))
+    if not only:
+        return every
+    numbers = {path.stem[:2]: path for path in every}
+    return [numbers[checks.one_of("only", number.strip(), numbers)] for number in str(only).split(",")]
+
+
+def parameters_of(path: Path) -> dict[str, str]:
+    """Names of a notebook's parameters with their comments."""
+    inferred = papermill.inspect_notebook(path)
+    return {name: entry["help"] for name, entry in inferred.items()}
+
+
+def profile(name: str) -> dict[str, object]:
+    """Overrides of a profile; none for "cpu", whose values stand in the notebooks.
+
+    Raises:
+        ValueError: for an unknown profile, or a name in its file that no notebook has.
+    """
+    checks.one_of("profile", name, PROFILES)
+    if name == "cpu":
+        return {}
+    values = yaml.safe_load((paths.notebooks / f"{name}.yaml").read_text())
+    known = {parameter for path in numbered() for parameter in parameters_of(path)}
+    for parameter in values:
+        notebook.accept(parameter, dict.fromkeys(known))
+    return values
+
+
+def reproduce(
+    *,
+    profile_name: str = "cpu",
+    only: str = "",
+    jobs: int = 0,
+    fresh: bool = False,
+    update: bool = False,
+    overrides: Mapping[str, object] | None = None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Recompute notebooks from an empty store.
+
+    Args:
+        profile_name: one of `PROFILES`.
+        only: numbers of notebooks, comma-separated; all if empty.
+        jobs: worker processes, 0 for one per core.
+        fresh: clear what an interrupted reproduction left.
+        update: replace committed rows, figures and notebook outputs by the new ones.
+        overrides: further parameters, by name.
+        say: receives lines of progress.
+
+    Returns:
+        Whether every claim came out as committed (True if none is committed).
+
+    Raises:
+        ValueError: for arguments that are not accepted, before anything runs.
+        NotebookError: if a notebook fails.
+    """
+    chosen = numbered(only)
+    values = {**profile(profile_name), **(overrides or {})}
+    checks.count("jobs", jobs, least=0)
+    if update and (profile_name not in ("cpu", "full") or overrides):
+        raise ValueError("update is 1; it needs the profile cpu or full without changed parameters")
+    known = {path: parameters_of(path) for path in chosen}
+    for name in overrides or {}:
+        notebook.accept(name, {p for names in known.values() for p in names})
+    notebook.settings(values)
+    folder = paths.build / "reproduce" / profile_name
+    _prepare(folder, chosen, fresh=fresh, say=say)
+    began, seconds = time.monotonic(), {}
+    for index, path in enumerate(chosen):
+        left = tqdm.format_interval(sum(seconds.values()) / index * (len(chosen) - index)) if index else "unknown"
+        say(f"[{index + 1}/{len(chosen)}] {path.stem}: {_since(began)} elapsed, about {left} remaining")
+        mine = {name: value for name, value in values.items() if name in known[path]}
+        mine |= {"out": str(folder / path.stem), "committed": False}
+        mine |= {"jobs": jobs} if "jobs" in known[path] else {}
+        start = time.monotonic()
+        execute(path, folder / path.stem / f"{path.stem}.ipynb", mine, say=say)
+        seconds[path] = time.monotonic() - start
+        (folder / path.stem / "finished").touch()
+    say(f"[{len(chosen)}/{len(chosen)}] done: {_since(began)} elapsed")
+    same = _report(folder, chosen, seconds, say)
+    if update:
+        for path in chosen:
+            adopt(folder / path.stem, path.stem)
+        redraw(only=only, rewrite=True, say=say)
+    return same
+
+
+def redraw(*, only: str = "", rewrite: bool = False, say: Callable[[str], None] = print) -> None:
+    """Draw every figure again from committed rows; with `rewrite`, refresh the notebooks' stored outputs too.
+
+    Raises:
+        ValueError: if `only` names no notebook.
+        NotebookError: if a notebook fails.
+    """
+    for path in numbered(only):
+        start = time.monotonic()
+        out = paths.build / "redraw" / path.stem
+        shutil.rmtree(out, ignore_errors=True)
+        executed = out / f"{path.stem}.ipynb"
+        execute(path, executed, {"out": str(out)}, say=say)
+        _replace(out / "figures", paths.figures / path.stem, ("*.png", "*.pdf", "*.csv"))
+        if rewrite:
+            store.write_bytes(path, scrubbed(executed).encode())
+        say(f"{path.stem}: {len(list((out / 'figures').glob('*.png')))} figures, {_since(start)}")
+
+
+def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Callable[[str], None]) -> None:
+    """Run one notebook with parameters, showing its progress lines as they come.
+
+    Raises:
+        NotebookError: with the notebook's last error line.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    done = threading.Event()
+    follower = threading.Thread(target=_follow, args=(target.parent / "progress.log", done, say))
+    follower.start()
+    try:
+        papermill.execute_notebook(
+            source, target, dict(values), kernel_name="python3", cwd=paths.notebooks, progress_bar=False
+        )
+    except PapermillExecutionError as error:
+        raise NotebookError(f"{source.name}: {error.ename}: {error.evalue}") from error
+    finally:
+        done.set()
+        follower.join()
+
+
+def scrubbed(path: Path) -> str:
+    """Text of an executed notebook without anything that changes from run to run."""
+    book = nbformat.read(path, as_version=4)
+    book.cells = [cell for cell in book.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    number = 0
+    for index, cell in enumerate(book.cells):
+        cell.id = f"cell-{index:02d}"
+        cell.metadata = nbformat.NotebookNode({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
+        if cell.cell_type == "code":
+            number += 1
+            cell.execution_count = number
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = number
+    book.metadata = nbformat.NotebookNode(
+        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
+        language_info={"name": "python"},
+    )
+    return nbformat.writes(book) + "\n"
+
+
+def adopt(source: Path, name: str) -> None:
+    """Replace the committed evidence of a notebook by that of a finished reproduction."""
+    target = paths.figures / name
+    for file in EVIDENCE:
+        if (source / file).is_file():
+            store.write_bytes(target / file, (source / file).read_bytes())
+    for part in EVIDENCE_FOLDERS:
+        if (source / part).is_dir():
+            _replace(source / part, target / part, ("*",))
+
+
+def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
+    """Verdicts of two claims files side by side; empty if neither exists."""
+    frames = {
+        name: pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["claim", "arm", "change", "verdict"])
+        for name, path in (("recomputed", recomputed), ("committed", committed))
+    }
+    joined = frames["recomputed"].merge(
+        frames["committed"], on=["claim", "arm"], how="outer", suffixes=("_recomputed", "_committed"), sort=False
+    )
+    joined["same"] = joined["verdict_recomputed"] == joined["verdict_committed"]
+    return joined
+
+
+def _prepare(folder: Path, chosen: list[Path], *, fresh: bool, say: Callable[[str], None]) -> None:
+    """Start from an empty store, unless one was cut off and may be resumed."""
+    cut_off = [p for p in chosen if (folder / p.stem).is_dir() and not (folder / p.stem / "finished").exists()]
+    for path in chosen:
+        if fresh or not cut_off:
+            shutil.rmtree(folder / path.stem, ignore_errors=True)
+    if cut_off and not fresh:
+        rows = sum(len(list((folder / p.stem / "rows").glob("*.json"))) for p in chosen)
+        say(f"resuming: {rows} runs are there from before the interruption (FRESH=1 starts over)")
+
+
+def _report(folder: Path, chosen: list[Path], seconds: Mapping[Path, float], say: Callable[[str], None]) -> bool:
+    total = {"trained": 0, "reused": 0, "left out": 0}
+    reasons, same = [], True
+    say("")
+    say(f"{'notebook':<28}{'time':>8}{'trained':>9}{'reused':>8}{'left out':>10}{'figures':>9}")
+    for path in chosen:
+        counts = json.loads((folder / path.stem / "summary.json").read_text())
+        out = sum(counts["left_out"].values())
+        reasons += [f"{path.stem}: {n} networks left out: {reason}" for reason, n in counts["left_out"].items()]
+        drawn = len(list((folder / path.stem / "figures").glob("*.png")))
+        say(
+            f"{path.stem:<28}{tqdm.format_interval(seconds[path]):>8}{counts['trained']:>9}{counts['reused']:>8}"
+            f"{out:>10}{drawn:>9}"
+        )
+        for name, n in (("trained", counts["trained"]), ("reused", counts["reused"]), ("left out", out)):
+            total[name] += n
+    grid = sum(total.values())
+    say(f"trained {total['trained']} (grid: {grid}), reused {total['reused']}, left out {total['left out']}")
+    for reason in reasons:
+        say(f"!!! LEFT OUT  {reason}")
+    for path in chosen:
+        table = compare_claims(folder / path.stem / "claims.csv", paths.figures / path.stem / "claims.csv")
+        if table.empty:
+            continue
+        say(f"\n{path.stem}: claims, recomputed beside committed")
+        for row in table.itertuples():
+            mark = "  " if row.same else "≠ "
+            say(f"  {mark}{row.claim:<4}{row.arm:<78}{row.verdict_recomputed!s:<12}{row.verdict_committed!s}")
+        differing = int((~table["same"]).sum())
+        say(f"  {len(table) - differing} of {len(table)} verdicts as committed")
+        same = same and (differing == 0 or not (paths.figures / path.stem / "claims.csv").is_file())
+    say(f"\nrows, figures, claims and executed notebooks: {_shown(folder)}")
+    return same
+
+
+def _follow(log: Path, done: threading.Event, say: Callable[[str], None]) -> None:
+    seen = len(log.read_text().splitlines()) if log.is_file() else 0
+    while True:
+        last = done.is_set()
+        lines = log.read_text().splitlines() if log.is_file() else []
+        seen = min(seen, len(lines))
+        for line in lines[seen:]:
+            say(f"    {line}")
+        seen = len(lines)
+        if last:
+            return
+        done.wait(0.5)
+
+
+def _replace(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
+    """Make `target` hold exactly the files of `source` that match, leaving alike ones untouched."""
+    fresh = {path.name: path for pattern in patterns for path in source.glob(pattern) if path.is_file()}
+    keep = set(EVIDENCE)
+    for pattern in patterns:
+        for old in target.glob(pattern):
+            if old.is_file() and old.name not in fresh and old.name not in keep:
+                old.unlink()
+    for name, path in fresh.items():
+        if not (target / name).is_file() or (target / name).read_bytes() != path.read_bytes():
+            store.write_bytes(target / name, path.read_bytes())
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(paths.root)) if path.is_relative_to(paths.root) else str(path)
+
+
+def _since(began: float) -> str:
+    return tqdm.format_interval(time.monotonic() - began)
+
+
+def plain(text: str) -> str:
+    """Text without terminal colour codes."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
