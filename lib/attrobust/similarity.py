@@ -124,9 +124,7 @@ def center_shift(reference: Importances, perturbed: Importances) -> PerImage:
 def center_of_mass(importances: Importances) -> Float[Tensor, "batch 2"]:
     """Row and column of the centre of mass, in pixels; the middle of the image where the map is zero."""
     _, height, width = importances.shape
-    grid = torch.stack(
-        torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1
-    ).to(importances)
+    grid = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1).to(importances)
     tiny = torch.finfo(importances.dtype).tiny
     weights = importances + tiny
     return torch.einsum("bhw,hwc->bc", weights / weights.sum((1, 2), keepdim=True), grid)

@@ -111,7 +111,19 @@ def fit(
         >>> fit([net], x, y, step_size=0.1, batch_size=4, epochs=3, generators=[torch.Generator()])[0].steps
         6
     """
-    _check(models, x, y, generators, step_size, batch_size, epochs, momentum, weight_decay, schedule, loss, stop_loss)
+    _check_examples(models, x, y, generators)
+    checks.positive("step_size", step_size)
+    checks.count("batch_size", batch_size, most=len(x))
+    checks.count("epochs", epochs)
+    checks.at_least("momentum", momentum, 0)
+    if momentum >= 1:
+        raise ValueError(f"momentum is {momentum!r}; it must be below 1")
+    checks.at_least("weight_decay", weight_decay, 0)
+    checks.one_of("schedule", schedule, SCHEDULES)
+    checks.one_of("loss", loss, LOSSES)
+    if stop_loss is not None:
+        checks.positive("stop_loss", stop_loss)
+    checks.count("probe_every", probe_every, least=0)
     stack = _Stack(models, LOSSES[loss])
     per_epoch = len(x) // batch_size
     budget = epochs * per_epoch
@@ -155,8 +167,6 @@ class _Stack:
     """The weights of several networks, stacked; leaves `requires_grad` on the stacked tensors only."""
 
     def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm | nn.Dropout) for m in models[0].modules()):
-            raise ValueError("models hold batch normalisation or dropout; `fit` trains networks without them")
         for model in models:
             model.train()
         parameters, buffers = stack_module_state(list(models))
@@ -168,9 +178,9 @@ class _Stack:
 
     def forward(self, x: Tensor, weights: list[Tensor], *, shared: bool) -> Tensor:
         named = dict(zip(self.names, weights, strict=True))
-        return vmap(lambda w, b, images: functional_call(self.template, (w, b), (images,)), (0, 0, None if shared else 0))(
-            named, self.buffers, x
-        )
+        return vmap(
+            lambda w, b, images: functional_call(self.template, (w, b), (images,)), (0, 0, None if shared else 0)
+        )(named, self.buffers, x)
 
     def gradient(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
         weights = [w.requires_grad_() for w in self.weights]
@@ -246,21 +256,15 @@ def _finish(
         f.weights = None
 
 
-def _check(models, x, y, generators, step_size, batch_size, epochs, momentum, weight_decay, schedule, loss, stop_loss):  # noqa: ANN001, ANN202
+def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generators: Sequence[torch.Generator]) -> None:
+    if not models:
+        raise ValueError("models is empty; it must hold at least one network")
+    coupled = nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd
+    if any(isinstance(module, coupled) for module in models[0].modules()):
+        raise ValueError("models hold batch normalisation or dropout; `fit` trains networks without them")
     checks.images("x", x)
     with torch.no_grad():
         classes = models[0](x[:1]).shape[1]
     checks.labels("y", y, batch=len(x), classes=classes)
     if len(generators) != len(models):
         raise ValueError(f"generators has {len(generators)} entries; it must have one per network, {len(models)}")
-    checks.positive("step_size", step_size)
-    checks.count("batch_size", batch_size, most=len(x))
-    checks.count("epochs", epochs)
-    checks.at_least("momentum", momentum, 0)
-    if momentum >= 1:
-        raise ValueError(f"momentum is {momentum!r}; it must be below 1")
-    checks.at_least("weight_decay", weight_decay, 0)
-    checks.one_of("schedule", schedule, SCHEDULES)
-    checks.one_of("loss", loss, LOSSES)
-    if stop_loss is not None:
-        checks.positive("stop_loss", stop_loss)

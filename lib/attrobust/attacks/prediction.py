@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from attrobust.attacks.objectives import like
 from attrobust.attacks.pgd import Keep
-from attrobust.models import SmoothTwin, kinks
+from attrobust.models import kinks
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -29,7 +29,7 @@ def refuse_kinks(model: nn.Module, x: Images) -> None:
     Raises:
         ValueError: naming the operations found, functional ones included.
     """
-    found = [] if isinstance(model, SmoothTwin) else kinks(model, x)
+    found = kinks(model, x)
     if found:
         raise ValueError(
             f"model runs {', '.join(found)}, so the gradient of its maps is zero or wrong; pass"

@@ -65,7 +65,10 @@ class ParameterHessian:
 
     def _one(self, v: Tensor) -> Tensor:
         self.products += 1
-        pieces = [piece.view_as(p) for piece, p in zip(v.split([p.numel() for p in self.parameters]), self.parameters, strict=True)]
+        pieces = [
+            piece.view_as(p)
+            for piece, p in zip(v.split([p.numel() for p in self.parameters]), self.parameters, strict=True)
+        ]
         total = torch.zeros_like(v)
         for graph in self._graphs:
             product = torch.autograd.grad(

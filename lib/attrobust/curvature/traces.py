@@ -52,9 +52,7 @@ def hutchpp(
     probes = _signs(products - 2 * third, size, dtype, generator)
     probes = probes - (probes @ q) @ q.mT
     samples = (matvec(probes) * probes).sum(1).double()
-    return Estimate(
-        exact + float(samples.mean()), float(samples.std(correction=1) / len(samples) ** 0.5), products
-    )
+    return Estimate(exact + float(samples.mean()), float(samples.std(correction=1) / len(samples) ** 0.5), products)
 
 
 def _signs(rows: int, size: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:

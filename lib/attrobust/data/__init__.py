@@ -19,7 +19,19 @@ from attrobust.data import formats
 from attrobust.data.files import DataError, download, find, locate, places
 from attrobust.data.sources import DIGITS_PIXELS, SOURCES, Source, fingerprint
 
-__all__ = ["NAMES", "DataError", "Dataset", "Examples", "available", "download_size", "fetch", "fingerprint", "image_shape", "load", "places"]
+__all__ = [
+    "NAMES",
+    "DataError",
+    "Dataset",
+    "Examples",
+    "available",
+    "download_size",
+    "fetch",
+    "fingerprint",
+    "image_shape",
+    "load",
+    "places",
+]
 
 NAMES = ("digits", *SOURCES)
 
@@ -77,7 +89,7 @@ def load(
         (torch.Size([100, 1, 8, 8]), [10, 10, 10])
     """
     checks.one_of("name", name, NAMES)
-    arrays, classes, scale = _digits() if name == "digits" else _from_files(name, data_dir, verify)
+    arrays, classes, scale, pinned = _digits() if name == "digits" else _from_files(name, data_dir, verify)
     train_x, train_y, test_x, test_y = arrays
     parts = []
     for argument, x, y, n in (("n_train", train_x, train_y, n_train), ("n_test", test_x, test_y, n_test)):
@@ -85,7 +97,7 @@ def load(
             checks.count(argument, n, most=len(y))
             x, y = _balanced(x, y, n, seed)
         parts.append(Examples(_pixels(x, scale, side, device), torch.as_tensor(y.astype(np.int64), device=device)))
-    return Dataset(name, *parts, classes, verify)
+    return Dataset(name, *parts, classes, pinned)
 
 
 def available(name: str, *, data_dir: str | Path | None = None) -> bool:
@@ -123,7 +135,7 @@ def fetch(name: str, *, data_dir: str | Path | None = None) -> None:
     load(name, data_dir=data_dir)
 
 
-def _digits() -> tuple[formats.Arrays, tuple[str, ...], float]:
+def _digits() -> tuple[formats.Arrays, tuple[str, ...], float, bool]:
     bunch = load_digits()
     pixels = bunch.images.astype(np.uint8)[:, None]
     if hashlib.sha256(pixels.tobytes()).hexdigest() != DIGITS_PIXELS:
@@ -131,10 +143,12 @@ def _digits() -> tuple[formats.Arrays, tuple[str, ...], float]:
     labels = bunch.target.astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(labels))
     train, test = order[:1000], order[1000:]
-    return (pixels[train], labels[train], pixels[test], labels[test]), SOURCES["mnist"].classes, 16.0
+    return (pixels[train], labels[train], pixels[test], labels[test]), SOURCES["mnist"].classes, 16.0, True
 
 
-def _from_files(name: str, data_dir: str | Path | None, verify: bool) -> tuple[formats.Arrays, tuple[str, ...], float]:
+def _from_files(
+    name: str, data_dir: str | Path | None, verify: bool
+) -> tuple[formats.Arrays, tuple[str, ...], float, bool]:
     source: Source = SOURCES[name]
     if source.reader == "cifar_slice":
         archive = _archive(data_dir)
@@ -146,7 +160,8 @@ def _from_files(name: str, data_dir: str | Path | None, verify: bool) -> tuple[f
     for x, y in (arrays[:2], arrays[2:]):
         if x.shape[1:] != source.size or len(x) != len(y) or y.max() >= len(source.classes):
             raise DataError(f"the files of {name!r} hold images {x.shape[1:]} or labels that do not belong to it.")
-    return arrays, source.classes, 255.0
+    pinned = source.reader == "cifar_slice" or (verify and all(path.name == file for file, path in found.items()))
+    return arrays, source.classes, 255.0, pinned
 
 
 def _archive(data_dir: str | Path | None) -> Path | None:

@@ -39,7 +39,7 @@ def find(file: File, source: Source, *, data_dir: str | Path | None = None) -> P
 
 
 def locate(name: str, source: Source, *, data_dir: str | Path | None = None, verify: bool = True) -> dict[str, Path]:
-    """Paths of all files of a data set, checked.
+    """Paths of all files of a data set, checked; an unpacked copy of a packed file has no pinned digest.
 
     Raises:
         DataError: if a file is missing, truncated, a placeholder, or has another digest.

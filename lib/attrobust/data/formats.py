@@ -6,6 +6,7 @@ import lzma
 import math
 import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from attrobust.data.sources import CIFAR10_4K_RECORDS
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 RECORD = 1 + 3 * 32 * 32
+_DAMAGE = (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error)
 
 
 def read_idx_set(found: dict[str, Path]) -> Arrays:
@@ -33,7 +35,7 @@ def read_idx(path: Path) -> np.ndarray:
     raw = path.read_bytes()
     try:
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError) as error:
+    except _DAMAGE as error:
         raise DataError(f"{path} is damaged ({error}): delete it and run `make data`.") from error
     if len(raw) < 4 or raw[:3] != b"\0\0\x08" or raw[3] not in (1, 3):
         raise DataError(f"{path} is not an idx file of bytes: delete it and run `make data`.")
@@ -48,12 +50,22 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_cifar_archive(found: dict[str, Path]) -> Arrays:
-    """Train and test arrays straight out of the archive of the binary version."""
-    batches = {}
-    with tarfile.open(next(iter(found.values()))) as archive:
-        for member in archive:
-            if member.isfile() and member.name.endswith(".bin"):
-                batches[Path(member.name).name] = archive.extractfile(member).read()
+    """Train and test arrays straight out of the archive of the binary version.
+
+    Raises:
+        DataError: if the archive is damaged or holds something else.
+    """
+    path, batches = next(iter(found.values())), {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and member.name.endswith(".bin"):
+                    batches[Path(member.name).name] = archive.extractfile(member).read()
+    except _DAMAGE as error:
+        raise DataError(f"{path} is damaged ({error}): delete it and run `make data DATASETS=cifar10`.") from error
+    wanted = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    if any(len(batches.get(name, b"")) == 0 or len(batches[name]) % RECORD for name in wanted):
+        raise DataError(f"{path} does not hold CIFAR-10's six batches: delete it and run `make data DATASETS=cifar10`.")
     train = b"".join(batches[f"data_batch_{i}.bin"] for i in range(1, 6))
     return *read_cifar_records(train), *read_cifar_records(batches["test_batch.bin"])
 
@@ -62,14 +74,17 @@ def read_cifar_slice(path: Path) -> Arrays:
     """Records 0 to 2,999 (train) and 3,000 to 3,999 (test) of CIFAR-10's first training batch.
 
     Raises:
-        DataError: if the pixels are not the original ones.
+        DataError: if the file is damaged, or the pixels are not the original ones.
     """
-    if path.name.endswith(".tar.gz"):
-        with tarfile.open(path) as archive:
-            member = next(m for m in archive if m.name.endswith("data_batch_1.bin"))
-            records = archive.extractfile(member).read(4000 * RECORD)
-    else:
-        records = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()[: 4000 * RECORD]
+    try:
+        if path.name.endswith((".tar.gz", ".tar")):
+            with tarfile.open(path) as archive:
+                members = [m for m in archive if m.name.endswith("data_batch_1.bin")]
+                records = archive.extractfile(members[0]).read(4000 * RECORD) if members else b""
+        else:
+            records = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()[: 4000 * RECORD]
+    except _DAMAGE as error:
+        raise DataError(f"{path} is damaged ({error}): delete it and run `make data DATASETS=cifar10`.") from error
     if hashlib.sha256(records).hexdigest() != CIFAR10_4K_RECORDS:
         raise DataError(
             f"{path} does not hold the original first 4,000 CIFAR-10 images (a lossy copy, perhaps):"

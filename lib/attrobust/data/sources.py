@@ -49,9 +49,7 @@ _FASHION_URLS = (
 
 
 def _idx(urls: tuple[str, ...], table: dict[str, tuple[str, int]]) -> tuple[File, ...]:
-    return tuple(
-        File(name, sha256, size, tuple(url + name for url in urls)) for name, (sha256, size) in table.items()
-    )
+    return tuple(File(name, sha256, size, tuple(url + name for url in urls)) for name, (sha256, size) in table.items())
 
 
 SOURCES: dict[str, Source] = {

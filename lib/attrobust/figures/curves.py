@@ -98,9 +98,7 @@ def curves(
     hues = list(dict.fromkeys(table[hue]))
     palette = dict(zip(hues, sns.color_palette("viridis", len(hues)), strict=True))
     with style():
-        figure, axes = plt.subplots(
-            1, len(values), figsize=(3.4 * len(values) + 0.6, 2.9), squeeze=False, sharey=True
-        )
+        figure, axes = plt.subplots(1, len(values), figsize=(3.4 * len(values) + 0.6, 2.9), squeeze=False, sharey=True)
         for axis, value in zip(axes[0], values, strict=True):
             inside = table[table[panels] == value] if panels else table
             for name in hues:

@@ -1,6 +1,7 @@
 """Dense and convolutional classifiers, small enough to read at a glance."""
 
 import math
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -50,7 +51,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [math.prod(input_shape), *[width] * depth, classes]
         layers: list[nn.Module] = [Standardize(mean, std), nn.Flatten()]
-        for fan_in, fan_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+        for fan_in, fan_out in pairwise(sizes[:-1]):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 

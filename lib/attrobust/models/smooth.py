@@ -86,7 +86,7 @@ class SmoothTwin(nn.Module):
         super().__init__()
         self.original = original
         self.beta = beta
-        self.train(original.training)
+        self.training = original.training
 
     def forward(self, x: Images) -> Tensor:
         """Output of the original network with every ReLU softened."""
@@ -119,7 +119,9 @@ class _Soften(TorchFunctionMode):
             if call["inplace"]:
                 return x.copy_(self._soft(x.clone(), slope))
             return self._soft(x, slope)
-        if func in (torch.clamp, torch.Tensor.clamp, torch.clamp_min, torch.Tensor.clamp_min) and _is_relu(args, kwargs):
+        if func in (torch.clamp, torch.Tensor.clamp, torch.clamp_min, torch.Tensor.clamp_min) and _is_relu(
+            args, kwargs
+        ):
             return self._soft(args[0], 0.0)
         return func(*args, **kwargs)
 
