@@ -13,8 +13,10 @@ of the whole range: the change from the smallest to the largest step.
 Never imports torch: a claim can be recomputed wherever the rows can be read.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 SUPPORTED, OPPOSITE, UNDECIDED = "supported", "opposite", "undecided"
 CONFIDENCE = 0.95
 NO_GAIN_MARGIN = 0.05
+COLUMNS = ("change", "low", "high", "seeds", "first", "last", "runs", "left_out", "verdict")
 
 
 @dataclass(frozen=True)
@@ -207,11 +210,88 @@ def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], 
         frame = result.summary_frame()
         center, low, high = frame.loc["random effect", ["eff", "ci_low", "ci_upp"]]
     return Trend(
-        float(center), float(low), float(high), seeds, float(np.mean(first)), float(np.mean(last)), tuple(means)
+        float(center),
+        float(low),
+        float(high),
+        seeds,
+        float(np.mean(first)),
+        float(np.mean(last)),
+        tuple(means),
     )
 
 
-def left_out(rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol"), by: str = "step_size") -> pd.DataFrame:
+def assess(
+    rows: pd.DataFrame, directions: Mapping[str, Mapping[str, str]], *, step: pd.Index, batch: pd.Index
+) -> pd.DataFrame:
+    """Verdicts of every claim, metric and arm, over step size and over batch size.
+
+    Args:
+        rows: all runs.
+        directions: claim -> metric -> claimed direction as the *step size* grows; over batch size it turns round.
+        step: index of the runs in which the step size varies.
+        batch: index of the runs in which the batch size varies.
+
+    Returns:
+        One row per claim, metric, axis and arm; `arm` names it in one string.
+    """
+    turned = {"up": "down", "down": "up"}
+    parts = []
+    for claim, metrics in directions.items():
+        for by, index in (("step_size", step), ("batch_size", batch)):
+            claimed = {m: d if by == "step_size" else turned[d] for m, d in metrics.items()}
+            judged = judge(rows.loc[index], claimed, by=by, arm=("dataset", "activation", "protocol"))
+            parts.append(judged.assign(claim=claim, by=by))
+    table = pd.concat(parts, ignore_index=True)
+    names = ["metric", "by", "dataset", "activation", "protocol"]
+    table["arm"] = table[names].agg(" | ".join, axis=1)
+    return table[["claim", "arm", *names, "claimed", *COLUMNS]]
+
+
+def overview(table: pd.DataFrame) -> str:
+    """The verdicts of `assess` as a page of text: one line per metric and axis, one column per arm."""
+    marks = {SUPPORTED: "+", OPPOSITE: "-", UNDECIDED: "."}
+    lines = ["change over the whole range; [+] supported  [-] opposite  [.] undecided", ""]
+    for claim, inside in table.groupby("claim", sort=False):
+        cells = inside.assign(
+            cell=[f"{c:+.3g} [{marks[v]}]" for c, v in zip(inside["change"], inside["verdict"], strict=True)],
+            line=inside["metric"] + " / " + inside["by"].str.replace("_size", ""),
+        )
+        arm = ["dataset", "protocol"] if cells["activation"].nunique() == 1 else ["dataset", "activation", "protocol"]
+        wide = cells.pivot(index="line", columns=arm, values="cell")
+        wide = wide.reindex(index=list(dict.fromkeys(cells["line"])))
+        wide = wide[list(dict.fromkeys(cells[arm].itertuples(index=False, name=None)))]
+        lines += [wide.rename_axis(index=None, columns=[None] * len(arm)).to_string(), ""]
+        lines += [
+            sentence(f"{claim}, by {by.replace('_', ' ')}", part) for by, part in inside.groupby("by", sort=False)
+        ]
+        lines += [""]
+    return "\n".join(line.rstrip() for line in "\n".join(lines).splitlines()).rstrip()
+
+
+def conditions(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str]) -> str:
+    """Pooled change of one metric under each protocol: the condition under which a claim holds."""
+    lines = [f"pooled change of {metric} over the range of {by}, random effects over {' x '.join(cluster)}"]
+    for protocol, inside in rows.groupby("protocol", sort=False):
+        t = pooled(inside, metric=metric, by=by, cluster=cluster, arm=["protocol"])
+        clusters = len(t.per_seed)
+        lines.append(
+            f"  {protocol:<10}{t.change:+.3f}  95 % interval [{t.low:+.3f}, {t.high:+.3f}]"
+            f"  from {clusters} clusters: {', '.join(f'{c:+.3f}' for c in t.per_seed)}"
+        )
+    return "\n".join(lines)
+
+
+def save(table: pd.DataFrame, folder: str | Path) -> None:
+    """Write claims.csv into `folder`, numbers rounded to six digits."""
+    path = Path(folder) / "claims.csv"
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    partial.replace(path)
+
+
+def left_out(
+    rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol"), by: str = "step_size"
+) -> pd.DataFrame:
     """Runs that left their arm, counted by arm, value of `by` and reason."""
     gone = rows[~rows["comparable"].astype(bool)]
     return gone.groupby([*arm, by, "reason"], sort=False).size().rename("runs").reset_index()

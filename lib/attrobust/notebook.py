@@ -71,7 +71,7 @@ PARAMETERS: dict[str, Callable[[str, object], object]] = {
     "step_size": _number(checks.positive),
     "batch_size": _number(_whole(1)),
     "epochs": _number(_whole(1)),
-    "edge_steps": _numbers(checks.positive),
+    "edge_factors": _numbers(checks.positive),
     "edge_updates": _number(_whole(1)),
     "n_train": _number(_whole(1)),
     "n_attacked": _number(_whole(1)),
@@ -129,6 +129,13 @@ def accept(name: str, accepted: Mapping[str, object]) -> None:
 def open_store(notebook: str, chosen: SimpleNamespace) -> Store:
     """The notebook's store at its `out`, reading committed evidence unless `committed` is false."""
     return Store(notebook, out=chosen.out, committed=chosen.committed)
+
+
+def left_out(store: Store) -> str:
+    """What of the grid is missing, said loudly; or that nothing is."""
+    if not store.left_out:
+        return "nothing of the grid is left out"
+    return "\n".join(f"!!! LEFT OUT: {n} networks, because {reason}" for reason, n in store.left_out.items())
 
 
 class Progress:

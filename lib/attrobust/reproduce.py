@@ -5,7 +5,6 @@ and resumes if it was cut off. With `update`, its rows, figures and outputs repl
 """
 
 import json
-import re
 import shutil
 import threading
 import time
@@ -155,7 +154,13 @@ def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Ca
     follower.start()
     try:
         papermill.execute_notebook(
-            source, target, dict(values), kernel_name="python3", cwd=paths.notebooks, progress_bar=False
+            source,
+            target,
+            dict(values),
+            kernel_name="python3",
+            cwd=paths.notebooks,
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except PapermillExecutionError as error:
         raise NotebookError(f"{source.name}: {error.ename}: {error.evalue}") from error
@@ -203,7 +208,11 @@ def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
         for name, path in (("recomputed", recomputed), ("committed", committed))
     }
     joined = frames["recomputed"].merge(
-        frames["committed"], on=["claim", "arm"], how="outer", suffixes=("_recomputed", "_committed"), sort=False
+        frames["committed"],
+        on=["claim", "arm"],
+        how="outer",
+        suffixes=("_recomputed", "_committed"),
+        sort=False,
     )
     joined["same"] = joined["verdict_recomputed"] == joined["verdict_committed"]
     return joined
@@ -241,18 +250,29 @@ def _report(folder: Path, chosen: list[Path], seconds: Mapping[Path, float], say
     for reason in reasons:
         say(f"!!! LEFT OUT  {reason}")
     for path in chosen:
-        table = compare_claims(folder / path.stem / "claims.csv", paths.figures / path.stem / "claims.csv")
-        if table.empty:
-            continue
-        say(f"\n{path.stem}: claims, recomputed beside committed")
-        for row in table.itertuples():
-            mark = "  " if row.same else "≠ "
-            say(f"  {mark}{row.claim:<4}{row.arm:<78}{row.verdict_recomputed!s:<12}{row.verdict_committed!s}")
-        differing = int((~table["same"]).sum())
-        say(f"  {len(table) - differing} of {len(table)} verdicts as committed")
-        same = same and (differing == 0 or not (paths.figures / path.stem / "claims.csv").is_file())
+        committed = paths.figures / path.stem / "claims.csv"
+        table = compare_claims(folder / path.stem / "claims.csv", committed)
+        if len(table):
+            same = _report_claims(path.stem, table, say) and same
     say(f"\nrows, figures, claims and executed notebooks: {_shown(folder)}")
     return same
+
+
+def _report_claims(name: str, table: pd.DataFrame, say: Callable[[str], None]) -> bool:
+    """Verdict counts of each claim, recomputed beside committed, then every arm whose verdict differs."""
+    say(f"\n{name}: claims, recomputed beside committed")
+    say(f"  {'claim':<8}{'verdict':<14}{'recomputed':>12}{'committed':>12}")
+    for claim, arms in table.groupby("claim", sort=False):
+        for verdict in ("supported", "opposite", "undecided"):
+            new, old = ((arms[f"verdict_{side}"] == verdict).sum() for side in ("recomputed", "committed"))
+            say(f"  {claim:<8}{verdict:<14}{new:>12}{old:>12}")
+    shared = table[table["verdict_committed"].notna() & table["verdict_recomputed"].notna()]
+    for row in shared[~shared["same"]].itertuples():
+        say(f"  ≠ {row.claim} {row.arm}: {row.verdict_recomputed}, committed {row.verdict_committed}")
+    say(f"  {int(shared['same'].sum())} of {len(shared)} shared arms have the committed verdict")
+    if len(shared) < len(table):
+        say(f"  {len(table) - len(shared)} arms stand on one side only (another grid, or nothing committed yet)")
+    return bool(shared["same"].all())
 
 
 def _follow(log: Path, done: threading.Event, say: Callable[[str], None]) -> None:
@@ -288,8 +308,3 @@ def _shown(path: Path) -> str:
 
 def _since(began: float) -> str:
     return tqdm.format_interval(time.monotonic() - began)
-
-
-def plain(text: str) -> str:
-    """Text without terminal colour codes."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)

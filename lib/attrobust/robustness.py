@@ -86,18 +86,26 @@ def attribution_robustness(
         rows = {"noise": sum(noise[1:], noise[0]) / noise_draws}
         rows["noise"]["counted"] = 1.0
         for attack, build in objectives(k).items():
+            if not bool(clean.any()):  # a collapsed network: every map is zero and nothing can move it
+                rows[attack] = compare(x).assign(counted=0.0)
+                continue
             for climbed in ascend_on or [model]:
                 judge = build(attribution, model, x, target)
                 objective = judge if climbed is model else build(attribution, climbed, x, target)
                 found = attacks.pgd(
-                    objective, x, ball, steps=steps, restarts=restarts, keep=keep, judge=judge, generator=generator
+                    objective,
+                    x,
+                    ball,
+                    steps=steps,
+                    restarts=restarts,
+                    keep=keep,
+                    judge=judge,
+                    generator=generator,
                 )
                 table = compare(found.x).assign(counted=found.counted.cpu().double().numpy())
                 rows[attack] = _worst([rows[attack], table]) if attack in rows else table
         rows["worst"] = _worst([rows[attack] for attack in objectives(k)])
-        tables += [
-            t.assign(image=range(len(x)), attribution=name, attack=attack) for attack, t in rows.items()
-        ]
+        tables += [t.assign(image=range(len(x)), attribution=name, attack=attack) for attack, t in rows.items()]
     table = pd.concat(tables, ignore_index=True)
     return table[["image", "attribution", "attack", *SIMILARITIES, *DISTANCES, "kept", "counted"]]
 

@@ -83,15 +83,15 @@ class Store:
 
     # ------------------------------------------------------------------ rows
 
-    def rows(self, keys: Iterable[str]) -> dict[str, dict]:
-        """Rows that exist already, by key; own ones first, then committed ones."""
-        keys = list(keys)
-        found = {key: row for key in keys if (row := read_json(self.out / "rows" / f"{key}.json")) is not None}
-        self.trained |= set(found)
-        committed = _committed_rows(self.committed)
-        reused = {key: committed[key] for key in keys if key not in found and key in committed}
-        self.reused |= set(reused)
-        return found | reused
+    def own_rows(self, keys: Iterable[str]) -> dict[str, dict]:
+        """Rows computed for this store, by key."""
+        return {key: row for key in keys if (row := read_json(self.out / "rows" / f"{key}.json")) is not None}
+
+    def committed_rows(self, keys: Iterable[str]) -> dict[str, dict]:
+        """Rows that came with the repository, by key."""
+        table = _committed_table(self.committed, "runs.csv")
+        known = {} if table is None else {row["key"]: row for row in table.to_dict("records")}
+        return {key: known[key] for key in keys if key in known}
 
     def put(self, key: str, row: Mapping[str, object], provenance: Mapping[str, object]) -> None:
         """Write one row and its provenance; called by workers as soon as a run ends."""
@@ -109,40 +109,52 @@ class Store:
 
     # ------------------------------------------------------------------ tables and networks
 
-    def table(self, name: str, config: object, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """A small table that depends on `config` alone; computed once.
+    def has_table(self, name: str, config: object) -> bool:
+        """Whether a small table that depends on `config` alone is stored."""
+        return self._find("tables", f"{name}-{digest(name, config)}.csv") is not None
 
-        Args:
-            name: of the table; part of its file's name.
-            config: everything the table depends on, data fingerprints included.
-            compute: returns the table.
+    def put_table(self, name: str, config: object, table: pd.DataFrame) -> None:
+        """Store a small table that depends on `config` alone."""
+        write_csv(self.out / "tables" / f"{name}-{digest(name, config)}.csv", table)
+
+    def table(self, name: str, config: object) -> pd.DataFrame:
+        """A stored small table.
+
+        Raises:
+            FileNotFoundError: if it is not stored.
         """
         file = f"{name}-{digest(name, config)}.csv"
-        for folder in (self.out, self.committed):
-            if folder is not None and (folder / "tables" / file).is_file():
-                table = read_csv(folder / "tables" / file)
-                break
-        else:
-            write_csv(self.out / "tables" / file, compute())
-            table = read_csv(self.out / "tables" / file)
-        if not (self.out / "tables" / file).is_file():
-            write_csv(self.out / "tables" / file, table)
-        return table
+        path = self._find("tables", file)
+        if path is None:
+            raise FileNotFoundError(f"table {file} is not stored in {self.out} or among the committed ones")
+        return read_csv(path)
 
     def network_file(self, key: str) -> Path | None:
         """Stored weights of a network, if any."""
-        for folder in (self.out / "networks", self.out / "weights", self.committed and self.committed / "networks"):
-            if folder is not None and (folder / f"{key}.safetensors").is_file():
-                return folder / f"{key}.safetensors"
-        return None
+        file = f"{key}.safetensors"
+        own = self.out / "weights" / file
+        return self._find("networks", file) or (own if own.is_file() else None)
 
-    def save_weights(self, key: str, model: torch.nn.Module, *, reference: bool = False) -> None:
-        """Store weights: in the ignored cache, or (reference) among the networks that are committed."""
-        path = self.out / ("networks" if reference else "weights") / f"{key}.safetensors"
+    def save_weights(self, key: str, model: torch.nn.Module) -> None:
+        """Store weights in the ignored cache."""
+        path = self.out / "weights" / f"{key}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         save_file({name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}, partial)
         partial.replace(path)
+
+    def keep_network(self, key: str, path: Path) -> None:
+        """Note that a stored network was used; an own one is put among the reference networks, to be committed."""
+        own = path.is_relative_to(self.out)
+        if own and path.parent.name != "networks":
+            write_bytes(self.out / "networks" / path.name, path.read_bytes())
+        self.count(trained=[key] if own else [], reused=[] if own else [key])
+
+    def _find(self, part: str, file: str) -> Path | None:
+        for folder in (self.out, self.committed):
+            if folder is not None and (folder / part / file).is_file():
+                return folder / part / file
+        return None
 
     # ------------------------------------------------------------------ bookkeeping
 
@@ -155,6 +167,12 @@ class Store:
     def leave_out(self, reason: str, networks: int) -> None:
         """Note that part of the grid was not computed, and why."""
         self.left_out[reason] = networks
+        self.summarise()
+
+    def count(self, *, trained: Iterable[str] = (), reused: Iterable[str] = ()) -> None:
+        """Count networks by their training key: trained for this store, or read from committed evidence."""
+        self.trained |= set(trained)
+        self.reused |= set(reused)
         self.summarise()
 
     def summarise(self) -> None:
@@ -217,11 +235,6 @@ def _committed_table(folder: Path | None, name: str) -> pd.DataFrame | None:
     return read_csv(folder / name) if folder is not None and (folder / name).is_file() else None
 
 
-def _committed_rows(folder: Path | None) -> dict[str, dict]:
-    table = _committed_table(folder, "runs.csv")
-    return {} if table is None else {row["key"]: row for row in table.to_dict("records")}
-
-
 def _at_default(value: object, field: dataclasses.Field) -> bool:
     return field.default is not dataclasses.MISSING and getattr(value, field.name) == field.default
 
@@ -230,7 +243,11 @@ def _at_default(value: object, field: dataclasses.Field) -> bool:
 def _commit() -> str:
     try:
         answer = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=paths.root, capture_output=True, text=True, check=True
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=paths.root,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

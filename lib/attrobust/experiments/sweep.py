@@ -52,7 +52,7 @@ def run(
     checks.count("jobs", jobs, least=0)
     checks.one_of("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
     keys = {e: key(e, measurement) for e in experiments}
-    found = store.rows(keys.values())
+    found = store.committed_rows(keys.values()) | store.own_rows(keys.values())
     missing = [e for e in experiments if keys[e] not in found]
     absent = {name for name in {e.dataset for e in missing} if not data.available(name)}
     for name in sorted(absent):
@@ -65,30 +65,38 @@ def run(
             store.report(_progress(done, total, len(found), began, line))
             if show:
                 show(_progress(done, total, len(found), began, line))
-    found = store.rows(keys.values())
+    own = store.own_rows(keys.values())
+    found |= own
     present = [e for e in experiments if keys[e] in found]
-    table = pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]])} for e in present])
-    store.summarise()
-    return table
+    store.count(
+        trained=[e.training_key for e in present if keys[e] in own],
+        reused=[e.training_key for e in present if keys[e] not in own],
+    )
+    return pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]])} for e in present])
 
 
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
     """The trained network of one experiment, from stored weights if there are any; kept as a reference network.
+
+    Args:
+        experiment: how it is trained; in a worker process, if its weights are not stored.
+        store: where weights are found and put.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The network in eval mode, its parameters frozen.
 
     Raises:
         DataError: if it must be trained and its data set is not on this machine.
     """
     name = experiment.training_key
     stored = store.network_file(name)
-    model = build(experiment, device)
     if stored is None:
-        (model,), _ = train([experiment], device)
-    else:
-        model.load_state_dict(load_weights(stored))
-    ours = stored is None or stored.is_relative_to(store.out)
-    (store.trained if ours else store.reused).add(f"network {name}")
-    store.save_weights(name, model, reference=True)
-    store.summarise()
+        list(in_workers(_train_and_store, [(experiment, store, device)], jobs=1))
+        stored = store.network_file(name)
+    model = build(experiment, device)
+    model.load_state_dict(load_weights(stored))
+    store.keep_network(name, stored)
     return model.eval().requires_grad_(False)
 
 
@@ -140,7 +148,9 @@ def _groups(missing: Sequence[Experiment]) -> list[list[Experiment]]:
 
 def _measured(row: dict) -> dict:
     own = set(Experiment.__dataclass_fields__) | {"key"}
-    return {name: "" if name == "reason" and not isinstance(v, str) else v for name, v in row.items() if name not in own}
+    return {
+        name: "" if name == "reason" and not isinstance(v, str) else v for name, v in row.items() if name not in own
+    }
 
 
 def _progress(done: int, total: int, before: int, began: float, line: str) -> str:
@@ -164,11 +174,34 @@ def table(store: Store, name: str, function: Callable[..., pd.DataFrame], *argum
     Returns:
         The table, read back from its file.
     """
-    config = [a.training_key if isinstance(a, Experiment) else a for a in arguments]
+    return tables(store, name, function, [arguments])
+
+
+def tables(
+    store: Store, name: str, function: Callable[..., pd.DataFrame], tasks: Sequence[tuple], *, jobs: int = 0
+) -> pd.DataFrame:
+    """One stored table per task, computed side by side, joined in the order of the tasks."""
     source = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+    configs = [[source, _keyed(task)] for task in tasks]
+    missing = [
+        (name, c, function, t, store) for c, t in zip(configs, tasks, strict=True) if not store.has_table(name, c)
+    ]
+    for done, _ in enumerate(in_workers(_store_table, missing, jobs=jobs), start=1):
+        store.report(f"{name}: {done}/{len(missing)} computed")
+    return pd.concat([store.table(name, c) for c in configs], ignore_index=True)
 
-    def compute() -> pd.DataFrame:
-        (answer,) = in_workers(function, [arguments], jobs=1)
-        return answer
 
-    return store.table(name, [source, config], compute)
+def _store_table(name: str, config: object, function: Callable, task: tuple, store: Store) -> None:
+    store.put_table(name, config, function(*task))
+
+
+def _train_and_store(experiment: Experiment, store: Store, device: str) -> None:
+    (model,), _ = train([experiment], device)
+    store.save_weights(experiment.training_key, model)
+
+
+def _keyed(value: object) -> object:
+    """Arguments as they enter a key: experiments by everything their weights depend on."""
+    if isinstance(value, Experiment):
+        return value.training_key
+    return [_keyed(v) for v in value] if isinstance(value, list | tuple) else value
