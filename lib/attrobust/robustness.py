@@ -110,6 +110,25 @@ def attribution_robustness(
     return table[["image", "attribution", "attack", *SIMILARITIES, *DISTANCES, "kept", "counted"]]
 
 
+def compare(
+    model: nn.Module, attribution: attacks.Attribution, x: Images, moved: Images, *, k: int
+) -> pd.DataFrame:
+    """Every similarity and distance between the maps of clean and moved images, one row per image.
+
+    Args:
+        model: classifier in eval mode; the maps explain the class it predicts for the clean image.
+        attribution: (model, x, target) -> signed map.
+        x: clean images.
+        moved: perturbed images.
+        k: pixels compared by the top-k intersection.
+    """
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    clean = attribution(model, x, target).detach()
+    keep = attacks.same_prediction(model, x)
+    return _compare(model, attribution, clean, target, moved, k=k, keep=keep).assign(image=range(len(x)))
+
+
 def _compare(
     model: nn.Module,
     attribution: attacks.Attribution,

@@ -3,8 +3,8 @@
     v <- momentum v + gradient + weight_decay w,    w <- w - step_size(t) v
 
 Networks of one architecture that differ only in their seed are trained together: their weights are stacked and
-every layer becomes one batched product, which more than halves the cost of small networks. A network's weights do
-not depend on its companions, bit for bit. Nothing here changes the dynamics under study: no augmentation, no
+every dense layer becomes one batched product, which more than halves the cost of small networks. A network's weights
+do not depend on its companions, bit for bit. Nothing here changes the dynamics under study: no augmentation, no
 label smoothing, no averaging, no clipping. Used by notebooks 01 and 03.
 """
 
@@ -174,13 +174,24 @@ class _Stack:
         self.weights = [parameters[name].detach().clone() for name in self.names]
         self.buffers = buffers
         self.template = models[0]
+        self.convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in models[0].modules())
         self.per_example = loss
 
     def forward(self, x: Tensor, weights: list[Tensor], *, shared: bool) -> Tensor:
+        if not self.convolves:
+            return self._forward(x, weights, self.buffers, shared=shared)
+        # One grouped convolution would sum in an order that depends on the number of groups: networks take turns.
+        turns = []
+        for i in range(len(weights[0])):
+            mine, buffers = [w[i : i + 1] for w in weights], {name: b[i : i + 1] for name, b in self.buffers.items()}
+            turns.append(self._forward(x if shared else x[i : i + 1], mine, buffers, shared=shared))
+        return torch.cat(turns)
+
+    def _forward(self, x: Tensor, weights: list[Tensor], buffers: dict[str, Tensor], *, shared: bool) -> Tensor:
         named = dict(zip(self.names, weights, strict=True))
         return vmap(
             lambda w, b, images: functional_call(self.template, (w, b), (images,)), (0, 0, None if shared else 0)
-        )(named, self.buffers, x)
+        )(named, buffers, x)
 
     def gradient(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
         weights = [w.requires_grad_() for w in self.weights]

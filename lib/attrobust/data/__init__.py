@@ -182,7 +182,7 @@ def _balanced(x: np.ndarray, y: np.ndarray, n: int, seed: int) -> tuple[np.ndarr
 
 
 def _pixels(x: np.ndarray, scale: float, side: int | None, device: str) -> Tensor:
-    pixels = torch.as_tensor(np.ascontiguousarray(x), device=device).float() / scale
+    pixels = torch.as_tensor(np.array(x), device=device).float() / scale
     if side is None or side == pixels.shape[-1]:
         return pixels
     checks.count("side", side, most=pixels.shape[-1])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 
-from attrobust.figures.style import COLORS, label, style
+from attrobust.figures.style import COLORS, label, style, write_note
 
 
 def student_interval(values: pd.Series) -> tuple[float, float]:
@@ -57,7 +57,7 @@ def trends(
             sharex=True,
             sharey="row" if shared_y else False,
         )
-        for row, (metric, name) in zip(axes, metrics.items(), strict=True):
+        for index, (row, (metric, name)) in enumerate(zip(axes, metrics.items(), strict=True)):
             for axis, value in zip(row, values, strict=True):
                 inside = table[table[column] == value] if column else table
                 sns.lineplot(
@@ -69,12 +69,12 @@ def trends(
                     axis.set_yscale("log")
                 _log_ticks(axis, sorted(table[x].unique()))
                 axis.set(xlabel=label(x), ylabel=name if axis is row[0] else "")
-                if row is axes[0] and column:
+                if index == 0 and column:
                     axis.set_title(label(value))
                 if decorate:
                     decorate(axis, metric, value)
         _legend(figure, hues)
-        _note(figure, note)
+        write_note(figure, note)
     return figure
 
 
@@ -115,13 +115,32 @@ def curves(
             if decorate:
                 decorate(axis, value)
         handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4))
-        _note(figure, note)
+        figure.legend(handles, names, loc="outside right center")
+        write_note(figure, note)
+    return figure
+
+
+def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, note: str = "") -> Figure:
+    """One pale dot per row, and the mean with a 95 % interval, for each category of `y` (and `hue`)."""
+    rows, hues = list(dict.fromkeys(table[y])), list(dict.fromkeys(table[hue])) if hue else []
+    dodge = 0.8 - 0.8 / len(hues) if len(hues) > 1 else False
+    colors = {"palette": {h: COLORS[h] for h in hues}} if hue else {"color": COLORS["matched"]}
+    shared = {"data": table, "x": x, "y": y, "hue": hue, "order": rows, "hue_order": hues or None, **colors}
+    with style():
+        figure, axis = plt.subplots(figsize=(6.0, 0.9 + 0.42 * len(rows) * max(1, 0.7 * len(hues))))
+        sns.stripplot(**shared, jitter=False, dodge=bool(hue), alpha=0.25, size=3, linewidth=0, ax=axis, legend=False)
+        sns.pointplot(
+            **shared, errorbar=student_interval, dodge=dodge, linestyle="none", marker="|", markersize=12,
+            markeredgewidth=2, ax=axis, legend=False,
+        )  # fmt: skip
+        axis.set(xlabel=label(x), ylabel="")
+        _legend(figure, hues)
+        write_note(figure, note)
     return figure
 
 
 def scatter(
-    table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels: str, log: bool = True, note: str = ""
+    table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels: str, y_label: str = "", note: str = ""
 ) -> Figure:
     """One point per run: two measured quantities against each other, coloured by `hue`, sized by `shade`."""
     values, hues = list(dict.fromkeys(table[panels])), list(dict.fromkeys(table[hue]))
@@ -136,11 +155,9 @@ def scatter(
                     inside.loc[mine, x], inside.loc[mine, y], s=10 + 40 * ranks[mine], color=COLORS[name], alpha=0.6,
                     linewidth=0,
                 )  # fmt: skip
-            if log:
-                axis.set_xscale("log")
-            axis.set(xlabel=label(x), ylabel=label(y) if axis is axes[0][0] else "", title=label(value))
+            axis.set(xlabel=label(x), ylabel=(y_label or label(y)) if axis is axes[0][0] else "", title=label(value))
         _legend(figure, hues)
-        _note(figure, note)
+        write_note(figure, note)
     return figure
 
 
@@ -156,8 +173,3 @@ def _legend(figure: Figure, hues: Sequence[str]) -> None:
         return
     handles = [plt.Line2D([], [], color=COLORS[h], marker="o", label=label(h)) for h in hues]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(hues))
-
-
-def _note(figure: Figure, note: str) -> None:
-    if note:
-        figure.supxlabel(note, fontsize=7, color="#444444", x=0.01, ha="left")

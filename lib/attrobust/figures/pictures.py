@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from attrobust.figures.style import style
+from attrobust.figures.style import style, write_note
 
 
 def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.DataFrame:
@@ -56,8 +56,7 @@ def pictures(table: pd.DataFrame, *, note: str = "", size: float = 1.35) -> Figu
                     panel = table[chosen]
                     axis.set_xlabel(captions[chosen].iloc[0], fontsize=7)
                     _draw(axis, panel.pivot(index="i", columns="j", values="value").to_numpy(), panel["kind"].iloc[0])
-        if note:
-            figure.supxlabel(note, fontsize=7, color="#444444", x=0.01, ha="left")
+        write_note(figure, note)
     return figure
 
 

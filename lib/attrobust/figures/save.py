@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import PIL.Image
 from IPython.display import Image
 from matplotlib.figure import Figure
 
@@ -36,6 +37,7 @@ def save(figure: Figure, folder: str | Path, name: str, *, data: pd.DataFrame, a
     target.mkdir(parents=True, exist_ok=True)
     png, pdf = BytesIO(), BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
+    png = _indexed(png)
     figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     plt.close(figure)
     numbers = data.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
@@ -44,3 +46,11 @@ def save(figure: Figure, folder: str | Path, name: str, *, data: pd.DataFrame, a
         partial.write_bytes(content)
         partial.replace(target / f"{name}{suffix}")
     return Image(png.getvalue(), metadata={"alt": alt})
+
+
+def _indexed(png: BytesIO) -> BytesIO:
+    """The same picture with a palette of 256 colours: a third of the size, no visible difference."""
+    small = BytesIO()
+    picture = PIL.Image.open(png).convert("RGB")
+    picture.quantize(256, dither=PIL.Image.Dither.NONE).save(small, format="png", optimize=True)
+    return small

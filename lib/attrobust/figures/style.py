@@ -1,10 +1,12 @@
 """One look for every figure: a colour means the same thing in all notebooks, safe for colour-blind readers."""
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import matplotlib as mpl
 import seaborn as sns
+from matplotlib.figure import Figure
 
 _blind = sns.color_palette("colorblind")
 
@@ -22,6 +24,7 @@ COLORS: dict[str, object] = {
     "cosine": _blind[9],
     "pearson": _blind[8],
     "theory": "#000000",
+    "worst of all β": _blind[3],
     "relu": _blind[0],
     "twin": _blind[1],
 }
@@ -53,6 +56,9 @@ LABELS: dict[str, str] = {
     "logit_input_curvature": "input curvature of the logit",
     "loss_input_curvature": "input curvature of the loss",
     "relative_curvature": "relative curvature",
+    "worst": "attack (worst of four)",
+    "noise": "noise, one draw",
+    "noise search": "noise, best of as many",
     "saliency": "saliency",
     "input_x_gradient": "input × gradient",
     "integrated_gradients": "integrated gradients",
@@ -63,6 +69,13 @@ LABELS: dict[str, str] = {
 def label(name: str) -> str:
     """Readable form of a column or value name."""
     return LABELS.get(name, str(name).replace("_", " "))
+
+
+def write_note(figure: Figure, note: str) -> None:
+    """Small print below a figure: n, what the intervals are, the setting; wrapped to the figure's width."""
+    if note:
+        lines = textwrap.fill(note, width=int(17 * figure.get_figwidth()))
+        figure.supxlabel(lines, fontsize=7, color="#444444", x=0.01, ha="left", linespacing=1.4)
 
 
 @contextmanager

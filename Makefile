@@ -1,0 +1,68 @@
+# Thin lines over `python -m attrobust`. The environment is built on first use: an active virtual or conda
+# environment is respected, otherwise .venv is made here. `make help` lists the targets and their switches.
+
+PROFILE ?= cpu
+ONLY ?=
+JOBS ?= 0
+FRESH ?=
+UPDATE ?=
+DATASETS ?= fashion_mnist
+TORCH ?=
+PYTHON3 ?= python3
+
+ACTIVE := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)))
+ifneq ($(ACTIVE),)
+PYTHON := $(ACTIVE)/bin/python
+READY := $(ACTIVE)/.attrobust-ready
+else
+PYTHON := $(CURDIR)/.venv/bin/python
+READY := $(CURDIR)/.venv/.attrobust-ready
+endif
+
+INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
+RUN := OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m
+SLOW := slow or browser
+
+.DEFAULT_GOAL := help
+.PHONY: help env reproduce figures data parameters lab test test-slow clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo
+	@echo "switches      PROFILE=smoke|cpu|full|gpu  ONLY=03  JOBS=n  FRESH=1  UPDATE=1  TORCH=cpu  DATASETS='mnist cifar10'"
+
+env: $(READY) ## build the environment (done by every other target too)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON3=/path/to/python3")'
+	@test -n "$(ACTIVE)" || test -x $(PYTHON) || $(PYTHON3) -m venv .venv
+	@echo "installing into $(dir $(READY)) (a few minutes the first time)"
+	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test]'
+	@touch $(READY)
+
+reproduce: env ## recompute every notebook from an empty store, draw every figure, compare the claims
+	@$(RUN) attrobust reproduce --profile '$(PROFILE)' --only '$(ONLY)' --jobs '$(JOBS)' $(if $(FRESH),--fresh) $(if $(UPDATE),--update)
+
+figures: env ## draw every figure again from committed rows
+	@$(RUN) attrobust figures --only '$(ONLY)'
+
+data: env ## download data sets (asks first; DATASETS=...)
+	@$(RUN) attrobust data $(DATASETS)
+
+parameters: env ## list every notebook's parameters
+	@$(RUN) attrobust parameters
+
+lab: env ## open JupyterLab in notebooks/
+	@JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m jupyterlab --notebook-dir notebooks
+
+test: env ## lint, import contract, unit laws, notebooks under nbval, smoke run
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m ruff check .
+	@$(dir $(PYTHON))lint-imports
+	@$(RUN) pytest -q --durations=5
+
+test-slow: env ## fresh environment, soak tests, browser tests
+	@$(RUN) pytest -q --durations=5 -m '$(SLOW)'
+
+clean: ## remove what was built here (never committed files or data)
+	@rm -rf build .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis
