@@ -56,7 +56,7 @@ class ParameterHessian:
         for images, labels in zip(x.split(chunk), y.split(chunk), strict=True):
             total = loss(model(images), labels).sum() / len(x)
             if not bool(torch.isfinite(total)):
-                raise ValueError(f"loss is {float(total)} on these images; curvature needs a finite loss")
+                raise ValueError(f"loss is {float(total.detach())} on these images; curvature needs a finite loss")
             self._graphs.append(torch.autograd.grad(total, self.parameters, create_graph=True))
 
     def matvec(self, v: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

@@ -1,0 +1,198 @@
+import math
+from functools import partial
+
+import captum.attr
+import cases
+import pytest
+import torch
+from attrobust import attributions, models
+from torch import nn
+
+
+def smooth_grad(model, x, target):
+    """SmoothGrad under common noise: the generator starts anew at every call."""
+    return attributions.smooth_grad(model, x, target, sigma=0.1, samples=4, generator=cases.generator(5))
+
+
+MAPS = {
+    "saliency": attributions.saliency,
+    "input_x_gradient": attributions.input_x_gradient,
+    "integrated_gradients": partial(attributions.integrated_gradients, baseline=0.1, steps=6),
+    "smooth_grad": smooth_grad,
+}
+NETWORKS = {"mlp": cases.mlp, "conv": cases.conv, "quadratic": cases.quadratic, "linear": cases.linear}
+BENDING = [name for name in NETWORKS if name != "linear"]
+
+
+@pytest.mark.parametrize("network", [*NETWORKS, "relu"])
+def test_saliency_agrees_with_captum(network):
+    model = cases.mlp(nn.ReLU()) if network == "relu" else NETWORKS[network]()
+    x, y = cases.images(), cases.labels()
+    theirs = captum.attr.Saliency(model).attribute(x.clone().requires_grad_(), target=y, abs=False)
+    assert torch.allclose(attributions.saliency(model, x, y), theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_input_x_gradient_agrees_with_captum(network):
+    model, x, y = NETWORKS[network](), cases.images(), cases.labels()
+    theirs = captum.attr.InputXGradient(model).attribute(x.clone().requires_grad_(), target=y)
+    assert torch.allclose(attributions.input_x_gradient(model, x, y), theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("steps", [2, 8])  # captum keeps its path in float32: exact for powers of two
+def test_integrated_gradients_agree_with_captum(network, steps):
+    model, x, y = NETWORKS[network](), cases.images(), cases.labels()
+    theirs = captum.attr.IntegratedGradients(model).attribute(
+        x, baselines=0.2, target=y, n_steps=steps, method="riemann_middle"
+    )
+    ours = attributions.integrated_gradients(model, x, y, baseline=0.2, steps=steps)
+    assert torch.allclose(ours, theirs, rtol=1e-10)
+
+
+def test_smooth_grad_approaches_captums_noise_tunnel():
+    model, x, y = cases.mlp(), cases.images(1), cases.labels(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(model))
+        theirs = tunnel.attribute(
+            x.requires_grad_(), nt_type="smoothgrad", nt_samples=4000, stdevs=0.5, target=y, abs=False
+        )
+    ours = attributions.smooth_grad(model, x, y, sigma=0.5, samples=4000, generator=cases.generator())
+    plain = attributions.saliency(model, x, y)
+    assert (ours - theirs).norm() < 0.25 * (plain - theirs).norm()
+    assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_maps_of_a_linear_network_are_its_weights():
+    model, x, y = cases.linear(), cases.images(), cases.labels()
+    rows = model[1].weight[y].view_as(x)
+    assert torch.allclose(attributions.saliency(model, x, y), rows)
+    assert torch.allclose(attributions.input_x_gradient(model, x, y), x * rows)
+    assert torch.allclose(attributions.integrated_gradients(model, x, y, baseline=0.3, steps=3), (x - 0.3) * rows)
+    noisy = attributions.smooth_grad(model, x, y, sigma=3.0, samples=2, generator=cases.generator())
+    assert torch.allclose(noisy, rows)
+
+
+def test_maps_of_a_quadratic_are_known_in_closed_form():
+    model, x, y = cases.quadratic(), cases.images(), cases.labels()
+    a, b, flat = model.matrices[y], model.vectors[y], x.flatten(1)
+    gradient = torch.einsum("nij,nj->ni", a, flat) + b
+    halfway = torch.einsum("nij,nj->ni", a, flat / 2) + b
+    assert torch.allclose(attributions.saliency(model, x, y).flatten(1), gradient)
+    assert torch.allclose(attributions.integrated_gradients(model, x, y, steps=1).flatten(1), flat * halfway)
+    noise = torch.randn(5, *x.shape, generator=cases.generator(9), dtype=x.dtype).mean(0).flatten(1)
+    noisy = attributions.smooth_grad(model, x, y, sigma=0.2, samples=5, generator=cases.generator(9))
+    assert torch.allclose(noisy.flatten(1), gradient + 0.2 * torch.einsum("nij,nj->ni", a, noise))
+
+
+@pytest.mark.parametrize("network", BENDING)
+@pytest.mark.parametrize("name", MAPS)
+def test_the_derivative_of_a_map_agrees_with_finite_differences(network, name):
+    model, x, y = NETWORKS[network](), cases.images(), cases.labels()
+    weights, direction = torch.randn(2, *x.shape, generator=cases.generator(1), dtype=x.dtype)
+
+    def score(images):
+        return (MAPS[name](model, images, y) * weights).sum()
+
+    at = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(score(at), at)
+    assert (gradient * direction).sum().item() == pytest.approx(cases.slope(score, x, direction).item(), rel=1e-7)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_of_a_batch_are_the_maps_of_its_images(name):
+    model, x, y = cases.conv(), cases.images(), cases.labels()
+    if name == "smooth_grad":
+        model, whole = cases.linear(), None
+    whole = MAPS[name](model, x, y)
+    for i in range(len(x)):
+        assert torch.allclose(whole[i : i + 1], MAPS[name](model, x[i : i + 1], y[i : i + 1]), rtol=1e-12)
+
+
+def test_smooth_grad_without_noise_is_saliency():
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    plain = attributions.saliency(model, x, y)
+    errors = []
+    for sigma in (1e-2, 1e-4, 0.0):
+        noisy = attributions.smooth_grad(model, x, y, sigma=sigma, samples=3, generator=cases.generator())
+        errors.append((noisy - plain).norm().item())
+    assert errors[1] < errors[0] / 50
+    assert errors[2] < 1e-14
+
+
+def test_integrated_gradients_sum_to_the_logit_difference_as_steps_grow():
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    whole = (model(x) - model(torch.full_like(x, 0.1))).gather(1, y[:, None])[:, 0]
+    gaps = []
+    for steps in (8, 16, 32):
+        m = attributions.integrated_gradients(model, x, y, baseline=0.1, steps=steps)
+        gaps.append((m.sum((1, 2, 3)) - whole).abs().max().item())
+    # The midpoint rule errs with the square of the step.
+    assert gaps[0] / gaps[1] == pytest.approx(4, rel=0.05)
+    assert gaps[1] / gaps[2] == pytest.approx(4, rel=0.05)
+
+
+def test_pixelwise_drops_signs_and_sums_channels():
+    m = torch.randn(3, 2, 4, 5, generator=cases.generator())
+    assert torch.equal(attributions.pixelwise(m), m[:, 0].abs() + m[:, 1].abs())
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("training", [True, False])
+def test_attribution_leaves_model_and_images_as_found(name, training):
+    model, x, y = cases.conv().train(training), cases.images(), cases.labels()
+    model[1].train(not training)
+    flags, weights = [m.training for m in model.modules()], [p.clone() for p in model.parameters()]
+    kept = x.clone()
+    MAPS[name](model, x, y)
+    assert [m.training for m in model.modules()] == flags
+    assert torch.equal(x, kept)
+    assert not x.requires_grad
+    assert x.grad is None
+    for p, before in zip(model.parameters(), weights, strict=True):
+        assert p.grad is None
+        assert p.requires_grad
+        assert torch.equal(p, before)
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module._backward_hooks
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_can_be_drawn_without_gradient_mode_and_of_frozen_networks(name):
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    expected = MAPS[name](model, x, y)
+    with torch.no_grad():
+        assert torch.equal(MAPS[name](model, x, y), expected)
+    assert torch.equal(MAPS[name](model.requires_grad_(False), x, y), expected)
+
+
+def test_a_relu_networks_map_does_not_bend_but_its_twins_does():
+    relu, x, y = cases.mlp(nn.ReLU()), cases.images(), cases.labels()
+    for model, bends in ((relu, False), (models.smooth_twin(relu, x, beta=5.0), True)):
+        at = x.clone().requires_grad_()
+        m = attributions.saliency(model, at, y)
+        (through,) = torch.autograd.grad(m.square().sum(), at, allow_unused=True, materialize_grads=True)
+        assert bool(through.any()) == bends
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_integrated_gradients_need_a_step(steps):
+    with pytest.raises(ValueError, match=f"steps is {steps}; it must be a whole number of at least 1"):
+        attributions.integrated_gradients(cases.mlp(), cases.images(), cases.labels(), steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"sigma": -0.1}, "sigma is -0.1; it must be a finite number of at least 0"),
+        ({"sigma": math.nan}, "sigma is nan; it must be a finite number of at least 0"),
+        ({"samples": 0}, "samples is 0; it must be a whole number of at least 1"),
+    ],
+)
+def test_smooth_grad_refuses_bad_noise(change, sentence):
+    asked = {"sigma": 0.1, "samples": 2, "generator": cases.generator()} | change
+    with pytest.raises(ValueError, match=sentence):
+        attributions.smooth_grad(cases.mlp(), cases.images(), cases.labels(), **asked)

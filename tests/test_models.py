@@ -1,0 +1,211 @@
+import math
+
+import cases
+import pytest
+import torch
+from attrobust import models
+from torch import nn
+from torch.nn import functional as F
+
+
+class Calls(nn.Module):
+    """A dense layer, an activation given as a function, and a dense layer."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.inner = nn.Linear(cases.PIXELS, 6)
+        self.outer = nn.Linear(6, cases.CLASSES)
+        self.activation = activation
+
+    def forward(self, x):
+        return self.outer(self.activation(self.inner(x.flatten(1))))
+
+
+@cases.isolated
+def calling(activation):
+    return cases.filled(Calls(activation), seed=3)
+
+
+RELUS = {
+    "module": nn.ReLU(),
+    "module in place": nn.ReLU(inplace=True),
+    "F.relu": F.relu,
+    "F.relu(inplace=True)": lambda h: F.relu(h, inplace=True),
+    "F.relu(h, True)": lambda h: F.relu(h, True),
+    "F.relu_": F.relu_,
+    "torch.relu": torch.relu,
+    "torch.relu_": torch.relu_,
+    "Tensor.relu": lambda h: h.relu(),
+    "Tensor.relu_": lambda h: h.relu_(),
+    "torch.clamp": lambda h: torch.clamp(h, min=0),
+    "Tensor.clamp": lambda h: h.clamp(min=0),
+    "Tensor.clamp(0)": lambda h: h.clamp(0),
+    "torch.clamp_min": lambda h: torch.clamp_min(h, 0),
+    "Tensor.clamp_min": lambda h: h.clamp_min(0.0),
+}
+LEAKY = {
+    "module": nn.LeakyReLU(0.2),
+    "module in place": nn.LeakyReLU(0.2, inplace=True),
+    "F.leaky_relu": lambda h: F.leaky_relu(h, 0.2),
+    "F.leaky_relu(slope=)": lambda h: F.leaky_relu(h, negative_slope=0.2, inplace=True),
+}
+OTHERS = {
+    "hardtanh": nn.ReLU6(),
+    "hardswish": nn.Hardswish(),
+    "hardsigmoid": nn.Hardsigmoid(),
+    "softshrink": nn.Softshrink(),
+    "hardshrink": nn.Hardshrink(),
+    "threshold": nn.Threshold(0.1, 0.0),
+    "leaky_relu_": lambda h: F.leaky_relu_(h, 0.2),
+    "clamp_": lambda h: h.clamp_(min=0),
+    "clamp": lambda h: h.clamp(-1, 1),
+    "maximum": lambda h: torch.maximum(h, torch.zeros_like(h)),
+    "abs": torch.abs,
+}
+
+
+@pytest.mark.parametrize("name", RELUS)
+def test_every_way_to_write_a_relu_is_seen_and_replaced_by_the_twin(name):
+    net, x = calling(RELUS[name]), cases.images()
+    assert len(models.kinks(net, x)) == 1
+    twin = models.smooth_twin(net, x, beta=3.0)
+    assert models.kinks(twin, x) == []
+    assert torch.equal(twin(x), calling(lambda h: F.softplus(h, 3.0))(x))
+    assert torch.equal(net(x), calling(F.relu)(x))
+
+
+@pytest.mark.parametrize("name", LEAKY)
+def test_every_way_to_write_a_leaky_relu_is_seen_and_replaced_by_the_twin(name):
+    net, x = calling(LEAKY[name]), cases.images()
+    assert models.kinks(net, x)[0].startswith("leaky_relu")
+    twin = models.smooth_twin(net, x, beta=3.0)
+    soft = calling(lambda h: 0.2 * h + 0.8 * F.softplus(h, 3.0))
+    assert torch.allclose(twin(x), soft(x), rtol=1e-14)
+    sharp = models.smooth_twin(net, x, beta=1e7)
+    assert torch.allclose(sharp(x), net(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_kinks_are_refused_by_name(name):
+    net, x = calling(OTHERS[name]), cases.images()
+    assert models.kinks(net, x) == [name]
+    with pytest.raises(ValueError, match=f"model runs {name}, which a smooth twin cannot replace"):
+        models.smooth_twin(net, x, beta=3.0)
+
+
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU(), nn.Softplus(), nn.Tanh(), nn.Sigmoid()])
+def test_smooth_activations_are_no_kinks_and_their_twin_is_the_network_itself(activation):
+    net, x = cases.mlp(activation), cases.images()
+    assert models.kinks(net, x) == []
+    assert torch.equal(models.smooth_twin(net, x, beta=3.0)(x), net(x))
+
+
+def test_kinks_are_listed_once_each_in_the_order_they_run():
+    net = calling(lambda h: torch.relu(F.hardtanh(torch.relu(h))))
+    assert models.kinks(net, cases.images()) == ["relu", "hardtanh"]
+
+
+def test_a_sharper_twin_is_closer_to_its_network_within_log_two_over_beta():
+    net, x = calling(F.relu), cases.images(20)
+    reach = net.outer.weight.abs().sum(1)
+    gaps = []
+    for beta in (5.0, 50.0, 500.0, 1e8):
+        gap = (models.smooth_twin(net, x, beta=beta)(x) - net(x)).abs()
+        assert (gap <= reach * math.log(2) / beta * (1 + 1e-9)).all()
+        gaps.append(gap.max().item())
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] < 1e-6
+
+
+def test_the_twin_shares_weights_and_follows_their_changes():
+    net, x = calling(F.relu), cases.images()
+    twin = models.smooth_twin(net, x, beta=5.0)
+    assert [p is q for p, q in zip(twin.parameters(), net.parameters(), strict=True)] == [True] * 4
+    before = twin(x)
+    with torch.no_grad():
+        net.outer.bias += 1
+    assert torch.allclose(twin(x), before + 1)
+
+
+def test_the_twin_bends_where_the_relu_network_is_flat():
+    net, x = calling(F.relu), cases.images()
+
+    def map_of(model, images):
+        return torch.autograd.grad(model(images)[:, 0].sum(), images, create_graph=True)[0]
+
+    at = x.clone().requires_grad_()
+    (through,) = torch.autograd.grad(map_of(models.smooth_twin(net, x, beta=5.0), at).square().sum(), at)
+    assert through.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, math.inf, math.nan])
+def test_a_twin_needs_a_positive_beta(beta):
+    with pytest.raises(ValueError, match=r"beta is .*; it must be a finite number above 0"):
+        models.smooth_twin(calling(F.relu), cases.images(), beta=beta)
+
+
+def test_twins_and_kinks_leave_training_flags_as_found():
+    net, x = cases.mlp(nn.ReLU()), cases.images()
+    net[1].train()
+    flags = [m.training for m in net.modules()]
+    twin = models.smooth_twin(net, x, beta=5.0)
+    twin(x)
+    assert [m.training for m in net.modules()] == flags
+    assert not twin.training
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+@pytest.mark.parametrize("activation", models.ACTIVATIONS)
+def test_weights_depend_on_the_seed_alone(architecture, activation):
+    def build(seed):
+        return models.build(architecture, input_shape=(1, 6, 7), classes=3, seed=seed, activation=activation)
+
+    first, again, other = build(0), build(0), build(1)
+    torch.rand(3, generator=cases.generator())
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+    assert first(torch.full((2, 1, 6, 7), 0.5)).shape == (2, 3)
+    assert first.training
+    assert (models.kinks(first, torch.full((1, 1, 6, 7), 0.5)) == ["relu"]) == (activation == "relu")
+
+
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+def test_weights_start_at_he_variance_and_biases_at_zero(architecture):
+    model = models.build(architecture, input_shape=(3, 16, 16), classes=10, seed=0, width=64)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            fan_in = layer.weight[0].numel()
+            n = layer.weight.numel()
+            # The standard error of a variance is about sqrt(2 / n) of it.
+            assert abs(layer.weight.var().item() * fan_in / 2 - 1) < 5 * (2 / n) ** 0.5
+            assert not layer.bias.any()
+
+
+def test_depth_and_width_are_those_asked_for():
+    model = models.build("mlp", input_shape=(1, 2, 3), classes=4, seed=0, width=5, depth=2)
+    shapes = [tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear)]
+    assert shapes == [(5, 6), (5, 5), (4, 5)]
+
+
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+def test_standardisation_is_the_first_layer(architecture):
+    def build(**options):
+        return models.build(architecture, input_shape=(1, 4, 4), classes=2, seed=0, **options).double()
+
+    x = cases.images(shape=(1, 4, 4))
+    assert torch.allclose(build(mean=0.25, std=0.5)(x), build()((x - 0.25) / 0.5))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"architecture": "mpl"}, "architecture is 'mpl'; it must be one of mlp, convnet; did you mean 'mlp'"),
+        ({"activation": "rely"}, "activation is 'rely'; it must be one of .*; did you mean 'relu'"),
+        ({"classes": 1}, "classes is 1; it must be a whole number of at least 2"),
+    ],
+)
+def test_unknown_parts_are_refused(change, sentence):
+    asked = {"architecture": "mlp", "input_shape": (1, 2, 2), "classes": 2, "seed": 0} | change
+    with pytest.raises(ValueError, match=sentence):
+        models.build(asked.pop("architecture"), **asked)

@@ -1,0 +1,157 @@
+import cases
+import numpy as np
+import pytest
+import torch
+from attrobust import similarity
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+TWO_MAPS = (
+    "topk_intersection",
+    "spearman",
+    "pearson",
+    "cosine",
+    "displacement",
+    "relative_displacement",
+    "center_shift",
+)
+SIGNED = ("cosine", "displacement", "relative_displacement")
+
+
+def maps(name, seed, n=5):
+    signed = torch.randn(n, *cases.SHAPE, generator=cases.generator(seed), dtype=torch.float64)
+    return signed if name in SIGNED else signed.abs().sum(1)
+
+
+def compare(name, a, b, k=3):
+    options = {"k": k} if name == "topk_intersection" else {}
+    return getattr(similarity, name)(a, b, **options)
+
+
+@pytest.mark.parametrize("name", TWO_MAPS)
+def test_identical_maps_have_similarity_one_and_distance_zero(name):
+    a = maps(name, 0)
+    same = 0.0 if name in ("displacement", "relative_displacement", "center_shift") else 1.0
+    assert torch.allclose(compare(name, a, a), torch.full((5,), same, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", [n for n in TWO_MAPS if not n.endswith("displacement")])
+@given(scale=st.floats(1e-6, 1e6), seed=st.integers(0, 100))
+def test_similarity_ignores_positive_scaling(name, scale, seed):
+    a, b = maps(name, seed), maps(name, seed + 1)
+    assert torch.allclose(compare(name, a, b), compare(name, a, scale * b), atol=1e-9)
+    assert torch.allclose(compare(name, a, b), compare(name, scale * a, b), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [n for n in TWO_MAPS if n != "relative_displacement"])
+def test_comparison_is_symmetric(name):
+    a, b = maps(name, 0), maps(name, 1)
+    assert torch.allclose(compare(name, a, b), compare(name, b, a))
+
+
+def test_topk_counts_shared_pixels_as_a_naive_loop_does():
+    a, b = maps("topk_intersection", 0), maps("topk_intersection", 1)
+    for k in range(1, 10):
+        leaders = [[set(np.argsort(-m.flatten().numpy())[:k]) for m in side] for side in (a, b)]
+        naive = [len(first & second) / k for first, second in zip(*leaders, strict=True)]
+        assert similarity.topk_intersection(a, b, k=k).tolist() == pytest.approx(naive)
+
+
+def test_topk_of_independent_maps_is_at_chance():
+    a, b = torch.rand(2, 4000, 4, 5, generator=cases.generator())
+    share = similarity.topk_intersection(a, b, k=6)
+    assert abs(share.mean() - 6 / 20) < 4 * share.std() / 4000**0.5
+
+
+def test_topk_and_spearman_see_order_only():
+    a, b = maps("spearman", 0), maps("spearman", 1)
+    for name in ("topk_intersection", "spearman"):
+        assert torch.allclose(compare(name, a, b), compare(name, a.exp(), b**3))
+
+
+@pytest.mark.parametrize("levels", [1000, 3])
+def test_spearman_agrees_with_scipy_with_and_without_ties(levels):
+    a, b = ((maps("spearman", s) * levels / 10).round() for s in (0, 1))
+    expected = [stats.spearmanr(m.flatten(), n.flatten()).statistic for m, n in zip(a, b, strict=True)]
+    assert similarity.spearman(a, b).tolist() == pytest.approx(expected)
+
+
+def test_pearson_agrees_with_scipy():
+    a, b = maps("pearson", 0), maps("pearson", 1)
+    expected = [stats.pearsonr(m.flatten(), n.flatten()).statistic for m, n in zip(a, b, strict=True)]
+    assert similarity.pearson(a, b).tolist() == pytest.approx(expected)
+
+
+def test_cosine_is_the_cosine_of_the_angle():
+    angle = torch.tensor([0.0, 0.3, 1.5, 3.0], dtype=torch.float64)
+    a = torch.tensor([1.0, 0.0], dtype=torch.float64).repeat(4, 1).view(4, 1, 1, 2)
+    b = 7 * torch.stack([angle.cos(), angle.sin()], 1).view(4, 1, 1, 2)
+    assert torch.allclose(similarity.cosine(a, b), angle.cos())
+
+
+def test_absolute_maps_are_always_alike_under_cosine_but_not_under_pearson():
+    a, b = (maps("cosine", s, n=200).abs() for s in (0, 1))
+    assert similarity.cosine(a, b).mean() > 0.5
+    assert abs(similarity.pearson(a.sum(1), b.sum(1)).mean()) < 0.1
+
+
+def test_displacement_is_the_euclidean_length_of_the_change():
+    a, b = maps("displacement", 0), maps("displacement", 1)
+    naive = [np.sqrt(((n - m).numpy() ** 2).sum()) for m, n in zip(a, b, strict=True)]
+    assert similarity.displacement(a, b).tolist() == pytest.approx(naive)
+    lengths = np.array([np.sqrt((m.numpy() ** 2).sum()) for m in a])
+    assert similarity.relative_displacement(a, b).tolist() == pytest.approx(list(naive / lengths))
+
+
+def test_relative_displacement_of_a_zero_map_is_infinite_unless_nothing_moves():
+    zero, one = torch.zeros(1, *cases.SHAPE), torch.ones(1, *cases.SHAPE)
+    assert similarity.relative_displacement(zero, one).item() == np.inf
+    assert similarity.relative_displacement(zero, zero).item() == 0
+
+
+def test_center_of_mass_agrees_with_a_naive_loop():
+    m = torch.rand(3, 4, 6, generator=cases.generator(), dtype=torch.float64)
+    for center, one in zip(similarity.center_of_mass(m), m.numpy(), strict=True):
+        total = sum(one[i, j] * np.array([i, j]) for i in range(4) for j in range(6))
+        assert center.tolist() == pytest.approx(list(total / one.sum()))
+
+
+def test_moving_one_bright_pixel_shifts_the_center_by_its_way():
+    a, b = torch.zeros(2, 1, 5, 5, dtype=torch.float64)
+    a[0, 1, 1], b[0, 4, 3] = 1, 1
+    assert similarity.center_shift(a, b).item() == pytest.approx((3**2 + 2**2) ** 0.5)
+
+
+def test_a_zero_map_has_its_center_in_the_middle():
+    assert similarity.center_of_mass(torch.zeros(1, 3, 5)).flatten().tolist() == pytest.approx([1.0, 2.0])
+
+
+def test_constant_and_zero_maps_are_at_chance():
+    constant, other = torch.ones(1, 3, 3), torch.rand(1, 3, 3, generator=cases.generator())
+    assert similarity.spearman(constant, other).item() == 0
+    assert similarity.pearson(constant, other).item() == 0
+    assert similarity.cosine(torch.zeros(1, 1, 3, 3), other[None]).item() == 0
+
+
+def test_similarity_keeps_dtype_and_differentiates_where_an_attack_needs_it():
+    a, b = maps("pearson", 0), maps("pearson", 1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m: similarity.pearson(a, m), b)
+    assert torch.autograd.gradcheck(lambda m: similarity.center_of_mass(m), b)
+    c, d = maps("cosine", 0), maps("cosine", 1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m: similarity.cosine(c, m), d)
+    assert similarity.spearman(a.float(), b.detach().float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", TWO_MAPS)
+def test_maps_of_different_shapes_are_refused(name, unchecked):
+    a = maps(name, 0)
+    with pytest.raises(ValueError, match=r"perturbed has shape .*; it must match reference, \(5,"):
+        compare(name, a, a[:, :-1])
+
+
+@pytest.mark.parametrize("k", [0, 10])
+def test_k_outside_the_image_is_refused(k):
+    a = maps("topk_intersection", 0)
+    with pytest.raises(ValueError, match=f"k is {k}; it must be a whole number from 1 to 9"):
+        similarity.topk_intersection(a, a, k=k)

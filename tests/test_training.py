@@ -1,0 +1,301 @@
+import copy
+import math
+
+import cases
+import pytest
+import torch
+from attrobust import models, training
+from torch import nn
+
+SHAPE = (1, 3, 3)
+
+
+def build(seed=0, architecture="mlp", **options):
+    options = {"activation": "tanh", "width": 8, "mean": 0.5, "std": 0.3} | options
+    return models.build(architecture, input_shape=SHAPE, classes=3, seed=seed, **options)
+
+
+def examples(n=20, seed=0):
+    """A task that a small network learns: which of three pixels is the brightest."""
+    x = torch.rand(n, *SHAPE, generator=cases.generator(seed), dtype=torch.float64)
+    return x, x.flatten(1)[:, :3].argmax(1)
+
+
+def recipe(**changes):
+    return {"step_size": 0.1, "batch_size": 4, "epochs": 3} | changes
+
+
+def cosine_steps(peak, budget):
+    """Linear warm-up over 2 % of the updates, then half a cosine down to zero."""
+    warm = [min(1.0, (t + 1) / max(1.0, 0.02 * budget)) for t in range(budget)]
+    return [peak * w * (1 + math.cos(math.pi * t / budget)) / 2 for t, w in enumerate(warm)]
+
+
+def torch_sgd(model, x, y, *, step_sizes, batch_size, seed, loss=None, momentum=0.0, weight_decay=0.0):
+    """The same training by torch.optim.SGD, one network, one batch at a time: the network before every update."""
+    loss = loss or cases.per_example_cross_entropy
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum, weight_decay=weight_decay)
+    draw, step = cases.generator(seed), 0
+    trail = [copy.deepcopy(model)]
+    while step < len(step_sizes):
+        order = torch.randperm(len(x), generator=draw)
+        for first in range(0, len(x) - batch_size + 1, batch_size):
+            if step == len(step_sizes):
+                break
+            batch = order[first : first + batch_size]
+            optimizer.param_groups[0]["lr"] = step_sizes[step]
+            optimizer.zero_grad()
+            loss(model(x[batch]), y[batch]).mean().backward()
+            optimizer.step()
+            step += 1
+            trail.append(copy.deepcopy(model))
+    return trail
+
+
+def same_weights(first, second, **tolerance):
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    if tolerance:
+        return all(torch.allclose(p, q, **tolerance) for p, q in pairs)
+    return all(torch.equal(p, q) for p, q in pairs)
+
+
+@pytest.mark.parametrize("schedule", training.SCHEDULES)
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.1)])
+def test_training_agrees_with_torchs_sgd_step_by_step(schedule, momentum, weight_decay):
+    x, y = examples()
+    model = build().double()
+    twin = copy.deepcopy(model)
+    seen = []
+    training.fit(
+        [model], x, y, generators=[cases.generator(7)], momentum=momentum, weight_decay=weight_decay,
+        schedule=schedule, probe=lambda step, nets: seen.append(copy.deepcopy(nets[0])), probe_every=1,
+        **recipe(),
+    )  # fmt: skip
+    budget = 15
+    sizes = cosine_steps(0.1, budget) if schedule == "cosine" else [0.1] * budget
+    assert len(seen) == budget
+    trail = torch_sgd(twin, x, y, step_sizes=sizes, batch_size=4, seed=7, momentum=momentum, weight_decay=weight_decay)
+    for ours, theirs in zip([*seen, model], trail, strict=True):
+        assert same_weights(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_squared_loss_is_half_the_squared_distance_from_the_label():
+    x, y = examples()
+    model = build().double()
+    twin = copy.deepcopy(model)
+    (result,) = training.fit([model], x, y, generators=[cases.generator(1)], loss="squared", **recipe())
+    trail = torch_sgd(twin, x, y, step_sizes=[0.1] * 15, batch_size=4, seed=1, loss=cases.half_squared)
+    assert same_weights(model, trail[-1], rtol=1e-10, atol=1e-12)
+    assert result.train_loss == pytest.approx(cases.half_squared(model(x), y).mean().item())
+
+
+def test_the_losses_agree_with_their_formulas():
+    logits = torch.randn(5, 3, generator=cases.generator(), dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 0, 1])
+    naive = [-math.log(z.exp()[c] / z.exp().sum()) for z, c in zip(logits, y, strict=True)]
+    assert training.cross_entropy(logits, y).tolist() == pytest.approx(naive)
+    naive = [
+        0.5 * sum((v - float(i == c)) ** 2 for i, v in enumerate(z)).item()
+        for z, c in zip(logits, y.tolist(), strict=True)
+    ]
+    assert training.squared(logits, y).tolist() == pytest.approx(naive)
+
+
+def test_a_last_incomplete_batch_is_left_out():
+    x, y = examples(n=11)
+    model = build().double()
+    twin = copy.deepcopy(model)
+    (result,) = training.fit([model], x, y, generators=[cases.generator(2)], **recipe())
+    assert result.steps == 3 * 2
+    trail = torch_sgd(twin, x, y, step_sizes=[0.1] * 6, batch_size=4, seed=2)
+    assert same_weights(model, trail[-1], rtol=1e-10, atol=1e-12)
+
+
+RUNS = {
+    "constant": {"epochs": 4, "momentum": 0.9},
+    "cosine": {"epochs": 4, "schedule": "cosine", "weight_decay": 0.01},
+    "stop_loss": {"epochs": 60, "stop_loss": 0.3, "momentum": 0.9},
+    "stop_loss never reached": {"epochs": 3, "stop_loss": 1e-9},
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("architecture", ["mlp", "convnet"])
+def test_a_network_does_not_depend_on_its_companions(run, architecture):
+    x, y = examples(n=32)
+    x = x.float()
+
+    def trained(seeds):
+        nets = [build(s, architecture) for s in seeds]
+        fits = training.fit(nets, x, y, generators=[cases.generator(s) for s in seeds], **recipe(**RUNS[run]))
+        return dict(zip(seeds, zip(nets, fits, strict=True), strict=True))
+
+    together, other = trained([0, 1, 2]), trained([2, 5])
+    for seed in (0, 1, 2):
+        (alone,) = trained([seed]).values()
+        for company in (together, other):
+            if seed in company:
+                assert same_weights(company[seed][0], alone[0])
+                assert repr(company[seed][1]) == repr(alone[1])
+    if run == "stop_loss":
+        assert len({f.steps for _, f in together.values()}) > 1
+        assert all(f.reached for _, f in together.values())
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    x, y = examples()
+
+    def trained(seed):
+        net = build().double()
+        training.fit([net], x, y, generators=[cases.generator(seed)], **recipe())
+        return net
+
+    assert same_weights(trained(0), trained(0))
+    assert not same_weights(trained(0), trained(1))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_stops_right_below_its_loss_level_on_the_path_of_plain_sgd(seed):
+    x, y = examples(n=32)
+    model = build(seed).double()
+    twin = copy.deepcopy(model)
+    (result,) = training.fit(
+        [model], x, y, generators=[cases.generator(seed)], momentum=0.9, stop_loss=0.3, **recipe(epochs=200)
+    )
+    assert result.reached
+    assert result.train_loss < 0.3
+    assert result.train_loss == pytest.approx(cases.per_example_cross_entropy(model(x), y).mean().item())
+    assert math.isnan(result.late_change)
+    trail = torch_sgd(twin, x, y, step_sizes=[0.1] * result.steps, batch_size=4, seed=seed, momentum=0.9)
+    assert same_weights(model, trail[-1], rtol=1e-8, atol=1e-10)
+    # The loss is looked at after every epoch, eight updates here: it was not below the level before.
+    for epoch_end in range(8, result.steps, 8):
+        assert cases.per_example_cross_entropy(trail[epoch_end](x), y).mean() >= 0.3
+
+
+def test_near_the_level_the_loss_is_looked_at_within_the_epoch():
+    x, y = examples(n=32)
+    fits = training.fit(
+        [build(s) for s in range(6)], x.float(), y, generators=[cases.generator(s) for s in range(6)], momentum=0.9,
+        stop_loss=0.3, **recipe(epochs=200),
+    )  # fmt: skip
+    steps = [f.steps for f in fits]
+    assert all(f.reached for f in fits)
+    assert all(s % 2 == 0 for s in steps)
+    assert any(s % 8 for s in steps)
+
+
+def test_a_level_out_of_reach_uses_the_whole_budget_and_says_so():
+    x, y = examples()
+    (result,) = training.fit([build().double()], x, y, generators=[cases.generator()], stop_loss=1e-9, **recipe())
+    assert result.steps == 15
+    assert result.reached is False
+    assert not result.diverged
+    (free,) = training.fit([build().double()], x, y, generators=[cases.generator()], **recipe())
+    assert free.reached is None
+
+
+@pytest.mark.parametrize("stop_loss", [None, 0.01])
+def test_a_diverged_run_is_told_and_its_companion_unharmed(stop_loss):
+    x, y = examples()
+    wild, calm = (build(s, activation="relu").double() for s in (0, 1))
+    with torch.no_grad():
+        for p in wild.parameters():
+            p.mul_(1e200)
+    alone = copy.deepcopy(calm)
+    options = recipe(epochs=12, stop_loss=stop_loss)
+    first, second = training.fit([wild, calm], x, y, generators=[cases.generator(0), cases.generator(1)], **options)
+    training.fit([alone], x, y, generators=[cases.generator(1)], **options)
+    assert first.diverged
+    assert first.reached in (None, False)
+    assert not second.diverged
+    assert same_weights(calm, alone)
+
+
+def test_the_report_holds_loss_accuracy_and_late_change_of_the_final_weights():
+    x, y = examples()
+    model = build().double()
+    twin = copy.deepcopy(model)
+    (result,) = training.fit([model], x, y, generators=[cases.generator()], **recipe(epochs=10))
+    logits = model(x)
+    assert result.steps == 50
+    assert result.train_loss == pytest.approx(cases.per_example_cross_entropy(logits, y).mean().item())
+    assert result.train_accuracy == pytest.approx((logits.argmax(1) == y).double().mean().item())
+    # The last tenth of fifty updates begins after the 45th.
+    before = torch_sgd(twin, x, y, step_sizes=[0.1] * 45, batch_size=4, seed=0)[-1]
+    late = cases.per_example_cross_entropy(before(x), y).mean().item()
+    assert result.late_change == pytest.approx(abs(result.train_loss - late) / late, rel=1e-6)
+
+
+def test_training_learns_and_leaves_the_networks_in_eval_mode():
+    x, y = examples(n=60)
+    model = build()
+    (result,) = training.fit([model], x.float(), y, generators=[cases.generator()], momentum=0.9, **recipe(epochs=100))
+    assert result.train_accuracy > 0.95
+    assert result.train_loss < 0.05
+    assert not any(m.training for m in model.modules())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_probes_come_before_the_updates_they_are_numbered_by_and_change_nothing():
+    x, y = examples()
+    nets = [build(s).double() for s in (0, 1)]
+    start, plain = copy.deepcopy(nets), copy.deepcopy(nets)
+    seen = {}
+    arguments = {"generators": [cases.generator(0), cases.generator(1)], **recipe()}
+    training.fit(
+        nets, x, y, probe=lambda step, ms: seen.update({step: copy.deepcopy(list(ms))}), probe_every=4, **arguments
+    )
+    assert list(seen) == [0, 4, 8, 12]
+    assert all(same_weights(p, q) for p, q in zip(seen[0], start, strict=True))
+    arguments["generators"] = [cases.generator(0), cases.generator(1)]
+    training.fit(plain, x, y, **arguments)
+    assert all(same_weights(p, q) for p, q in zip(nets, plain, strict=True))
+
+
+def good():
+    x, y = examples()
+    return {"models": [build()], "x": x.float(), "y": y, "generators": [cases.generator()], **recipe()}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"models": []}, "models is empty; it must hold at least one network"),
+        ({"x": 2 * examples()[0].float()}, r"x spans .*; pixels must lie in \[0, 1\]"),
+        ({"y": examples()[1][:-1]}, r"y has shape \(19,\).*it must hold 20 class indices"),
+        ({"y": examples()[1] + 1}, r"y spans \[1, 3\]; class indices must lie in \[0, 2\]"),
+        ({"generators": []}, "generators has 0 entries; it must have one per network, 1"),
+        ({"step_size": 0.0}, "step_size is 0.0; it must be a finite number above 0"),
+        ({"step_size": math.nan}, "step_size is nan"),
+        ({"batch_size": 0}, "batch_size is 0; it must be a whole number from 1 to 20"),
+        ({"batch_size": 21}, "batch_size is 21; it must be a whole number from 1 to 20"),
+        ({"epochs": 0}, "epochs is 0; it must be a whole number of at least 1"),
+        ({"momentum": -0.1}, "momentum is -0.1; it must be a finite number of at least 0"),
+        ({"momentum": 1.0}, "momentum is 1.0; it must be below 1"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0; it must be a finite number of at least 0"),
+        ({"schedule": "cosin"}, "schedule is 'cosin'; it must be one of constant, cosine; did you mean 'cosine'"),
+        ({"loss": "hinge"}, "loss is 'hinge'; it must be one of cross_entropy, squared"),
+        ({"stop_loss": 0.0}, "stop_loss is 0.0; it must be a finite number above 0"),
+        ({"probe_every": -1}, "probe_every is -1; it must be a whole number of at least 0"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_trained(change, sentence, unchecked):
+    asked = good() | change
+    nets = asked["models"]
+    before = copy.deepcopy(nets)
+    with pytest.raises(ValueError, match=sentence):
+        training.fit(asked.pop("models"), asked.pop("x"), asked.pop("y"), **asked)
+    assert all(same_weights(p, q) for p, q in zip(nets, before, strict=True))
+
+
+@cases.isolated
+def coupled(layer):
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 4), layer, nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Dropout(0.5), nn.AlphaDropout(0.5)])
+def test_batch_coupled_networks_are_refused(layer):
+    asked = good() | {"models": [coupled(layer)]}
+    with pytest.raises(ValueError, match="models hold batch normalisation or dropout"):
+        training.fit(asked.pop("models"), asked.pop("x"), asked.pop("y"), **asked)
