@@ -1,0 +1,231 @@
+"""Laws about the committed notebooks, by glob: what a reader sees is what the evidence says, and it runs."""
+
+import ast
+import base64
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from attrobust import notebook, paths, reproduce
+from trees import contents, copy_tree, run
+
+BOOKS = sorted(paths.notebooks.glob("*.ipynb"))
+IDS = [book.stem for book in BOOKS]
+MACHINE = re.compile(r"/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\\\|site-packages")
+
+every_notebook = pytest.mark.parametrize("path", BOOKS, ids=IDS)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def nbval(tree):
+    flags = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-q"]
+    return run([sys.executable, "-m", "pytest", *flags, "notebooks"], tree)
+
+
+# ---------------------------------------------------------------------- what is committed
+
+
+def test_there_are_numbered_notebooks():
+    assert BOOKS
+    assert all(re.fullmatch(r"\d\d_[a-z_]+", stem) for stem in IDS)
+
+
+@every_notebook
+def test_every_code_cell_was_executed_in_order(path):
+    assert [cell.execution_count for cell in code(path)] == list(range(1, len(code(path)) + 1))
+
+
+@every_notebook
+def test_no_cell_shows_an_error_or_a_warning(path):
+    for cell in code(path):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.get("text")
+
+
+@every_notebook
+def test_no_machine_path_and_no_widget_state(path):
+    book = read(path)
+    assert set(book.metadata) == {"kernelspec", "language_info"}
+    assert all(set(cell.metadata) <= {"tags"} for cell in book.cells)
+    text = [cell.source for cell in book.cells]
+    for cell in code(path):
+        for output in cell.outputs:
+            text += [output.get("text", ""), *[v for k, v in output.get("data", {}).items() if k.startswith("text")]]
+    assert not MACHINE.search("\n".join(text))
+
+
+@every_notebook
+def test_it_opens_with_a_question_and_its_answer(path):
+    cells = read(path).cells
+    assert cells[0].source.startswith("# ")
+    assert cells[0].source.strip().endswith("?")
+    assert cells[1].source.startswith("**Answer.**")
+
+
+@every_notebook
+def test_parameters_stand_in_one_cell_each_with_a_comment_and_a_check(path):
+    cells = [cell for cell in code(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(cells) == 1
+    for line in cells[0].source.splitlines():
+        assert "  # " in line, line
+    names = [node.targets[0].id for node in ast.parse(cells[0].source).body]
+    assert set(names) <= set(notebook.PARAMETERS)
+    assert {"out", "committed", "device"} <= set(names)
+    values = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cells[0].source).body}
+    assert vars(notebook.settings(values)) == values
+
+
+@every_notebook
+def test_cells_are_short(path):
+    lengths = [len(cell.source.splitlines()) for cell in code(path)]
+    assert max(lengths) <= 30
+    assert statistics.median(lengths) <= 14
+
+
+@every_notebook
+def test_every_figure_is_explained_and_has_alternative_text(path):
+    cells = read(path).cells
+    for cell, following in zip(cells, [*cells[1:], None], strict=True):
+        pictures = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        for picture in pictures:
+            assert len(picture.metadata.get("image/png", {}).get("alt", "")) > 30
+            assert following is not None
+            assert following.source.startswith("*Read it like this:*")
+
+
+@every_notebook
+def test_every_figure_shown_is_the_committed_one_and_has_its_numbers(path):
+    folder = paths.figures / path.stem
+    shown = [
+        base64.b64decode(output.data["image/png"])
+        for cell in code(path)
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    committed = {png.name: png.read_bytes() for png in folder.glob("*.png")}
+    assert shown
+    assert sorted(shown) == sorted(committed.values())
+    for name, content in committed.items():
+        assert len(content) <= 100_000, name
+        assert len(pd.read_csv(folder / name.replace(".png", ".csv"))) > 0
+        assert (folder / name.replace(".png", ".pdf")).read_bytes().startswith(b"%PDF")
+
+
+@every_notebook
+def test_its_verdicts_are_committed_and_checked_by_a_cell(path):
+    verdicts = pd.read_csv(paths.figures / path.stem / "claims.csv")
+    assert set(verdicts["verdict"]) <= {"supported", "opposite", "undecided"}
+    assert not verdicts.duplicated(["claim", "arm"]).any()
+    assert any(cell.source.startswith("# NBVAL_CHECK_OUTPUT") for cell in code(path))
+
+
+@every_notebook
+def test_it_is_small_enough_to_be_shown(path):
+    assert path.stat().st_size < 1_200_000
+
+
+@pytest.mark.parametrize("name", [p for p in reproduce.PROFILES if p != "cpu"])
+def test_every_profile_names_parameters_that_exist(name):
+    values = reproduce.profile(name)
+    assert vars(notebook.settings(values)) == dict(values.items())
+
+
+# ---------------------------------------------------------------------- it runs
+
+
+def test_nbval_accepts_the_committed_notebooks_without_data_and_changes_nothing(tmp_path):
+    tree = copy_tree(tmp_path)
+    before = contents(tree / "notebooks") | contents(tree / "figures")
+    done = nbval(tree)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert contents(tree / "notebooks") | contents(tree / "figures") == before
+
+
+def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path):
+    tree = copy_tree(tmp_path, only="03_sgd_flattens")
+    file = tree / "figures" / "03_sgd_flattens" / "runs.csv"
+    rows = pd.read_csv(file, float_precision="round_trip")
+    column = "worst_spearman_8"
+    rows[column] = rows.groupby(["dataset", "protocol"])[column].transform(lambda v: v.to_numpy()[::-1])
+    rows.to_csv(file, index=False)
+    done = nbval(tree)
+    assert done.returncode != 0
+    assert "claims.overview" in done.stdout
+
+
+def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(tmp_path):
+    tree = copy_tree(tmp_path)
+    done = run([sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke"], tree, check=True)
+    assert re.search(r"trained (\d+) \(grid: \1\), reused 0, left out 0", done.stdout)
+    for book in reproduce.numbered():
+        made = tree / "build" / "reproduce" / "smoke" / book.stem / "figures"
+        assert {p.name for p in made.glob("*.png")} == {p.name for p in (paths.figures / book.stem).glob("*.png")}
+    assert not (tree / "build" / "reproduce" / "cpu").exists()
+
+
+def test_bare_papermill_takes_a_list_as_text_from_any_folder(tmp_path):
+    tree = copy_tree(tmp_path / "tree", only="03_sgd_flattens")
+    source = tree / "notebooks" / "03_sgd_flattens.ipynb"
+    command = [sys.executable, "-m", "papermill", str(source), str(tree / "answer.ipynb"), "-p", "seeds", "[0]"]
+    done = run([*command, "-p", "datasets", "[digits]", "--no-progress-bar"], tree)
+    assert done.returncode != 0  # a list of bare words is not a list of names
+    before = contents(tree / "figures")
+    run([*command, "--no-progress-bar"], tree, check=True)
+    printed = json.dumps(json.loads((tree / "answer.ipynb").read_text())["cells"])
+    assert "42 networks, 1 seeds, 2 data sets" in printed
+    assert contents(tree / "figures") == before
+
+
+def test_a_misspelt_parameter_stops_the_notebook_with_one_sentence(tmp_path):
+    tree = copy_tree(tmp_path, only="03_sgd_flattens")
+    source = tree / "notebooks" / "03_sgd_flattens.ipynb"
+    done = run([sys.executable, "-m", "papermill", str(source), str(tree / "x.ipynb"), "-p", "sedes", "[0]"], tree)
+    assert done.returncode != 0
+    assert "parameter 'sedes' is unknown" in done.stderr
+    assert "did you mean 'seeds'?" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["full", "gpu"])
+def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, name):
+    tree = copy_tree(tmp_path)
+    smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
+    own = {k: v for k, v in yaml.safe_load((tree / "notebooks" / f"{name}.yaml").read_text()).items() if k != "device"}
+    small = {k: v for k, v in own.items() if k not in smoke or k == "radii"}
+    (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump({**smoke, **small}))
+    done = run([sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke"], tree, check=True)
+    assert "left out 0" in done.stdout
+
+
+def test_a_stored_row_can_be_reproduced():
+    """One network of a committed arm, trained again, lies among its sisters; on the same machine it equals its row."""
+    from attrobust import experiments
+    from attrobust.experiments import measure
+
+    rows = pd.read_csv(Path(paths.figures, "03_sgd_flattens", "runs.csv"), float_precision="round_trip")
+    arm = rows[(rows.dataset == "digits") & (rows.protocol == "matched") & (rows.step_size == rows.step_size.max())]
+    row = arm.iloc[0]
+    names = ["dataset", "step_size", "batch_size", "epochs", "seed", "protocol", "n_train", "activation"]
+    plain = {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in names}
+    experiment = experiments.Experiment(**plain)
+    measurement = experiments.Measurement()
+    assert experiments.key(experiment, measurement) == row["key"]
+    (model,), (fit,) = measure.train([experiment])
+    again = measure.measure(experiment, measurement, model, fit)
+    for column in ("test_accuracy", "relative_curvature", "worst_spearman_8", "worst_top_k_8", "noise_top_k_8"):
+        spread = arm[column].max() - arm[column].min()
+        assert arm[column].min() - spread <= again[column] <= arm[column].max() + spread, column

@@ -1,0 +1,137 @@
+"""Laws about the repository: what is declared is what is there."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+
+import pytest
+import yaml
+from attrobust import __version__, paths, reproduce
+from packaging.requirements import Requirement
+
+PROJECT = tomllib.loads((paths.root / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [
+    Requirement(text)
+    for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for text in group
+]
+
+
+def tracked():
+    answer = subprocess.run(["git", "ls-files"], cwd=paths.root, capture_output=True, text=True)
+    if answer.returncode:
+        pytest.skip("not a git checkout")
+    return answer.stdout.splitlines()
+
+
+def constraints():
+    lines = (paths.root / "constraints.txt").read_text().splitlines()
+    return {
+        name.lower().replace("_", "-"): v for name, v in (line.split("==") for line in lines if line and line[0] != "#")
+    }
+
+
+def test_every_library_file_is_tracked():
+    files = {str(p.relative_to(paths.root)) for p in (paths.root / "lib" / "attrobust").rglob("*.py")}
+    assert files <= set(tracked())
+
+
+def test_nothing_that_is_built_or_downloaded_is_tracked():
+    for file in tracked():
+        assert not file.startswith(("build/", "data/", ".venv/"))
+        assert not file.endswith((".pyc", ".gz", ".xz", ".pkl", ".pt"))
+
+
+def test_text_files_name_no_machine_path():
+    bad = re.compile(r"/home/|/root/|/Users/|/work/|file:///")
+    for file in tracked():
+        if file.endswith((".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".cff", "Makefile", ".csv")):
+            text = (paths.root / file).read_text()
+            assert file.startswith("tests/test_") or not bad.search(text), file
+
+
+def test_the_top_level_holds_what_is_announced_and_nothing_else():
+    announced = {
+        "notebooks", "lib", "figures", "tests", "environment.yml", "README.md", "pyproject.toml", "Makefile",
+        "constraints.txt", "LICENSE", "CITATION.cff", "CHANGELOG.md", ".gitignore", ".github", ".ci",
+    }  # fmt: skip
+    assert {file.split("/")[0] for file in tracked()} == announced
+
+
+def test_the_environment_file_installs_what_the_makefile_installs():
+    environment = yaml.safe_load((paths.root / "environment.yml").read_text())
+    (pip_part,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
+    assert pip_part == ["-c constraints.txt", "-e .[notebooks,test]"]
+    assert "pip" in environment["dependencies"]
+    assert "-c constraints.txt -e '.[notebooks,test]'" in (paths.root / "Makefile").read_text()
+
+
+def test_every_requirement_is_a_range_with_a_tested_version_in_the_constraints():
+    pinned = constraints()
+    for requirement in REQUIREMENTS:
+        assert requirement.specifier, requirement
+        assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
+
+
+def test_constraints_name_no_local_build():
+    assert all("+" not in version for version in constraints().values())
+
+
+def test_the_version_is_the_same_everywhere():
+    assert PROJECT["version"] == __version__
+    assert f"version: {__version__}" in (paths.root / "CITATION.cff").read_text()
+    assert f"## {__version__}" in (paths.root / "CHANGELOG.md").read_text()
+
+
+def test_every_notebook_has_its_figures_folder_and_a_line_in_the_readme():
+    readme = (paths.root / "README.md").read_text()
+    stems = {path.stem for path in reproduce.numbered()}
+    assert {p.name for p in paths.figures.iterdir() if re.match(r"\d\d_", p.name)} == stems
+    for stem in stems:
+        assert f"notebooks/{stem}.ipynb" in readme
+
+
+def test_every_relative_link_of_the_readme_leads_somewhere():
+    readme = (paths.root / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#\s]+)\)", readme):
+        assert target.startswith("http") or (paths.root / target).exists(), target
+
+
+def test_imports_go_strictly_downward():
+    executable = shutil.which("lint-imports", path=str(reproduce.Path(sys.executable).parent))
+    done = subprocess.run([executable], cwd=paths.root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_figures_and_claims_load_without_torch():
+    program = "import sys, attrobust.figures, attrobust.claims; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_environment_file_builds_a_working_environment_with_the_tested_versions(tmp_path):
+    """The pip part of environment.yml in a fresh environment (the conda solve itself is not exercised)."""
+    tree = tmp_path / "clone"
+    ignore = shutil.ignore_patterns(".venv", "build", "data", ".git", "__pycache__", "*.egg-info")
+    shutil.copytree(paths.root, tree, ignore=ignore)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    python = str(tmp_path / "env" / "bin" / "python")
+    command = [python, "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", ".[notebooks,test]"]
+    subprocess.run(command, cwd=tree, check=True)
+    subprocess.run([python, "-m", "pip", "check"], check=True)
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
+    )
+    versions = dict(line.split("==") for line in listed.stdout.splitlines() if "==" in line)
+    for name, version in versions.items():
+        expected = constraints().get(name.lower().replace("_", "-"), version)
+        assert version.split("+")[0] == expected, name
+    program = "import attrobust.experiments, attrobust.reproduce, captum, jupyterlab, nbval, seaborn; print('ok')"
+    assert subprocess.run([python, "-c", program], capture_output=True, text=True).stdout.strip() == "ok"
+
+
+def test_the_installed_package_is_this_one():
+    assert metadata.version("attrobust") == __version__

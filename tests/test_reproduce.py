@@ -1,0 +1,123 @@
+"""Laws about the runner: it refuses early, resumes, and says the same thing twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import pytest
+from attrobust import reproduce
+from trees import copy_tree, run
+
+SMOKE = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--only", "03"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--profile", "smok"],
+            "error: profile is 'smok'; it must be one of smoke, cpu, full, gpu; did you mean 'smoke'?",
+        ),
+        (["--only", "99"], "error: only is '99'; it must be one of"),
+        (["--jobs", "-1"], "error: jobs is -1; it must be a whole number of at least 0"),
+        (["-p", "sedes", "[0]"], "error: parameter 'sedes' is unknown"),
+        (["-p", "step_sizes", "[0]"], "error: step_sizes is 0; it must be a finite number above 0"),
+        (["-p", "radii", "[-1]"], "error: radii is -1; it must be a finite number of at least 0"),
+        (["-p", "datasets", "[fashion]"], "error: datasets is 'fashion'; it must be one of digits, mnist"),
+        (["--profile", "smoke", "--update"], "error: update is 1; it needs the profile cpu or full"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_a_status(tmp_path, arguments, sentence):
+    done = subprocess.run([*SMOKE[:4], *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(sentence), done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_option_is_refused_without_a_traceback(tmp_path):
+    done = subprocess.run([*SMOKE, "--frsh"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_data_set_is_refused_by_the_data_command(tmp_path):
+    done = subprocess.run([*SMOKE[:3], "data", "fashon_mnist"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "did you mean 'fashion_mnist'?" in done.stderr
+
+
+def test_scrubbing_leaves_nothing_that_changes_from_run_to_run(tmp_path):
+    book = nbformat.v4.new_notebook(metadata={"papermill": {"start_time": "now"}})
+    injected = nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["injected-parameters"]}, execution_count=1)
+    cell = nbformat.v4.new_code_cell("x", metadata={"papermill": {"duration": 1}}, execution_count=2)
+    cell.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "1"}, execution_count=2)]
+    book.cells = [injected, cell]
+    nbformat.write(book, tmp_path / "book.ipynb")
+    clean = nbformat.reads(reproduce.scrubbed(tmp_path / "book.ipynb"), as_version=4)
+    assert set(clean.metadata) == {"kernelspec", "language_info"}
+    assert [(c.id, c.execution_count, c.metadata) for c in clean.cells] == [("cell-00", 1, {})]
+    assert clean.cells[0].outputs[0].execution_count == 1
+
+
+def test_differing_verdicts_are_seen(tmp_path):
+    old = pd.DataFrame({"claim": ["C1", "C1"], "arm": ["a", "b"], "change": [1, 2], "verdict": ["supported"] * 2})
+    old.to_csv(tmp_path / "old.csv", index=False)
+    old.assign(verdict=["supported", "opposite"]).to_csv(tmp_path / "new.csv", index=False)
+    table = reproduce.compare_claims(tmp_path / "new.csv", tmp_path / "old.csv")
+    assert table.set_index("arm")["same"].to_dict() == {"a": True, "b": False}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """Rows of one undisturbed smoke run."""
+    tree = copy_tree(tmp_path_factory.mktemp("reference"), only="03_sgd_flattens")
+    run(SMOKE, tree, check=True)
+    return tree
+
+
+def rows(tree):
+    return (tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens" / "runs.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_one_worker_and_two_give_the_same_rows(reference, tmp_path):
+    tree = copy_tree(tmp_path, only="03_sgd_flattens")
+    run([*SMOKE, "--jobs", "1"], tree, check=True)
+    assert rows(tree) == rows(reference)
+
+
+@pytest.mark.slow
+def test_a_second_run_gives_the_same_rows_and_the_same_figures(reference, tmp_path):
+    tree = copy_tree(tmp_path, only="03_sgd_flattens")
+    run([*SMOKE, "--jobs", "2"], tree, check=True)
+    assert rows(tree) == rows(reference)
+    drawn, expected = (t / "build/reproduce/smoke/03_sgd_flattens/figures" for t in (tree, reference))
+    for file in expected.iterdir():
+        assert (drawn / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_resumes_and_ends_with_the_same_table(reference, tmp_path):
+    tree = copy_tree(tmp_path, only="03_sgd_flattens")
+    folder = tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens" / "rows"
+    environment = os.environ | {"PYTHONPATH": str(tree / "lib"), "OMP_NUM_THREADS": "1"}
+    environment |= {"ATTROBUST_DATA": str(tree / "nothing"), "SCIKIT_LEARN_DATA": str(tree / "nothing")}
+    running = subprocess.Popen([*SMOKE, "--jobs", "1"], cwd=tree, env=environment, start_new_session=True)
+    until = time.monotonic() + 120
+    while len(list(folder.glob("[!.]*.json"))) < 5 and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    subprocess.run(["pkill", "-9", "-f", str(tree)], check=False)
+    saved = {p.name: p.stat().st_mtime_ns for p in folder.glob("[!.]*.json")}
+    assert 5 <= len(saved) < 20
+    done = run(SMOKE, tree, check=True)
+    assert f"resuming: {len(saved)} runs are there" in done.stdout
+    assert all((folder / name).stat().st_mtime_ns == when for name, when in saved.items())
+    assert rows(tree) == rows(reference)
+    assert "trained 20 (grid: 20), reused 0, left out 0" in done.stdout
