@@ -67,10 +67,11 @@ def attribution_robustness(
         the clean prediction; for noise, the share of draws that do).
 
     Raises:
-        ValueError: for bad images, `k` out of range, or a model with kinks and no twin.
+        ValueError: for bad images, a number out of range, or a model with kinks and no twin.
     """
     checks.images("x", x)
     checks.count("k", k, most=x.shape[-1] * x.shape[-2])
+    checks.count("noise_draws", noise_draws)
     if ascend_on is None:
         attacks.refuse_kinks(model, x)
     for twin in ascend_on or ():

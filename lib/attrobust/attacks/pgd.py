@@ -147,5 +147,5 @@ def noise_search(
 def _gradient(values: Tensor, at: Tensor) -> Tensor:
     if not values.requires_grad:
         return torch.zeros_like(at)
-    gradient = torch.autograd.grad(values.sum(), at, allow_unused=True, materialize_grads=True)[0]
+    gradient = torch.autograd.grad(values, at, torch.ones_like(values), allow_unused=True, materialize_grads=True)[0]
     return gradient.nan_to_num()

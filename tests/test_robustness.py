@@ -1,0 +1,193 @@
+from functools import partial
+
+import cases
+import pandas as pd
+import pytest
+import torch
+from attrobust import attacks, attributions, models, robustness, similarity
+from attrobust.balls import Ball
+from torch import nn
+
+HOW = {
+    "attributions": {"saliency": attributions.saliency},
+    "ball": Ball("linf", 0.05),
+    "k": 2,
+    "steps": 5,
+}
+VALUES = [*robustness.SIMILARITIES, *robustness.DISTANCES]
+
+
+def table(model=None, x=None, **changes):
+    model = model or cases.conv()
+    x = cases.images(6) if x is None else x
+    return robustness.attribution_robustness(model, x, **{"generator": cases.generator(), **HOW, **changes})
+
+
+def rows(found, attack, name="saliency"):
+    return found[(found["attack"] == attack) & (found["attribution"] == name)].set_index("image")
+
+
+def test_there_is_one_row_per_image_attribution_and_attack():
+    maps = {"saliency": attributions.saliency, "input_x_gradient": attributions.input_x_gradient}
+    found = table(attributions=maps)
+    assert list(found.columns) == ["image", "attribution", "attack", *VALUES, "kept", "counted"]
+    names = ["noise", *robustness.objectives(2), "worst"]
+    assert len(found) == 6 * 2 * len(names)
+    counts = found.groupby(["image", "attribution", "attack"]).size()
+    assert (counts == 1).all()
+    assert set(found["attack"]) == set(names)
+    assert found.notna().all(axis=None)
+
+
+def test_the_worst_case_is_taken_separately_for_each_similarity_and_image():
+    found = table()
+    each = [rows(found, attack) for attack in robustness.objectives(2)]
+    worst = rows(found, "worst")
+    for i in range(6):
+        for name in [*robustness.SIMILARITIES, "kept"]:
+            assert worst.loc[i, name] == min(t.loc[i, name] for t in each)
+        for name in [*robustness.DISTANCES, "counted"]:
+            assert worst.loc[i, name] == max(t.loc[i, name] for t in each)
+
+
+def test_every_attacked_row_compares_the_map_the_attack_found():
+    model, x = cases.conv(), cases.images(6)
+    found = table(model, x)
+    target = model(x).argmax(1)
+    draw = cases.generator()
+    for _ in range(4):
+        HOW["ball"].boundary(x, generator=draw)
+    for attack, build in robustness.objectives(2).items():
+        objective = build(attributions.saliency, model, x, target)
+        keep = attacks.same_prediction(model, x)
+        reached = attacks.pgd(objective, x, HOW["ball"], steps=5, keep=keep, generator=draw)
+        a, b = (attributions.saliency(model, im, target).detach() for im in (x, reached.x))
+        flat_a, flat_b = attributions.pixelwise(a), attributions.pixelwise(b)
+        mine = rows(found, attack)
+        assert mine["cosine"].tolist() == pytest.approx(similarity.cosine(a, b).tolist())
+        assert mine["displacement"].tolist() == pytest.approx(similarity.displacement(a, b).tolist())
+        assert mine["spearman"].tolist() == pytest.approx(similarity.spearman(flat_a, flat_b).tolist())
+        assert mine["top_k"].tolist() == pytest.approx(similarity.topk_intersection(flat_a, flat_b, k=2).tolist())
+        assert (mine["kept"] == 1).all()
+
+
+def test_the_noise_row_is_the_mean_over_its_draws():
+    model, x = cases.conv(), cases.images(6)
+    found = rows(table(model, x, noise_draws=3), "noise")
+    draw, target = cases.generator(), model(x).argmax(1)
+    clean = attributions.saliency(model, x, target).detach()
+    cosines, kept = [], []
+    for _ in range(3):
+        moved = (x + HOW["ball"].boundary(x, generator=draw)).clamp(0, 1)
+        cosines.append(similarity.cosine(clean, attributions.saliency(model, moved, target).detach()))
+        kept.append((model(moved).argmax(1) == target).double())
+    assert found["cosine"].tolist() == pytest.approx(torch.stack(cosines).mean(0).tolist())
+    assert found["kept"].tolist() == pytest.approx(torch.stack(kept).mean(0).tolist())
+    assert (found["counted"] == 1).all()
+
+
+def test_attacks_of_radius_zero_leave_every_map_alone():
+    found = table(ball=Ball("linf", 0.0))
+    for name in robustness.SIMILARITIES:
+        assert found[name].tolist() == pytest.approx([1.0] * len(found))
+    for name in robustness.DISTANCES:
+        assert found[name].tolist() == pytest.approx([0.0] * len(found), abs=1e-12)
+    assert (found["kept"] == 1).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_worst_case_is_worse_than_noise_under_every_similarity(norm):
+    ball = Ball(norm, 0.05 if norm == "linf" else 0.2)
+    maps = {"saliency": attributions.saliency, "ig": partial(attributions.integrated_gradients, steps=4)}
+    found = table(x=cases.images(12), ball=ball, attributions=maps, steps=10, restarts=2)
+    means = found.groupby(["attribution", "attack"])[VALUES].mean()
+    for name in maps:
+        for column in robustness.SIMILARITIES:
+            assert means.loc[(name, "worst"), column] < means.loc[(name, "noise"), column] - 1e-3
+        for column in robustness.DISTANCES:
+            assert means.loc[(name, "worst"), column] > means.loc[(name, "noise"), column]
+
+
+def test_each_attack_is_best_at_what_it_climbs():
+    found = table(x=cases.images(12), steps=20, restarts=3)
+    means = found.groupby("attack")[VALUES].mean()
+    for attack, column in (("cosine", "cosine"), ("pearson", "pearson")):
+        assert means.loc[attack, column] == pytest.approx(means.loc["worst", column], rel=0.02)
+
+
+def test_a_relu_network_needs_a_twin_and_is_judged_itself():
+    relu, x = cases.mlp(nn.ReLU(), width=16), cases.images(6)
+    with pytest.raises(ValueError, match="model runs relu"):
+        table(relu, x)
+    with pytest.raises(ValueError, match="model runs hardtanh"):
+        table(cases.mlp(nn.ReLU6()), x, ascend_on=[cases.mlp(nn.ReLU6())])
+    twins = [models.smooth_twin(relu, x, beta=b) for b in (10.0, 50.0)]
+    found = table(relu, x, ascend_on=twins, steps=10, restarts=2, ball=Ball("linf", 0.1))
+    worst, noise = rows(found, "worst"), rows(found, "noise")
+    assert worst["cosine"].mean() < noise["cosine"].mean()
+    clean = robustness.compare(relu, attributions.saliency, x, x, k=2)
+    assert (clean["cosine"] > worst["cosine"].to_numpy() - 1e-12).all()
+
+
+def test_the_worst_over_twins_is_no_better_than_either():
+    relu, x = cases.mlp(nn.ReLU(), width=16), cases.images(6)
+    twins = [models.smooth_twin(relu, x, beta=b) for b in (10.0, 50.0)]
+    with_first = rows(table(relu, x, ascend_on=twins[:1], noise_draws=1), "top_k")
+    with_both = rows(table(relu, x, ascend_on=twins, noise_draws=1), "top_k")
+    # The first attack of both runs climbs the same twin from the same start.
+    assert (with_both[list(robustness.SIMILARITIES)] <= with_first[list(robustness.SIMILARITIES)]).all(axis=None)
+    assert (with_both[list(robustness.DISTANCES)] >= with_first[list(robustness.DISTANCES)]).all(axis=None)
+
+
+def test_images_whose_every_move_changes_the_prediction_count_as_unmoved():
+    model, x = cases.quadratic(), cases.images(20)
+    found = table(model, x, ball=Ball("linf", 0.25), steps=1)
+    unmoved = 0
+    for attack in robustness.objectives(2):
+        attacked = rows(found, attack)
+        assert (attacked["kept"] == 1).all()
+        stuck = attacked[attacked["counted"] == 0]
+        assert (stuck["top_k"] == 1).all()
+        assert (stuck["displacement"] == 0).all()
+        unmoved += len(stuck)
+    assert unmoved > 0
+
+
+def test_a_network_whose_maps_are_all_zero_cannot_be_moved():
+    model = cases.conv()
+    with torch.no_grad():
+        model[3].weight.zero_()
+    found = table(model)
+    attacked = found[found["attack"] != "noise"]
+    assert (attacked["counted"] == 0).all()
+    assert (attacked["displacement"] == 0).all()
+
+
+def test_comparing_an_image_with_itself_finds_no_difference():
+    model, x = cases.conv(), cases.images(6)
+    same = robustness.compare(model, attributions.saliency, x, x, k=3)
+    assert same["image"].tolist() == list(range(6))
+    assert same["cosine"].tolist() == pytest.approx([1.0] * 6)
+    assert (same["displacement"] == 0).all()
+    assert (same["kept"] == 1).all()
+
+
+def test_the_same_seed_gives_the_same_table():
+    pd.testing.assert_frame_equal(table(), table())
+    assert not table().equals(table(generator=cases.generator(1)))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"k": 0}, "k is 0; it must be a whole number from 1 to 9"),
+        ({"k": 10}, "k is 10; it must be a whole number from 1 to 9"),
+        ({"x": 3 * cases.images()}, r"x spans .*; pixels must lie in \[0, 1\]"),
+        ({"steps": 0}, "steps is 0"),
+        ({"restarts": 0}, "restarts is 0"),
+        ({"noise_draws": 0}, "noise_draws is 0; it must be a whole number of at least 1"),
+    ],
+)
+def test_bad_arguments_are_refused(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        table(**change)
