@@ -8,7 +8,7 @@ of the whole range: the change from the smallest to the largest step.
 *No gain* is a claim of its own: the interval of the change must lie inside a margin fixed beforehand.
 
 *Pooled.* Arms of one architecture and data set are averaged first; the clusters are then pooled with random effects
-(DerSimonian and Laird) and the Hartung-Knapp interval.
+(Paule and Mandel) and the Hartung-Knapp interval.
 
 Never imports torch: a claim can be recomputed wherever the rows can be read.
 """
@@ -206,9 +206,10 @@ def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], 
         low, high = means[0] - half, means[0] + half
         center = means[0]
     else:
-        result = combine_effects(np.array(means), np.array(errors) ** 2, method_re="dl", use_t=True)
-        frame = result.summary_frame()
-        center, low, high = frame.loc["random effect", ["eff", "ci_low", "ci_upp"]]
+        result = combine_effects(np.array(means), np.array(errors) ** 2, method_re="iterated")
+        center = result.mean_effect_re
+        half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(means) - 1) * np.sqrt(result.var_hksj_re)
+        low, high = center - half, center + half
     return Trend(
         float(center),
         float(low),
@@ -259,7 +260,13 @@ def overview(table: pd.DataFrame) -> str:
         arm = ["dataset", "protocol"] if cells["activation"].nunique() == 1 else ["dataset", "activation", "protocol"]
         wide = cells.pivot(index="line", columns=arm, values="cell")
         wide = wide.reindex(index=list(dict.fromkeys(cells["line"])))
-        wide = wide[list(dict.fromkeys(cells[arm].itertuples(index=False, name=None)))]
+        seen = dict.fromkeys(cells[arm].itertuples(index=False, name=None))
+        wide = wide[
+            sorted(
+                seen,
+                key=lambda names: [list(dict.fromkeys(cells[a])).index(n) for a, n in zip(arm, names, strict=True)],
+            )
+        ]
         lines += [wide.rename_axis(index=None, columns=[None] * len(arm)).to_string(), ""]
         lines += [
             sentence(f"{claim}, by {by.replace('_', ' ')}", part) for by, part in inside.groupby("by", sort=False)

@@ -87,7 +87,7 @@ def style() -> Iterator[None]:
         "font.family": "DejaVu Sans",
         "pdf.fonttype": 42,
         "figure.dpi": 100,
-        "savefig.dpi": 110,
+        "savefig.dpi": 130,
         "figure.constrained_layout.use": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
