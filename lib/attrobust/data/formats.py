@@ -37,7 +37,7 @@ def read_idx(path: Path) -> np.ndarray:
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except _DAMAGE as error:
         raise DataError(f"{path} is damaged ({error}): delete it and run `make data`.") from error
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or raw[3] not in (1, 3):
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08" or raw[3] not in (1, 3) or len(raw) < 4 + 4 * raw[3]:
         raise DataError(f"{path} is not an idx file of bytes: delete it and run `make data`.")
     axes = raw[3]
     shape = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
