@@ -74,11 +74,7 @@ def trend(rows: pd.DataFrame, *, metric: str, by: str) -> Trend:
     for column in ("seed", by, metric):
         if column not in rows:
             raise ValueError(f"rows have no column {column!r}; a trend needs 'seed', {by!r} and {metric!r}")
-    changes = []
-    for _, run in rows.groupby("seed"):
-        x = np.log(run[by].to_numpy(dtype=float))
-        if len(np.unique(x)) >= 2:
-            changes.append(stats.linregress(x, run[metric].to_numpy(dtype=float)).slope * _log_range(rows[by]))
+    changes = list(_changes(rows, metric, by).values())
     means = rows.groupby(by)[metric].mean()
     low, high = interval(changes)
     return Trend(
@@ -189,14 +185,16 @@ def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], 
     """
     means, errors, seeds, first, last = [], [], 0, [], []
     for _, inside in comparable(rows).groupby(list(cluster), sort=False):
-        fits = [trend(runs, metric=metric, by=by) for _, runs in inside.groupby(list(arm), sort=False)]
-        shared = min((f.seeds for f in fits), default=0)
-        if shared < 2:
+        arms = [runs for _, runs in inside.groupby(list(arm), sort=False)]
+        fits = [trend(runs, metric=metric, by=by) for runs in arms]
+        changes = [_changes(runs, metric, by) for runs in arms]
+        shared = [seed for seed in changes[0] if all(seed in c for c in changes)]
+        if len(shared) < 2:
             continue
-        by_seed = np.mean([f.per_seed[:shared] for f in fits], axis=0)
+        by_seed = np.mean([[c[seed] for seed in shared] for c in changes], axis=0)
         means.append(by_seed.mean())
         errors.append(stats.sem(by_seed))
-        seeds += shared
+        seeds += len(shared)
         first.append(np.mean([f.first for f in fits]))
         last.append(np.mean([f.last for f in fits]))
     if not means:
@@ -373,6 +371,16 @@ def sentence(name: str, table: pd.DataFrame) -> str:
     counts = table["verdict"].value_counts()
     parts = ", ".join(f"{word} in {counts.get(word, 0)}" for word in (SUPPORTED, OPPOSITE, UNDECIDED))
     return f"{name}: {parts} of {len(table)} arms"
+
+
+def _changes(rows: pd.DataFrame, metric: str, by: str) -> dict[int, float]:
+    """Change over the whole range, by the fitted slope of each seed that has two values of `by` or more."""
+    changes = {}
+    for seed, run in rows.groupby("seed"):
+        x = np.log(run[by].to_numpy(dtype=float))
+        if len(np.unique(x)) >= 2:
+            changes[seed] = stats.linregress(x, run[metric].to_numpy(dtype=float)).slope * _log_range(rows[by])
+    return changes
 
 
 def _log_range(values: pd.Series) -> float:

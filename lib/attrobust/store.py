@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -209,8 +209,17 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict | None:
-    """JSON of a file; None where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else None
+    """JSON of a file; None where there is none.
+
+    Raises:
+        ValueError: if the file is not JSON.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, and what it holds is computed again") from error
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

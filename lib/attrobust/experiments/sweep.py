@@ -113,9 +113,15 @@ def in_workers(function: Callable, tasks: Iterable[tuple], *, jobs: int = 0) -> 
 
 
 def _alone(function: Callable, task: tuple) -> object:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    return function(*task)
+    try:
+        # A single worker is this very process: its global generator and thread count are put back.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return function(*task)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _run_group(group: list[Experiment], measurement: Measurement, store: Store, device: str) -> list[str]:
