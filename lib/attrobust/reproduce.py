@@ -22,6 +22,7 @@ from attrobust import checks, notebook, paths, store
 
 PROFILES = ("smoke", "cpu", "full", "gpu")
 EVIDENCE = ("runs.csv", "provenance.csv", "claims.csv")
+EVIDENCE_STEMS = tuple(name.removesuffix(".csv") for name in EVIDENCE)
 EVIDENCE_FOLDERS = ("tables", "networks")
 
 
@@ -115,10 +116,10 @@ def reproduce(
         seconds[path] = time.monotonic() - start
         (folder / path.stem / "finished").touch()
     say(f"[{len(chosen)}/{len(chosen)}] done: {_since(began)} elapsed")
-    same = _report(folder, chosen, seconds, say)
+    same = _report(folder, chosen, seconds, profile_name, say)
     if update:
         for path in chosen:
-            adopt(folder / path.stem, path.stem)
+            adopt(folder / path.stem, path.stem, profile_name)
         redraw(only=only, rewrite=True, say=say)
     return same
 
@@ -190,12 +191,28 @@ def scrubbed(path: Path) -> str:
     return nbformat.writes(book) + "\n"
 
 
-def adopt(source: Path, name: str) -> None:
-    """Replace the committed evidence of a notebook by that of a finished reproduction."""
+def committed_as(file: str, profile_name: str) -> str:
+    """Name under which a profile's rows and claims are committed: runs.csv (cpu), runs_full.csv (full).
+
+    Example:
+        >>> committed_as("runs.csv", "cpu"), committed_as("runs.csv", "full")
+        ('runs.csv', 'runs_full.csv')
+    """
+    stem, suffix = file.rsplit(".", 1)
+    return file if profile_name == "cpu" else f"{stem}_{profile_name}.{suffix}"
+
+
+def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
+    """Replace the committed evidence of a notebook by that of a finished reproduction.
+
+    The full profile adds rows and claims beside those of cpu; figures, tables and reference networks are cpu's.
+    """
     target = paths.figures / name
     for file in EVIDENCE:
         if (source / file).is_file():
-            store.write_bytes(target / file, (source / file).read_bytes())
+            store.write_bytes(target / committed_as(file, profile_name), (source / file).read_bytes())
+    if profile_name != "cpu":
+        return
     for part in EVIDENCE_FOLDERS:
         if (source / part).is_dir():
             _replace(source / part, target / part, ("*",))
@@ -229,7 +246,9 @@ def _prepare(folder: Path, chosen: list[Path], *, fresh: bool, say: Callable[[st
         say(f"resuming: {rows} runs are there from before the interruption (FRESH=1 starts over)")
 
 
-def _report(folder: Path, chosen: list[Path], seconds: Mapping[Path, float], say: Callable[[str], None]) -> bool:
+def _report(
+    folder: Path, chosen: list[Path], seconds: Mapping[Path, float], profile_name: str, say: Callable[[str], None]
+) -> bool:
     total = {"trained": 0, "reused": 0, "left out": 0}
     reasons, same = [], True
     say("")
@@ -250,7 +269,7 @@ def _report(folder: Path, chosen: list[Path], seconds: Mapping[Path, float], say
     for reason in reasons:
         say(f"!!! LEFT OUT  {reason}")
     for path in chosen:
-        committed = paths.figures / path.stem / "claims.csv"
+        committed = paths.figures / path.stem / committed_as("claims.csv", profile_name)
         table = compare_claims(folder / path.stem / "claims.csv", committed)
         if len(table):
             same = _report_claims(path.stem, table, say) and same
@@ -292,10 +311,9 @@ def _follow(log: Path, done: threading.Event, say: Callable[[str], None]) -> Non
 def _replace(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
     """Make `target` hold exactly the files of `source` that match, leaving alike ones untouched."""
     fresh = {path.name: path for pattern in patterns for path in source.glob(pattern) if path.is_file()}
-    keep = set(EVIDENCE)
     for pattern in patterns:
         for old in target.glob(pattern):
-            if old.is_file() and old.name not in fresh and old.name not in keep:
+            if old.is_file() and old.name not in fresh and not old.name.startswith(EVIDENCE_STEMS):
                 old.unlink()
     for name, path in fresh.items():
         if not (target / name).is_file() or (target / name).read_bytes() != path.read_bytes():

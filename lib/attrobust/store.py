@@ -89,8 +89,8 @@ class Store:
 
     def committed_rows(self, keys: Iterable[str]) -> dict[str, dict]:
         """Rows that came with the repository, by key."""
-        table = _committed_table(self.committed, "runs.csv")
-        known = {} if table is None else {row["key"]: row for row in table.to_dict("records")}
+        tables = [] if self.committed is None else [read_csv(path) for path in sorted(self.committed.glob("runs*.csv"))]
+        known = {row["key"]: row for table in tables for row in table.to_dict("records")}
         return {key: known[key] for key in keys if key in known}
 
     def put(self, key: str, row: Mapping[str, object], provenance: Mapping[str, object]) -> None:
@@ -101,9 +101,9 @@ class Store:
     def gather(self, rows: pd.DataFrame) -> None:
         """Write the rows of the notebook's grid to runs.csv, and provenance.csv beside it."""
         write_csv(self.out / "runs.csv", rows)
-        old = _committed_table(self.committed, "provenance.csv")
         fresh = [read_json(self.out / "provenance" / f"{key}.json") for key in rows["key"]]
-        known = {} if old is None else {row["key"]: row for row in old.to_dict("records")}
+        tables = [] if self.committed is None else [read_csv(p) for p in sorted(self.committed.glob("provenance*.csv"))]
+        known = {row["key"]: row for table in tables for row in table.to_dict("records")}
         records = [row or known.get(key) for key, row in zip(rows["key"], fresh, strict=True)]
         write_csv(self.out / "provenance.csv", pd.DataFrame([r for r in records if r]))
 
@@ -238,10 +238,6 @@ def write_bytes(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(content)
     partial.replace(path)
-
-
-def _committed_table(folder: Path | None, name: str) -> pd.DataFrame | None:
-    return read_csv(folder / name) if folder is not None and (folder / name).is_file() else None
 
 
 def _at_default(value: object, field: dataclasses.Field) -> bool:

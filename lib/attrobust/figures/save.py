@@ -10,6 +10,8 @@ import PIL.Image
 from IPython.display import Image
 from matplotlib.figure import Figure
 
+from attrobust.figures.style import style
+
 
 def save(figure: Figure, folder: str | Path, name: str, *, data: pd.DataFrame, alt: str) -> Image:
     """Write <name>.png, <name>.pdf and <name>.csv into `folder`, close the figure, show the PNG.
@@ -36,9 +38,10 @@ def save(figure: Figure, folder: str | Path, name: str, *, data: pd.DataFrame, a
     target = Path(folder) / "figures"
     target.mkdir(parents=True, exist_ok=True)
     png, pdf = BytesIO(), BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
+    with style():
+        figure.savefig(png, format="png", metadata={"Software": None})
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     png = _indexed(png)
-    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     plt.close(figure)
     numbers = data.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
     for suffix, content in ((".png", png.getvalue()), (".pdf", pdf.getvalue()), (".csv", numbers)):
