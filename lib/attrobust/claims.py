@@ -88,7 +88,7 @@ def trend(rows: pd.DataFrame, *, metric: str, by: str) -> Trend:
     )
 
 
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+def interval(values: Sequence[float] | np.ndarray | pd.Series, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Student-t interval of a mean; infinite with fewer than two values."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:

@@ -28,6 +28,9 @@ from attrobust import paths
 #: Raise by one whenever a change of code changes measured numbers.
 CODE_VERSION = 1
 
+# From 3.1 on, pandas restores floats exactly by default and deprecates being asked to.
+_EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+
 
 def canonical(config: object) -> str:
     """Configuration as JSON with sorted keys; dataclass fields at their default are left out.
@@ -229,7 +232,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def read_csv(path: Path) -> pd.DataFrame:
     """Read a table with floats restored exactly."""
-    return pd.read_csv(path, float_precision="round_trip")
+    return pd.read_csv(path, **_EXACT)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,0 +1,320 @@
+import dataclasses
+import json
+import math
+import struct
+import tempfile
+from pathlib import Path
+
+import cases
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from attrobust import paths, store
+from attrobust.store import Store
+from hypothesis import given
+from hypothesis import strategies as st
+
+NUMBERS = st.floats() | st.integers(-(2**53), 2**53)
+
+
+def bits(value):
+    return struct.pack("<d", value)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A place of its own for committed evidence and builds."""
+    monkeypatch.setattr(paths, "figures", tmp_path / "figures")
+    monkeypatch.setattr(paths, "build", tmp_path / "build")
+    return tmp_path
+
+
+def rows(keys):
+    return pd.DataFrame({"key": keys, "value": [0.1 * i + 1 / 3 for i in range(len(keys))]})
+
+
+# ------------------------------------------------------------------ keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Old:
+    a: int
+    b: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class New:
+    a: int
+    b: float = 0.5
+    c: str = "none"
+
+
+def test_a_field_added_at_its_default_leaves_old_keys_as_they_are():
+    assert store.digest(Old(1)) == store.digest(New(1)) == store.digest(Old(1, b=0.5))
+    assert store.digest(New(1, c="some")) != store.digest(New(1))
+    assert store.digest(Old(1, b=0.25)) != store.digest(Old(1))
+
+
+def test_the_order_of_names_does_not_matter_and_that_of_values_does():
+    assert store.digest({"a": 1, "b": [1, 2]}) == store.digest({"b": (1, 2), "a": 1})
+    assert store.digest({"a": [1, 2]}) != store.digest({"a": [2, 1]})
+    assert store.digest("a", "b") != store.digest("b", "a")
+    assert store.digest("ab") != store.digest("a", "b")
+
+
+@given(st.floats(allow_nan=False), st.floats(allow_nan=False))
+def test_numbers_that_differ_in_one_bit_have_different_keys(a, b):
+    assert (store.digest({"x": a}) == store.digest({"x": b})) == (bits(a) == bits(b))
+    nearby = math.nextafter(a, math.inf)
+    assert (store.digest({"x": a}) == store.digest({"x": nearby})) == (a == nearby)
+
+
+def test_the_code_version_is_part_of_every_key(monkeypatch):
+    before = store.digest({"a": 1})
+    monkeypatch.setattr(store, "CODE_VERSION", store.CODE_VERSION + 1)
+    assert store.digest({"a": 1}) != before
+
+
+def test_a_key_is_sixteen_hex_digits():
+    assert len(store.digest("anything")) == 16
+    int(store.digest("anything"), 16)
+
+
+# ------------------------------------------------------------------ files
+
+
+@given(st.dictionaries(st.text(min_size=1), NUMBERS | st.text() | st.booleans() | st.none()))
+def test_rows_survive_their_file_bit_for_bit(row):
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "deep" / "row.json"
+        store.write_json(path, row)
+        back = store.read_json(path)
+        assert list(back) == list(row)
+        for name, value in row.items():
+            if isinstance(value, float):
+                assert bits(back[name]) == bits(value) or (math.isnan(value) and math.isnan(back[name]))
+            else:
+                assert back[name] == value
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1))
+def test_tables_survive_their_file_bit_for_bit(values):
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "table.csv"
+        store.write_csv(path, pd.DataFrame({"value": values, "n": range(len(values))}))
+        assert [bits(v) for v in store.read_csv(path)["value"]] == [bits(v) for v in values]
+        first = path.read_bytes()
+        store.write_csv(path, store.read_csv(path))
+        assert path.read_bytes() == first
+
+
+def test_half_written_files_never_appear(tmp_path, monkeypatch):
+    path = tmp_path / "row.json"
+    store.write_json(path, {"a": 1})
+    whole = path.read_bytes()
+
+    def seen():
+        return [p.name for p in tmp_path.glob("*.json")], path.read_bytes()
+
+    write, moments = Path.write_bytes, []
+
+    def slow(self, content):
+        write(self, content[: len(content) // 2])
+        moments.append(seen())
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", slow)
+    store.write_json(path, {"a": 2, "b": [1] * 100})
+    assert moments == [(["row.json"], whole)]
+    assert store.read_json(path)["a"] == 2
+
+    def cut(self, content):
+        write(self, content[: len(content) // 2])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", cut)
+    whole = path.read_bytes()
+    for name in ("row.json", "other.json"):
+        with pytest.raises(OSError, match="no space left"):
+            store.write_json(tmp_path / name, {"a": 3})
+        assert seen() == (["row.json"], whole)
+
+
+def test_half_written_weights_never_appear(folder, monkeypatch):
+    s, model = Store("01_x"), cases.linear()
+    save = store.save_file
+
+    def cut(tensors, path):
+        save(tensors, path)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(store, "save_file", cut)
+    with pytest.raises(OSError, match="no space left"):
+        s.save_weights("k", model)
+    assert s.network_file("k") is None
+    assert list((s.out / "weights").glob("*.safetensors")) == []
+
+
+def test_a_missing_file_is_none_and_a_damaged_one_is_named(tmp_path):
+    path = tmp_path / "row.json"
+    assert store.read_json(path) is None
+    path.write_text('{"a": 1, "b"')
+    with pytest.raises(ValueError, match=rf"{path} is damaged \(.*\): delete it, and what it holds is computed again"):
+        store.read_json(path)
+
+
+# ------------------------------------------------------------------ rows
+
+
+def test_own_rows_are_those_that_were_put(folder):
+    s = Store("01_x")
+    s.put("a", {"x": 0.1, "reason": ""}, {"seconds": 1.0})
+    assert s.own_rows(["a", "b"]) == {"a": {"x": 0.1, "reason": ""}}
+    assert Store("01_x").own_rows(["a"]) == s.own_rows(["a"])
+    assert Store("02_y").own_rows(["a"]) == {}
+    assert Store("01_x", out=folder / "elsewhere").own_rows(["a"]) == {}
+
+
+def test_a_row_appears_only_after_its_provenance(folder, monkeypatch):
+    s, order = Store("01_x"), []
+    write = store.write_json
+    monkeypatch.setattr(store, "write_json", lambda path, value: (order.append(path.parent.name), write(path, value)))
+    s.put("a", {"x": 1}, {"seconds": 2.0})
+    assert order == ["provenance", "rows"]
+    assert store.read_json(s.out / "provenance" / "a.json") == {"key": "a", "seconds": 2.0}
+
+
+def test_committed_rows_are_read_only_where_they_may_be(folder):
+    store.write_csv(paths.figures / "01_x" / "runs.csv", rows(["a", "b"]))
+    committed = Store("01_x").committed_rows(["b", "c"])
+    assert list(committed) == ["b"]
+    assert bits(committed["b"]["value"]) == bits(0.1 + 1 / 3)
+    assert Store("01_x", committed=False).committed_rows(["b"]) == {}
+    assert Store("02_y").committed_rows(["b"]) == {}
+
+
+def test_gathering_writes_rows_and_joins_old_and_new_provenance(folder):
+    store.write_csv(
+        paths.figures / "01_x" / "provenance.csv", pd.DataFrame({"key": ["a", "b", "z"], "seconds": [1.0, 2.0, 9.0]})
+    )
+    s = Store("01_x")
+    s.put("b", {"value": 5.0}, {"seconds": 7.0})
+    table = rows(["a", "b"])
+    s.gather(table)
+    pd.testing.assert_frame_equal(store.read_csv(s.out / "runs.csv"), table)
+    kept = store.read_csv(s.out / "provenance.csv")
+    assert kept.to_dict("records") == [{"key": "a", "seconds": 1.0}, {"key": "b", "seconds": 7.0}]
+    assert not (paths.figures / "01_x" / "runs.csv").exists()
+
+
+def test_new_evidence_never_touches_committed_files(folder):
+    committed = paths.figures / "01_x"
+    store.write_csv(committed / "runs.csv", rows(["a"]))
+    before = {p: p.read_bytes() for p in committed.rglob("*") if p.is_file()}
+    s = Store("01_x")
+    s.put("a", {"value": 2.0}, {"seconds": 0.0})
+    s.gather(rows(["a", "b"]))
+    s.put_table("t", 1, rows(["a"]))
+    s.save_weights("k", cases.linear())
+    s.keep_network("k", s.network_file("k"))
+    s.leave_out("no data", 3)
+    assert {p: p.read_bytes() for p in committed.rglob("*") if p.is_file()} == before
+
+
+# ------------------------------------------------------------------ tables and networks
+
+
+def test_a_table_is_found_again_by_its_name_and_configuration(folder):
+    s = Store("01_x")
+    assert not s.has_table("t", [1, "a"])
+    s.put_table("t", [1, "a"], rows(["a"]))
+    assert s.has_table("t", [1, "a"])
+    assert not s.has_table("t", [2, "a"])
+    assert not s.has_table("u", [1, "a"])
+    pd.testing.assert_frame_equal(s.table("t", [1, "a"]), rows(["a"]))
+    with pytest.raises(FileNotFoundError, match=r"table t-.*csv is not stored in .*01_x or among the committed ones"):
+        s.table("t", [2, "a"])
+
+
+def test_committed_tables_are_read_after_own_ones(folder):
+    (file,) = _table_file(folder, rows(["a"]))
+    (paths.figures / "01_x" / "tables").mkdir(parents=True)
+    (paths.figures / "01_x" / "tables" / file.name).write_bytes(file.read_bytes())
+    s = Store("01_x", out=folder / "fresh")
+    pd.testing.assert_frame_equal(s.table("t", 1), rows(["a"]))
+    assert not Store("01_x", out=folder / "fresh", committed=False).has_table("t", 1)
+    s.put_table("t", 1, rows(["own"]))
+    assert s.table("t", 1)["key"].tolist() == ["own"]
+
+
+def _table_file(folder, table):
+    other = Store("01_x", out=folder / "other")
+    other.put_table("t", 1, table)
+    return list((other.out / "tables").iterdir())
+
+
+def test_weights_survive_their_file_bit_for_bit(folder):
+    s, model = Store("01_x"), cases.mlp()
+    assert s.network_file("k") is None
+    s.save_weights("k", model)
+    back = store.load_weights(s.network_file("k"))
+    assert list(back) == sorted(model.state_dict()) or set(back) == set(model.state_dict())
+    for name, weight in model.state_dict().items():
+        assert torch.equal(back[name], weight)
+        assert back[name].dtype == weight.dtype
+
+
+def test_an_own_network_in_use_becomes_a_reference_network(folder):
+    s = Store("01_x")
+    s.save_weights("k", cases.linear())
+    s.keep_network("k", s.network_file("k"))
+    assert (s.out / "networks" / "k.safetensors").read_bytes() == (s.out / "weights" / "k.safetensors").read_bytes()
+    assert (s.trained, s.reused) == ({"k"}, set())
+    assert s.network_file("k").parent.name == "networks"
+
+
+def test_a_committed_network_in_use_is_counted_as_reused(folder):
+    networks = paths.figures / "01_x" / "networks"
+    other = Store("01_x", out=folder / "other")
+    other.save_weights("k", cases.linear())
+    networks.mkdir(parents=True)
+    (networks / "k.safetensors").write_bytes(other.network_file("k").read_bytes())
+    s = Store("01_x")
+    s.keep_network("k", s.network_file("k"))
+    assert (s.trained, s.reused) == (set(), {"k"})
+    assert not (s.out / "networks").exists()
+
+
+# ------------------------------------------------------------------ bookkeeping
+
+
+def test_the_summary_counts_networks_once(folder):
+    s = Store("01_x")
+    s.count(trained=["a", "b"], reused=["c"])
+    s.count(trained=["a"])
+    s.leave_out("no data", 4)
+    assert json.loads((s.out / "summary.json").read_text()) == {"trained": 2, "reused": 1, "left_out": {"no data": 4}}
+
+
+def test_the_progress_log_grows_line_by_line_and_starts_anew_with_the_store(folder):
+    s = Store("01_x")
+    s.report("one")
+    s.report("two")
+    assert (s.out / "progress.log").read_text() == "one\ntwo\n"
+    Store("01_x")
+    assert not (s.out / "progress.log").exists()
+
+
+def test_provenance_says_where_and_how(folder):
+    said = store.provenance(1.23456, "cpu")
+    assert said["seconds"] == 1.235
+    assert said["device"] == "cpu"
+    assert (said["torch"], said["numpy"]) == (torch.__version__, np.__version__)
+    assert set(said) == {"seconds", "device", "commit", "machine", "python", "torch", "numpy", "scipy"}
+
+
+def test_evidence_goes_to_the_build_folder_unless_told_otherwise(folder):
+    assert Store("01_x").out == folder / "build" / "01_x"
+    assert Store("01_x", out=folder / "here").out == folder / "here"
+    assert Store("01_x", out="relative").out.is_absolute()
