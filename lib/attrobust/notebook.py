@@ -85,6 +85,8 @@ PARAMETERS: dict[str, Callable[[str, object], object]] = {
     "strong_restarts": _number(_whole(1)),
     "seeds": _numbers(_whole(0)),
     "seed": _number(_whole(0)),
+    "cases": _number(_whole(1)),
+    "updates": _number(_whole(1)),
     "jobs": _number(_whole(0)),
     "device": _number(lambda name, value: checks.one_of(name, value, ("cpu", "cuda"))),
     "out": _text,

@@ -1,8 +1,24 @@
 """Figures from tidy tables: one style, colour by meaning, intervals and n always shown, numbers stored beside."""
 
+from attrobust.figures.bounds import against, profiles, tightness
 from attrobust.figures.curves import curves, dots, scatter, trends
 from attrobust.figures.pictures import pictures, pixels
 from attrobust.figures.save import save
 from attrobust.figures.style import COLORS, LABELS, label, style
 
-__all__ = ["COLORS", "LABELS", "curves", "dots", "label", "pictures", "pixels", "save", "scatter", "style", "trends"]
+__all__ = [
+    "COLORS",
+    "LABELS",
+    "against",
+    "curves",
+    "dots",
+    "label",
+    "pictures",
+    "pixels",
+    "profiles",
+    "save",
+    "scatter",
+    "style",
+    "tightness",
+    "trends",
+]

@@ -1,0 +1,279 @@
+"""From a change of the map to a guarantee for each similarity: what a bound on the gradient is worth.
+
+With scores a (a map, or its absolute values), a change e of known size and theta the angle a map has turned:
+
+    cosine     >= sqrt(1 - r^2),  r = |e|_2 / |a|_2          (and cos theta)
+    top-k      >= (k - m*) / k,   m* the most swaps whose least squared cost c_m is within |e|_2^2
+    Kendall    >= 1 - 2 #{i < j : |a_i - a_j| <= 2 |e|_inf} / (d (d - 1) / 2)
+    Spearman   >= 1 - 6 sum_i N_i^2 / (d (d^2 - 1)),   N_i = #{j != i : |a_i - a_j| <= 2 |e|_inf}
+
+All four are scale-free: scaling a and e together changes nothing. The angle itself is at most the integrated
+relative curvature along the way (`turn`). Used by notebook 02; the guarantees are ours, proofs stand there.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attrobust import checks
+
+Scores = Float[Tensor, "batch pixels"]
+PerImage = Float[Tensor, " batch"]
+
+
+def turn(
+    function: Callable[[Float[Tensor, " n"]], Float[Tensor, ""]],
+    start: Float[Tensor, " n"],
+    step: Float[Tensor, " n"],
+    *,
+    nodes: int = 32,
+) -> float:
+    """Most that the gradient's direction can turn on the way from `start` to `start + step`, in radians.
+
+        integral over t in [0, 1] of  |P H(x_t) step| / |g(x_t)|,   x_t = start + t step
+
+    with g the gradient, H the Hessian and P the projection that removes the direction of g.
+
+    Args:
+        function: smooth scalar function of a vector, differentiable twice.
+        start: where the way begins.
+        step: the whole way.
+        nodes: Gauss-Legendre nodes, at least 1; 32 leave 1e-9 on the networks of notebook 02 (our choice).
+
+    Returns:
+        The integral; infinite if the gradient vanishes at a node.
+
+    Raises:
+        ValueError: if `nodes` is not a positive whole number.
+
+    Example:
+        >>> circle = lambda x: x[0] * x[1]
+        >>> start, step = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
+        >>> round(turn(circle, start, step), 6) == round(math.pi / 4, 6)
+        True
+
+    Reference: ours as stated; on level sets Dombrowski et al. 2019, "Explanations can be manipulated and geometry
+        is to blame".
+    """
+    checks.count("nodes", nodes)
+    places, weights = (torch.from_numpy(part).to(start) for part in np.polynomial.legendre.leggauss(nodes))
+    gradient = torch.func.grad(function)
+
+    def rate(place: Tensor) -> Tensor:
+        g, bend = torch.func.jvp(gradient, (start + place * step,), (step,))
+        across = bend - (bend @ g) / g.square().sum().clamp_min(torch.finfo(g.dtype).tiny) * g
+        return across.norm() / g.norm()
+
+    return float((weights / 2 * torch.func.vmap(rate)((places + 1) / 2)).sum())
+
+
+def angle(first: Scores, second: Scores) -> PerImage:
+    """Angle between two maps in radians, accurate for small angles too; NaN where a map is zero.
+
+    Example:
+        >>> a, b = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([[1.0, 1.0]], dtype=torch.float64)
+        >>> round(angle(a, b).item() / math.pi, 6)
+        0.25
+    """
+    u, v = (m / m.norm(dim=1, keepdim=True) for m in (first, second))
+    return 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
+
+
+def change_of_turn(angle: PerImage) -> PerImage:
+    """Relative change |e| / |a| that a turn by `angle` can bring, up to the scale no rank or cosine sees.
+
+    The turned map may be rescaled freely; the nearest rescaled one lies sin(angle) away. Infinite from a right
+    angle on.
+
+    Example:
+        >>> change_of_turn(torch.tensor([0.0, math.pi / 6, 2.0]).double()).round(decimals=6).tolist()
+        [0.0, 0.5, inf]
+    """
+    return torch.where(angle < math.pi / 2, angle.sin(), torch.full_like(angle, math.inf))
+
+
+def cosine(relative: PerImage) -> PerImage:
+    """Least cosine between two maps when the second lies within `relative` times the length of the first.
+
+    Args:
+        relative: |e|_2 / |a|_2, at least 0.
+
+    Returns:
+        sqrt(1 - relative^2), and -1 from relative = 1 on, where nothing is guaranteed. Attained (`worst_cosine`).
+
+    Raises:
+        ValueError: if an entry is negative.
+
+    Example:
+        >>> cosine(torch.tensor([0.0, 0.6, 1.5], dtype=torch.float64)).tolist()
+        [1.0, 0.8, -1.0]
+    """
+    _not_negative("relative", relative)
+    return torch.where(relative < 1, (1 - relative.square()).clamp_min(0).sqrt(), -torch.ones_like(relative))
+
+
+def worst_cosine(scores: Scores, across: Scores, relative: PerImage) -> Scores:
+    """Change of relative size `relative` that attains `cosine`: along -a by r^2, across by r sqrt(1 - r^2).
+
+    Args:
+        scores: the maps a, not zero.
+        across: directions perpendicular to the maps; any length.
+        relative: size of the change over the length of the map, below 1.
+    """
+    r = relative[:, None]
+    unit = across / across.norm(dim=1, keepdim=True)
+    return -r.square() * scores + r * (1 - r.square()).sqrt() * scores.norm(dim=1, keepdim=True) * unit
+
+
+def topk(scores: Scores, change: PerImage, *, k: int) -> PerImage:
+    """Least top-k intersection after any change of Euclidean length at most `change`.
+
+    Args:
+        scores: importances of the clean map.
+        change: largest |e|_2, at least 0; may be infinite.
+        k: pixels compared, from 1 to the number of pixels.
+
+    Returns:
+        Certified share of the k leading pixels that stay, in [0, 1]. Exact: `swap` attains it.
+
+    Raises:
+        ValueError: if `k` is out of range or a change is negative.
+
+    Example:
+        >>> a = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).double()
+        >>> topk(a, torch.tensor([0.7]).double(), k=2).item(), topk(a, torch.tensor([0.71]).double(), k=2).item()
+        (1.0, 0.5)
+
+    Reference: ours.
+    """
+    _not_negative("change", change)
+    costs = swap_costs(scores, k=k)
+    return 1 - (costs <= change[:, None].square()).sum(1).to(scores) / k
+
+
+def swap_costs(scores: Scores, *, k: int) -> Float[Tensor, "batch swaps"]:
+    """Least squared length c_m of a change that takes m pixels out of the k leading ones, m = 1, 2, ...
+
+        c_m = min over tau of  sum_S (a_i - tau)_+^2 + sum_T (tau - a_j)_+^2
+
+    S: the m smallest of the leading k; T: the m largest of the rest. There are min(k, d - k) columns, growing.
+    """
+    tau, inner, outer = _levels(scores, k)
+    down = (inner - tau[..., None]).clamp_min(0).square()
+    up = (tau[..., None] - outer).clamp_min(0).square()
+    return (_first(down) + _first(up)).sum(-1)
+
+
+def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
+    """Cheapest change that takes `swaps` pixels out of the leading k (up to a tie, which any nudge breaks).
+
+    Raises:
+        ValueError: if `swaps` is not from 1 to min(k, pixels - k).
+    """
+    most = min(k, scores.shape[1] - k)
+    checks.count("swaps", swaps, most=most)
+    tau = _levels(scores, k)[0][:, swaps - 1, None]
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    lower, raise_ = order[:, k - swaps : k], order[:, k : k + swaps]
+    change = torch.zeros_like(scores)
+    change.scatter_(1, lower, (tau - scores.gather(1, lower)).clamp_max(0))
+    return change.scatter(1, raise_, (tau - scores.gather(1, raise_)).clamp_min(0))
+
+
+def topk_within(scores: Scores, change: PerImage, *, k: int) -> PerImage:
+    """Least top-k intersection after a change of at most `change` in every pixel: gaps of more than twice it hold.
+
+    Raises:
+        ValueError: if `k` is out of range or a change is negative.
+    """
+    _not_negative("change", change)
+    inner, outer = _sides(scores, k)
+    return 1 - (inner - outer <= 2 * change[:, None]).sum(1).to(scores) / k
+
+
+def kendall(scores: Scores, change: PerImage) -> PerImage:
+    """Least Kendall correlation after a change of at most `change` in every pixel.
+
+    Args:
+        scores: importances without ties.
+        change: largest |e|_inf, at least 0; |e|_2 is a valid, looser choice.
+
+    Raises:
+        ValueError: if a change is negative or there are fewer than two pixels.
+
+    Example:
+        >>> kendall(torch.tensor([[0.0, 1.0, 5.0]]).double(), torch.tensor([0.5]).double()).item() == 1 - 2 / 3
+        True
+    """
+    pixels = _pixels(scores)
+    return 1 - 2 * _close(scores, change).sum((1, 2)).to(scores) / 2 / (pixels * (pixels - 1) / 2)
+
+
+def spearman(scores: Scores, change: PerImage) -> PerImage:
+    """Least Spearman correlation after a change of at most `change` in every pixel: a rank moves at most N_i.
+
+    Args:
+        scores: importances without ties.
+        change: largest |e|_inf, at least 0; |e|_2 is a valid, looser choice.
+
+    Returns:
+        The guarantee, never below -1.
+
+    Raises:
+        ValueError: if a change is negative or there are fewer than two pixels.
+    """
+    pixels = _pixels(scores)
+    moved = _close(scores, change).sum(2).to(scores).square().sum(1)
+    return (1 - 6 * moved / (pixels * (pixels**2 - 1))).clamp_min(-1)
+
+
+def _close(scores: Scores, change: PerImage) -> Bool[Tensor, "batch pixels pixels"]:
+    _not_negative("change", change)
+    near = (scores[:, :, None] - scores[:, None, :]).abs() <= 2 * change[:, None, None]
+    return near & ~torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
+
+
+def _sides(scores: Scores, k: int) -> tuple[Tensor, Tensor]:
+    """Leading pixels from the smallest up and the others from the largest down, as many as can swap."""
+    checks.count("k", k, most=scores.shape[1])
+    ordered = scores.sort(dim=1, descending=True).values
+    most = min(k, scores.shape[1] - k)
+    return ordered[:, k - most : k].flip(1), ordered[:, k : k + most]
+
+
+def _levels(scores: Scores, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For every number of swaps the level at which they meet, with the values that can move."""
+    inner, outer = _sides(scores, k)
+    most = inner.shape[1]
+    inner, outer = (side[:, None].expand(-1, most, -1) for side in (inner, outer))
+    low, high = outer.amin(-1) if most else outer.sum(-1), inner.amax(-1) if most else inner.sum(-1)
+    for _ in range(60):  # the derivative of the cost in tau rises: bisect it
+        tau = (low + high) / 2
+        down, up = (inner - tau[..., None]).clamp_min(0), (tau[..., None] - outer).clamp_min(0)
+        rising = _first(up).sum(-1) > _first(down).sum(-1)
+        low, high = torch.where(rising, low, tau), torch.where(rising, tau, high)
+    tau = ((low + high) / 2)[..., None]
+    moving = _first((inner >= tau).to(inner)), _first((outer <= tau).to(outer))
+    count = moving[0].sum(-1) + moving[1].sum(-1)
+    exact = ((moving[0] * inner).sum(-1) + (moving[1] * outer).sum(-1)) / count.clamp_min(1)
+    return torch.where(count > 0, exact, tau[..., 0]), inner, outer
+
+
+def _first(costs: Float[Tensor, "batch swaps swaps"]) -> Float[Tensor, "batch swaps swaps"]:
+    """Row m keeps its first m entries: the pixels that m swaps touch."""
+    return costs.tril()
+
+
+def _pixels(scores: Scores) -> int:
+    if scores.shape[1] < 2:
+        raise ValueError(f"scores has {scores.shape[1]} pixels; a rank correlation needs at least 2")
+    return scores.shape[1]
+
+
+def _not_negative(name: str, value: Tensor) -> None:
+    if bool((value < 0).any()) or bool(value.isnan().any()):
+        raise ValueError(f"{name} has an entry of {float(value.min())}; every entry must be at least 0")

@@ -1,0 +1,315 @@
+"""Moving the input is moving the first layer: what the parameters of a dense first layer know about the pixels.
+
+With first layer h = W x + b, extended input x~ = (x, 1) and any readout phi of the network,
+
+    P1   phi(x + d; [W, b]) = phi(x; [W, b] + (W d) x~^T / |x~|^2)
+    P2   |grad_x phi|   <= |W|_2   |grad_[W,b] phi| / |x~|,       since  grad_x = W^T g,  grad_[W,b] = g x~^T
+    P3   |hess_x phi|_2 <= |W|_2^2 |hess_[W,b] phi|_2 / |x~|^2,   since  hess_[W,b] = hess_b (x) x~ x~^T
+
+P1 after Feng and Tu 2022, P2 after Ma and Ying 2021 (bias forms ours), P3 ours as written. Only a dense layer that
+every pixel enters with its own weight will do; shared weights (convolutions, patch embeddings) break all three.
+Whatever stands before that layer must be affine (flattening, standardisation); W is then dh/dx in pixel units.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call, grad, hessian, vmap
+
+from attrobust import curvature
+
+Images = Float[Tensor, "batch channels height width"]
+Labels = Int[Tensor, " batch"]
+PerImage = Float[Tensor, " batch"]
+Readout = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def probability(model: nn.Module, x: Tensor, y: Tensor) -> PerImage:
+    """Probability of class y."""
+    return model(x).softmax(1).gather(1, y[:, None])[:, 0]
+
+
+#: What a statement is tried on: name -> (model, x, y) -> one number per image.
+READOUTS: dict[str, Readout] = {
+    "logit": curvature.logit,
+    "loss": curvature.cross_entropy,
+    "probability": probability,
+}
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """A dense first layer as the transfer sees it.
+
+    Attributes:
+        name: of the module.
+        matrix: its weights and biases side by side, [W, b].
+        jacobian: dh / dx, the weights in pixel units.
+        extended: input of the layer with a 1 appended, x~, one row per image.
+        spectral: largest singular value of `jacobian`.
+    """
+
+    name: str
+    matrix: Float[Tensor, "units inputs_and_one"]
+    jacobian: Float[Tensor, "units pixels"]
+    extended: Float[Tensor, "batch inputs_and_one"]
+    spectral: float
+
+
+def first_dense(model: nn.Module, x: Images) -> FirstLayer:
+    """The dense first layer of a network, at these images.
+
+    Args:
+        model: network in eval mode; everything before its first layer with weights must be affine.
+        x: images.
+
+    Returns:
+        FirstLayer.
+
+    Raises:
+        ValueError: if the first layer with weights is not a Linear with a bias, or runs on several positions of one
+            image: its weights are then shared and bound nothing.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+        >>> first_dense(net, torch.rand(5, 1, 2, 2)).extended.shape
+        torch.Size([5, 5])
+    """
+    name, layer = curvature.first_layer(model)
+    if not isinstance(layer, nn.Linear) or layer.bias is None:
+        kind = "Linear without a bias" if isinstance(layer, nn.Linear) else type(layer).__name__
+        raise ValueError(f"the first layer is {kind}; the transfer needs a dense first layer (Linear with bias)")
+    seen, hidden = [], []
+
+    def note(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen.append(inputs[0])
+        hidden.append(output)
+
+    handle = layer.register_forward_hook(note)
+    try:
+        model(x)
+        if len(seen) != 1 or seen[0].ndim != 2:
+            raise ValueError(
+                f"the first layer runs on inputs of shape {tuple(seen[0].shape)}; it must see each image once, as a"
+                " flat vector, or its weights are shared"
+            )
+        jacobian = torch.autograd.functional.jacobian(lambda im: (model(im), hidden[-1][0])[1], x[:1]).flatten(1)
+    finally:
+        handle.remove()
+    matrix = torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
+    extended = torch.cat([seen[0], torch.ones_like(seen[0][:, :1])], dim=1).detach()
+    return FirstLayer(name, matrix, jacobian, extended, float(torch.linalg.matrix_norm(jacobian, ord=2)))
+
+
+def weight_change(
+    first: FirstLayer, step: Float[Tensor, "batch pixels"]
+) -> Float[Tensor, "batch units inputs_and_one"]:
+    """Smallest change of [W, b] that acts on each image like moving it by `step` (P1).
+
+    Args:
+        first: the layer, at the images that are moved.
+        step: how far each image is moved, flat.
+    """
+    moved = step @ first.jacobian.T
+    return torch.einsum("bu,bi->bui", moved, first.extended) / first.extended.square().sum(1)[:, None, None]
+
+
+def with_change(
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    change: Float[Tensor, "batch units inputs_and_one"],
+    *,
+    readout: Readout = curvature.logit,
+) -> PerImage:
+    """Readout of each image when [W, b] is changed, by another amount for every image."""
+    first = first_dense(model, x)
+    return vmap(_lifted(model, first, readout))(first.matrix + change, x, y).detach()
+
+
+def weight_gradients(
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
+) -> Float[Tensor, "batch units inputs_and_one"]:
+    """Gradient of each image's readout in [W, b], by automatic differentiation."""
+    first = first_dense(model, x)
+    return vmap(grad(_lifted(model, first, readout)), in_dims=(None, 0, 0))(first.matrix, x, y).detach()
+
+
+def weight_hessians(
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
+) -> Float[Tensor, "batch n n"]:
+    """Dense Hessian of each image's readout in [W, b], read row by row; for small first layers."""
+    first = first_dense(model, x)
+    lifted = _lifted(model, first, readout)
+    n = first.matrix.numel()
+    whole = [hessian(lifted)(first.matrix, image, label).reshape(n, n) for image, label in zip(x, y, strict=True)]
+    return torch.stack(whole).detach()
+
+
+def bias_hessians(
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
+) -> Float[Tensor, "batch units units"]:
+    """Hessian of each image's readout in the first layer's biases, which is its Hessian in h."""
+    first = first_dense(model, x)
+    lifted = _lifted(model, first, readout)
+
+    def by_bias(bias: Tensor, image: Tensor, label: Tensor) -> Tensor:
+        return lifted(torch.cat([first.matrix[:, :-1], bias[:, None]], dim=1), image, label)
+
+    bias = first.matrix[:, -1].contiguous()
+    whole = [hessian(by_bias)(bias, image, label) for image, label in zip(x, y, strict=True)]
+    return torch.stack(whole).detach()
+
+
+def input_hessians(
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
+) -> Float[Tensor, "batch pixels pixels"]:
+    """Dense Hessian of each image's readout in its pixels; for small images."""
+    n = x[0].numel()
+
+    def value(image: Tensor, label: Tensor) -> Tensor:
+        return readout(model, image[None], label[None])[0]
+
+    return torch.stack([hessian(value)(i, c).reshape(n, n) for i, c in zip(x, y, strict=True)]).detach()
+
+
+def parameter_gradients(
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
+) -> Float[Tensor, "batch parameters"]:
+    """Gradient of each image's readout in all parameters, flat, in the order of `model.parameters()`."""
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+
+    def value(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        return readout(lambda images: functional_call(model, weights, (images,)), image[None], label[None])[0]
+
+    parts = vmap(grad(value), in_dims=(None, 0, 0))(weights, x, y)
+    return torch.cat([parts[name].flatten(1) for name in weights], dim=1).detach()
+
+
+def ascend(
+    value: Callable[[Float[Tensor, "batch n"]], PerImage],
+    start: Float[Tensor, "batch n"],
+    radius: PerImage,
+    *,
+    steps: int = 10,
+) -> Float[Tensor, "batch n"]:
+    """Best points found by gradient ascent inside Euclidean balls around the origin, never worse than `start`.
+
+    Args:
+        value: differentiable; row i depends on point i alone.
+        start: inside the balls.
+        radius: of each ball.
+        steps: of a quarter radius each, at least 1.
+    """
+    at, best, reached = start, start, value(start).detach()
+    for _ in range(steps):
+        at = at.detach().requires_grad_()
+        slope = torch.autograd.grad(value(at).sum(), at)[0]
+        unit = slope / slope.norm(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+        at = (at + radius[:, None] / 4 * unit).detach()
+        at = at * (radius / at.norm(dim=1).clamp_min(torch.finfo(at.dtype).tiny)).clamp_max(1)[:, None]
+        better = value(at).detach() > reached
+        best = torch.where(better[:, None], at, best)
+        reached = torch.where(better, value(at).detach(), reached)
+    return best
+
+
+def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit) -> PerImage:
+    """Upper bound on each image's input gradient by its gradient in the first layer (P2).
+
+        |grad_x phi| <= |W|_2 |grad_[W,b] phi|_F / |x~|
+
+    Args:
+        model: network in eval mode with a dense first layer.
+        x: images.
+        y: class each readout refers to.
+        readout: (model, x, y) -> one number per image.
+
+    Returns:
+        One bound per image, in units of the readout per pixel unit; attained iff dphi/dh is a top left singular
+        vector of W.
+
+    Raises:
+        ValueError: if the first layer is convolutional or otherwise shared.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 1), nn.Tanh(), nn.Linear(1, 2)).double()
+        >>> x, y = torch.rand(3, 1, 2, 2).double(), torch.tensor([0, 1, 1])
+        >>> exact = curvature.input_gradient_norm(net, x, y)
+        >>> bool(torch.allclose(exact, input_gradient_bound(net, x, y)))
+        True
+
+    Reference: Ma and Ying 2021, "On linear stability of SGD and input-smoothness of neural networks".
+    """
+    first = first_dense(model, x)
+    gradients = weight_gradients(model, x, y, readout=readout)
+    return first.spectral * gradients.flatten(1).norm(dim=1) / first.extended.norm(dim=1)
+
+
+def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit) -> PerImage:
+    """Upper bound on each image's input curvature by its own curvature in the first layer (P3).
+
+        |hess_x phi|_2 <= |W|_2^2 |hess_[W,b] phi|_2 / |x~|^2 = |W|_2^2 |hess_b phi|_2
+
+    The Hessian is that of one image's readout: the Hessian of a mean over images bounds no single one.
+
+    Args:
+        model: network in eval mode with a dense first layer.
+        x: images.
+        y: class each readout refers to.
+        readout: (model, x, y) -> one number per image.
+
+    Returns:
+        One bound per image.
+
+    Raises:
+        ValueError: if the first layer is convolutional or otherwise shared.
+
+    Reference: ours, by differentiating P1 twice.
+    """
+    first = first_dense(model, x)
+    bend = torch.linalg.matrix_norm(bias_hessians(model, x, y, readout=readout), ord=2)
+    return first.spectral**2 * bend
+
+
+def all_layers_gradient_bound(
+    model: nn.Sequential, x: Images, y: Labels, *, readout: Readout = curvature.logit
+) -> PerImage:
+    """Upper bound on each image's input gradient by its gradient in all parameters (P2, summed over layers).
+
+        |grad_x phi|^2 sum_l |h~_(l-1)|^2 / (|D_(l-1)|_2^2 |W_l|_2^2) <= |grad_theta phi|^2,    D_l = dh_l / dx
+
+    Args:
+        model: dense layers and activations in a row.
+        x: images.
+        y: class each readout refers to.
+        readout: (model, x, y) -> one number per image.
+
+    Raises:
+        ValueError: if the first layer is not dense.
+
+    Reference: ours, in the spirit of Dherin et al. 2022, "Why neural networks find simple solutions".
+    """
+    first_dense(model, x)
+    weight = torch.zeros(len(x), dtype=x.dtype)
+    for index, layer in enumerate(model):
+        if isinstance(layer, nn.Linear):
+            front = model[:index]
+            entering = front(x).detach().flatten(1).square().sum(1) + 1
+            spread = vmap(torch.func.jacrev(lambda im, front=front: front(im[None])[0]))(x).flatten(2).detach()
+            stretch = torch.linalg.matrix_norm(spread, ord=2) * torch.linalg.matrix_norm(layer.weight.detach(), ord=2)
+            weight += entering / stretch.square().clamp_min(torch.finfo(x.dtype).tiny)
+    return parameter_gradients(model, x, y, readout=readout).norm(dim=1) / weight.sqrt()
+
+
+def _lifted(model: nn.Module, first: FirstLayer, readout: Readout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The readout of one image as a function of [W, b]."""
+
+    def value(matrix: Tensor, image: Tensor, label: Tensor) -> Tensor:
+        weights = {f"{first.name}.weight": matrix[:, :-1], f"{first.name}.bias": matrix[:, -1]}
+        return readout(lambda images: functional_call(model, weights, (images,)), image[None], label[None])[0]
+
+    return value

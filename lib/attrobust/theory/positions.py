@@ -1,0 +1,146 @@
+"""Shared weights break the transfer; position embeddings restore it.
+
+A convolution (or a patch embedding) uses one kernel at many positions. Its gradient sums what the positions say, and
+the sum may vanish while the pixels matter. In a vision transformer the embedding is shared too, but the learned
+position embedding Pos is an un-shared bias on every token: with Z = X E^T + Pos and anything after Z,
+
+    phi(X + D; Pos) = phi(X; Pos + D E^T),   grad_X = (grad_Pos) E,   |grad_X| <= |E|_2 |grad_Pos|
+
+and likewise with |E|_2^2 for the Hessians. Ours.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call, grad, hessian, vmap
+
+from attrobust.curvature import logit
+from attrobust.theory.duality import Readout
+
+Images = Float[Tensor, "batch channels height width"]
+Labels = Int[Tensor, " batch"]
+
+
+class TinyTransformer(nn.Module):
+    """One softmax-attention block over square patches, written out, with a learned position embedding.
+
+    Args:
+        side: height and width of the one-channel image.
+        patch: side of a patch; must divide `side`.
+        dim: length of a token after the embedding.
+        classes: number of logits.
+        generator: of the weights (float64).
+
+    Raises:
+        ValueError: if `patch` does not divide `side`.
+    """
+
+    def __init__(self, side: int, *, patch: int, dim: int, classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        if side % patch:
+            raise ValueError(f"patch is {patch}; it must divide side, {side}")
+        self.patch = patch
+        sizes = {
+            "embedding": (dim, patch**2),
+            "position": ((side // patch) ** 2, dim),
+            "query": (dim, dim),
+            "key": (dim, dim),
+            "value": (dim, dim),
+            "hidden": (2 * dim, dim),
+            "head": (classes, 2 * dim),
+        }
+        for name, shape in sizes.items():
+            draw = torch.randn(shape, generator=generator, dtype=torch.float64)
+            self.register_parameter(name, nn.Parameter(draw / shape[1] ** 0.5))
+
+    def tokens(self, x: Images) -> Float[Tensor, "batch tokens pixels"]:
+        """Patches of each image, row by row."""
+        return nn.functional.unfold(x, self.patch, stride=self.patch).mT
+
+    def forward(self, x: Images) -> Float[Tensor, "batch classes"]:
+        """Logits of each image."""
+        z = self.tokens(x) @ self.embedding.T + self.position
+        scores = (z @ self.query.T) @ (z @ self.key.T).mT / math.sqrt(z.shape[-1])
+        z = z + scores.softmax(-1) @ (z @ self.value.T)
+        return torch.tanh(z @ self.hidden.T).mean(1) @ self.head.T
+
+
+def position_gradients(
+    model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
+) -> Float[Tensor, "batch tokens dim"]:
+    """Gradient of each image's readout in the position embedding."""
+    return vmap(grad(_placed(model, readout)), in_dims=(None, 0, 0))(model.position.detach(), x, y).detach()
+
+
+def position_hessians(
+    model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
+) -> Float[Tensor, "batch n n"]:
+    """Dense Hessian of each image's readout in the position embedding, read token by token."""
+    n = model.position.numel()
+    placed = hessian(_placed(model, readout))
+    whole = [placed(model.position.detach(), i, c).reshape(n, n) for i, c in zip(x, y, strict=True)]
+    return torch.stack(whole).detach()
+
+
+def input_gradient_bound(
+    model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
+) -> Float[Tensor, " batch"]:
+    """Upper bound |E|_2 |grad_Pos| on each image's input gradient.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> model = TinyTransformer(4, patch=2, dim=3, classes=2, generator=g)
+        >>> input_gradient_bound(model, torch.rand(2, 1, 4, 4).double(), torch.tensor([0, 1])).shape
+        torch.Size([2])
+    """
+    norm = position_gradients(model, x, y, readout=readout).flatten(1).norm(dim=1)
+    return torch.linalg.matrix_norm(model.embedding.detach(), ord=2) * norm
+
+
+def input_curvature_bound(
+    model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
+) -> Float[Tensor, " batch"]:
+    """Upper bound |E|_2^2 |hess_Pos|_2 on each image's input curvature."""
+    bend = torch.linalg.matrix_norm(position_hessians(model, x, y, readout=readout), ord=2)
+    return torch.linalg.matrix_norm(model.embedding.detach(), ord=2).square() * bend
+
+
+class DifferenceDetector(nn.Module):
+    """The exact counterexample: phi = tanh(k x_1) - tanh(k x_2), one shared weight k.
+
+    At x_1 = x_2 the derivatives of every order in k vanish, while the pixels keep theirs.
+
+    Args:
+        kernel: the shared weight.
+    """
+
+    def __init__(self, kernel: float) -> None:
+        super().__init__()
+        self.kernel = nn.Conv2d(1, 1, 1, bias=False).double()
+        nn.init.constant_(self.kernel.weight, kernel)
+
+    def forward(self, x: Images) -> Float[Tensor, "batch 1"]:
+        """The readout, as a single logit."""
+        h = torch.tanh(self.kernel(x)).flatten(1)
+        return (h[:, 0] - h[:, 1])[:, None]
+
+
+def kernel_gradients(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> Float[Tensor, "batch n"]:
+    """Gradient of each image's readout in the first layer's shared weights, flat."""
+    name, weights = next(iter(model.named_parameters()))
+
+    def value(kernel: Tensor, image: Tensor, label: Tensor) -> Tensor:
+        return readout(lambda im: functional_call(model, {name: kernel}, (im,)), image[None], label[None])[0]
+
+    return vmap(grad(value), in_dims=(None, 0, 0))(weights.detach(), x, y).flatten(1).detach()
+
+
+def _placed(model: TinyTransformer, readout: Readout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def value(position: Tensor, image: Tensor, label: Tensor) -> Tensor:
+        network = {"position": position}
+        return readout(lambda im: functional_call(model, network, (im,)), image[None], label[None])[0]
+
+    return value

@@ -1,0 +1,132 @@
+"""What a step size lets SGD stay at: the second moment near a minimum, exactly, and the trace bound it implies.
+
+Near an interpolating minimum with per-sample Hessians H_i (positive semi-definite, H their mean), SGD is
+z <- (I - eta H^) z with H^ the mean over a random batch, and E z z^T evolves by the linear map
+
+    T(M) = E[(I - eta H^) M (I - eta H^)] = M - eta (H M + M H) + eta^2 [(1 - rho) H M H + rho mean_i H_i M H_i]
+
+with rho = 1/B for batches drawn with replacement, (n - B) / (B (n - 1)) without. T is self-adjoint, so the second
+moment stays bounded from every start iff the largest eigenvalue of T is at most 1; the test matrix M = I gives
+
+    eta E|H^|_F^2 <= 2 tr H,     and with rank H_i <= C:     tr H <= 2 C / (eta rho)  ( = 2 B C / eta )
+
+Thresholds: Wu et al. 2018, Ma and Ying 2021, Mulayoff and Michaeli 2024; the short trace form is ours (P7).
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from attrobust import checks
+
+Hessians = Float[np.ndarray, "samples n n"]
+
+
+def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> float:
+    """rho, the share of per-sample noise that a batch keeps; 1 for a single sample, 0 for all without replacement.
+
+    Raises:
+        ValueError: if `batch_size` is below 1, or above `samples` without replacement.
+
+    Example:
+        >>> sampling(8, 2), sampling(8, 8, replacement=False)
+        (0.5, 0.0)
+    """
+    checks.count("samples", samples)
+    checks.count("batch_size", batch_size, most=None if replacement else samples)
+    if replacement:
+        return 1 / batch_size
+    return (samples - batch_size) / (batch_size * (samples - 1)) if samples > 1 else 0.0
+
+
+def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) -> Float[np.ndarray, "nn nn"]:
+    """Matrix of T on row-major vectors of M.
+
+    Args:
+        hessians: per-sample Hessians, symmetric positive semi-definite.
+        step_size: eta, above 0.
+        rho: from `sampling`.
+    """
+    mean, eye = hessians.mean(0), np.eye(hessians.shape[1])
+    drift = np.kron(mean, eye) + np.kron(eye, mean)
+    return np.eye(len(eye) ** 2) - step_size * drift + step_size**2 * _noise(hessians, rho)
+
+
+def largest_stable_step(hessians: Hessians, *, rho: float, iterations: int = 60) -> float:
+    """Largest step size with a bounded second moment from every start, by bisection on the top eigenvalue of T.
+
+    Args:
+        hessians: per-sample Hessians whose mean is positive definite.
+        rho: from `sampling`.
+        iterations: halvings of the interval (0, 2 / lambda_max(H)], at least 1; 60 reach rounding.
+
+    Raises:
+        ValueError: if the mean Hessian is singular: directions without curvature never decay.
+
+    Example:
+        >>> one = np.diag([2.0])[None]
+        >>> round(largest_stable_step(one, rho=1.0), 9)
+        1.0
+
+    Reference: Mulayoff and Michaeli 2024, "Exact mean square linear stability analysis for SGD" (closed form).
+    """
+    checks.count("iterations", iterations)
+    spectrum = np.linalg.eigvalsh(hessians.mean(0))
+    if spectrum[0] <= 1e-10 * spectrum[-1]:
+        raise ValueError(
+            f"hessians have a mean with smallest eigenvalue {spectrum[0]:.2g}; it must be positive definite"
+        )
+    mean, eye = hessians.mean(0), np.eye(hessians.shape[1])
+    drift, noise = np.kron(mean, eye) + np.kron(eye, mean), _noise(hessians, rho)
+    low, high = 0.0, 2 / float(spectrum[-1])
+    if np.linalg.eigvalsh(drift - high * noise)[0] >= 0:
+        return high
+    for _ in range(iterations):
+        middle = (low + high) / 2
+        stable = np.linalg.eigvalsh(drift - middle * noise)[0] >= 0  # (I - T) / eta is positive semi-definite
+        low, high = (middle, high) if stable else (low, middle)
+    return (low + high) / 2
+
+
+def trace_bound(*, step_size: float, rho: float, outputs: int = 1) -> float:
+    """Largest trace of a Hessian at which SGD can stay: 2 C / (eta rho); infinite for full batches.
+
+    Args:
+        step_size: eta, above 0.
+        rho: from `sampling`.
+        outputs: C, the rank of a per-sample Hessian (number of logits; one less for cross-entropy).
+
+    Raises:
+        ValueError: for arguments out of range.
+
+    Example:
+        >>> trace_bound(step_size=0.1, rho=0.5)
+        40.0
+    """
+    checks.positive("step_size", step_size)
+    checks.at_least("rho", rho, 0)
+    checks.count("outputs", outputs)
+    return 2 * outputs / (step_size * rho) if rho else np.inf
+
+
+def batch_norm_squared(hessians: Hessians, *, rho: float) -> float:
+    """E|H^|_F^2 = (1 - rho) |H|_F^2 + rho mean_i |H_i|_F^2."""
+    return float((1 - rho) * np.square(hessians.mean(0)).sum() + rho * np.square(hessians).sum((1, 2)).mean())
+
+
+def second_moment(
+    hessians: Hessians, *, step_size: float, rho: float, updates: int
+) -> Float[np.ndarray, " updates_and_one"]:
+    """E|z|^2 after 0, 1, ... updates, started at the identity: decay below the threshold, growth above."""
+    operator = second_moment_operator(hessians, step_size=step_size, rho=rho)
+    n = hessians.shape[1]
+    moment, sizes = np.eye(n).ravel() / n, [1.0]
+    for _ in range(updates):
+        moment = operator @ moment
+        sizes.append(float(np.trace(moment.reshape(n, n))))
+    return np.array(sizes)
+
+
+def _noise(hessians: Hessians, rho: float) -> Float[np.ndarray, "nn nn"]:
+    mean = hessians.mean(0)
+    each = np.einsum("sab,scd->acbd", hessians, hessians).reshape(len(mean) ** 2, -1) / len(hessians)
+    return (1 - rho) * np.kron(mean, mean) + rho * each
