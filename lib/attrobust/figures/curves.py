@@ -67,7 +67,7 @@ def trends(
                 )  # fmt: skip
                 if metric in log_y:
                     axis.set_yscale("log")
-                _log_ticks(axis, sorted(table[x].unique()))
+                _log_ticks(axis, sorted(table[x].unique().tolist()))
                 axis.set(xlabel=label(x), ylabel=name if axis is row[0] else "")
                 if index == 0 and column:
                     axis.set_title(label(value))
@@ -108,7 +108,7 @@ def curves(
                 if low in line and high in line:
                     axis.fill_between(line[x], line[low], line[high], color=color, alpha=0.2, linewidth=0)
             if log_x:
-                _log_ticks(axis, sorted(inside[x].unique()))
+                _log_ticks(axis, sorted(inside[x].unique().tolist()))
             axis.set(xlabel=x_label or label(x), ylabel=(y_label or label(y)) if axis is axes[0][0] else "")
             if panels:
                 axis.set_title(label(value))

@@ -1,0 +1,240 @@
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import PIL.Image
+from attrobust import claims, figures
+from matplotlib.colors import to_rgba
+
+STEPS = [0.01, 0.1, 1.0]
+
+
+@pytest.fixture(autouse=True)
+def global_state_stays_as_found():
+    """Not asked for here: seaborn's dots draw jitter from numpy's global generator even when it is switched off."""
+
+
+@pytest.fixture(autouse=True)
+def settings_stay_as_found():
+    """Styles hold inside a figure only; figures are closed after each test."""
+    before = dict(mpl.rcParams)
+    yield
+    plt.close("all")
+    assert dict(mpl.rcParams) == before
+
+
+def runs(seeds=4):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        [
+            {
+                "step_size": step, "batch_size": 32, "seed": seed, "protocol": protocol, "dataset": dataset,
+                "sharpness": np.exp(rng.normal()), "trace": np.exp(rng.normal()),
+            }
+            for dataset in ("digits", "mnist") for protocol in ("matched", "plateau") for step in STEPS
+            for seed in range(seeds)
+        ]
+    )  # fmt: skip
+
+
+def trends(table, **options):
+    asked = {"x": "step_size", "metrics": {"sharpness": "S", "trace": "T"}, "hue": "protocol", "column": "dataset"}
+    return figures.trends(table, **(asked | options))
+
+
+def same_color(artist_color, name):
+    return to_rgba(artist_color)[:3] == pytest.approx(to_rgba(figures.COLORS[name])[:3], abs=1e-3)
+
+
+# ------------------------------------------------------------------ what is drawn are the numbers
+
+
+def test_trend_lines_run_through_the_means_and_bands_are_the_claims_intervals():
+    table = runs()
+    axes = np.array(trends(table).axes).reshape(2, 2)
+    for i, metric in enumerate(("sharpness", "trace")):
+        for j, dataset in enumerate(("digits", "mnist")):
+            for k, protocol in enumerate(("matched", "plateau")):
+                chosen = table[(table["dataset"] == dataset) & (table["protocol"] == protocol)]
+                line = axes[i, j].lines[k]
+                assert same_color(line.get_color(), protocol)
+                assert line.get_xdata() == pytest.approx(STEPS)
+                assert line.get_ydata() == pytest.approx(chosen.groupby("step_size")[metric].mean().tolist())
+                band = axes[i, j].collections[k].get_paths()[0].vertices
+                for step, rows in chosen.groupby("step_size"):
+                    low, high = claims.interval(rows[metric])
+                    heights = band[np.isclose(band[:, 0], step), 1]
+                    assert heights.min() == pytest.approx(low)
+                    assert heights.max() == pytest.approx(high)
+
+
+def test_trend_panels_are_named_and_ticked_by_their_values():
+    figure = trends(runs(), log_y=("trace",), note="n = 4 seeds")
+    axes = np.array(figure.axes).reshape(2, 2)
+    assert [a.get_title() for a in axes[0]] == ["digits", "MNIST"]
+    assert [a.get_ylabel() for a in axes[:, 0]] == ["S", "T"]
+    assert axes[1, 0].get_xlabel() == "step size"
+    assert axes[0, 0].get_xscale() == "log"
+    assert list(axes[0, 0].get_xticks()) == STEPS
+    assert (axes[0, 0].get_yscale(), axes[1, 0].get_yscale()) == ("linear", "log")
+    words = [t.get_text() for t in figure.findobj(mpl.text.Text)]
+    assert "n = 4 seeds" in words
+    assert {"matched loss", "plateau, plain"} <= set(words)
+
+
+def test_panels_can_be_decorated_and_a_single_column_needs_no_name():
+    seen = []
+    table = runs()
+    trends(table, decorate=lambda axis, metric, value: seen.append((metric, value)))
+    assert seen == [(m, d) for m in ("sharpness", "trace") for d in ("digits", "mnist")]
+    figure = trends(table[table["dataset"] == "digits"], column=None)
+    assert len(figure.axes) == 2
+
+
+def test_curves_draw_the_tables_values_and_intervals_in_order_of_x():
+    table = pd.DataFrame({"steps": [20, 5, 10, 20, 5, 10], "y": [3.0, 1.0, 2.0, 6.0, 4.0, 5.0], "kind": list("aaabbb")})
+    table = table.assign(low=table["y"] - 0.5, high=table["y"] + 0.25)
+    (axis,) = figures.curves(table, x="steps", y="y", hue="kind", log_x=True, x_label="updates").axes
+    assert [line.get_xdata().tolist() for line in axis.lines] == [[5, 10, 20]] * 2
+    assert [line.get_ydata().tolist() for line in axis.lines] == [[1, 2, 3], [4, 5, 6]]
+    band = axis.collections[1].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx((3.5, 6.25))
+    assert axis.get_xlabel() == "updates"
+    assert list(axis.get_xticks()) == [5, 10, 20]
+
+
+def test_scattered_points_are_the_runs():
+    table = runs()
+    figure = figures.scatter(table, x="sharpness", y="trace", hue="protocol", shade="step_size", panels="dataset")
+    for axis, dataset in zip(figure.axes, ("digits", "mnist"), strict=True):
+        for points, protocol in zip(axis.collections, ("matched", "plateau"), strict=True):
+            mine = table[(table["dataset"] == dataset) & (table["protocol"] == protocol)]
+            assert np.asarray(points.get_offsets()) == pytest.approx(mine[["sharpness", "trace"]].to_numpy())
+            assert same_color(points.get_facecolor()[0], protocol)
+            # Size tells the step: smallest to largest, by its logarithm.
+            assert points.get_sizes() == pytest.approx(10 + 40 * (np.log10(mine["step_size"].to_numpy()) + 2) / 2)
+
+
+def test_dots_show_every_row_and_the_mean_with_its_interval():
+    table = pd.DataFrame({"map": list("aaabbb"), "value": [1.0, 2.0, 4.0, 5.0, 7.0, 9.0]})
+    (axis,) = figures.dots(table, x="value", y="map").axes
+    points = np.concatenate([c.get_offsets() for c in axis.collections])
+    assert sorted(points[:, 0]) == sorted(table["value"])
+    drawn = [line.get_xdata() for line in axis.lines if len(line.get_xdata())]
+    for _, rows in table.groupby("map"):
+        assert any(len(d) == 2 and tuple(d) == pytest.approx(claims.interval(rows["value"])) for d in drawn)
+        assert any(np.isclose(d, rows["value"].mean()).any() for d in drawn)
+
+
+def test_dots_of_two_kinds_keep_their_colours_and_their_means():
+    table = pd.DataFrame(
+        {"map": ["a", "a", "b", "b"] * 2, "value": np.arange(8.0), "attack": ["worst"] * 4 + ["noise"] * 4}
+    )
+    figure = figures.dots(table, x="value", y="map", hue="attack", note="n = 2")
+    (axis,) = figure.axes
+    drawn = np.concatenate([line.get_xdata() for line in axis.lines if len(line.get_xdata())])
+    for _, rows in table.groupby(["map", "attack"]):
+        assert np.isclose(drawn, rows["value"].mean()).any()
+    assert any(same_color(line.get_color(), "worst") for line in axis.lines)
+    assert any(same_color(line.get_color(), "noise") for line in axis.lines)
+
+
+def test_a_table_of_pixels_holds_every_pixel_and_is_drawn_back():
+    image, signed = np.linspace(0, 1, 6).reshape(2, 3), np.array([[1.0, -3.0, 0.5], [0.0, 2.0, -1.0]])
+    panels = {("r", "image"): ("image", image, "clean"), ("r", "map"): ("signed", signed, "")}
+    table = figures.pixels(panels)
+    assert len(table) == 12
+    first, second = figures.pictures(table).axes
+    assert (first.images[0].get_array() == image).all()
+    assert (second.images[0].get_array() == signed).all()
+    assert first.images[0].get_clim() == (0, 1)
+    assert second.images[0].get_clim() == (-3, 3)
+    assert (first.get_title(), first.get_ylabel(), first.get_xlabel()) == ("image", "r", "clean")
+
+
+def test_pictures_survive_their_csv_and_leave_missing_panels_empty():
+    panels = {("r", "a"): ("importance", np.eye(2), ""), ("s", "b"): ("importance", np.zeros((2, 2)), "zero")}
+    text = figures.pixels(panels).to_csv(index=False)
+    axes = figures.pictures(pd.read_csv(io.StringIO(text))).axes
+    assert [len(a.images) for a in axes] == [1, 0, 0, 1]
+    assert axes[0].get_xlabel() == ""
+    assert axes[3].images[0].get_clim() == (0, 1)
+
+
+# ------------------------------------------------------------------ style
+
+
+def test_names_read_well_and_unknown_ones_lose_their_underscores():
+    assert figures.label("step_size") == "step size"
+    assert figures.label("fashion_mnist") == "Fashion-MNIST"
+    assert figures.label("some_new_column") == "some new column"
+
+
+def test_what_stands_side_by_side_is_told_apart_by_colour():
+    for group in (("matched", "plateau", "standard"), ("worst", "noise", "noise search")):
+        assert len({tuple(to_rgba(figures.COLORS[name])) for name in group}) == len(group)
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_the_same_numbers_give_the_same_bytes(tmp_path):
+    table = runs()
+    for place in ("one", "two"):
+        figures.save(trends(table), tmp_path / place, "a_trend", data=table, alt="Sharpness against step size.")
+    for suffix in ("png", "pdf", "csv"):
+        first, second = ((tmp_path / place / "figures" / f"a_trend.{suffix}").read_bytes() for place in ("one", "two"))
+        assert first == second
+    other = table.assign(sharpness=2 * table["sharpness"])
+    figures.save(trends(other), tmp_path / "three", "a_trend", data=other, alt="Sharpness against step size.")
+    assert (tmp_path / "three/figures/a_trend.png").read_bytes() != (tmp_path / "one/figures/a_trend.png").read_bytes()
+
+
+def test_every_figure_has_its_numbers_beside_it_and_words_for_those_who_cannot_see(tmp_path):
+    table = runs()
+    shown = figures.save(trends(table), tmp_path, "a_trend", data=table, alt="Sharpness against step size.")
+    target = tmp_path / "figures"
+    assert sorted(p.name for p in target.iterdir()) == ["a_trend.csv", "a_trend.pdf", "a_trend.png"]
+    back = pd.read_csv(target / "a_trend.csv")
+    assert back["sharpness"].tolist() == pytest.approx(table["sharpness"].tolist(), rel=1e-5)
+    assert shown.metadata["alt"] == "Sharpness against step size."
+    assert shown.data == (target / "a_trend.png").read_bytes()
+    with PIL.Image.open(target / "a_trend.png") as picture:
+        assert picture.size[0] > 300
+    assert (target / "a_trend.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_saved_figure_is_closed(tmp_path):
+    table = runs()
+    figure = trends(table)
+    figures.save(figure, tmp_path, "a_trend", data=table, alt="Sharpness.")
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_a_saved_picture_shows_what_was_drawn(tmp_path):
+    figure, axis = plt.subplots(figsize=(2, 2))
+    axis.set_position([0, 0, 1, 1])
+    axis.axis("off")
+    axis.imshow([[0, 1], [1, 0]], cmap="gray")
+    figures.save(figure, tmp_path, "a_check", data=pd.DataFrame({"v": [0, 1]}), alt="A board.")
+    with PIL.Image.open(tmp_path / "figures" / "a_check.png") as opened:
+        picture = np.asarray(opened.convert("L")).astype(float)
+    side = picture.shape[0]
+    quarter, three = side // 4, 3 * side // 4
+    corners = [picture[quarter, quarter], picture[quarter, three], picture[three, quarter], picture[three, three]]
+    assert corners == pytest.approx([0, 255, 255, 0], abs=3)
+
+
+def test_figures_without_words_or_numbers_are_refused(tmp_path):
+    table = runs()
+    with pytest.raises(ValueError, match="alt of figure 'a_trend' is empty; it must say what the figure shows"):
+        figures.save(trends(table), tmp_path, "a_trend", data=table, alt=" ")
+    with pytest.raises(ValueError, match="data of figure 'a_trend' has no rows; it must hold the plotted numbers"):
+        figures.save(trends(table), tmp_path, "a_trend", data=table[:0], alt="Sharpness.")
+    assert list(tmp_path.iterdir()) == []
