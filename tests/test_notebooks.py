@@ -82,10 +82,12 @@ def test_parameters_stand_in_one_cell_each_with_a_comment_and_a_check(path):
     assert len(cells) == 1
     for line in cells[0].source.splitlines():
         assert "  # " in line, line
-    names = [node.targets[0].id for node in ast.parse(cells[0].source).body]
+    assigned = ast.parse(cells[0].source).body
+    assert all(isinstance(node, ast.AnnAssign) for node in assigned)  # papermill shows the type in its help
+    names = [node.target.id for node in assigned]
     assert set(names) <= set(notebook.PARAMETERS)
     assert {"out", "committed", "device"} <= set(names)
-    values = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cells[0].source).body}
+    values = {node.target.id: ast.literal_eval(node.value) for node in assigned}
     assert vars(notebook.settings(values)) == values
 
 

@@ -7,9 +7,10 @@ import sys
 import tomllib
 from importlib import metadata
 
+import pandas as pd
 import pytest
 import yaml
-from attrobust import __version__, paths, reproduce
+from attrobust import __version__, claims, paths, reproduce
 from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads((paths.root / "pyproject.toml").read_text())["project"]
@@ -92,6 +93,13 @@ def test_every_notebook_has_its_figures_folder_and_a_line_in_the_readme():
     assert {p.name for p in paths.figures.iterdir() if re.match(r"\d\d_", p.name)} == stems
     for stem in stems:
         assert f"notebooks/{stem}.ipynb" in readme
+
+
+def test_the_readme_states_the_verdicts_that_the_rows_give():
+    readme = (paths.root / "README.md").read_text()
+    table = pd.read_csv(paths.figures / "03_sgd_flattens" / "claims.csv")
+    for (claim, by), arms in table.groupby(["claim", "by"]):
+        assert claims.sentence(f"{claim}, by {by.replace('_', ' ')}", arms) in readme
 
 
 def test_every_relative_link_of_the_readme_leads_somewhere():
