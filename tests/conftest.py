@@ -1,5 +1,10 @@
 """What holds in every test: shapes are checked at each call, and the global random state stays as found."""
 
+import os
+
+# Tiny networks lose more time than they win on several threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import jaxtyping
 import numpy as np

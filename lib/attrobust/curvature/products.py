@@ -16,12 +16,12 @@ PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
 Readout = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-def logit(model: nn.Module, x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
+def logit(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
     """Logit of class y: the function a saliency map is the gradient of."""
     return model(x).gather(1, y[:, None])[:, 0]
 
 
-def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
+def cross_entropy(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
     """Cross-entropy of each image."""
     return torch.nn.functional.cross_entropy(model(x), y, reduction="none")
 
