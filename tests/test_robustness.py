@@ -50,17 +50,21 @@ def test_the_worst_case_is_taken_separately_for_each_similarity_and_image():
             assert worst.loc[i, name] == max(t.loc[i, name] for t in each)
 
 
-def test_every_attacked_row_compares_the_map_the_attack_found():
-    model, x = cases.conv(), cases.images(6)
-    found = table(model, x)
+@pytest.mark.parametrize("kind", ["smooth", "relu"])
+def test_every_attacked_row_compares_the_map_that_the_attack_found_on_the_judged_network(kind):
+    x = cases.images(6)
+    model = cases.conv() if kind == "smooth" else cases.mlp(nn.ReLU(), width=16)
+    climbed = model if kind == "smooth" else models.smooth_twin(model, x, beta=10.0)
+    found = table(model, x, ascend_on=None if kind == "smooth" else [climbed])
     target = model(x).argmax(1)
     draw = cases.generator()
     for _ in range(4):
         HOW["ball"].boundary(x, generator=draw)
     for attack, build in robustness.objectives(2).items():
-        objective = build(attributions.saliency, model, x, target)
+        judge = build(attributions.saliency, model, x, target)
+        goal = build(attributions.saliency, climbed, x, target)
         keep = attacks.same_prediction(model, x)
-        reached = attacks.pgd(objective, x, HOW["ball"], steps=5, keep=keep, generator=draw)
+        reached = attacks.pgd(goal, x, HOW["ball"], steps=5, keep=keep, judge=judge, generator=draw)
         a, b = (attributions.saliency(model, im, target).detach() for im in (x, reached.x))
         flat_a, flat_b = attributions.pixelwise(a), attributions.pixelwise(b)
         mine = rows(found, attack)

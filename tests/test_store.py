@@ -169,8 +169,9 @@ def test_a_missing_file_is_none_and_a_damaged_one_is_named(tmp_path):
 
 def test_own_rows_are_those_that_were_put(folder):
     s = Store("01_x")
-    s.put("a", {"x": 0.1, "reason": ""}, {"seconds": 1.0})
-    assert s.own_rows(["a", "b"]) == {"a": {"x": 0.1, "reason": ""}}
+    row = {"x": 0.1 + 0.2, "y": 1e-300 / 3, "steps": 12, "comparable": True, "reason": ""}
+    s.put("a", row, {"seconds": 1.0})
+    assert s.own_rows(["a", "b"]) == {"a": row}
     assert Store("01_x").own_rows(["a"]) == s.own_rows(["a"])
     assert Store("02_y").own_rows(["a"]) == {}
     assert Store("01_x", out=folder / "elsewhere").own_rows(["a"]) == {}
