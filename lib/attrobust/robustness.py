@@ -111,9 +111,7 @@ def attribution_robustness(
     return table[["image", "attribution", "attack", *SIMILARITIES, *DISTANCES, "kept", "counted"]]
 
 
-def compare(
-    model: nn.Module, attribution: attacks.Attribution, x: Images, moved: Images, *, k: int
-) -> pd.DataFrame:
+def compare(model: nn.Module, attribution: attacks.Attribution, x: Images, moved: Images, *, k: int) -> pd.DataFrame:
     """Every similarity and distance between the maps of clean and moved images, one row per image.
 
     Args:
