@@ -36,7 +36,8 @@ def turn(
 
         integral over t in [0, 1] of  |P H(x_t) step| / |g(x_t)|,   x_t = start + t step
 
-    with g the gradient, H the Hessian and P the projection that removes the direction of g.
+    with g the gradient, H the Hessian and P the projection that removes the direction of g. The gradient must not
+    vanish on the way: passing through zero it reverses at once, and no curvature tells.
 
     Args:
         function: smooth scalar function of a vector, differentiable twice.
@@ -45,7 +46,8 @@ def turn(
         nodes: Gauss-Legendre nodes, at least 1; 32 leave 1e-9 on the networks of notebook 02 (our choice).
 
     Returns:
-        The integral; infinite if the gradient vanishes at a node.
+        The integral; infinite, that is no guarantee, if the gradient turns by more than a right angle between two
+        neighbouring nodes, as it does where it passes through zero.
 
     Raises:
         ValueError: if `nodes` is not a positive whole number.
@@ -63,12 +65,16 @@ def turn(
     places, weights = (torch.from_numpy(part).to(start) for part in np.polynomial.legendre.leggauss(nodes))
     gradient = torch.func.grad(function)
 
-    def rate(place: Tensor) -> Tensor:
+    def at(place: Tensor) -> tuple[Tensor, Tensor]:
         g, bend = torch.func.jvp(gradient, (start + place * step,), (step,))
         across = bend - (bend @ g) / g.square().sum().clamp_min(torch.finfo(g.dtype).tiny) * g
-        return across.norm() / g.norm()
+        return g / g.norm(), across.norm() / g.norm()
 
-    return float((weights / 2 * torch.func.vmap(rate)((places + 1) / 2)).sum())
+    with torch.no_grad():
+        units, rates = torch.func.vmap(at)((places + 1) / 2)
+    if bool(((units[1:] * units[:-1]).sum(1) < 0).any()) or not bool(torch.isfinite(rates).all()):
+        return math.inf
+    return float((weights / 2 * rates).sum())
 
 
 def angle(first: Scores, second: Scores) -> PerImage:

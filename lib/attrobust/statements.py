@@ -62,6 +62,11 @@ def identity(statement: str, arm: str, left: object, right: object, **columns: o
     return bound(statement, arm, residual, RESIDUAL, **columns).assign(kind="identity")
 
 
+def residuals(statement: str, arm: str, values: object, **columns: object) -> pd.DataFrame:
+    """Cases of an identity whose residuals are known already, one number per case."""
+    return bound(statement, arm, np.abs(_numbers(values)), RESIDUAL, **columns).assign(kind="identity")
+
+
 def join(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Tables of cases as one, cases numbered through within each statement and arm."""
     table = pd.concat(list(parts), ignore_index=True)

@@ -58,6 +58,8 @@ class Experiment:
         checks.count("batch_size", self.batch_size, most=self.n_train)
         checks.count("epochs", self.epochs)
         checks.count("seed", self.seed, least=0)
+        for name in ("step_size", "momentum"):  # 1 and 1.0 are one experiment and must have one key
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def training_key(self) -> str:
@@ -103,6 +105,7 @@ class Measurement:
     def __post_init__(self) -> None:
         for radius in self.radii:
             checks.at_least("radius", radius, 0)
+        object.__setattr__(self, "radii", tuple(int(r) if r == int(r) else r for r in self.radii))
         checks.count("attack_steps", self.attack_steps)
         checks.count("restarts", self.restarts)
         checks.count("n_attacked", self.n_attacked)

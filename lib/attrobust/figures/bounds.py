@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from attrobust.figures.style import COLORS, label, style, write_note
 
@@ -46,9 +47,11 @@ def against(
                     marker=MARKERS[hues.index(name) % len(MARKERS)],
                 )  # fmt: skip
             _diagonal(axis, inside, log=log)
+            if log:
+                _log_ticks(axis, "x", "y")
             axis.set(xlabel=x_label, ylabel=y_label if axis is axes[0][0] else "")
             axis.set_title((titles or {}).get(value, label(value)))
-        _handles(figure, hues)
+        _handles(figure, hues, lines=False)
         write_note(figure, note)
     return figure
 
@@ -80,12 +83,13 @@ def tightness(
             mine = table[hue] == name
             axis.plot(
                 finite[mine], places[mine], linestyle="none", marker="|", markersize=7, alpha=0.6,
-                color=_color(name, hues),
+                color=_color(name, hues), zorder=3,
             )  # fmt: skip
-        axis.axvline(limit, color=COLORS["theory"], linewidth=1)
+        axis.axvline(limit, color=COLORS["theory"], linewidth=1, zorder=2)
         axis.set(xscale="log", xlabel=x_label, yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.4, -0.6))
         axis.tick_params(axis="y", labelsize=7)
-        _handles(figure, hues)
+        _log_ticks(axis, "x")
+        _handles(figure, hues, lines=False, mark="|")
         write_note(figure, note)
     return figure
 
@@ -118,7 +122,9 @@ def profiles(
     columns = columns or len(values)
     lines = -(-len(values) // columns)
     with style():
-        figure, axes = plt.subplots(lines, columns, figsize=(3.1 * columns + 0.5, 2.5 * lines + 0.8), squeeze=False)
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(max(5.2, 3.1 * columns + 0.5), 2.5 * lines + 0.8), squeeze=False
+        )
         for axis in axes.flat[len(values) :]:
             axis.set_axis_off()
         for axis, value in zip(axes.flat, values, strict=False):
@@ -133,6 +139,7 @@ def profiles(
                 if spread and not bound:
                     axis.fill_between(line.index, line["min"], line["max"], color=color, alpha=0.2, linewidth=0)
             axis.set(xscale="log" if value in log_x else "linear", yscale="log" if value in log_y else "linear")
+            _log_ticks(axis, *("x" if value in log_x else ""), *("y" if value in log_y else ""))
             axis.set(xlabel=(x_labels or {}).get(value, label(x)), ylabel=(y_labels or {}).get(value, ""))
             axis.set_title(label(value))
         _handles(figure, hues, theory=theory, markers=markers, measured=measured)
@@ -152,14 +159,26 @@ def _diagonal(axis: Axes, inside: pd.DataFrame, *, log: bool) -> None:
     axis.set(xlim=(low, high), ylim=(low, high))
 
 
+def _log_ticks(axis: Axes, *which: str) -> None:
+    """Readable ticks on logarithmic axes: powers of ten, or 1, 2, 5 where the axis spans less than two decades."""
+    for name in which:
+        low, high = axis.get_xlim() if name == "x" else axis.get_ylim()
+        ticks = axis.xaxis if name == "x" else axis.yaxis
+        if high < 100 * low:
+            ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ticks.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ticks.set_minor_formatter(NullFormatter())
+
+
 def _color(name: str, names: Sequence[str]) -> object:
-    cycle = sns.color_palette("colorblind", max(8, len(names)))
+    """The palette's colour, or one of the cycle; the palette keeps red for what attacks and breaks."""
+    cycle = [color for i, color in enumerate(sns.color_palette("colorblind", 10)) if i not in (3, 7)]
     return COLORS.get(name, cycle[list(names).index(name) % len(cycle)])
 
 
 def _handles(
-    figure: Figure, hues: Sequence[str], *, theory: Sequence[str] = (), markers: bool = True,
-    measured: Sequence[str] | None = None,
+    figure: Figure, hues: Sequence[str], *, theory: Sequence[str] = (), markers: bool = True, lines: bool = True,
+    mark: str = "", measured: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     if len(hues) < 2:
         return
@@ -167,10 +186,11 @@ def _handles(
     handles = []
     for name in hues:
         if name in theory:
-            dash = ("--", ":", "-.")[list(theory).index(name) % 3]
-            handles.append(plt.Line2D([], [], color=COLORS["theory"], linestyle=dash, label=label(name)))
-            continue
-        mark = MARKERS[measured.index(name) % len(MARKERS)] if markers else ""
-        handles.append(plt.Line2D([], [], color=_color(name, measured), marker=mark, label=label(name)))
-    width = figure.get_figwidth()
-    figure.legend(handles=handles, loc="outside upper center", ncols=max(1, min(len(hues), int(width / 1.6))))
+            look = {"color": COLORS["theory"], "linestyle": ("--", ":", "-.")[list(theory).index(name) % 3]}
+        else:
+            shape = mark or (MARKERS[measured.index(name) % len(MARKERS)] if markers else "")
+            look = {"color": _color(name, measured), "linestyle": "-" if lines else "", "marker": shape}
+        handles.append(plt.Line2D([], [], label=label(name), **look))
+    wide = 0.55 + 0.085 * max(len(label(name)) for name in hues)  # inches of the longest entry
+    columns = max(1, min(len(hues), int(figure.get_figwidth() / wide)))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns)

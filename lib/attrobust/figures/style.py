@@ -27,6 +27,7 @@ COLORS: dict[str, object] = {
     "worst of all β": _blind[3],
     "relu": _blind[0],
     "twin": _blind[1],
+    "wrong variant": _blind[3],
 }
 
 #: How names in rows read in figures and tables.

@@ -40,8 +40,8 @@ class BlindUnit(nn.Module):
         free = free / free[:-1].norm()
         self.network = network
         self.direction = nn.Parameter(free[:-1].clone())
-        self.shift = nn.Parameter(free[-1].clone())
-        self.strength = nn.Parameter(torch.tensor(float(strength), dtype=x.dtype))
+        self.shift = nn.Parameter(free[-1:].clone())
+        self.strength = nn.Parameter(torch.tensor([float(strength)], dtype=x.dtype))
 
     def forward(self, x: Images) -> Float[Tensor, "batch classes"]:
         """Logits of each image."""

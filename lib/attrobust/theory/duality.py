@@ -125,9 +125,9 @@ def with_change(
     *,
     readout: Readout = curvature.logit,
 ) -> PerImage:
-    """Readout of each image when [W, b] is changed, by another amount for every image."""
+    """Readout of each image when [W, b] is changed, by another amount for every image; differentiable in it."""
     first = first_dense(model, x)
-    return vmap(_lifted(model, first, readout))(first.matrix + change, x, y).detach()
+    return vmap(_lifted(model, first, readout))(first.matrix + change, x, y)
 
 
 def weight_gradients(
