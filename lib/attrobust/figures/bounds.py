@@ -122,9 +122,9 @@ def profiles(
     columns = columns or len(values)
     lines = -(-len(values) // columns)
     with style():
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(max(5.2, 3.1 * columns + 0.5), 2.5 * lines + 0.8), squeeze=False
-        )
+        width = max(5.2, 3.1 * columns + 0.5)
+        height = 2.5 * lines + 0.6 + 0.2 * -(-len(hues) // _columns(width, hues))
+        figure, axes = plt.subplots(lines, columns, figsize=(width, height), squeeze=False)
         for axis in axes.flat[len(values) :]:
             axis.set_axis_off()
         for axis, value in zip(axes.flat, values, strict=False):
@@ -191,6 +191,10 @@ def _handles(
             shape = mark or (MARKERS[measured.index(name) % len(MARKERS)] if markers else "")
             look = {"color": _color(name, measured), "linestyle": "-" if lines else "", "marker": shape}
         handles.append(plt.Line2D([], [], label=label(name), **look))
-    wide = 0.55 + 0.085 * max(len(label(name)) for name in hues)  # inches of the longest entry
-    columns = max(1, min(len(hues), int(figure.get_figwidth() / wide)))
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+    figure.legend(handles=handles, loc="outside upper center", ncols=_columns(figure.get_figwidth(), hues))
+
+
+def _columns(width: float, hues: Sequence[str]) -> int:
+    """Columns of a legend that fit into `width` inches."""
+    widest = 0.6 + 0.074 * max(len(label(name)) for name in hues)
+    return max(1, min(len(hues), int(width / widest)))
