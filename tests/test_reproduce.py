@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -99,6 +100,38 @@ def test_a_second_run_gives_the_same_rows_and_the_same_figures(reference, tmp_pa
     drawn, expected = (t / "build/reproduce/smoke/03_sgd_flattens/figures" for t in (tree, reference))
     for file in expected.iterdir():
         assert (drawn / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.slow
+def test_interrupted_it_says_so_in_one_sentence_and_leaves_no_process_behind(tmp_path):
+    tree = copy_tree(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(tree / "lib"), "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(SMOKE, cwd=tree, env=environment, stderr=subprocess.PIPE, text=True)
+    folder = tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens" / "rows"
+    until = time.monotonic() + 120
+    while not list(folder.glob("[!.]*.json")) and time.monotonic() < until:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    assert (
+        running.communicate(timeout=20)[1].strip().splitlines()[-1].startswith("interrupted; the same command resumes")
+    )
+    assert running.returncode == 130
+    until = time.monotonic() + 60
+    while (left := processes_in(tree)) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert not left
+
+
+def processes_in(tree):
+    """Processes whose library is the tree's own: kernels and workers of a run in it."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"PYTHONPATH={tree / 'lib'}".encode() in status.read_bytes():
+                found.append(status.parent.name)
+        except OSError:
+            continue
+    return found
 
 
 @pytest.mark.slow

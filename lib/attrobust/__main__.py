@@ -1,6 +1,7 @@
 """Command line: `python -m attrobust reproduce | figures | data | parameters`. The Makefile's lines are these."""
 
 import os
+import signal
 import sys
 
 import click
@@ -74,8 +75,16 @@ def _parameters() -> None:
             click.echo(f"  {name:<18}{help_text}")
 
 
+def _stop(number: int, _: object) -> None:
+    """Leave at once: kernels and workers notice that they are alone, and what they finish meanwhile is kept."""
+    click.echo("interrupted; the same command resumes where it stopped", err=True)
+    os._exit(128 + number)
+
+
 def run() -> None:
     """Entry point: errors of ours end in one sentence and exit status 1, without a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -83,8 +92,6 @@ def run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command resumes where it stopped")
     except (ValueError, data.DataError, reproduce.NotebookError) as error:
         sys.exit(f"error: {error}")
 

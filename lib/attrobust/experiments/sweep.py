@@ -7,6 +7,7 @@ workers or the runs before it.
 
 import hashlib
 import inspect
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -108,11 +109,13 @@ def in_workers(function: Callable, tasks: Iterable[tuple], *, jobs: int = 0) -> 
     workers = jobs or joblib.cpu_count(only_physical_cores=False)
     with joblib.parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1):
         return joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")(
-            joblib.delayed(_alone)(function, task) for task in tasks
+            joblib.delayed(_alone)(os.getpid(), function, task) for task in tasks
         )
 
 
-def _alone(function: Callable, task: tuple) -> object:
+def _alone(parent: int, function: Callable, task: tuple) -> object:
+    if parent not in (os.getpid(), os.getppid()):
+        os._exit(1)  # whoever asked was killed: a worker left behind must not go through the queue
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
