@@ -24,10 +24,10 @@ from attrobust import curvature
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
 PerImage = Float[Tensor, " batch"]
-Readout = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Readout = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 
 
-def probability(model: nn.Module, x: Tensor, y: Tensor) -> PerImage:
+def probability(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> PerImage:
     """Probability of class y."""
     return model(x).softmax(1).gather(1, y[:, None])[:, 0]
 

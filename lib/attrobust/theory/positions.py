@@ -119,7 +119,8 @@ class DifferenceDetector(nn.Module):
 
     def __init__(self, kernel: float) -> None:
         super().__init__()
-        self.kernel = nn.Conv2d(1, 1, 1, bias=False).double()
+        with torch.random.fork_rng(devices=[]):
+            self.kernel = nn.Conv2d(1, 1, 1, bias=False).double()
         nn.init.constant_(self.kernel.weight, kernel)
 
     def forward(self, x: Images) -> Float[Tensor, "batch 1"]:

@@ -115,7 +115,7 @@ def fading(n_train: int, epochs: int, seed: int, loss: str) -> pd.DataFrame:
     x, y, _ = digits(n_train)
     x, y, rows = x[:32], y[:32], []
 
-    def of_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def of_loss(model: Callable, x: Tensor, y: Tensor) -> Tensor:
         return training.LOSSES[loss](model(x), y)
 
     def probe(update: int, networks: Sequence[nn.Module]) -> None:
@@ -208,7 +208,7 @@ def _survived(
 
 
 def _scaled(model: nn.Module, x: Tensor, moved: Tensor, y: Tensor, factor: float) -> dict[str, Tensor]:
-    def readout(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def readout(model: Callable, x: Tensor, y: Tensor) -> Tensor:
         return factor * curvature.logit(model, x, y)
 
     maps = [curvature.InputHessian(model, at, y, readout=readout).gradient.detach() for at in (x, moved)]

@@ -1,0 +1,56 @@
+import matplotlib as mpl
+import pandas as pd
+import pytest
+from attrobust import figures, statements
+
+
+def cases():
+    return statements.join(
+        [statements.bound("P1", "one", [0.0, 0.5, 2.0], [1.0, 1.0, 3.0]), statements.bound("P2", "two", [1e-3], [0.1])]
+    )
+
+
+def lines():
+    return pd.DataFrame(
+        {"x": [1, 10, 1, 10] * 2, "y": [1.0, 2.0, 3.0, 4.0] * 2, "name": ["a", "a", "limit", "limit"] * 2,
+         "panel": ["p"] * 4 + ["q"] * 4}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_no_true_case_stands_over_the_diagonal(log):
+    figure = figures.against(cases(), log=log)
+    assert [axis.get_title() for axis in figure.axes] == ["P1", "P2"]
+    for axis in figure.axes:
+        for points in axis.collections:
+            offsets = points.get_offsets()
+            assert (offsets[:, 1] <= offsets[:, 0]).all()
+
+
+def test_tightness_draws_one_line_per_statement_and_clips_at_its_edges():
+    table = cases().assign(row=lambda t: t.statement, side="gradient", ratio=lambda t: statements.ratio(t))
+    (axis,) = figures.tightness(table[table.ratio > 0], low=0.1).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["P1", "P2"]
+    assert min(min(line.get_xdata()) for line in axis.get_lines() if len(line.get_xdata())) >= 0.1
+
+
+def test_profiles_dash_what_theory_says_and_give_each_panel_its_axes():
+    figure = figures.profiles(
+        lines(), x="x", y="y", hue="name", panels="panel", log_x=["p"], log_y=["q"], theory=["limit"], note="n = 1"
+    )
+    first, second = figure.axes
+    assert (first.get_xscale(), first.get_yscale()) == ("log", "linear")
+    assert (second.get_xscale(), second.get_yscale()) == ("linear", "log")
+    assert [line.get_linestyle() for line in first.get_lines()] == ["-", "--"]
+
+
+def test_drawing_leaves_the_style_as_found():
+    before = dict(mpl.rcParams)
+    figures.against(cases())
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    mpl.pyplot.close("all")
