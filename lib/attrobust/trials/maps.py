@@ -29,7 +29,7 @@ LEADERS = 6
 
 @over_cases
 def turning(case: int) -> Iterator[pd.DataFrame]:
-    """P11: the angle between two maps of a smooth network, and the relative curvature on the way."""
+    """P11: the angle between two maps of a smooth network and what it certifies, by the curvature on the way."""
     model, x, y = draws.network(case, images=1)
     g = torch.Generator().manual_seed(case)
     step = torch.randn(x.numel(), generator=g, dtype=x.dtype) * 10 ** float(2 * torch.rand(1, generator=g) - 1.7)
@@ -39,6 +39,12 @@ def turning(case: int) -> Iterator[pd.DataFrame]:
     yield statements.bound("P11", "angle and integrated curvature", certificates.angle(first, last), limit)
     cosine = similarity.cosine(first.view(x.shape), last.view(x.shape))
     yield statements.bound("P11", "1 - cosine, certified", 1 - cosine, 1 - np.cos(min(limit, np.pi)))
+    a, b = first.abs() / first.norm(), last.abs() / last.norm()
+    change = certificates.change_of_turn(torch.tensor([limit], dtype=x.dtype))
+    lost = 1 - similarity.topk_intersection(a[:, None], b[:, None], k=2)
+    yield statements.bound("P11", "1 - top-2, certified", lost, 1 - certificates.topk(a, change, k=2))
+    lost = 1 - similarity.spearman(a[:, None], b[:, None])
+    yield statements.bound("P11", "1 - Spearman, certified", lost, 1 - certificates.spearman(a, change))
 
 
 @over_cases
@@ -128,7 +134,7 @@ def fading(n_train: int, epochs: int, seed: int, loss: str) -> pd.DataFrame:
             rows.append([update, reached, name, float(slope), float(turn)])
 
     digits_network(
-        n_train, seed, epochs=epochs, step_size=0.2, probe=probe, every=max(1, n_train * epochs // 1000), loss=loss
+        n_train, seed, epochs=epochs, step_size=0.2, probe=probe, every=max(1, n_train * epochs // 600), loss=loss
     )
     names = ["update", "loss", "name", "gradient", "relative curvature"]
     return pd.DataFrame(rows, columns=names).assign(trained_on=loss)
