@@ -100,6 +100,8 @@ def test_the_readme_states_the_verdicts_that_the_rows_give():
     table = pd.read_csv(paths.figures / "03_sgd_flattens" / "claims.csv")
     for (claim, by), arms in table.groupby(["claim", "by"]):
         assert claims.sentence(f"{claim}, by {by.replace('_', ' ')}", arms) in readme
+    theory = pd.read_csv(paths.figures / "02_two_curvatures" / "claims.csv")
+    assert claims.sentence("C1, all of the theory", theory) in readme
     full = pd.read_csv(paths.figures / "03_sgd_flattens" / "claims_full.csv")
     relu = full[(full["activation"] == "relu") & (full["claim"] == "C2") & (full["by"] == "step_size")]
     assert claims.sentence("C2, by step size", relu) in readme
