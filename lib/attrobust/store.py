@@ -92,7 +92,11 @@ class Store:
 
     def committed_rows(self, keys: Iterable[str]) -> dict[str, dict]:
         """Rows that came with the repository, by key."""
-        tables = [] if self.committed is None else [read_csv(path) for path in sorted(self.committed.glob("runs*.csv"))]
+        tables = (
+            []
+            if self.committed is None
+            else [read_csv(path) for path in sorted(self.committed.glob("runs*.csv"), reverse=True)]
+        )
         known = {row["key"]: row for table in tables for row in table.to_dict("records")}
         return {key: known[key] for key in keys if key in known}
 
@@ -105,7 +109,11 @@ class Store:
         """Write the rows of the notebook's grid to runs.csv, and provenance.csv beside it."""
         write_csv(self.out / "runs.csv", rows)
         fresh = [read_json(self.out / "provenance" / f"{key}.json") for key in rows["key"]]
-        tables = [] if self.committed is None else [read_csv(p) for p in sorted(self.committed.glob("provenance*.csv"))]
+        tables = (
+            []
+            if self.committed is None
+            else [read_csv(p) for p in sorted(self.committed.glob("provenance*.csv"), reverse=True)]
+        )
         known = {row["key"]: row for table in tables for row in table.to_dict("records")}
         records = [row or known.get(key) for key, row in zip(rows["key"], fresh, strict=True)]
         write_csv(self.out / "provenance.csv", pd.DataFrame([r for r in records if r]))
