@@ -128,8 +128,9 @@ def test_figures_and_claims_load_without_torch():
 def test_the_environment_file_builds_a_working_environment_with_the_tested_versions(tmp_path):
     """The pip part of environment.yml in a fresh environment (the conda solve itself is not exercised)."""
     tree = tmp_path / "clone"
-    ignore = shutil.ignore_patterns(".venv", "build", "data", ".git", "__pycache__", "*.egg-info")
-    shutil.copytree(paths.root, tree, ignore=ignore)
+    for file in tracked():
+        (tree / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(paths.root / file, tree / file)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     python = str(tmp_path / "env" / "bin" / "python")
     command = [python, "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", ".[notebooks,test]"]
@@ -143,7 +144,8 @@ def test_the_environment_file_builds_a_working_environment_with_the_tested_versi
         expected = constraints().get(name.lower().replace("_", "-"), version)
         assert version.split("+")[0] == expected, name
     program = "import attrobust.experiments, attrobust.reproduce, captum, jupyterlab, nbval, seaborn; print('ok')"
-    assert subprocess.run([python, "-c", program], capture_output=True, text=True).stdout.strip() == "ok"
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "ok", done.stderr
 
 
 def test_the_installed_package_is_this_one():
