@@ -316,18 +316,16 @@ def test_what_has_no_hessian_is_refused_in_one_sentence(unchecked):
     loss = LOSSES["cross_entropy"]
     with pytest.raises(ValueError, match=r"x has shape \(0, 2, 3, 3\).*not empty"):
         curvature.ParameterHessian(model, loss, x[:0], y[:0])
-    with pytest.raises(ValueError, match="x holds 1 pixels that are NaN"):
+    with pytest.raises(ValueError, match="x holds 1 values that are NaN or infinite"):
         broken = x.clone()
         broken[0, 0, 0, 0] = math.nan
         curvature.ParameterHessian(model, loss, broken, y)
-    with pytest.raises(ValueError, match="loss is inf on these images; curvature needs a finite loss"):
+    with pytest.raises(ValueError, match="loss is inf on an example; curvature needs a finite loss"):
         curvature.ParameterHessian(model, lambda z, c: loss(z, c) / 0, x, y)
     with pytest.raises(ValueError, match="chunk is 0; it must be a whole number of at least 1"):
         curvature.ParameterHessian(model, loss, x, y, chunk=0)
     with pytest.raises(ValueError, match="model has no parameter that requires a gradient"):
         curvature.ParameterHessian(cases.mlp().requires_grad_(False), loss, x, y)
-    with pytest.raises(ValueError, match=r"x spans .*; pixels must lie in \[0, 1\]"):
-        curvature.InputHessian(model, 5 * x, y)
 
 
 # ------------------------------------------------------------------ Gauss-Newton
@@ -360,7 +358,7 @@ def test_gauss_newton_trace_agrees_with_the_dense_matrix(loss, make, block):
     block = block and curvature.first_layer(model)[0] + "."
     exact = dense_gauss_newton(model, x, loss, block).trace().item()
     for chunk in (2, 64):
-        found = curvature.gauss_newton_trace(model, x, loss=loss, block=block, chunk=chunk)
+        found = curvature.gauss_newton_trace(model, x, loss=loss, block=block, chunk=chunk).value
         assert found == pytest.approx(exact, rel=1e-9)
 
 
@@ -368,7 +366,7 @@ def test_gauss_newton_and_hessian_agree_where_the_logits_are_linear_in_the_weigh
     model, x, y = cases.linear(), cases.images(5), cases.labels(5)
     for loss in LOSSES:
         exact = cases.parameter_hessian(model, LOSSES[loss], x, y).trace().item()
-        assert curvature.gauss_newton_trace(model, x, loss=loss) == pytest.approx(exact, rel=1e-9)
+        assert curvature.gauss_newton_trace(model, x, loss=loss).value == pytest.approx(exact, rel=1e-9)
 
 
 @cases.isolated
@@ -383,16 +381,16 @@ def standardised(seed=0):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_invariant_flatness_ignores_rescaling_of_a_relu_networks_layers(factor, loss):
     model, x = standardised(), cases.images(5)
-    logits, before = model(x), curvature.invariant_flatness(model, x, loss=loss)
-    plain = curvature.gauss_newton_trace(model, x, loss=loss)
+    logits, before = model(x), curvature.invariant_flatness(model, x, loss=loss).value
+    plain = curvature.gauss_newton_trace(model, x, loss=loss).value
     dense = [m for m in model.modules() if isinstance(m, nn.Linear)]
     with torch.no_grad():
         dense[0].weight *= factor
         dense[0].bias *= factor
         dense[1].weight /= factor
     assert torch.allclose(model(x), logits)
-    assert curvature.invariant_flatness(model, x, loss=loss) == pytest.approx(before, rel=1e-9)
-    assert curvature.gauss_newton_trace(model, x, loss=loss) != pytest.approx(plain, rel=0.01)
+    assert curvature.invariant_flatness(model, x, loss=loss).value == pytest.approx(before, rel=1e-9)
+    assert curvature.gauss_newton_trace(model, x, loss=loss).value != pytest.approx(plain, rel=0.01)
 
 
 def test_invariant_flatness_is_the_squared_spectral_norm_times_the_trace_of_its_layer():
@@ -400,8 +398,8 @@ def test_invariant_flatness_is_the_squared_spectral_norm_times_the_trace_of_its_
     name, layer = curvature.first_layer(model)
     assert (name, layer) == ("layers.2", model.layers[2])
     top = torch.linalg.svdvals(layer.weight)[0].item()
-    block = curvature.gauss_newton_trace(model, x, block="layers.2.")
-    assert curvature.invariant_flatness(model, x) == pytest.approx(top**2 * block)
+    block = curvature.gauss_newton_trace(model, x, block="layers.2.").value
+    assert curvature.invariant_flatness(model, x).value == pytest.approx(top**2 * block)
 
 
 def test_flatness_of_layers_that_do_not_carry_it_is_refused():

@@ -1,28 +1,49 @@
 """Curvature in the parameters and in the pixels; every result is a small Estimate: value, error, products."""
 
+from attrobust.curvature.density import Density, slq
 from attrobust.curvature.estimate import Estimate
 from attrobust.curvature.gauss_newton import first_layer, gauss_newton_trace, invariant_flatness
-from attrobust.curvature.inputs import input_curvature, input_gradient_norm, relative_curvature
+from attrobust.curvature.inputs import (
+    input_curvature,
+    input_extremes,
+    input_gradient_norm,
+    input_moments,
+    relative_curvature,
+)
+from attrobust.curvature.jacobian import gram_spectrum, input_jacobian, input_jacobian_norm
 from attrobust.curvature.lanczos import Ends, lanczos
-from attrobust.curvature.parameters import sharpness, trace
-from attrobust.curvature.products import InputHessian, ParameterHessian, cross_entropy, logit
-from attrobust.curvature.traces import hutchpp
+from attrobust.curvature.parameters import extremes, frobenius, sharpness, spectral_density, trace
+from attrobust.curvature.products import InputHessian, ParameterHessian
+from attrobust.curvature.readouts import cross_entropy, logit, margin
+from attrobust.curvature.traces import hutchpp, moments
 
 __all__ = [
+    "Density",
     "Ends",
     "Estimate",
     "InputHessian",
     "ParameterHessian",
     "cross_entropy",
+    "extremes",
     "first_layer",
+    "frobenius",
     "gauss_newton_trace",
+    "gram_spectrum",
     "hutchpp",
     "input_curvature",
+    "input_extremes",
     "input_gradient_norm",
+    "input_jacobian",
+    "input_jacobian_norm",
+    "input_moments",
     "invariant_flatness",
     "lanczos",
     "logit",
+    "margin",
+    "moments",
     "relative_curvature",
     "sharpness",
+    "slq",
+    "spectral_density",
     "trace",
 ]

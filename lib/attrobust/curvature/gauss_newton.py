@@ -3,6 +3,7 @@
 At a fitted minimum the loss Hessian is nearly the Gauss-Newton matrix, whose trace needs no randomness:
 
     tr G = mean_i sum_c p_c |J_i^T (e_c - p)|^2    (cross-entropy),    mean_i |J_i|_F^2    (squared loss)
+    tr G = mean_i <H_i, J_i J_i^T>                 (any loss; H_i its Hessian in the logits)
 
 Multiplying one layer by a and dividing the next by a leaves a homogeneous network's function alone and changes
 every Hessian quantity (Dinh et al. 2017); |W|_2^2 tr G_(W, b) of the first layer is unchanged (after Petzka et
@@ -15,50 +16,84 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from attrobust import checks
-
-Images = Float[Tensor, "batch channels height width"]
+from attrobust.curvature import guards
+from attrobust.curvature.estimate import Estimate
+from attrobust.curvature.products import PerExampleLoss
 
 
 def gauss_newton_trace(
-    model: nn.Module, x: Images, *, loss: str = "cross_entropy", block: str = "", chunk: int = 64
-) -> float:
-    """Exact trace of the Gauss-Newton matrix of the mean loss.
+    model: nn.Module,
+    x: Float[Tensor, "batch *shape"],
+    y: Tensor | None = None,
+    *,
+    loss: str | PerExampleLoss = "cross_entropy",
+    block: str = "",
+    chunk: int = 64,
+) -> Estimate:
+    """Exact trace of the Gauss-Newton matrix of the mean loss, from per-example gradients.
 
     Args:
-        model: network in eval mode.
-        x: images the mean is taken over.
-        loss: "cross_entropy" or "squared" (half the squared distance).
+        model: network in eval mode that returns (batch, outputs).
+        x: examples the mean is taken over.
+        y: their labels; only a callable loss needs them.
+        loss: "cross_entropy", "squared" (half the squared distance), or (outputs, y) -> one loss per example.
         block: only parameters whose name starts with this; "" for all.
-        chunk: images whose Jacobians are held at once.
+        chunk: examples whose Jacobians are held at once.
+
+    Returns:
+        Estimate with error 0; `products` counts the per-example gradients of one example.
 
     Raises:
-        ValueError: for an unknown loss, or a block that names no parameter.
+        ValueError: for an unknown loss, a callable loss without `y`, or a block that names no parameter.
     """
-    checks.one_of("loss", loss, ("cross_entropy", "squared"))
-    checks.images("x", x)
+    if not callable(loss):
+        checks.one_of("loss", loss, ("cross_entropy", "squared"))
+    elif y is None:
+        raise ValueError("y is None; a callable loss needs the labels")
+    guards.batch(x, x if y is None else y)
+    guards.model(model)
     inside = {name: p.detach() for name, p in model.named_parameters() if name.startswith(block)}
     if not inside:
         raise ValueError(f"block is {block!r}; no parameter name starts with it")
     rest = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()] if name not in inside}
 
-    def logits(weights: dict[str, Tensor], image: Tensor) -> Tensor:
-        return functional_call(model, {**rest, **weights}, (image[None],))[0]
+    def outputs(weights: dict[str, Tensor], example: Tensor) -> Tensor:
+        return functional_call(model, {**rest, **weights}, (example[None],))[0]
 
-    jacobian = vmap(jacrev(logits), in_dims=(None, 0))
-    total = 0.0
-    for images in x.split(chunk):
-        j = torch.cat([part.flatten(2) for part in jacobian(inside, images).values()], dim=2)  # (batch, classes, n)
-        if loss == "cross_entropy":
-            p = model(images).detach().softmax(1)
+    jacobian = vmap(jacrev(outputs), in_dims=(None, 0))
+    total, width = 0.0, 0
+    for at, examples in zip(range(0, len(x), chunk), x.split(chunk), strict=True):
+        j = torch.cat([part.flatten(2) for part in jacobian(inside, examples).values()], dim=2)  # (batch, outputs, n)
+        width = j.shape[1]
+        if callable(loss):
+            inner = _loss_hessian(loss, model(examples).detach(), y[at : at + chunk])
+            total += float((inner * (j @ j.mT)).sum())
+        elif loss == "cross_entropy":
+            p = model(examples).detach().softmax(1)
             centred = j - torch.einsum("bc,bcn->bn", p, j)[:, None]
             total += float((p * centred.square().sum(2)).sum())
         else:
             total += float(j.square().sum())
-    return total / len(x)
+    return Estimate(total / len(x), 0.0, width)
 
 
-def invariant_flatness(model: nn.Module, x: Images, *, loss: str = "cross_entropy") -> float:
+def _loss_hessian(loss: PerExampleLoss, outputs: Tensor, y: Tensor) -> Float[Tensor, "batch outputs outputs"]:
+    at = outputs.requires_grad_()
+    (slope,) = torch.autograd.grad(guards.values("loss", loss(at, y), outputs).sum(), at, create_graph=True)
+    if not slope.requires_grad:
+        return torch.zeros(*outputs.shape, outputs.shape[1]).to(outputs)
+    rows = [
+        torch.autograd.grad(slope[:, c].sum(), at, retain_graph=True, materialize_grads=True)[0]
+        for c in range(outputs.shape[1])
+    ]
+    return torch.stack(rows, 1)
+
+
+def invariant_flatness(model: nn.Module, x: Float[Tensor, "batch *shape"], *, loss: str = "cross_entropy") -> Estimate:
     """Squared spectral norm of the first layer's weights times the Gauss-Newton trace of that layer.
+
+    Returns:
+        Estimate with error 0.
 
     Raises:
         ValueError: if the first layer with weights is not dense: shared weights break the transfer from
@@ -68,7 +103,8 @@ def invariant_flatness(model: nn.Module, x: Images, *, loss: str = "cross_entrop
     if not isinstance(layer, nn.Linear):
         raise ValueError(f"the first layer is {type(layer).__name__}; this flatness needs a dense (Linear) first layer")
     spectral = float(torch.linalg.matrix_norm(layer.weight.detach(), ord=2))
-    return spectral**2 * gauss_newton_trace(model, x, loss=loss, block=name + ".")
+    block = gauss_newton_trace(model, x, loss=loss, block=name + ".")
+    return Estimate(spectral**2 * block.value, 0.0, block.products)
 
 
 def first_layer(model: nn.Module) -> tuple[str, nn.Module]:

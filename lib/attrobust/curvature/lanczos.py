@@ -6,7 +6,7 @@ Bases are fully re-orthogonalised (twice is enough, Kahan and Parlett); a spectr
 unlike for power iteration, which the logit Hessian of a network defeats.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,25 +15,76 @@ from torch import Tensor
 
 from attrobust import checks
 
+MatVec = Callable[[Float[Tensor, "batch n"]], Float[Tensor, "batch n"]]
+
 
 @dataclass(frozen=True)
 class Ends:
-    """Lowest and highest Ritz value of each matrix, with residual bounds, and the vector of the highest."""
+    """Lowest and highest Ritz value of each matrix, with residual bounds and Ritz vectors."""
 
     low: Float[Tensor, " batch"]
     high: Float[Tensor, " batch"]
     low_error: Float[Tensor, " batch"]
     high_error: Float[Tensor, " batch"]
+    low_vector: Float[Tensor, "batch n"]
     high_vector: Float[Tensor, "batch n"]
     products: int
 
 
+@dataclass(frozen=True)
+class Krylov:
+    """The state after some steps: T by its diagonal and side, the next beta, and the basis Q.
+
+    A matrix whose recursion ended early (an exact invariant subspace) is padded with zeros.
+    """
+
+    diagonal: Float[Tensor, "batch steps"]
+    off: Float[Tensor, "batch less"]
+    beta: Float[Tensor, " batch"]
+    basis: Float[Tensor, "batch steps n"]
+
+    @property
+    def steps(self) -> int:
+        """Products spent."""
+        return self.diagonal.shape[1]
+
+    def ritz(self) -> tuple[Float[Tensor, "batch steps"], Float[Tensor, "batch steps steps"]]:
+        """Ritz values, ascending, and the eigenvectors of T in columns."""
+        side = torch.diag_embed(self.off, offset=1)
+        t = torch.diag_embed(self.diagonal) + side + side.mT if self.steps > 1 else self.diagonal[..., None]
+        return torch.linalg.eigh(t)
+
+
+def krylov(matvec: MatVec, start: Float[Tensor, "batch n"], *, steps: int) -> Iterator[Krylov]:
+    """The recursion, one state a step; it ends after `steps` or when every matrix has an invariant subspace."""
+    tiny = torch.finfo(start.dtype).eps
+    steps = min(steps, start.shape[1])
+    # Room for sixteen vectors, doubled when it is full: most searches end sooner and never copy their basis.
+    room = start.new_empty(len(start), min(steps, 16), start.shape[1])
+    room[:, 0] = start / start.norm(dim=1, keepdim=True)
+    diagonal, off = start.new_empty(len(start), steps), start.new_empty(len(start), steps)
+    scale = torch.zeros_like(diagonal[:, 0])
+    for step in range(steps):
+        basis = room[:, : step + 1]
+        w = matvec(basis[:, -1])
+        alpha = (w * basis[:, -1]).sum(1)
+        w = w - alpha[:, None] * basis[:, -1]
+        for _ in range(2):
+            w = w - torch.einsum("bkn,bk->bn", basis, torch.einsum("bkn,bn->bk", basis, w))
+        beta = w.norm(dim=1)
+        scale = torch.maximum(scale, torch.maximum(alpha.abs(), beta))
+        beta = torch.where(beta > 10 * tiny * scale, beta, torch.zeros_like(beta))
+        diagonal[:, step], off[:, step] = alpha, beta
+        yield Krylov(diagonal[:, : step + 1], off[:, :step], beta, basis)
+        if step == steps - 1 or bool((beta == 0).all()):
+            return
+        if step + 1 == room.shape[1]:
+            room = torch.cat([room, room.new_empty(len(room), min(step + 1, steps - step - 1), room.shape[2])], 1)
+        room[:, step + 1] = torch.where(beta[:, None] > 0, w / beta.clamp_min(torch.finfo(w.dtype).tiny)[:, None], 0)
+
+
 def lanczos(
-    matvec: Callable[[Float[Tensor, "batch n"]], Float[Tensor, "batch n"]],
-    start: Float[Tensor, "batch n"],
-    *,
-    steps: int,
-    tolerance: float = 0.0,
+    matvec: MatVec, start: Float[Tensor, "batch n"], *, steps: int, tolerance: float = 0.0, both: bool = False
 ) -> Ends:
     """Both ends of the spectrum of a batch of symmetric matrices.
 
@@ -43,6 +94,7 @@ def lanczos(
         steps: most products spent, at least 1.
         tolerance: stop when every matrix's highest Ritz value has a residual below this share of the largest
             absolute Ritz value; 0 spends all steps.
+        both: whether the lowest Ritz value must reach the tolerance too.
 
     Returns:
         Ends; an exact invariant subspace ends the recursion early with a zero bound.
@@ -60,48 +112,39 @@ def lanczos(
     """
     checks.count("steps", steps)
     checks.at_least("tolerance", tolerance, 0)
-    tiny = torch.finfo(start.dtype).eps
-    q = start / start.norm(dim=1, keepdim=True)
-    basis, diagonal, off = [q], [], []
-    scale = torch.zeros_like(q[:, 0])
-    for step in range(min(steps, start.shape[1])):
-        w = matvec(basis[-1])
-        alpha = (w * basis[-1]).sum(1)
-        w = w - alpha[:, None] * basis[-1]
-        stack = torch.stack(basis, 1)
-        for _ in range(2):
-            w = w - torch.einsum("bkn,bk->bn", stack, torch.einsum("bkn,bn->bk", stack, w))
-        beta = w.norm(dim=1)
-        diagonal.append(alpha)
-        scale = torch.maximum(scale, torch.maximum(alpha.abs(), beta))
-        beta = torch.where(beta > 10 * tiny * scale, beta, torch.zeros_like(beta))
-        last = step == min(steps, start.shape[1]) - 1
-        ends = _ritz(diagonal, off, beta, basis, step + 1)
-        largest = torch.maximum(ends.low.abs(), ends.high.abs())
-        if last or bool((beta == 0).all()) or (tolerance and bool((ends.high_error <= tolerance * largest).all())):
-            return ends
-        off.append(beta)
-        basis.append(torch.where(beta[:, None] > 0, w / beta.clamp_min(torch.finfo(w.dtype).tiny)[:, None], 0 * w))
-    raise AssertionError("unreachable")
+    for state in krylov(matvec, start, steps=steps):  # noqa: B007 - the last state is used below
+        if tolerance and _settled(state, tolerance, both):
+            break
+    values, vectors = state.ritz()
+    low, high = _ends(values, vectors)
+    residual = state.beta[:, None] * vectors[:, -1].abs()
 
+    def vector(index: Tensor) -> Tensor:
+        pick = vectors.gather(2, index[:, None].expand(-1, state.steps, 1))[..., 0]
+        return torch.einsum("bk,bkn->bn", pick, state.basis)
 
-def _ritz(diagonal: list[Tensor], off: list[Tensor], beta: Tensor, basis: list[Tensor], products: int) -> Ends:
-    t = torch.diag_embed(torch.stack(diagonal, 1))
-    if off:
-        side = torch.diag_embed(torch.stack(off, 1), offset=1)
-        t = t + side + side.mT
-    values, vectors = torch.linalg.eigh(t)
-    # A matrix whose recursion ended early is padded with zeros; those Ritz values have no weight on the start vector.
-    weight = vectors[:, 0].abs() > torch.finfo(t.dtype).eps * 10
-    high = torch.where(weight, values, -torch.inf).argmax(1, keepdim=True)
-    low = torch.where(weight, values, torch.inf).argmin(1, keepdim=True)
-    residual = beta[:, None] * vectors[:, -1].abs()
-    pick = vectors.gather(2, high[:, None].expand(-1, t.shape[1], 1))[..., 0]
     return Ends(
         low=values.gather(1, low)[:, 0],
         high=values.gather(1, high)[:, 0],
         low_error=residual.gather(1, low)[:, 0],
         high_error=residual.gather(1, high)[:, 0],
-        high_vector=torch.einsum("bk,bkn->bn", pick, torch.stack(basis, 1)),
-        products=products,
+        low_vector=vector(low),
+        high_vector=vector(high),
+        products=state.steps,
     )
+
+
+def _settled(state: Krylov, tolerance: float, both: bool) -> bool:
+    values, vectors = state.ritz()
+    residual = state.beta[:, None] * vectors[:, -1].abs()
+    low, high = _ends(values, vectors)
+    largest = torch.maximum(values.gather(1, low).abs(), values.gather(1, high).abs())
+    wanted = (low, high) if both else (high,)
+    return all(bool((residual.gather(1, end) <= tolerance * largest).all()) for end in wanted)
+
+
+def _ends(values: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    # Ritz values of the zero padding have no weight on the start vector.
+    weight = vectors[:, 0].abs() > torch.finfo(values.dtype).eps * 10
+    low = torch.where(weight, values, torch.inf).argmin(1, keepdim=True)
+    return low, torch.where(weight, values, -torch.inf).argmax(1, keepdim=True)

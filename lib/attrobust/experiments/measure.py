@@ -124,7 +124,7 @@ def _flatness(
         "trace_error": total.error,
     }
     if isinstance(curvature.first_layer(model)[1], nn.Linear):
-        row["invariant_flatness"] = curvature.invariant_flatness(model, train_examples.x)
+        row["invariant_flatness"] = curvature.invariant_flatness(model, train_examples.x).value
     return row
 
 

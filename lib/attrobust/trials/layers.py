@@ -80,8 +80,8 @@ def blind_unit(n_train: int, epochs: int, seed: int, strengths: Sequence[float])
         hessian = curvature.InputHessian(bent, x, y)
         how = {"generator": torch.Generator().manual_seed(0), "hessian": hessian}
         values = {
-            "Gauss-Newton trace": curvature.gauss_newton_trace(bent, x),
-            "invariant flatness": curvature.invariant_flatness(bent, x),
+            "Gauss-Newton trace": curvature.gauss_newton_trace(bent, x).value,
+            "invariant flatness": curvature.invariant_flatness(bent, x).value,
             "input gradient": hessian.gradient.detach().flatten(1).norm(dim=1).mean(),
             "input curvature": curvature.input_curvature(bent, x, y, **how).value.mean(),
             "relative curvature": curvature.relative_curvature(bent, x, y, **how).value.mean(),

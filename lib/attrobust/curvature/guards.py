@@ -1,0 +1,100 @@
+"""Inputs that have no curvature, or a wrong one, refused in one sentence before any work."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from attrobust import checks
+
+COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+
+
+def model(network: nn.Module) -> None:
+    """Refuse layers that couple the images of a batch or draw random numbers.
+
+    Raises:
+        ValueError: for dropout or batch normalisation in train mode, also inside attention and recurrent layers,
+            and for batch normalisation without running statistics.
+    """
+    for name, module in network.named_modules():
+        kind = type(module).__name__
+        random = isinstance(module, COUPLED) or float(getattr(module, "dropout", 0) or 0) > 0
+        if module.training and random:
+            raise ValueError(f"model is in train mode and holds {kind} ({name}); call model.eval()")
+        if isinstance(module, COUPLED[0]) and module.running_mean is None:
+            raise ValueError(f"model holds {kind} ({name}) without running statistics, which couples the images")
+
+
+def batch(x: Tensor, y: Tensor) -> None:
+    """Refuse an empty batch, values that are not finite, and labels of another length.
+
+    Raises:
+        ValueError: with the argument, its value and what is accepted.
+    """
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must be a batch and not empty")
+    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        raise ValueError(f"x holds {int((~torch.isfinite(x)).sum())} values that are NaN or infinite")
+    if len(y) != len(x):
+        raise ValueError(f"y has {len(y)} entries for {len(x)} examples; give one label per example")
+
+
+def floating(x: Tensor) -> None:
+    """Refuse inputs that cannot be differentiated.
+
+    Raises:
+        ValueError: for integer inputs.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"x has dtype {x.dtype}; it must be floating-point, such as pixels in [0, 1]")
+
+
+def trainable(network: nn.Module, x: Tensor) -> list[nn.Parameter]:
+    """Parameters that require a gradient.
+
+    Raises:
+        ValueError: if there is none, or if integer inputs meet a model without an embedding to look them up in.
+    """
+    if not any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in network.modules()):
+        floating(x)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("model has no parameter that requires a gradient; unfreeze the ones to differentiate")
+    return parameters
+
+
+def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
+    """Return `numbers` if they are finite, one per example.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if numbers.shape != (len(x),):
+        hint = "; a loss such as F.cross_entropy does so with reduction='none'"
+        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; it must be one number per example{hint}")
+    if not bool(torch.isfinite(numbers).all()):
+        worst = numbers.detach()[~torch.isfinite(numbers)][0].item()
+        raise ValueError(f"{name} is {worst} on an example; curvature needs a finite {name}")
+    return numbers
+
+
+def steps(name: str, value: int) -> None:
+    """Refuse a budget or a chunk size that is not a whole number above 0."""
+    checks.count(name, value)
+
+
+def twice_differentiable(nodes: Iterable[torch.autograd.graph.Node]) -> None:
+    """Refuse a gradient graph with an operation whose own gradient torch does not know.
+
+    Raises:
+        ValueError: naming the operation that is usually to blame.
+    """
+    names = {node.name() for node in nodes}
+    if "torch::autograd::NotImplemented" in names:
+        fused = sorted(name.removesuffix("Backward0") for name in names if name.startswith("ScaledDotProduct"))
+        what = f"fused attention ({fused[0]})" if fused else "an operation"
+        raise ValueError(
+            f"model uses {what} without a second derivative; write the attention out, or compute under "
+            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+        )
