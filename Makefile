@@ -20,11 +20,12 @@ READY := $(CURDIR)/.venv/.attrobust-ready
 endif
 
 INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
+BENCH := $(CURDIR)/build/bench-env
 RUN := OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m
 SLOW := slow or browser
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce figures data parameters lab test test-slow clean
+.PHONY: help env reproduce figures data parameters lab test test-slow bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +64,12 @@ test: env ## lint, import contract, unit laws, notebooks under nbval, smoke run
 
 test-slow: env ## fresh environment, soak tests, browser tests
 	@$(RUN) pytest -q --durations=5 -m '$(SLOW)'
+
+bench: ## time the curvature engine beside its peers, in an environment of its own (about 20 minutes)
+	@test -x $(BENCH)/bin/python || $(PYTHON3) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e .
+	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
+	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(BENCH)/bin/python -W ignore -m benchmarks
 
 clean: ## remove what was built here (never committed files or data)
 	@rm -rf build .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -112,7 +112,7 @@ def lanczos(
     """
     checks.count("steps", steps)
     checks.at_least("tolerance", tolerance, 0)
-    for state in krylov(matvec, start, steps=steps):  # noqa: B007 - the last state is used below
+    for state in krylov(matvec, start, steps=steps):
         if tolerance and _settled(state, tolerance, both):
             break
     values, vectors = state.ritz()

@@ -3,7 +3,7 @@
 from attrobust.figures.bounds import against, profiles, tightness
 from attrobust.figures.curves import curves, dots, scatter, trends
 from attrobust.figures.pictures import pictures, pixels
-from attrobust.figures.save import save
+from attrobust.figures.save import save, write
 from attrobust.figures.style import COLORS, LABELS, label, style
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "style",
     "tightness",
     "trends",
+    "write",
 ]

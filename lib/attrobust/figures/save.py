@@ -31,11 +31,15 @@ def save(figure: Figure, folder: str | Path, name: str, *, data: pd.DataFrame, a
     Raises:
         ValueError: if `alt` is empty or `data` holds no rows.
     """
+    return write(figure, Path(folder) / "figures", name, data=data, alt=alt)
+
+
+def write(figure: Figure, target: Path, name: str, *, data: pd.DataFrame, alt: str) -> Image:
+    """The same as `save`, straight into the folder `target`."""
     if not alt.strip():
         raise ValueError(f"alt of figure {name!r} is empty; it must say what the figure shows")
     if data.empty:
         raise ValueError(f"data of figure {name!r} has no rows; it must hold the plotted numbers")
-    target = Path(folder) / "figures"
     target.mkdir(parents=True, exist_ok=True)
     png, pdf = BytesIO(), BytesIO()
     with style():

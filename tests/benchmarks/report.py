@@ -1,0 +1,128 @@
+"""Tables and figures from the stored rows; every sentence about a ratio is computed here."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from benchmarks import draw
+
+OURS = "attrobust"
+
+#: Largest relative error of a peer that counts as an answer (our choice).
+ANSWER = 0.1
+
+#: question, our route, peer ("fastest": the fastest with an answer), least ratio of its seconds over ours
+TARGETS = (
+    ("top eigenvalue", f"{OURS}, tolerance 1e-2", "fastest", 1.3),
+    ("top eigenvalue", OURS, "curvlinops + eigsh, as shipped", 4.0),
+    ("trace", OURS, "curvlinops, as shipped", 2.0),
+    ("trace", OURS, "curvlinops, unchecked", 2.0),
+    ("both ends in the pixels", OURS, "loop, recomputed", 4.0),
+    ("both ends in the pixels", OURS, "loop, graph kept", 2.5),
+    ("both ends in the pixels", OURS, "vmap of jvp(grad)", 1.5),
+)
+
+
+def medians(speed: pd.DataFrame) -> pd.DataFrame:
+    """One row per network, question and route: median seconds, their range, products, error."""
+    by = speed.groupby(["network", "question", "route"], sort=False)
+    table = by.agg(
+        seconds=("seconds", "median"),
+        least=("seconds", "min"),
+        most=("seconds", "max"),
+        products=("products", "first"),
+        error=("error", "median"),
+    ).reset_index()
+    ours = table[table["route"].str.startswith(OURS)].groupby(["network", "question"])["seconds"].first()
+    first = ours.loc[list(zip(table["network"], table["question"], strict=True))].to_numpy()
+    return table.assign(ratio=table["seconds"] / first)
+
+
+def targets(speed: pd.DataFrame) -> pd.DataFrame:
+    """Each aim on each network: the ratio of median seconds, its range over the repetitions, and whether it is met."""
+    table, found = medians(speed), []
+    for network, inside in speed.groupby("network", sort=False):
+        for question, mine, peer, aim in TARGETS:
+            times = inside[inside["question"] == question].pivot(index="repetition", columns="route", values="seconds")
+            rival = peer
+            if peer == "fastest":
+                others = table[(table["network"] == network) & (table["question"] == question)]
+                others = others[~others["route"].str.startswith(OURS) & (others["error"] < ANSWER)]
+                rival = others.loc[others["seconds"].idxmin(), "route"]
+            each = times[rival] / times[mine]
+            ratio = times[rival].median() / times[mine].median()
+            found.append(
+                {"network": network, "question": question, "ours": mine, "peer": rival, "aim": aim, "ratio": ratio,
+                 "least": each.min(), "most": each.max(), "met": "yes" if ratio >= aim else "no"}
+            )  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def lean(memory: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
+    """Peak memory beside the leanest peer that is as fast (within a tenth), or the fastest where none is."""
+    table = medians(speed)
+    table = table[table["question"] == "top eigenvalue"].merge(memory, on=["network", "route"])
+    found = []
+    for network, inside in table.groupby("network", sort=False):
+        peers = inside[~inside["route"].str.startswith(OURS) & (inside["error"] < ANSWER)]
+        for mine in (OURS, f"{OURS}, graph built again"):
+            me = inside[inside["route"] == mine].iloc[0]
+            equal = peers[peers["seconds"] <= 1.1 * me["seconds"]]
+            rival = equal.loc[equal["mebibytes"].idxmin()] if len(equal) else peers.loc[peers["seconds"].idxmin()]
+            found.append(
+                {"network": network, "ours": mine, "MiB": me["mebibytes"], "peer": rival["route"],
+                 "peer's MiB": rival["mebibytes"], "peer's seconds over ours": rival["seconds"] / me["seconds"],
+                 "memory ratio": me["mebibytes"] / rival["mebibytes"]}
+            )  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def slopes(growth: pd.DataFrame) -> pd.DataFrame:
+    """Exponent of the cost in each axis (log-log least squares with its 95 % interval), and gradients beside paper."""
+    found = []
+    for (axis, quantity), inside in growth.groupby(["axis", "quantity"], sort=False):
+        least = inside.groupby("value")["seconds"].min()
+        fit = stats.linregress(np.log(least.index), np.log(least))
+        half = stats.t.ppf(0.975, len(least) - 2) * fit.stderr
+        last = inside[inside["value"] == inside["value"].max()]
+        found.append(
+            {"axis": axis, "quantity": quantity, "slope": fit.slope, "±": half,
+             "gradients at the end": last["gradients"].median(), "on paper": last["predicted"].iloc[0]}
+        )  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def write(folder: Path, rows: dict[str, pd.DataFrame]) -> None:
+    """table.md and the figures."""
+    speed, warm = rows["speed"], rows["warm"]
+    saved = warm[warm["checkpoint"] > 0]
+    parts = [
+        "# Curvature, how fast",
+        "Seconds are CPU seconds of one thread, medians over interleaved repetitions in one process; "
+        f"{speed['repetition'].max() + 1} repetitions.",
+        "## Aims", _markdown(targets(speed)),
+        "## Every route", _markdown(medians(speed)),
+        "## Peak memory", _markdown(lean(rows["memory"], speed)), _markdown(rows["memory"]),
+        "## Warm start",
+        f"{saved['cold'].sum()} products cold, {saved['warm'].sum()} warm over {len(saved)} checkpoints after the "
+        f"first: {saved['cold'].sum() / saved['warm'].sum():.1f} times fewer. Largest relative difference of the two "
+        f"values {saved['difference'].max():.1e}.",
+        "## Growth", _markdown(slopes(rows["growth"])),
+    ]  # fmt: skip
+    (folder / "table.md").write_text("\n\n".join(parts) + "\n")
+    draw.speed(folder, medians(speed), repetitions=speed["repetition"].max() + 1)
+    draw.growth(folder, rows["growth"])
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    texts = table.astype(object).map(_text)
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in texts.to_numpy())])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.0f}" if value.is_integer() else f"{value:.3g}"
+    return str(value)
