@@ -249,9 +249,8 @@ def test_the_norm_has_no_visible_bias_and_an_honest_error():
     m = draw(40, 40)
     a = (m + m.T) / 2
     exact = torch.linalg.matrix_norm(a).item()
-    found = [
-        curvature.moments(lambda v: v @ a, a[:1], products=30, generator=cases.generator(s))[1] for s in range(400)
-    ]
+    draws = map(cases.generator, range(400))
+    found = [curvature.moments(lambda v: v @ a, a[:1], products=30, generator=g)[1] for g in draws]
     values = torch.cat([f.value for f in found])
     assert abs(values.mean().item() - exact) < 0.02 * exact
     stated = torch.cat([f.error for f in found]).square().mean().sqrt().item()

@@ -25,11 +25,11 @@ def trace(network: str) -> float:
 
 def input_ends(network: str, count: int = 16) -> Tensor:
     """Both ends from dense Hessians of the first images."""
-    dense = _dense_input_hessians(
-        setting.trained(network), count, lambda logits, label: logits.gather(0, label[None])[0]
-    )
-    values = torch.linalg.eigvalsh(dense)
-    return values[:, [0, -1]]
+
+    def logit(logits: Tensor, label: Tensor) -> Tensor:
+        return logits.gather(0, label[None])[0]
+
+    return torch.linalg.eigvalsh(_dense_input_hessians(setting.trained(network), count, logit))[:, [0, -1]]
 
 
 def input_loss_ends(network: str, count: int = 16) -> Tensor:

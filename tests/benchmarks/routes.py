@@ -182,8 +182,9 @@ def _power_iteration(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, int
             total = {name: total[name] + part[name] / len(x) for name in total}
         return total
 
-    value = None
-    for spent in range(1, 101):
+    value, spent = None, 0
+    while spent < 100:
+        spent += 1
         length = sum((piece**2).sum() for piece in v.values()) ** 0.5
         v = {name: piece / length for name, piece in v.items()}
         w = product(v)

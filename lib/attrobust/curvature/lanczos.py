@@ -114,7 +114,7 @@ def lanczos(
     checks.at_least("tolerance", tolerance, 0)
     for state in krylov(matvec, start, steps=steps):
         if tolerance and _settled(state, tolerance, both):
-            break
+            break  # the state is read below
     values, vectors = state.ritz()
     low, high = _ends(values, vectors)
     residual = state.beta[:, None] * vectors[:, -1].abs()
