@@ -94,6 +94,19 @@ def test_transformers_train_alike_stacked_and_in_turns_and_as_torchs_sgd_does(st
         assert result.train_loss == pytest.approx(cases.per_example_cross_entropy(net(x), y).mean().item())
 
 
+def test_transformers_in_turns_look_at_their_loss_when_stacked_ones_do(monkeypatch):
+    x, y = examples(n=32)
+    steps = []
+    for stack in (training._Turns, training._Stack):
+        monkeypatch.setattr(training, "_Turns", stack)
+        nets = [build(s, "vit").double() for s in range(4)]
+        options = recipe(epochs=60, step_size=0.03, batch_size=8) | {"momentum": 0.9, "stop_loss": 0.3}
+        fits = training.fit(nets, x, y, generators=[cases.generator(s) for s in range(4)], **options)
+        steps.append([f.steps for f in fits])
+    assert steps[0] == steps[1]
+    assert any(s % 4 for s in steps[0])
+
+
 def test_a_transformer_that_has_stopped_costs_nothing_more(monkeypatch):
     asked, logits = [], training._Turns._logits
     monkeypatch.setattr(training._Turns, "_logits", lambda self, i, *rest: (asked.append(i), logits(self, i, *rest))[1])
