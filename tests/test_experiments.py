@@ -296,7 +296,7 @@ def test_a_lost_row_comes_back_bit_for_bit_and_a_corrupted_one_is_told_from_it(f
     path = store.out / "rows" / f"{experiments.key(GRID[1], SMALL)}.json"
     right = path.read_bytes()
     (model,), (fit,) = measure.train([GRID[1]])
-    assert read_json(path) == dataclasses.asdict(GRID[1]) | measure.measure(GRID[1], SMALL, model, fit)
+    assert read_json(path) == measure.columns(GRID[1]) | measure.measure(GRID[1], SMALL, model, fit)
     path.unlink()
     run(GRID[:2], store)
     assert path.read_bytes() == right

@@ -94,6 +94,20 @@ def test_transformers_train_alike_stacked_and_in_turns_and_as_torchs_sgd_does(st
         assert result.train_loss == pytest.approx(cases.per_example_cross_entropy(net(x), y).mean().item())
 
 
+def test_a_turn_gives_the_gradient_and_the_losses_that_a_stack_gives():
+    x, y = examples(n=12)
+    nets = [build(s, "vit").double() for s in range(3)]
+    turns, stack = (kind(nets, training.cross_entropy) for kind in (training._Turns, training._Stack))
+    batch = torch.randperm(12, generator=cases.generator()).view(3, 4)
+    (ours, losses), (theirs, expected) = (kind.gradient(x[batch], y[batch]) for kind in (turns, stack))
+    assert torch.allclose(losses, expected, rtol=1e-10)
+    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(ours, theirs, strict=True))
+    assert torch.allclose(turns.loss(x, y), stack.loss(x, y), rtol=1e-10)
+    some = turns.loss(x, y, torch.tensor([True, False, True]))
+    assert torch.equal(some[[0, 2]], turns.loss(x, y)[[0, 2]])
+    assert math.isinf(some[1])
+
+
 def test_transformers_in_turns_look_at_their_loss_when_stacked_ones_do(monkeypatch):
     x, y = examples(n=32)
     steps = []

@@ -26,6 +26,7 @@ def patches(signed: Images, *, patch: int) -> Float[Tensor, "batch 1 rows column
         ValueError: if `patch` does not divide them.
 
     Example:
+        >>> import torch
         >>> patches(torch.tensor([[[[1.0, -3.0], [0.0, 0.0]]]]), patch=2).item()
         1.0
     """
@@ -50,6 +51,7 @@ def zero_maps(maps: Images) -> Bool[Tensor, " batch"]:
     relative displacement is infinite, and its top k are arbitrary: leave it out there and say how many were.
 
     Example:
+        >>> import torch
         >>> int(zero_maps(torch.tensor([0.0, 0.0, 0.0, 0.5]).view(2, 1, 1, 2)).sum())
         1
     """
