@@ -4,9 +4,11 @@ linear      z = W x + b                     its map is a row of W
 quadratic   z_c = x' A_c x / 2 + b_c' x     gradient A_c x + b_c, Hessian A_c
 mlp, conv   a hidden layer or two           any activation; smooth ones have maps that bend
 folded      piecewise linear, by torch.where: no kink that a list of operations could know
+vit         two blocks of two heads over six patches of two by two pixels; every weight drawn, none at its start
 """
 
 import torch
+from attrobust import models
 from torch import nn
 from torch.nn import functional as F
 
@@ -65,6 +67,15 @@ def mlp(activation: nn.Module | None = None, *, seed: int = 0, width: int = 6) -
 def conv(activation: nn.Module | None = None, *, seed: int = 0) -> nn.Module:
     layers = [nn.Conv2d(2, 3, 2), activation or nn.GELU(), nn.Flatten(), nn.Linear(12, CLASSES)]
     return filled(nn.Sequential(*layers), seed)
+
+
+VIT_SHAPE = (2, 4, 6)
+
+
+@isolated
+def vit(*, seed: int = 0, **options) -> models.ViT:
+    options = {"input_shape": VIT_SHAPE, "classes": CLASSES, "patch": 2, "dim": 6, "heads": 2, "depth": 2} | options
+    return filled(models.build("vit", seed=seed, mean=0.4, std=0.3, **options), seed)
 
 
 class Quadratic(nn.Module):

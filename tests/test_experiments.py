@@ -7,10 +7,10 @@ import cases
 import pandas as pd
 import pytest
 import torch
-from attrobust import attributions, curvature, data, experiments, models, paths, robustness, training
+from attrobust import attention, attributions, curvature, data, experiments, models, paths, robustness, training
 from attrobust.balls import Ball
 from attrobust.experiments import Experiment, Measurement, measure, sweep
-from attrobust.store import Store, load_weights, read_json, write_csv
+from attrobust.store import Store, load_weights, read_csv, read_json, write_csv
 from torch.nn import functional as F
 
 BASE = {"dataset": "digits", "step_size": 0.05, "batch_size": 16, "epochs": 2, "seed": 0, "side": 4, "n_train": 48}
@@ -65,7 +65,10 @@ def test_a_grid_holds_every_combination_once_in_order():
         ({"step_sizes": [0.1]}, "axis is 'step_sizes'; .*did you mean 'step_size'"),
         ({"dataset": "mist"}, "dataset is 'mist'; .*did you mean 'mnist'"),
         ({"protocol": "plato"}, "protocol is 'plato'; it must be one of matched, plateau, standard"),
-        ({"architecture": "vit"}, "architecture is 'vit'; it must be one of mlp, convnet"),
+        ({"architecture": "vgg"}, "architecture is 'vgg'; it must be one of mlp, convnet, vit"),
+        ({"attention": "softmin"}, "attention is 'softmin'; it must be one of softmax.*did you mean 'softmax'"),
+        ({"patch": 4}, "patch is 4; a network of architecture 'mlp' has none"),
+        ({"dim": 0, "architecture": "vit"}, "dim is 0; it must be a whole number of at least 1"),
         ({"activation": "swish"}, "activation is 'swish'; it must be one of relu, gelu"),
         ({"step_size": 0.0}, "step_size is 0.0; it must be a finite number above 0"),
         ({"batch_size": 49}, "batch_size is 49; it must be a whole number from 1 to 48"),
@@ -99,16 +102,47 @@ OTHER = {
     "dataset": "mnist", "step_size": 0.06, "batch_size": 8, "epochs": 3, "seed": 1, "protocol": "standard", "side": 2,
     "n_train": 40, "architecture": "convnet", "activation": "relu", "momentum": 0.5,
 }  # fmt: skip
+OTHER_TRANSFORMER = {"attention": "another", "patch": 4, "dim": 8, "depth": 1}
 OTHER_MEASURE = {
     "radii": (4,), "attack_steps": 3, "restarts": 2, "n_attacked": 5, "k_share": 0.2, "trace_products": 9,
     "betas": (5,),
 }  # fmt: skip
 
 
-def test_every_field_of_an_experiment_changes_its_keys():
-    assert set(OTHER) == {f.name for f in dataclasses.fields(Experiment)}
-    keys = [(e.training_key, experiments.key(e, SMALL)) for e in (one(), *(one(**{n: v}) for n, v in OTHER.items()))]
-    assert len(set(itertools.chain.from_iterable(keys))) == 2 * (1 + len(OTHER))
+def test_every_field_of_an_experiment_changes_its_keys(monkeypatch):
+    monkeypatch.setitem(attention.KERNELS, "another", attention.KERNELS["softmax"])
+    assert set(OTHER) | set(OTHER_TRANSFORMER) == {f.name for f in dataclasses.fields(Experiment)}
+    changed = [one(), *(one(**{n: v}) for n, v in OTHER.items()), one(architecture="vit")]
+    changed += [one(architecture="vit", **{n: v}) for n, v in OTHER_TRANSFORMER.items()]
+    keys = [(e.training_key, experiments.key(e, SMALL)) for e in changed]
+    assert len(set(itertools.chain.from_iterable(keys))) == 2 * (2 + len(OTHER) + len(OTHER_TRANSFORMER))
+
+
+def test_a_field_added_for_transformers_leaves_the_keys_and_columns_of_other_networks():
+    committed = read_csv(paths.figures / "03_sgd_flattens" / "runs.csv")
+    row = committed[committed["dataset"] == "fashion_mnist"].iloc[0].to_dict()
+    names = {f.name for f in dataclasses.fields(Experiment)} - set(OTHER_TRANSFORMER)
+    known = {n: int(row[n]) if n in ("side", "seed", "epochs", "batch_size", "n_train") else row[n] for n in names}
+    experiment = Experiment(**known)
+    assert set(measure.columns(experiment)) == names
+    assert experiment.model_options == {}
+    assert experiments.key(experiment, Measurement()) == row["key"]
+
+
+def test_a_transformer_is_trained_measured_and_its_words_are_columns(folder):
+    store = Store("notebook", out=folder / "out")
+    options = {"patch": 2, "dim": 4, "depth": 1}
+    rows = run(
+        experiments.grid(**BASE | {"protocol": "plateau", "architecture": "vit", "seed": [0, 1]} | options), store
+    )
+    assert rows[["attention", "patch", "dim", "depth"]].iloc[0].tolist() == ["softmax", 2, 4, 1]
+    assert rows[["sharpness", "logit_input_curvature", "worst_spearman_8"]].notna().all(axis=None)
+    assert "invariant_flatness" not in rows
+    alone = run(
+        experiments.grid(**BASE | {"protocol": "plateau", "architecture": "vit"} | options),
+        Store("alone", out=folder / "alone"),
+    )
+    pd.testing.assert_frame_equal(alone, rows.iloc[:1])
 
 
 def test_every_field_of_a_measurement_changes_the_row_and_not_the_network():
@@ -263,7 +297,7 @@ def test_a_lost_row_comes_back_bit_for_bit_and_a_corrupted_one_is_told_from_it(f
     path = store.out / "rows" / f"{experiments.key(GRID[1], SMALL)}.json"
     right = path.read_bytes()
     (model,), (fit,) = measure.train([GRID[1]])
-    assert read_json(path) == dataclasses.asdict(GRID[1]) | measure.measure(GRID[1], SMALL, model, fit)
+    assert read_json(path) == measure.columns(GRID[1]) | measure.measure(GRID[1], SMALL, model, fit)
     path.unlink()
     run(GRID[:2], store)
     assert path.read_bytes() == right

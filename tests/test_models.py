@@ -3,7 +3,7 @@ import math
 import cases
 import pytest
 import torch
-from attrobust import models
+from attrobust import attributions, curvature, models
 from torch import nn
 from torch.nn import functional as F
 
@@ -159,18 +159,18 @@ def test_twins_and_kinks_leave_training_flags_as_found():
 @pytest.mark.parametrize("activation", models.ACTIVATIONS)
 def test_weights_depend_on_the_seed_alone(architecture, activation):
     def build(seed):
-        return models.build(architecture, input_shape=(1, 6, 7), classes=3, seed=seed, activation=activation)
+        return models.build(architecture, input_shape=(1, 6, 8), classes=3, seed=seed, activation=activation)
 
     first, again, other = build(0), build(0), build(1)
     torch.rand(3, generator=cases.generator())
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))
-    assert not torch.equal(next(first.parameters()), next(other.parameters()))
-    assert first(torch.full((2, 1, 6, 7), 0.5)).shape == (2, 3)
+    assert not all(torch.equal(p, q) for p, q in zip(first.parameters(), other.parameters(), strict=True))
+    assert first(torch.full((2, 1, 6, 8), 0.5)).shape == (2, 3)
     assert first.training
-    assert (models.kinks(first, torch.full((1, 1, 6, 7), 0.5)) == ["relu"]) == (activation == "relu")
+    assert (models.kinks(first, torch.full((1, 1, 6, 8), 0.5)) == ["relu"]) == (activation == "relu")
 
 
-@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["mlp", "convnet"])
 def test_weights_start_at_he_variance_and_biases_at_zero(architecture):
     model = models.build(architecture, input_shape=(3, 16, 16), classes=10, seed=0, width=64)
     for layer in model.modules():
@@ -197,10 +197,145 @@ def test_standardisation_is_the_first_layer(architecture):
     assert torch.allclose(build(mean=0.25, std=0.5)(x), build()((x - 0.25) / 0.5))
 
 
+# ------------------------------------------------------------------ the transformer
+
+
+def vit_images(n=3, seed=0):
+    return cases.images(n, seed, cases.VIT_SHAPE)
+
+
+def built(**options):
+    return models.build("vit", input_shape=(3, 16, 16), classes=10, seed=0, **options)
+
+
+def test_a_transformers_dense_layers_start_at_one_over_fan_in_and_its_first_scores_at_unit_variance():
+    model = built(dim=64, patch=4)
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)] + [model.patches]
+    assert len(layers) == 2 * 4 + 2
+    for layer in layers:
+        assert abs(layer.weight.var().item() * layer.weight.shape[1] - 1) < 5 * (2 / layer.weight.numel()) ** 0.5
+        assert not layer.bias.any()
+    draws = (models.build("vit", input_shape=(3, 16, 16), classes=10, seed=s, mean=0.5, std=0.3) for s in range(8))
+    x = torch.rand(32, 3, 16, 16, generator=cases.generator())
+    assert 0.5 < sum(m.scores(x)[0].var().item() for m in draws) / 8 < 2
+
+
+def test_the_recommended_transformer_for_digits_has_eighteen_thousand_parameters():
+    model = models.build("vit", input_shape=(1, 8, 8), classes=10, seed=0, patch=2, dim=32, depth=2, heads=4)
+    assert sum(p.numel() for p in model.parameters()) == 18218
+
+
+class Plain(nn.Module):
+    """The same transformer made of torch's own layers, every token kept to the end."""
+
+    def __init__(self, vit, shape):
+        super().__init__()
+        dim, heads = vit.position.shape[1], vit.blocks[0].attention.heads
+        layer = nn.TransformerEncoderLayer(
+            dim, heads, 2 * dim, dropout=0.0, activation=F.gelu, batch_first=True, norm_first=True, dtype=torch.float64
+        )
+        self.layers = nn.TransformerEncoder(layer, len(vit.blocks), enable_nested_tensor=False)
+        self.vit, self.embed = vit, nn.Conv2d(shape[0], dim, vit.patches.patch, vit.patches.patch, dtype=torch.float64)
+        with torch.no_grad():
+            self.embed.weight.copy_(vit.patches.weight.view_as(self.embed.weight))
+            self.embed.bias.copy_(vit.patches.bias)
+            for theirs, ours in zip(self.layers.layers, vit.blocks, strict=True):
+                pairs = {
+                    theirs.norm1: ours.before_attention, theirs.norm2: ours.before_mlp, theirs.linear1: ours.mlp[0],
+                    theirs.linear2: ours.mlp[2], theirs.self_attn.out_proj: ours.attention.projection,
+                }  # fmt: skip
+                for a, b in pairs.items():
+                    a.load_state_dict(b.state_dict())
+                theirs.self_attn.in_proj_weight.copy_(ours.attention.qkv.weight)
+                theirs.self_attn.in_proj_bias.copy_(ours.attention.qkv.bias)
+
+    def forward(self, x):
+        patches = self.embed((x - self.vit.standardize.mean) / self.vit.standardize.std).flatten(2).mT
+        tokens = torch.cat([self.vit.cls.expand(len(x), 1, -1), patches], 1) + self.vit.position
+        return self.vit.head(self.vit.norm(self.layers(tokens)[:, 0]))
+
+
+@pytest.mark.parametrize("options", [{}, {"depth": 1}, {"depth": 3, "heads": 3}, {"patch": 1}])
+def test_the_transformer_agrees_with_one_made_of_torchs_layers(options):
+    vit, x = cases.vit(**options), vit_images()
+    with torch.random.fork_rng(devices=[]):
+        plain = Plain(vit, cases.VIT_SHAPE)
+    assert torch.allclose(vit(x), plain(x), rtol=1e-10)
+
+
+def test_attend_returns_the_logits_and_the_kernels_outputs_in_order():
+    model, x = cases.vit(depth=3), vit_images()
+    seen = []
+    handles = [b.attention.kernel.register_forward_hook(lambda m, i, o: seen.append(o)) for b in model.blocks]
+    logits, maps = model.attend(x)
+    for handle in handles:
+        handle.remove()
+    assert [m.shape for m in maps] == [(3, 2, 7, 7)] * 3
+    assert all(torch.equal(m, s) for m, s in zip(maps, seen, strict=True))
+    assert torch.equal(logits, model(x))
+
+
+def test_the_scores_are_what_the_kernels_make_the_maps_of():
+    model, x = cases.vit(depth=3), vit_images().requires_grad_()
+    maps, scores = model.attend(x)[1], model.scores(x)
+    for weights, s in zip(maps, scores, strict=True):
+        assert torch.allclose(s.softmax(-1), weights, rtol=1e-12)
+        (slope,) = torch.autograd.grad(s.square().sum(), x, retain_graph=True)
+        assert slope.any()
+
+
+def test_every_map_is_live_the_logits_depend_on_it_and_on_cls_alone_in_the_last_block():
+    model, x = cases.vit(), vit_images()
+    logits, maps = model.attend(x)
+    first, last = torch.autograd.grad(logits[:, 0].sum(), maps)
+    assert (first.abs().sum(-1) > 0).all()
+    assert (last[:, :, 0].abs() > 0).all()
+    assert not last[:, :, 1:].any()
+
+
+def test_patches_that_move_with_their_positions_leave_the_logits():
+    model, x = cases.vit(patch=1), vit_images()
+    order = torch.randperm(24, generator=cases.generator())
+    before = model(x)
+    with torch.no_grad():
+        model.position[1:] = model.position[1:][order]
+    moved = x.flatten(2)[..., order].view_as(x)
+    assert torch.allclose(model(moved), before, rtol=1e-10)
+    assert not torch.allclose(model(x), before, rtol=1e-3)
+
+
+def test_a_transformers_first_layer_is_shared_and_refused_where_a_dense_one_is_needed():
+    model, x = cases.vit(), vit_images()
+    assert curvature.first_layer(model)[1] is model.patches
+    with pytest.raises(ValueError, match="the first layer is Patches; this flatness needs a dense"):
+        curvature.invariant_flatness(model, x)
+
+
+def test_a_transformer_runs_in_single_and_double_precision_and_under_vmap():
+    model, x = cases.vit(), vit_images()
+    assert torch.allclose(model.float()(x.float()).double(), cases.vit()(x), rtol=1e-3, atol=1e-4)
+    nets = [cases.vit(seed=s) for s in range(3)]
+    stacked = torch.func.stack_module_state(nets)
+    together = torch.func.vmap(lambda w, b: torch.func.functional_call(nets[0], (w, b), (x,)))(*stacked)
+    assert torch.allclose(together, torch.stack([net(x) for net in nets]), rtol=1e-10)
+
+
+def test_a_transformer_has_no_kinks_and_its_saliency_bends():
+    model, x, y = cases.vit(), vit_images().requires_grad_(), cases.labels()
+    assert models.kinks(model, x) == []
+    assert torch.autograd.grad(attributions.saliency(model, x, y).square().sum(), x)[0].any()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"architecture": "mpl"}, "architecture is 'mpl'; it must be one of mlp, convnet; did you mean 'mlp'"),
+        ({"architecture": "mpl"}, "architecture is 'mpl'; it must be one of mlp, convnet, vit; did you mean 'mlp'"),
+        ({"architecture": "vit", "patch": 3}, "patch is 3; it must divide the image's height and width, 2 and 2"),
+        ({"architecture": "vit", "patch": 0}, "patch is 0; it must be a whole number of at least 1"),
+        ({"architecture": "vit", "depth": 0}, "depth is 0; it must be a whole number of at least 1"),
+        ({"architecture": "vit", "heads": 5}, "heads is 5; it must divide dim, 32"),
+        ({"architecture": "vit", "dim": 0}, "dim is 0; it must be a whole number of at least 1"),
+        ({"architecture": "vit", "attention": "sotfmax"}, "attention is 'sotfmax'; .*did you mean 'softmax'"),
         ({"activation": "rely"}, "activation is 'rely'; it must be one of .*; did you mean 'relu'"),
         ({"classes": 1}, "classes is 1; it must be a whole number of at least 2"),
     ],

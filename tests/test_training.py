@@ -11,7 +11,8 @@ SHAPE = (1, 3, 3)
 
 
 def build(seed=0, architecture="mlp", **options):
-    options = {"activation": "tanh", "width": 8, "mean": 0.5, "std": 0.3} | options
+    size = {"patch": 1, "dim": 8, "heads": 2, "depth": 1} if architecture == "vit" else {"width": 8}
+    options = {"activation": "tanh", "mean": 0.5, "std": 0.3} | size | options
     return models.build(architecture, input_shape=SHAPE, classes=3, seed=seed, **options)
 
 
@@ -79,6 +80,60 @@ def test_training_agrees_with_torchs_sgd_step_by_step(schedule, momentum, weight
         assert same_weights(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("stack", [training._Stack, training._Turns])
+def test_transformers_train_alike_stacked_and_in_turns_and_as_torchs_sgd_does(stack, monkeypatch):
+    monkeypatch.setattr(training, "_Turns", stack)
+    x, y = examples(n=32)
+    nets = [build(s, "vit").double() for s in (0, 1, 2)]
+    twins = copy.deepcopy(nets)
+    options = recipe(epochs=4) | {"momentum": 0.9}
+    fits = training.fit(nets, x, y, generators=[cases.generator(s) for s in (0, 1, 2)], **options)
+    for seed, (net, twin, result) in enumerate(zip(nets, twins, fits, strict=True)):
+        trail = torch_sgd(twin, x, y, step_sizes=[0.1] * 32, batch_size=4, seed=seed, momentum=0.9)
+        assert same_weights(net, trail[-1], rtol=1e-8, atol=1e-10)
+        assert result.train_loss == pytest.approx(cases.per_example_cross_entropy(net(x), y).mean().item())
+
+
+def test_a_turn_gives_the_gradient_and_the_losses_that_a_stack_gives():
+    x, y = examples(n=12)
+    nets = [build(s, "vit").double() for s in range(3)]
+    turns, stack = (kind(nets, training.cross_entropy) for kind in (training._Turns, training._Stack))
+    batch = torch.randperm(12, generator=cases.generator()).view(3, 4)
+    (ours, losses), (theirs, expected) = (kind.gradient(x[batch], y[batch]) for kind in (turns, stack))
+    assert torch.allclose(losses, expected, rtol=1e-10)
+    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(ours, theirs, strict=True))
+    assert torch.allclose(turns.loss(x, y), stack.loss(x, y), rtol=1e-10)
+    some = turns.loss(x, y, torch.tensor([True, False, True]))
+    assert torch.equal(some[[0, 2]], turns.loss(x, y)[[0, 2]])
+    assert math.isinf(some[1])
+
+
+def test_transformers_in_turns_look_at_their_loss_when_stacked_ones_do(monkeypatch):
+    x, y = examples(n=32)
+    steps = []
+    for stack in (training._Turns, training._Stack):
+        monkeypatch.setattr(training, "_Turns", stack)
+        nets = [build(s, "vit").double() for s in range(4)]
+        options = recipe(epochs=60, step_size=0.03, batch_size=8) | {"momentum": 0.9, "stop_loss": 0.3}
+        fits = training.fit(nets, x, y, generators=[cases.generator(s) for s in range(4)], **options)
+        steps.append([f.steps for f in fits])
+    assert steps[0] == steps[1]
+    assert any(s % 4 for s in steps[0])
+
+
+def test_a_transformer_that_has_stopped_costs_nothing_more(monkeypatch):
+    asked, logits = [], training._Turns._logits
+    monkeypatch.setattr(training._Turns, "_logits", lambda self, i, *rest: (asked.append(i), logits(self, i, *rest))[1])
+    x, y = examples(n=32)
+    nets = [build(s, "vit") for s in range(3)]
+    options = recipe(epochs=60, step_size=0.03, batch_size=8) | {"momentum": 0.9, "stop_loss": 0.3}
+    fits = training.fit(nets, x.float(), y, generators=[cases.generator(s) for s in range(3)], **options)
+    first, last = min(fits, key=lambda f: f.steps), max(fits, key=lambda f: f.steps)
+    assert first.steps < last.steps
+    for index, f in enumerate(fits):
+        assert f.steps <= asked.count(index) <= 2 * f.steps + 1
+
+
 def test_squared_loss_is_half_the_squared_distance_from_the_label():
     x, y = examples()
     model = build().double()
@@ -120,14 +175,16 @@ RUNS = {
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("architecture", ["mlp", "convnet"])
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
 def test_a_network_does_not_depend_on_its_companions(run, architecture):
     x, y = examples(n=32)
     x = x.float()
+    calm = {"step_size": 0.03, "batch_size": 8} if architecture == "vit" else {}
 
     def trained(seeds):
         nets = [build(s, architecture) for s in seeds]
-        fits = training.fit(nets, x, y, generators=[cases.generator(s) for s in seeds], **recipe(**RUNS[run]))
+        options = recipe(**calm, **RUNS[run])
+        fits = training.fit(nets, x, y, generators=[cases.generator(s) for s in seeds], **options)
         return dict(zip(seeds, zip(nets, fits, strict=True), strict=True))
 
     together, other = trained([0, 1, 2]), trained([2, 5])

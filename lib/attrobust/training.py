@@ -3,9 +3,10 @@
     v <- momentum v + gradient + weight_decay w,    w <- w - step_size(t) v
 
 Networks of one architecture that differ only in their seed are trained together: their weights are stacked and
-every dense layer becomes one batched product, which more than halves the cost of small networks. A network's weights
-do not depend on its companions, bit for bit. Nothing here changes the dynamics under study: no augmentation, no
-label smoothing, no averaging, no clipping. Used by notebooks 01 and 03.
+every dense layer becomes one batched product, which more than halves the cost of small networks. Transformers on a
+CPU take turns instead: their cost is arithmetic, which stacking does not save, and those that have stopped rest.
+A network's weights do not depend on its companions, bit for bit. Nothing here changes the dynamics under study: no
+augmentation, no label smoothing, no averaging, no clipping. Used by notebooks 01, 03 and 06.
 """
 
 import math
@@ -19,11 +20,13 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from attrobust import checks
+from attrobust.attention import Attention
 
 Probe = Callable[[int, Sequence[nn.Module]], None]
 
 SCHEDULES = ("constant", "cosine")
 WARMUP = 0.02
+CHUNK = 256
 
 
 def cross_entropy(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -124,7 +127,8 @@ def fit(
     if stop_loss is not None:
         checks.positive("stop_loss", stop_loss)
     checks.count("probe_every", probe_every, least=0)
-    stack = _Stack(models, LOSSES[loss])
+    turns = x.device.type == "cpu" and any(isinstance(module, Attention) for module in models[0].modules())
+    stack = (_Turns if turns else _Stack)(models, LOSSES[loss])
     per_epoch = len(x) // batch_size
     budget = epochs * per_epoch
     velocity = [torch.zeros_like(w) for w in stack.weights]
@@ -203,9 +207,13 @@ class _Stack:
         return gradient, losses.detach()
 
     @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, asked: Tensor | None = None) -> Tensor:
+        """Loss of each network; a stack cannot do less than all, `asked` or not."""
         logits = self.forward(x, self.weights, shared=True)
         return torch.stack([self.per_example(z, y).mean() for z in logits])
+
+    def rest(self, index: int) -> None:
+        """A network has stopped; in a stack it is carried along."""
 
     def copy(self, index: int) -> dict[str, Tensor]:
         return {name: w[index].clone() for name, w in zip(self.names, self.weights, strict=True)}
@@ -220,6 +228,40 @@ class _Stack:
             for index, model in enumerate(models):
                 for name, parameter in model.named_parameters():
                     parameter.copy_(self.weights[self.names.index(name)][index])
+
+
+class _Turns(_Stack):
+    """The same, one network after the other; those that have stopped, or are not asked for, cost nothing."""
+
+    def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(models, loss)
+        self.running = set(range(len(models)))
+
+    def rest(self, index: int) -> None:
+        self.running.discard(index)
+
+    def gradient(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
+        gradient, losses = [torch.zeros_like(w) for w in self.weights], y.new_full((len(y),), math.inf, dtype=x.dtype)
+        for index in self.running:
+            mine = [w[index].requires_grad_() for w in self.weights]
+            value = self.per_example(self._logits(index, x[index], mine), y[index]).mean()
+            for whole, part in zip(gradient, torch.autograd.grad(value, mine), strict=True):
+                whole[index] = part
+            losses[index] = value.detach()
+        return gradient, losses
+
+    @torch.no_grad()
+    def loss(self, x: Tensor, y: Tensor, asked: Tensor | None = None) -> Tensor:
+        losses = x.new_full((len(self.weights[0]),), math.inf)
+        for index in range(len(losses)) if asked is None else asked.nonzero().flatten().tolist():
+            mine = [w[index] for w in self.weights]
+            logits = torch.cat([self._logits(index, part, mine) for part in x.split(CHUNK)])
+            losses[index] = self.per_example(logits, y).mean()
+        return losses
+
+    def _logits(self, index: int, x: Tensor, weights: list[Tensor]) -> Tensor:
+        buffers = {name: b[index] for name, b in self.buffers.items()}
+        return functional_call(self.template, (dict(zip(self.names, weights, strict=True)), buffers), (x,))
 
 
 def _scale(schedule: str, step: int, budget: int) -> float:
@@ -237,10 +279,12 @@ def _batches(n: int, size: int, generators: Sequence[torch.Generator], device: t
 def _stop_those_below(
     level: float, stack: _Stack, x: Tensor, y: Tensor, fits: list[Fit], step: int, due: Tensor, near: Tensor
 ) -> Tensor:
-    losses = stack.loss(x, y)
+    running = torch.tensor([f.weights is None for f in fits], device=near.device)
+    losses = stack.loss(x, y, due & running)
     for index, f in enumerate(fits):
         if f.weights is None and due[index] and not losses[index] >= level:
             f.weights, f.steps = stack.copy(index), step
+            stack.rest(index)
             f.reached = bool(torch.isfinite(losses[index]))
     running = torch.tensor([f.weights is None for f in fits], device=near.device)
     return torch.where(due, losses < 2 * level, near) & running
@@ -250,6 +294,7 @@ def _stop_the_diverged(stack: _Stack, x: Tensor, y: Tensor, fits: list[Fit], ste
     for index, value in enumerate(stack.loss(x, y)):
         if fits[index].weights is None and not torch.isfinite(value):
             fits[index].weights, fits[index].steps = stack.copy(index), step
+            stack.rest(index)
 
 
 @torch.no_grad()

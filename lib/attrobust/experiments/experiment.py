@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from attrobust import attention as kernels
 from attrobust import checks, data, models, store, training
 
 #: Training protocols (see notebook 03): what ends a run, and its recipe.
@@ -16,6 +17,9 @@ PROTOCOLS: dict[str, dict[str, object]] = {
 
 #: Matched-loss runs may use this many times the epochs of a plateau run before they count as not reaching it.
 PATIENCE = 5
+
+#: Fields that say something of a transformer only; elsewhere they stay at their default and are no columns.
+TRANSFORMER = ("attention", "patch", "dim", "depth")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Experiment:
         epochs: of a plateau run; a matched-loss run may use `PATIENCE` times as many.
         momentum: of SGD.
         seed: of initial weights and batch order.
+        attention: of a ViT, one of `attention.KERNELS`.
+        patch: of a ViT, side of a patch in pixels.
+        dim: of a ViT, length of a token.
+        depth: of a ViT, number of blocks.
     """
 
     dataset: str
@@ -47,6 +55,10 @@ class Experiment:
     architecture: str = "mlp"
     activation: str = "gelu"
     momentum: float = 0.9
+    attention: str = "softmax"
+    patch: int = 2
+    dim: int = 32
+    depth: int = 2
 
     def __post_init__(self) -> None:
         checks.one_of("dataset", self.dataset, data.NAMES)
@@ -58,6 +70,14 @@ class Experiment:
         checks.count("batch_size", self.batch_size, most=self.n_train)
         checks.count("epochs", self.epochs)
         checks.count("seed", self.seed, least=0)
+        checks.one_of("attention", self.attention, kernels.KERNELS)
+        for name in ("patch", "dim", "depth"):
+            checks.count(name, getattr(self, name))
+        for name, default in ((f.name, f.default) for f in dataclasses.fields(self) if f.name in TRANSFORMER):
+            if self.architecture != "vit" and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; a network of architecture {self.architecture!r} has none"
+                )
         for name in ("step_size", "momentum"):  # 1 and 1.0 are one experiment and must have one key
             object.__setattr__(self, name, float(getattr(self, name)))
 
@@ -65,6 +85,11 @@ class Experiment:
     def training_key(self) -> str:
         """Digest of everything the weights depend on."""
         return store.digest(self, PROTOCOLS[self.protocol], data.fingerprint(self.dataset))
+
+    @property
+    def model_options(self) -> dict[str, object]:
+        """Options of `models.build` that only this architecture has."""
+        return {name: getattr(self, name) for name in TRANSFORMER} if self.architecture == "vit" else {}
 
     @property
     def fit_arguments(self) -> dict[str, object]:

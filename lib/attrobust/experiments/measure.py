@@ -10,7 +10,7 @@ from torch import nn
 
 from attrobust import attributions, curvature, data, models, robustness, training
 from attrobust.balls import Ball
-from attrobust.experiments.experiment import PROTOCOLS, Experiment, Measurement
+from attrobust.experiments.experiment import PROTOCOLS, TRANSFORMER, Experiment, Measurement
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
 PIXELS = {
@@ -44,6 +44,7 @@ def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
         activation=experiment.activation,
         mean=mean,
         std=std,
+        **experiment.model_options,
     )
     return model.to(device)
 
@@ -170,5 +171,6 @@ def _image_shape(experiment: Experiment) -> tuple[int, int, int]:
 
 
 def columns(experiment: Experiment) -> dict[str, object]:
-    """The experiment's own columns of a row."""
-    return dataclasses.asdict(experiment)
+    """The experiment's own columns of a row; a transformer's only where there is one."""
+    common = {name: v for name, v in dataclasses.asdict(experiment).items() if name not in TRANSFORMER}
+    return common | experiment.model_options

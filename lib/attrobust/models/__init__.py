@@ -1,11 +1,13 @@
 """The networks of the notebooks, all built by one function; and the smooth twin an attack needs.
 
-Pixels enter in [0, 1]; normalisation is the first layer. Weights start at He et al. 2015's normal
-initialisation and depend on the seed alone.
+Pixels enter in [0, 1]; normalisation is the first layer. Weights depend on the seed alone. A transformer also hands
+out its attention maps, `attend(x) -> (logits, maps)`, and the scores they are made of.
 """
 
-from attrobust.models.architectures import ACTIVATIONS, ARCHITECTURES, MLP, ConvNet, Standardize, build
+from attrobust.models.architectures import ARCHITECTURES, MLP, ConvNet, build
+from attrobust.models.layers import ACTIVATIONS, Standardize
 from attrobust.models.smooth import SmoothTwin, kinks, smooth_twin
+from attrobust.models.transformer import ViT
 
 __all__ = [
     "ACTIVATIONS",
@@ -14,6 +16,7 @@ __all__ = [
     "ConvNet",
     "SmoothTwin",
     "Standardize",
+    "ViT",
     "build",
     "kinks",
     "smooth_twin",

@@ -1,4 +1,4 @@
-"""Dense and convolutional classifiers, small enough to read at a glance."""
+"""Dense and convolutional classifiers, small enough to read at a glance; and the function that builds every network."""
 
 import math
 from itertools import pairwise
@@ -8,30 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import checks
+from attrobust.models.layers import ACTIVATIONS, Standardize
+from attrobust.models.transformer import ViT
 
 Images = Float[Tensor, "batch channels height width"]
 Logits = Float[Tensor, "batch classes"]
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
-
-
-class Standardize(nn.Module):
-    """(x - mean) / std with one constant each, so that attack radii keep meaning pixel units."""
-
-    def __init__(self, mean: float, std: float) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(float(mean)))
-        self.register_buffer("std", torch.tensor(float(std)))
-
-    def forward(self, x: Images) -> Images:
-        """Standardise the pixels."""
-        return (x - self.mean) / self.std
 
 
 class MLP(nn.Module):
@@ -94,7 +75,7 @@ class ConvNet(nn.Module):
         return self.layers(x)
 
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet}
+ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet, "vit": ViT}
 
 
 def build(
@@ -104,7 +85,7 @@ def build(
     classes: int,
     seed: int,
     activation: str = "gelu",
-    **options: float,
+    **options: float | str,
 ) -> nn.Module:
     """Build a classifier whose weights depend on `seed` alone; the global random state is left as found.
 
@@ -114,29 +95,31 @@ def build(
         classes: number of logits, at least 2.
         seed: of the initial weights.
         activation: one of `ACTIVATIONS`.
-        **options: passed on to the architecture (width, depth, mean, std).
+        **options: passed on to the architecture: mean, std; width, depth; attention, patch, dim, depth, heads of a ViT.
 
     Returns:
         The network in train mode, on the CPU, in float32.
 
     Raises:
-        ValueError: for an unknown architecture or activation, or fewer than two classes.
+        ValueError: for an unknown architecture or activation, fewer than two classes, or what a ViT refuses.
 
     Example:
         >>> model = build("mlp", input_shape=(1, 8, 8), classes=10, seed=0, width=16)
         >>> model(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
 
-    Reference: He et al. 2015, "Delving deep into rectifiers", eq. 10 (initialisation).
+    Reference: He et al. 2015, "Delving deep into rectifiers", eq. 10 (initialisation). A ViT's dense layers read
+    normalised tokens and start at variance 1 / fan-in (LeCun et al. 1998), so that first scores have unit variance.
     """
     checks.one_of("architecture", architecture, ARCHITECTURES)
     checks.one_of("activation", activation, ACTIVATIONS)
     checks.count("classes", classes, least=2)
+    gain = "linear" if architecture == "vit" else "relu"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ARCHITECTURES[architecture](input_shape, classes, activation=activation, **options)
         for layer in model.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
                 nn.init.zeros_(layer.bias)
     return model

@@ -93,6 +93,17 @@ class SmoothTwin(nn.Module):
         with _Soften(self.beta):
             return self.original(x)
 
+    @property
+    def attend(self) -> Callable:
+        """`attend` of the original network with every ReLU softened; missing where the original has none."""
+        original = self.original.attend
+
+        def softened(x: Images) -> tuple[Tensor, list[Tensor]]:
+            with _Soften(self.beta):
+                return original(x)
+
+        return softened
+
 
 class _Watch(TorchDispatchMode):
     def __init__(self) -> None:

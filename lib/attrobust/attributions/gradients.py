@@ -1,4 +1,4 @@
-"""Attribution maps, (model, x, target) -> signed map of the image's shape, all differentiable in x.
+"""Input attributions, (model, x, target) -> signed map of the image's shape, all differentiable in x.
 
 The explained quantity is the logit of `target`. Maps stay in the autograd graph, so that an attack or a penalty
 can differentiate *through* them; captum's input-level methods either detach their maps or return one whose
@@ -115,8 +115,3 @@ def smooth_grad(
     noise = torch.randn(samples, *x.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)
     noisy = (x + sigma * noise).flatten(0, 1)
     return saliency(model, noisy, target.repeat(samples)).view(samples, *x.shape).mean(0)
-
-
-def pixelwise(signed: Images) -> Float[Tensor, "batch height width"]:
-    """Importance of each pixel: absolute values summed over channels. The only place where signs are dropped."""
-    return signed.abs().sum(1)
