@@ -15,7 +15,7 @@ from attrobust import checks
 Rows = Float[Tensor, "rows keys"]
 
 
-def scores(seed: int, *, rows: int = 20) -> Rows:
+def scores(seed: int, *, rows: int = 15) -> Rows:
     """Rows of scores of one random length, five shapes in turn, each of a random scale.
 
     Args:

@@ -39,6 +39,7 @@ __all__ = [
     "loss_gradients",
     "metrics",
     "one_factor",
+    "orders",
     "over_cases",
     "paths",
     "radii",
