@@ -13,6 +13,7 @@ The bound 1/2 is that of Nair 2025 (arXiv 2510.23012) in l2; the eigenvalue fact
 secular equation); the form in the entropy is ours.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,8 @@ def softmax_jacobian_norm(weights: Weights) -> PerRow:
     Returns:
         One number per row in [0, 1/2]: 0 at one-hot, 1 / keys at uniform, 1/2 where two keys share everything; NaN
         for a row without mass. Times 1 / temperature it is the norm of the derivative of the weights in the scores.
-        First derivatives are exact (one of the subgradients where the eigenvalue is multiple), second ones refused.
+        Derivatives of any order are exact where the two largest weights differ. Where they are equal the first one is
+        exact too, or one of the subgradients if the eigenvalue is multiple, and no higher one should be used.
 
     Raises:
         ValueError: if a weight is negative, infinite or NaN.
@@ -67,10 +69,11 @@ def jacobian_bounds(weights: Weights) -> Bounds:
 def sensitivity_envelope(entropy: PerRow, *, keys: int) -> Bounds:
     """What the entropy H alone says about `softmax_jacobian_norm`.
 
-        min{ m(1 - m), e^-H (1 - e^-H) }  <=  lambda_max  <=  min{ 1/2, m, 1 - e^-H }
+        min{ m(1 - m), l(1 - l) }  <=  lambda_max  <=  min{ 1/2, m, 2 l(1 - l) where H <= log 2 }
 
-    with m the largest weight that a row of that entropy can have (`leading_mass`, k = 1). Both sides vanish at
-    entropy 0 and meet near 1 / keys at log keys: a hump. Ours.
+    with m the largest and l the least size that the first weight of a row of that entropy can have: m from two levels
+    (`leading_mass`, k = 1); l from two keys alone where H <= log 2, above that l >= e^-H. Both sides vanish at entropy
+    0 and meet near 1 / keys at log keys: a hump. Ours.
 
     Args:
         entropy: of each row, in nats.
@@ -83,10 +86,12 @@ def sensitivity_envelope(entropy: PerRow, *, keys: int) -> Bounds:
         >>> [round(b.item(), 3) for b in sensitivity_envelope(torch.tensor(0.0), keys=9)]
         [0.0, 0.0]
     """
-    most, least = leading_mass(entropy, keys=keys, k=1), (-entropy).exp()
-    apart = -torch.expm1(-entropy)
-    lower = torch.minimum(most * (1 - most), least * apart)
-    return Bounds(lower, torch.minimum(most.clamp(max=0.5), apart))
+    few = entropy <= math.log(2)
+    pair = leading_mass(entropy.clamp(max=math.log(2)), keys=2, k=1)
+    most, least = leading_mass(entropy, keys=keys, k=1), torch.where(few, pair, (-entropy).exp())
+    lower = torch.minimum(most * (1 - most), least * (1 - least))
+    upper = torch.minimum(most.clamp(max=0.5), torch.where(few, 2 * pair * (1 - pair), 0.5))
+    return Bounds(lower, upper)
 
 
 def _bounds(p: Weights) -> Bounds:
@@ -115,15 +120,14 @@ class _TopEigenvalue(torch.autograd.Function):
             above = inside + (others.square() / (middle.unsqueeze(-1) - others)).nan_to_num(0).sum(-1) > 0
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
         value = torch.where(first.isnan(), first, (low + high) / 2)
-        ctx.save_for_backward(p, value)
+        ctx.save_for_backward(p)
         return value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
         """Derivative of v^T (diag p - p p^T) v at the unit eigenvector v."""
-        p, value = ctx.saved_tensors
-        apart = p - value.unsqueeze(-1)
+        (p,) = ctx.saved_tensors
+        apart = p - _TopEigenvalue.apply(p).unsqueeze(-1)  # again, so that this can be differentiated in turn
         v = p / torch.where(apart == 0, torch.finfo(p.dtype).tiny, apart)
         if p.shape[-1] > 1:
             tie = torch.zeros_like(p)

@@ -46,6 +46,6 @@ def diversities(values: Sequence[float], seeds: Sequence[int]) -> pd.DataFrame:
             for kind in readout.KINDS:
                 found = readout.gradients(readout.draw(seed, diversity=value), kind=kind)
                 common = {"kind": kind, "diversity": value, "seed": seed}
-                records.append({**common, "name": "gradient in W_K", "value": float(found.key.norm())})
+                records.append({**common, "name": "gradient in the key matrix", "value": float(found.key.norm())})
                 records.append({**common, "name": "gradient in the tokens", "value": float(found.tokens.norm())})
     return pd.DataFrame(records)

@@ -42,7 +42,7 @@ def floors(case: int) -> Iterator[pd.DataFrame]:
 def landscape(case: int, keys: int, k: int) -> pd.DataFrame:
     """Rows of one length under the ceiling of P24, over the floor of P25 and within the envelope of P20.
 
-    A third of them have two exact levels, which lie on the ceiling.
+    Rows with two exact levels lie on the ceiling and on the floor, two keys that lead on the envelope.
     """
     g = torch.Generator().manual_seed(case)
     size = 10 ** (2.2 * torch.rand(600, 1, generator=g, dtype=torch.float64) - 1)
@@ -52,7 +52,10 @@ def landscape(case: int, keys: int, k: int) -> pd.DataFrame:
     few *= size[:300]
     level = size[:300] * (torch.arange(keys) < k).double()
     raised = size[:300] * (torch.arange(keys) < 1).double()
-    shapes = {"normal": normal, "a few raised": few, f"exactly {k} raised": level, "exactly 1 raised": raised}
+    leaders = torch.full((300, keys), -40.0, dtype=few.dtype) * torch.rand(300, 1, generator=g, dtype=few.dtype)
+    leaders[:, 0], leaders[:, 1] = 0, torch.where(torch.arange(300) % 2 == 0, 0, -size[:300, 0] / 2)
+    shapes = {"normal": normal, "a few raised": few, "two leaders": leaders}
+    shapes |= {f"exactly {k} raised": level, "exactly 1 raised": raised}
     return pd.concat(
         pd.DataFrame({
             "name": name, "norm": entropy.centred_norm(s), "span": entropy.oscillation(s),

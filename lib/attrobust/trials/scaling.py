@@ -34,7 +34,7 @@ def scaled(case: int) -> Iterator[pd.DataFrame]:
 
 
 def temperatures(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd.DataFrame:
-    """Two rows of attention, the second with 25 % noise on its keys, seen by six measures at every factor.
+    """Two rows of attention, the second with 25 % noise on its keys, seen by several measures at every factor.
 
     Ranks are taken of log p, where factors cannot underflow; top-8 counts for at least 9 keys.
     """
@@ -52,6 +52,7 @@ def temperatures(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> p
             "Spearman of log p": similarity.spearman(a, b),
             "top-8": similarity.topk_intersection(a, b, k=8),
         }
+        numbers["R_s of the scores"] = entropy.relative_score_change(factor * s, factor * t)
         columns = {"factor": factor, "seed": list(seeds)}
         parts += [pd.DataFrame({"name": n, "value": v.numpy(), **columns}) for n, v in numbers.items()]
     return pd.concat(parts)

@@ -57,7 +57,7 @@ def rank_orders(case: int) -> Iterator[pd.DataFrame]:
         yield statements.residuals("P21", f"Spearman and top-k of a pair, {arm}", (kept - pair).abs().max())
     flat = (_ranks(s.relu()) - _ranks(s)).abs().max()
     yield statements.residuals("wrong", "P21 with a ReLU kernel", flat)
-    mean, wider = (s.softmax(1) + t.softmax(1), (10 * s).softmax(1) + (10 * t).softmax(1))
+    mean, wider = (torch.logaddexp((c * s).log_softmax(1), (c * t).log_softmax(1)) for c in (1, 3))
     yield statements.residuals("wrong", "P21 after averaging two heads", (_ranks(mean) - _ranks(wider)).abs().max())
 
 
@@ -75,7 +75,9 @@ def distances(case: int) -> Iterator[pd.DataFrame]:
     small, other = ((u - u.mean(1, keepdim=True)).relu() for u in (0.01 * s, 0.01 * t))
     there = (small.sum(1) > 0) & (other.sum(1) > 0)
     moved = entropy.total_variation(small[there], other[there])
-    yield statements.bound("wrong", "P22 with a ReLU kernel", moved, entropy.total_variation_bound(0.01 * span[there]))
+    span = 0.01 * span[there]
+    limit = entropy.total_variation_bound(span)
+    yield statements.bound("wrong", "P22 with a ReLU kernel", moved, limit, span=span)
 
 
 def alike(first: Tensor, second: Tensor) -> Tensor:
