@@ -60,6 +60,25 @@ def test_every_misused_statement_about_rows_breaks(name):
     assert (misused["violations"] > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "function", "factor"),
+    [
+        ("hump", "softmax_jacobian_norm", 1.001),
+        ("distances", "hilbert_distance", 1.001),
+        ("distances", "total_variation_bound", 0.99),
+        ("scaled", "deficit_bound", 0.9),
+        ("scaled", "softmax_entropy", 1.01),
+        ("ceilings", "margin_ceiling", 0.99),
+        ("floors", "entropy_floor", 1.01),
+    ],
+)
+def test_a_planted_fault_breaks_the_statement(name, function, factor, monkeypatch):
+    right = getattr(entropy, function)
+    monkeypatch.setattr(entropy, function, lambda *given, **options: factor * right(*given, **options))
+    table = getattr(trials, name)(20, 0)
+    assert statements.violated(table[table["statement"] != "wrong"]).any()
+
+
 def test_every_equality_case_is_attained():
     ratios = statements.ratio(trials.attained())
     assert np.allclose(ratios, 1, rtol=0, atol=1e-9)

@@ -14,7 +14,7 @@ from attrobust.theory import rows
 from attrobust.trials.cases import over_cases
 from attrobust.trials.sensitivity import alike
 
-#: Largest third central moment of a number between 0 and 1.
+#: Largest third central moment of a number between 0 and 1; also bounds the curvature of any mass (P23.4).
 SKEW = 1 / (6 * math.sqrt(3))
 
 
@@ -106,7 +106,7 @@ def _relative(c: Tensor, s: Tensor, t: Tensor) -> Iterator[pd.DataFrame]:
     """P23.4: the row is linear in small scores, and its relative change that of the scores up to the remainder."""
     n = s.shape[1]
     p, q = ((c * u).softmax(1) for u in (s, t))
-    rest, other = ((c[:, 0] * entropy.oscillation(u)) ** 2 / 4 for u in (s, t))
+    rest, other = (SKEW * (c[:, 0] * entropy.oscillation(u)) ** 2 for u in (s, t))
     line = 1 / n + c / n * (s - s.mean(1, keepdim=True))
     yield statements.bound("P23.4", "linear in small scores", (p - line).abs().sum(1), rest)
     length, change = entropy.centred_norm(c * s) / n, entropy.centred_norm(c * (t - s)) / n
