@@ -44,6 +44,20 @@ def test_profiles_dash_what_theory_says_and_give_each_panel_its_axes():
     assert [line.get_linestyle() for line in first.get_lines()] == ["-", "--"]
 
 
+def test_clouds_draw_every_case_under_curves_of_the_theory():
+    points = pd.DataFrame(
+        {"x": [1.0, 10.0, 2.0], "y": [0.1, 0.5, 0.2], "name": ["a", "b", "a"], "panel": ["p", "p", "q"]}
+    )
+    curve = pd.DataFrame({"x": [1.0, 10.0], "y": [0.6, 90.0], "name": "limit", "panel": "p"})
+    figure = figures.clouds(points, curve, log_x=["p"], x_labels={"p": "size"}, note="n = 3")
+    first, second = figure.axes
+    assert (first.get_xscale(), second.get_xscale()) == ("log", "linear")
+    assert (first.get_xlabel(), first.get_title()) == ("size", "p")
+    assert sum(len(cloud.get_offsets()) for axis in figure.axes for cloud in axis.collections) == len(points)
+    assert [line.get_linestyle() for line in first.get_lines()] == ["--"]
+    assert first.get_ylim()[1] < 1  # the cases decide the axis, not the curve
+
+
 def test_drawing_leaves_the_style_as_found():
     before = dict(mpl.rcParams)
     figures.against(cases())

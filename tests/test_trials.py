@@ -1,8 +1,9 @@
-"""Every inequality of notebook 02 on random networks that the notebook has not seen, and every equality exactly."""
+"""Every inequality of notebooks 02 and 06 on random cases the notebooks have not seen, and every equality exactly."""
 
 import numpy as np
 import pytest
-from attrobust import statements, trials
+import torch
+from attrobust import entropy, statements, trials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,11 +22,18 @@ TRUE = {
     "metrics": 10,
     "loss_gradients": 10,
     "smoothed": 20,
+    "hump": 10,
+    "rank_orders": 5,
+    "distances": 10,
+    "scaled": 10,
+    "ceilings": 10,
+    "floors": 10,
+    "readouts": 10,
 }
 
 
 @pytest.mark.parametrize("name", TRUE)
-def test_the_statement_holds_on_random_networks(name):
+def test_the_statement_holds_on_random_cases(name):
     @settings(max_examples=TRUE[name])
     @given(seed=st.integers(10_000, 10**6))
     def holds(seed):
@@ -37,16 +45,97 @@ def test_the_statement_holds_on_random_networks(name):
     holds()
 
 
-@pytest.mark.parametrize("name", ["radii", "transformers"])
+@pytest.mark.parametrize("name", ["radii", "transformers", "rank_orders", "distances", "ceilings"])
 def test_the_misused_statement_breaks(name):
     table = getattr(trials, name)(10, 0)
     misused = table[table["statement"] == "wrong"]
     assert statements.violated(misused).sum() >= 9
 
 
+@pytest.mark.parametrize("name", ["scaled", "readouts"])
+def test_every_misused_statement_about_rows_breaks(name):
+    table = getattr(trials, name)(20, 0)
+    misused = statements.tally(table[table["statement"] == "wrong"])
+    assert len(misused) >= 2
+    assert (misused["violations"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "factor"),
+    [
+        ("hump", "softmax_jacobian_norm", 1.001),
+        ("distances", "hilbert_distance", 1.001),
+        ("distances", "total_variation_bound", 0.99),
+        ("scaled", "deficit_bound", 0.9),
+        ("scaled", "softmax_entropy", 1.01),
+        ("ceilings", "margin_ceiling", 0.99),
+        ("floors", "entropy_floor", 1.01),
+    ],
+)
+def test_a_planted_fault_breaks_the_statement(name, function, factor, monkeypatch):
+    right = getattr(entropy, function)
+    monkeypatch.setattr(entropy, function, lambda *given, **options: factor * right(*given, **options))
+    table = getattr(trials, name)(20, 0)
+    assert statements.violated(table[table["statement"] != "wrong"]).any()
+
+
 def test_every_equality_case_is_attained():
     ratios = statements.ratio(trials.attained())
     assert np.allclose(ratios, 1, rtol=0, atol=1e-9)
+
+
+def test_every_equality_case_about_rows_is_attained():
+    cases = trials.attained_by_rows()
+    assert not statements.violated(cases).any()
+    assert np.allclose(statements.ratio(cases), 1, rtol=0, atol=1e-6)  # P23.3 is attained in the limit only
+
+
+def test_ranks_are_flat_over_temperatures_and_what_depends_on_scale_is_not():
+    heat = trials.temperatures([0.01, 1, 10], 20, [0, 1, 2])
+    spread = heat.groupby(["name", "seed"])["value"].agg(np.ptp).unstack("name")
+    assert (spread[["Spearman of log p", "top-8"]] == 0).all(axis=None)
+    assert np.allclose(spread["R_s of the scores"], 0, atol=1e-12)
+    assert (spread[["entropy / log n", "absolute change", "cosine of p"]] > 1e-3).all(axis=None)
+    small = heat[heat.factor == 0.01].pivot(index="seed", columns="name", values="value")
+    assert np.allclose(small["relative change"], small["R_s of the scores"], rtol=0.05)
+
+
+def test_the_measured_slope_of_the_entropy_is_the_formula():
+    table = trials.slopes([0.1, 1, 5], 20, [0, 1]).pivot(index=["seed", "factor"], columns="name", values="value")
+    assert np.allclose(table["central differences"], table["-c Var(s)"], rtol=1e-4, atol=1e-6)
+    assert (table["-c Var(s)"] < 0).all()
+
+
+def test_no_row_of_the_landscape_crosses_a_curve():
+    rows = trials.landscape(3, 20, 8)
+    h, norm, span = (torch.tensor(rows[name].to_numpy(copy=True)) for name in ("entropy", "norm", "span"))
+    envelope = entropy.sensitivity_envelope(h, keys=20)
+    assert (rows.sensitivity <= envelope.upper.numpy() + 1e-9).all()
+    assert (rows.sensitivity >= envelope.lower.numpy() - 1e-9).all()
+    assert (rows.entropy >= entropy.entropy_floor(norm, keys=20).numpy() - 1e-9).all()
+    assert (rows.entropy >= np.log(20) - entropy.deficit_bound(span).numpy() - 1e-9).all()
+    assert (rows.gap <= entropy.margin_ceiling(h, keys=20, k=8).numpy() + 1e-9).all()
+
+
+def test_the_curves_of_the_landscape_rise_and_fall_as_the_statements_say():
+    curves = dict(list(trials.landscape_limits(20, 8).groupby("name")["y"]))
+    assert curves["ceiling"].is_monotonic_decreasing
+    assert curves["floor"].is_monotonic_decreasing
+    hump = curves["envelope, above"].diff().dropna()
+    assert (hump > 0).any()
+    assert (hump < 0).any()
+    assert hump[hump < 0].index.min() > hump[hump > 0].index.max()  # up, then down, once
+
+
+def test_alike_tokens_are_unseen_by_the_key_matrix_under_softmax_only():
+    table = trials.diversities([0.0, 1e-3], [0, 1]).pivot(
+        index=["kind", "seed"], columns=["diversity", "name"], values="value"
+    )
+    key, tokens = "gradient in the key matrix", "gradient in the tokens"
+    assert (table.loc["softmax", (0.0, key)] < 1e-12).all()
+    assert (table.loc["softmax", (1e-3, key)] < 0.01 * table.loc["softmax", (1e-3, tokens)]).all()
+    assert (table.loc["sigmoid", (0.0, key)] > 1e-3).all()
+    assert (table.loc[:, (0.0, tokens)] > 1e-3).all()
 
 
 def test_a_table_of_cases_is_the_tables_of_its_parts():

@@ -101,5 +101,50 @@ def labels(name: str, value: Tensor, *, batch: int, classes: int) -> Tensor:
     return value
 
 
+def weights(name: str, value: Tensor) -> Tensor:
+    """Return `value` if its last axis holds rows of attention: finite floating-point numbers of at least 0.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    _rows(name, value)
+    if not bool((torch.isfinite(value) & (value >= 0)).all()):
+        bad = int((~(torch.isfinite(value) & (value >= 0))).sum())
+        raise ValueError(f"{name} holds {bad} entries that are negative, infinite or NaN; weights must be at least 0")
+    return value
+
+
+def scores(name: str, value: Tensor) -> Tensor:
+    """Return `value` if its last axis holds rows of scores: finite, or -inf for a masked key, not all masked.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    _rows(name, value)
+    if bool((torch.isnan(value) | (value == math.inf)).any()):
+        raise ValueError(f"{name} holds NaN or +inf; scores must be finite, or -inf for a masked key")
+    if bool((value == -math.inf).all(-1).any()):
+        raise ValueError(f"{name} has a row of -inf only; every row must leave one key unmasked")
+    return value
+
+
+def none_negative(name: str, value: Tensor) -> Tensor:
+    """Return `value` if no entry is negative or NaN.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not bool((value >= 0).all()):
+        raise ValueError(f"{name} holds an entry that is negative or NaN; it must be at least 0")
+    return value
+
+
+def _rows(name: str, value: Tensor) -> None:
+    if value.ndim == 0 or value.shape[-1] == 0:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; its last axis must hold one key or more")
+    if not value.is_floating_point():
+        raise ValueError(f"{name} has dtype {value.dtype}; it must hold floating-point numbers")
+
+
 def _finite_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -87,6 +87,7 @@ PARAMETERS: dict[str, Callable[[str, object], object]] = {
     "seed": _number(_whole(0)),
     "cases": _number(_whole(1)),
     "updates": _number(_whole(1)),
+    "keys": _number(_whole(10)),
     "jobs": _number(_whole(0)),
     "device": _number(lambda name, value: checks.one_of(name, value, ("cpu", "cuda"))),
     "out": _text,

@@ -1,4 +1,4 @@
-"""Statements and their cases: every inequality of notebook 02 as a table of left and right sides.
+"""Statements and their cases: every inequality of notebooks 02 and 06 as a table of left and right sides.
 
 A *bound* says left <= right; it is violated where left exceeds right by more than the rounding of float64. An
 *identity* is stored as its residual and the tolerance it must stay under. One row per case:

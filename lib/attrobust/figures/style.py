@@ -28,6 +28,18 @@ COLORS: dict[str, object] = {
     "relu": _blind[0],
     "twin": _blind[1],
     "wrong variant": _blind[3],
+    "normal": _blind[0],
+    "a few raised": _blind[1],
+    "two leaders": _blind[2],
+    "exactly 8 raised": _blind[4],
+    "exactly 1 raised": _blind[5],
+    "entropy / log n": _blind[5],
+    "absolute change": _blind[1],
+    "cosine of p": _blind[9],
+    "relative change": _blind[0],
+    "1 - Pearson of p": _blind[4],
+    "Spearman of log p": _blind[2],
+    "top-8": "#555555",
 }
 
 #: How names in rows read in figures and tables.

@@ -1,4 +1,4 @@
-"""The theory of notebook 02, one idea a file: from the step size of SGD to the pixels, in float64.
+"""The theory of notebooks 02 and 06, one idea a file, in float64: from the step size of SGD to the pixels; attention.
 
 Import the modules: ``from attrobust.theory import duality, stability``.
 """

@@ -1,26 +1,38 @@
-"""Every statement of notebook 02 put to the test: one function a statement, tables of cases out.
+"""Every statement of notebooks 02 and 06 put to the test: one function a statement, tables of cases out.
 
 A function marked `over_cases` is written for one random case, decided by one number, and is called with how many
 cases to try and the first of them. The others take what they vary and return a tidy table.
 """
 
+from attrobust.trials.blind_spots import diversities, readouts
 from attrobust.trials.cases import over_cases
 from attrobust.trials.descents import batches, orders, stability_sides, stable, sweep, thresholds
-from attrobust.trials.equalities import attained
+from attrobust.trials.equalities import attained, attained_by_rows
 from attrobust.trials.inputs import detector, identities, radii, transfer, transformers
 from attrobust.trials.layers import blind_unit, learning_digits, one_factor, rescaling, surfaces
 from attrobust.trials.lines import angles, line_numbers, line_pictures, paths
 from attrobust.trials.maps import certified, fading, loss_gradients, metrics, scales, smoothed, turning, twins
+from attrobust.trials.margins import ceilings, floors, landscape, landscape_limits
+from attrobust.trials.scaling import scaled, slopes, temperatures
+from attrobust.trials.sensitivity import distances, hump, rank_orders
 
 __all__ = [
     "angles",
     "attained",
+    "attained_by_rows",
     "batches",
     "blind_unit",
+    "ceilings",
     "certified",
     "detector",
+    "distances",
+    "diversities",
     "fading",
+    "floors",
+    "hump",
     "identities",
+    "landscape",
+    "landscape_limits",
     "learning_digits",
     "line_numbers",
     "line_pictures",
@@ -31,13 +43,18 @@ __all__ = [
     "over_cases",
     "paths",
     "radii",
+    "rank_orders",
+    "readouts",
     "rescaling",
+    "scaled",
     "scales",
+    "slopes",
     "smoothed",
     "stability_sides",
     "stable",
     "surfaces",
     "sweep",
+    "temperatures",
     "thresholds",
     "transfer",
     "transformers",

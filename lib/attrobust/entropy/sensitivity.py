@@ -1,0 +1,139 @@
+"""How much a softmax row moves when its scores do: the spectral norm of diag(p) - p p^T, exactly and bounded.
+
+With p_(1) >= p_(2) >= ... the sorted weights and n keys (P20 of notebook 06)
+
+    max{ p_(2), p_(1)(1 - p_(1)), (1 - |p|^2) / (n - 1) }  <=  lambda_max
+    lambda_max  <=  min{ 1/2, p_(1), 2 p_(1)(1 - p_(1)), 1 - |p|^2 }
+
+lambda_max lies between p_(2) and p_(1) and is the root there of the secular equation 1 = sum_i p_i^2 / (p_i - lambda),
+found by bisection between the two bounds above: they are a factor of 2 apart at most, so full precision needs as many
+halvings as the number format has digits. A row of n keys costs n operations per halving, no matrix is built.
+
+The bound 1/2 is that of Nair 2025 (arXiv 2510.23012) in l2; the eigenvalue facts are textbook (Golub 1973 for the
+secular equation); the form in the entropy is ours.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attrobust.entropy.limits import leading_mass
+from attrobust.entropy.rows import PerRow, Weights, normalised
+
+
+class Bounds(NamedTuple):
+    """Lower and upper bound, one number per row each."""
+
+    lower: Float[Tensor, "*batch"]
+    upper: Float[Tensor, "*batch"]
+
+
+def softmax_jacobian_norm(weights: Weights) -> PerRow:
+    """Largest eigenvalue of diag(p) - p p^T, the Jacobian of softmax at the row p.
+
+    Args:
+        weights: rows; divided by their mass first.
+
+    Returns:
+        One number per row in [0, 1/2]: 0 at one-hot, 1 / keys at uniform, 1/2 where two keys share everything; NaN
+        for a row without mass. Times 1 / temperature it is the norm of the derivative of the weights in the scores.
+        Derivatives of any order are exact where the two largest weights differ. Where they are equal the first one is
+        exact too, or one of the subgradients if the eigenvalue is multiple, and no higher one should be used.
+
+    Raises:
+        ValueError: if a weight is negative, infinite or NaN.
+
+    Example:
+        >>> softmax_jacobian_norm(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])).tolist()
+        [0.0, 0.5]
+    """
+    return _TopEigenvalue.apply(normalised(weights).sort(-1, descending=True).values)
+
+
+def jacobian_bounds(weights: Weights) -> Bounds:
+    """The bounds on `softmax_jacobian_norm` that the largest weights, and the sum of squares, give.
+
+    Raises:
+        ValueError: if a weight is negative, infinite or NaN.
+
+    Example:
+        >>> [round(b.item(), 2) for b in jacobian_bounds(torch.tensor([0.7, 0.2, 0.1]))]
+        [0.23, 0.42]
+    """
+    return _bounds(normalised(weights).sort(-1, descending=True).values)
+
+
+def sensitivity_envelope(entropy: PerRow, *, keys: int) -> Bounds:
+    """What the entropy H alone says about `softmax_jacobian_norm`.
+
+        min{ m(1 - m), l(1 - l) }  <=  lambda_max  <=  min{ 1/2, m, 2 l(1 - l) where H <= log 2 }
+
+    with m the largest and l the least size that the first weight of a row of that entropy can have: m from two levels
+    (`leading_mass`, k = 1); l from two keys alone where H <= log 2, above that l >= e^-H. Both sides vanish at entropy
+    0 and meet near 1 / keys at log keys: a hump. Ours.
+
+    Args:
+        entropy: of each row, in nats.
+        keys: of a row, at least 2.
+
+    Raises:
+        ValueError: if `keys` is below 2 or an entropy lies outside [0, log keys].
+
+    Example:
+        >>> [round(b.item(), 3) for b in sensitivity_envelope(torch.tensor(0.0), keys=9)]
+        [0.0, 0.0]
+    """
+    few = entropy <= math.log(2)
+    pair = leading_mass(entropy.clamp(max=math.log(2)), keys=2, k=1)
+    most, least = leading_mass(entropy, keys=keys, k=1), torch.where(few, pair, (-entropy).exp())
+    lower = torch.minimum(most * (1 - most), least * (1 - least))
+    upper = torch.minimum(most.clamp(max=0.5), torch.where(few, 2 * pair * (1 - pair), 0.5))
+    return Bounds(lower, upper)
+
+
+def _bounds(p: Weights) -> Bounds:
+    """Bounds of sorted, normalised rows."""
+    first, others = p[..., 0], p[..., 1:]
+    rest = others.sum(-1)
+    spread = first * rest + (others * (1 - others)).sum(-1)  # 1 - |p|^2 without cancellation
+    second = others[..., 0] if others.shape[-1] else torch.zeros_like(first)
+    mean = spread / max(p.shape[-1] - 1, 1)
+    lower = torch.maximum(torch.maximum(second, first * rest), mean)
+    upper = torch.minimum(torch.minimum(first, 2 * first * rest), spread).clamp(max=0.5)
+    return Bounds(lower, torch.maximum(lower, upper))
+
+
+class _TopEigenvalue(torch.autograd.Function):
+    """Root of the secular equation; backward by the eigenvector, v_i ~ p_i / (p_i - lambda)."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, p: Tensor) -> Tensor:
+        """Bisect between the bounds."""
+        first, others = p[..., 0], p[..., 1:]
+        low, high = _bounds(p)
+        for _ in range(torch.finfo(p.dtype).bits):
+            middle = (low + high) / 2
+            inside = (first * others.sum(-1) - middle) / (first - middle)  # 1 - p_1^2 / (p_1 - middle)
+            above = inside + (others.square() / (middle.unsqueeze(-1) - others)).nan_to_num(0).sum(-1) > 0
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        value = torch.where(first.isnan(), first, (low + high) / 2)
+        ctx.save_for_backward(p)
+        return value
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        """Derivative of v^T (diag p - p p^T) v at the unit eigenvector v."""
+        (p,) = ctx.saved_tensors
+        apart = p - _TopEigenvalue.apply(p).unsqueeze(-1)  # again, so that this can be differentiated in turn
+        v = p / torch.where(apart == 0, torch.finfo(p.dtype).tiny, apart)
+        if p.shape[-1] > 1:
+            tie = torch.zeros_like(p)
+            tie[..., 0], tie[..., 1] = 1, -1
+            tied = p[..., :1] - p[..., 1:2] <= 4 * torch.finfo(p.dtype).eps
+            v = torch.where(tied, tie, v)
+        v = v / v.abs().amax(-1, keepdim=True)
+        v = v / v.norm(dim=-1, keepdim=True)
+        return grad.unsqueeze(-1) * (v.square() - 2 * (v * p).sum(-1, keepdim=True) * v)

@@ -1,0 +1,87 @@
+"""One attention read-out, f = sum_i a_i v_i with a made from scores s_i = q^T W_K x_i, and its three gradients.
+
+    xi = df/ds          softmax: p_i (v_i - sum_j p_j v_j), which sums to 0;  sigmoid: sigma'(s_i + b) v_i
+    df/dW_K = q (X^T xi)^T           shared by all tokens: it sees the tokens through one sum
+    df/dx_i = xi_i W_K^T q           through the scores, one for each token
+
+So with softmax the parameter gradient sees centred tokens only (P25b of notebook 06, ours). The sigmoid has the bias
+b = -log n of Ramapuram et al. 2024 (arXiv 2409.04431), which gives its rows a mass near 1 at the start.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attrobust import checks
+
+KINDS = ("softmax", "sigmoid")
+
+
+class Readout(NamedTuple):
+    """Query, key matrix, tokens and values of one row of attention."""
+
+    query: Float[Tensor, " dim"]
+    key: Float[Tensor, "dim width"]
+    tokens: Float[Tensor, "n width"]
+    values: Float[Tensor, " n"]
+
+
+class Gradients(NamedTuple):
+    """By automatic differentiation: in the scores, in W_K, and in the tokens through the scores."""
+
+    scores: Float[Tensor, " n"]
+    key: Float[Tensor, "dim width"]
+    tokens: Float[Tensor, "n width"]
+
+
+def draw(seed: int, *, diversity: float = 1.0) -> Readout:
+    """A random read-out of 2 to 16 tokens in 2 to 6 dimensions.
+
+    Args:
+        seed: decides everything but the diversity.
+        diversity: size of what tells tokens apart, beside what they share; 0 makes them identical.
+
+    Raises:
+        ValueError: if `diversity` is negative.
+
+    Example:
+        >>> bool((draw(0, diversity=0.0).tokens.std(0) == 0).all())
+        True
+    """
+    checks.at_least("diversity", diversity, 0)
+    g = torch.Generator().manual_seed(seed)
+    n, dim = int(torch.randint(2, 17, (1,), generator=g)), int(torch.randint(2, 7, (1,), generator=g))
+    shared, query, own = (torch.randn(*size, generator=g, dtype=torch.float64) for size in ((1, dim), (dim,), (n, dim)))
+    key = torch.randn(dim, dim, generator=g, dtype=torch.float64) / math.sqrt(dim)
+    values = torch.randn(n, generator=g, dtype=torch.float64)
+    return Readout(query, key, shared + diversity * own, values)
+
+
+def weights(scores: Float[Tensor, " n"], *, kind: str) -> Float[Tensor, " n"]:
+    """Row of attention from scores.
+
+    Raises:
+        ValueError: for a `kind` other than "softmax" and "sigmoid".
+    """
+    checks.one_of("kind", kind, KINDS)
+    return scores.softmax(0) if kind == "softmax" else torch.sigmoid(scores - math.log(len(scores)))
+
+
+def scores(row: Readout) -> Float[Tensor, " n"]:
+    """Scores of the row."""
+    return row.tokens @ (row.key.T @ row.query)
+
+
+def gradients(row: Readout, *, kind: str) -> Gradients:
+    """Gradients of the read-out.
+
+    Raises:
+        ValueError: for a `kind` other than "softmax" and "sigmoid".
+    """
+    key, tokens = (part.clone().requires_grad_() for part in (row.key, row.tokens))
+    at = scores(row._replace(key=key, tokens=tokens))
+    value = weights(at, kind=kind) @ row.values
+    return Gradients(*torch.autograd.grad(value, (at, key, tokens)))
