@@ -384,3 +384,56 @@ def test_saved_claims_read_back_to_six_digits(tmp_path):
 def test_drawing_and_judging_never_import_torch():
     code = "import sys, attrobust.claims, attrobust.figures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------ does a gain reach another explanation?
+
+
+def two_explanations(first, second, *, seeds=5, noise=0.005):
+    draw = np.random.default_rng(0)
+    steps = [0.01, 0.03, 0.1]
+    rows = []
+    for seed in range(seeds):
+        for step in steps:
+            at = np.log(step / steps[0]) / np.log(steps[-1] / steps[0])
+            rows.append(
+                {
+                    "dataset": "digits", "seed": seed, "step_size": step, "comparable": True,
+                    "worst_a_spearman": 0.5 + first * at + noise * draw.standard_normal(),
+                    "worst_b_spearman": 0.7 + second * at + noise * draw.standard_normal(),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def verdicts_of(rows):
+    table = claims.reach(rows, ["worst_{}_spearman"], claim="C6", gaining="a", others=["b"], by="step_size")
+    assert table.claim.eq("C6").all()
+    return dict(zip(table.says, table.verdict, strict=True)), table
+
+
+def test_a_gain_that_does_not_reach_the_other_is_seen():
+    found, table = verdicts_of(two_explanations(0.2, 0.0))
+    assert found == {"gains": "supported", "gains less than a": "supported", "does not gain": "supported"}
+    assert table.change.round(1).tolist() == [0.2, 0.2, 0.0]
+    assert table["first"].round(1).tolist() == [0.5, 0.7, 0.7]
+    assert "C6: supported in 3, opposite in 0, undecided in 0 of 3 arms" in claims.reached(table)
+
+
+def test_a_gain_that_reaches_the_other_is_seen_too():
+    found, _ = verdicts_of(two_explanations(0.2, 0.2))
+    assert (found["gains less than a"], found["does not gain"]) == ("undecided", "opposite")
+    found, _ = verdicts_of(two_explanations(0.1, 0.3))
+    assert (found["gains"], found["gains less than a"]) == ("supported", "opposite")
+
+
+def test_too_few_seeds_are_undecided_and_never_no_gain():
+    found, _ = verdicts_of(two_explanations(0.2, 0.0, seeds=1))
+    assert set(found.values()) == {"undecided"}
+
+
+def test_incomparable_runs_do_not_count():
+    rows = two_explanations(0.2, 0.0)
+    spoiled = rows.assign(comparable=rows.step_size < 0.1)
+    spoiled.loc[~spoiled.comparable, "worst_b_spearman"] = 9.0
+    assert verdicts_of(spoiled)[0]["does not gain"] == "supported"

@@ -288,6 +288,72 @@ def conditions(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[st
     return "\n".join(lines)
 
 
+def reach(
+    rows: pd.DataFrame, metrics: Sequence[str], *, claim: str, gaining: str, others: Sequence[str], by: str
+) -> pd.DataFrame:
+    """Does a gain of one explanation reach the others of the same networks?
+
+    Three verdicts per data set and metric: that `gaining` gains (its trend lies above zero), that another gains less
+    (the paired difference of the two trends, seed by seed, lies above zero), and that the other does not gain at all
+    (the interval of its trend lies inside the margin of `no_gain`).
+
+    Args:
+        rows: runs, comparable or not, with a column for each metric and explanation.
+        metrics: column names with "{}" where the explanation's name stands; larger means more robust.
+        claim: its id.
+        gaining: explanation whose gain is the premise.
+        others: explanations it may or may not reach.
+        by: column that explains, such as "step_size".
+
+    Returns:
+        One row per data set, metric, verdict and explanation, with the change over the range and its interval.
+    """
+    records = []
+    for dataset, runs in rows.groupby("dataset", sort=False):
+        kept = comparable(runs)
+        for metric in metrics:
+            first = _changes(kept, metric.format(gaining), by)
+            tests = [(gaining, "gains", list(first.values()), None)]
+            for other in others:
+                second = _changes(kept, metric.format(other), by)
+                gaps = [first[seed] - second[seed] for seed in first if seed in second]
+                tests += [(other, f"gains less than {gaining}", gaps, None)]
+                tests += [(other, "does not gain", list(second.values()), NO_GAIN_MARGIN)]
+            for name, says, changes, margin in tests:
+                low, high = interval(changes)
+                judged = verdict(low, high, claimed="up") if margin is None else no_gain(low, high, margin=margin)
+                values = kept.groupby(by)[metric.format(name)].mean()
+                records.append(
+                    {
+                        "claim": claim,
+                        "arm": " | ".join([dataset, metric.replace("_{}", ""), name, says]),
+                        "dataset": dataset,
+                        "metric": metric.replace("_{}", ""),
+                        "explanation": name,
+                        "says": says,
+                        "change": np.mean(changes) if changes else np.nan,
+                        "low": low,
+                        "high": high,
+                        "seeds": len(changes),
+                        "first": values.iloc[0] if len(values) else np.nan,
+                        "last": values.iloc[-1] if len(values) else np.nan,
+                        "verdict": judged,
+                    }
+                )
+    return pd.DataFrame(records)
+
+
+def reached(table: pd.DataFrame) -> str:
+    """The verdicts of `reach` as a page of text, one line each."""
+    lines = ["change over the whole range with its 95 % interval", ""]
+    for metric, part in table.groupby(["dataset", "metric"], sort=False):
+        lines.append(", ".join(metric))
+        for row in part.itertuples():
+            name = f"{row.explanation} {row.says}"
+            lines.append(f"  {name:<46}{row.change:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]  {row.verdict}")
+    return "\n".join([*lines, "", *[sentence(claim, part) for claim, part in table.groupby("claim", sort=False)]])
+
+
 def means(table: pd.DataFrame, metrics: Sequence[str], *, by: Sequence[str]) -> pd.DataFrame:
     """Mean and 95 % Student-t interval of each metric for every combination of `by`.
 

@@ -63,6 +63,7 @@ def _not_negative(name: str, value: float) -> float:
 PARAMETERS: dict[str, Callable[[str, object], object]] = {
     "dataset": _number(lambda name, value: checks.one_of(name, value, data.NAMES)),
     "datasets": _names(data.NAMES),
+    "vits": _names(("digits", "fashion_mnist", "fashion_mnist_deep")),
     "activations": _names(tuple(models.ACTIVATIONS)),
     "protocols": _names(("matched", "plateau", "standard")),
     "step_sizes": _numbers(checks.positive),

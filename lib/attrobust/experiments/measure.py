@@ -10,6 +10,7 @@ from torch import nn
 
 from attrobust import attributions, curvature, data, models, robustness, training
 from attrobust.balls import Ball
+from attrobust.experiments import explanations
 from attrobust.experiments.experiment import PROTOCOLS, TRANSFORMER, Experiment, Measurement
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
@@ -82,8 +83,14 @@ def measure(
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     row |= _input_side(model, attacked.x, experiment.seed, device)
+    if experiment.architecture == "vit":
+        k = max(1, round(measurement.k_share * (attacked.x.shape[-1] // experiment.patch) ** 2))
+        row |= explanations.inside(model, attacked.x, patch=experiment.patch, k=k)
     for radius in measurement.radii:
-        row |= _robustness(model, attacked.x, radius, measurement, experiment.seed, device)
+        if experiment.architecture == "vit":
+            row |= _several_maps(experiment, model, attacked.x, radius, measurement, k)
+        else:
+            row |= _robustness(model, attacked.x, radius, measurement, experiment.seed, device)
     return row
 
 
@@ -142,6 +149,27 @@ def _input_side(model: nn.Module, x: torch.Tensor, seed: int, device: str) -> di
         if name == "logit":
             turn = curvature.relative_curvature(model, x, target, generator=generator, hessian=hessian)
             row["relative_curvature"] = float(turn.value.double().mean())
+    return row
+
+
+def _several_maps(
+    experiment: Experiment, model: nn.Module, x: torch.Tensor, radius: float, measurement: Measurement, k: int
+) -> dict[str, float]:
+    """Columns such as "worst_rollout_spearman_8", and how many images had no map at all."""
+    table = explanations.under_attack(
+        model,
+        x,
+        patch=experiment.patch,
+        k=k,
+        radius=radius,
+        steps=measurement.attack_steps,
+        restarts=measurement.restarts,
+        seed=experiment.seed,
+    )
+    row = {}
+    for line in table.to_dict("records"):
+        name = f"{line.pop('attack')}_{line.pop('attribution')}"
+        row |= {f"{name}_{metric}_{radius:g}": value for metric, value in line.items()}
     return row
 
 

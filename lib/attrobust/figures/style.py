@@ -40,6 +40,14 @@ COLORS: dict[str, object] = {
     "1 - Pearson of p": _blind[4],
     "Spearman of log p": _blind[2],
     "top-8": "#555555",
+    "saliency": _blind[0],
+    "raw_attention": _blind[1],
+    "rollout": _blind[3],
+    "gradient_attention": _blind[2],
+    "relevance": _blind[4],
+    "scores": "#555555",
+    "small step": _blind[0],
+    "large step": _blind[1],
 }
 
 #: How names in rows read in figures and tables.
@@ -73,6 +81,9 @@ LABELS: dict[str, str] = {
     "noise": "noise, one draw",
     "noise search": "noise, best of as many",
     "saliency": "saliency",
+    "raw_attention": "raw attention",
+    "gradient_attention": "gradient × attention",
+    "relevance": "relevance (Chefer et al.)",
     "input_x_gradient": "input × gradient",
     "integrated_gradients": "integrated gradients",
     "smooth_grad": "SmoothGrad",

@@ -1,0 +1,164 @@
+"""One transformer, several explanations: how each holds under attack, and what its attention rows look like.
+
+All maps live on the patch grid, so one k serves all: gradient saliency pooled to patches beside attention maps.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attrobust import attributions, curvature, entropy, robustness
+from attrobust.attacks import Attribution
+from attrobust.balls import Ball
+
+Images = Float[Tensor, "batch channels height width"]
+
+
+def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
+    """The compared attributions by name; saliency pooled to patches first."""
+    return {
+        "saliency": partial(attributions.on_patches, attribution=attributions.saliency, patch=patch),
+        "raw_attention": attributions.raw_attention,
+        "rollout": attributions.rollout,
+        "gradient_attention": attributions.gradient_attention,
+        "relevance": attributions.relevance,
+    }
+
+
+def under_attack(
+    model: nn.Module,
+    x: Images,
+    *,
+    patch: int,
+    k: int,
+    radius: float,
+    steps: int,
+    restarts: int,
+    seed: int,
+    names: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Mean similarity of clean and attacked maps, one row per attribution and attack ("noise", "worst").
+
+    Args:
+        model: transformer in eval mode.
+        x: images.
+        patch: side of its patches in pixels.
+        k: patches compared by the top-k intersection.
+        radius: of the linf ball, in 1/255 of the pixel range.
+        steps: gradient steps of each attack.
+        restarts: random starts of each attack.
+        seed: of random starts and noise.
+        names: of the attributions; all if empty.
+
+    Returns:
+        Means over images of every similarity and distance, `zero_maps` (clean maps that are zero everywhere; images
+        with one are left out of the means) and `n` (images in the means).
+    """
+    rows = []
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    compared = on_the_patch_grid(patch)
+    for name in names or compared:
+        attribution = compared[name]
+        empty = attributions.zero_maps(attribution(model, x, target).detach())
+        table = robustness.attribution_robustness(
+            model,
+            x,
+            attributions={name: attribution},
+            ball=Ball("linf", radius / 255),
+            k=k,
+            steps=steps,
+            restarts=restarts,
+            generator=torch.Generator(x.device).manual_seed(seed),
+        )
+        table = table[~table["image"].map(dict(enumerate(empty.tolist())))]
+        means = table.drop(columns=["image", "attribution"]).groupby("attack").mean().reindex(["noise", "worst"])
+        counts = {"zero_maps": int(empty.sum()), "n": len(x) - int(empty.sum())}
+        rows.append(means.reset_index().assign(attribution=name, **counts))
+    return pd.concat(rows, ignore_index=True)
+
+
+def cls_rows(
+    model: nn.Module, x: Images
+) -> tuple[Float[Tensor, "batch heads keys"], Float[Tensor, "batch heads keys"]]:
+    """Scores and attention weights of the CLS query in the last block, head by head, CLS key included."""
+    return model.scores(x)[-1][:, :, 0], model.attend(x)[1][-1][:, :, 0]
+
+
+def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, float]:
+    """What the attention rows behind the maps look like, averaged over images (and heads).
+
+    Args:
+        model: transformer in eval mode.
+        x: images.
+        patch: side of its patches in pixels.
+        k: leaders of a map.
+
+    Returns:
+        `entropy` (of a CLS row, over its largest), `norm` (of its softmax Jacobian), `margin` (gap of the scores after
+        the k-th patch), and for scores, raw attention and saliency how fast they move with the pixels:
+        `..._sensitivity` (Frobenius norm of the Jacobian) and `..._relative` (of its centred part, over the contrast
+        of the thing that moves: the rate at which R_s of notebook 06 grows).
+    """
+    with torch.no_grad():
+        scores, weights = cls_rows(model, x)
+        target = model(x).argmax(1)
+        keys = weights.shape[-1]
+        found = {
+            "entropy": entropy.row_entropy(weights) / entropy.row_entropy(torch.ones(keys).to(weights)),
+            "norm": entropy.softmax_jacobian_norm(weights),
+            "margin": entropy.topk_gap(scores[:, :, 1:], k=k),
+        }
+    maps = on_the_patch_grid(patch)
+    moving = {
+        "score": lambda network, at: cls_rows(network, at)[0].flatten(1),
+        "map": lambda network, at: maps["raw_attention"](network, at, target).flatten(1),
+        "saliency": lambda network, at: maps["saliency"](network, at, target).flatten(1),
+    }
+    for name, function in moving.items():
+        heads = scores.shape[1] if name == "score" else 1
+        found |= _sensitivity(name, model, function, x, heads)
+    return {name: float(value.double().mean()) for name, value in found.items()}
+
+
+class _Moving(nn.Module):
+    """A function of a network and images as a network of its own, whose outputs have a Jacobian in the pixels."""
+
+    def __init__(self, function: Callable, model: nn.Module) -> None:
+        super().__init__()
+        self.function, self.model = function, model
+        self.training = False
+
+    def forward(self, x: Images) -> Float[Tensor, "batch n"]:
+        return self.function(self.model, x)
+
+
+def _sensitivity(name: str, model: nn.Module, function: Callable, x: Images, heads: int) -> dict[str, Tensor]:
+    value = function(model, x).detach().unflatten(1, (heads, -1))
+    jacobian = curvature.input_jacobian(_Moving(function, model), x, chunk=len(x)).unflatten(1, (heads, -1))
+    absolute = jacobian.flatten(2).norm(dim=2)
+    contrast = entropy.centred_norm(value)
+    turning = (jacobian - jacobian.mean(2, keepdim=True)).flatten(2).norm(dim=2)
+    return {f"{name}_sensitivity": absolute, f"{name}_relative": turning / contrast}
+
+
+def margins(model: nn.Module, x: Images, *, k: int) -> pd.DataFrame:
+    """One row per image and head: everything that the statements about softmax rows speak of, in float64."""
+    with torch.no_grad():
+        scores, weights = (part.double() for part in cls_rows(model, x))
+        patches = scores[:, :, 1:]
+        lower, upper = entropy.jacobian_bounds(weights)
+        columns = {
+            "entropy": entropy.row_entropy(weights),
+            "norm": entropy.softmax_jacobian_norm(weights),
+            "norm_below": lower,
+            "norm_above": upper,
+            "floor": entropy.entropy_floor(entropy.centred_norm(scores), keys=scores.shape[-1]),
+            "gap": entropy.topk_gap(patches, k=k),
+            "ceiling": entropy.margin_ceiling(entropy.softmax_entropy(patches), keys=patches.shape[-1], k=k),
+        }
+    return pd.DataFrame({name: values.flatten().cpu().numpy() for name, values in columns.items()})

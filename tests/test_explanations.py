@@ -1,0 +1,125 @@
+import cases
+import pytest
+import torch
+from attrobust import attributions, entropy, experiments, models
+from torch import nn
+
+PATCH, K = 2, 1
+
+
+@cases.isolated
+def vit(seed=0):
+    net = models.build("vit", input_shape=(1, 4, 4), classes=3, seed=seed, patch=PATCH, dim=8, depth=2, heads=2)
+    return net.double().eval().requires_grad_(False)
+
+
+def images(n=3):
+    return cases.images(n, shape=(1, 4, 4))
+
+
+def attack(model, x, **change):
+    how = {"patch": PATCH, "k": K, "radius": 8, "steps": 2, "restarts": 1, "seed": 0} | change
+    return experiments.under_attack(model, x, **how)
+
+
+def test_softmax_of_the_cls_scores_is_the_cls_row():
+    scores, weights = experiments.cls_rows(vit(), images())
+    assert torch.allclose(scores.softmax(-1), weights)
+    assert scores.shape == (3, 2, 5)
+
+
+def test_without_room_to_move_every_map_stays():
+    table = attack(vit(), images(), radius=0)
+    assert set(table.attribution) == set(experiments.on_the_patch_grid(PATCH))
+    assert (table[["top_k", "spearman", "pearson"]] > 1 - 1e-9).all().all()
+    assert (table.displacement < 1e-12).all()
+    assert (table.n == 3).all()
+
+
+def test_the_attack_finds_no_less_than_noise_and_keeps_the_prediction():
+    table = attack(vit(), images(6), radius=64, steps=20).set_index(["attribution", "attack"])
+    for name in experiments.on_the_patch_grid(PATCH):
+        assert table.loc[(name, "worst"), "displacement"] > table.loc[(name, "noise"), "displacement"]
+        assert table.loc[(name, "worst"), "kept"] == 1
+
+
+def test_only_the_named_maps_are_attacked_and_their_rows_are_the_same():
+    whole, part = attack(vit(), images()), attack(vit(), images(), names=("rollout",))
+    same = whole[whole.attribution == "rollout"].reset_index(drop=True)
+    assert same.equals(part)
+
+
+class NoGain(nn.Module):
+    """A transformer whose logits do not depend on its attention: gradient x attention is zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = vit()
+
+    def attend(self, x):
+        logits, maps = self.inner.attend(x)
+        return self(x) + 0 * logits, maps
+
+    def forward(self, x):
+        return x.flatten(1)[:, :3]
+
+
+def test_images_without_a_map_are_counted_and_left_out():
+    table = attack(NoGain(), images(), names=("gradient_attention", "raw_attention")).set_index("attribution")
+    assert (table.loc["gradient_attention", "zero_maps"] == 3).all()
+    assert (table.loc["gradient_attention", "n"] == 0).all()
+    assert (table.loc["raw_attention", "zero_maps"] == 0).all()
+
+
+def difference_quotients(function, x, step=1e-6):
+    columns = []
+    for pixel in range(x[0].numel()):
+        moved = torch.zeros_like(x).flatten(1)
+        moved[:, pixel] = step
+        moved = moved.view_as(x)
+        columns.append((function(x + moved) - function(x - moved)) / (2 * step))
+    return torch.stack(columns, -1)
+
+
+@pytest.mark.parametrize("name", ["score", "map", "saliency"])
+def test_rates_agree_with_difference_quotients(name):
+    model, x = vit(), images()
+    target = model(x).argmax(1)
+    functions = {
+        "score": lambda at: experiments.cls_rows(model, at)[0],
+        "map": lambda at: attributions.raw_attention(model, at, target).flatten(1)[:, None],
+        "saliency": lambda at: attributions.on_patches(
+            model, at, target, attribution=attributions.saliency, patch=PATCH
+        ).flatten(1)[:, None].detach(),
+    }  # fmt: skip
+    value, jacobian = functions[name](x), difference_quotients(functions[name], x)
+    found = experiments.inside(model, x, patch=PATCH, k=K)
+    assert found[f"{name}_sensitivity"] == pytest.approx(jacobian.flatten(2).norm(dim=2).mean().item(), rel=1e-5)
+    centred = (jacobian - jacobian.mean(2, keepdim=True)).flatten(2).norm(dim=2)
+    relative = centred / (value - value.mean(2, keepdim=True)).norm(dim=2)
+    assert found[f"{name}_relative"] == pytest.approx(relative.mean().item(), rel=1e-5)
+
+
+def test_equal_scores_make_the_flattest_rows():
+    model = vit()
+    for block in model.blocks:
+        nn.init.zeros_(block.attention.qkv.weight[:16])
+        nn.init.zeros_(block.attention.qkv.bias[:16])
+    found = experiments.inside(model, images(), patch=PATCH, k=K)
+    assert found["entropy"] == pytest.approx(1)
+    assert found["norm"] == pytest.approx(1 / 5)
+    assert found["margin"] == pytest.approx(0)
+
+
+def test_margins_are_those_of_every_head_and_obey_the_statements():
+    model, x = vit(), images(8)
+    table = experiments.margins(model, x, k=K)
+    scores, weights = experiments.cls_rows(model, x)
+    assert len(table) == 8 * 2
+    assert table.entropy.tolist() == pytest.approx(entropy.row_entropy(weights).flatten().tolist())
+    top = scores[:, :, 1:].sort(-1, descending=True).values
+    assert table.gap.tolist() == pytest.approx((top[..., K - 1] - top[..., K]).flatten().tolist())
+    assert (table.norm_below <= table.norm + 1e-12).all()
+    assert (table.norm <= table.norm_above + 1e-12).all()
+    assert (table.floor <= table.entropy + 1e-9).all()
+    assert (table.gap <= table.ceiling + 1e-9).all()
