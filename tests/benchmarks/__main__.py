@@ -29,8 +29,10 @@ def main(context: click.Context, only: str, repetitions: int, out: Path | None) 
         if only and part not in only.split(","):
             continue
         options = {"repetitions": repetitions} if part in ("speed", "growth") else {}
-        table = pd.DataFrame(list(tqdm(measure(**options), desc=part, unit=" rows")))
-        table.to_csv(out / f"{part}.csv", index=False, float_format="%.6g", lineterminator="\n")
+        rows = []
+        for row in tqdm(measure(**options), desc=part, unit=" rows"):
+            rows.append(row)  # stored as they come: a run takes a while
+            pd.DataFrame(rows).to_csv(out / f"{part}.csv", index=False, float_format="%.6g", lineterminator="\n")
     report.write(out, {part: pd.read_csv(out / f"{part}.csv") for part in PARTS})
     click.echo((out / "table.md").read_text())
 
