@@ -5,8 +5,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from attrobust import checks
-
 COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
@@ -77,11 +75,6 @@ def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
         worst = numbers.detach()[~torch.isfinite(numbers)][0].item()
         raise ValueError(f"{name} is {worst} on an example; curvature needs a finite {name}")
     return numbers
-
-
-def steps(name: str, value: int) -> None:
-    """Refuse a budget or a chunk size that is not a whole number above 0."""
-    checks.count(name, value)
 
 
 def twice_differentiable(nodes: Iterable[torch.autograd.graph.Node]) -> None:

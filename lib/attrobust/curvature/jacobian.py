@@ -90,7 +90,7 @@ def gram_spectrum(model: nn.Module, x: Float[Tensor, "batch *shape"], *, chunk: 
 
 
 def _logits_and_jacobians(model: nn.Module, x: Tensor, chunk: int) -> list[tuple[Tensor, Tensor]]:
-    guards.steps("chunk", chunk)
+    checks.count("chunk", chunk)
     guards.batch(x, x)
     guards.floating(x)
     guards.model(model)

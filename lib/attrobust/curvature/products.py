@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
+from attrobust import checks
 from attrobust.curvature import guards
 from attrobust.curvature.graphs import Graph, Graphs
 from attrobust.curvature.readouts import Readout, logit
@@ -59,7 +60,7 @@ class ParameterHessian:
         keep_graph: bool | str = "auto",
         memory: int | None = None,
     ) -> None:
-        guards.steps("chunk", chunk)
+        checks.count("chunk", chunk)
         guards.batch(x, y)
         guards.model(model)
         self.parameters = guards.trainable(model, x)
@@ -140,7 +141,7 @@ class InputHessian:
         keep_graph: bool | str = "auto",
         memory: int | None = None,
     ) -> None:
-        guards.steps("chunk", chunk)
+        checks.count("chunk", chunk)
         guards.batch(x, y)
         guards.floating(x)
         guards.model(model)
