@@ -65,7 +65,7 @@ test: env ## lint, import contract, unit laws, notebooks under nbval, smoke run
 test-slow: env ## fresh environment, soak tests, browser tests
 	@$(RUN) pytest -q --durations=5 -m '$(SLOW)'
 
-bench: ## time the curvature engine beside its peers, in an environment of its own (about 20 minutes)
+bench: ## time the curvature engine beside its peers, in an environment of its own (about a quarter of an hour)
 	@test -x $(BENCH)/bin/python || $(PYTHON3) -m venv $(BENCH)
 	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e .
 	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt

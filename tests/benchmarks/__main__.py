@@ -15,7 +15,7 @@ PARTS = {"speed": speed.rows, "warm": warm.rows, "memory": memory.rows, "growth"
 
 @click.group(invoke_without_command=True, help=__doc__)
 @click.option("--only", default="", help="Measure these parts only, comma-separated: speed, warm, memory, growth.")
-@click.option("--repetitions", default=5, show_default=True, help="Of every timing.")
+@click.option("--repetitions", default=3, show_default=True, help="Of every timing.")
 @click.option("--out", default=None, type=click.Path(path_type=Path), help="Folder; figures/benchmarks by default.")
 @click.pass_context
 def main(context: click.Context, only: str, repetitions: int, out: Path | None) -> None:
