@@ -296,6 +296,16 @@ def test_each_probe_reads_its_own_quadratic_forms():
     assert found.products == 10
 
 
+def test_the_densitys_norm_has_an_honest_error():
+    m = draw(40, 40)
+    a = (m + m.T) / 2
+    found = [curvature.slq(lambda v: v @ a, draw(8, 40, seed=s), steps=3).frobenius for s in range(300)]
+    values = torch.tensor([f.value for f in found])
+    stated = torch.tensor([f.error for f in found]).square().mean().sqrt().item()
+    assert stated == pytest.approx(values.std().item(), rel=0.2)
+    assert values.mean().item() == pytest.approx(torch.linalg.matrix_norm(a).item(), rel=0.02)
+
+
 def test_the_density_integrates_to_one_and_follows_the_spectrum():
     model, x, y = setting()
     exact = torch.linalg.eigvalsh(cases.parameter_hessian(model, LOSS, x, y))
