@@ -336,6 +336,12 @@ def test_gauss_newton_trace_takes_any_loss():
     found = curvature.gauss_newton_trace(linear, x, y, loss=lambda z, c: z.cosh().sum(1))
     assert found.value == pytest.approx(exact)
     assert curvature.gauss_newton_trace(linear, x, y, loss=lambda z, c: z.sum(1)).value == 0
+
+    def weighted(z, c):
+        return (1 + c) * z.cosh().sum(1)
+
+    exact = cases.parameter_hessian(linear, weighted, x, y).trace().item()
+    assert curvature.gauss_newton_trace(linear, x, y, loss=weighted, chunk=2).value == pytest.approx(exact)
     with pytest.raises(ValueError, match="y is None; a callable loss needs the labels"):
         curvature.gauss_newton_trace(model, x, loss=LOSS)
 

@@ -104,9 +104,21 @@ def test_the_readme_states_the_verdicts_that_the_rows_give():
     assert claims.sentence("C1, all of the theory", theory) in readme
     rows = pd.read_csv(paths.figures / "06_softmax_entropy" / "claims.csv")
     assert claims.sentence("C5, all of the theory", rows[rows["side"].notna()]) in readme
+    for claim, arms in rows[rows["side"].isna()].groupby("claim"):
+        assert claims.sentence(claim, arms) in readme
     full = pd.read_csv(paths.figures / "03_sgd_flattens" / "claims_full.csv")
     relu = full[(full["activation"] == "relu") & (full["claim"] == "C2") & (full["by"] == "step_size")]
     assert claims.sentence("C2, by step size", relu) in readme
+
+
+def test_the_benchmark_page_and_the_readme_say_what_the_rows_say():
+    from benchmarks import report
+
+    folder, readme = paths.figures / "benchmarks", (paths.root / "README.md").read_text()
+    rows = {part: pd.read_csv(folder / f"{part}.csv") for part in ("speed", "warm", "memory", "growth")}
+    assert report.page(rows) == (folder / "table.md").read_text()
+    assert report.aims(rows["speed"]) in readme
+    assert report.warm_start(rows["warm"]) in readme
 
 
 def test_every_relative_link_of_the_readme_leads_somewhere():

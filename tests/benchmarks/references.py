@@ -61,7 +61,7 @@ def _dense_input_hessians(network: nn.Module, count: int, readout) -> Tensor:
     def of_one(pixels: Tensor, label: Tensor) -> Tensor:
         return readout(model(pixels.view(1, *x.shape[1:]))[0], label)
 
-    return torch.cat([vmap(hessian(of_one))(a, b) for a, b in zip(flat.split(4), y[:count].split(4), strict=True)])
+    return torch.cat([vmap(hessian(of_one))(a, b) for a, b in zip(flat.split(1), y[:count].split(1), strict=True)])
 
 
 OF = {

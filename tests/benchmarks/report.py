@@ -94,24 +94,42 @@ def slopes(growth: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def write(folder: Path, rows: dict[str, pd.DataFrame]) -> None:
-    """table.md and the figures."""
+def page(rows: dict[str, pd.DataFrame]) -> str:
+    """Everything measured as one page."""
     speed, warm = rows["speed"], rows["warm"]
-    saved = warm[warm["checkpoint"] > 0]
     parts = [
         "# Curvature, how fast",
-        "Seconds are CPU seconds of one thread, medians over interleaved repetitions in one process; "
-        f"{speed['repetition'].max() + 1} repetitions.",
-        "## Aims", _markdown(targets(speed)),
+        "Seconds are CPU seconds of one thread; medians over interleaved repetitions in one process, "
+        f"{speed['repetition'].max() + 1} of them. Errors are relative to float64 references.",
+        "## Aims", aims(speed),
         "## Every route", _markdown(medians(speed)),
-        "## Peak memory", _markdown(lean(rows["memory"], speed)), _markdown(rows["memory"]),
-        "## Warm start",
-        f"{saved['cold'].sum()} products cold, {saved['warm'].sum()} warm over {len(saved)} checkpoints after the "
-        f"first: {saved['cold'].sum() / saved['warm'].sum():.1f} times fewer. Largest relative difference of the two "
-        f"values {saved['difference'].max():.1e}.",
+        "## Peak memory of the top eigenvalue", _markdown(lean(rows["memory"], speed)), _markdown(rows["memory"]),
+        "## Warm start", warm_start(warm),
         "## Growth", _markdown(slopes(rows["growth"])),
     ]  # fmt: skip
-    (folder / "table.md").write_text("\n\n".join(parts) + "\n")
+    return "\n\n".join(parts) + "\n"
+
+
+def aims(speed: pd.DataFrame) -> str:
+    """The aims as a table: seconds of a peer over ours."""
+    return _markdown(targets(speed))
+
+
+def warm_start(warm: pd.DataFrame) -> str:
+    """What a warm start saves, in one sentence; the first checkpoint has nothing to start from."""
+    saved = warm[warm["checkpoint"] > 0]
+    cold, few = saved["cold"].sum(), saved["warm"].sum()
+    return (
+        f"Over {len(saved)} checkpoints of a training run, {cold} products from random starts and {few} from the "
+        f"last eigenvector, {cold / few:.1f} times fewer. "
+        f"The two values differ by at most {saved['difference'].max():.1e}, relatively."
+    )
+
+
+def write(folder: Path, rows: dict[str, pd.DataFrame]) -> None:
+    """table.md and the figures."""
+    (folder / "table.md").write_text(page(rows))
+    speed = rows["speed"]
     draw.speed(folder, medians(speed), repetitions=speed["repetition"].max() + 1)
     draw.growth(folder, rows["growth"])
 
