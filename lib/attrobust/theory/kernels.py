@@ -132,7 +132,7 @@ def shared_map(scores: Float[Tensor, "*batch rows keys"], *, kind: str) -> Float
         ValueError: for an unknown `kind`, or where all weights are 0.
 
     Example:
-        >>> shared_map(torch.tensor([[3.0, 1.0], [-1.0, -2.0]]), kind="ReLU").tolist()
+        >>> shared_map(torch.tensor([[3.0, 1.0], [-1.0, -2.0]]).double(), kind="ReLU").round(decimals=9).tolist()
         [0.75, 0.25]
     """
     logs = log_weight(scores, kind=kind)

@@ -43,7 +43,8 @@ def one_score(case: int) -> Iterator[pd.DataFrame]:
     p, moved = s.softmax(1), t.softmax(1) - s.softmax(1)
     at, total = moved.gather(1, j)[:, 0], moved.abs().sum(1)
     first, grown = p.gather(1, j)[:, 0], change[:, 0].expm1()
-    formula = first * (1 - first) * grown / (1 + first * grown)
+    others = p.scatter(1, j, 0).sum(1)  # 1 - p_j without cancellation
+    formula = first * others * grown / (others + first * change[:, 0].exp())
     yield statements.residuals("P29", "softmax: change of the key", (at - formula).abs().max())
     yield statements.residuals("P29", "softmax: half falls on other keys", (total - 2 * at.abs()).abs().max())
     yield statements.bound("P29", "softmax: change and score", at.abs(), torch.tanh(change[:, 0].abs() / 4))
@@ -75,7 +76,7 @@ def evidence_sweep(shifts: Sequence[float], keys: int, seeds: Sequence[int], *, 
                 numbers = {
                     f"top-{k}": similarity.topk_intersection(a, b, k=k),
                     "Spearman": similarity.spearman(a, b),
-                    "cosine": similarity.cosine(a[None], b[None]),
+                    "plain cosine": similarity.cosine(a[None], b[None]),
                 }
                 common = {"kernel": name, "shift": shift, "seed": seed}
                 parts += [{**common, "name": n, "value": float(v)} for n, v in numbers.items()]
@@ -88,12 +89,12 @@ def _abstention(s: Tensor, down: Tensor) -> Iterator[pd.DataFrame]:
     yield statements.residuals("P28", "softmax: lowering a row changes nothing", still.abs().max())
     for kind in kernels.SMOOTH:
         before, after = (kernels.log_weight(u, kind=kind).logsumexp(-1) for u in (s, s - down))
-        lost = before - after
+        lost = before - after  # of every row under exp, of one row of each map below
         if kind == "exp":
             off = ((lost - down[..., 0]) / (1 + before.abs())).abs().max()
             yield statements.residuals("P28", "exp: mass falls by exp(-L)", off)
         else:
-            yield statements.bound("P28", f"{kind}: log of the mass lost", lost, down[..., 0].expand_as(lost))
+            yield statements.bound("P28", f"{kind}: log of the mass lost", lost[:, 0], down[:, 0, 0])
     silent = kernels.weight(s - s.amax(-1, keepdim=True), kind="ReLU").sum()
     yield statements.residuals("P28", "ReLU: a row can be silent", silent)
 

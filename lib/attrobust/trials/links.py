@@ -33,7 +33,7 @@ def nudged(case: int) -> Iterator[pd.DataFrame]:
     common = 3 * torch.randn(len(s), 1, generator=g, dtype=s.dtype) * (torch.arange(len(s)) % 2)[:, None]
     t = rows.moved(s, seed=case) + common
     reach, span = _reach(t - s), entropy.oscillation(t - s)
-    off = (_distance(s, t, "exp") - span) / span.clamp(min=1)
+    off = (entropy.hilbert_distance(s.softmax(1), t.softmax(1)) - span) / span.clamp(min=1)
     yield statements.residuals("P27", "exp: the oscillation", off.abs().max())
     lowest = torch.minimum(s, t).amin(1)
     for kind in kernels.SMOOTH[1:]:

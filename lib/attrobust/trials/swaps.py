@@ -19,9 +19,9 @@ from attrobust.trials.sensitivity import alike
 class Pair(NamedTuple):
     """Queries with two keys each: the one ahead and the one behind."""
 
-    query: Float[Tensor, "rows dim"]
-    ahead: Float[Tensor, "rows dim"]
-    behind: Float[Tensor, "rows dim"]
+    query: Float[Tensor, "*some rows dim"]
+    ahead: Float[Tensor, "*some rows dim"]
+    behind: Float[Tensor, "*some rows dim"]
 
 
 @over_cases
@@ -77,14 +77,14 @@ def swap_radii(cases: int, seed: int) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def radius(pair: Pair, score: str) -> Float[Tensor, " rows"]:
+def radius(pair: Pair, score: str) -> Float[Tensor, "*some rows"]:
     """Smallest joint l2 change of the two keys that lets them draw level (P30)."""
     if score == "dot":
         return (pair.query * (pair.ahead - pair.behind)).sum(1) / (math.sqrt(2) * pair.query.norm(dim=1))
     return ((pair.behind - pair.query).norm(dim=1) - (pair.ahead - pair.query).norm(dim=1)) / math.sqrt(2)
 
 
-def lead(pair: Pair, score: str) -> Float[Tensor, " rows"]:
+def lead(pair: Pair, score: str) -> Float[Tensor, "*some rows"]:
     """How far the key ahead is ahead: difference of the products, or of the distances."""
     if score == "dot":
         return (pair.query * (pair.ahead - pair.behind)).sum(-1)
@@ -185,6 +185,6 @@ def _straight(pair: Pair, score: str) -> Float[Tensor, "rows twodim"]:
     return torch.cat([away, -back], 1) / math.sqrt(2)
 
 
-def _changed(pair: Pair, change: Float[Tensor, "... rows twodim"]) -> Pair:
+def _changed(pair: Pair, change: Float[Tensor, "*some rows twodim"]) -> Pair:
     away, back = change.chunk(2, -1)
     return Pair(pair.query, pair.ahead + away, pair.behind + back)
