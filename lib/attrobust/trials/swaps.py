@@ -144,7 +144,9 @@ def _lipschitz(query: Tensor, g: torch.Generator) -> Iterator[pd.DataFrame]:
     away, aside = torch.randn(2, *query.shape, generator=g, dtype=query.dtype)
     share = 10 ** (2 * torch.rand(len(query), 1, generator=g, dtype=query.dtype) - 1)
     share[::3] = 1 + 0.01 * away[::3, :1]  # at one width the Gaussian is steepest
-    first, second = (query + share * width * u / u.norm(dim=1, keepdim=True) for u in (away, aside))
+    reach = share * width
+    further = torch.where(torch.arange(len(query))[:, None] % 2 == 0, reach, reach + aside[:, :1].abs() * width)
+    first, second = (query + r * u / u.norm(dim=1, keepdim=True) for r, u in ((reach, away), (further, aside)))
     at = first.clone().requires_grad_()
     logs = [-(query - k).square().sum(1) / (2 * width[:, 0] ** 2) for k in (at, second)]
     product = torch.exp((query * at).sum(1) / width[:, 0] ** 2)
