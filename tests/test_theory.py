@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 import torch
 from attrobust import curvature, models
-from attrobust.theory import blind, descent, draws, duality, path_norm, penalty, positions, smoothing, stability
+from attrobust.theory import (
+    blind,
+    descent,
+    draws,
+    duality,
+    kernels,
+    path_norm,
+    penalty,
+    positions,
+    smoothing,
+    stability,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -257,3 +268,59 @@ def test_bad_numbers_are_refused(unchecked):
         stability.sampling(8, 9, replacement=False)
     with pytest.raises(ValueError, match="block is 'second'"):
         path_norm.trace(*draws.two_layer(0), block="second")
+
+
+# ---------------------------------------------------------------------- kernels
+
+
+LINKS = {
+    "exp": lambda s: math.exp(s),
+    "sigmoid": lambda s: 1 / (1 + math.exp(-s)),
+    "softplus": lambda s: math.log1p(math.exp(s)),
+    "elu + 1": lambda s: math.exp(s) if s < 0 else 1 + s,
+    "ReLU": lambda s: max(s, 0.0),
+    "ReLU²": lambda s: max(s, 0.0) ** 2,
+}
+
+
+@pytest.mark.parametrize("kind", kernels.KINDS)
+def test_a_link_is_its_closed_form(kind):
+    s = torch.linspace(-20, 20, 81, dtype=torch.float64)
+    told = torch.tensor([LINKS[kind](float(v)) for v in s], dtype=torch.float64)
+    assert torch.allclose(kernels.weight(s, kind=kind), told, rtol=1e-12, atol=0)
+    assert torch.allclose(kernels.log_weight(s, kind=kind), told.log(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", kernels.KINDS)
+def test_slope_and_elasticity_are_derivatives(kind):
+    s = torch.linspace(0.1 if kind in kernels.POWERS else -50, 30, 77, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(kernels.log_weight(s, kind=kind).sum(), s)
+    assert torch.allclose(kernels.slope(s, kind=kind), slope, rtol=1e-9, atol=1e-15)
+    assert torch.allclose(kernels.elasticity(s, kind=kind), s * slope, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", kernels.SMOOTH)
+def test_smooth_links_rise_with_a_slope_of_at_most_one(kind):
+    slope = kernels.slope(torch.linspace(-700, 700, 1401, dtype=torch.float64), kind=kind)
+    assert (slope > 0).all()
+    assert (slope <= 1 + 1e-15).all()
+
+
+def test_a_silent_key_has_no_slope_and_no_logarithm():
+    s = torch.tensor([-1.0, 0.0])
+    for kind in kernels.POWERS:
+        assert (kernels.log_weight(s, kind=kind) == -torch.inf).all()
+        assert kernels.slope(s, kind=kind).isnan().all()
+
+
+def test_a_shared_map_of_one_exp_row_is_its_softmax_and_a_silent_one_is_refused():
+    s = 300 * torch.randn(4, 1, 6, generator=cases.generator(), dtype=torch.float64)
+    assert torch.allclose(kernels.shared_map(s, kind="exp"), s[:, 0].softmax(-1), rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="no weight above 0 under ReLU"):
+        kernels.shared_map(-s.abs(), kind="ReLU")
+
+
+@pytest.mark.parametrize("function", ["weight", "log_weight", "slope", "elasticity", "shared_map"])
+def test_an_unknown_link_is_refused(function):
+    with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
+        getattr(kernels, function)(torch.zeros(2, 3), kind="sigmod")

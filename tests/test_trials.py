@@ -1,9 +1,11 @@
-"""Every inequality of notebooks 02 and 06 on random cases the notebooks have not seen, and every equality exactly."""
+"""Every inequality of notebooks 02, 06 and 07 on random cases they have not seen, and every equality exactly."""
 
 import numpy as np
 import pytest
 import torch
 from attrobust import entropy, statements, trials
+from attrobust.theory import kernels
+from attrobust.trials import swaps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +31,12 @@ TRUE = {
     "ceilings": 10,
     "floors": 10,
     "readouts": 10,
+    "rescaled": 10,
+    "nudged": 10,
+    "shared_maps": 10,
+    "one_score": 10,
+    "swapped": 10,
+    "same_ranks": 5,
 }
 
 
@@ -52,7 +60,9 @@ def test_the_misused_statement_breaks(name):
     assert statements.violated(misused).sum() >= 9
 
 
-@pytest.mark.parametrize("name", ["scaled", "readouts"])
+@pytest.mark.parametrize(
+    "name", ["scaled", "readouts", "rescaled", "nudged", "shared_maps", "one_score", "swapped", "same_ranks"]
+)
 def test_every_misused_statement_about_rows_breaks(name):
     table = getattr(trials, name)(20, 0)
     misused = statements.tally(table[table["statement"] == "wrong"])
@@ -79,6 +89,36 @@ def test_a_planted_fault_breaks_the_statement(name, function, factor, monkeypatc
     assert statements.violated(table[table["statement"] != "wrong"]).any()
 
 
+@pytest.mark.parametrize(
+    ("name", "function", "fault"),
+    [
+        ("rescaled", "weight", lambda right, s, kind: right(s, kind=kind) + 1e-6),
+        ("rescaled", "log_weight", lambda right, s, kind: right(s, kind=kind) + 0.01 * s.sin()),
+        ("rescaled", "elasticity", lambda right, s, kind: 0.9 * right(s, kind=kind)),
+        ("nudged", "log_weight", lambda right, s, kind: 1.05 * right(s, kind=kind)),
+        ("nudged", "slope", lambda right, s, kind: 0.9 * right(s, kind=kind)),
+        ("shared_maps", "shared_map", lambda right, s, kind: right(1.001 * s, kind=kind)),
+        ("shared_maps", "log_weight", lambda right, s, kind: 1.01 * right(s, kind=kind)),
+        ("one_score", "log_weight", lambda right, s, kind: right(s, kind=kind) - 0.01 * s.mean(-1, keepdim=True)),
+        ("same_ranks", "weight", lambda right, s, kind: right(s, kind=kind).round(decimals=1)),
+    ],
+)
+def test_a_planted_fault_in_a_kernel_breaks_the_statement(name, function, fault, monkeypatch):
+    right = getattr(kernels, function)
+    monkeypatch.setattr(kernels, function, lambda s, *, kind: fault(right, s, kind))
+    table = getattr(trials, name)(20, 0)
+    assert statements.violated(table[table["statement"] != "wrong"]).any()
+
+
+def test_a_radius_that_is_too_large_breaks_the_statement(monkeypatch):
+    right = swaps.radius
+    monkeypatch.setattr(swaps, "radius", lambda pair, score: 1.01 * right(pair, score))
+    tally = statements.tally(trials.swapped(5, 0)).set_index("arm")["violations"]
+    for score in ("dot", "distance"):
+        assert tally[f"{score}: the radius is attained"] == 5
+        assert tally[f"{score}: order within the radius"] > 0
+
+
 def test_every_equality_case_is_attained():
     ratios = statements.ratio(trials.attained())
     assert np.allclose(ratios, 1, rtol=0, atol=1e-9)
@@ -88,6 +128,46 @@ def test_every_equality_case_about_rows_is_attained():
     cases = trials.attained_by_rows()
     assert not statements.violated(cases).any()
     assert np.allclose(statements.ratio(cases), 1, rtol=0, atol=1e-6)  # P23.3 is attained in the limit only
+
+
+def test_every_equality_case_about_kernels_is_attained():
+    cases = trials.attained_by_kernels()
+    assert not statements.violated(cases).any()
+    assert np.allclose(statements.ratio(cases), 1, rtol=0, atol=1e-6)  # P26 is attained in the limit only
+
+
+def test_only_powers_of_the_score_keep_their_entropy_over_the_scale():
+    spread = trials.scale_sweep([0.01, 1, 100], 20, [0, 1]).groupby(["kernel", "seed"])["value"].agg(np.ptp).unstack()
+    assert (spread.loc[["ReLU", "ReLU²"]] < 1e-12).all(axis=None)
+    assert (spread.loc[list(kernels.SMOOTH)] > 0.1).all(axis=None)
+
+
+def test_the_elasticity_is_constant_for_powers_and_rises_where_it_should():
+    curves = trials.link_curves(8, 201)
+    elastic = dict(list(curves[curves.name == "elasticity"].groupby("kernel")["value"]))
+    for kind, power in kernels.POWERS.items():
+        assert np.allclose(elastic[kind], power, rtol=0, atol=1e-12)
+    for kind in kernels.SHARPENING:
+        assert (elastic[kind].diff().dropna() > 0).all()
+    assert not elastic["sigmoid"].is_monotonic_increasing
+
+
+def test_softmax_is_deaf_to_evidence_and_kernels_are_not():
+    heard = trials.evidence_sweep([0, 4], 49, list(range(30)))
+    means = heard.groupby(["name", "kernel", "shift"])["value"].mean().unstack("shift")
+    gain = means[4] - means[0]
+    assert np.allclose(gain.xs("softmax", level="kernel"), 0, rtol=0, atol=1e-12)
+    for kind in ("exp", "sigmoid", "ReLU"):
+        assert gain["top-5", kind] > 0.05
+        assert gain["Spearman", kind] > 0.05
+    assert gain["plain cosine", "exp"] < 0  # the metrics disagree
+
+
+def test_the_radii_of_keys_of_one_length_have_the_stated_ratio():
+    radii = trials.swap_radii(50, 3)
+    even = radii[radii.name == "keys of the query's length"]
+    assert np.allclose(even.x * even.y, 1, rtol=1e-6, atol=0)
+    assert not np.allclose(*(radii[radii.name == "keys of any length"][c] for c in ("x", "y")), rtol=0.1)
 
 
 def test_ranks_are_flat_over_temperatures_and_what_depends_on_scale_is_not():

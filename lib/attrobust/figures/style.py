@@ -46,6 +46,13 @@ COLORS: dict[str, object] = {
     "gradient_attention": _blind[2],
     "relevance": _blind[4],
     "scores": "#555555",
+    "softmax": _blind[0],
+    "exp": _blind[1],
+    "sigmoid": _blind[2],
+    "softplus": _blind[4],
+    "elu + 1": _blind[5],
+    "ReLU": _blind[9],
+    "ReLU²": _blind[8],
     "small step": _blind[0],
     "large step": _blind[1],
 }

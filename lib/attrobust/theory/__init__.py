@@ -1,4 +1,4 @@
-"""The theory of notebooks 02 and 06, one idea a file, in float64: from the step size of SGD to the pixels; attention.
+"""The theory of notebooks 02, 06 and 07, one idea a file, in float64: from step size to pixels; attention.
 
 Import the modules: ``from attrobust.theory import duality, stability``.
 """

@@ -1,4 +1,4 @@
-"""Random rows of scores on which every statement of notebook 06 is tried: float64, decided by one seed.
+"""Random rows of scores on which the statements of notebooks 06 and 07 are tried: float64, decided by one seed.
 
 Lengths, scales and shapes vary. Besides normal scores there are rows with one raised key, with two levels and with
 two leaders close together, because these are where the statements are attained; and long-tailed ones.

@@ -1,4 +1,4 @@
-"""Where the inequalities of notebooks 02 and 06 are attained: one exact example each."""
+"""Where the inequalities of notebooks 02, 06 and 07 are attained: one exact example each."""
 
 import math
 
@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from attrobust import certificates, entropy, statements
-from attrobust.theory import penalty, smoothing, stability
+from attrobust.theory import kernels, penalty, smoothing, stability
 
 
 def attained() -> pd.DataFrame:
@@ -61,5 +61,40 @@ def attained_by_rows() -> pd.DataFrame:
             entropy.softmax_entropy(raised),
         ),
         ("P25b", "equality: two opposite values"): (gradient.square().sum(), 0.5 * torch.tensor(1.0)),
+    }
+    return statements.join(statements.bound(s, arm, *sides) for (s, arm), sides in cases.items())
+
+
+def attained_by_kernels() -> pd.DataFrame:
+    """Both sides of the inequalities about kernels on their equality examples; drift is attained in the limit."""
+    two, c = torch.tensor([0.0, 2.0], dtype=torch.float64), 1 + 1e-7
+    low, change = torch.tensor([-9.0, -7.0, -8.0], dtype=torch.float64), torch.tensor([1.0, -2.0, 0.5])
+    logs = [kernels.log_weight(u, kind="elu + 1") for u in (low, low + change, low - 3)]
+    swap, far = torch.tensor([[1.3, -1.3]] * 3, dtype=torch.float64), -60.0
+    steady, turned = torch.full((2, 3), far, dtype=torch.float64), torch.full((2, 3), far, dtype=torch.float64)
+    steady[0, 0] = steady[1, 1] = turned[0, 0] = turned[1, 2] = 0.0
+    maps = [kernels.shared_map(u, kind="exp") for u in (steady, turned)]
+    at = torch.tensor([0.7, 0.7], dtype=torch.float64, requires_grad=True)
+    own = torch.exp(-at.square() / (2 * 0.7**2))  # the query at 0, keys at distance 0.7
+    (steep,) = torch.autograd.grad(own.sum(), at, retain_graph=True)
+    (normed,) = torch.autograd.grad(own[0] / own.sum(), at)
+    cases = {
+        ("P26", "equality: factor near 1"): (
+            entropy.oscillation(c * two - two),
+            math.log(c) * kernels.elasticity(c * two, kind="exp").max(),
+        ),
+        ("P27", "equality: one key up, one down"): (entropy.oscillation(logs[1] - logs[0]), 3.0),
+        ("P28", "equality: scores below 0"): (logs[0].logsumexp(0) - logs[2].logsumexp(0), 3.0),
+        ("P28", "equality: all rows swap"): (
+            (swap.softmax(1) - (-swap).softmax(1)).mean(0).abs().sum(),
+            2 * entropy.total_variation_bound(entropy.oscillation(2 * swap)).mean(),
+        ),
+        ("P28", "equality: half the mass moves"): ((maps[1] - maps[0]).abs().sum(), 1.0),
+        ("P29", "equality: two keys swap"): (
+            (swap[0].softmax(0) - (-swap[0]).softmax(0))[0],
+            entropy.total_variation_bound(torch.tensor(4 * 1.3, dtype=torch.float64)),
+        ),
+        ("P30", "equality: Gaussian at one width"): (steep[0].abs(), math.exp(-0.5) / 0.7),
+        ("P30", "equality: two keys as near"): (normed[0].abs(), 0.7 / (4 * 0.7**2)),
     }
     return statements.join(statements.bound(s, arm, *sides) for (s, arm), sides in cases.items())

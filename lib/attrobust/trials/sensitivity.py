@@ -1,6 +1,7 @@
 """P20 to P22: what the weights of a softmax row say about its sensitivity, its order and its distances."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pandas as pd
 import torch
@@ -8,7 +9,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from attrobust import entropy, statements
-from attrobust.theory import rows
+from attrobust.theory import kernels, rows
 from attrobust.trials.cases import over_cases
 
 #: Logarithms of strictly increasing kernels of the score; all are exact where the kernel itself under- or overflows.
@@ -16,9 +17,7 @@ KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax at 1/10": lambda s: (s / 10).log_softmax(-1),
     "softmax at 10": lambda s: (10 * s).log_softmax(-1),
     "exp": lambda s: s,
-    "sigmoid": torch.nn.functional.logsigmoid,
-    "elu + 1": lambda s: torch.where(s < 0, s, s.clamp(min=0).log1p()),
-    "softplus": lambda s: torch.where(s < -30, s, torch.nn.functional.softplus(s.clamp(min=-30)).log()),
+    **{kind: partial(kernels.log_weight, kind=kind) for kind in ("sigmoid", "elu + 1", "softplus")},
 }
 
 
