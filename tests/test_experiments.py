@@ -145,6 +145,19 @@ def test_a_transformer_is_trained_measured_and_its_words_are_columns(folder):
     pd.testing.assert_frame_equal(alone, rows.iloc[:1])
 
 
+def test_transformers_of_other_kernels_are_trained_and_measured_their_row_mass_too(folder):
+    options = {"protocol": "plateau", "architecture": "vit", "patch": 2, "dim": 4, "depth": 1}
+    grid = experiments.grid(**BASE | options | {"attention": ["softmax", "gaussian", "relu"]})
+    rows = run(grid, Store("notebook", out=folder / "out")).set_index("attention")
+    assert rows.loc[["gaussian", "relu"], "mass"].notna().all()
+    assert math.isnan(rows.loc["softmax", "mass"])
+    shared = rows.columns.difference(["mass", "empty"])
+    alone = run(grid[:1], Store("alone", out=folder / "alone")).set_index("attention")
+    assert set(alone.columns) == set(shared)
+    pd.testing.assert_frame_equal(alone, rows.loc[["softmax"], alone.columns])
+    assert rows[["worst_rollout_spearman_8", "worst_saliency_spearman_8"]].notna().all(axis=None)
+
+
 def test_every_field_of_a_measurement_changes_the_row_and_not_the_network():
     assert set(OTHER_MEASURE) == {f.name for f in dataclasses.fields(Measurement)}
     others = [dataclasses.replace(SMALL, **{name: value}) for name, value in OTHER_MEASURE.items()]
