@@ -309,7 +309,10 @@ def test_linear_time_never_forms_the_matrix():
         (lambda: attention.Kernel(score="dt"), "score is 'dt'; it must be one of dot, sqdist, elu; did you mean 'dot'"),
         (lambda: attention.Kernel(link="tan"), "link is 'tan'; it must be one of exp, relu, identity, sigmoid"),
         (lambda: attention.Kernel(norm="raw"), "norm is 'raw'; it must be one of row, count, none"),
-        (lambda: attention.Kernel(link="identity"), "link is 'identity' and score is 'dot'; .* only where score is 'elu'"),
+        (
+            lambda: attention.Kernel(link="identity"),
+            "link is 'identity' and score is 'dot'; .* only where score is 'elu'",
+        ),
         (
             lambda: attention.mix_in_linear_time(attention.Kernel(), *queries_keys_values()),
             "kernel is Kernel.score=dot, link=exp, norm=row.; linear time needs score 'elu' and link 'identity'",

@@ -336,7 +336,7 @@ def test_transformers_of_every_kernel_learn_side_by_side_as_they_learn_alone(nam
 
     def fitted(networks):
         draws = [torch.Generator().manual_seed(0) for _ in networks]
-        how = {"step_size": 0.05, "batch_size": 20, "epochs": 8, "momentum": 0.9}
+        how = {"step_size": 0.02, "batch_size": 20, "epochs": 10, "momentum": 0.9}
         return training.fit(networks, x, y, generators=draws, **how)
 
     both, alone = nets(0, 1), nets(1)

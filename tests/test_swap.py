@@ -293,5 +293,7 @@ def test_attention_of_another_kind_is_refused(transformers, unchecked, options, 
 
 
 def test_a_model_that_keeps_its_weights_to_itself_is_refused(transformers):
-    with pytest.raises(ValueError, match="model returns no attention weights; build it with attn_implementation='eager'"):
+    with pytest.raises(
+        ValueError, match="model returns no attention weights; build it with attn_implementation='eager'"
+    ):
         swap.ImageClassifier(hf_vit(transformers, implementation="sdpa")).attend(pictures())

@@ -38,7 +38,7 @@ def _dot(q: Queries, k: Keys) -> Weights:
 
 def _sqdist(q: Queries, k: Keys) -> Weights:
     squared = q.square().sum(-1)[..., :, None] + k.square().sum(-1)[..., None, :] - 2 * (q @ k.mT)
-    # Rounding below 0 is taken off the value alone: a true clamp would also cut the derivatives, at q = k of all places.
+    # Rounding below 0 is taken off the value alone: a clamp would cut the derivatives too, where q meets k.
     squared = squared - torch.where(squared < 0, squared, torch.zeros_like(squared)).detach()
     return -squared / (2 * math.sqrt(q.shape[-1]))
 
@@ -158,7 +158,7 @@ def kernel(name: str) -> Kernel:
 
 
 def _softmax(scores: Weights, mask: Mask | None) -> Weights:
-    """exp over its row sum; torch subtracts the largest score of a row first."""
+    """Weights exp(s) over their row sum; torch subtracts the largest score of a row first."""
     if mask is None:
         return scores.softmax(-1)
     empty = ~mask.any(-1, keepdim=True)
