@@ -244,8 +244,9 @@ def test_masked_keys_get_exactly_nothing_and_a_query_without_keys_a_row_of_zeros
     assert not weights[0, 1, 2].any()
     others = weights.sum(-1)[mask.any(-1)]
     assert (others > 0).all() or name == "relu"
-    (slope,) = torch.autograd.grad(weights.square().sum(), q, create_graph=True)
-    (bend,) = torch.autograd.grad(slope.square().sum(), q)
+    with torch.autograd.set_detect_anomaly(True):  # no NaN on the way either
+        (slope,) = torch.autograd.grad(weights.square().sum(), q, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.square().sum(), q)
     assert slope.isfinite().all()
     assert bend.isfinite().all()
     assert not slope[0, 1, 2].any()

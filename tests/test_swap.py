@@ -269,11 +269,11 @@ def call(transformers, mask=None, **options):
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     parts = torch.rand(3, 1, 2, 4, 6, generator=cases.generator()).unbind()
-    return ALL_ATTENTION_FUNCTIONS[swap.register("l2")](nn.Identity(), *parts, mask, **options)
+    return ALL_ATTENTION_FUNCTIONS[swap.register("l2")](nn.Identity().eval(), *parts, mask, **options)
 
 
-def test_the_usual_scale_is_accepted(transformers):
-    mixed, weights = call(transformers, scaling=1 / math.sqrt(6), softcap=None)
+def test_the_usual_scale_is_accepted_and_dropout_rests_outside_training(transformers):
+    mixed, weights = call(transformers, scaling=1 / math.sqrt(6), softcap=None, dropout=0.5)
     assert mixed.shape == (1, 4, 2, 6)
     assert torch.allclose(weights.sum(-1), torch.ones(1, 2, 4))
 
