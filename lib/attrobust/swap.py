@@ -44,7 +44,7 @@ def attention(model: nn.Module, name: str) -> nn.Module:
         >>> layer = kernels.Attention(6, 2)
         >>> swapped = attention(layer, "gaussian")
         >>> swapped.kernel, swapped.qkv.weight is layer.qkv.weight
-        (Kernel(score=sqdist, link=exp, norm=count), True)
+        (Kernel(score=sqdist, link=exp, norm=none), True)
     """
     checks.one_of("attention", name, kernels.KERNELS)
     shared = [*model.parameters(), *model.buffers()]

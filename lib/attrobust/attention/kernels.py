@@ -7,8 +7,9 @@
     norm     what the weights are divided by       "row": their sum over the keys;  "count": n;  "none": 1
 
 n is the number of keys a query may attend to. `l2` and `gaussian` are the matched pair: the same score and bandwidth,
-with and without the row normalisation. The 1 / d of "elu" is our choice; it cancels in a row that is normalised and
-starts the row mass near 1 in one that is not. The reading of attention as a kernel is that of Tsai et al. 2019.
+with and without the row normalisation; `gaussian` is not divided by n either, as in Lu et al. 2021. The 1 / d of
+"elu" is our choice; it cancels in a row that is normalised and starts the row mass near 1 in one that is not. The
+reading of attention as a kernel is that of Tsai et al. 2019.
 """
 
 import math
@@ -69,7 +70,7 @@ NORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 KERNELS: dict[str, dict[str, str]] = {
     "softmax": {"score": "dot", "link": "exp", "norm": "row"},
     "l2": {"score": "sqdist", "link": "exp", "norm": "row"},
-    "gaussian": {"score": "sqdist", "link": "exp", "norm": "count"},
+    "gaussian": {"score": "sqdist", "link": "exp", "norm": "none"},
     "exponential": {"score": "dot", "link": "exp", "norm": "count"},
     "linear": {"score": "elu", "link": "identity", "norm": "row"},
     "linear_unnormalised": {"score": "elu", "link": "identity", "norm": "count"},
@@ -152,7 +153,7 @@ def kernel(name: str) -> Kernel:
 
     Example:
         >>> kernel("gaussian")
-        Kernel(score=sqdist, link=exp, norm=count)
+        Kernel(score=sqdist, link=exp, norm=none)
     """
     return Kernel(**KERNELS[checks.one_of("attention", name, KERNELS)])
 
