@@ -7,6 +7,7 @@ from attrobust import attention
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 DIM, HEADS = 6, 2
 
@@ -109,16 +110,214 @@ def test_every_named_kernel_is_described_by_known_words():
         assert {word: getattr(kernel, word) for word in ("score", "link", "norm")} == words
 
 
+# ------------------------------------------------------------------ every kernel
+
+NORMALISED = ("softmax", "l2", "linear")
+
+
+def elu_plus_one(t):
+    return t + 1 if t > 0 else math.exp(t)
+
+
+def by_hand(name, q, k, allowed):
+    """One row of the matrix in plain Python, from the definitions in the literature."""
+    n, root = sum(allowed), math.sqrt(len(q))
+    dots = [sum(a * b for a, b in zip(q, key, strict=True)) / root for key in k]
+    bells = [math.exp(-sum((a - b) ** 2 for a, b in zip(q, key, strict=True)) / (2 * root)) for key in k]
+    features = [sum(elu_plus_one(a) * elu_plus_one(b) for a, b in zip(q, key, strict=True)) / len(q) for key in k]
+    raw = {
+        "softmax": [math.exp(d) for d in dots],
+        "l2": bells,
+        "gaussian": bells,
+        "exponential": [math.exp(d) / n for d in dots],
+        "linear": features,
+        "linear_unnormalised": [f / n for f in features],
+        "relu": [max(d, 0) / n for d in dots],
+        "sigmoid": [1 / (1 + math.exp(-d + math.log(n))) for d in dots],
+    }[name]
+    raw = [w if a else 0.0 for w, a in zip(raw, allowed, strict=True)]
+    return [w / sum(raw) for w in raw] if name in NORMALISED else raw
+
+
+def some_keys(rows=4, keys=5):
+    """A mask that leaves each query one key or more."""
+    mask = torch.rand(2, 3, rows, keys, generator=cases.generator(7)) < 0.5
+    return mask | torch.eye(keys, dtype=torch.bool)[:rows]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_every_kernel_agrees_with_its_formula_entry_by_entry(name, masked):
+    q, k, _ = queries_keys_values()
+    mask = some_keys() if masked else torch.ones(2, 3, 4, 5, dtype=torch.bool)
+    weights = attention.kernel(name)(q, k, mask=mask if masked else None)
+    for b, h, i in [(0, 0, 0), (1, 2, 3), (0, 1, 2)]:
+        expected = by_hand(name, q[b, h, i].tolist(), k[b, h].tolist(), mask[b, h, i].tolist())
+        assert weights[b, h, i].tolist() == pytest.approx(expected, rel=1e-10)
+
+
+def test_masked_softmax_attention_agrees_with_torchs_own():
+    q, k, v = queries_keys_values()
+    weights = attention.kernel("softmax")(q, k, mask=some_keys())
+    with sdpa_kernel(SDPBackend.MATH):
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=some_keys())
+    assert torch.allclose(weights @ v, mixed, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_rows_sum_to_one_exactly_where_the_norm_says_so(name, scale):
+    q, k, _ = queries_keys_values(scale)
+    weights, kernel = attention.kernel(name)(q, k), attention.kernel(name)
+    assert (weights >= 0).all()
+    ones = torch.allclose(weights.sum(-1), torch.ones(2, 3, 4, dtype=torch.float64), rtol=1e-12)
+    assert (kernel.norm == "row") == (name in NORMALISED)
+    if name in NORMALISED:
+        assert ones
+    elif scale:
+        assert not ones
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("free", "bound"), [("gaussian", "l2"), ("exponential", "softmax"), ("linear_unnormalised", "linear")]
+)
+def test_a_kernel_is_its_normalised_partner_times_its_row_mass(free, bound, masked):
+    q, k, _ = queries_keys_values()
+    mask = some_keys() if masked else None
+    weights = attention.kernel(free)(q, k, mask=mask)
+    mass = weights.sum(-1, keepdim=True)
+    assert torch.allclose(weights, attention.kernel(bound)(q, k, mask=mask) * mass, rtol=1e-12)
+    assert mass.std() > 1e-2
+
+
+def test_l2_attention_is_softmax_attention_that_discounts_long_keys():
+    q, k, _ = queries_keys_values()
+    discounted = attention.Kernel().scores(q, k) - k.square().sum(-1)[..., None, :] / (2 * math.sqrt(DIM))
+    assert torch.allclose(attention.kernel("l2")(q, k), discounted.softmax(-1), rtol=1e-12)
+
+
+def test_distances_ignore_a_common_shift_and_gaussian_weights_never_exceed_one():
+    q, k, _ = queries_keys_values()
+    kernel = attention.kernel("gaussian")
+    assert torch.allclose(kernel(q + 3, k + 3), kernel(q, k), rtol=1e-10)
+    near = kernel(q, (q + 1e-9).repeat(1, 1, 2, 1))
+    assert near.max() <= 1
+    assert near.max().item() == pytest.approx(1)
+
+
+def test_the_gaussian_bends_by_its_bandwidth_where_query_and_key_meet():
+    # Rounding makes some of these squared distances negative; a clamp would lose the derivative there.
+    points = torch.randn(40, DIM, generator=cases.generator(5), dtype=torch.float64)
+    kernel = attention.kernel("gaussian")
+    for point in points:
+        hessian = torch.func.hessian(lambda q, point=point: kernel(q[None, None, None], point[None, None, None]).sum())
+        assert torch.allclose(hessian(point), -torch.eye(DIM, dtype=torch.float64) / math.sqrt(DIM), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_padding_changes_nothing_whatever_it_holds(name):
+    q, k, v = queries_keys_values()
+    kernel, draw = attention.kernel(name), cases.generator(9)
+    junk = 1e3 * torch.randn(2, 3, 3, DIM, generator=draw, dtype=torch.float64)
+    padded, mask = torch.cat([k, junk], 2).requires_grad_(), torch.arange(8).lt(5)[None, None, None]
+    weights, alone = kernel(q, padded, mask=mask), kernel(q, k)
+    assert torch.allclose(weights[..., :5], alone, rtol=1e-12)
+    assert not weights[..., 5:].any()
+    assert torch.allclose(weights @ torch.cat([v, junk], 2), alone @ v, rtol=1e-12)
+    (slope,) = torch.autograd.grad(weights.square().sum(), padded, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.square().sum(), padded)
+    for derivative in (slope, bend):
+        assert derivative.isfinite().all()
+        assert derivative[:, :, :5].any()
+        assert not derivative[:, :, 5:].any()
+
+
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_masked_keys_get_exactly_nothing_and_a_query_without_keys_a_row_of_zeros(name):
+    q, k, _ = queries_keys_values()
+    mask = some_keys()
+    mask[0, 1, 2] = False
+    q.requires_grad_()
+    weights = attention.kernel(name)(q, k, mask=mask)
+    assert not weights[~mask].any()
+    assert not weights[0, 1, 2].any()
+    others = weights.sum(-1)[mask.any(-1)]
+    assert (others > 0).all() or name == "relu"
+    with torch.autograd.set_detect_anomaly(True):  # no NaN on the way either
+        (slope,) = torch.autograd.grad(weights.square().sum(), q, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.square().sum(), q)
+    assert slope.isfinite().all()
+    assert bend.isfinite().all()
+    assert not slope[0, 1, 2].any()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_every_kernel_has_first_and_second_derivatives(name, masked):
+    q, k, _ = queries_keys_values()
+    q, k = q[:1, :1].requires_grad_(), k[:1, :1].requires_grad_()
+    mask = some_keys()[:1, :1] if masked else None
+    kernel = attention.kernel(name)
+    with torch.random.fork_rng(devices=[]):
+        assert torch.autograd.gradcheck(lambda a, b: kernel(a, b, mask=mask), (q, k))
+        assert torch.autograd.gradgradcheck(lambda a, b: kernel(a, b, mask=mask), (q, k))
+
+
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_the_matrix_is_made_of_the_scores_alone(name):
+    q, k, _ = queries_keys_values()
+    kernel = attention.kernel(name)
+    assert torch.equal(kernel(q, k), kernel.weights(kernel.scores(q, k)))
+    assert torch.equal(kernel(q, k, mask=some_keys()), kernel.weights(kernel.scores(q, k), mask=some_keys()))
+
+
+@pytest.mark.parametrize("norm", attention.NORMS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_linear_attention_in_linear_time_equals_its_quadratic_form(norm, masked):
+    q, k, v = queries_keys_values()
+    kernel = attention.Kernel(score="elu", link="identity", norm=norm)
+    mask = some_keys()[:, :, :1] if masked else None
+    if masked:
+        mask[1, 0] = False
+    mixed = attention.mix_in_linear_time(kernel, q, k, v, mask=mask)
+    assert torch.allclose(mixed, kernel(q, k, mask=mask) @ v, rtol=1e-12, atol=1e-14)
+
+
+def test_linear_time_never_forms_the_matrix():
+    n, sizes = 301, []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend([out.numel()] if isinstance(out, torch.Tensor) else [])
+            return out
+
+    q = torch.ones(1, 1, n, 2)
+    with Watch():
+        attention.mix_in_linear_time(attention.kernel("linear"), q, q, q)
+    assert max(sizes) == 2 * n
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
         (
             lambda: attention.kernel("softmx"),
-            "attention is 'softmx'; it must be one of softmax; did you mean 'softmax'",
+            "attention is 'softmx'; it must be one of softmax, l2, gaussian, exponential, linear, linear_unnormalised,"
+            " relu, sigmoid; did you mean 'softmax'",
         ),
-        (lambda: attention.Kernel(score="dt"), "score is 'dt'; it must be one of dot; did you mean 'dot'"),
-        (lambda: attention.Kernel(link="tan"), "link is 'tan'; it must be one of exp"),
-        (lambda: attention.Kernel(norm="raw"), "norm is 'raw'; it must be one of row"),
+        (lambda: attention.Kernel(score="dt"), "score is 'dt'; it must be one of dot, sqdist, elu; did you mean 'dot'"),
+        (lambda: attention.Kernel(link="tan"), "link is 'tan'; it must be one of exp, relu, identity, sigmoid"),
+        (lambda: attention.Kernel(norm="raw"), "norm is 'raw'; it must be one of row, count, none"),
+        (
+            lambda: attention.Kernel(link="identity"),
+            "link is 'identity' and score is 'dot'; .* only where score is 'elu'",
+        ),
+        (
+            lambda: attention.mix_in_linear_time(attention.Kernel(), *queries_keys_values()),
+            "kernel is Kernel.score=dot, link=exp, norm=row.; linear time needs score 'elu' and link 'identity'",
+        ),
         (lambda: attention.Attention(6, 4), "heads is 4; it must divide dim, 6"),
         (lambda: attention.Attention(6, 0), "heads is 0; it must be a whole number of at least 1"),
         (lambda: attention.Attention(0, 1), "dim is 0; it must be a whole number of at least 1"),

@@ -6,7 +6,7 @@ import cases
 import numpy as np
 import pytest
 import torch
-from attrobust import attacks, attributions, models, similarity
+from attrobust import attacks, attention, attributions, models, similarity
 from attrobust.attributions import attention as maps_of
 from attrobust.attributions.flow import max_flow
 from torch import nn
@@ -80,8 +80,9 @@ def test_relevance_with_zero_gradients_is_the_identity():
         assert (similarity.pearson(m[:, 0], attributions.raw_attention(model, x, y)[:, 0]) == 0).all()
 
 
-def test_rollout_is_the_numpy_product_last_block_first():
-    model, x, y = cases.vit(depth=3), images(), cases.labels()
+@pytest.mark.parametrize("kernel", attention.KERNELS)
+def test_rollout_is_the_numpy_product_last_block_first(kernel):
+    model, x, y = cases.vit(depth=3, attention=kernel), images(), cases.labels()
     first, second, third = with_skip(model, x)
     whole = attributions.rollout(model, x, y, renormalise=False)
     assert torch.allclose(whole, cls_row(third @ second @ first), rtol=1e-12)
@@ -164,6 +165,19 @@ def test_every_attack_climbs_an_attention_map_by_its_true_gradient(name, objecti
     at = (x + 0.05 * torch.randn(x.shape, generator=cases.generator(3), dtype=x.dtype)).requires_grad_()
     (gradient,) = torch.autograd.grad(goal(at).sum(), at)
     expected = cases.slope(lambda im: goal(im).sum(), at.detach(), direction).item()
+    assert (gradient * direction).sum().item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kernel", attention.KERNELS)
+@pytest.mark.parametrize("name", MAPS | {"saliency": attributions.saliency})
+def test_under_every_kernel_the_attack_climbs_by_the_true_gradient(name, kernel):
+    model, x, y = cases.vit(attention=kernel).requires_grad_(False), images(), cases.labels()
+    goal = attacks.lower_pearson((MAPS | {"saliency": attributions.saliency})[name], model, x, y)
+    direction = torch.randn(x.shape, generator=cases.generator(2), dtype=x.dtype)
+    at = (x + 0.05 * torch.randn(x.shape, generator=cases.generator(3), dtype=x.dtype)).requires_grad_()
+    (gradient,) = torch.autograd.grad(goal(at).sum(), at)
+    expected = cases.slope(lambda im: goal(im).sum(), at.detach(), direction).item()
+    assert gradient.abs().max() > 1e-6
     assert (gradient * direction).sum().item() == pytest.approx(expected, rel=1e-5)
 
 

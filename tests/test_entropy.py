@@ -128,6 +128,15 @@ def test_the_jacobian_norm_is_the_top_eigenvalue_of_the_jacobian_by_autograd(see
 
 
 @given(seed=seeds)
+def test_the_jacobian_norm_of_any_kernel_is_that_of_softmax_for_softmax_and_the_top_slope_for_one_to_one_kernels(seed):
+    s = rows.scores(seed, rows=5)
+    found = entropy.row_jacobian_norm(lambda row: row.softmax(-1), s)
+    assert torch.allclose(found, entropy.softmax_jacobian_norm(s.softmax(1)), atol=1e-12)
+    slopes = s.sigmoid() * (1 - s.sigmoid())
+    assert torch.allclose(entropy.row_jacobian_norm(torch.sigmoid, s[None]), slopes.amax(1)[None], rtol=1e-10)
+
+
+@given(seed=seeds)
 def test_the_bounds_enclose_the_dense_eigenvalue(seed):
     s = rows.scores(seed)
     p = s.softmax(1)

@@ -136,13 +136,27 @@ def test_a_transformer_is_trained_measured_and_its_words_are_columns(folder):
         experiments.grid(**BASE | {"protocol": "plateau", "architecture": "vit", "seed": [0, 1]} | options), store
     )
     assert rows[["attention", "patch", "dim", "depth"]].iloc[0].tolist() == ["softmax", 2, 4, 1]
-    assert rows[["sharpness", "logit_input_curvature", "worst_spearman_8"]].notna().all(axis=None)
+    assert rows[["sharpness", "logit_input_curvature", "worst_saliency_spearman_8"]].notna().all(axis=None)
     assert "invariant_flatness" not in rows
     alone = run(
         experiments.grid(**BASE | {"protocol": "plateau", "architecture": "vit"} | options),
         Store("alone", out=folder / "alone"),
     )
     pd.testing.assert_frame_equal(alone, rows.iloc[:1])
+
+
+def test_transformers_of_other_kernels_are_trained_and_measured_their_row_mass_too(folder):
+    options = {"protocol": "plateau", "architecture": "vit", "patch": 2, "dim": 4, "depth": 1}
+    grid = experiments.grid(**BASE | options | {"attention": ["softmax", "gaussian", "relu"]})
+    light = dataclasses.replace(SMALL, attack_steps=1, betas=(5,), n_attacked=2)
+    rows = experiments.run(grid, light, store=Store("notebook", out=folder / "out"), jobs=1).set_index("attention")
+    assert rows.loc[["gaussian", "relu"], "mass"].notna().all()
+    assert math.isnan(rows.loc["softmax", "mass"])
+    shared = rows.columns.difference(["mass", "empty"])
+    alone = experiments.run(grid[:1], light, store=Store("alone", out=folder / "alone"), jobs=1).set_index("attention")
+    assert set(alone.columns) == set(shared)
+    pd.testing.assert_frame_equal(alone, rows.loc[["softmax"], alone.columns])
+    assert rows[["worst_rollout_spearman_8", "worst_saliency_spearman_8"]].notna().all(axis=None)
 
 
 def test_every_field_of_a_measurement_changes_the_row_and_not_the_network():

@@ -1,15 +1,18 @@
+import math
+
 import cases
 import pytest
 import torch
-from attrobust import attributions, entropy, experiments, models
+from attrobust import attention, attributions, entropy, experiments, models
 from torch import nn
 
 PATCH, K = 2, 1
 
 
 @cases.isolated
-def vit(seed=0):
-    net = models.build("vit", input_shape=(1, 4, 4), classes=3, seed=seed, patch=PATCH, dim=8, depth=2, heads=2)
+def vit(seed=0, attention="softmax"):
+    sizes = {"patch": PATCH, "dim": 8, "depth": 2, "heads": 2}
+    net = models.build("vit", input_shape=(1, 4, 4), classes=3, seed=seed, attention=attention, **sizes)
     return net.double().eval().requires_grad_(False)
 
 
@@ -123,3 +126,70 @@ def test_margins_are_those_of_every_head_and_obey_the_statements():
     assert (table.norm <= table.norm_above + 1e-12).all()
     assert (table.floor <= table.entropy + 1e-9).all()
     assert (table.gap <= table.ceiling + 1e-9).all()
+
+
+# ------------------------------------------------------------------ kernels other than softmax
+
+OTHERS = [name for name in attention.KERNELS if name != "softmax"]
+
+
+@pytest.mark.parametrize("kernel", OTHERS)
+def test_other_kernels_have_the_columns_of_softmax_and_their_row_mass(kernel):
+    softmax = experiments.inside(vit(), images(), patch=PATCH, k=K)
+    model, x = vit(attention=kernel), images()
+    found = experiments.inside(model, x, patch=PATCH, k=K)
+    assert set(found) == set(softmax) | {"mass", "empty"}
+    scores, weights = experiments.cls_rows(model, x)
+    assert found["mass"] == pytest.approx(weights.sum(-1).mean().item())
+    assert found["empty"] == (weights.sum(-1) == 0).double().mean()
+    p = weights / weights.sum(-1, keepdim=True)
+    hand = -(p * p.clamp(min=1e-300).log()).sum(-1) / math.log(5)
+    assert found["entropy"] == pytest.approx(hand[~hand.isnan()].mean().item())
+    layer = model.blocks[-1].attention.kernel
+
+    def weigh(row):
+        return layer.weights(row[None, None, None])[0, 0, 0]
+
+    norms = [torch.autograd.functional.jacobian(weigh, row).svd().S[0].item() for row in scores.flatten(0, 1)]
+    assert found["norm"] == pytest.approx(sum(norms) / len(norms))
+
+
+def test_rows_without_mass_are_counted_and_leave_the_means_of_the_others():
+    model, x = vit(attention="relu"), images()
+    layer = model.blocks[-1].attention.qkv
+    nn.init.zeros_(layer.weight[:16])
+    layer.bias[:8], layer.bias[8:16] = 1, -1  # every score of the last block is negative
+    found = experiments.inside(model, x, patch=PATCH, k=K)
+    assert found["empty"] == 1
+    assert found["mass"] == 0
+    assert math.isnan(found["entropy"])
+    layer.bias[8:12] = 1  # one head of two sees
+    found = experiments.inside(model, x, patch=PATCH, k=K)
+    assert found["empty"] == 0.5
+    assert found["entropy"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kernel", OTHERS)
+def test_rates_of_every_kernel_agree_with_difference_quotients(kernel):
+    model, x = vit(attention=kernel), images()
+    for name, function in {
+        "score": lambda at: experiments.cls_rows(model, at)[0],
+        "map": lambda at: attributions.raw_attention(model, at, model(x).argmax(1)).flatten(1)[:, None],
+    }.items():
+        jacobian = difference_quotients(function, x)
+        found = experiments.inside(model, x, patch=PATCH, k=K)[f"{name}_sensitivity"]
+        assert found == pytest.approx(jacobian.flatten(2).norm(dim=2).mean().item(), rel=1e-5)
+
+
+def test_statements_about_softmax_rows_are_not_asked_of_other_kernels():
+    with pytest.raises(ValueError, match=r"model attends by Kernel.score=sqdist, .*; the statements are about softmax"):
+        experiments.margins(vit(attention="gaussian"), images(), k=K)
+
+
+def test_relu_attention_is_attacked_through_twins():
+    model, x = vit(attention="relu"), images()
+    with pytest.raises(ValueError, match="relu"):
+        attack(model, x, names=("rollout",))
+    twins = [models.smooth_twin(model, x, beta=b) for b in (5.0, 50.0)]
+    table = attack(model, x, names=("rollout",), ascend_on=twins, radius=64, steps=10).set_index("attack")
+    assert table.loc["worst", "displacement"] > table.loc["noise", "displacement"]

@@ -3,7 +3,7 @@ import math
 import cases
 import pytest
 import torch
-from attrobust import attributions, curvature, models
+from attrobust import attention, attributions, curvature, data, models, training
 from torch import nn
 from torch.nn import functional as F
 
@@ -324,6 +324,44 @@ def test_a_transformer_has_no_kinks_and_its_saliency_bends():
     model, x, y = cases.vit(), vit_images().requires_grad_(), cases.labels()
     assert models.kinks(model, x) == []
     assert torch.autograd.grad(attributions.saliency(model, x, y).square().sum(), x)[0].any()
+
+
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_transformers_of_every_kernel_learn_side_by_side_as_they_learn_alone(name):
+    x, y = data.load("digits", n_train=100, n_test=10).train
+
+    def nets(*seeds):
+        options = {"input_shape": (1, 8, 8), "classes": 10, "attention": name, "patch": 4, "dim": 16, "mean": 0.3}
+        return [models.build("vit", seed=s, std=0.4, **options) for s in seeds]
+
+    def fitted(networks):
+        draws = [torch.Generator().manual_seed(0) for _ in networks]
+        how = {"step_size": 0.02, "batch_size": 20, "epochs": 10, "momentum": 0.9}
+        return training.fit(networks, x, y, generators=draws, **how)
+
+    both, alone = nets(0, 1), nets(1)
+    losses = [F.cross_entropy(net(x), y).item() for net in both]
+    for fit, before in zip(fitted(both), losses, strict=True):
+        assert fit.train_loss < 0.7 * before
+    fitted(alone)
+    assert torch.equal(both[1](x), alone[0](x))
+
+
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_transformers_of_every_kernel_run_under_vmap(name):
+    x, nets = vit_images(), [cases.vit(seed=s, attention=name) for s in range(3)]
+    stacked = torch.func.stack_module_state(nets)
+    together = torch.func.vmap(lambda w, b: torch.func.functional_call(nets[0], (w, b), (x,)))(*stacked)
+    assert torch.allclose(together, torch.stack([net(x) for net in nets]), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_only_relu_attention_has_kinks_and_its_twin_softens_them(name):
+    model, x = cases.vit(attention=name), vit_images()
+    assert models.kinks(model, x) == (["relu"] if name == "relu" else [])
+    if name == "relu":
+        weights = models.smooth_twin(model, x, beta=5.0).attend(x)[1][0]
+        assert torch.allclose(weights, F.softplus(model.scores(x)[0], 5.0) / 7, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

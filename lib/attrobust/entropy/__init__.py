@@ -24,7 +24,13 @@ from attrobust.entropy.rows import (
     row_mass,
     softmax_entropy,
 )
-from attrobust.entropy.sensitivity import Bounds, jacobian_bounds, sensitivity_envelope, softmax_jacobian_norm
+from attrobust.entropy.sensitivity import (
+    Bounds,
+    jacobian_bounds,
+    row_jacobian_norm,
+    sensitivity_envelope,
+    softmax_jacobian_norm,
+)
 
 __all__ = [
     "Bounds",
@@ -41,6 +47,7 @@ __all__ = [
     "oscillation",
     "relative_score_change",
     "row_entropy",
+    "row_jacobian_norm",
     "row_mass",
     "sensitivity_envelope",
     "softmax_entropy",

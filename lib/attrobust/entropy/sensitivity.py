@@ -14,6 +14,7 @@ secular equation); the form in the entropy is ours.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attrobust.entropy.limits import leading_mass
-from attrobust.entropy.rows import PerRow, Weights, normalised
+from attrobust.entropy.rows import PerRow, Scores, Weights, normalised
 
 
 class Bounds(NamedTuple):
@@ -51,6 +52,25 @@ def softmax_jacobian_norm(weights: Weights) -> PerRow:
         [0.0, 0.5]
     """
     return _TopEigenvalue.apply(normalised(weights).sort(-1, descending=True).values)
+
+
+def row_jacobian_norm(kernel: Callable[[Scores], Weights], scores: Scores) -> PerRow:
+    """Largest singular value of the Jacobian of a row in its scores, for any kernel; by the dense matrix.
+
+    Args:
+        kernel: from scores to weights, row by row.
+        scores: rows.
+
+    Returns:
+        One number per row. For softmax it is `softmax_jacobian_norm`, which is faster and accurate to the last digit;
+        where each weight depends on its own score alone, it is the largest slope.
+
+    Example:
+        >>> row_jacobian_norm(lambda s: s.exp() / 4, torch.tensor([0.0, -1.0, -1.0, -5.0])).item()
+        0.25
+    """
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda row: kernel(row[None])[0]))
+    return torch.linalg.matrix_norm(jacobian(scores.reshape(-1, scores.shape[-1])), ord=2).view(scores.shape[:-1])
 
 
 def jacobian_bounds(weights: Weights) -> Bounds:

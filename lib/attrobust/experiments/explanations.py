@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attrobust import attributions, curvature, entropy, robustness
+from attrobust import attention, attributions, curvature, entropy, robustness
 from attrobust.attacks import Attribution
 from attrobust.balls import Ball
 
@@ -40,6 +40,7 @@ def under_attack(
     restarts: int,
     seed: int,
     names: Sequence[str] = (),
+    ascend_on: Sequence[nn.Module] | None = None,
 ) -> pd.DataFrame:
     """Mean similarity of clean and attacked maps, one row per attribution and attack ("noise", "worst").
 
@@ -53,6 +54,7 @@ def under_attack(
         restarts: random starts of each attack.
         seed: of random starts and noise.
         names: of the attributions; all if empty.
+        ascend_on: smooth twins the attacks climb on; needed if the model has a ReLU anywhere, in its attention too.
 
     Returns:
         Means over images of every similarity and distance, `zero_maps` (clean maps that are zero everywhere; images
@@ -74,6 +76,7 @@ def under_attack(
             steps=steps,
             restarts=restarts,
             generator=torch.Generator(x.device).manual_seed(seed),
+            ascend_on=ascend_on,
         )
         table = table[~table["image"].map(dict(enumerate(empty.tolist())))]
         means = table.drop(columns=["image", "attribution"]).groupby("attack").mean().reindex(["noise", "worst"])
@@ -99,20 +102,25 @@ def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, floa
         k: leaders of a map.
 
     Returns:
-        `entropy` (of a CLS row, over its largest), `norm` (of its softmax Jacobian), `margin` (gap of the scores after
-        the k-th patch), and for scores, raw attention and saliency how fast they move with the pixels:
-        `..._sensitivity` (Frobenius norm of the Jacobian) and `..._relative` (of its centred part, over the contrast
-        of the thing that moves: the rate at which R_s of notebook 06 grows).
+        `entropy` (of a CLS row divided by its mass, over its largest), `norm` (of the row's Jacobian in its scores),
+        `margin` (gap of the scores after the k-th patch), and for scores, raw attention and saliency how fast they
+        move with the pixels: `..._sensitivity` (Frobenius norm of the Jacobian) and `..._relative` (of its centred
+        part, over the contrast of the thing that moves: the rate at which R_s of notebook 06 grows). For a kernel
+        other than softmax also `mass` (of a row) and `empty` (share of rows without any); rows and maps for which a
+        number does not exist are then left out of its mean.
     """
     with torch.no_grad():
         scores, weights = cls_rows(model, x)
         target = model(x).argmax(1)
-        keys = weights.shape[-1]
-        found = {
-            "entropy": entropy.row_entropy(weights) / entropy.row_entropy(torch.ones(keys).to(weights)),
-            "norm": entropy.softmax_jacobian_norm(weights),
-            "margin": entropy.topk_gap(scores[:, :, 1:], k=k),
-        }
+        found = {"entropy": entropy.row_entropy(weights) / entropy.row_entropy(torch.ones_like(weights[0, 0]))}
+        kernel, softmax = model.blocks[-1].attention.kernel, _is_softmax(model)
+        if softmax:
+            found["norm"] = entropy.softmax_jacobian_norm(weights)
+        else:
+            found["norm"] = entropy.row_jacobian_norm(lambda rows: kernel.weights(rows[None, None])[0, 0], scores)
+        found["margin"] = entropy.topk_gap(scores[:, :, 1:], k=k)
+        if not softmax:
+            found |= {"mass": entropy.row_mass(weights), "empty": (weights.sum(-1) == 0).double()}
     maps = on_the_patch_grid(patch)
     moving = {
         "score": lambda network, at: cls_rows(network, at)[0].flatten(1),
@@ -122,7 +130,12 @@ def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, floa
     for name, function in moving.items():
         heads = scores.shape[1] if name == "score" else 1
         found |= _sensitivity(name, model, function, x, heads)
-    return {name: float(value.double().mean()) for name, value in found.items()}
+    return {name: float((value if softmax else value[~value.isnan()]).double().mean()) for name, value in found.items()}
+
+
+def _is_softmax(model: nn.Module) -> bool:
+    kernel = model.blocks[-1].attention.kernel
+    return {word: getattr(kernel, word) for word in ("score", "link", "norm")} == attention.KERNELS["softmax"]
 
 
 class _Moving(nn.Module):
@@ -147,7 +160,13 @@ def _sensitivity(name: str, model: nn.Module, function: Callable, x: Images, hea
 
 
 def margins(model: nn.Module, x: Images, *, k: int) -> pd.DataFrame:
-    """One row per image and head: everything that the statements about softmax rows speak of, in float64."""
+    """One row per image and head: everything that the statements about softmax rows speak of, in float64.
+
+    Raises:
+        ValueError: for another kernel than softmax, of which they say nothing.
+    """
+    if not _is_softmax(model):
+        raise ValueError(f"model attends by {model.blocks[-1].attention.kernel}; the statements are about softmax rows")
     with torch.no_grad():
         scores, weights = (part.double() for part in cls_rows(model, x))
         patches = scores[:, :, 1:]

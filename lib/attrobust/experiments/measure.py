@@ -165,6 +165,7 @@ def _several_maps(
         steps=measurement.attack_steps,
         restarts=measurement.restarts,
         seed=experiment.seed,
+        ascend_on=_twins(model, x, measurement),
     )
     row = {}
     for line in table.to_dict("records"):
@@ -176,7 +177,6 @@ def _several_maps(
 def _robustness(
     model: nn.Module, x: torch.Tensor, radius: float, measurement: Measurement, seed: int, device: str
 ) -> dict[str, float]:
-    twins = [models.smooth_twin(model, x, beta=b) for b in measurement.betas] if models.kinks(model, x) else None
     table = robustness.attribution_robustness(
         model,
         x,
@@ -185,12 +185,17 @@ def _robustness(
         k=max(1, round(measurement.k_share * math.prod(x.shape[-2:]))),
         steps=measurement.attack_steps,
         restarts=measurement.restarts,
-        ascend_on=twins,
+        ascend_on=_twins(model, x, measurement),
         generator=torch.Generator(device).manual_seed(seed),
     )
     means = table[table["attack"].isin(["worst", "noise"])].drop(columns=["image", "attribution"])
     means = means.groupby("attack").mean()
     return {f"{attack}_{name}_{radius:g}": float(v) for attack, row in means.iterrows() for name, v in row.items()}
+
+
+def _twins(model: nn.Module, x: torch.Tensor, measurement: Measurement) -> list[nn.Module] | None:
+    """What a network with kinks is attacked through."""
+    return [models.smooth_twin(model, x, beta=b) for b in measurement.betas] if models.kinks(model, x) else None
 
 
 def _image_shape(experiment: Experiment) -> tuple[int, int, int]:

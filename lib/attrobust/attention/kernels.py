@@ -1,0 +1,166 @@
+"""A kernel makes the attention matrix of queries and keys. Three words describe it.
+
+    score    how alike a query and a key are       "dot":     s_ij = q_i . k_j / sqrt(d)
+                                                   "sqdist":  s_ij = - |q_i - k_j|^2 / (2 sqrt(d))
+                                                   "elu":     s_ij = phi(q_i) . phi(k_j) / d,  phi = elu + 1
+    link     what makes the score a weight         "exp", "relu", "identity", "sigmoid": 1 / (1 + n exp(-s))
+    norm     what the weights are divided by       "row": their sum over the keys;  "count": n;  "none": 1
+
+n is the number of keys a query may attend to. `l2` and `gaussian` are the matched pair: the same score and bandwidth,
+with and without the row normalisation; `gaussian` is not divided by n either, as in Lu et al. 2021. The 1 / d of
+"elu" is our choice; it cancels in a row that is normalised and starts the row mass near 1 in one that is not. The
+reading of attention as a kernel is that of Tsai et al. 2019.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attrobust import checks
+
+Queries = Float[Tensor, "batch heads queries dim"]
+Keys = Float[Tensor, "batch heads keys dim"]
+Weights = Float[Tensor, "batch heads queries keys"]
+Mask = Bool[Tensor, "#batch #heads #queries keys"]
+
+
+def feature(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Positive feature map elu(x) + 1 of linear attention (Katharopoulos et al. 2020, eq. 7)."""
+    return F.elu(x) + 1
+
+
+def _dot(q: Queries, k: Keys) -> Weights:
+    return (q / math.sqrt(q.shape[-1])) @ k.mT
+
+
+def _sqdist(q: Queries, k: Keys) -> Weights:
+    squared = q.square().sum(-1)[..., :, None] + k.square().sum(-1)[..., None, :] - 2 * (q @ k.mT)
+    # Rounding below 0 is taken off the value alone: a clamp would cut the derivatives too, where q meets k.
+    squared = squared - torch.where(squared < 0, squared, torch.zeros_like(squared)).detach()
+    return -squared / (2 * math.sqrt(q.shape[-1]))
+
+
+def _elu(q: Queries, k: Keys) -> Weights:
+    return feature(q) @ feature(k).mT / q.shape[-1]
+
+
+def _row(weights: Weights, n: Tensor) -> Weights:
+    total = weights.sum(-1, keepdim=True)
+    return weights / torch.where(total > 0, total, torch.ones_like(total))
+
+
+SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dot": _dot, "sqdist": _sqdist, "elu": _elu}
+LINKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "exp": lambda scores, n: scores.exp(),
+    "relu": lambda scores, n: scores.relu(),
+    "identity": lambda scores, n: scores,
+    "sigmoid": lambda scores, n: torch.sigmoid(scores - n.log()),
+}
+NORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "row": _row,
+    "count": lambda weights, n: weights / n,
+    "none": lambda weights, n: weights,
+}
+
+#: Kernels by name, as the three words that describe them.
+KERNELS: dict[str, dict[str, str]] = {
+    "softmax": {"score": "dot", "link": "exp", "norm": "row"},
+    "l2": {"score": "sqdist", "link": "exp", "norm": "row"},
+    "gaussian": {"score": "sqdist", "link": "exp", "norm": "none"},
+    "exponential": {"score": "dot", "link": "exp", "norm": "count"},
+    "linear": {"score": "elu", "link": "identity", "norm": "row"},
+    "linear_unnormalised": {"score": "elu", "link": "identity", "norm": "count"},
+    "relu": {"score": "dot", "link": "relu", "norm": "count"},
+    "sigmoid": {"score": "dot", "link": "sigmoid", "norm": "none"},
+}
+
+
+class Kernel(nn.Module):
+    """Attention matrix of queries and keys; a module, so that its output can be pointed at.
+
+    Args:
+        score: one of `SCORES`.
+        link: one of `LINKS`.
+        norm: one of `NORMS`.
+
+    Raises:
+        ValueError: for an unknown word, or where weights could be negative ("identity" of a score other than "elu").
+
+    Example:
+        >>> import torch
+        >>> weights = Kernel()(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 4, 3))
+        >>> weights.shape, weights.unique().tolist()
+        (torch.Size([1, 1, 2, 4]), [0.25])
+
+    Reference: Vaswani et al. 2017, eq. 1 (softmax); Kim et al. 2021 (l2); Lu et al. 2021 (gaussian); Katharopoulos et
+    al. 2020 (linear); Wortsman et al. 2023 (relu); Ramapuram et al. 2024 (sigmoid).
+    """
+
+    def __init__(self, *, score: str = "dot", link: str = "exp", norm: str = "row") -> None:
+        super().__init__()
+        self.score = checks.one_of("score", score, SCORES)
+        self.link = checks.one_of("link", link, LINKS)
+        self.norm = checks.one_of("norm", norm, NORMS)
+        if link == "identity" and score != "elu":
+            raise ValueError(f"link is 'identity' and score is {score!r}; weights are scores only where score is 'elu'")
+
+    def scores(self, q: Queries, k: Keys) -> Weights:
+        """Scores of every query with every key, before link and norm."""
+        return SCORES[self.score](q, k)
+
+    def weights(self, scores: Weights, *, mask: Mask | None = None) -> Weights:
+        """The attention matrix of given scores: link, then norm.
+
+        Args:
+            scores: of every query with every key.
+            mask: which keys a query may attend to; all if None.
+
+        Returns:
+            Weights of at least 0, exactly 0 at the other keys; n of the module's formulas counts the allowed ones. A
+            query without any has a row of zeros.
+        """
+        if self.link == "exp" and self.norm == "row":
+            return _softmax(scores, mask)
+        n = torch.full((1,), scores.shape[-1], dtype=scores.dtype, device=scores.device)
+        if mask is None:
+            return NORMS[self.norm](LINKS[self.link](scores, n), n)
+        n = mask.sum(-1, keepdim=True).to(scores)
+        n = torch.where(n > 0, n, torch.ones_like(n))
+        scores = scores.masked_fill(~mask, 0)  # before the link: exp of a key that does not count may overflow
+        return NORMS[self.norm](LINKS[self.link](scores, n).masked_fill(~mask, 0), n)
+
+    def forward(self, q: Queries, k: Keys, *, mask: Mask | None = None) -> Weights:
+        """Attention matrix of queries and keys; see `weights` for the mask."""
+        return self.weights(self.scores(q, k), mask=mask)
+
+    def extra_repr(self) -> str:
+        """The three words."""
+        return f"score={self.score}, link={self.link}, norm={self.norm}"
+
+
+def kernel(name: str) -> Kernel:
+    """The kernel of that name.
+
+    Args:
+        name: one of `KERNELS`.
+
+    Raises:
+        ValueError: for an unknown name.
+
+    Example:
+        >>> kernel("gaussian")
+        Kernel(score=sqdist, link=exp, norm=none)
+    """
+    return Kernel(**KERNELS[checks.one_of("attention", name, KERNELS)])
+
+
+def _softmax(scores: Weights, mask: Mask | None) -> Weights:
+    """Weights exp(s) over their row sum; torch subtracts the largest score of a row first."""
+    if mask is None:
+        return scores.softmax(-1)
+    empty = ~mask.any(-1, keepdim=True)
+    return scores.masked_fill(~(mask | empty), -torch.inf).softmax(-1).masked_fill(~mask, 0)

@@ -1,0 +1,299 @@
+import copy
+import math
+import sys
+
+import cases
+import pytest
+import torch
+from attrobust import attacks, attention, attributions, swap
+from torch import nn
+from torch.nn import functional as F
+
+# ------------------------------------------------------------------ our own transformers
+
+
+def images(n=3):
+    return cases.images(n, shape=cases.VIT_SHAPE)
+
+
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_a_swapped_transformer_is_the_one_built_with_that_kernel(name):
+    swapped, built, x = swap.attention(cases.vit(), name), cases.vit(attention=name), images()
+    for ours, theirs in zip(swapped.attend(x)[1], built.attend(x)[1], strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(swapped(x), built(x))
+
+
+def test_the_original_keeps_its_kernel_and_shares_every_weight():
+    model, x = cases.vit(), images()
+    before = model(x)
+    swapped = swap.attention(model, "gaussian")
+    assert torch.equal(model(x), before)
+    assert not torch.allclose(swapped(x), before, rtol=1e-3)
+    pairs = zip(model.named_parameters(), swapped.named_parameters(), strict=True)
+    assert all(n == m and p is q for (n, p), (m, q) in pairs)
+    assert {b.data_ptr() for b in swapped.buffers()} == {b.data_ptr() for b in model.buffers()}
+
+
+def step(model, x, y):
+    """One step of gradient descent."""
+    parameters = list(model.parameters())
+    slopes = torch.autograd.grad(F.cross_entropy(model(x), y), parameters)
+    with torch.no_grad():
+        for p, slope in zip(parameters, slopes, strict=True):
+            p -= 0.1 * slope
+
+
+def trained_by_hand(model, x, y, kernel):
+    """An unrelated copy of a transformer, its kernels exchanged in place, after the same step."""
+    alone = copy.deepcopy(model)
+    for block in alone.blocks:
+        block.attention.kernel = attention.kernel(kernel)
+    step(alone, x, y)
+    for block in alone.blocks:
+        block.attention.kernel = attention.kernel("softmax")
+    return alone
+
+
+def test_after_swap_step_and_swap_back_the_outputs_follow_the_trained_weights():
+    model, x, y = cases.vit(), images(), cases.labels()
+    before, expected = model(x), trained_by_hand(model, x, y, "gaussian")(x)
+    swapped = swap.attention(model, "gaussian")
+    step(swapped, x, y)
+    assert torch.allclose(swap.attention(swapped, "softmax")(x), expected, rtol=1e-12)
+    assert torch.allclose(model(x), expected, rtol=1e-12)
+    assert not torch.allclose(before, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "sentence"),
+    [
+        (cases.vit, "gausian", "attention is 'gausian'; it must be one of softmax, .*did you mean 'gaussian'"),
+        (cases.mlp, "gaussian", "model is Sequential, whose attention cannot be swapped; it must hold"),
+    ],
+)
+def test_what_cannot_be_swapped_is_refused(model, name, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        swap.attention(model(), name)
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"swap needs transformers for this; install it by pip install attrobust\[hf"):
+        swap.register("gaussian")
+    with pytest.raises(ValueError, match="attention is 'gauss'"):
+        swap.register("gauss")
+
+
+# ------------------------------------------------------------------ models of transformers, built without downloads
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    return pytest.importorskip("transformers")
+
+
+SMALL = {
+    "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
+    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.5,
+}  # fmt: skip
+
+
+@cases.isolated
+def hf_vit(transformers, implementation="eager", **options):
+    sizes = SMALL | {"image_size": 4, "patch_size": 2, "num_channels": 1, "num_labels": 3} | options
+    config = transformers.ViTConfig(**sizes, attn_implementation=implementation)
+    return cases.filled(transformers.ViTForImageClassification(config), seed=2)
+
+
+@cases.isolated
+def hf_bert(transformers, implementation="eager", **options):
+    config = transformers.BertConfig(vocab_size=11, **SMALL, **options, attn_implementation=implementation)
+    return cases.filled(transformers.BertModel(config), seed=2)
+
+
+@cases.isolated
+def hf_gpt(transformers, implementation="eager"):
+    config = transformers.GPT2Config(
+        vocab_size=11, n_embd=8, n_layer=2, n_head=2, n_positions=8, bos_token_id=0, eos_token_id=0,
+        attn_implementation=implementation,
+    )  # fmt: skip
+    return cases.filled(transformers.GPT2Model(config), seed=2)
+
+
+@cases.isolated
+def hf_llama(transformers, implementation="eager"):
+    sizes = {name: SMALL[name] for name in ("num_hidden_layers", "intermediate_size")}
+    config = transformers.LlamaConfig(
+        vocab_size=11, hidden_size=16, num_attention_heads=4, num_key_value_heads=2, **sizes,
+        attn_implementation=implementation,
+    )  # fmt: skip
+    return cases.filled(transformers.LlamaModel(config), seed=2)
+
+
+READERS = {"bert": hf_bert, "gpt": hf_gpt, "llama": hf_llama}
+IDS = torch.tensor([[1, 4, 2, 8, 5, 7], [3, 1, 4, 1, 5, 9]])
+FULL, PADDED = torch.ones(2, 6, dtype=torch.long), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+
+
+def pictures(n=3):
+    return cases.images(n, shape=(1, 4, 4))
+
+
+def read(model, mask=FULL, ids=IDS):
+    return model(input_ids=ids, attention_mask=mask, output_attentions=True)
+
+
+def heads_of(layer, tokens):
+    """Queries and keys of a ViT's attention layer by their own weights."""
+    return (
+        part(tokens).unflatten(-1, (layer.num_attention_heads, -1)).transpose(1, 2)
+        for part in (layer.q_proj, layer.k_proj)
+    )
+
+
+def test_softmax_swapped_into_a_vit_is_its_eager_attention(transformers):
+    model, x = hf_vit(transformers), pictures()
+    expected = model(pixel_values=x, output_attentions=True)
+    found = swap.attention(model, "softmax")(pixel_values=x, output_attentions=True)
+    assert torch.allclose(found.logits, expected.logits, atol=1e-5)
+    assert len(found.attentions) == 2
+    for ours, theirs in zip(found.attentions, expected.attentions, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+        assert ours.shape == (3, 2, 5, 5)
+
+
+@pytest.mark.parametrize("mask", [FULL, PADDED], ids=["full", "padded"])
+@pytest.mark.parametrize("name", READERS)
+def test_softmax_swapped_into_a_reader_is_its_eager_attention_masks_included(transformers, name, mask):
+    model = READERS[name](transformers)
+    expected, found = read(model, mask), read(swap.attention(model, "softmax"), mask)
+    kept = mask.bool()  # what a padding token itself reads is nobody's business
+    assert torch.allclose(found.last_hidden_state[kept], expected.last_hidden_state[kept], atol=1e-5)
+    for ours, theirs in zip(found.attentions, expected.attentions, strict=True):
+        assert torch.allclose(ours.mT[:, :, :, :4], theirs.mT[:, :, :, :4], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", attention.KERNELS)
+def test_a_swapped_vit_returns_the_kernels_matrix_live(transformers, name):
+    model, x = swap.attention(hf_vit(transformers), name), pictures().requires_grad_()
+    layers = [m for m in model.modules() if hasattr(m, "q_proj")]
+    seen = []
+    handles = [m.register_forward_pre_hook(lambda m, a, k: seen.append(a[0] if a else k["hidden_states"]),
+                                           with_kwargs=True) for m in layers]  # fmt: skip
+    found = model(pixel_values=x, output_attentions=True).attentions
+    for handle in handles:
+        handle.remove()
+    for layer, tokens, weights in zip(layers, seen, found, strict=True):
+        assert torch.allclose(weights, attention.kernel(name)(*heads_of(layer, tokens)), rtol=1e-10)
+    (slope,) = torch.autograd.grad(found[-1].square().sum(), x, create_graph=True)
+    assert torch.autograd.grad(slope.square().sum(), x)[0].any()
+
+
+@pytest.mark.parametrize("kernel", attention.KERNELS)
+@pytest.mark.parametrize("name", READERS)
+def test_a_swapped_reader_never_sees_padding_nor_a_decoder_the_future(transformers, name, kernel):
+    model = swap.attention(READERS[name](transformers), kernel)
+    found = read(model, PADDED)
+    causal = name != "bert"
+    for weights in found.attentions:
+        assert not weights[1, :, :4, 4:].any()
+        ahead = weights[0].triu(1).any()
+        assert not ahead if causal else ahead or kernel == "relu"
+    other = IDS.clone()
+    other[1, 4:] = 6
+    assert torch.allclose(read(model, PADDED, other).last_hidden_state[1, :4], found.last_hidden_state[1, :4])
+    short = read(model, FULL[1:, :4], IDS[1:, :4]).last_hidden_state[0]
+    assert torch.allclose(short, found.last_hidden_state[1, :4], rtol=1e-10)
+
+
+def test_a_model_can_be_built_with_a_kernel_and_is_the_swapped_one(transformers):
+    built, x = hf_vit(transformers, implementation=swap.register("sigmoid")), pictures()
+    swapped = swap.attention(hf_vit(transformers), "sigmoid")
+    assert torch.equal(built(pixel_values=x).logits, swapped(pixel_values=x).logits)
+
+
+def test_the_weights_are_shared_and_swapping_back_restores_and_follows(transformers):
+    model, x, y = swap.ImageClassifier(hf_vit(transformers)), pictures(), torch.tensor([0, 1, 2])
+    before = model(x)
+    model.attend(x)  # transformers puts hooks on a model the first time; the copy must cope with them
+    swapped = swap.attention(model, "gaussian")
+    assert all(p is q for p, q in zip(model.parameters(), swapped.parameters(), strict=True))
+    assert not torch.allclose(swapped(x), before, rtol=1e-3)
+    assert torch.allclose(swap.attention(swapped, "softmax")(x), before, atol=1e-5)
+    assert torch.equal(model(x), before)
+    step(swapped, x, y)
+    back = swap.attention(swapped, "softmax")
+    assert torch.allclose(back(x), model(x), atol=1e-5)
+    assert (back(x) - before).abs().min() > 1e-3
+    assert not swapped.training
+
+
+@pytest.mark.parametrize("kernel", attention.KERNELS)
+def test_maps_of_a_swapped_vit_are_attacked_by_their_true_gradient(transformers, kernel):
+    model = swap.attention(swap.ImageClassifier(hf_vit(transformers), mean=0.4, std=0.3), kernel).requires_grad_(False)
+    x, y = pictures(), torch.tensor([0, 1, 2])
+    direction = torch.randn(x.shape, generator=cases.generator(2), dtype=x.dtype)
+    for method in (attributions.saliency, attributions.rollout, attributions.relevance):
+        goal = attacks.lower_pearson(method, model, x, y)
+        at = (x + 0.05 * torch.randn(x.shape, generator=cases.generator(3), dtype=x.dtype)).requires_grad_()
+        (gradient,) = torch.autograd.grad(goal(at).sum(), at)
+        expected = cases.slope(lambda im, goal=goal: goal(im).sum(), at.detach(), direction).item()
+        assert (gradient * direction).sum().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_image_classifier_standardises_and_answers_as_our_models_do(transformers):
+    inner, x = hf_vit(transformers), pictures()
+    model = swap.ImageClassifier(inner, mean=0.4, std=0.3)
+    expected = inner(pixel_values=(x - 0.4) / 0.3, output_attentions=True)
+    logits, maps = model.attend(x)
+    assert torch.equal(logits, expected.logits)
+    assert torch.equal(model(x), logits)
+    assert all(torch.equal(m, e) for m, e in zip(maps, expected.attentions, strict=True))
+    assert attributions.rollout(model, x, torch.tensor([0, 1, 2])).shape == (3, 1, 2, 2)
+
+
+def test_attention_dropout_acts_in_training_alone(transformers):
+    model, x = swap.attention(hf_vit(transformers, attention_probs_dropout_prob=0.5), "l2"), pictures()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        assert torch.equal(model(pixel_values=x).logits, model(pixel_values=x).logits)
+        weights = model.train()(pixel_values=x, output_attentions=True).attentions[0]
+    assert 0 < (weights == 0).double().mean() < 1
+
+
+# ------------------------------------------------------------------ what a kernel does not know is refused
+
+
+def call(transformers, mask=None, **options):
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    parts = torch.rand(3, 1, 2, 4, 6, generator=cases.generator()).unbind()
+    return ALL_ATTENTION_FUNCTIONS[swap.register("l2")](nn.Identity().eval(), *parts, mask, **options)
+
+
+def test_the_usual_scale_is_accepted_and_dropout_rests_outside_training(transformers):
+    mixed, weights = call(transformers, scaling=1 / math.sqrt(6), softcap=None, dropout=0.5)
+    assert mixed.shape == (1, 4, 2, 6)
+    assert torch.allclose(weights.sum(-1), torch.ones(1, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"scaling": 1.0}, r"the model scales its scores by 1; a kernel scales by 1 / sqrt\(dim\), 0.408"),
+        ({"softcap": 30.0}, "the model asks its attention for softcap, which a kernel does not know"),
+        ({"s_aux": torch.zeros(2)}, "the model asks its attention for s_aux, which a kernel does not know"),
+        ({"mask": torch.zeros(1, 1, 4, 4)}, "attention_mask has dtype torch.float32; it must be boolean"),
+    ],
+)
+def test_attention_of_another_kind_is_refused(transformers, unchecked, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call(transformers, **options)
+
+
+def test_a_model_that_keeps_its_weights_to_itself_is_refused(transformers):
+    with pytest.raises(
+        ValueError, match="model returns no attention weights; build it with attn_implementation='eager'"
+    ):
+        swap.ImageClassifier(hf_vit(transformers, implementation="sdpa")).attend(pictures())
