@@ -32,8 +32,8 @@ def main(context: click.Context, only: str, repetitions: int, out: Path | None) 
         rows = []
         for row in tqdm(measure(**options), desc=part, unit=" rows"):
             rows.append(row)  # stored as they come: a run takes a while
-            pd.DataFrame(rows).to_csv(out / f"{part}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    report.write(out, {part: pd.read_csv(out / f"{part}.csv") for part in PARTS})
+            pd.DataFrame(rows).to_csv(out / f"rows_{part}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    report.write(out, {part: pd.read_csv(out / f"rows_{part}.csv") for part in PARTS})
     click.echo((out / "table.md").read_text())
 
 

@@ -116,14 +116,16 @@ def aims(speed: pd.DataFrame) -> str:
 
 
 def warm_start(warm: pd.DataFrame) -> str:
-    """What a warm start saves, in one sentence; the first checkpoint has nothing to start from."""
-    saved = warm[warm["checkpoint"] > 0]
-    cold, few = saved["cold"].sum(), saved["warm"].sum()
-    return (
-        f"Over {len(saved)} checkpoints of a training run, {cold} products from random starts and {few} from the "
-        f"last eigenvector, {cold / few:.1f} times fewer. "
-        f"The two values differ by at most {saved['difference'].max():.1e}, relatively."
-    )
+    """What a warm start saves, a sentence per tolerance; the first checkpoint has nothing to start from."""
+    lines = []
+    for tolerance, saved in warm[warm["checkpoint"] > 0].groupby("tolerance"):
+        cold, few = saved["cold"].sum(), saved["warm"].sum()
+        lines.append(
+            f"Tolerance {tolerance:g}, {len(saved)} checkpoints of a training run: {cold} products from random starts, "
+            f"{few} from the last eigenvector, {cold / few:.1f} times fewer (aim 2); the two values differ by at most "
+            f"{saved['difference'].max():.1e}, relatively."
+        )
+    return "\n\n".join(lines)
 
 
 def write(folder: Path, rows: dict[str, pd.DataFrame]) -> None:

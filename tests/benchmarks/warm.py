@@ -6,23 +6,27 @@ from attrobust import curvature
 
 from benchmarks import setting
 
+TOLERANCES = (1e-3, 3e-2)
 
-def rows(*, checkpoints: int = 28) -> Iterator[dict]:
-    """One row per checkpoint, twelve SGD steps apart; both searches share one graph and one tolerance."""
-    model = setting.strided().eval()
+
+def rows(*, checkpoints: int = 60) -> Iterator[dict]:
+    """One row per checkpoint and tolerance, twelve SGD steps apart; both searches share one graph."""
+    model = setting.dense().eval()
     x, y = (part[: setting.IMAGES] for part in setting.digits())
-    last = None
-    for checkpoint, steps in zip(range(checkpoints), setting.epochs(model, 99), strict=False):
+    last = {}
+    for checkpoint, steps in zip(range(checkpoints), setting.epochs(model, 99, step_size=0.003), strict=False):
         hessian = curvature.ParameterHessian(model, setting.loss, x, y)
-        how = {"generator": setting.seeded(checkpoint), "hessian": hessian}
-        cold = curvature.sharpness(model, setting.loss, x, y, **how)
-        warm = curvature.sharpness(model, setting.loss, x, y, **how, start=last)
-        last = warm.vector
-        yield {
-            "checkpoint": checkpoint,
-            "steps": steps,
-            "sharpness": cold.value,
-            "cold": cold.products,
-            "warm": warm.products,
-            "difference": abs(warm.value - cold.value) / abs(cold.value),
-        }
+        for tolerance in TOLERANCES:
+            how = {"generator": setting.seeded(checkpoint), "hessian": hessian, "tolerance": tolerance}
+            cold = curvature.sharpness(model, setting.loss, x, y, **how)
+            warm = curvature.sharpness(model, setting.loss, x, y, **how, start=last.get(tolerance))
+            last[tolerance] = warm.vector
+            yield {
+                "checkpoint": checkpoint,
+                "steps": steps,
+                "tolerance": tolerance,
+                "sharpness": cold.value,
+                "cold": cold.products,
+                "warm": warm.products,
+                "difference": abs(warm.value - cold.value) / abs(cold.value),
+            }
