@@ -29,7 +29,7 @@ def trace(network: str) -> float:
     return curvature.hutchpp(matvec, operator.shape[0], **how).value
 
 
-def input_ends(network: str, count: int = 16) -> Tensor:
+def input_ends(network: str, count: int = 4) -> Tensor:
     """Both ends from dense Hessians of the first images."""
 
     def logit(logits: Tensor, label: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def input_ends(network: str, count: int = 16) -> Tensor:
     return torch.linalg.eigvalsh(_dense_input_hessians(setting.trained(network), count, logit))[:, [0, -1]]
 
 
-def input_loss_ends(network: str, count: int = 16) -> Tensor:
+def input_loss_ends(network: str, count: int = 4) -> Tensor:
     """Largest eigenvalue of the loss Hessians on the ReLU network, dense."""
     dense = _dense_input_hessians(setting.trained(network, relu=True), count, nn.functional.cross_entropy)
     return torch.linalg.eigvalsh(dense)[:, -1]
@@ -54,7 +54,7 @@ def _operator(network: str, count: int) -> curvlinops.HessianLinearOperator:
 
 
 def _dense_input_hessians(network: nn.Module, count: int, readout) -> Tensor:
-    model = copy.deepcopy(network).double()
+    model = copy.deepcopy(network).double().requires_grad_(False)
     x, y = setting.digits()
     flat = x[:count].double().flatten(1)
 
@@ -62,7 +62,7 @@ def _dense_input_hessians(network: nn.Module, count: int, readout) -> Tensor:
         return readout(model(pixels.view(1, *x.shape[1:]))[0], label)
 
     dense = jacrev(grad(of_one), chunk_size=64)  # all rows at once would fill the memory
-    return torch.stack([dense(pixels, label) for pixels, label in zip(flat, y[:count], strict=True)])
+    return torch.stack([dense(pixels, label).detach() for pixels, label in zip(flat, y[:count], strict=True)])
 
 
 OF = {
