@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from attrobust import figures
+from matplotlib.ticker import NullFormatter
 
 QUESTIONS = ("top eigenvalue", "trace", "both ends in the pixels")
 HIDDEN = ("gradient", "gradient in the pixels")
@@ -68,6 +69,9 @@ def growth(folder: Path, rows: pd.DataFrame) -> None:
                 axis.fill_between(line["value"], line["low"], line["high"], color=colors[name], alpha=0.2, linewidth=0)
                 axis.plot(line["value"], line["paper"], color=colors[name], linestyle="--", linewidth=0.9)
             axis.set(xscale="log", yscale="log", xlabel=value)
+            ticks = sorted(band.loc[band["axis"] == value, "value"].unique())
+            axis.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], fontsize=7)
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axes[0].set_ylabel("cost in gradients")
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right center")
