@@ -10,7 +10,7 @@ from attrobust.curvature.inputs import (
     input_moments,
     relative_curvature,
 )
-from attrobust.curvature.jacobian import gram_spectrum, input_jacobian, input_jacobian_norm
+from attrobust.curvature.jacobian import gram_spectrum, input_jacobian, input_jacobian_norm, jacobian_of
 from attrobust.curvature.lanczos import Ends, lanczos
 from attrobust.curvature.parameters import extremes, frobenius, sharpness, spectral_density, trace
 from attrobust.curvature.products import InputHessian, ParameterHessian
@@ -37,6 +37,7 @@ __all__ = [
     "input_jacobian_norm",
     "input_moments",
     "invariant_flatness",
+    "jacobian_of",
     "lanczos",
     "logit",
     "margin",

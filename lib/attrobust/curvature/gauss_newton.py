@@ -18,6 +18,7 @@ from torch.func import functional_call, jacrev, vmap
 from attrobust import checks
 from attrobust.curvature import guards
 from attrobust.curvature.estimate import Estimate
+from attrobust.curvature.jacobian import jacobian_of
 from attrobust.curvature.products import PerExampleLoss
 
 
@@ -50,7 +51,7 @@ def gauss_newton_trace(
         checks.one_of("loss", loss, ("cross_entropy", "squared"))
     elif y is None:
         raise ValueError("y is None; a callable loss needs the labels")
-    guards.batch(x, x if y is None else y)
+    guards.batch(x, y)
     guards.model(model)
     inside = {name: p.detach() for name, p in model.named_parameters() if name.startswith(block)}
     if not inside:
@@ -80,13 +81,7 @@ def gauss_newton_trace(
 def _loss_hessian(loss: PerExampleLoss, outputs: Tensor, y: Tensor) -> Float[Tensor, "batch outputs outputs"]:
     at = outputs.requires_grad_()
     (slope,) = torch.autograd.grad(guards.values("loss", loss(at, y), outputs).sum(), at, create_graph=True)
-    if not slope.requires_grad:
-        return torch.zeros(*outputs.shape, outputs.shape[1]).to(outputs)
-    rows = [
-        torch.autograd.grad(slope[:, c].sum(), at, retain_graph=True, materialize_grads=True)[0]
-        for c in range(outputs.shape[1])
-    ]
-    return torch.stack(rows, 1)
+    return jacobian_of(slope, at)
 
 
 def invariant_flatness(model: nn.Module, x: Float[Tensor, "batch *shape"], *, loss: str = "cross_entropy") -> Estimate:

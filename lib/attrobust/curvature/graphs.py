@@ -7,6 +7,7 @@ activations stay in reach of the cache and of the allocator.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import psutil
 import torch
@@ -100,16 +101,20 @@ def _saved_bytes(nodes: set[torch.autograd.graph.Node], inputs: Sequence[Tensor]
     """Bytes of the distinct tensors that the nodes hold for later, without the inputs themselves."""
     sizes: dict[int, int] = {}
     for node in nodes:
-        for name in dir(node):
-            if name.startswith("_saved_"):
-                held = getattr(node, name)
-                for tensor in held if isinstance(held, tuple) else (held,):
-                    if isinstance(tensor, Tensor):
-                        storage = tensor.untyped_storage()
-                        sizes[storage.data_ptr()] = storage.nbytes()
+        for name in _saved_names(type(node)):
+            held = getattr(node, name)
+            for tensor in held if isinstance(held, tuple) else (held,):
+                if isinstance(tensor, Tensor):
+                    storage = tensor.untyped_storage()
+                    sizes[storage.data_ptr()] = storage.nbytes()
     for tensor in inputs:
         sizes.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(sizes.values())
+
+
+@cache
+def _saved_names(kind: type) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_saved_"))
 
 
 def _free(device: torch.device) -> int:

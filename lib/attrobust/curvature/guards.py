@@ -24,7 +24,7 @@ def model(network: nn.Module) -> None:
             raise ValueError(f"model holds {kind} ({name}) without running statistics, which couples the images")
 
 
-def batch(x: Tensor, y: Tensor) -> None:
+def batch(x: Tensor, y: Tensor | None = None) -> None:
     """Refuse an empty batch, values that are not finite, and labels of another length.
 
     Raises:
@@ -34,7 +34,7 @@ def batch(x: Tensor, y: Tensor) -> None:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be a batch and not empty")
     if x.is_floating_point() and not bool(torch.isfinite(x).all()):
         raise ValueError(f"x holds {int((~torch.isfinite(x)).sum())} values that are NaN or infinite")
-    if len(y) != len(x):
+    if y is not None and len(y) != len(x):
         raise ValueError(f"y has {len(y)} entries for {len(x)} examples; give one label per example")
 
 

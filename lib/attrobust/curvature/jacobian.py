@@ -34,6 +34,29 @@ def input_jacobian(
     return torch.cat([jacobian for _, jacobian in _logits_and_jacobians(model, x, chunk)])
 
 
+def jacobian_of(
+    outputs: Float[Tensor, "batch outputs"], x: Float[Tensor, "batch *shape"]
+) -> Float[Tensor, "batch outputs n"]:
+    """Derivative of outputs that hang on `x` in each of its entries, by one backward pass per output.
+
+    Args:
+        outputs: computed from `x`, every row from its own example alone.
+        x: what the graph of `outputs` starts from; one that it never uses has derivative zero.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0]], requires_grad=True)
+        >>> jacobian_of(x.square(), x).tolist()
+        [[[2.0, 0.0], [0.0, 4.0]]]
+    """
+    if not outputs.requires_grad:
+        return outputs.new_zeros(*outputs.shape, x[0].numel())
+    rows = [
+        torch.autograd.grad(outputs[:, c].sum(), x, retain_graph=True, materialize_grads=True)[0].flatten(1)
+        for c in range(outputs.shape[1])
+    ]
+    return torch.stack(rows, 1)
+
+
 def input_jacobian_norm(
     model: nn.Module, x: Float[Tensor, "batch *shape"], *, norm: str = "spectral", chunk: int = 256
 ) -> Estimate:
@@ -91,16 +114,12 @@ def gram_spectrum(model: nn.Module, x: Float[Tensor, "batch *shape"], *, chunk: 
 
 def _logits_and_jacobians(model: nn.Module, x: Tensor, chunk: int) -> list[tuple[Tensor, Tensor]]:
     checks.count("chunk", chunk)
-    guards.batch(x, x)
+    guards.batch(x)
     guards.floating(x)
     guards.model(model)
     found = []
     for images in x.split(chunk):
         at = images.detach().requires_grad_()
         logits = model(at)
-        rows = [
-            torch.autograd.grad(logits[:, c].sum(), at, retain_graph=True, materialize_grads=True)[0].flatten(1)
-            for c in range(logits.shape[1])
-        ]
-        found.append((logits.detach(), torch.stack(rows, 1)))
+        found.append((logits.detach(), jacobian_of(logits, at)))
     return found

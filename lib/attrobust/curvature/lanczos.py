@@ -115,9 +115,7 @@ def lanczos(
     for state in krylov(matvec, start, steps=steps):
         if tolerance and _settled(state, tolerance, both):
             break  # the state is read below
-    values, vectors = state.ritz()
-    low, high = _ends(values, vectors)
-    residual = state.beta[:, None] * vectors[:, -1].abs()
+    values, vectors, residual, low, high = _ends(state)
 
     def vector(index: Tensor) -> Tensor:
         pick = vectors.gather(2, index[:, None].expand(-1, state.steps, 1))[..., 0]
@@ -135,16 +133,18 @@ def lanczos(
 
 
 def _settled(state: Krylov, tolerance: float, both: bool) -> bool:
-    values, vectors = state.ritz()
-    residual = state.beta[:, None] * vectors[:, -1].abs()
-    low, high = _ends(values, vectors)
+    values, _, residual, low, high = _ends(state)
     largest = torch.maximum(values.gather(1, low).abs(), values.gather(1, high).abs())
     wanted = (low, high) if both else (high,)
     return all(bool((residual.gather(1, end) <= tolerance * largest).all()) for end in wanted)
 
 
-def _ends(values: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+def _ends(state: Krylov) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Ritz values, vectors of T and residuals, and where the lowest and the highest value stand."""
+    values, vectors = state.ritz()
+    residual = state.beta[:, None] * vectors[:, -1].abs()
     # Ritz values of the zero padding have no weight on the start vector.
     weight = vectors[:, 0].abs() > torch.finfo(values.dtype).eps * 10
     low = torch.where(weight, values, torch.inf).argmin(1, keepdim=True)
-    return low, torch.where(weight, values, -torch.inf).argmax(1, keepdim=True)
+    high = torch.where(weight, values, -torch.inf).argmax(1, keepdim=True)
+    return values, vectors, residual, low, high

@@ -123,13 +123,12 @@ def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, floa
             found |= {"mass": entropy.row_mass(weights), "empty": (weights.sum(-1) == 0).double()}
     maps = on_the_patch_grid(patch)
     moving = {
-        "score": lambda network, at: cls_rows(network, at)[0].flatten(1),
-        "map": lambda network, at: maps["raw_attention"](network, at, target).flatten(1),
-        "saliency": lambda network, at: maps["saliency"](network, at, target).flatten(1),
+        "score": lambda at: cls_rows(model, at)[0],
+        "map": lambda at: maps["raw_attention"](model, at, target),
+        "saliency": lambda at: maps["saliency"](model, at, target),
     }
     for name, function in moving.items():
-        heads = scores.shape[1] if name == "score" else 1
-        found |= _sensitivity(name, model, function, x, heads)
+        found |= _sensitivity(name, function, x, heads=scores.shape[1] if name == "score" else 1)
     return {name: float((value if softmax else value[~value.isnan()]).double().mean()) for name, value in found.items()}
 
 
@@ -138,23 +137,12 @@ def _is_softmax(model: nn.Module) -> bool:
     return {word: getattr(kernel, word) for word in ("score", "link", "norm")} == attention.KERNELS["softmax"]
 
 
-class _Moving(nn.Module):
-    """A function of a network and images as a network of its own, whose outputs have a Jacobian in the pixels."""
-
-    def __init__(self, function: Callable, model: nn.Module) -> None:
-        super().__init__()
-        self.function, self.model = function, model
-        self.training = False
-
-    def forward(self, x: Images) -> Float[Tensor, "batch n"]:
-        return self.function(self.model, x)
-
-
-def _sensitivity(name: str, model: nn.Module, function: Callable, x: Images, heads: int) -> dict[str, Tensor]:
-    value = function(model, x).detach().unflatten(1, (heads, -1))
-    jacobian = curvature.input_jacobian(_Moving(function, model), x, chunk=len(x)).unflatten(1, (heads, -1))
+def _sensitivity(name: str, function: Callable[[Images], Tensor], x: Images, *, heads: int) -> dict[str, Tensor]:
+    at = x.detach().requires_grad_()
+    outputs = function(at).flatten(1)
+    jacobian = curvature.jacobian_of(outputs, at).unflatten(1, (heads, -1))
     absolute = jacobian.flatten(2).norm(dim=2)
-    contrast = entropy.centred_norm(value)
+    contrast = entropy.centred_norm(outputs.detach().unflatten(1, (heads, -1)))
     turning = (jacobian - jacobian.mean(2, keepdim=True)).flatten(2).norm(dim=2)
     return {f"{name}_sensitivity": absolute, f"{name}_relative": turning / contrast}
 
