@@ -126,9 +126,9 @@ def test_the_store_of_a_notebook_follows_its_parameters(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "figures", tmp_path / "figures")
     monkeypatch.setattr(paths, "build", tmp_path / "build")
     reading = notebook.open_store("03_x", SimpleNamespace(out="", committed=True))
-    assert (reading.out, reading.committed) == (tmp_path / "build/03_x", tmp_path / "figures/03_x")
+    assert (reading.out, reading.committed) == (tmp_path / "build/03_x", [tmp_path / "figures/03_x"])
     alone = notebook.open_store("03_x", SimpleNamespace(out=str(tmp_path / "here"), committed=False))
-    assert (alone.out, alone.committed) == (tmp_path / "here", None)
+    assert (alone.out, alone.committed) == (tmp_path / "here", [])
 
 
 def test_what_is_left_out_is_said_loudly(tmp_path):

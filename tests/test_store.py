@@ -188,11 +188,11 @@ def test_a_row_appears_only_after_its_provenance(folder, monkeypatch):
 
 def test_committed_rows_are_read_only_where_they_may_be(folder):
     store.write_csv(paths.figures / "01_x" / "runs.csv", rows(["a", "b"]))
-    committed = Store("01_x").committed_rows(["b", "c"])
+    committed = Store("01_x").earlier_rows(["b", "c"])
     assert list(committed) == ["b"]
     assert bits(committed["b"]["value"]) == bits(0.1 + 1 / 3)
-    assert Store("01_x", committed=False).committed_rows(["b"]) == {}
-    assert Store("02_y").committed_rows(["b"]) == {}
+    assert Store("01_x", committed=False).earlier_rows(["b"]) == {}
+    assert Store("02_y").earlier_rows(["b"]) == {}
 
 
 def test_gathering_writes_rows_and_joins_old_and_new_provenance(folder):

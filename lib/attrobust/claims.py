@@ -13,6 +13,7 @@ of the whole range: the change from the smallest to the largest step.
 Never imports torch: a claim can be recomputed wherever the rows can be read.
 """
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -340,6 +341,57 @@ def reach(
                         "verdict": judged,
                     }
                 )
+    return pd.DataFrame(records)
+
+
+def restored(
+    rows: pd.DataFrame, metrics: Sequence[str], *, claim: str, explanations: Sequence[str], by: str, reference: str
+) -> pd.DataFrame:
+    """Does an explanation gain under another attention, where it did not under the reference?
+
+    Two verdicts per data set, attention, metric and explanation: that it *gains* (its trend lies above zero), and that
+    it *gains more* than under the reference at the same values of `by` (the paired difference of the two trends, seed
+    by seed, lies above zero).
+
+    Args:
+        rows: runs, comparable or not, with columns `dataset`, `attention` and one per metric and explanation.
+        metrics: column names with "{}" where the explanation's name stands; larger means more robust.
+        claim: its id.
+        explanations: their names.
+        by: column that explains, such as "step_size".
+        reference: the attention that the others are compared with.
+
+    Returns:
+        One row per data set, attention, metric, explanation and verdict, with the change over the range and its
+        interval.
+    """
+    records = []
+    for dataset, runs in rows.groupby("dataset", sort=False):
+        kept = comparable(runs)
+        for name, mine in kept[kept["attention"] != reference].groupby("attention", sort=False):
+            theirs = kept[(kept["attention"] == reference) & kept[by].isin(mine[by]) & kept["seed"].isin(mine["seed"])]
+            for metric, explanation in itertools.product(metrics, explanations):
+                column = metric.format(explanation)
+                changes, before = _changes(mine, column, by), _changes(theirs, column, by)
+                gaps = [changes[seed] - before[seed] for seed in changes if seed in before]
+                for says, values in (("gains", list(changes.values())), (f"gains more than {reference}", gaps)):
+                    low, high = interval(values)
+                    records.append(
+                        {
+                            "claim": claim,
+                            "arm": " | ".join([dataset, name, metric.replace("_{}", ""), explanation, says]),
+                            "dataset": dataset,
+                            "attention": name,
+                            "metric": metric.replace("_{}", ""),
+                            "explanation": explanation,
+                            "says": says,
+                            "change": np.mean(values) if values else np.nan,
+                            "low": low,
+                            "high": high,
+                            "seeds": len(values),
+                            "verdict": verdict(low, high, claimed="up"),
+                        }
+                    )
     return pd.DataFrame(records)
 
 

@@ -6,7 +6,7 @@ names, and hands lists over as text), and profile files. All are checked here, a
 
 import ast
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
 from attrobust import checks, data, models
@@ -78,6 +78,7 @@ PARAMETERS: dict[str, Callable[[str, object], object]] = {
     "n_attacked": _number(_whole(1)),
     "radii": _numbers(_not_negative),
     "radius": _number(_not_negative),
+    "curve_radii": _numbers(checks.positive),
     "attack_steps": _number(_whole(1)),
     "step_counts": _numbers(_whole(1)),
     "restart_counts": _numbers(_whole(1)),
@@ -130,9 +131,15 @@ def accept(name: str, accepted: Mapping[str, object]) -> None:
         raise ValueError(f"parameter {name!r} is unknown; accepted are {', '.join(sorted(accepted))}{hint}")
 
 
-def open_store(notebook: str, chosen: SimpleNamespace) -> Store:
-    """The notebook's store at its `out`, reading committed evidence unless `committed` is false."""
-    return Store(notebook, out=chosen.out, committed=chosen.committed)
+def open_store(notebook: str, chosen: SimpleNamespace, *, shares: Sequence[str] = ()) -> Store:
+    """The notebook's store at its `out`, reading committed evidence unless `committed` is false.
+
+    Args:
+        notebook: its stem.
+        chosen: its parameters.
+        shares: notebooks whose evidence serves this one too.
+    """
+    return Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares)
 
 
 def left_out(store: Store) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -68,6 +68,7 @@ class Store:
         notebook: stem of the notebook, such as "03_sgd_flattens".
         out: folder for new evidence; "" means build/<notebook>/.
         committed: whether evidence committed under figures/<notebook>/ may be read.
+        shares: notebooks whose evidence serves this one too: from beside `out`, and committed.
 
     Attributes:
         trained: networks trained for this store (now, or before an interruption).
@@ -75,10 +76,13 @@ class Store:
         left_out: networks of the grid that could not be computed, with the reason.
     """
 
-    def __init__(self, notebook: str, *, out: str | Path = "", committed: bool = True) -> None:
+    def __init__(
+        self, notebook: str, *, out: str | Path = "", committed: bool = True, shares: Sequence[str] = ()
+    ) -> None:
         self.notebook = notebook
         self.out = (Path(out) if out else paths.build / notebook).absolute()
-        self.committed = paths.figures / notebook if committed else None
+        self.committed = [paths.figures / name for name in (notebook, *shares)] if committed else []
+        self.beside = [self.out.parent / name for name in shares]
         self.trained: set[str] = set()
         self.reused: set[str] = set()
         self.left_out: dict[str, int] = {}
@@ -88,17 +92,14 @@ class Store:
 
     def own_rows(self, keys: Iterable[str]) -> dict[str, dict]:
         """Rows computed for this store, by key."""
-        return {key: row for key in keys if (row := read_json(self.out / "rows" / f"{key}.json")) is not None}
+        return _rows(self.out, keys)
 
-    def committed_rows(self, keys: Iterable[str]) -> dict[str, dict]:
-        """Rows that came with the repository, by key."""
-        tables = (
-            []
-            if self.committed is None
-            else [read_csv(path) for path in sorted(self.committed.glob("runs*.csv"), reverse=True)]
-        )
-        known = {row["key"]: row for table in tables for row in table.to_dict("records")}
-        return {key: known[key] for key in keys if key in known}
+    def earlier_rows(self, keys: Iterable[str]) -> dict[str, dict]:
+        """Rows that came with the repository or were computed for a notebook that this one shares with, by key."""
+        found = {key: row for key, row in self._committed_records("runs*.csv").items() if key in set(keys)}
+        for folder in self.beside:
+            found |= _rows(folder, keys)
+        return found
 
     def put(self, key: str, row: Mapping[str, object], provenance: Mapping[str, object]) -> None:
         """Write one row and its provenance; called by workers as soon as a run ends."""
@@ -108,15 +109,10 @@ class Store:
     def gather(self, rows: pd.DataFrame) -> None:
         """Write the rows of the notebook's grid to runs.csv, and provenance.csv beside it."""
         write_csv(self.out / "runs.csv", rows)
-        fresh = [read_json(self.out / "provenance" / f"{key}.json") for key in rows["key"]]
-        tables = (
-            []
-            if self.committed is None
-            else [read_csv(p) for p in sorted(self.committed.glob("provenance*.csv"), reverse=True)]
-        )
-        known = {row["key"]: row for table in tables for row in table.to_dict("records")}
-        records = [row or known.get(key) for key, row in zip(rows["key"], fresh, strict=True)]
-        write_csv(self.out / "provenance.csv", pd.DataFrame([r for r in records if r]))
+        known = self._committed_records("provenance*.csv")
+        for folder in (*self.beside, self.out):
+            known |= _rows(folder, rows["key"], part="provenance")
+        write_csv(self.out / "provenance.csv", pd.DataFrame([known[key] for key in rows["key"] if key in known]))
 
     # ------------------------------------------------------------------ tables and networks
 
@@ -143,8 +139,7 @@ class Store:
     def network_file(self, key: str) -> Path | None:
         """Stored weights of a network, if any."""
         file = f"{key}.safetensors"
-        own = self.out / "weights" / file
-        return self._find("networks", file) or (own if own.is_file() else None)
+        return self._find("networks", file) or self._find("weights", file)
 
     def save_weights(self, key: str, model: torch.nn.Module) -> None:
         """Store weights in the ignored cache."""
@@ -157,15 +152,17 @@ class Store:
     def keep_network(self, key: str, path: Path) -> None:
         """Note that a stored network was used; an own one is put among the reference networks, to be committed."""
         own = path.is_relative_to(self.out)
-        if own and path.parent.name != "networks":
+        if path.parent.name != "networks":
             write_bytes(self.out / "networks" / path.name, path.read_bytes())
         self.count(trained=[key] if own else [], reused=[] if own else [key])
 
     def _find(self, part: str, file: str) -> Path | None:
-        for folder in (self.out, self.committed):
-            if folder is not None and (folder / part / file).is_file():
-                return folder / part / file
-        return None
+        folders = (self.out, *self.beside, *self.committed)
+        return next((path for folder in folders if (path := folder / part / file).is_file()), None)
+
+    def _committed_records(self, pattern: str) -> dict[str, dict]:
+        tables = [read_csv(p) for folder in self.committed for p in sorted(folder.glob(pattern), reverse=True)]
+        return {row["key"]: row for table in tables for row in table.to_dict("records")}
 
     # ------------------------------------------------------------------ bookkeeping
 
@@ -193,6 +190,10 @@ class Store:
 
 
 # ---------------------------------------------------------------------- files
+
+
+def _rows(folder: Path, keys: Iterable[str], *, part: str = "rows") -> dict[str, dict]:
+    return {key: row for key in keys if (row := read_json(folder / part / f"{key}.json")) is not None}
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

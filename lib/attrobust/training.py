@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.attention import Attention
+from attrobust.swap import ImageClassifier
 
 Probe = Callable[[int, Sequence[nn.Module]], None]
 
@@ -127,7 +128,8 @@ def fit(
     if stop_loss is not None:
         checks.positive("stop_loss", stop_loss)
     checks.count("probe_every", probe_every, least=0)
-    turns = x.device.type == "cpu" and any(isinstance(module, Attention) for module in models[0].modules())
+    transformer = any(isinstance(module, Attention | ImageClassifier) for module in models[0].modules())
+    turns = x.device.type == "cpu" and transformer
     stack = (_Turns if turns else _Stack)(models, LOSSES[loss])
     per_epoch = len(x) // batch_size
     budget = epochs * per_epoch
@@ -312,11 +314,14 @@ def _finish(
         f.weights = None
 
 
+def _drops(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+
+
 def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generators: Sequence[torch.Generator]) -> None:
     if not models:
         raise ValueError("models is empty; it must hold at least one network")
-    coupled = nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd
-    if any(isinstance(module, coupled) for module in models[0].modules()):
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) or _drops(m) for m in models[0].modules()):
         raise ValueError("models hold batch normalisation or dropout; `fit` trains networks without them")
     checks.images("x", x)
     with torch.no_grad():

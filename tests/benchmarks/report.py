@@ -13,9 +13,10 @@ OURS = "attrobust"
 #: Largest relative error of a peer that counts as an answer (our choice).
 ANSWER = 0.1
 
-#: question, our route, peer ("fastest": the fastest with an answer), least ratio of its seconds over ours
+#: question, our route, peer, least ratio of its seconds over ours. Peer "fastest" is the fastest with an answer, and
+#: our route "as exact" the fastest of ours whose error is no larger than that peer's.
 TARGETS = (
-    ("top eigenvalue", f"{OURS}, tolerance 1e-2", "fastest", 1.3),
+    ("top eigenvalue", "as exact", "fastest", 1.3),
     ("top eigenvalue", OURS, "curvlinops + eigsh, as shipped", 4.0),
     ("trace", OURS, "curvlinops, as shipped", 2.0),
     ("trace", OURS, "curvlinops, unchecked", 2.0),
@@ -46,15 +47,16 @@ def targets(speed: pd.DataFrame) -> pd.DataFrame:
     for network, inside in speed.groupby("network", sort=False):
         for question, mine, peer, aim in TARGETS:
             times = inside[inside["question"] == question].pivot(index="repetition", columns="route", values="seconds")
-            rival = peer
+            routes = table[(table["network"] == network) & (table["question"] == question)].set_index("route")
+            own = routes.index.str.startswith(OURS)
             if peer == "fastest":
-                others = table[(table["network"] == network) & (table["question"] == question)]
-                others = others[~others["route"].str.startswith(OURS) & (others["error"] < ANSWER)]
-                rival = others.loc[others["seconds"].idxmin(), "route"]
-            each = times[rival] / times[mine]
-            ratio = times[rival].median() / times[mine].median()
+                peer = routes[~own & (routes["error"] < ANSWER)]["seconds"].idxmin()
+            if mine == "as exact":
+                mine = routes[own & (routes["error"] <= routes["error"][peer])]["seconds"].idxmin()
+            each = times[peer] / times[mine]
+            ratio = times[peer].median() / times[mine].median()
             found.append(
-                {"network": network, "question": question, "ours": mine, "peer": rival, "aim": aim, "ratio": ratio,
+                {"network": network, "question": question, "ours": mine, "peer": peer, "aim": aim, "ratio": ratio,
                  "least": each.min(), "most": each.max(), "met": "yes" if ratio >= aim else "no"}
             )  # fmt: skip
     return pd.DataFrame(found)
@@ -116,16 +118,16 @@ def aims(speed: pd.DataFrame) -> str:
 
 
 def warm_start(warm: pd.DataFrame) -> str:
-    """What a warm start saves, a sentence per tolerance; the first checkpoint has nothing to start from."""
-    lines = []
-    for tolerance, saved in warm[warm["checkpoint"] > 0].groupby("tolerance"):
+    """What a warm start saves, as a table; the first checkpoint has nothing to start from."""
+    found = []
+    for (tolerance, every), saved in warm[warm["checkpoint"] > 0].groupby(["tolerance", "every"]):
         cold, few = saved["cold"].sum(), saved["warm"].sum()
-        lines.append(
-            f"Tolerance {tolerance:g}, {len(saved)} checkpoints of a training run: {cold} products from random starts, "
-            f"{few} from the last eigenvector, {cold / few:.1f} times fewer (aim 2); the two values differ by at most "
-            f"{saved['difference'].max():.1e}, relatively."
-        )
-    return "\n\n".join(lines)
+        found.append(
+            {"tolerance": tolerance, "SGD steps apart": every, "checkpoints": len(saved),
+             "products, random start": cold, "products, last eigenvector": few, "aim": 2, "ratio": cold / few,
+             "largest difference": saved["difference"].max(), "met": "yes" if cold / few >= 2 else "no"}
+        )  # fmt: skip
+    return _markdown(pd.DataFrame(found))
 
 
 def write(folder: Path, rows: dict[str, pd.DataFrame]) -> None:

@@ -39,6 +39,7 @@ def top_eigenvalue(network: str) -> dict[str, Route]:
     return {
         OURS: ours,
         f"{OURS}, tolerance 1e-2": lambda: ours(tolerance=1e-2),
+        f"{OURS}, tolerance 3e-2": lambda: ours(tolerance=3e-2),
         f"{OURS}, graph built again": lambda: ours(
             hessian=curvature.ParameterHessian(model, setting.loss, x, y, keep_graph=False)
         ),

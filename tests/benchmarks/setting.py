@@ -51,8 +51,10 @@ def pooled(*, activation: str = "softplus", width: int = 16, classes: int = 10) 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"dense": dense, "strided": strided, "pooled": pooled}
 
 
-def epochs(model: nn.Module, count: int, *, step_size: float = 0.05, batch_size: int = 64) -> Iterator[int]:
-    """Train by SGD with momentum; yield the number of steps after every twelfth."""
+def epochs(
+    model: nn.Module, count: int, *, step_size: float = 0.05, batch_size: int = 64, every: int = 12
+) -> Iterator[int]:
+    """Train by SGD with momentum; yield the number of steps after each `every` of them."""
     x, y = digits()
     optimizer = torch.optim.SGD(model.parameters(), step_size, momentum=0.9)
     generator = torch.Generator().manual_seed(1)
@@ -63,7 +65,7 @@ def epochs(model: nn.Module, count: int, *, step_size: float = 0.05, batch_size:
             F.cross_entropy(model(x[index]), y[index]).backward()
             optimizer.step()
             done += 1
-            if done % 12 == 0:
+            if done % every == 0:
                 optimizer.zero_grad(set_to_none=True)
                 yield done
     optimizer.zero_grad(set_to_none=True)

@@ -1,26 +1,35 @@
 """Grids of trained and measured networks; every row is stored evidence, computed once."""
 
+from attrobust.experiments.control import read_out_twice
+from attrobust.experiments.costs import FUSED, UNFORMED, mixing, training_steps
+from attrobust.experiments.drop_in import drop_in
 from attrobust.experiments.experiment import PROTOCOLS, Experiment, Measurement, grid, key
 from attrobust.experiments.explanations import cls_rows, inside, margins, on_the_patch_grid, under_attack
 from attrobust.experiments.measure import build, dataset
 from attrobust.experiments.sweep import in_workers, run, table, tables, trained
 
 __all__ = [
+    "FUSED",
     "PROTOCOLS",
+    "UNFORMED",
     "Experiment",
     "Measurement",
     "build",
     "cls_rows",
     "dataset",
+    "drop_in",
     "grid",
     "in_workers",
     "inside",
     "key",
     "margins",
+    "mixing",
     "on_the_patch_grid",
+    "read_out_twice",
     "run",
     "table",
     "tables",
     "trained",
+    "training_steps",
     "under_attack",
 ]

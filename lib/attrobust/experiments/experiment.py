@@ -117,6 +117,7 @@ class Measurement:
         k_share: share of pixels compared by the top-k intersection.
         trace_products: budget of the trace estimate.
         betas: of the smooth twins that networks with ReLUs are attacked through.
+        maps: of a transformer, the attributions that are attacked (names of `explanations.on_the_patch_grid`).
     """
 
     radii: tuple[float, ...] = (4, 8)
@@ -126,6 +127,7 @@ class Measurement:
     k_share: float = 0.1
     trace_products: int = 30
     betas: tuple[float, ...] = (5, 10, 50)
+    maps: tuple[str, ...] = ("saliency", "raw_attention", "rollout", "gradient_attention", "relevance")
 
     def __post_init__(self) -> None:
         for radius in self.radii:

@@ -24,6 +24,7 @@ def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
         "saliency": partial(attributions.on_patches, attribution=attributions.saliency, patch=patch),
         "raw_attention": attributions.raw_attention,
         "rollout": attributions.rollout,
+        "plain_rollout": partial(attributions.rollout, renormalise=False),
         "gradient_attention": attributions.gradient_attention,
         "relevance": attributions.relevance,
     }

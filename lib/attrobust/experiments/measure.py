@@ -165,6 +165,7 @@ def _several_maps(
         steps=measurement.attack_steps,
         restarts=measurement.restarts,
         seed=experiment.seed,
+        names=measurement.maps,
         ascend_on=_twins(model, x, measurement),
     )
     row = {}

@@ -53,7 +53,7 @@ def run(
     checks.count("jobs", jobs, least=0)
     checks.one_of("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
     keys = {e: key(e, measurement) for e in experiments}
-    found = store.committed_rows(keys.values()) | store.own_rows(keys.values())
+    found = store.earlier_rows(keys.values()) | store.own_rows(keys.values())
     missing = [e for e in experiments if keys[e] not in found]
     absent = {name for name in {e.dataset for e in missing} if not data.available(name)}
     for name in sorted(absent):

@@ -1,0 +1,63 @@
+"""The control of P31: one row of attention, read through its own kernel and through a softmax of the same scores."""
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attrobust import attacks, attributions, similarity
+from attrobust.balls import Ball
+from attrobust.experiments.explanations import cls_rows
+
+Images = Float[Tensor, "batch channels height width"]
+
+
+def read_out_twice(
+    model: nn.Module, x: Images, *, radius: float, steps: int, restarts: int, seed: int, ascend_on: nn.Module | None
+) -> pd.DataFrame:
+    """How steady the ranks of CLS rows are under an attack on raw attention, by two read-outs of the same scores.
+
+    A strictly increasing kernel ranks the keys of one row as a softmax of its scores does, so row by row the two
+    columns must agree; a mean of rows (the heads of a block) need not. The ranks are taken in float64.
+
+    Args:
+        model: transformer in eval mode.
+        x: images.
+        radius: of the linf ball, in 1/255 of the pixel range.
+        steps: gradient steps of the attack (1 - Pearson of raw attention, predicted class held).
+        restarts: its random starts.
+        seed: of the random starts.
+        ascend_on: smooth twin the attack climbs on, for a kernel with a kink.
+
+    Returns:
+        One row per image and map ("one row": mean over heads of the rows' Spearman; "mean of heads"), with the Spearman
+        correlation of clean and attacked weights under `own` kernel and under `softmax`.
+    """
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    judge, climbed = (
+        attacks.lower_pearson(attributions.raw_attention, network, x, target) for network in (model, ascend_on or model)
+    )
+    found = attacks.pgd(
+        climbed,
+        x,
+        Ball("linf", radius / 255),
+        steps=steps,
+        restarts=restarts,
+        keep=attacks.same_prediction(model, x),
+        judge=judge,
+        generator=torch.Generator(x.device).manual_seed(seed),
+    )
+    kernel, columns = model.blocks[-1].attention.kernel, {}
+    with torch.no_grad():
+        scores = [cls_rows(model, images)[0].double() for images in (x, found.x)]
+    for name, read in {
+        "own": lambda s: kernel.weights(s[:, :, None])[:, :, 0],
+        "softmax": lambda s: s.softmax(-1),
+    }.items():
+        clean, moved = (read(s)[:, :, 1:] for s in scores)
+        heads = similarity.spearman(clean.flatten(0, 1)[:, None], moved.flatten(0, 1)[:, None])
+        mean = similarity.spearman(clean.mean(1)[:, None], moved.mean(1)[:, None])
+        columns[name] = torch.cat([heads.view(len(x), -1).mean(1), mean]).tolist()
+    maps = ["one row"] * len(x) + ["mean of heads"] * len(x)
+    return pd.DataFrame({"image": [*range(len(x))] * 2, "map": maps, **columns})

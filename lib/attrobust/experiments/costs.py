@@ -1,0 +1,108 @@
+"""What a kernel costs: seconds of a training step, beside softmax written out and beside fused attention.
+
+CPU seconds of this process, all kernels in turn in one process, on one thread. Timings are evidence like any other:
+they are stored as rows, and figures are drawn from the rows.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attrobust import attention, models
+
+#: Fused attention of torch: no matrix, hence nothing to explain, and no second derivative.
+FUSED = "fused softmax"
+#: Linear attention bracketed from the right: no matrix either.
+UNFORMED = "linear, matrix not formed"
+
+
+class _Fused(attention.Attention):
+    def attend(self, x: Tensor, *, read: int | None = None) -> tuple[Tensor, Tensor]:
+        q, k, v = self._split(x)
+        mixed = F.scaled_dot_product_attention(q[:, :, :read], k, v).transpose(1, 2).flatten(2)
+        return self.projection(mixed), x.new_empty(0)
+
+
+def training_steps(
+    names: Sequence[str], *, patch: int, dim: int, depth: int, batch: int, repetitions: int
+) -> pd.DataFrame:
+    """Seconds of one training step of a 28 x 28 ViT with each kernel and with fused attention.
+
+    Args:
+        names: of kernels.
+        patch: side of a patch; 4 gives 50 tokens.
+        dim: length of a token.
+        depth: number of blocks.
+        batch: images of a step.
+        repetitions: timed rounds, after one that is not counted.
+
+    Returns:
+        One row per kernel and repetition: `kernel`, `repetition`, `seconds`.
+    """
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.rand(batch, 1, 28, 28, generator=draw), torch.randint(10, (batch,), generator=draw)
+    steps = {name: _training_step(name, x, y, patch=patch, dim=dim, depth=depth) for name in (*names, FUSED)}
+    return _in_turn(steps, repetitions)
+
+
+def mixing(names: Sequence[str], token_counts: Sequence[int], *, dim: int, repetitions: int) -> pd.DataFrame:
+    """Seconds of mixing n tokens with one head, forward and backward, for each number of tokens.
+
+    Args:
+        names: of kernels.
+        token_counts: numbers of tokens.
+        dim: of the head.
+        repetitions: timed rounds, after one that is not counted.
+
+    Returns:
+        One row per number of tokens, kernel and repetition: `tokens`, `kernel`, `repetition`, `seconds`.
+    """
+    tables = []
+    for n in token_counts:
+        q, k, v = (t.requires_grad_() for t in torch.randn(3, 1, 1, n, dim, generator=torch.Generator().manual_seed(0)))
+        ways: dict[str, Callable[[], Tensor]] = {name: _mix(attention.kernel(name), q, k, v) for name in names}
+        ways[FUSED] = partial(F.scaled_dot_product_attention, q, k, v)
+        ways[UNFORMED] = partial(attention.mix_in_linear_time, attention.kernel("linear"), q, k, v)
+        rounds = {name: _backward(way, (q, k, v)) for name, way in ways.items()}
+        tables.append(_in_turn(rounds, repetitions).assign(tokens=n))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _training_step(name: str, x: Tensor, y: Tensor, *, patch: int, dim: int, depth: int) -> Callable[[], object]:
+    kernel = "softmax" if name == FUSED else name
+    size = {"patch": patch, "dim": dim, "depth": depth, "attention": kernel}
+    model = models.build("vit", input_shape=tuple(x.shape[1:]), classes=10, seed=0, activation="gelu", **size).train()
+    for block in model.blocks if name == FUSED else ():
+        block.attention.__class__ = _Fused
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def _mix(kernel: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Callable[[], Tensor]:
+    return lambda: kernel(q, k) @ v
+
+
+def _backward(mix: Callable[[], Tensor], inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+    return lambda: torch.autograd.grad(mix().square().mean(), inputs)
+
+
+def _in_turn(ways: dict[str, Callable[[], object]], repetitions: int) -> pd.DataFrame:
+    rows, names = [], list(ways)
+    for repetition in range(-1, repetitions):
+        shift = repetition % len(names)
+        for name in names[shift:] + names[:shift]:
+            begin = time.process_time()
+            ways[name]()
+            rows.append({"kernel": name, "repetition": repetition, "seconds": time.process_time() - begin})
+    return pd.DataFrame([row for row in rows if row["repetition"] >= 0])
