@@ -406,6 +406,53 @@ def reached(table: pd.DataFrame) -> str:
     return "\n".join([*lines, "", *[sentence(claim, part) for claim, part in table.groupby("claim", sort=False)]])
 
 
+def kernel_by_kernel(table: pd.DataFrame) -> str:
+    """The verdicts of `restored` as a page of text: per attention and map, both trends and whether the gain is back."""
+    lines = ["change over the whole range with its 95 % interval; restored: both supported", ""]
+    for metric, part in table.groupby(["dataset", "metric"], sort=False):
+        lines.append(", ".join(metric))
+        for (name, explanation), pair in part.groupby(["attention", "explanation"], sort=False):
+            trends = "  ".join(f"{r.change:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in pair.itertuples())
+            back = "restored" if (pair["verdict"] == SUPPORTED).all() else "not shown"
+            lines.append(f"  {name:<20}{explanation:<15}{trends}  {back}, n = {pair['seeds'].min()}")
+        lines.append("")
+    says = [f"{'':22}{'':<15}" + " | ".join(dict.fromkeys(table["says"]))]
+    return "\n".join([lines[0], *says, *lines[2:], sentence(table["claim"].iloc[0], table)])
+
+
+def parity(
+    rows: pd.DataFrame,
+    *,
+    metric: str,
+    reference: str,
+    margin: float,
+    by: Sequence[str] = ("dataset", "step_size", "seed"),
+) -> pd.DataFrame:
+    """Is a metric the same under every attention, up to a margin? Paired differences from a reference.
+
+    Args:
+        rows: comparable runs with columns `attention`, `by` and the metric.
+        metric: what is compared.
+        reference: the attention that the others are compared with.
+        margin: half width of what counts as the same, fixed beforehand.
+        by: columns that name a pair.
+
+    Returns:
+        One row per attention: mean difference, its 95 % interval, number of pairs, and the verdict.
+    """
+    wide = rows.pivot_table(index=list(by), columns="attention", values=metric, sort=False)
+    records = []
+    for name in wide.columns.drop(reference):
+        difference = (wide[name] - wide[reference]).dropna()
+        low, high = interval(difference)
+        judged = no_gain(low, high, margin=margin)
+        records.append(
+            {"attention": name, "difference": difference.mean(), "low": low, "high": high, "pairs": len(difference),
+             f"within {margin:g}": judged}
+        )  # fmt: skip
+    return pd.DataFrame(records)
+
+
 def means(table: pd.DataFrame, metrics: Sequence[str], *, by: Sequence[str]) -> pd.DataFrame:
     """Mean and 95 % Student-t interval of each metric for every combination of `by`.
 

@@ -63,7 +63,7 @@ def _not_negative(name: str, value: float) -> float:
 PARAMETERS: dict[str, Callable[[str, object], object]] = {
     "dataset": _number(lambda name, value: checks.one_of(name, value, data.NAMES)),
     "datasets": _names(data.NAMES),
-    "vits": _names(("digits", "fashion_mnist", "fashion_mnist_deep")),
+    "vits": _names(("digits", "fashion_mnist", "fashion_mnist_deep", "cifar10_deep")),
     "activations": _names(tuple(models.ACTIVATIONS)),
     "protocols": _names(("matched", "plateau", "standard")),
     "step_sizes": _numbers(checks.positive),
@@ -89,6 +89,9 @@ PARAMETERS: dict[str, Callable[[str, object], object]] = {
     "seed": _number(_whole(0)),
     "cases": _number(_whole(1)),
     "updates": _number(_whole(1)),
+    "token_counts": _numbers(_whole(2)),
+    "repetitions": _number(_whole(1)),
+    "drop_in_epochs": _number(_whole(1)),
     "keys": _number(_whole(10)),
     "jobs": _number(_whole(0)),
     "device": _number(lambda name, value: checks.one_of(name, value, ("cpu", "cuda"))),

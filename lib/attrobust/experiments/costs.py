@@ -29,7 +29,7 @@ class _Fused(attention.Attention):
 
 
 def training_steps(
-    names: Sequence[str], *, patch: int, dim: int, depth: int, batch: int, repetitions: int
+    names: Sequence[str], patch: int, dim: int, depth: int, batch: int, repetitions: int
 ) -> pd.DataFrame:
     """Seconds of one training step of a 28 x 28 ViT with each kernel and with fused attention.
 
@@ -50,7 +50,7 @@ def training_steps(
     return _in_turn(steps, repetitions)
 
 
-def mixing(names: Sequence[str], token_counts: Sequence[int], *, dim: int, repetitions: int) -> pd.DataFrame:
+def mixing(names: Sequence[str], token_counts: Sequence[int], dim: int, repetitions: int) -> pd.DataFrame:
     """Seconds of mixing n tokens with one head, forward and backward, for each number of tokens.
 
     Args:

@@ -18,6 +18,14 @@ PROTOCOLS: dict[str, dict[str, object]] = {
 #: Matched-loss runs may use this many times the epochs of a plateau run before they count as not reaching it.
 PATIENCE = 5
 
+#: Transformers of notebooks 06 and 07: fields of an Experiment.
+VITS: dict[str, dict[str, object]] = {
+    "digits": {"dataset": "digits", "patch": 2, "dim": 32, "depth": 2},
+    "fashion_mnist": {"dataset": "fashion_mnist", "patch": 7, "dim": 48, "depth": 2},
+    "fashion_mnist_deep": {"dataset": "fashion_mnist", "patch": 4, "dim": 64, "depth": 4},
+    "cifar10_deep": {"dataset": "cifar10", "patch": 4, "dim": 128, "depth": 6},
+}
+
 #: Fields that say something of a transformer only; elsewhere they stay at their default and are no columns.
 TRANSFORMER = ("attention", "patch", "dim", "depth")
 
