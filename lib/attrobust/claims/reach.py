@@ -1,0 +1,141 @@
+"""Several explanations of the same networks: whom does a gain reach, and under which attention is it restored?"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from attrobust.claims.rule import NO_GAIN_MARGIN, SUPPORTED, change_per_seed, comparable, interval, no_gain, verdict
+from attrobust.claims.tables import sentence
+
+
+def reach(
+    rows: pd.DataFrame, metrics: Sequence[str], *, claim: str, gaining: str, others: Sequence[str], by: str
+) -> pd.DataFrame:
+    """Does a gain of one explanation reach the others of the same networks?
+
+    Three verdicts per data set and metric: that `gaining` gains (its trend lies above zero), that another gains less
+    (the paired difference of the two trends, seed by seed, lies above zero), and that the other does not gain at all
+    (the interval of its trend lies inside the margin of `no_gain`).
+
+    Args:
+        rows: runs, comparable or not, with a column for each metric and explanation.
+        metrics: column names with "{}" where the explanation's name stands; larger means more robust.
+        claim: its id.
+        gaining: explanation whose gain is the premise.
+        others: explanations it may or may not reach.
+        by: column that explains, such as "step_size".
+
+    Returns:
+        One row per data set, metric, verdict and explanation, with the change over the range and its interval.
+    """
+    records = []
+    for dataset, runs in rows.groupby("dataset", sort=False):
+        kept = comparable(runs)
+        for metric in metrics:
+            first = change_per_seed(kept, metric.format(gaining), by)
+            tests = [(gaining, "gains", list(first.values()), None)]
+            for other in others:
+                second = change_per_seed(kept, metric.format(other), by)
+                gaps = [first[seed] - second[seed] for seed in first if seed in second]
+                tests += [(other, f"gains less than {gaining}", gaps, None)]
+                tests += [(other, "does not gain", list(second.values()), NO_GAIN_MARGIN)]
+            for name, says, changes, margin in tests:
+                low, high = interval(changes)
+                judged = verdict(low, high, claimed="up") if margin is None else no_gain(low, high, margin=margin)
+                values = kept.groupby(by)[metric.format(name)].mean()
+                records.append(
+                    {
+                        "claim": claim,
+                        "arm": " | ".join([dataset, metric.replace("_{}", ""), name, says]),
+                        "dataset": dataset,
+                        "metric": metric.replace("_{}", ""),
+                        "explanation": name,
+                        "says": says,
+                        "change": np.mean(changes) if changes else np.nan,
+                        "low": low,
+                        "high": high,
+                        "seeds": len(changes),
+                        "first": values.iloc[0] if len(values) else np.nan,
+                        "last": values.iloc[-1] if len(values) else np.nan,
+                        "verdict": judged,
+                    }
+                )
+    return pd.DataFrame(records)
+
+
+def reached(table: pd.DataFrame) -> str:
+    """The verdicts of `reach` as a page of text, one line each."""
+    lines = ["change over the whole range with its 95 % interval", ""]
+    for metric, part in table.groupby(["dataset", "metric"], sort=False):
+        lines.append(", ".join(metric))
+        for row in part.itertuples():
+            name = f"{row.explanation} {row.says}"
+            lines.append(f"  {name:<46}{row.change:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]  {row.verdict}")
+    return "\n".join([*lines, "", *[sentence(claim, part) for claim, part in table.groupby("claim", sort=False)]])
+
+
+def restored(
+    rows: pd.DataFrame, metrics: Sequence[str], *, claim: str, explanations: Sequence[str], by: str, reference: str
+) -> pd.DataFrame:
+    """Does an explanation gain under another attention, where it did not under the reference?
+
+    Two verdicts per data set, attention, metric and explanation: that it *gains* (its trend lies above zero), and that
+    it *gains more* than under the reference at the same values of `by` (the paired difference of the two trends, seed
+    by seed, lies above zero).
+
+    Args:
+        rows: runs, comparable or not, with columns `dataset`, `attention` and one per metric and explanation.
+        metrics: column names with "{}" where the explanation's name stands; larger means more robust.
+        claim: its id.
+        explanations: their names.
+        by: column that explains, such as "step_size".
+        reference: the attention that the others are compared with.
+
+    Returns:
+        One row per data set, attention, metric, explanation and verdict, with the change over the range and its
+        interval.
+    """
+    records = []
+    for dataset, runs in rows.groupby("dataset", sort=False):
+        kept = comparable(runs)
+        for name, mine in kept[kept["attention"] != reference].groupby("attention", sort=False):
+            theirs = kept[(kept["attention"] == reference) & kept[by].isin(mine[by]) & kept["seed"].isin(mine["seed"])]
+            for metric, explanation in itertools.product(metrics, explanations):
+                column = metric.format(explanation)
+                changes, before = change_per_seed(mine, column, by), change_per_seed(theirs, column, by)
+                gaps = [changes[seed] - before[seed] for seed in changes if seed in before]
+                for says, values in (("gains", list(changes.values())), (f"gains more than {reference}", gaps)):
+                    low, high = interval(values)
+                    records.append(
+                        {
+                            "claim": claim,
+                            "arm": " | ".join([dataset, name, metric.replace("_{}", ""), explanation, says]),
+                            "dataset": dataset,
+                            "attention": name,
+                            "metric": metric.replace("_{}", ""),
+                            "explanation": explanation,
+                            "says": says,
+                            "change": np.mean(values) if values else np.nan,
+                            "low": low,
+                            "high": high,
+                            "seeds": len(values),
+                            "verdict": verdict(low, high, claimed="up"),
+                        }
+                    )
+    return pd.DataFrame(records)
+
+
+def kernel_by_kernel(table: pd.DataFrame) -> str:
+    """The verdicts of `restored` as a page of text: per attention and map, both trends and whether the gain is back."""
+    lines = ["change over the whole range with its 95 % interval; restored: both supported", ""]
+    for metric, part in table.groupby(["dataset", "metric"], sort=False):
+        lines.append(", ".join(metric))
+        for (name, explanation), pair in part.groupby(["attention", "explanation"], sort=False):
+            trends = "  ".join(f"{r.change:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in pair.itertuples())
+            back = "restored" if (pair["verdict"] == SUPPORTED).all() else "not shown"
+            lines.append(f"  {name:<20}{explanation:<15}{trends}  {back}, n = {pair['seeds'].min()}")
+        lines.append("")
+    says = [f"{'':22}{'':<15}" + " | ".join(dict.fromkeys(table["says"]))]
+    return "\n".join([lines[0], *says, *lines[2:], sentence(table["claim"].iloc[0], table)])

@@ -1,0 +1,37 @@
+"""Claims as a file and as a sentence, and the runs that left their arm."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from attrobust.claims.rule import OPPOSITE, SUPPORTED, UNDECIDED
+
+
+def save(table: pd.DataFrame, folder: str | Path) -> None:
+    """Write claims.csv into `folder`, numbers rounded to six digits."""
+    path = Path(folder) / "claims.csv"
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    partial.replace(path)
+
+
+def left_out(
+    rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol"), by: str = "step_size"
+) -> pd.DataFrame:
+    """Runs that left their arm, counted by arm, value of `by` and reason."""
+    gone = rows[~rows["comparable"].astype(bool)]
+    return gone.groupby([*arm, by, "reason"], sort=False).size().rename("runs").reset_index()
+
+
+def sentence(name: str, table: pd.DataFrame) -> str:
+    """One line that says in how many arms a claim holds.
+
+    Example:
+        >>> sentence("C2", pd.DataFrame({"verdict": ["supported", "opposite"]}))
+        'C2: supported in 1, opposite in 1, undecided in 0 of 2 arms'
+    """
+    counts = table["verdict"].value_counts()
+    parts = ", ".join(f"{word} in {counts.get(word, 0)}" for word in (SUPPORTED, OPPOSITE, UNDECIDED))
+    return f"{name}: {parts} of {len(table)} arms"
