@@ -38,7 +38,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON3=/path/to/python3")'
 	@test -n "$(ACTIVE)" || test -x $(PYTHON) || $(PYTHON3) -m venv .venv
 	@echo "installing into $(dir $(READY)) (a few minutes the first time)"
-	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test,hf]'
 	@touch $(READY)
 
 reproduce: env ## recompute every notebook from an empty store, draw every figure, compare the claims

@@ -437,3 +437,61 @@ def test_incomparable_runs_do_not_count():
     spoiled = rows.assign(comparable=rows.step_size < 0.1)
     spoiled.loc[~spoiled.comparable, "worst_b_spearman"] = 9.0
     assert verdicts_of(spoiled)[0]["does not gain"] == "supported"
+
+
+# ------------------------------------------------------------------ is it restored?
+
+
+def two_attentions(reference, other, **options):
+    """Runs of two attentions; each explanation's change over the range of step sizes is given."""
+    parts = [two_explanations(*change, **options).assign(attention=name) for name, change in
+             (("softmax", reference), ("gaussian", other))]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def restored(rows, explanation="b"):
+    how = {"claim": "C7", "explanations": [explanation], "by": "step_size", "reference": "softmax"}
+    table = claims.restored(rows, ["worst_{}_spearman"], **how)
+    assert table.claim.eq("C7").all()
+    assert table.attention.eq("gaussian").all()
+    return dict(zip(table.says, table.verdict, strict=True)), table
+
+
+def test_a_planted_gain_under_another_attention_is_restored():
+    found, table = restored(two_attentions((0.2, 0.0), (0.2, 0.15)))
+    assert set(found.values()) == {"supported"}
+    assert table.change.to_numpy() == pytest.approx([0.15, 0.15], abs=0.02)
+    assert "restored, n = 5" in claims.kernel_by_kernel(table)
+
+
+def test_a_gain_that_softmax_has_too_is_not_restored():
+    found, table = restored(two_attentions((0.2, 0.15), (0.2, 0.15)))
+    assert found == {"gains": "supported", "gains more than softmax": "undecided"}
+    assert "not shown" in claims.kernel_by_kernel(table)
+
+
+def test_less_loss_than_under_softmax_is_not_a_gain():
+    found, _ = restored(two_attentions((0.0, -0.3), (0.0, -0.1)))
+    assert found == {"gains": "opposite", "gains more than softmax": "supported"}
+
+
+def test_a_kernel_at_few_steps_and_seeds_is_paired_with_softmax_there():
+    rows = two_attentions((0.2, 0.0), (0.2, 0.15))
+    ends = rows.step_size.isin([rows.step_size.min(), rows.step_size.max()]) & (rows.seed < 3)
+    few = rows[(rows.attention == "softmax") | ends]
+    bent = few.copy()  # softmax elsewhere must not matter
+    bent.loc[(bent.attention == "softmax") & ~ends, "worst_b_spearman"] = 9.0
+    assert restored(bent)[1].change.to_numpy() == pytest.approx(restored(few)[1].change.to_numpy())
+    assert restored(few)[1].seeds.eq(3).all()
+
+
+def test_parity_needs_the_whole_interval_inside_the_margin():
+    rows = two_attentions((0.0, 0.0), (0.0, 0.0), noise=0.001)
+    rows["worst_b_spearman"] += 0.001 * np.random.default_rng(1).standard_normal(len(rows))
+    how = {"metric": "worst_b_spearman", "reference": "softmax"}
+    same = claims.parity(rows, margin=0.01, **how)
+    assert same["within 0.01"].tolist() == ["supported"]
+    assert same.pairs.tolist() == [15]
+    assert claims.parity(rows, margin=1e-4, **how)["within 0.0001"].tolist() == ["undecided"]
+    lower = rows.assign(worst_b_spearman=rows.worst_b_spearman - 0.1 * (rows.attention == "gaussian"))
+    assert claims.parity(lower, margin=0.01, **how)["within 0.01"].tolist() == ["opposite"]

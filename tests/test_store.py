@@ -195,6 +195,28 @@ def test_committed_rows_are_read_only_where_they_may_be(folder):
     assert Store("02_y").earlier_rows(["b"]) == {}
 
 
+def test_evidence_of_a_shared_notebook_serves_too_computed_or_committed(folder):
+    store.write_csv(paths.figures / "01_x" / "runs.csv", rows(["a"]))
+    Store("01_x", out=folder / "here" / "01_x").put("b", {"value": 2.0}, {"seconds": 3.0})
+    sharing = Store("02_y", out=folder / "here" / "02_y", shares=["01_x"])
+    assert set(sharing.earlier_rows(["a", "b", "c"])) == {"a", "b"}
+    assert sharing.own_rows(["a", "b"]) == {}
+    sharing.gather(pd.DataFrame({"key": ["b"], "value": [2.0]}))
+    assert store.read_csv(sharing.out / "provenance.csv")["seconds"].tolist() == [3.0]
+    alone = Store("02_y", out=folder / "here" / "02_y", shares=["01_x"], committed=False)
+    assert set(alone.earlier_rows(["a", "b"])) == {"b"}
+    assert Store("02_y", out=folder / "there" / "02_y").earlier_rows(["a", "b"]) == {}
+
+
+def test_weights_of_a_shared_notebook_are_kept_as_a_reference_of_ones_own(folder):
+    Store("01_x", out=folder / "01_x").save_weights("w", cases.linear())
+    sharing = Store("02_y", out=folder / "02_y", shares=["01_x"])
+    found = sharing.network_file("w")
+    sharing.keep_network("w", found)
+    assert (folder / "02_y" / "networks" / "w.safetensors").read_bytes() == found.read_bytes()
+    assert (sharing.trained, sharing.reused) == (set(), {"w"})
+
+
 def test_gathering_writes_rows_and_joins_old_and_new_provenance(folder):
     store.write_csv(
         paths.figures / "01_x" / "provenance.csv", pd.DataFrame({"key": ["a", "b", "z"], "seconds": [1.0, 2.0, 9.0]})

@@ -25,7 +25,7 @@ class _Fused(attention.Attention):
     def attend(self, x: Tensor, *, read: int | None = None) -> tuple[Tensor, Tensor]:
         q, k, v = self._split(x)
         mixed = F.scaled_dot_product_attention(q[:, :, :read], k, v).transpose(1, 2).flatten(2)
-        return self.projection(mixed), x.new_empty(0)
+        return self.projection(mixed), x.new_zeros(()).expand(*q.shape[:3], k.shape[2])
 
 
 def training_steps(

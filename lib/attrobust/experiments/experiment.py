@@ -15,6 +15,9 @@ PROTOCOLS: dict[str, dict[str, object]] = {
     "standard": {"stop_loss": None, "schedule": "cosine", "weight_decay": 5e-4},
 }
 
+#: Attributions of a transformer that notebook 06 attacks.
+MAPS = ("saliency", "raw_attention", "rollout", "gradient_attention", "relevance")
+
 #: Matched-loss runs may use this many times the epochs of a plateau run before they count as not reaching it.
 PATIENCE = 5
 
@@ -125,7 +128,7 @@ class Measurement:
         k_share: share of pixels compared by the top-k intersection.
         trace_products: budget of the trace estimate.
         betas: of the smooth twins that networks with ReLUs are attacked through.
-        maps: of a transformer, the attributions that are attacked (names of `explanations.on_the_patch_grid`).
+        maps: of a transformer, the attributions that are attacked, out of those of `on_the_patch_grid`.
     """
 
     radii: tuple[float, ...] = (4, 8)
@@ -135,7 +138,7 @@ class Measurement:
     k_share: float = 0.1
     trace_products: int = 30
     betas: tuple[float, ...] = (5, 10, 50)
-    maps: tuple[str, ...] = ("saliency", "raw_attention", "rollout", "gradient_attention", "relevance")
+    maps: tuple[str, ...] = MAPS
 
     def __post_init__(self) -> None:
         for radius in self.radii:
@@ -146,6 +149,8 @@ class Measurement:
         checks.count("n_attacked", self.n_attacked)
         if not 0 < self.k_share <= 1:
             raise ValueError(f"k_share is {self.k_share!r}; it must lie in (0, 1]")
+        for name in self.maps:
+            checks.one_of("map", name, (*MAPS, "plain_rollout"))
 
 
 def key(experiment: Experiment, measurement: Measurement) -> str:
