@@ -122,7 +122,7 @@ class InputHessian:
         x: images, or any floating-point inputs.
         y: class each readout refers to.
         readout: (model, x, y) -> one number per image; the logit by default.
-        chunk: images per graph.
+        chunk: images per graph; convolutions are fastest at about a hundred, dense networks do not care.
         keep_graph: True, False or "auto", as for ParameterHessian.
         memory: bytes that "auto" may fill; None for half of what is free.
 
@@ -137,7 +137,7 @@ class InputHessian:
         y: Tensor,
         *,
         readout: Readout = logit,
-        chunk: int = 256,
+        chunk: int = 128,
         keep_graph: bool | str = "auto",
         memory: int | None = None,
     ) -> None:
