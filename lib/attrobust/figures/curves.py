@@ -172,4 +172,4 @@ def _legend(figure: Figure, hues: Sequence[str]) -> None:
     if len(hues) < 2:
         return
     handles = [plt.Line2D([], [], color=COLORS[h], marker="o", label=label(h)) for h in hues]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(hues))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(hues) if len(hues) < 7 else 4)

@@ -53,7 +53,7 @@ COLORS: dict[str, object] = {
     "elu + 1": _blind[5],
     "ReLU": _blind[9],
     "ReLU²": _blind[8],
-    "l2": _blind[6],
+    "l2": "#999933",
     "gaussian": _blind[4],
     "exp, not divided": _blind[1],
     "linear": _blind[5],
