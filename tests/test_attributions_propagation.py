@@ -14,6 +14,8 @@ from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 from torch import nn
 from torch.nn import functional as F
 
+quiet = pytest.mark.filterwarnings("ignore:Input Tensor|Setting")  # captum announces its hooks
+
 RULES = {
     "deep_lift": partial(attributions.deep_lift, baseline=0.1),
     "lrp": partial(attributions.lrp, epsilon=0.0),
@@ -90,14 +92,27 @@ def chosen(model, x=X):
 # ------------------------------------------------------------------ values: captum, closed forms, sums
 
 
-@pytest.mark.parametrize("network", [plain, pooled, partial(plain, nn.Softplus), partial(plain, nn.Tanh)])
-@pytest.mark.parametrize("activation", [None, nn.ReLU])
-def test_deep_lift_agrees_with_captum(network, activation):
-    model = network(activation) if activation and not isinstance(network, partial) else network()
-    if isinstance(model[1], nn.GELU):
-        model[1] = nn.ELU()  # captum has no rule for GELU and would take its gradient
-    theirs = captum.attr.DeepLift(model, eps=1e-12).attribute(X, torch.full_like(X, 0.1), target=Y)
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Softplus, nn.Tanh, nn.ELU, nn.LeakyReLU])
+@quiet
+def test_deep_lift_agrees_with_captum(activation):
+    model = plain(activation)
+    theirs = captum.attr.DeepLift(model, eps=1e-12).attribute(X.clone().requires_grad_(), 0 * X + 0.1, target=Y)
     assert torch.allclose(attributions.deep_lift(model, X, Y, baseline=0.1), theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ELU])
+@quiet
+def test_deep_lift_through_a_max_pool_agrees_with_captum(activation):
+    """Captum is not complete where an activation comes before; it answers for what is behind, the rest by hand."""
+    model = pooled(activation)
+    here, there = model[0](X).detach(), model[0](0 * X + 0.1).detach()
+    after, before = model[1](here), model[1](there)
+    behind = captum.attr.DeepLift(model[2:]).attribute(after.clone().requires_grad_(), before, target=Y)
+    apart = (after - before).abs() > 1e-12
+    secants = torch.where(apart, behind / torch.where(apart, here - there, 1), 0)
+    multipliers = F.conv_transpose2d(secants, model[0].weight, padding=1)
+    ours = attributions.deep_lift(model, X, Y, baseline=0.1)
+    assert torch.allclose(ours, (X - 0.1) * multipliers, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("network", [*SMOOTH.values(), *BENT.values()])
@@ -122,9 +137,15 @@ def test_deep_lift_near_its_baseline_is_the_gradient_times_the_way(network, dist
     assert torch.allclose(maps, (x - 0.4) * gradient, rtol=0, atol=10 * distance**2 + 1e-15)
 
 
+@cases.isolated
+def one_unit(pixels, *units):
+    layers = [nn.Linear(pixels, units[0], bias=False), *[nn.Linear(units[0], n, bias=False) for n in units[1:]]]
+    return [layer.double() for layer in layers]
+
+
 def test_deep_lift_of_one_activation_is_known_in_closed_form():
     weight = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
-    layer = nn.Linear(3, 1, bias=False, dtype=torch.float64)
+    (layer,) = one_unit(3, 1)
     layer.weight.data = weight
     model = nn.Sequential(nn.Flatten(), layer, nn.Tanh())
     x = torch.tensor([0.9, 0.2, 0.4], dtype=torch.float64).view(1, 1, 1, 3)
@@ -140,7 +161,7 @@ def test_every_activation_on_the_list_is_elementwise_and_keeps_deep_lift_complet
     else:
         activation = getattr(F, name.replace("log_s", "logs"), None) or getattr(torch, name)
     h = torch.randn(5, 7, generator=cases.generator(), dtype=torch.float64)
-    assert torch.equal(activation(h)[:2, 3:], activation(h[:2, 3:].clone()))
+    assert torch.allclose(activation(h)[:2, 3:], activation(h[:2, 3:].clone()), rtol=1e-14)
     model = residual(activation)
     change = chosen(model) - chosen(model, torch.zeros_like(X))
     assert torch.allclose(totals(attributions.deep_lift(model, X, Y)), change, rtol=1e-10, atol=1e-12)
@@ -168,6 +189,7 @@ def test_arguments_of_an_activation_are_kept(activation):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("network", [plain, pooled])
 @pytest.mark.parametrize("epsilon", [1e-9, 0.1])
+@quiet
 def test_lrp_with_epsilon_agrees_with_captum(network, epsilon, bias):
     if network is pooled and epsilon > 1e-3:
         pytest.skip("captum damps at the max-pool too")
@@ -175,23 +197,24 @@ def test_lrp_with_epsilon_agrees_with_captum(network, epsilon, bias):
     model = network(nn.ReLU, bias=bias)
     for layer in model:
         if not isinstance(layer, nn.ReLU):
-            layer.rule = EpsilonRule(0.0 if isinstance(layer, nn.Flatten) else epsilon)
-    theirs = captum.attr.LRP(model).attribute(X.clone(), target=Y)
-    assert torch.allclose(ours, theirs.detach().nan_to_num(), rtol=1e-5, atol=1e-8)
+            layer.rule = EpsilonRule(1e-30 if isinstance(layer, nn.Flatten) else epsilon)
+    theirs = captum.attr.LRP(model).attribute(X.clone().requires_grad_(), target=Y)
+    assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("network", [plain, pooled])
+@quiet
 def test_lrp_with_z_plus_agrees_with_captum(network, bias):
-    ours = attributions.lrp(network(nn.ReLU, bias=bias), X, Y, rule="z_plus")
+    ours = attributions.lrp(network(nn.ReLU, bias=bias), X, Y, rule="z_plus", epsilon=1e-9)
     model = network(nn.ReLU, bias=bias)
     for layer in model:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.rule = Alpha1_Beta0_Rule(set_bias_to_zero=True)
         elif not isinstance(layer, nn.ReLU):
             layer.rule = EpsilonRule(1e-12)
-    theirs = captum.attr.LRP(model).attribute(X.clone(), target=Y)
-    assert torch.allclose(ours, theirs.detach(), rtol=1e-5, atol=1e-8)
+    theirs = captum.attr.LRP(model).attribute(X.clone().requires_grad_(), target=Y)
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("network", [*BENT.values(), partial(plain, bias=False)])
@@ -210,14 +233,32 @@ def test_lrp_without_epsilon_is_input_times_gradient_on_a_relu_network(network):
 def test_relevance_is_conserved_where_nothing_adds_a_constant(network, activation):
     model = network(activation, bias=False)
     assert torch.allclose(totals(attributions.lrp(model, X, Y, epsilon=0.0)), chosen(model))
-    assert torch.allclose(totals(attributions.lrp(model, X, Y, rule="z_plus")), chosen(model))
 
 
+def lively(model):
+    """Every feature has a weight above 0 from something positive, so none is left without a share to hand on."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.abs() * torch.where(torch.arange(p.numel()).view(p.shape) % 3 == 2, -0.2, 1.0))
+    return model
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh, nn.Softplus])
 @pytest.mark.parametrize("network", [plain, pooled])
-def test_biases_take_relevance_under_epsilon_and_none_under_z_plus(network):
-    model = network(nn.ReLU)
-    assert (totals(attributions.lrp(model, X, Y, epsilon=0.0)) - chosen(model)).abs().max() > 1e-2
-    assert torch.allclose(totals(attributions.lrp(model, X, Y, rule="z_plus")), chosen(model))
+def test_z_plus_conserves_relevance_past_biases_and_epsilon_does_not(network, activation, bias):
+    model = lively(network(activation, bias=bias))
+    ours = attributions.lrp(model, X, Y, rule="z_plus", epsilon=0.0)
+    assert torch.allclose(totals(ours), chosen(model))
+    lost = (totals(attributions.lrp(model, X, Y, epsilon=0.0)) - chosen(model)).abs().max()
+    assert (lost > 1e-2) == (bias or activation is nn.Softplus)
+
+
+def test_relevance_of_a_feature_without_positive_contributions_is_lost():
+    model = cases.linear()
+    with torch.no_grad():
+        model[1].weight[2] = -model[1].weight[2].abs()
+    assert not attributions.lrp(model, X, Y, rule="z_plus")[2].any()
 
 
 def test_epsilon_takes_relevance_away_and_the_more_the_larger():
@@ -236,7 +277,7 @@ def test_z_plus_shares_are_positive_and_follow_the_equation():
     for target in range(cases.CLASSES):
         weight, logit = model[1].weight[target], model(x)[0, target]
         positive = (weight * x.flatten()).clamp_min(0)
-        ours = attributions.lrp(model, x, torch.tensor([target]), rule="z_plus").flatten()
+        ours = attributions.lrp(model, x, torch.tensor([target]), rule="z_plus", epsilon=0.0).flatten()
         assert torch.allclose(ours, positive / positive.sum() * logit)
 
 
@@ -250,10 +291,12 @@ def test_batch_norm_is_a_linear_layer_for_epsilon_and_must_be_folded_for_z_plus(
         assert torch.allclose(RULES[name](model, X, Y), RULES[name](folded, X, Y), atol=1e-10)
     with pytest.raises(ValueError, match="model runs batch_norm, for which lrp with rule='z_plus' has no rule"):
         RULES["z_plus"](model, X, Y)
-    assert torch.allclose(totals(RULES["z_plus"](folded, X, Y)), chosen(model))
+    lively(folded)
+    assert torch.allclose(totals(RULES["z_plus"](folded, X, Y)), chosen(folded), rtol=1e-4)
 
 
 @pytest.mark.parametrize("network", [plain, partial(pooled, nn.ReLU)])
+@quiet
 def test_guided_backprop_agrees_with_captum(network):
     theirs = captum.attr.GuidedBackprop(network()).attribute(X.clone().requires_grad_(), target=Y)
     assert torch.allclose(attributions.guided_backprop(network(), X, Y), theirs, rtol=1e-12)
@@ -297,11 +340,11 @@ def test_a_hidden_functional_relu_gives_the_map_of_a_module(name, call):
 def test_the_map_of_a_twin_tends_to_that_of_its_relu_network(name, network):
     relu = network()
     errors = []
-    for beta in (10.0, 100.0, 10000.0):
+    for beta in (10.0, 1000.0, 1e6):
         twin = models.smooth_twin(relu, X, beta=beta)
         errors.append((RULES[name](twin, X, Y) - RULES[name](relu, X, Y)).norm().item())
-    assert errors[2] < 0.02 * RULES[name](relu, X, Y).norm().item()
-    assert errors[2] < errors[0] / 5
+    assert errors[0] > 10 * errors[1] > 100 * errors[2]
+    assert errors[2] < 1e-3 * RULES[name](relu, X, Y).norm().item()
 
 
 class Gated(nn.Module):
@@ -326,9 +369,16 @@ def refused_networks():
 @pytest.mark.parametrize("network", refused_networks())
 @pytest.mark.parametrize("name", RULES)
 def test_a_network_with_anything_else_in_it_is_refused(name, network):
+    if (name, network) == ("z_plus", "a hand-written kink"):
+        return  # all shares keep their signs, and so does the kink: see the next law
     sentence = "for which (deep_lift|lrp|guided_backprop) has no rule|model runs .*, for which lrp"
     with pytest.raises(ValueError, match=sentence):
         RULES[name](refused_networks()[network], X, Y)
+
+
+def test_z_plus_passes_a_hand_written_relu_as_it_passes_a_relu():
+    relu = cases.mlp(nn.ReLU())
+    assert torch.allclose(RULES["z_plus"](cases.Folded(relu), X, Y), RULES["z_plus"](relu, X, Y))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -538,7 +588,8 @@ def test_uniform_grad_of_a_quadratic_averages_to_its_gradient():
 
 def test_uniform_grad_covers_a_kink_in_proportion():
     """Of |x| over [x - r, x + r] the mean slope is x / r."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)).double()
+    first, second = one_unit(1, 2, 1)
+    model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second)
     model[1].weight.data, model[3].weight.data = torch.tensor([[1.0], [-1.0]]).double(), torch.ones(1, 2).double()
     x = torch.full((1, 1, 1, 1), 0.05, dtype=torch.float64)
     how = {"ball": Ball("linf", 0.2), "samples": 20000, "generator": cases.generator()}

@@ -265,7 +265,7 @@ def _ranks(importances: Importances, generator: torch.Generator) -> Int[Tensor, 
     """Place of every pixel, 0 = most important; ties in random order."""
     flat = importances.flatten(1)
     shuffled = torch.rand(flat.shape, device=generator.device, generator=generator).to(flat.device).argsort(1)
-    order = shuffled.gather(1, flat.gather(1, shuffled).argsort(1, descending=True, stable=True))
+    order = shuffled.gather(1, flat.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
     return order.argsort(1)
 
 

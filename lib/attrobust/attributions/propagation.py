@@ -71,16 +71,17 @@ def deep_lift(model: nn.Module, x: Images, target: Labels, *, baseline: float = 
 def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", epsilon: float = 1e-6) -> Images:
     """Relevance of the logit handed back layer by layer: R_i = sum_j R_j z_ij / sum_i' z_i'j, z_ij = h_i w_ij.
 
-    rule "epsilon": the denominator is the layer's output with its bias, pushed away from zero by `epsilon`. Every
-    linear call is covered (residual sums, average pools, batch norm in eval mode, shifts). With epsilon = 0 a ReLU
-    network's map is input x gradient, biases or not.
+    rule "epsilon": the denominator is the layer's output, its bias included. Every linear call is covered (residual
+    sums, average pools, batch norm in eval mode, shifts). With epsilon = 0 a ReLU network's map is input x gradient,
+    biases or not.
 
     rule "z_plus": only positive z_ij count, biases never (alpha-beta with alpha = 1, beta = 0). Dense and convolutional
     layers follow it; sums of branches, average pools and shifts of the pixels share in proportion, as above. Batch norm
-    is refused: fold it into its convolution first (torch.nn.utils.fusion.fuse_conv_bn_eval).
+    is refused: fold it into its convolution first (torch.nn.utils.fusion.fuse_conv_bn_eval). What a feature without
+    any positive z_ij has of relevance is lost.
 
-    Activations pass relevance on, max-pools to the winner. An activation with f(0) other than 0, such as softplus, is
-    read as f(0), which counts as a bias, plus the rest: so the map of a smooth twin tends to that of its original.
+    Activations pass relevance on, max-pools to the winner. Under "epsilon" an activation with f(0) other than 0, such
+    as softplus, is f(0), a bias, and the rest. Under both the map of a smooth twin tends to that of its original.
 
     2 forward passes, 1 backward; z_plus runs every weighted layer five times in all.
 
@@ -89,12 +90,13 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
         x: images, pixels in [0, 1].
         target: explained class of each image.
         rule: "epsilon" or "z_plus".
-        epsilon: of the first rule, in units of the features, at least 0 (1e-6 is our choice: for stability only;
-            larger ones silence weak features). It acts where a linear layer ends in an activation or in the logit.
+        epsilon: moves every denominator away from zero, in units of the features, at least 0 (1e-6 is our choice: for
+            stability only; a larger one silences weak features). Under "epsilon" it acts where linear calls end in
+            an activation or in the logit.
 
     Returns:
-        One signed map per image. It sums to the logit if nothing adds a constant (biases may, under z_plus); what
-        constants contributed is missing from the sum.
+        One signed map per image. With epsilon = 0 it sums to the logit if nothing adds a constant (under z_plus, if
+        nothing but a bias does); what constants contributed is missing from the sum.
 
     Raises:
         ValueError: for an unknown rule, a negative `epsilon`, or a model with layers that the rule does not know.
@@ -116,11 +118,10 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
     x = x if x.requires_grad else x.detach().requires_grad_()
     with torch.enable_grad():
         recorded = record(model, x, watched=watched, refused=refused, method=f"lrp with rule={rule!r}")
-        kept = 0.0 if plus else epsilon
-        rules = [_positive(call) if call.name in WEIGHTED else _from_zero(call, kept) for call in recorded[1]]
+        rules = [_positive(call, epsilon) if plus else _from_zero(call, epsilon) for call in recorded[1]]
         slopes = affine_gradient(model, x, target, recorded, rules, at=1 - x, method="lrp")
-        logit = recorded[0].gather(1, target[:, None])
-        return x * slopes * _damped(logit, kept).view(-1, 1, 1, 1)
+        logit = recorded[0].gather(1, target[:, None]).view(-1, 1, 1, 1)
+        return x * slopes * _damped(logit, 0.0 if plus else epsilon)
 
 
 def guided_backprop(model: nn.Module, x: Images, target: Labels) -> Images:
@@ -168,8 +169,8 @@ def _rescale(call: Call, reference: Call) -> Linear:
     parts = []
     for winners, counts in ((call.winners(call.input), change >= 0), (call.winners(reference.input), change < 0)):
         way = _chosen(gap, winners).view_as(change)
-        rise = torch.where(way == 0, torch.ones_like(way), change / torch.where(way == 0, torch.ones_like(way), way))
-        parts.append((winners, torch.where(counts, rise, torch.zeros_like(rise))))
+        rise = torch.where(way == 0, 1, change / torch.where(way == 0, 1, way))
+        parts.append((winners, torch.where(counts, rise, 0)))
     return lambda step: sum(share * _chosen(step, winners).view_as(share) for winners, share in parts)
 
 
@@ -181,8 +182,16 @@ def _from_zero(call: Call, epsilon: float) -> Linear:
     return _times(_secant(call, zero, call.input, call.output - call(zero)) * _damped(call.input, epsilon))
 
 
-def _positive(call: Call) -> Linear:
-    """LRP, z+: positive contributions only, in shares of their sum; the true output is what is shared."""
+def _positive(call: Call, epsilon: float) -> Linear:
+    """LRP, z+: positive contributions only, in shares of their sum; the true output is what is shared.
+
+    An activation's slope f(h) / h is undone by the layer before it, whose output h is: f(h) is what that layer shares.
+    """
+    if call.name in POOLS:
+        return _winner(call)
+    if call.name in ACTIVATIONS:
+        h = call.input
+        return _times(call.output * h / (h.square() + epsilon**2).clamp_min(torch.finfo(h.dtype).tiny))
     named = dict(zip(("weight", "bias"), call.arguments, strict=False)) | call.options
     weight, options = named["weight"], {k: v for k, v in call.options.items() if k not in ("weight", "bias")}
     rises, falls = weight.clamp_min(0), weight.clamp_max(0)
@@ -193,8 +202,8 @@ def _positive(call: Call) -> Linear:
         return sum(call.function(part, w, None, *call.arguments[2:], **options) for part, w in parts)
 
     whole = contributions(call.input)
-    some = whole > 0
-    share = torch.where(some, call.output / torch.where(some, whole, torch.ones_like(whole)), torch.zeros_like(whole))
+    some = whole > torch.finfo(whole.dtype).tiny ** 0.5
+    share = torch.where(some, call.output / torch.where(some, whole + epsilon, 1), 0)
     return lambda step: share * contributions(step)
 
 
@@ -219,7 +228,7 @@ def _secant(call: Call, start: Tensor, gap: Tensor, change: Tensor) -> Tensor:
     its quotient is exact down to the last digit.
     """
     closed = gap.abs() <= (0.0 if call.name in CORNERED else torch.finfo(gap.dtype).eps ** 0.25)
-    quotient = change / torch.where(closed, torch.ones_like(gap), gap)
+    quotient = change / torch.where(closed, 1, gap)
     return torch.where(closed, call.slope(start + gap / 2), quotient)
 
 

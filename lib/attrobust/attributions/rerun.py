@@ -74,7 +74,7 @@ def record(
     Args:
         model: classifier in eval mode.
         x: images that require a gradient.
-        watched: names of functions, without the underscore of their in-place forms.
+        watched: names of functions, without the underscore of in-place or internal forms.
         refused: names of functions that `method` has no rule for.
         method: name of the attribution, for the sentence.
 
@@ -134,7 +134,7 @@ def affine_gradient(
     with torch.no_grad():
         here, step = logits.gather(1, target[:, None])[:, 0], gradient * (at - x)
         gap, size = (there - here - step.sum((1, 2, 3))).abs(), there.abs() + here.abs() + step.abs().sum((1, 2, 3))
-        if bool((~(gap <= torch.finfo(x.dtype).eps ** 0.5 * size) & here.isfinite()).any()):
+        if bool((~(gap <= ROUNDING(x.dtype) * size) & here.isfinite()).any()):
             raise ValueError(_uncovered(model, method))
     if cut is None:
         return gradient
@@ -158,7 +158,7 @@ class _Intercept(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        name = name if name.startswith("__") else name.rstrip("_")
+        name = name if name.startswith("__") else name.strip("_")
         if name in self.refused:
             raise ValueError(f"model runs {name}, for which {self.method} has no rule")
         if name not in self.watched:
