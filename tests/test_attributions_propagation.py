@@ -347,6 +347,42 @@ def test_the_map_of_a_twin_tends_to_that_of_its_relu_network(name, network):
     assert errors[2] < 1e-3 * RULES[name](relu, X, Y).norm().item()
 
 
+class Shifted(nn.Module):
+    """Changes in place what an activation returned."""
+
+    def __init__(self, model, in_place):
+        super().__init__()
+        self.model, self.in_place = model, in_place
+
+    def forward(self, x):
+        h = self.model[1](self.model[0](x))
+        if self.in_place:
+            h *= 2.0
+            h += 0.5
+        else:
+            h = 2 * h + 0.5
+        return self.model[2:](h)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_an_activation_returned_may_be_changed_in_place(name):
+    maps = [RULES[name](Shifted(cases.conv(), in_place), X, Y) for in_place in (True, False)]
+    assert torch.allclose(*maps)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_deep_network_in_single_precision_is_not_mistaken_for_a_bent_one(name):
+    with torch.random.fork_rng(devices=[]):
+        layers = [m for n in range(12) for m in (nn.Linear(18 if n == 0 else 30, 30), nn.ReLU())]
+        layers.append(nn.Linear(30, cases.CLASSES))
+    model = cases.filled(nn.Sequential(nn.Flatten(), *layers), 0)
+    x = cases.images(64)
+    y = cases.labels(64)
+    double = RULES[name](model, x, y)
+    single = RULES[name](model.float(), x.float(), y)
+    assert torch.allclose(single.double(), double, rtol=1e-2, atol=1e-3 * double.abs().max().item())
+
+
 class Gated(nn.Module):
     def forward(self, x):
         return (x * x.mean((2, 3), keepdim=True)).flatten(1)[:, : cases.CLASSES]

@@ -40,6 +40,10 @@ SMOOTH = {
 ACTIVATIONS = CORNERED | SMOOTH
 POOLS = {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
 
+#: Power of the machine precision up to which a network counts as affine (0.08 % in single precision, where a deep
+#: residual network's own rounding is 5e-8 and that of a graphics card with ten-bit factors a thousand times that).
+ROUNDING = 0.45
+
 
 @dataclass(frozen=True)
 class Call:
@@ -132,14 +136,25 @@ def affine_gradient(
         there = model(at).gather(1, target[:, None])[:, 0]
     gradient = torch.autograd.grad(there.sum(), at, retain_graph=True, create_graph=cut is None)[0]
     with torch.no_grad():
-        here, step = logits.gather(1, target[:, None])[:, 0], gradient * (at - x)
-        gap, size = (there - here - step.sum((1, 2, 3))).abs(), there.abs() + here.abs() + step.abs().sum((1, 2, 3))
-        if bool((~(gap <= ROUNDING(x.dtype) * size) & here.isfinite()).any()):
+        here, steps = logits.gather(1, target[:, None])[:, 0], (gradient * (at - x)).flatten(1)
+        if bool((bend(here, there, steps) > torch.finfo(x.dtype).eps ** ROUNDING).any()):
             raise ValueError(_uncovered(model, method))
     if cut is None:
         return gradient
     cut.append(True)
     return torch.autograd.grad(there.sum(), at, create_graph=True)[0]
+
+
+def bend(
+    here: Float[Tensor, " batch"], there: Float[Tensor, " batch"], steps: Float[Tensor, "batch pixels"]
+) -> Float[Tensor, " batch"]:
+    """By how much a function is not affine between two points: what its gradient times the way does not explain.
+
+    Relative to all that was added up; infinite where the second value is not a number though the first is, else 0.
+    """
+    gap, size = (there - here - steps.sum(1)).abs(), there.abs() + here.abs() + steps.abs().sum(1)
+    share = torch.where(gap == 0, 0, gap / size).nan_to_num(nan=torch.inf)
+    return torch.where(here.isfinite(), share, 0)
 
 
 class _Intercept(TorchFunctionMode):
