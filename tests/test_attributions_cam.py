@@ -24,12 +24,15 @@ def first(model, x, target, **options):
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("positive", [True, False])
 def test_grad_cam_agrees_with_captum(activation, place, positive):
-    model = cases.conv(activation)
-    cam = captum.attr.LayerGradCam(model, model[place])
-    small = cam.attribute(X, target=Y, relu_attributions=positive)
-    theirs = captum.attr.LayerAttribution.interpolate(small, X.shape[-2:], "bilinear")
-    ours = attributions.grad_cam(model, X, Y, layer=model[place], positive=positive)
-    assert ours.shape == (3, 1, *X.shape[-2:])
+    whole = cases.conv(activation)
+    model = nn.Sequential(nn.AvgPool2d(2), *whole)  # six by ten pixels are seen as three by five, hence two by four
+    with torch.random.fork_rng(devices=[]):
+        model[4] = cases.filled(nn.Linear(24, cases.CLASSES), 1)
+    x = cases.images(3, shape=(2, 6, 10))
+    small = captum.attr.LayerGradCam(model, model[1 + place]).attribute(x, target=Y, relu_attributions=positive)
+    theirs = captum.attr.LayerAttribution.interpolate(small, (6, 10), "bilinear")
+    ours = attributions.grad_cam(model, x, Y, layer=model[1 + place], positive=positive)
+    assert ours.shape == (3, 1, 6, 10)
     assert torch.allclose(ours, theirs, rtol=1e-12)
 
 
