@@ -6,7 +6,7 @@ import captum.attr
 import cases
 import pytest
 import torch
-from attrobust import attacks, attributions, models, similarity
+from attrobust import attacks, attributions, models, robustness, similarity
 from attrobust.attributions import differentiable
 from attrobust.balls import Ball
 from torch import nn
@@ -212,3 +212,24 @@ def test_partials_are_seen_through_and_strangers_must_say_so_themselves():
     assert attributions.second_derivative(stranger, model, X).startswith("none")
     stranger.second_derivative = "analytic"
     assert attributions.second_derivative(stranger, model, X) == "analytic"
+
+
+NEW = {
+    "uniform_grad": HOW[attributions.uniform_grad],
+    "deep_lift": attributions.deep_lift,
+    "lrp": attributions.lrp,
+    "z_plus": partial(attributions.lrp, rule="z_plus"),
+    "guided_backprop": attributions.guided_backprop,
+    "grad_cam": first,
+}
+
+
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.ReLU()])
+def test_every_map_can_be_attacked_and_the_attack_beats_noise(activation):
+    model, x = cases.conv(activation), cases.images(4)
+    twins = [models.smooth_twin(model, x, beta=20.0)] if isinstance(activation, nn.ReLU) else None
+    how = {"ball": Ball("linf", 0.1), "k": 3, "steps": 3, "generator": cases.generator(), "ascend_on": twins}
+    table = robustness.attribution_robustness(model, x, attributions=NEW, **how)
+    means = table.groupby(["attribution", "attack"])["pearson"].mean().unstack()
+    assert (means["worst"] < means["noise"]).all()
+    assert table.notna().all(axis=None)

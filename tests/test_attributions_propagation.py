@@ -186,6 +186,42 @@ def test_arguments_of_an_activation_are_kept(activation):
     assert torch.allclose(totals(attributions.deep_lift(model, X, Y)), change, rtol=1e-10, atol=1e-12)
 
 
+class Functional(nn.Module):
+    """Convolution, tanh, whatever pools, and the mean over places of what is left."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(2, cases.CLASSES, 2, padding=1), pool
+
+    def forward(self, x):
+        return self.pool(self.conv(x).tanh()).flatten(2).mean(2)
+
+
+POOLINGS = {
+    "overlapping": nn.MaxPool2d(3, stride=1),
+    "padded": lambda h: F.max_pool2d(h, 3, stride=2, padding=1, ceil_mode=True),
+    "dilated": lambda h: F.max_pool2d(input=h, kernel_size=2, dilation=2),
+    "adaptive": nn.AdaptiveMaxPool2d(3),
+    "adaptive function": lambda h: F.adaptive_max_pool2d(h, (2, 1)),
+    "method": lambda h: torch.max_pool2d(h, 2, 1),
+    "lines": lambda h: F.max_pool1d(h.flatten(2), 3),
+    "volumes": lambda h: F.max_pool3d(h[:, :, None], (1, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("pool", POOLINGS)
+def test_every_max_pool_is_complete_under_deep_lift_and_a_gradient_under_the_others(pool):
+    with torch.random.fork_rng(devices=[]):
+        model = cases.filled(Functional(POOLINGS[pool]), 0)
+    change = chosen(model) - chosen(model, torch.full_like(X, 0.2))
+    assert torch.allclose(totals(attributions.deep_lift(model, X, Y, baseline=0.2)), change)
+    with torch.no_grad():
+        model.conv.bias.zero_()
+    assert torch.allclose(totals(attributions.lrp(model, X, Y, epsilon=0.0)), chosen(model))
+    # The signal at the tanh is the mean's, everywhere positive: nothing for guided backpropagation to cut.
+    assert torch.allclose(attributions.guided_backprop(model, X, Y), attributions.saliency(model, X, Y))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("network", [plain, pooled])
 @pytest.mark.parametrize("epsilon", [1e-9, 0.1])

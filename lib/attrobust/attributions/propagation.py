@@ -83,7 +83,7 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
     Activations pass relevance on, max-pools to the winner. Under "epsilon" an activation with f(0) other than 0, such
     as softplus, is f(0), a bias, and the rest. Under both the map of a smooth twin tends to that of its original.
 
-    2 forward passes, 1 backward; z_plus runs every weighted layer five times in all.
+    2 forward passes, 1 backward; z_plus runs every weighted layer three times a pass.
 
     Args:
         model: classifier in eval mode.
