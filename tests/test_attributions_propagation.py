@@ -222,6 +222,16 @@ def test_every_max_pool_is_complete_under_deep_lift_and_a_gradient_under_the_oth
     assert torch.allclose(attributions.guided_backprop(model, X, Y), attributions.saliency(model, X, Y))
 
 
+def test_where_nothing_moved_a_max_pool_has_its_derivative():
+    """Two pixels rise together, their difference stays: a multiplier of 0 would hide that each of them counts."""
+    model = nn.Sequential(nn.MaxPool2d(1), nn.Flatten())
+    difference = torch.tensor([[[[1.0, -1.0]]]], dtype=torch.float64)
+    pair = Between(lambda x: model(F.conv2d(x, difference)))
+    x = torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64)
+    shares = attributions.deep_lift(pair, x, torch.tensor([0]), baseline=0.25)
+    assert shares.flatten().tolist() == [0.25, -0.25]
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("network", [plain, pooled])
 @pytest.mark.parametrize("epsilon", [1e-9, 0.1])
@@ -381,6 +391,30 @@ def test_the_map_of_a_twin_tends_to_that_of_its_relu_network(name, network):
         errors.append((RULES[name](twin, X, Y) - RULES[name](relu, X, Y)).norm().item())
     assert errors[0] > 10 * errors[1] > 100 * errors[2]
     assert errors[2] < 1e-3 * RULES[name](relu, X, Y).norm().item()
+
+
+class Between(nn.Module):
+    """A function in the place of a network."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_activation_of_a_constant_is_a_constant(name):
+    inner, scale = cases.conv().requires_grad_(False), torch.tensor(0.7, dtype=torch.float64)
+    scaled, plainly = Between(lambda x: inner(x) * F.softplus(scale)), Between(lambda x: inner(x) * 1.1031860488854579)
+    assert torch.allclose(RULES[name](scaled, X, Y), RULES[name](plainly, X, Y))
+
+
+@pytest.mark.parametrize("name", ["lrp", "guided_backprop"])
+def test_a_network_that_is_not_a_number_elsewhere_is_refused(name):
+    with pytest.raises(ValueError, match="has no rule"):
+        RULES[name](Between(lambda x: (0.5 - x).log().flatten(1)), 0.5 * X, Y)
 
 
 class Shifted(nn.Module):
