@@ -78,7 +78,8 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
     rule "z_plus": only positive z_ij count, biases never (alpha-beta with alpha = 1, beta = 0). Dense and convolutional
     layers follow it; sums of branches, average pools and shifts of the pixels share in proportion, as above. Batch norm
     is refused: fold it into its convolution first (torch.nn.utils.fusion.fuse_conv_bn_eval). What a feature without
-    any positive z_ij has of relevance is lost.
+    any positive z_ij has of relevance is lost. Such maps hardly depend on the upper layers (Sixt et al. 2020, "When
+    explanations lie"); `faithfulness.randomisation` shows it.
 
     Activations pass relevance on, max-pools to the winner. Under "epsilon" an activation with f(0) other than 0, such
     as softplus, is f(0), a bias, and the rest. Under both the map of a smooth twin tends to that of its original.
