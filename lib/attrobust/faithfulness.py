@@ -215,7 +215,7 @@ def randomisation(
 
     def maps() -> dict[str, Tensor]:
         return {
-            name: checks.finite(f"attributions[{name!r}]", attribution(model, x, target).detach().clone())
+            name: checks.finite(f"attributions[{name!r}]", attribution(model, x, target).detach())
             for name, attribution in attributions.items()
         }
 
