@@ -104,3 +104,33 @@ def test_bad_labels_are_told_apart(value, sentence, unchecked):
 def test_good_labels_pass_unchanged():
     y = torch.tensor([0, 3, 1])
     assert checks.labels("y", y, batch=3, classes=4) is y
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ((torch.zeros(2, 3), torch.zeros(2)), r"^model returned a tuple; wrap it to return one tensor of logits"),
+        ({"logits": torch.zeros(2, 3)}, "^model returned a dict; wrap it"),
+        (
+            torch.zeros(2),
+            r"^model returned shape \(2,\) and dtype torch.float32; it must return .* logits \(2, classes\)$",
+        ),
+        (torch.zeros(3, 4), r"^model returned shape \(3, 4\)"),
+        (torch.zeros(2, 3, 1, 1), r"^model returned shape \(2, 3, 1, 1\)"),
+        (torch.zeros(2, 3, dtype=torch.int64), "dtype torch.int64; it must return floating-point logits"),
+    ],
+)
+def test_anything_but_logits_is_refused(value, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        checks.logits("model", value, batch=2)
+
+
+def test_logits_and_finite_tensors_pass_unchanged():
+    z = torch.tensor([[1.0, -2.0], [0.0, 3.0]])
+    assert checks.logits("model", z, batch=2) is z
+    assert checks.finite("maps", z) is z
+
+
+def test_entries_that_are_not_finite_are_counted():
+    with pytest.raises(ValueError, match=r"^maps holds 2 entries that are NaN or infinite; all must be finite$"):
+        checks.finite("maps", torch.tensor([math.nan, 1.0, -math.inf]))

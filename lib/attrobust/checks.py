@@ -101,6 +101,40 @@ def labels(name: str, value: Tensor, *, batch: int, classes: int) -> Tensor:
     return value
 
 
+def logits(name: str, value: object, *, batch: int) -> Tensor:
+    """Return `value`, what the model `name` returned, if it is one tensor (batch, classes) of floating-point logits.
+
+    Raises:
+        ValueError: otherwise.
+
+    Example:
+        >>> logits("model", torch.zeros(2, 10), batch=2).shape
+        torch.Size([2, 10])
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{name} returned a {type(value).__name__}; wrap it to return one tensor of logits (batch, classes)"
+        )
+    if value.ndim != 2 or len(value) != batch or not value.is_floating_point():
+        raise ValueError(
+            f"{name} returned shape {tuple(value.shape)} and dtype {value.dtype}; it must return floating-point logits"
+            f" ({batch}, classes)"
+        )
+    return value
+
+
+def finite(name: str, value: Tensor) -> Tensor:
+    """Return `value` if no entry is NaN or infinite.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    bad = int((~torch.isfinite(value)).sum())
+    if bad:
+        raise ValueError(f"{name} holds {bad} entries that are NaN or infinite; all must be finite")
+    return value
+
+
 def weights(name: str, value: Tensor) -> Tensor:
     """Return `value` if its last axis holds rows of attention: finite floating-point numbers of at least 0.
 

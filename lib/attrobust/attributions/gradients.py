@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attrobust import checks
+from attrobust.balls import Ball
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
@@ -29,6 +30,9 @@ def saliency(model: nn.Module, x: Images, target: Labels) -> Images:
     Returns:
         One signed map per image.
 
+    Raises:
+        ValueError: if the model does not return logits of shape (batch, classes).
+
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
         >>> m = saliency(linear, torch.rand(1, 1, 2, 2), torch.tensor([2]))
@@ -39,7 +43,7 @@ def saliency(model: nn.Module, x: Images, target: Labels) -> Images:
     """
     x = x if x.requires_grad else x.detach().requires_grad_()
     with torch.enable_grad():
-        logits = model(x).gather(1, target[:, None]).sum()
+        logits = checks.logits("model", model(x), batch=len(x)).gather(1, target[:, None]).sum()
         return torch.autograd.grad(logits, x, create_graph=True)[0]
 
 
@@ -113,5 +117,48 @@ def smooth_grad(
     checks.count("samples", samples)
     x = x if x.requires_grad else x.detach().requires_grad_()
     noise = torch.randn(samples, *x.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)
-    noisy = (x + sigma * noise).flatten(0, 1)
-    return saliency(model, noisy, target.repeat(samples)).view(samples, *x.shape).mean(0)
+    return _averaged(model, x, target, sigma * noise)
+
+
+def uniform_grad(
+    model: nn.Module, x: Images, target: Labels, *, ball: Ball, samples: int, generator: torch.Generator
+) -> Images:
+    """Gradient averaged uniformly over a ball: mean of dz_target/dx at x + n, n uniform in `ball`.
+
+    One forward and one backward pass of `samples` images per image.
+
+    Args:
+        model: classifier in eval mode.
+        x: images, pixels in [0, 1]; moved pixels may leave this range.
+        target: explained class of each image.
+        ball: where the gradient is averaged; Ball("linf", r) is the box of half-width r of the source. Radius 0 gives
+            the saliency map.
+        samples: moved copies per image, at least 1.
+        generator: of the moves; seed it alike to compare maps under common noise.
+
+    Returns:
+        One signed map per image.
+
+    Raises:
+        ValueError: if `samples` is not a positive whole number.
+
+    Example:
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
+        >>> how = {"ball": Ball("linf", 0.1), "samples": 3, "generator": torch.Generator()}
+        >>> m = uniform_grad(linear, torch.rand(1, 1, 2, 2), torch.tensor([2]), **how)
+        >>> torch.allclose(m.flatten(), linear[1].weight[2])
+        True
+
+    Reference: Wang et al. 2020, "Smoothed geometry for robust attribution", definition 6 (uniform gradient).
+    """
+    checks.count("samples", samples)
+    x = x if x.requires_grad else x.detach().requires_grad_()
+    moves = ball.sample(x.detach().repeat(samples, 1, 1, 1), generator=generator)
+    return _averaged(model, x, target, moves.view(samples, *x.shape))
+
+
+def _averaged(
+    model: nn.Module, x: Images, target: Labels, moves: Float[Tensor, "samples batch channels height width"]
+) -> Images:
+    noisy = (x + moves).flatten(0, 1)
+    return saliency(model, noisy, target.repeat(len(moves))).view_as(moves).mean(0)

@@ -1,0 +1,75 @@
+"""Grad-CAM: what a convolutional layer saw, weighed by what the class makes of it, enlarged to the image."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attrobust import checks
+
+Images = Float[Tensor, "batch channels height width"]
+Labels = Int[Tensor, " batch"]
+
+
+def grad_cam(
+    model: nn.Module, x: Images, target: Labels, *, layer: nn.Module, positive: bool = False
+) -> Float[Tensor, "batch 1 height width"]:
+    """Sum of a layer's channels A_k, each times the mean over places of dz_target / dA_k; enlarged bilinearly.
+
+    1 forward pass, 1 backward down to the layer. Differentiable in x where the network is smooth from the pixels to
+    the logit (and `positive` is off); on a ReLU network attack it on a smooth twin, which runs the same layer.
+
+    Args:
+        model: classifier in eval mode.
+        x: images, pixels in [0, 1].
+        target: explained class of each image.
+        layer: module of the model whose output is (batch, channels, rows, columns), as a rule the last convolution or
+            the activation behind it; it must run once.
+        positive: whether negative values become 0 before enlarging, as in the source; then a map may be zero for a
+            whole image, see `zero_maps`.
+
+    Returns:
+        One map per image, of one channel and of the image's height and width; zero if the logit does not depend on
+        the layer.
+
+    Raises:
+        ValueError: if the layer does not run exactly once, or its output is not such a tensor.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(8, 3))
+        >>> grad_cam(net, torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.long), layer=net[1]).shape
+        torch.Size([5, 1, 4, 4])
+
+    Reference: Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks", eqs. 1 and 2.
+    """
+    seen: list[object] = []
+
+    def keep(module: nn.Module, inputs: tuple, output: object) -> object:
+        seen.append(output)
+        return output.clone() if isinstance(output, Tensor) else output  # the next layer may work in place
+
+    x = x if x.requires_grad else x.detach().requires_grad_()
+    hook = layer.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            logits = checks.logits("model", model(x), batch=len(x))
+    finally:
+        hook.remove()
+    features = _features(seen, layer, len(x))
+    with torch.enable_grad():
+        chosen = logits.gather(1, target[:, None]).sum()
+        how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
+        weights = torch.autograd.grad(chosen, features, **how)[0].mean((2, 3), keepdim=True)
+        maps = (weights * features).sum(1, keepdim=True)
+        maps = maps.clamp_min(0) if positive else maps
+        return F.interpolate(maps, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _features(seen: list[object], layer: nn.Module, batch: int) -> Tensor:
+    name = type(layer).__name__
+    if len(seen) != 1:
+        raise ValueError(f"layer is a {name} that ran {len(seen)} times; it must be a module that the model runs once")
+    if not isinstance(seen[0], Tensor) or seen[0].ndim != 4 or len(seen[0]) != batch:
+        shape = tuple(seen[0].shape) if isinstance(seen[0], Tensor) else type(seen[0]).__name__
+        raise ValueError(f"layer is a {name} that returned {shape}; it must return (batch, channels, rows, columns)")
+    return seen[0]

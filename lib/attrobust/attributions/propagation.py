@@ -1,0 +1,250 @@
+"""Maps with rules of their own at every nonlinear call: DeepLIFT, layer-wise relevance, guided backpropagation.
+
+All take any network of linear layers, elementwise activations and max-pools, however it calls them (dense,
+convolutional, residual, average-pooled, batch norm in eval mode), and refuse every other one (attention, layer norm)
+in one sentence. All are differentiable in x where the network is smooth; on a ReLU network their derivative misses what
+the gates would do, so attack them on a smooth twin. A max-pool makes them jump where its winner changes; no twin
+repairs that. The logit is explained, as everywhere here.
+
+"Passes" below are of the whole batch, for a map that is read, not differentiated.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from attrobust import checks
+from attrobust.attributions.rerun import ACTIVATIONS, CORNERED, POOLS, Call, Linear, affine_gradient, record
+
+Images = Float[Tensor, "batch channels height width"]
+Labels = Int[Tensor, " batch"]
+
+#: Layers with weights that the z+ rule knows, and linear calls that it does not.
+WEIGHTED = {"linear", "conv1d", "conv2d", "conv3d"}
+UNWEIGHTED = {
+    "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum", "bilinear", "batch_norm",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+}  # fmt: skip
+
+
+def deep_lift(model: nn.Module, x: Images, target: Labels, *, baseline: float = 0.0) -> Images:
+    """Shares of the logit's change from a baseline, by the rescale rule: (x - x0) . multipliers.
+
+    An activation's multiplier is its secant (f(h) - f(h0)) / (h - h0), h0 its input on the baseline; where the two
+    all but meet, its derivative between them. A max-pool hands its change to the winner of the image if it rose, to
+    the winner of the baseline if it fell.
+
+    3 forward passes, 1 backward.
+
+    Args:
+        model: classifier in eval mode.
+        x: images, pixels in [0, 1].
+        target: explained class of each image.
+        baseline: pixel value of the constant baseline image x0; 0 = black (our choice, as in `integrated_gradients`).
+
+    Returns:
+        One signed map per image; it sums to z_target(x) - z_target(x0) exactly.
+
+    Raises:
+        ValueError: if the model is not made of linear layers, elementwise activations and max-pools.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+        >>> x = torch.rand(1, 1, 2, 2)
+        >>> change = (net(x) - net(torch.zeros_like(x)))[0, 1]
+        >>> torch.allclose(deep_lift(net, x, torch.tensor([1])).sum(), change, atol=1e-6)
+        True
+
+    Reference: Shrikumar et al. 2017, "Learning important features through propagating activation differences",
+    section 3.5.1; max-pools as in Lundberg and Lee's shap.
+    """
+    how = {"watched": ACTIVATIONS | POOLS, "method": "deep_lift"}
+    x = x if x.requires_grad else x.detach().requires_grad_()
+    with torch.enable_grad():
+        start = torch.full_like(x, baseline).requires_grad_()
+        _, there = record(model, start, **how)
+        here = record(model, x, **how)
+        rules = [_rescale(call, reference) for call, reference in zip(here[1], there, strict=True)]
+        return (x - start.detach()) * affine_gradient(model, x, target, here, rules, at=start, method="deep_lift")
+
+
+def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", epsilon: float = 1e-6) -> Images:
+    """Relevance of the logit handed back layer by layer: R_i = sum_j R_j z_ij / sum_i' z_i'j, z_ij = h_i w_ij.
+
+    rule "epsilon": the denominator is the layer's output, its bias included. Every linear call is covered (residual
+    sums, average pools, batch norm in eval mode, shifts). With epsilon = 0 a ReLU network's map is input x gradient,
+    biases or not.
+
+    rule "z_plus": only positive z_ij count, biases never (alpha-beta with alpha = 1, beta = 0). Dense and convolutional
+    layers follow it; sums of branches, average pools and shifts of the pixels share in proportion, as above. Batch norm
+    is refused: fold it into its convolution first (torch.nn.utils.fusion.fuse_conv_bn_eval). What a feature without
+    any positive z_ij has of relevance is lost. Such maps hardly depend on the upper layers (Sixt et al. 2020, "When
+    explanations lie"); `faithfulness.randomisation` shows it.
+
+    Activations pass relevance on, max-pools to the winner. Under "epsilon" an activation with f(0) other than 0, such
+    as softplus, is f(0), a bias, and the rest. Under both the map of a smooth twin tends to that of its original.
+
+    2 forward passes, 1 backward; z_plus runs every weighted layer three times a pass.
+
+    Args:
+        model: classifier in eval mode.
+        x: images, pixels in [0, 1].
+        target: explained class of each image.
+        rule: "epsilon" or "z_plus".
+        epsilon: moves every denominator away from zero, in units of the features, at least 0 (1e-6 is our choice: for
+            stability only; a larger one silences weak features). Under "epsilon" it acts where linear calls end in
+            an activation or in the logit.
+
+    Returns:
+        One signed map per image. With epsilon = 0 it sums to the logit if nothing adds a constant (under z_plus, if
+        nothing but a bias does); what constants contributed is missing from the sum.
+
+    Raises:
+        ValueError: for an unknown rule, a negative `epsilon`, or a model with layers that the rule does not know.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 2, bias=False))
+        >>> x = torch.rand(1, 1, 2, 2)
+        >>> torch.allclose(lrp(net, x, torch.tensor([1]), epsilon=0).sum(), net(x)[0, 1], atol=1e-6)
+        True
+
+    Reference: Bach et al. 2015, "On pixel-wise explanations", eqs. 58 and 60; Montavon et al. 2017, "Explaining
+    nonlinear classification decisions with deep Taylor decomposition", z+ rule; Ancona et al. 2018, proposition 1, for
+    the form with slopes.
+    """
+    checks.one_of("rule", rule, ("epsilon", "z_plus"))
+    checks.at_least("epsilon", epsilon, 0)
+    plus = rule == "z_plus"
+    watched, refused = ACTIVATIONS | POOLS | (WEIGHTED if plus else set()), UNWEIGHTED if plus else ()
+    x = x if x.requires_grad else x.detach().requires_grad_()
+    with torch.enable_grad():
+        recorded = record(model, x, watched=watched, refused=refused, method=f"lrp with rule={rule!r}")
+        rules = [_positive(call, epsilon) if plus else _from_zero(call, epsilon) for call in recorded[1]]
+        slopes = affine_gradient(model, x, target, recorded, rules, at=1 - x, method="lrp")
+        logit = recorded[0].gather(1, target[:, None]).view(-1, 1, 1, 1)
+        return x * slopes * _damped(logit, 0.0 if plus else epsilon)
+
+
+def guided_backprop(model: nn.Module, x: Images, target: Labels) -> Images:
+    """Gradient whose negative signals end at every activation they meet: g -> f'(h) max(g, 0).
+
+    The source defines it for ReLU, f' = 1[h > 0]. A smooth activation keeps its derivative as the gate, so the map of
+    a smooth twin tends to that of its original; Dombrowski et al. 2019 soften max(g, 0) too, which adds a scale.
+
+    2 forward passes, 2 backward.
+
+    Args:
+        model: classifier in eval mode.
+        x: images, pixels in [0, 1].
+        target: explained class of each image.
+
+    Returns:
+        One signed map per image. It may hardly depend on the class or on late layers: see
+        `faithfulness.randomisation`.
+
+    Raises:
+        ValueError: if the model is not made of linear layers, elementwise activations and max-pools.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+        >>> for p, values in zip(net.parameters(), ([[1.0], [1.0]], [0.0, 0.0], [[2.0, -3.0]], [0.0]), strict=True):
+        ...     p.data = torch.tensor(values)
+        >>> guided_backprop(net, torch.ones(1, 1, 1, 1), torch.tensor([0])).item()
+        2.0
+
+    Reference: Springenberg et al. 2015, "Striving for simplicity: the all convolutional net", section 3.4.
+    """
+    cut: list[bool] = []
+    x = x if x.requires_grad else x.detach().requires_grad_()
+    with torch.enable_grad():
+        recorded = record(model, x, watched=ACTIVATIONS | POOLS, method="guided_backprop")
+        rules = [_guided(call, cut) for call in recorded[1]]
+        return affine_gradient(model, x, target, recorded, rules, at=1 - x, method="guided_backprop", cut=cut)
+
+
+def _rescale(call: Call, reference: Call) -> Linear:
+    """DeepLIFT: an activation's secant, a max-pool's change to the winner that explains it."""
+    change, gap = call.output - reference.output, call.input - reference.input
+    if call.name not in POOLS:
+        return _times(_secant(call, reference.input, gap, change))
+    parts = []
+    for winners, counts in ((call.winners(call.input), change >= 0), (call.winners(reference.input), change < 0)):
+        way = _chosen(gap, winners).view_as(change)
+        rise = torch.where(way == 0, 1, change / torch.where(way == 0, 1, way))
+        parts.append((winners, torch.where(counts, rise, 0)))
+    return lambda step: sum(share * _chosen(step, winners).view_as(share) for winners, share in parts)
+
+
+def _from_zero(call: Call, epsilon: float) -> Linear:
+    """LRP: an activation's secant from 0, less where its input is weak; a max-pool's winner."""
+    if call.name in POOLS:
+        return _winner(call)
+    zero = torch.zeros_like(call.input)
+    return _times(_secant(call, zero, call.input, call.output - call(zero)) * _damped(call.input, epsilon))
+
+
+def _positive(call: Call, epsilon: float) -> Linear:
+    """LRP, z+: positive contributions only, in shares of their sum; the true output is what is shared.
+
+    An activation's slope f(h) / h is undone by the layer before it, whose output h is: f(h) is what that layer shares.
+    """
+    if call.name in POOLS:
+        return _winner(call)
+    if call.name in ACTIVATIONS:
+        h = call.input
+        return _times(call.output * h / (h.square() + epsilon**2).clamp_min(torch.finfo(h.dtype).tiny))
+    named = dict(zip(("weight", "bias"), call.arguments, strict=False)) | call.options
+    weight, options = named["weight"], {k: v for k, v in call.options.items() if k not in ("weight", "bias")}
+    rises, falls = weight.clamp_min(0), weight.clamp_max(0)
+    above, below = (call.input > 0).to(call.input), (call.input < 0).to(call.input)
+
+    def contributions(h: Tensor) -> Tensor:
+        parts = ((above * h, rises), (below * h, falls))
+        return sum(call.function(part, w, None, *call.arguments[2:], **options) for part, w in parts)
+
+    whole = contributions(call.input)
+    some = whole > torch.finfo(whole.dtype).tiny ** 0.5
+    share = torch.where(some, call.output / torch.where(some, whole + epsilon, 1), 0)
+    return lambda step: share * contributions(step)
+
+
+def _guided(call: Call, cut: list[bool]) -> Linear:
+    """Guided backpropagation: the derivative, and negative signals stopped once `cut` is on."""
+    if call.name in POOLS:
+        return _winner(call)
+    slope = call.slope(call.input)
+
+    def linear(step: Tensor) -> Tensor:
+        signal = slope * step
+        signal.register_hook(lambda gradient: gradient.clamp_min(0) if cut else gradient)
+        return signal
+
+    return linear
+
+
+def _secant(call: Call, start: Tensor, gap: Tensor, change: Tensor) -> Tensor:
+    """Change / gap; where the gap is nearly closed the derivative halfway, which errs by its square.
+
+    Of two nearly equal numbers a quotient's own derivative loses all digits. A corner has no derivative to trust, but
+    its quotient is exact down to the last digit.
+    """
+    closed = gap.abs() <= (0.0 if call.name in CORNERED else torch.finfo(gap.dtype).eps ** 0.25)
+    quotient = change / torch.where(closed, 1, gap)
+    return torch.where(closed, call.slope(start + gap / 2), quotient)
+
+
+def _damped(h: Tensor, epsilon: float) -> Tensor:
+    return h.abs() / (h.abs() + epsilon) if epsilon else torch.ones_like(h)
+
+
+def _winner(call: Call) -> Linear:
+    winners = call.winners(call.input)
+    return lambda step: _chosen(step, winners).view_as(call.output)
+
+
+def _chosen(values: Tensor, winners: Tensor) -> Tensor:
+    return values.flatten(2).gather(2, winners)
+
+
+def _times(slope: Tensor) -> Linear:
+    return lambda step: slope * step

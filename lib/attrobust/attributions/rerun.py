@@ -1,0 +1,195 @@
+"""Running a network again with other slopes: the engine of DeepLIFT, LRP and guided backpropagation.
+
+These methods are backward passes with a slope of their own at every nonlinear call, where the gradient has f'(h).
+Written forwards, that is the gradient of an *affine* network: same linear layers, and every nonlinear call replaced by
+
+    h'  ->  f(h) + S (h' - h),      S the method's slopes, made of the h's of an ordinary run on the images.
+
+So the network runs twice, once as it is and once affine, on images of its own. Differentiating an attribution a second
+time then goes through the slopes alone, along the ordinary run, whose derivatives are the true ones. (Replacing the
+backward rules of a single run would put the same rules into the second derivative, where they are wrong.)
+
+Calls are taken as they happen, whoever makes them: modules, functions, methods, in place or not.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from attrobust import checks
+
+Images = Float[Tensor, "batch channels height width"]
+Labels = Int[Tensor, " batch"]
+Logits = Float[Tensor, "batch classes"]
+Linear = Callable[[Tensor], Tensor]
+
+#: Elementwise activations with corners, and those without.
+CORNERED = {
+    "relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "hardtanh", "hardsigmoid", "hardswish", "hardshrink",
+    "softshrink", "clamp", "clamp_min", "clamp_max", "clip", "abs",
+}  # fmt: skip
+SMOOTH = {
+    "gelu", "silu", "softplus", "elu", "celu", "selu", "mish", "tanh", "sigmoid", "logsigmoid", "log_sigmoid",
+    "softsign", "tanhshrink", "erf", "square", "sin", "cos",
+}  # fmt: skip
+ACTIVATIONS = CORNERED | SMOOTH
+POOLS = {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
+
+#: Power of the machine precision up to which a network counts as affine (0.08 % in single precision, where a deep
+#: residual network's own rounding is 5e-8 and that of a graphics card with ten-bit factors a thousand times that).
+ROUNDING = 0.45
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a nonlinear (or otherwise watched) function, with what went in and what came out."""
+
+    name: str
+    function: Callable
+    arguments: tuple
+    options: dict
+    input: Tensor
+    output: Tensor
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """What the function makes of another input; never in place."""
+        return self.function(h.clone(), *self.arguments, **self.options)
+
+    def slope(self, h: Tensor) -> Tensor:
+        """Derivative of an elementwise function at `h`, live."""
+        return torch.autograd.grad(self(h).sum(), h, create_graph=True)[0]
+
+    def winners(self, h: Tensor) -> Int[Tensor, "batch channels places"]:
+        """Where the largest entry of every window of a max-pool lies, as an index into the flattened map."""
+        pool = getattr(F, f"{self.name}_with_indices")
+        return pool(h.detach(), *self.arguments, **self.options)[1].flatten(2)
+
+
+def record(
+    model: nn.Module, x: Images, *, watched: Collection[str], refused: Collection[str] = (), method: str
+) -> tuple[Logits, list[Call]]:
+    """Run the model on `x` and keep every call of a watched function whose input is in the graph; all live.
+
+    Args:
+        model: classifier in eval mode.
+        x: images that require a gradient.
+        watched: names of functions, without the underscore of in-place or internal forms.
+        refused: names of functions that `method` has no rule for.
+        method: name of the attribution, for the sentence.
+
+    Raises:
+        ValueError: if the model does not return logits, or calls a refused function.
+    """
+    calls = []
+
+    def answer(call: Call) -> Tensor:
+        calls.append(call)
+        return call.output.clone()
+
+    with _Intercept(answer, watched, refused, method):
+        logits = checks.logits("model", model(x), batch=len(x))
+    return logits, calls
+
+
+def affine_gradient(
+    model: nn.Module,
+    x: Images,
+    target: Labels,
+    recorded: tuple[Logits, list[Call]],
+    rules: list[Linear],
+    *,
+    at: Images,
+    method: str,
+    cut: list[bool] | None = None,
+) -> Images:
+    """Gradient of the target's logit of the affine network, live in what the rules are made of.
+
+    Args:
+        model: classifier in eval mode.
+        x: images, in the graph.
+        target: explained class of each image.
+        recorded: what `record` returned for `x`.
+        rules: the linear map S of each recorded call.
+        at: where the affine network is run; its gradient is the same everywhere, its value there tells whether it is
+            affine indeed.
+        method: name of the attribution, for the sentence.
+        cut: a switch that the rules' backward hooks look at; turned on once the network is known to be affine.
+
+    Raises:
+        ValueError: if the network is not affine, hence has something in it that the rules do not cover.
+    """
+    logits, calls = recorded
+    at, pairs = at.detach().requires_grad_(), list(zip(calls, rules, strict=True))[::-1]
+
+    def answer(call: Call) -> Tensor:
+        if not pairs:
+            raise ValueError(_uncovered(model, method))
+        first, linear = pairs.pop()
+        return first.output.detach() + linear(call.input - first.input.detach())
+
+    with _Intercept(answer, {call.name for call in calls}):
+        there = model(at).gather(1, target[:, None])[:, 0]
+    gradient = torch.autograd.grad(there.sum(), at, retain_graph=True, create_graph=cut is None)[0]
+    with torch.no_grad():
+        here, steps = logits.gather(1, target[:, None])[:, 0], (gradient * (at - x)).flatten(1)
+        if bool((bend(here, there, steps) > torch.finfo(x.dtype).eps ** ROUNDING).any()):
+            raise ValueError(_uncovered(model, method))
+    if cut is None:
+        return gradient
+    cut.append(True)
+    return torch.autograd.grad(there.sum(), at, create_graph=True)[0]
+
+
+def bend(
+    here: Float[Tensor, " batch"], there: Float[Tensor, " batch"], steps: Float[Tensor, "batch pixels"]
+) -> Float[Tensor, " batch"]:
+    """By how much a function is not affine between two points: what its gradient times the way does not explain.
+
+    Relative to all that was added up; infinite where the second value is not a number though the first is, else 0.
+    """
+    gap, size = (there - here - steps.sum(1)).abs(), there.abs() + here.abs() + steps.abs().sum(1)
+    share = torch.where(gap == 0, 0, gap / size).nan_to_num(nan=torch.inf)
+    return torch.where(here.isfinite(), share, 0)
+
+
+class _Intercept(TorchFunctionMode):
+    """Lets `answer` say what every watched call returns."""
+
+    def __init__(
+        self,
+        answer: Callable[[Call], Tensor],
+        watched: Collection[str],
+        refused: Collection[str] = (),
+        method: str = "",
+    ) -> None:
+        super().__init__()
+        self.answer, self.watched, self.refused, self.method = answer, watched, refused, method
+
+    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        name = name if name.startswith("__") else name.strip("_")
+        if name in self.refused:
+            raise ValueError(f"model runs {name}, for which {self.method} has no rule")
+        if name not in self.watched:
+            return func(*args, **kwargs)
+        h, rest = (args[0], args[1:]) if args else (kwargs.pop("input"), ())
+        if not h.requires_grad:
+            return func(h, *rest, **kwargs)
+        before, working = h.clone(), h.clone()
+        after = func(working, *rest, **kwargs)
+        answer = self.answer(Call(name, func, rest, kwargs, before, after))
+        return h.copy_(answer) if after is working else answer
+
+
+def _uncovered(model: nn.Module, method: str) -> str:
+    return (
+        f"model is {type(model).__name__}, for which {method} has no rule: it is not made of linear layers, elementwise"
+        " activations and max-pools alone, but has attention, layer norm, batch norm or dropout in train mode, a"
+        " product of features, or a kink written by hand"
+    )

@@ -1,0 +1,312 @@
+"""Does a map say anything about the network? Two tests that a robust but empty explanation fails.
+
+A map that never changes is perfectly robust. So beside robustness stand
+
+    deletion, insertion    remove (or bring in) pixels, most important first, and watch the class probability
+    randomisation          give layers random weights and watch the map: one that stays the same ignores the network
+
+each with its control: pixels in random order; the map compared with itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attrobust import checks, similarity
+from attrobust.attributions import pixelwise
+
+Images = Float[Tensor, "batch channels height width"]
+Labels = Int[Tensor, " batch"]
+Importances = Float[Tensor, "batch rows columns"]
+Curves = Float[Tensor, "batch points"]
+Attribution = Callable[[nn.Module, Images, Labels], Tensor]
+
+#: Name of the control row: pixels in random order.
+RANDOM = "random"
+
+#: Similarities of the randomisation table; near 1 under random weights means that a map ignores them.
+SIMILARITIES = ("top_k", "spearman", "cosine", "pearson")
+
+
+def deletion(
+    model: nn.Module,
+    x: Images,
+    target: Labels,
+    importances: Importances,
+    *,
+    generator: torch.Generator,
+    baseline: float | Images = 0.0,
+    steps: int = 20,
+) -> Curves:
+    """Probability of the class while pixels are replaced by a baseline, the most important first.
+
+    `steps` + 1 forward passes.
+
+    Args:
+        model: classifier in eval mode.
+        x: images, pixels in [0, 1].
+        target: class whose probability is followed.
+        importances: one number per pixel, or per block of pixels (a patch) if coarser; only their order matters. Ties
+            fall in random order, so a map without an order earns what the random control earns.
+        generator: of the order of ties.
+        baseline: value of a removed pixel, or images of removed pixels; 0 = black (the source's choice).
+        steps: stages of equal size up to one pixel, from 1 to height x width; 20 is our choice.
+
+    Returns:
+        Probabilities of each image, from none removed to all removed.
+
+    Raises:
+        ValueError: if importances are NaN, infinite or of a shape that does not fit, or `steps` is out of range.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> x, y, how = torch.rand(1, 1, 2, 2), torch.tensor([0]), {"generator": torch.Generator(), "steps": 4}
+        >>> deletion(net, x, y, x[:, 0], **how).shape
+        torch.Size([1, 5])
+
+    Reference: Petsiuk et al. 2018, "RISE: randomized input sampling for explanation of black-box models", section 4.2.
+    """
+    return _walk(model, x, torch.zeros_like(x) + baseline, target, importances, steps=steps, generator=generator)
+
+
+def insertion(
+    model: nn.Module,
+    x: Images,
+    target: Labels,
+    importances: Importances,
+    *,
+    generator: torch.Generator,
+    baseline: float | Images = 0.0,
+    steps: int = 20,
+) -> Curves:
+    """Probability of the class while pixels are brought into a baseline, the most important first; see `deletion`.
+
+    Returns:
+        Probabilities of each image, from the bare baseline to the whole image.
+
+    Raises:
+        ValueError: as `deletion` does.
+
+    Reference: Petsiuk et al. 2018, section 4.2 (there into a blurred image; pass one as `baseline`).
+    """
+    return _walk(model, torch.zeros_like(x) + baseline, x, target, importances, steps=steps, generator=generator)
+
+
+def area(curves: Curves) -> Float[Tensor, " batch"]:
+    """Area under each curve over the share of pixels, in [0, 1]: small is good for deletion, large for insertion.
+
+    Example:
+        >>> area(torch.tensor([[1.0, 0.5, 0.0]])).item()
+        0.5
+    """
+    return torch.trapezoid(curves, dx=1 / (curves.shape[1] - 1))
+
+
+def insertion_deletion(
+    model: nn.Module,
+    x: Images,
+    *,
+    attributions: Mapping[str, Attribution],
+    generator: torch.Generator,
+    baseline: float | Images = 0.0,
+    steps: int = 20,
+    reduction: Callable[[Tensor], Importances] = pixelwise,
+    draws: int = 4,
+) -> pd.DataFrame:
+    """Areas under both curves of the predicted class for several attributions, and for pixels in random order.
+
+    2 (`steps` + 1) forward passes for each attribution and each draw, beside the maps themselves.
+
+    Args:
+        model: classifier in eval mode.
+        x: images, pixels in [0, 1].
+        attributions: name -> (model, x, target) -> map.
+        generator: of the order of ties and of the control.
+        baseline: value of an absent pixel, or images of absent pixels.
+        steps: stages of each curve, from 1 to height x width.
+        reduction: map -> importances; `pixelwise` drops the signs, `lambda m: m.sum(1)` ranks signed contributions.
+        draws: random orders, averaged for the control, at least 1.
+
+    Returns:
+        One row per image and attribution ("random" included): `deletion` (smaller is better), `insertion` (larger is
+        better). A map that is no better than "random" says nothing about where the network looks.
+
+    Raises:
+        ValueError: for bad images, a number out of range, or a map with NaN in it.
+
+    Reference: Petsiuk et al. 2018, section 4.2.
+    """
+    checks.images("x", x)
+    checks.count("draws", draws)
+    target = _predicted(model, x)
+    how = {"baseline": baseline, "steps": steps, "generator": generator}
+
+    def areas(importances: Tensor) -> pd.DataFrame:
+        both = {name: area(curve(model, x, target, importances, **how)) for name, curve in _CURVES.items()}
+        return pd.DataFrame({name: values.cpu().double().numpy() for name, values in both.items()})
+
+    flat = torch.zeros_like(x[:, 0])  # all tied, hence in random order
+    tables = {RANDOM: sum((areas(flat) for _ in range(draws - 1)), areas(flat)) / draws}
+    for name, attribution in attributions.items():
+        maps = checks.finite(f"attributions[{name!r}]", attribution(model, x, target).detach())
+        tables[name] = areas(reduction(maps))
+    rows = [table.assign(image=range(len(x)), attribution=name) for name, table in tables.items()]
+    return pd.concat(rows, ignore_index=True)[["image", "attribution", *_CURVES]]
+
+
+def redrawn(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Random weights in place of trained ones: normal, with the mean and standard deviation these have.
+
+    So scales stay what they were and only what was learned goes; constant tensors (biases never trained) stay.
+    """
+    noise = torch.randn(weight.shape, dtype=weight.dtype, device=generator.device, generator=generator)
+    return weight.mean() + weight.std(correction=0) * noise.to(weight.device)
+
+
+def randomisation(
+    model: nn.Module,
+    x: Images,
+    *,
+    attributions: Mapping[str, Attribution],
+    k: int,
+    generator: torch.Generator,
+    draw: Callable[[Tensor, torch.Generator], Tensor] = redrawn,
+) -> pd.DataFrame:
+    """Similarity of maps before and after layers are given random weights: cascading from the top, and one by one.
+
+    Twice as many maps as the model has layers with weights, for each attribution. The weights are swapped for the
+    duration, and put back whatever happens; buffers (running statistics) are left alone.
+
+    Args:
+        model: classifier in eval mode; the maps explain the class that it predicts as it is.
+        x: images, pixels in [0, 1].
+        attributions: name -> (model, x, target) -> map.
+        k: pixels (or patches) compared by the top-k intersection.
+        generator: of the new weights; both orders share them.
+        draw: (weights, generator) -> new weights of the same shape.
+
+    Returns:
+        One row per image, attribution, order ("cascading", "independent") and layer, with `randomised` (how many layers
+        were random) and every similarity. Layers come in the reverse of the order in which the model lists them.
+        Near chance is good; near 1 throughout, the map does not depend on what was learned.
+
+    Raises:
+        ValueError: for bad images, a model without weights, a `k` out of range, or a map with NaN in it.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> how = {"attributions": {"pixels": lambda model, x, target: x}, "k": 1, "generator": torch.Generator()}
+        >>> randomisation(net, torch.rand(2, 1, 2, 2), **how)["spearman"].round(6).unique().tolist()
+        [1.0]
+
+    Reference: Adebayo et al. 2018, "Sanity checks for saliency maps", section 3.
+    """
+    checks.images("x", x)
+    layers = {name: list(m.parameters(recurse=False)) for name, m in reversed(list(model.named_modules()))}
+    layers = {name: weights for name, weights in layers.items() if weights}
+    if not layers:
+        raise ValueError(f"model is {type(model).__name__}, which has no weights; there is nothing to randomise")
+    target = _predicted(model, x)
+
+    def maps() -> dict[str, Tensor]:
+        return {
+            name: checks.finite(f"attributions[{name!r}]", attribution(model, x, target).detach())
+            for name, attribution in attributions.items()
+        }
+
+    clean, tables = maps(), []
+    drawn = {name: [(p, draw(p.detach(), generator)) for p in weights] for name, weights in layers.items()}
+    for order in ("cascading", "independent"):
+        swapped: list[tuple[nn.Parameter, Tensor]] = []
+        for layer, pairs in drawn.items():
+            swapped = swapped + pairs if order == "cascading" else pairs
+            with _swapped(swapped):
+                found = maps()
+            depth = 1 + list(drawn).index(layer) if order == "cascading" else 1
+            where = {"order": order, "layer": layer, "randomised": depth}
+            tables += [_similarities(clean[n], found[n], k=k).assign(attribution=n, **where) for n in attributions]
+    columns = ["image", "attribution", "order", "layer", "randomised", *SIMILARITIES]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+_CURVES = {"deletion": deletion, "insertion": insertion}
+
+
+def _walk(
+    model: nn.Module,
+    start: Images,
+    end: Images,
+    target: Labels,
+    importances: Importances,
+    *,
+    steps: int,
+    generator: torch.Generator,
+) -> Curves:
+    """Probability of the class on the way from start to end, pixel after pixel."""
+    checks.finite("importances", importances)
+    pixels = start.shape[-2] * start.shape[-1]
+    checks.count("steps", steps, most=pixels)
+    ranks = _ranks(_enlarged(importances.detach(), start.shape[-2:]), generator).view(-1, 1, *start.shape[-2:])
+    curve = []
+    with torch.no_grad():
+        for step in range(steps + 1):
+            images = torch.where(ranks < round(step * pixels / steps), end, start)
+            logits = checks.logits("model", model(images), batch=len(images))
+            curve.append(logits.softmax(1).gather(1, target[:, None])[:, 0])
+    return torch.stack(curve, dim=1)
+
+
+def _ranks(importances: Importances, generator: torch.Generator) -> Int[Tensor, "batch pixels"]:
+    """Place of every pixel, 0 = most important; ties in random order."""
+    flat = importances.flatten(1)
+    shuffled = torch.rand(flat.shape, device=generator.device, generator=generator).to(flat.device).argsort(1)
+    order = shuffled.gather(1, flat.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
+    return order.argsort(1)
+
+
+def _enlarged(importances: Tensor, size: tuple[int, int]) -> Importances:
+    """The importance of every pixel, that of its patch where they are coarser."""
+    fits = importances.ndim == 3 and all(
+        whole % part == 0 for whole, part in zip(size, importances.shape[1:], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"importances have shape {tuple(importances.shape)}; they must be (batch, rows, columns) whose rows and"
+            f" columns divide the image's height and width, {size[0]} and {size[1]}"
+        )
+    return F.interpolate(importances[:, None], size=size, mode="nearest")[:, 0]
+
+
+def _predicted(model: nn.Module, x: Images) -> Labels:
+    with torch.no_grad():
+        return checks.logits("model", model(x), batch=len(x)).argmax(1)
+
+
+def _similarities(clean: Tensor, found: Tensor, *, k: int) -> pd.DataFrame:
+    a, b = pixelwise(clean), pixelwise(found)
+    columns = {
+        "top_k": similarity.topk_intersection(a, b, k=k),
+        "spearman": similarity.spearman(a, b),
+        "cosine": similarity.cosine(clean, found),
+        "pearson": similarity.pearson(a, b),
+    }
+    table = pd.DataFrame({name: values.cpu().double().numpy() for name, values in columns.items()})
+    return table.assign(image=range(len(table)))
+
+
+@contextmanager
+def _swapped(pairs: list[tuple[nn.Parameter, Tensor]]) -> Iterator[None]:
+    """Other values in these parameters; their own storage is set aside untouched and comes back."""
+    kept = [p.data for p, _ in pairs]
+    try:
+        for p, new in pairs:
+            p.data = new
+        yield
+    finally:
+        for (p, _), old in zip(pairs, kept, strict=True):
+            p.data = old

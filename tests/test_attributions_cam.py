@@ -1,0 +1,235 @@
+"""Grad-CAM; and what each attribution says about its own derivative."""
+
+from functools import partial
+
+import captum.attr
+import cases
+import pytest
+import torch
+from attrobust import attacks, attributions, models, robustness, similarity
+from attrobust.attributions import differentiable
+from attrobust.balls import Ball
+from torch import nn
+
+X, Y = cases.images(3), cases.labels(3)
+
+
+def first(model, x, target, **options):
+    """Grad-CAM of the convolution, found on a twin as on the network itself."""
+    layer = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    return attributions.grad_cam(model, x, target, layer=layer, **options)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU()])
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("positive", [True, False])
+def test_grad_cam_agrees_with_captum(activation, place, positive):
+    whole = cases.conv(activation)
+    model = nn.Sequential(nn.AvgPool2d(2), *whole)  # six by ten pixels are seen as three by five, hence two by four
+    with torch.random.fork_rng(devices=[]):
+        model[4] = cases.filled(nn.Linear(24, cases.CLASSES), 1)
+    x = cases.images(3, shape=(2, 6, 10))
+    small = captum.attr.LayerGradCam(model, model[1 + place]).attribute(x, target=Y, relu_attributions=positive)
+    theirs = captum.attr.LayerAttribution.interpolate(small, (6, 10), "bilinear")
+    ours = attributions.grad_cam(model, x, Y, layer=model[1 + place], positive=positive)
+    assert ours.shape == (3, 1, 6, 10)
+    assert torch.allclose(ours, theirs, rtol=1e-12)
+
+
+def test_grad_cam_sees_a_layer_before_the_next_one_overwrites_it():
+    kept, overwritten = cases.conv(nn.ReLU()), cases.conv(nn.ReLU(inplace=True))
+    assert torch.allclose(first(overwritten, X, Y), first(kept, X, Y))
+    at = X.clone().requires_grad_()
+    torch.autograd.grad(first(overwritten, at, Y).square().sum(), at)
+
+
+def test_grad_cam_of_a_smooth_network_bends_as_finite_differences_say():
+    model = cases.conv()
+    weights, direction = torch.randn(2, *X.shape, generator=cases.generator(1), dtype=X.dtype)
+
+    def score(images):
+        return (first(model, images, Y) * weights[:, :1]).sum()
+
+    at = X.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(score(at), at)
+    slope = cases.slope(score, X, direction).item()
+    assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-7)
+
+
+def test_grad_cam_composes_with_pixelwise_objectives_and_similarities():
+    model = cases.conv()
+    goal = attacks.lower_pearson(first, model, X, Y)
+    found = attacks.pgd(goal, X, Ball("linf", 0.1), steps=3, generator=cases.generator())
+    clean, moved = (attributions.pixelwise(first(model, im, Y)) for im in (X, found.x))
+    assert torch.allclose(found.objective, 1 - similarity.pearson(clean, moved).detach())
+
+
+def test_grad_cam_runs_the_same_layer_under_a_twin():
+    relu = cases.conv(nn.ReLU())
+    maps = [first(models.smooth_twin(relu, X, beta=b), X, Y) for b in (10.0, 1000.0)]
+    errors = [(m - first(relu, X, Y)).norm() for m in maps]
+    assert errors[1] < errors[0] / 10
+
+
+class Idle(nn.Module):
+    """A layer that does not run, one that runs twice, one that returns two tensors, one without a say."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.idle, self.twice, self.split = cases.conv(), nn.Conv2d(1, 1, 1), nn.Identity(), Halves()
+        self.aside = nn.Conv2d(2, 2, 1).double()
+
+    def forward(self, x):
+        self.aside(x)
+        return self.model(torch.cat(self.split(self.twice(self.twice(x))), 2))
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        return x[:, :, :1], x[:, :, 1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("idle", "layer is a Conv2d that ran 0 times; it must be a module that the model runs once"),
+        ("twice", "layer is a Identity that ran 2 times"),
+        ("split", "layer is a Halves that returned tuple; it must return"),
+        ("model.3", r"layer is a Linear that returned \(3, 4\); it must return \(batch, channels, rows, columns\)"),
+    ],
+)
+def test_a_layer_that_has_no_map_is_refused_and_no_hook_stays(name, sentence):
+    with torch.random.fork_rng(devices=[]):
+        model = Idle()
+    layer = model.get_submodule(name)
+    with pytest.raises(ValueError, match=sentence):
+        attributions.grad_cam(model, X, Y, layer=layer)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_layer_without_a_say_has_a_zero_map():
+    with torch.random.fork_rng(devices=[]):
+        model = Idle()
+    assert not attributions.grad_cam(model, X, Y, layer=model.aside).any()
+
+
+def test_an_error_in_the_model_leaves_no_hook():
+    model = cases.conv()
+    with pytest.raises(RuntimeError):
+        first(model, X[:, :1], Y)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_grad_cam_leaves_the_model_as_found_and_may_be_drawn_of_a_frozen_one(training):
+    model = cases.conv().train(training)
+    with torch.no_grad():
+        maps = first(model, X, Y)
+    assert all(m.training == training and not m._forward_hooks for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(first(model.requires_grad_(False), X, Y), maps)
+
+
+# ------------------------------------------------------------------ what each attribution says of its derivative
+
+
+def drawn(method, **options):
+    """The method under common noise."""
+    return lambda model, x, target: method(model, x, target, generator=cases.generator(5), **options)
+
+
+HOW = {
+    attributions.smooth_grad: drawn(attributions.smooth_grad, sigma=0.1, samples=3),
+    attributions.uniform_grad: drawn(attributions.uniform_grad, ball=Ball("linf", 0.1), samples=3),
+    attributions.grad_cam: first,
+}
+ATTENTIVE = (
+    attributions.raw_attention,
+    attributions.rollout,
+    attributions.gradient_attention,
+    attributions.relevance,
+    attributions.attention_flow,
+)
+
+
+def ready(method):
+    """Method, network and images on which the table's claim is tried."""
+    if method in ATTENTIVE:
+        return method, cases.vit(), cases.images(3, shape=cases.VIT_SHAPE)
+    return HOW.get(method, method), cases.conv(), X
+
+
+def directional(attribution, model, x):
+    """Derivative of a weighted sum of the map along a direction: autograd's, and by finite differences."""
+    direction = torch.randn(x.shape, generator=cases.generator(1), dtype=x.dtype)
+    weights = torch.randn(attribution(model, x, Y).shape, generator=cases.generator(2), dtype=x.dtype)
+
+    def score(images):
+        return (attribution(model, images, Y) * weights).sum()
+
+    at = x.clone().requires_grad_()
+    value = score(at)
+    if not value.requires_grad:
+        return 0.0, cases.slope(score, x, direction, step=1e-3).item()
+    (gradient,) = torch.autograd.grad(value, at)
+    return (gradient * direction).sum().item(), cases.slope(score, x, direction).item()
+
+
+@pytest.mark.parametrize("method", differentiable.ON_SMOOTH_NETWORKS, ids=lambda m: m.__name__)
+def test_what_is_called_analytic_agrees_with_finite_differences_and_nothing_else_does(method):
+    attribution, model, x = ready(method)
+    claimed = attributions.second_derivative(method, model, x)
+    autograd, finite = directional(attribution, model, x)
+    assert (autograd == pytest.approx(finite, rel=1e-5)) == (claimed == "analytic")
+    assert abs(finite) > 1e-4
+
+
+def test_every_attribution_of_the_package_is_in_the_table():
+    others = {"on_patches", "patches", "pixelwise", "second_derivative", "zero_maps", "Images", "Labels"}
+    methods = {getattr(attributions, name) for name in attributions.__all__ if name not in others}
+    assert methods == set(differentiable.ON_SMOOTH_NETWORKS)
+
+
+def test_a_network_with_kinks_is_attacked_through_its_twin():
+    relu = cases.conv(nn.ReLU())
+    twin = models.smooth_twin(relu, X, beta=10.0)
+    for method, claimed in differentiable.ON_SMOOTH_NETWORKS.items():
+        if claimed == "analytic" and method not in ATTENTIVE:
+            assert attributions.second_derivative(method, relu, X) == "through a smooth twin"
+            assert attributions.second_derivative(method, twin, X) == "analytic"
+
+
+def test_partials_are_seen_through_and_strangers_must_say_so_themselves():
+    model = cases.conv()
+    wrapped = partial(partial(attributions.integrated_gradients, steps=3), baseline=0.2)
+    assert attributions.second_derivative(wrapped, model, X) == "analytic"
+    pooled = partial(attributions.on_patches, attribution=wrapped, patch=3)
+    assert attributions.second_derivative(pooled, model, X) == "analytic"
+
+    def stranger(model, x, target):
+        return captum.attr.InputXGradient(model).attribute(x.requires_grad_(), target=target)
+
+    assert attributions.second_derivative(stranger, model, X).startswith("none")
+    stranger.second_derivative = "analytic"
+    assert attributions.second_derivative(stranger, model, X) == "analytic"
+
+
+NEW = {
+    "uniform_grad": HOW[attributions.uniform_grad],
+    "deep_lift": attributions.deep_lift,
+    "lrp": attributions.lrp,
+    "z_plus": partial(attributions.lrp, rule="z_plus"),
+    "guided_backprop": attributions.guided_backprop,
+    "grad_cam": first,
+}
+
+
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.ReLU()])
+def test_every_map_can_be_attacked_and_the_attack_beats_noise(activation):
+    model, x = cases.conv(activation), cases.images(4)
+    twins = [models.smooth_twin(model, x, beta=20.0)] if isinstance(activation, nn.ReLU) else None
+    how = {"ball": Ball("linf", 0.1), "k": 3, "steps": 3, "generator": cases.generator(), "ascend_on": twins}
+    table = robustness.attribution_robustness(model, x, attributions=NEW, **how)
+    means = table.groupby(["attribution", "attack"])["pearson"].mean().unstack()
+    assert (means["worst"] < means["noise"]).all()
+    assert table.notna().all(axis=None)
