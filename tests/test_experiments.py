@@ -105,7 +105,7 @@ OTHER = {
 OTHER_TRANSFORMER = {"attention": "another", "patch": 4, "dim": 8, "depth": 1}
 OTHER_MEASURE = {
     "radii": (4,), "attack_steps": 3, "restarts": 2, "n_attacked": 5, "k_share": 0.2, "trace_products": 9,
-    "betas": (5,), "maps": ("rollout",),
+    "betas": (5,), "maps": ("rollout",), "curvature": False,
 }  # fmt: skip
 
 

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from attrobust.claims.rule import NO_GAIN_MARGIN, SUPPORTED, change_per_seed, comparable, interval, no_gain, verdict
+from attrobust.claims.rule import (
+    HEADLINE_SEEDS,
+    NO_GAIN_MARGIN,
+    SUPPORTED,
+    change_per_seed,
+    comparable,
+    interval,
+    no_gain,
+    verdict,
+)
 from attrobust.claims.tables import sentence
 
 
@@ -82,8 +91,8 @@ def restored(
     """Does an explanation gain under another attention, where it did not under the reference?
 
     Two verdicts per data set, attention, metric and explanation: that it *gains* (its trend lies above zero), and that
-    it *gains more* than under the reference at the same values of `by` (the paired difference of the two trends, seed
-    by seed, lies above zero).
+    it *gains more* than under the reference (the trend of the paired differences, run by run at the same seed and the
+    same value of `by`, lies above zero).
 
     Args:
         rows: runs, comparable or not, with columns `dataset`, `attention` and one per metric and explanation.
@@ -101,12 +110,13 @@ def restored(
     for dataset, runs in rows.groupby("dataset", sort=False):
         kept = comparable(runs)
         for name, mine in kept[kept["attention"] != reference].groupby("attention", sort=False):
-            theirs = kept[(kept["attention"] == reference) & kept[by].isin(mine[by]) & kept["seed"].isin(mine["seed"])]
+            pairs = mine.merge(kept[kept["attention"] == reference], on=[by, "seed"], suffixes=("", " of reference"))
             for metric, explanation in itertools.product(metrics, explanations):
                 column = metric.format(explanation)
-                changes, before = change_per_seed(mine, column, by), change_per_seed(theirs, column, by)
-                gaps = [changes[seed] - before[seed] for seed in changes if seed in before]
-                for says, values in (("gains", list(changes.values())), (f"gains more than {reference}", gaps)):
+                pairs["gap"] = pairs[column] - pairs[f"{column} of reference"]
+                tests = (("gains", mine, column), (f"gains more than {reference}", pairs, "gap"))
+                for says, of, compared in tests:
+                    values = list(change_per_seed(of, compared, by).values())
                     low, high = interval(values)
                     records.append(
                         {
@@ -128,8 +138,8 @@ def restored(
 
 
 def kernel_by_kernel(table: pd.DataFrame) -> str:
-    """The verdicts of `restored` as a page of text: per attention and map, both trends and whether the gain is back."""
-    lines = ["change over the whole range with its 95 % interval; restored: both supported", ""]
+    """The verdicts of one claim of `restored` as a page of text, a line per attention and map."""
+    lines = ["change over the whole range with its 95 % interval; restored: all supported", ""]
     for metric, part in table.groupby(["dataset", "metric"], sort=False):
         lines.append(", ".join(metric))
         for (name, explanation), pair in part.groupby(["attention", "explanation"], sort=False):
@@ -137,5 +147,8 @@ def kernel_by_kernel(table: pd.DataFrame) -> str:
             back = "restored" if (pair["verdict"] == SUPPORTED).all() else "not shown"
             lines.append(f"  {name:<20}{explanation:<15}{trends}  {back}, n = {pair['seeds'].min()}")
         lines.append("")
-    says = [f"{'':22}{'':<15}" + " | ".join(dict.fromkeys(table["says"]))]
-    return "\n".join([lines[0], *says, *lines[2:], sentence(table["claim"].iloc[0], table)])
+    lines[1] = f"{'':<37}" + " | ".join(dict.fromkeys(table["says"]))
+    claim, few = table["claim"].iloc[0], table["seeds"] < HEADLINE_SEEDS
+    parts = [table, table[~few], table[few]] if few.any() else [table]
+    names = [claim, f"  arms of {HEADLINE_SEEDS} seeds or more", "  arms of fewer seeds"]
+    return "\n".join([*lines, *(sentence(name, part) for name, part in zip(names, parts, strict=False))])

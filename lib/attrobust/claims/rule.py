@@ -18,6 +18,8 @@ from scipy import stats
 SUPPORTED, OPPOSITE, UNDECIDED = "supported", "opposite", "undecided"
 CONFIDENCE = 0.95
 NO_GAIN_MARGIN = 0.05
+#: Seeds of a headline arm.
+HEADLINE_SEEDS = 5
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ class Measurement:
         k_share: share of pixels compared by the top-k intersection.
         trace_products: budget of the trace estimate.
         betas: of the smooth twins that networks with ReLUs are attacked through.
+        curvature: whether flatness and input curvature are measured too.
         maps: of a transformer, the attributions that are attacked, out of those of `on_the_patch_grid`.
     """
 
@@ -138,6 +139,7 @@ class Measurement:
     k_share: float = 0.1
     trace_products: int = 30
     betas: tuple[float, ...] = (5, 10, 50)
+    curvature: bool = True
     maps: tuple[str, ...] = MAPS
 
     def __post_init__(self) -> None:

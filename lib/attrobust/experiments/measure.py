@@ -79,10 +79,12 @@ def measure(
     }
     if fit.diverged:
         return row
-    row |= _flatness(model, whole.train, measurement, experiment.seed, device)
+    if measurement.curvature:
+        row |= _flatness(model, whole.train, measurement, experiment.seed, device)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    row |= _input_side(model, attacked.x, experiment.seed, device)
+    if measurement.curvature:
+        row |= _input_side(model, attacked.x, experiment.seed, device)
     if experiment.architecture == "vit":
         k = max(1, round(measurement.k_share * (attacked.x.shape[-1] // experiment.patch) ** 2))
         row |= explanations.inside(model, attacked.x, patch=experiment.patch, k=k)

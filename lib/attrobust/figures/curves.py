@@ -120,18 +120,33 @@ def curves(
     return figure
 
 
-def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, note: str = "") -> Figure:
-    """One pale dot per row, and the mean with a 95 % interval, for each category of `y` (and `hue`)."""
+def dots(
+    table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, note: str = "", least: int = 2, zero: bool = False
+) -> Figure:
+    """One pale dot per row, and the mean with a 95 % interval, for each category of `y` (and `hue`).
+
+    Args:
+        table: tidy.
+        x: column that is drawn.
+        y: column whose values are the lines.
+        hue: column that colours.
+        note: what stands below the figure.
+        least: rows from which on an interval is drawn.
+        zero: whether a line marks zero, and dots are drawn large beside their interval.
+    """
     rows, hues = list(dict.fromkeys(table[y])), list(dict.fromkeys(table[hue])) if hue else []
     dodge = 0.8 - 0.8 / len(hues) if len(hues) > 1 else False
     colors = {"palette": {h: COLORS[h] for h in hues}} if hue else {"color": COLORS["matched"]}
     shared = {"data": table, "x": x, "y": y, "hue": hue, "order": rows, "hue_order": hues or None, **colors}
     with style():
         figure, axis = plt.subplots(figsize=(6.0, 0.9 + 0.42 * len(rows) * max(1, 0.7 * len(hues))))
-        sns.stripplot(**shared, jitter=False, dodge=bool(hue), alpha=0.25, size=3, linewidth=0, ax=axis, legend=False)
+        size = {"size": 6, "alpha": 0.4} if zero else {"size": 3, "alpha": 0.25}
+        sns.stripplot(**shared, jitter=False, dodge=bool(hue), **size, linewidth=0, ax=axis, legend=False)
+        if zero:
+            axis.axvline(0, color=COLORS["theory"], linewidth=0.8, zorder=0)
         sns.pointplot(
-            **shared, errorbar=student_interval, dodge=dodge, linestyle="none", marker="|", markersize=12,
-            markeredgewidth=2, ax=axis, legend=False,
+            **shared, errorbar=lambda values: student_interval(values) if len(values) >= least else (np.nan, np.nan),
+            dodge=dodge, linestyle="none", marker="|", markersize=12, markeredgewidth=2, ax=axis, legend=False,
         )  # fmt: skip
         axis.set(xlabel=label(x), ylabel="")
         _legend(figure, hues)
