@@ -101,6 +101,35 @@ def labels(name: str, value: Tensor, *, batch: int, classes: int) -> Tensor:
     return value
 
 
+def logits(name: str, value: object, *, batch: int) -> Tensor:
+    """Return `value` if it holds one row of logits for each of `batch` images.
+
+    Raises:
+        ValueError: otherwise, say for a network that returns a tuple.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} returns a {type(value).__name__}; it must return one tensor of logits per class")
+    if value.ndim != 2 or len(value) != batch:
+        raise ValueError(f"{name} returns shape {tuple(value.shape)}; it must return ({batch}, classes)")
+    return value
+
+
+def maps(name: str, value: Tensor) -> Tensor:
+    """Return `value` if it is a batch of finite maps; `name` is the attribution's.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if value.ndim != 4:
+        raise ValueError(f"attribution {name} gives shape {tuple(value.shape)}; it must give (batch, channels, h, w)")
+    bad = int((~torch.isfinite(value)).flatten(1).any(1).sum())
+    if bad:
+        raise ValueError(
+            f"attribution {name} gives NaN or infinity for {bad} of {len(value)} images; maps must be finite"
+        )
+    return value
+
+
 def weights(name: str, value: Tensor) -> Tensor:
     """Return `value` if its last axis holds rows of attention: finite floating-point numbers of at least 0.
 
