@@ -10,7 +10,7 @@ image alone, so images that are broken leave the batch and cost nothing more.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,6 +40,7 @@ from attrobust.models import SmoothTwin, kinks, smooth_twin
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
+PerImage = Float[Tensor, " batch"]
 
 #: What is climbed; with wanted maps "match" too.
 OBJECTIVES = ("top_k", "unseat", "center", "cosine", "pearson")
@@ -141,7 +142,7 @@ def auto(
     everyone = torch.arange(len(x), device=x.device)
     clean = checks.maps(_name(attribution), scene.judged(x, everyone))
     checks.count("k", k, most=clean.shape[-1] * clean.shape[-2] - 1)
-    referee = Referee(model, x, target, clean, k=k, wanted=wanted, goal=goal)
+    referee = Referee(x, clean, k=k, wanted=wanted, goal=goal)
     if effort.steps:
         networks = _networks(model, x, ascend_on or (), betas)
         for objective, build in _goals(clean, k=k, wanted=wanted).items():
@@ -172,56 +173,60 @@ class _Scene:
         common = [self.streams(row, "judge") for row in rows.tolist()] if stochastic(self.attribution) else []
         return explain(self.attribution, self.model, at, self.target[rows], common).detach()
 
-    def judge(self, part: str, referee: Referee, at: Images, rows: Rows) -> None:
-        """Show iterates, at most one per image, to the referee."""
-        if len(rows):
-            referee.see(part, at, rows, self.judged(at, rows))
-
     def ascend(self, part: str, referee: Referee, network: nn.Module, build: Callable[[Rows], Objective]) -> None:
-        """Projected gradient ascent as in `pgd`, all restarts side by side, for images that may leave."""
+        """Projected gradient ascent, all restarts side by side, for images that may leave.
+
+        An iterate that has lost its prediction climbs back, by the gradient of the margin; half and three quarters of
+        the way every row returns to the best iterate it has seen.
+        """
         referee.open(part)
-        effort, everyone = self.effort, torch.arange(len(self.x), device=self.x.device)
-        rows = everyone.repeat(effort.restarts)
-        draws = [self.streams(i, f"{part} {r}") for r in range(effort.restarts) for i in everyone.tolist()]
-        at = self._moved(rows, _each(self.ball.sample, self.x[rows], draws))
+        steps, path = self.effort.steps, _Path.start(self, part)
         seen = torch.zeros_like(referee.broken)
-        for step in range(effort.steps + 1):
-            at, rows, draws = _still_open(referee, at, rows, draws)
-            if not len(rows):
+        for step in range(steps + 1):
+            path = path.without(referee.broken)
+            if not len(path.rows):
                 break
-            maps, gradient = self._climb(network, at, rows, draws, build, last=step == effort.steps)
-            for turn in _once_each(rows):
-                judged = self.judged(at[turn], rows[turn]) if maps is None else maps[turn]
-                referee.see(part, at[turn], rows[turn], judged)
-            seen[rows[gradient.flatten(1).any(1)]] = True
-            size = effort.relative_step * self.ball.radius * 0.5 * (1 + math.cos(math.pi * step / effort.steps))
-            at = self._moved(rows, at + size * self.ball.steepest(gradient) - self.x[rows])
+            last = step == steps
+            kept, back = self._margin(path.at, path.rows, last=last)
+            maps, values, gradient = self._climb(network, path, build, last=last)
+            referee.see(part, path.at, path.rows, self.judged(path.at, path.rows) if maps is None else maps, kept)
+            if last:
+                break
+            seen[path.rows[gradient.flatten(1).any(1)]] = True
+            path.note(kept, values, torch.where(kept.view(-1, 1, 1, 1), gradient, back))
+            if step in (steps // 2, 3 * steps // 4):
+                path.at, path.direction = path.best_at, path.best_direction
+            size = self.effort.relative_step * self.ball.radius * 0.5 * (1 + math.cos(math.pi * step / steps))
+            moved = path.at + size * self.ball.steepest(path.direction)
+            path.at = self._moved(path.rows, moved - self.x[path.rows])
         referee.blind(part, ~seen)
 
+    def _margin(self, at: Images, rows: Rows, *, last: bool) -> tuple[Bool[Tensor, " rows"], Images]:
+        """Whether the prediction is kept, and the gradient of the logit's lead over the others (zero at the last)."""
+        leaf = at.detach().requires_grad_(not last)
+        with torch.set_grad_enabled(not last):
+            logits = self.model(leaf)
+            mine = torch.nn.functional.one_hot(self.target[rows], logits.shape[1]).bool()
+            lead = logits[mine] - logits.masked_fill(mine, -math.inf).amax(1)
+        kept = logits.argmax(1) == self.target[rows]
+        return kept, torch.zeros_like(at) if last else _gradient(lead, leaf)
+
     def _climb(
-        self,
-        network: nn.Module,
-        at: Images,
-        rows: Rows,
-        draws: Sequence[torch.Generator],
-        build: Callable[[Rows], Objective],
-        *,
-        last: bool,
-    ) -> tuple[Images | None, Images]:
-        """The map, where the judge can use it, and the objective's gradient (zero at the last step)."""
-        random = stochastic(self.attribution)
-        shared, total = network is self.model and not random, torch.zeros_like(at)
+        self, network: nn.Module, path: "_Path", build: Callable[[Rows], Objective], *, last: bool
+    ) -> tuple[Images | None, PerImage, Images]:
+        """The map, where the judge can use it, and value and gradient of the objective (zero at the last step)."""
+        at, random = path.at, stochastic(self.attribution)
+        shared = network is self.model and not random
+        total, values = torch.zeros_like(at), torch.zeros_like(at[:, 0, 0, 0])
         if last:
-            return (self.judged(at, rows) if shared else None), total
+            return (self.judged(at, path.rows) if shared else None), values, total
         for _ in range(self.effort.eot if random else 1):
             leaf = at.detach().requires_grad_()
             with torch.enable_grad():
-                maps = explain(self.attribution, network, leaf, self.target[rows], draws)
-                climbed = build(rows)(maps).sum()
-            if climbed.requires_grad:
-                (gradient,) = torch.autograd.grad(climbed, leaf, allow_unused=True, materialize_grads=True)
-                total += gradient.nan_to_num()
-        return (maps.detach() if shared else None), total
+                maps = explain(self.attribution, network, leaf, self.target[path.rows], path.draws)
+                climbed = build(path.rows)(maps)
+            total, values = total + _gradient(climbed, leaf), values + climbed.detach()
+        return (maps.detach() if shared else None), values, total
 
     def noise(self, part: str, referee: Referee) -> None:
         """One-shot perturbations of full size."""
@@ -238,14 +243,60 @@ class _Scene:
         at, rows = self.x, torch.arange(len(self.x), device=self.x.device)
         draws = [self.streams(image, part) for image in rows.tolist()]
         for _ in range(count):
-            at, rows, draws = _still_open(referee, at, rows, draws)
+            still = ~referee.broken[rows]
+            at, rows, draws = at[still], rows[still], _of(draws, still)
             if not len(rows):
                 return
             at = self._moved(rows, step(at, _each(self.ball.boundary, at, draws), rows))
             self.judge(part, referee, at, rows)
 
+    def judge(self, part: str, referee: Referee, at: Images, rows: Rows) -> None:
+        """Show iterates that nobody climbed to the referee."""
+        referee.see(part, at, rows, self.judged(at, rows), self._margin(at, rows, last=True)[0])
+
     def _moved(self, rows: Rows, perturbation: Images) -> Images:
         return (self.x[rows] + self.ball.project(perturbation)).clamp(0, 1)
+
+
+@dataclass
+class _Path:
+    """Where every row of an ascent is, and the best place it has been: one row per restart and image."""
+
+    rows: Rows
+    draws: list[torch.Generator]
+    at: Images
+    direction: Images
+    best: PerImage
+    best_at: Images
+    best_direction: Images
+
+    @classmethod
+    def start(cls, scene: _Scene, part: str) -> "_Path":
+        """Random places, inside the ball and on its boundary by turns."""
+        n, restarts, ball = len(scene.x), scene.effort.restarts, scene.ball
+        rows = torch.arange(n, device=scene.x.device).repeat(restarts)
+        draws = [scene.streams(image, f"{part} {turn}") for turn in range(restarts) for image in range(n)]
+        kicks = [
+            _each(ball.boundary if turn % 2 else ball.sample, scene.x, draws[turn * n : (turn + 1) * n])
+            for turn in range(restarts)
+        ]
+        at = scene._moved(rows, torch.cat(kicks))
+        zero = torch.zeros_like(at)
+        return cls(rows, draws, at, zero, torch.full_like(at[:, 0, 0, 0], -torch.inf), at, zero)
+
+    def without(self, broken: Bool[Tensor, " batch"]) -> "_Path":
+        """Only the rows of images that are not broken."""
+        still = ~broken[self.rows]
+        tensors = (self.at, self.direction, self.best, self.best_at, self.best_direction)
+        return _Path(self.rows[still], _of(self.draws, still), *(tensor[still] for tensor in tensors))
+
+    def note(self, kept: Bool[Tensor, " rows"], values: Tensor, direction: Images) -> None:
+        """Remember the direction, and the place where it is the best so far that kept the prediction."""
+        self.direction = direction
+        better = (kept & (values > self.best)) | (self.best == -torch.inf)
+        self.best = torch.where(better & kept, values, self.best)
+        self.best_at = torch.where(better.view(-1, 1, 1, 1), self.at, self.best_at)
+        self.best_direction = torch.where(better.view(-1, 1, 1, 1), direction, self.best_direction)
 
 
 def _goals(clean: Images, *, k: int, wanted: Wanted | None) -> dict[str, Callable[[Rows], Objective]]:
@@ -275,16 +326,16 @@ def _networks(
     return {f", β={beta:g}": smooth_twin(model, x, beta=beta) for beta in betas}
 
 
-def _once_each(rows: Rows) -> Iterator[Tensor]:
-    """Positions in turns, so that no turn holds an image twice; rows run through the images again and again."""
-    ends = (rows.diff() <= 0).nonzero().flatten() + 1
-    yield from torch.arange(len(rows), device=rows.device).tensor_split(ends.cpu())
+def _of(draws: list[torch.Generator], still: Tensor) -> list[torch.Generator]:
+    return [draw for draw, stays in zip(draws, still.tolist(), strict=True) if stays]
 
 
-def _still_open(referee: Referee, at: Images, rows: Rows, draws: list) -> tuple[Images, Rows, list]:
-    """Iterates, their images and streams without those of broken images."""
-    still = ~referee.broken[rows]
-    return at[still], rows[still], [draw for draw, stays in zip(draws, still.tolist(), strict=True) if stays]
+def _gradient(values: PerImage, leaf: Images) -> Images:
+    """Gradient of each image's value; zero where there is none, or none that is finite."""
+    if not values.requires_grad:
+        return torch.zeros_like(leaf)
+    (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True, materialize_grads=True)
+    return gradient.nan_to_num(posinf=0, neginf=0)
 
 
 def _each(draw: Callable, like: Images, streams: Sequence[torch.Generator]) -> Images:

@@ -61,8 +61,8 @@ def passes(
     """What `auto` spends on `images` images if none is broken early, exactly; with a goal, at most that.
 
     A map costs `forward` and `backward` passes, its gradient in the pixels `forward` backward passes more. Judging an
-    iterate costs a map and a prediction; the map is the one just climbed where the attack climbs on the judged
-    network itself and the map is deterministic.
+    iterate costs a map and a prediction, and on a climb one backward pass for the way back to the prediction; the map
+    is the one just climbed where the attack climbs on the judged network itself and the map is deterministic.
 
     Args:
         effort: how hard the suite tries.
@@ -77,7 +77,7 @@ def passes(
 
     Example:
         >>> passes(Effort(steps=2, restarts=1, draws=0, walk=0), images=1, objectives=1)
-        Passes(forward=9, backward=6)
+        Passes(forward=9, backward=8)
     """
     rows, networks = images * effort.restarts, twins or 1
     climbs = objectives * networks * rows if effort.steps else 0
@@ -88,5 +88,5 @@ def passes(
     looks = (twins + built if twins else 1) if effort.steps else 0
     return Passes(
         forward=maps * forward + judged + images + looks,
-        backward=maps * backward + climbs * effort.steps * fresh * forward,
+        backward=maps * backward + climbs * effort.steps * (1 + fresh * forward),
     )

@@ -4,7 +4,7 @@ Attacks climb smooth objectives; what is reported are similarities and distances
 is chosen for each measure by that measure itself, among those that keep the prediction.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pandas as pd
 import torch
@@ -24,6 +24,10 @@ MEASURES = {
     "top_k": -1, "top_k_share": -1, "spearman": -1, "cosine": -1, "pearson": -1,
     "displacement": 1, "relative_displacement": 1, "center_shift": 1, "match": 1,
 }  # fmt: skip
+
+#: An image gives way to one that is worse by more than this many units in the last place: between ties, which the
+#: maps of a piecewise linear network are full of, the first one stays, however a batch is rounded.
+ROUNDING = 64
 
 #: What a table says of a part and an image: it was tried, an iterate kept the prediction, no gradient was ever seen.
 FLAGS = ("tried", "counted", "blind")
@@ -83,9 +87,7 @@ class Referee:
     """Keeps, for each image and measure, the worst that each part and all parts together have found.
 
     Args:
-        model: the judged network.
         x: clean images.
-        target: their predicted classes.
         clean: their maps.
         k: leading pixels.
         wanted: maps to be matched, if any.
@@ -97,21 +99,19 @@ class Referee:
 
     def __init__(
         self,
-        model: nn.Module,
         x: Images,
-        target: Labels,
         clean: Images,
         *,
         k: int,
         wanted: Wanted | None = None,
         goal: tuple[str, float] | None = None,
     ) -> None:
-        self._model, self._target, self._clean = model, target, clean
+        self._clean = clean
         self._k, self._wanted, self._goal = k, wanted, goal
         self._start, self._parts = self._score(clean, torch.arange(len(x), device=x.device)), {}
         self._names = list(MEASURES)[: len(self._start)]
-        self._best, self._winner = self._start.clone(), torch.full(self._start.shape, -1, device=x.device)
-        self._at = x.repeat(len(self._names), 1, 1, 1, 1)
+        self._best, self._held = self._start.clone(), self._start.clone()  # of all iterates; of the image kept
+        self._at, self._winner = x.repeat(len(self._names), 1, 1, 1, 1), torch.full_like(self._start, -1).long()
         self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     @property
@@ -128,26 +128,32 @@ class Referee:
         """Note for which images a part never saw a gradient."""
         self._parts[part]["blind"] = blind & self._parts[part]["tried"]
 
-    def see(self, part: str, at: Images, rows: Rows, maps: Images) -> None:
+    def see(self, part: str, at: Images, rows: Rows, maps: Images, kept: Bool[Tensor, " rows"]) -> None:
         """Judge iterates of a part.
 
         Args:
             part: an open part.
-            at: iterates, at most one per image.
-            rows: which image each belongs to.
+            at: iterates.
+            rows: which image each belongs to; ascending, and again from the first for every restart.
             maps: their maps on the judged network.
+            kept: whether it still predicts the clean class.
         """
-        with torch.no_grad():
-            kept = self._model(at).argmax(1) == self._target[rows]
-        kept &= torch.isfinite(maps).flatten(1).all(1)
-        mine, scores = self._parts[part], self._score(maps.nan_to_num(), rows)
+        kept = kept & torch.isfinite(maps).flatten(1).all(1)
+        scores = self._score(maps.nan_to_num(), rows)
         scores = torch.where(kept & ~scores.isnan(), scores, -torch.inf)
-        mine["counted"][rows] |= kept
-        mine["best"][:, rows] = torch.maximum(mine["best"][:, rows], scores)
-        measures, columns = (scores > self._best[:, rows]).nonzero(as_tuple=True)
-        self._best[measures, rows[columns]] = scores[measures, columns]
-        self._at[measures, rows[columns]] = at.detach()[columns]
-        self._winner[measures, rows[columns]] = list(self._parts).index(part)
+        mine, index = self._parts[part], list(self._parts).index(part)
+        for turn in _once_each(rows):
+            images, found = rows[turn], scores[:, turn]
+            mine["counted"][images] |= kept[turn]
+            mine["best"][:, images] = torch.maximum(mine["best"][:, images], found)
+            self._best[:, images] = torch.maximum(self._best[:, images], found)
+            held = self._held[:, images]
+            measures, columns = (found > held + ROUNDING * torch.finfo(held.dtype).eps * held.abs()).nonzero(
+                as_tuple=True
+            )
+            where = measures, images[columns]
+            self._held[where], self._winner[where] = found[measures, columns], index
+            self._at[where] = at.detach()[turn][columns]
         if self._goal is not None:
             name, value = self._goal
             self.broken = self._best[self._names.index(name)] >= MEASURES[name] * value
@@ -181,3 +187,9 @@ class Referee:
         wanted = None if self._wanted is None else self._wanted[rows]
         found = measure(self._clean[rows], maps.detach(), k=self._k, wanted=wanted)
         return torch.stack([MEASURES[name] * value for name, value in found.items()])
+
+
+def _once_each(rows: Rows) -> Iterator[Tensor]:
+    """Positions in turns, so that no turn holds an image twice."""
+    ends = (rows.diff() <= 0).nonzero().flatten() + 1
+    yield from torch.arange(len(rows), device=rows.device).tensor_split(ends.cpu())
