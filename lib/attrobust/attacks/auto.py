@@ -88,7 +88,7 @@ def auto(
     ball: Ball,
     *,
     k: int,
-    generator: torch.Generator,
+    generator: torch.Generator | Streams,
     effort: Effort | None = None,
     wanted: Wanted | None = None,
     ascend_on: Sequence[nn.Module] | None = None,
@@ -105,7 +105,7 @@ def auto(
         x: clean images, pixels in [0, 1].
         ball: allowed perturbations.
         k: pixels of the top-k measures, from 1 to one less than the map has.
-        generator: gives one number, from which every image's streams follow.
+        generator: gives one number, from which every image's streams follow; or these streams.
         effort: how hard to try; `Effort()` if None.
         wanted: maps to move towards (see `match_map`); adds an objective and a measure.
         ascend_on: networks to climb on; if None, the model itself, or twins of it if it has kinks.
@@ -138,7 +138,8 @@ def auto(
         _inside(name, images, x, ball)
     with torch.no_grad():
         target = checks.logits("model", model(x), batch=len(x)).argmax(1)
-    scene = _Scene(attribution, model, x, target, ball, Streams(x, generator=generator), effort)
+    streams = generator if isinstance(generator, Streams) else Streams(x, generator=generator)
+    scene = _Scene(attribution, model, x, target, ball, streams, effort)
     everyone = torch.arange(len(x), device=x.device)
     clean = checks.maps(_name(attribution), scene.judged(x, everyone))
     checks.count("k", k, most=clean.shape[-1] * clean.shape[-2] - 1)
@@ -170,14 +171,14 @@ class _Scene:
 
     def judged(self, at: Images, rows: Rows) -> Images:
         """Maps on the judged network; a stochastic one under its image's common draws."""
-        common = [self.streams(row, "judge") for row in rows.tolist()] if stochastic(self.attribution) else []
+        common = self.streams.common(rows.tolist()) if stochastic(self.attribution) else []
         return explain(self.attribution, self.model, at, self.target[rows], common).detach()
 
     def ascend(self, part: str, referee: Referee, network: nn.Module, build: Callable[[Rows], Objective]) -> None:
         """Projected gradient ascent, all restarts side by side, for images that may leave.
 
-        An iterate that has lost its prediction climbs back, by the gradient of the margin; half and three quarters of
-        the way every row returns to the best iterate it has seen.
+        An iterate that has lost its prediction climbs back by the gradient of the margin, and onward along the
+        boundary; half and three quarters of the way every row returns to the best iterate it has seen.
         """
         referee.open(part)
         steps, path = self.effort.steps, _Path.start(self, part)
@@ -193,7 +194,7 @@ class _Scene:
             if last:
                 break
             seen[path.rows[gradient.flatten(1).any(1)]] = True
-            path.note(kept, values, torch.where(kept.view(-1, 1, 1, 1), gradient, back))
+            path.note(kept, values, torch.where(kept.view(-1, 1, 1, 1), gradient, _along(back, gradient)))
             if step in (steps // 2, 3 * steps // 4):
                 path.at, path.direction = path.best_at, path.best_direction
             size = self.effort.relative_step * self.ball.radius * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -334,8 +335,16 @@ def _gradient(values: PerImage, leaf: Images) -> Images:
     """Gradient of each image's value; zero where there is none, or none that is finite."""
     if not values.requires_grad:
         return torch.zeros_like(leaf)
-    (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True, materialize_grads=True)
+    ones = torch.ones_like(values)
+    (gradient,) = torch.autograd.grad(values, leaf, ones, allow_unused=True, materialize_grads=True)
     return gradient.nan_to_num(posinf=0, neginf=0)
+
+
+def _along(back: Images, gradient: Images) -> Images:
+    """Back across the boundary, and along it where the objective rises: unit normal plus unit tangent."""
+    normal, slope = (nn.functional.normalize(part.flatten(1), dim=1) for part in (back, gradient))
+    tangent = slope - (slope * normal).sum(1, keepdim=True) * normal
+    return (normal + nn.functional.normalize(tangent, dim=1)).view_as(back)
 
 
 def _each(draw: Callable, like: Images, streams: Sequence[torch.Generator]) -> Images:

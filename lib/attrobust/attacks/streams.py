@@ -6,7 +6,7 @@ one, a batch in another order and a batch that shrinks all give an image the sam
 
 import inspect
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +37,10 @@ class Streams:
     def __call__(self, image: int, who: str) -> torch.Generator:
         """The stream of one image for one purpose, at its beginning."""
         return torch.Generator().manual_seed(zlib.crc32(who.encode(), self._names[image]))
+
+    def common(self, images: Iterable[int] | None = None) -> list[torch.Generator]:
+        """The streams under which stochastic maps are judged: the same draws at every judgement of an image."""
+        return [self(image, "judge") for image in (range(len(self._names)) if images is None else images)]
 
 
 def stochastic(attribution: Callable) -> bool:
