@@ -31,7 +31,7 @@ def matrix(
     with style():
         figure, axis = plt.subplots(figsize=(1.15 * len(names) + 1.9, 0.36 * len(lines) + 1.3))
         shades = table.pivot(index=rows, columns=columns, values=shade).loc[lines, names]
-        palette = sns.light_palette(sns.desaturate(COLORS["attack"], 0.8), as_cmap=True)
+        palette = sns.light_palette(COLORS["attack"], as_cmap=True)
         axis.imshow(shades.to_numpy(dtype=float), cmap=palette, vmin=0, vmax=1.4, aspect="auto")
         for cell in table.to_dict("records"):
             place = names.index(cell[columns]), lines.index(cell[rows])
