@@ -321,6 +321,20 @@ def test_under_every_objective_the_gradient_parts_reach_the_optimum_of_a_fine_gr
         assert reached >= 0.99 * best - 1e-9, (measure, reached, best)
 
 
+@pytest.mark.parametrize(("norm", "seed", "image"), [("l2", 3, 3), ("linf", 5, 0)])
+def test_next_to_the_decision_boundary_a_climb_comes_back_and_goes_along_it(norm, seed, image):
+    model, ball = Bump(3, seed), Ball(norm, 0.2)
+    x = 0.2 + 0.6 * torch.rand(400, 1, 1, 3, generator=cases.generator(seed), dtype=torch.float64)
+    x = x[(model(x)[:, 0] - model(x)[:, 1]).abs() < 0.15][image : image + 1]
+    everywhere, target = grid(x, ball, 25), model(x).argmax(1)
+    everywhere = everywhere[model(everywhere).argmax(1) == target]
+    n = len(everywhere)
+    clean, maps = (attributions.saliency(model, im, target.expand(len(im))).detach() for im in (x, everywhere))
+    best = 1 - attacks.measure(clean.expand(n, -1, -1, -1), maps, k=1)["cosine"].min().item()
+    found = attack(model, x, k=1, ball=ball, effort=Effort(steps=40, restarts=2, draws=0, walk=0))
+    assert 1 - part(found, "cosine").loc[0, "cosine"] >= 0.99 * best
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_each_gradient_part_beats_a_long_random_walk_and_noise_of_equal_budget(norm):
     model, x = cases.conv(), cases.images(6)

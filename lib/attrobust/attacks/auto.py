@@ -177,29 +177,28 @@ class _Scene:
     def ascend(self, part: str, referee: Referee, network: nn.Module, build: Callable[[Rows], Objective]) -> None:
         """Projected gradient ascent, all restarts side by side, for images that may leave.
 
-        An iterate that has lost its prediction climbs back by the gradient of the margin, and onward along the
-        boundary; half and three quarters of the way every row returns to the best iterate it has seen.
+        Starts lie inside the ball and on its boundary by turns. An iterate that has lost its prediction climbs back by
+        the gradient of the margin, and onward along the decision boundary.
         """
         referee.open(part)
-        steps, path = self.effort.steps, _Path.start(self, part)
-        seen = torch.zeros_like(referee.broken)
+        n, steps, restarts, ball = len(self.x), self.effort.steps, self.effort.restarts, self.ball
+        rows = torch.arange(n, device=self.x.device).repeat(restarts)
+        draws = [self.streams(image, f"{part} {turn}") for turn in range(restarts) for image in range(n)]
+        turns = [ball.boundary if turn % 2 else ball.sample for turn in range(restarts)]
+        kicks = [_each(turn, self.x, draws[i * n : (i + 1) * n]) for i, turn in enumerate(turns)]
+        at, seen = self._moved(rows, torch.cat(kicks)), torch.zeros_like(referee.broken)
         for step in range(steps + 1):
-            path = path.without(referee.broken)
-            if not len(path.rows):
+            at, rows, draws = _still_open(referee, at, rows, draws)
+            if not len(rows):
                 break
             last = step == steps
-            kept, back = self._margin(path.at, path.rows, last=last)
-            maps, values, gradient = self._climb(network, path, build, last=last)
-            referee.see(part, path.at, path.rows, self.judged(path.at, path.rows) if maps is None else maps, kept)
-            if last:
-                break
-            seen[path.rows[gradient.flatten(1).any(1)]] = True
-            path.note(kept, values, torch.where(kept.view(-1, 1, 1, 1), gradient, _along(back, gradient)))
-            if step in (steps // 2, 3 * steps // 4):
-                path.at, path.direction = path.best_at, path.best_direction
-            size = self.effort.relative_step * self.ball.radius * 0.5 * (1 + math.cos(math.pi * step / steps))
-            moved = path.at + size * self.ball.steepest(path.direction)
-            path.at = self._moved(path.rows, moved - self.x[path.rows])
+            kept, back = self._margin(at, rows, last=last)
+            maps, gradient = self._climb(network, at, rows, draws, build, last=last)
+            referee.see(part, at, rows, self.judged(at, rows) if maps is None else maps, kept)
+            seen[rows[gradient.flatten(1).any(1)]] = True
+            direction = ball.steepest(torch.where(kept.view(-1, 1, 1, 1), gradient, _along(back, gradient)))
+            size = self.effort.relative_step * ball.radius * 0.5 * (1 + math.cos(math.pi * step / steps))
+            at = self._moved(rows, at + size * direction - self.x[rows])
         referee.blind(part, ~seen)
 
     def _margin(self, at: Images, rows: Rows, *, last: bool) -> tuple[Bool[Tensor, " rows"], Images]:
@@ -213,21 +212,27 @@ class _Scene:
         return kept, torch.zeros_like(at) if last else _gradient(lead, leaf)
 
     def _climb(
-        self, network: nn.Module, path: "_Path", build: Callable[[Rows], Objective], *, last: bool
-    ) -> tuple[Images | None, PerImage, Images]:
-        """The map, where the judge can use it, and value and gradient of the objective (zero at the last step)."""
-        at, random = path.at, stochastic(self.attribution)
+        self,
+        network: nn.Module,
+        at: Images,
+        rows: Rows,
+        draws: Sequence[torch.Generator],
+        build: Callable[[Rows], Objective],
+        *,
+        last: bool,
+    ) -> tuple[Images | None, Images]:
+        """The map, where the judge can use it, and the objective's gradient (zero at the last step)."""
+        random, total = stochastic(self.attribution), torch.zeros_like(at)
         shared = network is self.model and not random
-        total, values = torch.zeros_like(at), torch.zeros_like(at[:, 0, 0, 0])
         if last:
-            return (self.judged(at, path.rows) if shared else None), values, total
+            return (self.judged(at, rows) if shared else None), total
         for _ in range(self.effort.eot if random else 1):
             leaf = at.detach().requires_grad_()
             with torch.enable_grad():
-                maps = explain(self.attribution, network, leaf, self.target[path.rows], path.draws)
-                climbed = build(path.rows)(maps)
-            total, values = total + _gradient(climbed, leaf), values + climbed.detach()
-        return (maps.detach() if shared else None), values, total
+                maps = explain(self.attribution, network, leaf, self.target[rows], draws)
+                climbed = build(rows)(maps)
+            total += _gradient(climbed, leaf)
+        return (maps.detach() if shared else None), total
 
     def noise(self, part: str, referee: Referee) -> None:
         """One-shot perturbations of full size."""
@@ -244,8 +249,7 @@ class _Scene:
         at, rows = self.x, torch.arange(len(self.x), device=self.x.device)
         draws = [self.streams(image, part) for image in rows.tolist()]
         for _ in range(count):
-            still = ~referee.broken[rows]
-            at, rows, draws = at[still], rows[still], _of(draws, still)
+            at, rows, draws = _still_open(referee, at, rows, draws)
             if not len(rows):
                 return
             at = self._moved(rows, step(at, _each(self.ball.boundary, at, draws), rows))
@@ -257,47 +261,6 @@ class _Scene:
 
     def _moved(self, rows: Rows, perturbation: Images) -> Images:
         return (self.x[rows] + self.ball.project(perturbation)).clamp(0, 1)
-
-
-@dataclass
-class _Path:
-    """Where every row of an ascent is, and the best place it has been: one row per restart and image."""
-
-    rows: Rows
-    draws: list[torch.Generator]
-    at: Images
-    direction: Images
-    best: PerImage
-    best_at: Images
-    best_direction: Images
-
-    @classmethod
-    def start(cls, scene: _Scene, part: str) -> "_Path":
-        """Random places, inside the ball and on its boundary by turns."""
-        n, restarts, ball = len(scene.x), scene.effort.restarts, scene.ball
-        rows = torch.arange(n, device=scene.x.device).repeat(restarts)
-        draws = [scene.streams(image, f"{part} {turn}") for turn in range(restarts) for image in range(n)]
-        kicks = [
-            _each(ball.boundary if turn % 2 else ball.sample, scene.x, draws[turn * n : (turn + 1) * n])
-            for turn in range(restarts)
-        ]
-        at = scene._moved(rows, torch.cat(kicks))
-        zero = torch.zeros_like(at)
-        return cls(rows, draws, at, zero, torch.full_like(at[:, 0, 0, 0], -torch.inf), at, zero)
-
-    def without(self, broken: Bool[Tensor, " batch"]) -> "_Path":
-        """Only the rows of images that are not broken."""
-        still = ~broken[self.rows]
-        tensors = (self.at, self.direction, self.best, self.best_at, self.best_direction)
-        return _Path(self.rows[still], _of(self.draws, still), *(tensor[still] for tensor in tensors))
-
-    def note(self, kept: Bool[Tensor, " rows"], values: Tensor, direction: Images) -> None:
-        """Remember the direction, and the place where it is the best so far that kept the prediction."""
-        self.direction = direction
-        better = (kept & (values > self.best)) | (self.best == -torch.inf)
-        self.best = torch.where(better & kept, values, self.best)
-        self.best_at = torch.where(better.view(-1, 1, 1, 1), self.at, self.best_at)
-        self.best_direction = torch.where(better.view(-1, 1, 1, 1), direction, self.best_direction)
 
 
 def _goals(clean: Images, *, k: int, wanted: Wanted | None) -> dict[str, Callable[[Rows], Objective]]:
@@ -327,8 +290,10 @@ def _networks(
     return {f", β={beta:g}": smooth_twin(model, x, beta=beta) for beta in betas}
 
 
-def _of(draws: list[torch.Generator], still: Tensor) -> list[torch.Generator]:
-    return [draw for draw, stays in zip(draws, still.tolist(), strict=True) if stays]
+def _still_open(referee: Referee, at: Images, rows: Rows, draws: list) -> tuple[Tensor, Tensor, list]:
+    """Iterates, their images and streams without those of broken images."""
+    still = ~referee.broken[rows]
+    return at[still], rows[still], [draw for draw, stays in zip(draws, still.tolist(), strict=True) if stays]
 
 
 def _gradient(values: PerImage, leaf: Images) -> Images:
