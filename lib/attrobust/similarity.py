@@ -69,7 +69,7 @@ def topk_above_chance(reference: Importances, perturbed: Importances, *, k: int)
         >>> topk_above_chance(a, a.flip(2), k=2).item(), topk_above_chance(a, a.flip(1), k=2).item()
         (1.0, -1.0)
 
-    Reference: the form of Cohen 1960, "A coefficient of agreement for nominal scales", eq. 1.
+    Reference: the form of Cohen 1960, "A coefficient of agreement for nominal scales" (kappa).
     """
     pixels = reference.shape[-1] * reference.shape[-2]
     chance = checks.count("k", k, most=pixels - 1) / pixels

@@ -132,7 +132,7 @@ def match_map(attribution: Attribution, model: nn.Module, x: Images, target: Lab
     Raises:
         ValueError: if `wanted` has another shape, is zero for an image, or holds NaN or infinite entries.
 
-    Reference: Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame", eq. 3 (there with a
+    Reference: Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame" (there with a
     soft penalty that holds the output; here the prediction is held by the judge).
     """
     clean, there = _clean_importances(attribution, model, x, target), pixelwise(wanted.detach())
