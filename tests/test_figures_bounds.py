@@ -68,3 +68,13 @@ def test_drawing_leaves_the_style_as_found():
 def closed():
     yield
     mpl.pyplot.close("all")
+
+
+def test_a_matrix_writes_every_value_with_its_interval_into_its_own_cell():
+    cells = [("noise", "top_k", 0.91, 0.1), ("noise", "cosine", 0.99, 0.0), ("attack", "top_k", 0.63, 1.0)]
+    table = pd.DataFrame(cells, columns=["part", "metric", "mean", "shade"]).assign(low=0.5, high=0.95)
+    (axis,) = figures.matrix(table, rows="part", columns="metric", note="n = 3").axes
+    written = {(*map(round, text.xy), text.get_text()) for text in axis.texts}
+    assert {(0, 0, "0.91"), (1, 0, "0.99"), (0, 1, "0.63"), (0, 0, "[0.50, 0.95]")} <= written
+    assert len(axis.texts) == 2 * len(cells)
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["noise, one draw", "attack"]

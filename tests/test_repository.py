@@ -120,7 +120,7 @@ def test_the_benchmark_page_and_the_readme_say_what_the_rows_say():
     from benchmarks import report
 
     folder, readme = paths.figures / "benchmarks", (paths.root / "README.md").read_text()
-    rows = {part: pd.read_csv(folder / f"rows_{part}.csv") for part in ("speed", "warm", "memory", "growth")}
+    rows = {part: pd.read_csv(folder / f"rows_{part}.csv") for part in report.PARTS}
     assert report.page(rows) == (folder / "table.md").read_text()
     assert report.aims(rows["speed"]) in readme
     assert report.warm_start(rows["warm"]) in readme

@@ -195,3 +195,90 @@ def test_the_same_seed_gives_the_same_table():
 def test_bad_arguments_are_refused(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         table(**change)
+
+
+# ------------------------------------------------------------------ transfer
+
+
+def smooth_grad(model, x, target, *, generator):
+    return attributions.smooth_grad(model, x, target, sigma=0.05, samples=3, generator=generator)
+
+
+MAPS = {
+    "saliency": attributions.saliency,
+    "input_x_gradient": attributions.input_x_gradient,
+    "smooth_grad": smooth_grad,
+}
+EFFORT = attacks.Effort(steps=4, restarts=1, draws=2, walk=2)
+
+
+def carried(model=None, **changes):
+    how = {"attributions": MAPS, "ball": Ball("linf", 0.05), "k": 2, "effort": EFFORT, "generator": cases.generator()}
+    return robustness.transfer(model or cases.conv(), cases.images(4), **{**how, **changes})
+
+
+def pair(found, attacked, measured):
+    return found[(found["attacked"] == attacked) & (found["measured"] == measured)].set_index("image")
+
+
+def test_transfer_has_one_row_per_image_and_pair_and_for_noise():
+    found = carried()
+    names = [name for name in attacks.MEASURES if name != "match"]
+    assert list(found.columns) == ["image", "attacked", "measured", *names, "counted"]
+    assert (found.groupby(["image", "attacked", "measured"]).size() == 1).all()
+    assert set(found["attacked"]) == {*MAPS, "noise"}
+    assert len(found) == 4 * 4 * 3
+    assert found.notna().all(axis=None)
+
+
+def test_the_diagonal_of_transfer_is_the_worst_case_of_the_suite():
+    found, x = carried(), cases.images(4)
+    for name, attribution in MAPS.items():
+        own = attacks.auto(
+            attribution, cases.conv(), x, Ball("linf", 0.05), k=2, effort=EFFORT, generator=cases.generator()
+        )
+        worst = own.table[own.table["part"] == "worst"].set_index("image")
+        for measure in attacks.MEASURES:
+            if measure != "match":
+                assert pair(found, name, name)[measure].tolist() == pytest.approx(worst[measure].tolist(), abs=1e-12)
+
+
+def test_a_map_under_another_name_is_carried_over_in_full_and_every_pair_beats_noise():
+    found = carried(attributions={"a": attributions.saliency, "b": attributions.saliency})
+    for attacked, measured in (("a", "b"), ("b", "a")):
+        pd.testing.assert_frame_equal(
+            pair(found, attacked, measured).drop(columns=["attacked", "measured"]),
+            pair(found, "a", "a").drop(columns=["attacked", "measured"]),
+        )
+    found = carried()
+    for measured in MAPS:
+        noise = pair(found, "noise", measured)["cosine"].mean()
+        for attacked in MAPS:
+            assert pair(found, attacked, measured)["cosine"].mean() < noise
+
+
+def test_off_the_diagonal_stands_the_other_map_at_the_images_found_on_the_first():
+    model, x, found = cases.conv(), cases.images(4), carried()
+    how = {"k": 2, "effort": EFFORT, "generator": cases.generator()}
+    own = attacks.auto(attributions.saliency, model, x, Ball("linf", 0.05), **how)
+    for measure in ("top_k", "cosine", "center_shift"):
+        there = robustness.compare(model, attributions.input_x_gradient, x, own.x[measure], k=2)
+        assert pair(found, "saliency", "input_x_gradient")[measure].tolist() == pytest.approx(there[measure].tolist())
+
+
+def test_noise_that_changes_the_prediction_is_counted_in_the_transfer_table():
+    kept = pair(carried(cases.quadratic(), ball=Ball("linf", 0.25)), "noise", "saliency")["counted"]
+    assert 0 < kept.mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"noise_draws": 0}, "noise_draws is 0; it must be a whole number of at least 1"),
+        ({"attributions": {"noise": attributions.saliency}}, "attributions has a map called 'noise'"),
+        ({"k": 9}, "k is 9; it must be a whole number from 1 to 8"),
+    ],
+)
+def test_transfer_refuses_bad_arguments(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        carried(**change)

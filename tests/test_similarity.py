@@ -64,6 +64,25 @@ def test_topk_of_independent_maps_is_at_chance():
     assert abs(share.mean() - 6 / 20) < 4 * share.std() / 4000**0.5
 
 
+@pytest.mark.parametrize(("shape", "k"), [((4, 5), 6), ((4, 5), 19), ((8, 8), 1), ((8, 8), 60)])
+def test_topk_above_chance_is_zero_for_independent_maps_and_one_for_the_same(shape, k):
+    a, b = torch.rand(2, 4000, *shape, generator=cases.generator(), dtype=torch.float64)
+    corrected = similarity.topk_above_chance(a, b, k=k)
+    assert abs(corrected.mean()) < 4 * corrected.std() / 4000**0.5
+    assert corrected.std() > 0
+    assert similarity.topk_above_chance(a, a, k=k).tolist() == pytest.approx([1.0] * 4000)
+    n = shape[0] * shape[1]
+    raw = similarity.topk_intersection(a, b, k=k)
+    assert corrected.tolist() == pytest.approx(((raw * n - k) / (n - k)).tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize("k", [0, 9])
+def test_chance_cannot_be_taken_out_where_every_pixel_leads(k):
+    a = maps("topk_intersection", 0)
+    with pytest.raises(ValueError, match=f"k is {k}; it must be a whole number from 1 to 8"):
+        similarity.topk_above_chance(a, a, k=k)
+
+
 def test_topk_and_spearman_see_order_only():
     a, b = maps("spearman", 0), maps("spearman", 1)
     for name in ("topk_intersection", "spearman"):

@@ -105,7 +105,7 @@ def logits(name: str, value: object, *, batch: int) -> Tensor:
     """Return `value`, what the model `name` returned, if it is one tensor (batch, classes) of floating-point logits.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: otherwise, say for a network that returns a tuple.
 
     Example:
         >>> logits("model", torch.zeros(2, 10), batch=2).shape
@@ -132,6 +132,22 @@ def finite(name: str, value: Tensor) -> Tensor:
     bad = int((~torch.isfinite(value)).sum())
     if bad:
         raise ValueError(f"{name} holds {bad} entries that are NaN or infinite; all must be finite")
+    return value
+
+
+def maps(name: str, value: Tensor) -> Tensor:
+    """Return `value` if it is a batch of finite maps; `name` is the attribution's.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if value.ndim != 4:
+        raise ValueError(f"attribution {name} gives shape {tuple(value.shape)}; it must give (batch, channels, h, w)")
+    bad = int((~torch.isfinite(value)).flatten(1).any(1).sum())
+    if bad:
+        raise ValueError(
+            f"attribution {name} gives NaN or infinity for {bad} of {len(value)} images; maps must be finite"
+        )
     return value
 
 

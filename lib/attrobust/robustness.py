@@ -111,6 +111,82 @@ def attribution_robustness(
     return table[["image", "attribution", "attack", *SIMILARITIES, *DISTANCES, "kept", "counted"]]
 
 
+def transfer(
+    model: nn.Module,
+    x: Images,
+    *,
+    attributions: Mapping[str, attacks.Attribution],
+    ball: Ball,
+    k: int,
+    generator: torch.Generator,
+    effort: attacks.Effort | None = None,
+    noise_draws: int = 4,
+    ascend_on: Sequence[nn.Module] | None = None,
+) -> pd.DataFrame:
+    """Attack one map, measure another: every pair, image by image, beside random noise.
+
+    Each map is attacked by `attacks.auto`; each measure is then taken on every map, at the images that are worst for
+    that measure on the attacked map. The diagonal is the suite's own worst case.
+
+    Args:
+        model: classifier in eval mode.
+        x: clean images, pixels in [0, 1].
+        attributions: name -> map; one that waits for a `generator` is measured under the same draws throughout.
+        ball: allowed perturbations.
+        k: pixels of the top-k measures.
+        generator: gives one number, from which every image's streams follow.
+        effort: how hard the suite tries; `attacks.Effort()` if None.
+        noise_draws: perturbations of full size, averaged, for the rows attacked on "noise".
+        ascend_on: networks to climb on; twins of the model are built if it has kinks and this is None.
+
+    Returns:
+        One row per image, `attacked` (a name, or "noise") and `measured` (a name), with every measure of
+        `attacks.MEASURES` but "match", and `counted`: an iterate kept the prediction (where none did the clean image
+        is measured), for noise the share of draws that did.
+
+    Raises:
+        ValueError: for what `attacks.auto` refuses, a map called "noise", or `noise_draws` below 1.
+
+    Reference: Wang et al. 2020, "Smoothed geometry for robust attribution", transfer of attacks between maps.
+    """
+    checks.images("x", x)
+    checks.count("noise_draws", noise_draws)
+    if "noise" in attributions:
+        raise ValueError("attributions has a map called 'noise'; that name stands for the control")
+    streams, moved, counted = attacks.Streams(x, generator=generator), {}, {}
+    for name, attribution in attributions.items():
+        how = {"k": k, "generator": streams, "effort": effort, "ascend_on": ascend_on}
+        found = attacks.auto(attribution, model, x, ball, **how)
+        moved[name], counted[name] = [found.x], [found.counted]
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    keep = attacks.same_prediction(model, x)
+    moved["noise"], counted["noise"] = [], []
+    draws = [streams(image, "noise row") for image in range(len(x))]
+    for _ in range(noise_draws):
+        kick = torch.cat([ball.boundary(one, generator=draw) for one, draw in zip(x.split(1), draws, strict=True)])
+        noisy = (x + kick).clamp(0, 1)
+        moved["noise"].append(dict.fromkeys(attacks.MEASURES, noisy))
+        counted["noise"].append(keep(noisy))
+    tables = []
+    for measured, attribution in attributions.items():
+
+        def maps(images: Images, attribution: attacks.Attribution = attribution) -> Images:
+            return attacks.explain(attribution, model, images, target, streams.common()).detach()
+
+        clean = maps(x)
+        for attacked, every in moved.items():
+            each = [
+                {name: attacks.measure(clean, maps(images[name]), k=k)[name] for name in images if name != "match"}
+                for images in every
+            ]
+            share = torch.stack(counted[attacked]).double().mean(0)
+            columns = {name: torch.stack([m[name] for m in each]).mean(0) for name in each[0]} | {"counted": share}
+            numbers = {name: value.double().cpu().numpy() for name, value in columns.items()}
+            tables.append(pd.DataFrame({"image": range(len(x)), "attacked": attacked, "measured": measured, **numbers}))
+    return pd.concat(tables, ignore_index=True)
+
+
 def compare(model: nn.Module, attribution: attacks.Attribution, x: Images, moved: Images, *, k: int) -> pd.DataFrame:
     """Every similarity and distance between the maps of clean and moved images, one row per image.
 

@@ -46,6 +46,36 @@ def topk_intersection(reference: Importances, perturbed: Importances, *, k: int)
     return chosen.gather(1, second.topk(k).indices).sum(1) / k
 
 
+def topk_above_chance(reference: Importances, perturbed: Importances, *, k: int) -> PerImage:
+    """Top-k intersection with its chance level taken out.
+
+        (s - k / n) / (1 - k / n),   s = `topk_intersection`, n = height x width
+
+    Maps of different sizes, or different k, can then be compared: 100 of 1,000 pixels and 1,000 of 1,024 cannot.
+
+    Args:
+        reference: pixel importances of the clean image; only their order matters.
+        perturbed: pixel importances of the attacked image.
+        k: number of pixels compared, from 1 to height x width - 1.
+
+    Returns:
+        One number per image in [-k / (n - k), 1]; 1 = same pixels, 0 = chance, negative = fewer than chance.
+
+    Raises:
+        ValueError: if `k` is outside its range or the shapes differ.
+
+    Example:
+        >>> a = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])
+        >>> topk_above_chance(a, a.flip(2), k=2).item(), topk_above_chance(a, a.flip(1), k=2).item()
+        (1.0, -1.0)
+
+    Reference: the form of Cohen 1960, "A coefficient of agreement for nominal scales" (kappa).
+    """
+    pixels = reference.shape[-1] * reference.shape[-2]
+    chance = checks.count("k", k, most=pixels - 1) / pixels
+    return (topk_intersection(reference, perturbed, k=k) - chance) / (1 - chance)
+
+
 def spearman(reference: Importances, perturbed: Importances) -> PerImage:
     """Rank correlation of two importance maps; ties get average ranks.
 

@@ -3,6 +3,7 @@
 from attrobust.figures.bounds import against, profiles, tightness
 from attrobust.figures.clouds import clouds
 from attrobust.figures.curves import curves, dots, scatter, trends
+from attrobust.figures.matrices import matrix
 from attrobust.figures.pictures import pictures, pixels
 from attrobust.figures.save import save, write
 from attrobust.figures.style import COLORS, LABELS, label, style
@@ -15,6 +16,7 @@ __all__ = [
     "curves",
     "dots",
     "label",
+    "matrix",
     "pictures",
     "pixels",
     "profiles",

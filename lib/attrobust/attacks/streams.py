@@ -1,0 +1,62 @@
+"""A random stream for every image of a batch, so that no image's attack depends on its neighbours.
+
+A stream is named by the image's content, by who draws, and by one number from the caller's generator. A batch of
+one, a batch in another order and a batch that shrinks all give an image the same draws.
+"""
+
+import inspect
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Images = Float[Tensor, "batch channels height width"]
+Labels = Int[Tensor, " batch"]
+
+
+class Streams:
+    """Names the stream of each image; equal images have equal streams.
+
+    Args:
+        x: clean images.
+        generator: gives one number, shared by all streams.
+
+    Example:
+        >>> x = torch.rand(3, 1, 2, 2)
+        >>> three, one = (Streams(x[i:], generator=torch.Generator()) for i in (0, 2))
+        >>> torch.equal(torch.rand(2, generator=three(2, "noise")), torch.rand(2, generator=one(0, "noise")))
+        True
+    """
+
+    def __init__(self, x: Images, *, generator: torch.Generator) -> None:
+        base = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        self._names = [zlib.crc32(image.numpy().tobytes(), base) for image in x.detach().cpu().contiguous()]
+
+    def __call__(self, image: int, who: str) -> torch.Generator:
+        """The stream of one image for one purpose, at its beginning."""
+        return torch.Generator().manual_seed(zlib.crc32(who.encode(), self._names[image]))
+
+    def common(self, images: Iterable[int] | None = None) -> list[torch.Generator]:
+        """The streams under which stochastic maps are judged: the same draws at every judgement of an image."""
+        return [self(image, "judge") for image in (range(len(self._names)) if images is None else images)]
+
+
+def stochastic(attribution: Callable) -> bool:
+    """Whether an attribution waits for a generator: it has a parameter of that name without a value."""
+    try:
+        parameter = inspect.signature(attribution).parameters.get("generator")
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def explain(
+    attribution: Callable, model: nn.Module, x: Images, target: Labels, streams: Sequence[torch.Generator]
+) -> Images:
+    """Maps of a batch; stochastic ones image by image, each with its own stream (its samples are then the batch)."""
+    if not stochastic(attribution):
+        return attribution(model, x, target)
+    parts = zip(x.split(1), target.split(1), streams, strict=True)
+    return torch.cat([attribution(model, image, label, generator=stream) for image, label, stream in parts])
