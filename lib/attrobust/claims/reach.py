@@ -145,6 +145,7 @@ def kernel_by_kernel(table: pd.DataFrame) -> str:
         for (name, explanation), pair in part.groupby(["attention", "explanation"], sort=False):
             trends = "  ".join(f"{r.change:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in pair.itertuples())
             back = "restored" if (pair["verdict"] == SUPPORTED).all() else "not shown"
+            back = pair["verdict"].iloc[0] if len(pair) == 1 else back
             lines.append(f"  {name:<20}{explanation:<15}{trends}  {back}, n = {pair['seeds'].min()}")
         lines.append("")
     lines[1] = f"{'':<37}" + " | ".join(dict.fromkeys(table["says"]))
