@@ -188,24 +188,27 @@ def test_a_row_appears_only_after_its_provenance(folder, monkeypatch):
 
 def test_committed_rows_are_read_only_where_they_may_be(folder):
     store.write_csv(paths.figures / "01_x" / "runs.csv", rows(["a", "b"]))
-    committed = Store("01_x").earlier_rows(["b", "c"])
+    committed = Store("01_x").committed_rows(["b", "c"])
     assert list(committed) == ["b"]
     assert bits(committed["b"]["value"]) == bits(0.1 + 1 / 3)
-    assert Store("01_x", committed=False).earlier_rows(["b"]) == {}
-    assert Store("02_y").earlier_rows(["b"]) == {}
+    assert Store("01_x", committed=False).committed_rows(["b"]) == {}
+    assert Store("02_y").committed_rows(["b"]) == {}
 
 
 def test_evidence_of_a_shared_notebook_serves_too_computed_or_committed(folder):
     store.write_csv(paths.figures / "01_x" / "runs.csv", rows(["a"]))
     Store("01_x", out=folder / "here" / "01_x").put("b", {"value": 2.0}, {"seconds": 3.0})
     sharing = Store("02_y", out=folder / "here" / "02_y", shares=["01_x"])
-    assert set(sharing.earlier_rows(["a", "b", "c"])) == {"a", "b"}
+    assert set(sharing.committed_rows(["a", "b", "c"])) == {"a"}
+    assert set(sharing.shared_rows(["a", "b", "c"])) == {"b"}
     assert sharing.own_rows(["a", "b"]) == {}
     sharing.gather(pd.DataFrame({"key": ["b"], "value": [2.0]}))
     assert store.read_csv(sharing.out / "provenance.csv")["seconds"].tolist() == [3.0]
     alone = Store("02_y", out=folder / "here" / "02_y", shares=["01_x"], committed=False)
-    assert set(alone.earlier_rows(["a", "b"])) == {"b"}
-    assert Store("02_y", out=folder / "there" / "02_y").earlier_rows(["a", "b"]) == {}
+    assert alone.committed_rows(["a"]) == {}
+    assert set(alone.shared_rows(["a", "b"])) == {"b"}
+    stranger = Store("02_y", out=folder / "there" / "02_y", shares=["01_x"], committed=False)
+    assert stranger.shared_rows(["a", "b"]) == {}
 
 
 def test_weights_of_a_shared_notebook_are_kept_as_a_reference_of_ones_own(folder):
@@ -214,7 +217,7 @@ def test_weights_of_a_shared_notebook_are_kept_as_a_reference_of_ones_own(folder
     found = sharing.network_file("w")
     sharing.keep_network("w", found)
     assert (folder / "02_y" / "networks" / "w.safetensors").read_bytes() == found.read_bytes()
-    assert (sharing.trained, sharing.reused) == (set(), {"w"})
+    assert (sharing.trained, sharing.reused) == (set(), set())
 
 
 def test_gathering_writes_rows_and_joins_old_and_new_provenance(folder):

@@ -94,12 +94,14 @@ class Store:
         """Rows computed for this store, by key."""
         return _rows(self.out, keys)
 
-    def earlier_rows(self, keys: Iterable[str]) -> dict[str, dict]:
-        """Rows that came with the repository or were computed for a notebook that this one shares with, by key."""
-        found = {key: row for key, row in self._committed_records("runs*.csv").items() if key in set(keys)}
-        for folder in self.beside:
-            found |= _rows(folder, keys)
-        return found
+    def shared_rows(self, keys: Iterable[str]) -> dict[str, dict]:
+        """Rows computed for the notebooks that this one shares with, by key; they count there."""
+        return {key: row for folder in self.beside for key, row in _rows(folder, keys).items()}
+
+    def committed_rows(self, keys: Iterable[str]) -> dict[str, dict]:
+        """Rows that came with the repository, by key."""
+        known = self._committed_records("runs*.csv")
+        return {key: known[key] for key in keys if key in known}
 
     def put(self, key: str, row: Mapping[str, object], provenance: Mapping[str, object]) -> None:
         """Write one row and its provenance; called by workers as soon as a run ends."""
@@ -151,10 +153,10 @@ class Store:
 
     def keep_network(self, key: str, path: Path) -> None:
         """Note that a stored network was used; an own one is put among the reference networks, to be committed."""
-        own = path.is_relative_to(self.out)
+        own, shared = path.is_relative_to(self.out), any(path.is_relative_to(folder) for folder in self.beside)
         if path.parent.name != "networks":
             write_bytes(self.out / "networks" / path.name, path.read_bytes())
-        self.count(trained=[key] if own else [], reused=[] if own else [key])
+        self.count(trained=[key] if own else [], reused=[] if own or shared else [key])
 
     def _find(self, part: str, file: str) -> Path | None:
         folders = (self.out, *self.beside, *self.committed)

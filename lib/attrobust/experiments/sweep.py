@@ -53,7 +53,8 @@ def run(
     checks.count("jobs", jobs, least=0)
     checks.one_of("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
     keys = {e: key(e, measurement) for e in experiments}
-    found = store.earlier_rows(keys.values()) | store.own_rows(keys.values())
+    committed, shared = store.committed_rows(keys.values()), store.shared_rows(keys.values())
+    found = committed | shared | store.own_rows(keys.values())
     missing = [e for e in experiments if keys[e] not in found]
     absent = {name for name in {e.dataset for e in missing} if not data.available(name)}
     for name in sorted(absent):
@@ -71,7 +72,7 @@ def run(
     present = [e for e in experiments if keys[e] in found]
     store.count(
         trained=[e.training_key for e in present if keys[e] in own],
-        reused=[e.training_key for e in present if keys[e] not in own],
+        reused=[e.training_key for e in present if keys[e] not in own | shared],
     )
     return pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]])} for e in present])
 
