@@ -112,6 +112,9 @@ def test_the_readme_states_the_verdicts_that_the_rows_give():
     assert claims.sentence("C7, all of the theory", rows[rows["side"].notna()]) in readme
     for claim, arms in rows[rows["side"].isna()].groupby("claim"):
         assert claims.sentence(claim, arms) in readme
+    full = pd.read_csv(paths.figures / "07_kernel_attention" / "claims_full.csv").query("dataset == 'fashion_mnist'")
+    for claim, arms in full.groupby("claim"):
+        assert claims.sentence(f"{claim}, Fashion-MNIST", arms) in readme
     full = pd.read_csv(paths.figures / "03_sgd_flattens" / "claims_full.csv")
     relu = full[(full["activation"] == "relu") & (full["claim"] == "C2") & (full["by"] == "step_size")]
     assert claims.sentence("C2, by step size", relu) in readme

@@ -113,8 +113,8 @@ def restored(
             pairs = mine.merge(kept[kept["attention"] == reference], on=[by, "seed"], suffixes=("", " of reference"))
             for metric, explanation in itertools.product(metrics, explanations):
                 column = metric.format(explanation)
-                pairs["gap"] = pairs[column] - pairs[f"{column} of reference"]
-                tests = (("gains", mine, column), (f"gains more than {reference}", pairs, "gap"))
+                gap = pairs[[by, "seed"]].assign(gap=pairs[column] - pairs[f"{column} of reference"])
+                tests = (("gains", mine, column), (f"gains more than {reference}", gap, "gap"))
                 for says, of, compared in tests:
                     values = list(change_per_seed(of, compared, by).values())
                     low, high = interval(values)
