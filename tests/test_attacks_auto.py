@@ -11,6 +11,7 @@ import torch
 from attrobust import attacks, attributions, models, robustness
 from attrobust.attacks import MEASURES, Effort, auto, passes
 from attrobust.balls import Ball
+from benchmarks.suite import Counting
 from torch import nn
 from torch.nn import functional as F
 
@@ -206,30 +207,6 @@ def test_more_of_anything_that_is_tried_never_weakens_the_worst_case(few, more):
 
 
 # ------------------------------------------------------------------ passes
-
-
-class Mark(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, owner):
-        ctx.owner = owner
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        ctx.owner.backwards += len(gradient)
-        return gradient, None
-
-
-class Counting(nn.Module):
-    """Counts the images that go in and the gradients that come back to them."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-
-    def forward(self, x):
-        self.forwards += len(x)
-        return self.model(Mark.apply(x, self))
 
 
 MAPS = {

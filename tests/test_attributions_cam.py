@@ -185,7 +185,8 @@ def test_what_is_called_analytic_agrees_with_finite_differences_and_nothing_else
 
 
 def test_every_attribution_of_the_package_is_in_the_table():
-    others = {"on_patches", "patches", "pixelwise", "second_derivative", "zero_maps", "Images", "Labels"}
+    helpers = {"on_patches", "patches", "pixelwise", "zero_maps", "similarities", "distances"}
+    others = helpers | {"second_derivative", "Images", "Labels"}
     methods = {getattr(attributions, name) for name in attributions.__all__ if name not in others}
     assert methods == set(differentiable.ON_SMOOTH_NETWORKS)
 

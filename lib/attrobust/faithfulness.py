@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attrobust import checks, similarity
-from attrobust.attributions import pixelwise
+from attrobust import checks
+from attrobust.attributions import pixelwise, similarities
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
@@ -288,13 +288,7 @@ def _predicted(model: nn.Module, x: Images) -> Labels:
 
 
 def _similarities(clean: Tensor, found: Tensor, *, k: int) -> pd.DataFrame:
-    a, b = pixelwise(clean), pixelwise(found)
-    columns = {
-        "top_k": similarity.topk_intersection(a, b, k=k),
-        "spearman": similarity.spearman(a, b),
-        "cosine": similarity.cosine(clean, found),
-        "pearson": similarity.pearson(a, b),
-    }
+    columns = similarities(clean, found, k=k)
     table = pd.DataFrame({name: values.cpu().double().numpy() for name, values in columns.items()})
     return table.assign(image=range(len(table)))
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attrobust import attacks, checks, similarity
-from attrobust.attributions import pixelwise
+from attrobust import attacks, checks
+from attrobust.attributions import distances, similarities
 from attrobust.balls import Ball
 
 Images = Float[Tensor, "batch channels height width"]
@@ -78,7 +78,8 @@ def attribution_robustness(
         attacks.refuse_kinks(twin, x)
     with torch.no_grad():
         target = model(x).argmax(1)
-    keep = attacks.same_prediction(model, x)
+    overheard = attacks.Overheard(model)
+    keep = attacks.same_prediction(overheard, x)
     tables = []
     for name, attribution in attributions.items():
         clean = attribution(model, x, target).detach()
@@ -91,7 +92,7 @@ def attribution_robustness(
                 rows[attack] = compare(x).assign(counted=0.0)
                 continue
             for climbed in ascend_on or [model]:
-                judge = build(attribution, model, x, target)
+                judge = build(attribution, overheard, x, target)
                 objective = judge if climbed is model else build(attribution, climbed, x, target)
                 found = attacks.pgd(
                     objective,
@@ -164,8 +165,7 @@ def transfer(
     moved["noise"], counted["noise"] = [], []
     draws = [streams(image, "noise row") for image in range(len(x))]
     for _ in range(noise_draws):
-        kick = torch.cat([ball.boundary(one, generator=draw) for one, draw in zip(x.split(1), draws, strict=True)])
-        noisy = (x + kick).clamp(0, 1)
+        noisy = (x + attacks.each(ball.boundary, x, draws)).clamp(0, 1)
         moved["noise"].append(dict.fromkeys(attacks.MEASURES, noisy))
         counted["noise"].append(keep(noisy))
     tables = []
@@ -176,10 +176,7 @@ def transfer(
 
         clean = maps(x)
         for attacked, every in moved.items():
-            each = [
-                {name: attacks.measure(clean, maps(images[name]), k=k)[name] for name in images if name != "match"}
-                for images in every
-            ]
+            each = [_measured(clean, maps, images, k=k) for images in every]
             share = torch.stack(counted[attacked]).double().mean(0)
             columns = {name: torch.stack([m[name] for m in each]).mean(0) for name in each[0]} | {"counted": share}
             numbers = {name: value.double().cpu().numpy() for name, value in columns.items()}
@@ -215,18 +212,16 @@ def _compare(
     keep: Callable[[Images], Tensor],
 ) -> pd.DataFrame:
     there = attribution(model, moved, target).detach()
-    a, b = pixelwise(clean), pixelwise(there)
-    columns = {
-        "top_k": similarity.topk_intersection(a, b, k=k),
-        "spearman": similarity.spearman(a, b),
-        "cosine": similarity.cosine(clean, there),
-        "pearson": similarity.pearson(a, b),
-        "displacement": similarity.displacement(clean, there),
-        "relative_displacement": similarity.relative_displacement(clean, there),
-        "center_shift": similarity.center_shift(a, b),
-        "kept": keep(moved),
-    }
+    columns = similarities(clean, there, k=k) | distances(clean, there) | {"kept": keep(moved)}
     return pd.DataFrame({name: values.detach().cpu().double().numpy() for name, values in columns.items()})
+
+
+def _measured(
+    clean: Tensor, maps: Callable[[Images], Tensor], moved: Mapping[str, Images], *, k: int
+) -> dict[str, Float[Tensor, " batch"]]:
+    """Each measure at its own images; images that serve several measures are mapped once."""
+    found = {key: attacks.measure(clean, maps(at), k=k) for key, at in {id(at): at for at in moved.values()}.items()}
+    return {name: found[id(at)][name] for name, at in moved.items() if name != "match"}
 
 
 def _worst(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -19,9 +19,9 @@ from attrobust.attacks.objectives import (
     unseat_topk,
 )
 from attrobust.attacks.pgd import Attacked, noise_search, pgd
-from attrobust.attacks.prediction import refuse_kinks, same_prediction
+from attrobust.attacks.prediction import Overheard, refuse_kinks, same_prediction
 from attrobust.attacks.referee import MEASURES, measure
-from attrobust.attacks.streams import Streams, explain
+from attrobust.attacks.streams import Streams, each, explain
 
 __all__ = [
     "MEASURES",
@@ -31,9 +31,11 @@ __all__ = [
     "Effort",
     "Found",
     "Objective",
+    "Overheard",
     "Passes",
     "Streams",
     "auto",
+    "each",
     "explain",
     "frame",
     "lower_cosine",

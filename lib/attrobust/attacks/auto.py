@@ -34,7 +34,7 @@ from attrobust.attacks.objectives import (
 )
 from attrobust.attacks.prediction import refuse_kinks
 from attrobust.attacks.referee import MEASURES, Referee, Rows, on_maps
-from attrobust.attacks.streams import Streams, explain, stochastic
+from attrobust.attacks.streams import Streams, each, explain, stochastic
 from attrobust.balls import Ball
 from attrobust.models import SmoothTwin, kinks, smooth_twin
 
@@ -185,7 +185,7 @@ class _Scene:
         rows = torch.arange(n, device=self.x.device).repeat(restarts)
         draws = [self.streams(image, f"{part} {turn}") for turn in range(restarts) for image in range(n)]
         turns = [ball.boundary if turn % 2 else ball.sample for turn in range(restarts)]
-        kicks = [_each(turn, self.x, draws[i * n : (i + 1) * n]) for i, turn in enumerate(turns)]
+        kicks = [each(turn, self.x, draws[i * n : (i + 1) * n]) for i, turn in enumerate(turns)]
         at, seen = self._moved(rows, torch.cat(kicks)), torch.zeros_like(referee.broken)
         for step in range(steps + 1):
             at, rows, draws = _still_open(referee, at, rows, draws)
@@ -252,7 +252,7 @@ class _Scene:
             at, rows, draws = _still_open(referee, at, rows, draws)
             if not len(rows):
                 return
-            at = self._moved(rows, step(at, _each(self.ball.boundary, at, draws), rows))
+            at = self._moved(rows, step(at, each(self.ball.boundary, at, draws), rows))
             self.judge(part, referee, at, rows)
 
     def judge(self, part: str, referee: Referee, at: Images, rows: Rows) -> None:
@@ -310,11 +310,6 @@ def _along(back: Images, gradient: Images) -> Images:
     normal, slope = (nn.functional.normalize(part.flatten(1), dim=1) for part in (back, gradient))
     tangent = slope - (slope * normal).sum(1, keepdim=True) * normal
     return (normal + nn.functional.normalize(tangent, dim=1)).view_as(back)
-
-
-def _each(draw: Callable, like: Images, streams: Sequence[torch.Generator]) -> Images:
-    """One draw per image, each from its own stream."""
-    return torch.cat([draw(one, generator=stream) for one, stream in zip(like.split(1), streams, strict=True)])
 
 
 def _inside(name: str, images: Images, x: Images, ball: Ball) -> None:

@@ -1,5 +1,7 @@
 """Keep the prediction: the constraint of every attack on an explanation; and the guard against blind attacks."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -18,9 +20,48 @@ def same_prediction(model: nn.Module, x: Images) -> Keep:
 
     def keep(images: Images) -> Bool[Tensor, " batch"]:
         with torch.no_grad():
-            return model(images).argmax(1) == like(clean, images)
+            logits = model.recalled(images) if isinstance(model, Overheard) else None
+            return (model(images) if logits is None else logits).argmax(1) == like(clean, images)
 
     return keep
+
+
+class Overheard(nn.Module):
+    """A network that remembers its last logits, so that a map and the check of its prediction share a forward pass.
+
+    Args:
+        model: classifier, with `attend` or without; weights are shared.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.training = model, model.training
+        self._last: tuple[Images, Tensor] | None = None
+
+    def forward(self, x: Images) -> Tensor:
+        """Logits of the model."""
+        return self._remember(x, self.model(x))
+
+    @property
+    def attend(self) -> Callable:
+        """`attend` of the model; missing where the model has none."""
+        attend = self.model.attend
+
+        def overheard(x: Images) -> tuple[Tensor, list[Tensor]]:
+            logits, maps = attend(x)
+            return self._remember(x, logits), maps
+
+        return overheard
+
+    def recalled(self, x: Images) -> Tensor | None:
+        """Logits of the last images that were shown, detached; None if these are others."""
+        if self._last is None or not torch.equal(self._last[0], x):
+            return None
+        return self._last[1]
+
+    def _remember(self, x: Images, logits: Tensor) -> Tensor:
+        self._last = x.detach().clone(), logits.detach()
+        return logits
 
 
 def refuse_kinks(model: nn.Module, x: Images) -> None:

@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from attrobust import similarity
 from attrobust.attacks.objectives import Objective, Wanted, match_map, shift_topk
-from attrobust.attributions import pixelwise, zero_maps
+from attrobust.attributions import distances, similarities, zero_maps
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
@@ -63,23 +62,15 @@ def measure(
         By name, in the order of `MEASURES`; `top_k_share` is the share of importance that the clean leaders hold,
         over the share they held.
     """
-    a, b = pixelwise(clean), pixelwise(there)
     share, zero = on_maps(shift_topk, clean, k=k), (zero_maps(clean), zero_maps(there))
-    held = -share(clean)
-    alike = {
-        "top_k": similarity.topk_intersection(a, b, k=k),
-        "top_k_share": -share(there) / torch.where(held > 0, held, torch.ones_like(held)),
-        "spearman": similarity.spearman(a, b),
-        "cosine": similarity.cosine(clean, there),
-        "pearson": similarity.pearson(a, b),
-    }
+    held, alike = -share(clean), similarities(clean, there, k=k)
+    held_there = -share(there) / torch.where(held > 0, held, torch.ones_like(held))
+    alike = {"top_k": alike.pop("top_k"), "top_k_share": held_there, **alike}
     found = {
         name: torch.where(zero[0] & zero[1], 1.0, torch.where(zero[0] ^ zero[1], 0.0, value))
         for name, value in alike.items()
     }
-    found["displacement"] = similarity.displacement(clean, there)
-    found["relative_displacement"] = similarity.relative_displacement(clean, there)
-    found["center_shift"] = similarity.center_shift(a, b)
+    found |= distances(clean, there)
     return found | ({} if wanted is None else {"match": on_maps(match_map, clean, wanted=wanted)(there)})
 
 

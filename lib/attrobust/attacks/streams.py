@@ -43,6 +43,17 @@ class Streams:
         return [self(image, "judge") for image in (range(len(self._names)) if images is None else images)]
 
 
+def each(draw: Callable, like: Images, streams: Sequence[torch.Generator]) -> Images:
+    """One draw per image, each from its own stream.
+
+    Args:
+        draw: (images, generator=) -> as many, such as `Ball.boundary`.
+        like: images.
+        streams: one per image.
+    """
+    return torch.cat([draw(one, generator=stream) for one, stream in zip(like.split(1), streams, strict=True)])
+
+
 def stochastic(attribution: Callable) -> bool:
     """Whether an attribution waits for a generator: it has a parameter of that name without a value."""
     try:

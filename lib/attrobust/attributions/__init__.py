@@ -7,6 +7,7 @@ non-negative number per patch, (batch, 1, rows, columns). `patches` brings the f
 
 from attrobust.attributions.attention import gradient_attention, raw_attention, relevance, rollout
 from attrobust.attributions.cam import grad_cam
+from attrobust.attributions.comparison import distances, similarities
 from attrobust.attributions.differentiable import second_derivative
 from attrobust.attributions.flow import attention_flow
 from attrobust.attributions.gradients import (
@@ -26,6 +27,7 @@ __all__ = [
     "Labels",
     "attention_flow",
     "deep_lift",
+    "distances",
     "grad_cam",
     "gradient_attention",
     "guided_backprop",
@@ -40,6 +42,7 @@ __all__ = [
     "rollout",
     "saliency",
     "second_derivative",
+    "similarities",
     "smooth_grad",
     "uniform_grad",
     "zero_maps",

@@ -51,7 +51,8 @@ def reach(
                 tests += [(other, f"gains less than {gaining}", gaps, None)]
                 tests += [(other, "does not gain", list(second.values()), NO_GAIN_MARGIN)]
             for name, says, changes, margin in tests:
-                low, high = interval(changes)
+                found = _found(changes)
+                low, high = found["low"], found["high"]
                 judged = verdict(low, high, claimed="up") if margin is None else no_gain(low, high, margin=margin)
                 values = kept.groupby(by)[metric.format(name)].mean()
                 records.append(
@@ -62,10 +63,7 @@ def reach(
                         "metric": metric.replace("_{}", ""),
                         "explanation": name,
                         "says": says,
-                        "change": np.mean(changes) if changes else np.nan,
-                        "low": low,
-                        "high": high,
-                        "seeds": len(changes),
+                        **found,
                         "first": values.iloc[0] if len(values) else np.nan,
                         "last": values.iloc[-1] if len(values) else np.nan,
                         "verdict": judged,
@@ -116,8 +114,7 @@ def restored(
                 gap = pairs[[by, "seed"]].assign(gap=pairs[column] - pairs[f"{column} of reference"])
                 tests = (("gains", mine, column), (f"gains more than {reference}", gap, "gap"))
                 for says, of, compared in tests:
-                    values = list(change_per_seed(of, compared, by).values())
-                    low, high = interval(values)
+                    found = _found(list(change_per_seed(of, compared, by).values()))
                     records.append(
                         {
                             "claim": claim,
@@ -127,11 +124,8 @@ def restored(
                             "metric": metric.replace("_{}", ""),
                             "explanation": explanation,
                             "says": says,
-                            "change": np.mean(values) if values else np.nan,
-                            "low": low,
-                            "high": high,
-                            "seeds": len(values),
-                            "verdict": verdict(low, high, claimed="up"),
+                            **found,
+                            "verdict": verdict(found["low"], found["high"], claimed="up"),
                         }
                     )
     return pd.DataFrame(records)
@@ -139,17 +133,27 @@ def restored(
 
 def kernel_by_kernel(table: pd.DataFrame) -> str:
     """The verdicts of one claim of `restored` as a page of text, a line per attention and map."""
-    lines = ["change over the whole range with its 95 % interval; restored: all supported", ""]
+    says = list(dict.fromkeys(table["says"]))
+    lines = [
+        "change over the whole range with its 95 % interval; restored: all supported",
+        f"{'':<37}{' | '.join(says)}",
+    ]
     for metric, part in table.groupby(["dataset", "metric"], sort=False):
         lines.append(", ".join(metric))
         for (name, explanation), pair in part.groupby(["attention", "explanation"], sort=False):
             trends = "  ".join(f"{r.change:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in pair.itertuples())
             back = "restored" if (pair["verdict"] == SUPPORTED).all() else "not shown"
-            back = pair["verdict"].iloc[0] if len(pair) == 1 else back
+            if len(says) == 1:
+                back = pair["verdict"].iloc[0]
             lines.append(f"  {name:<20}{explanation:<15}{trends}  {back}, n = {pair['seeds'].min()}")
         lines.append("")
-    lines[1] = f"{'':<37}" + " | ".join(dict.fromkeys(table["says"]))
     claim, few = table["claim"].iloc[0], table["seeds"] < HEADLINE_SEEDS
     parts = [table, table[~few], table[few]] if few.any() else [table]
     names = [claim, f"  arms of {HEADLINE_SEEDS} seeds or more", "  arms of fewer seeds"]
     return "\n".join([*lines, *(sentence(name, part) for name, part in zip(names, parts, strict=False))])
+
+
+def _found(changes: Sequence[float]) -> dict[str, float]:
+    """Mean change over the seeds and its interval."""
+    low, high = interval(changes)
+    return {"change": np.mean(changes) if changes else np.nan, "low": low, "high": high, "seeds": len(changes)}

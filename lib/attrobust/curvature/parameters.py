@@ -36,7 +36,7 @@ def sharpness(
         generator: of the starting vector.
         steps: most products spent; the top eigenvalue is isolated and takes 6 to 12.
         tolerance: residual, relative to the eigenvalue, at which Lanczos stops.
-        start: `vector` of an earlier Estimate, which saves about half the products along a training run. The search
+        start: `vector` of an earlier Estimate: along a training run it saves products, more where it is closer. It
             follows that eigenvector, so where another one overtakes it the value lags for a while, within reach
             of the random part that is mixed in; start cold now and then.
         hessian: a ParameterHessian built before, to share its kept graph.

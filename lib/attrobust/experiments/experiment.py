@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from attrobust import attention as kernels
 from attrobust import checks, data, models, store, training
+from attrobust.experiments.explanations import on_the_patch_grid
 
 #: Training protocols (see notebook 03): what ends a run, and its recipe.
 PROTOCOLS: dict[str, dict[str, object]] = {
@@ -152,7 +153,7 @@ class Measurement:
         if not 0 < self.k_share <= 1:
             raise ValueError(f"k_share is {self.k_share!r}; it must lie in (0, 1]")
         for name in self.maps:
-            checks.one_of("map", name, (*MAPS, "plain_rollout"))
+            checks.one_of("map", name, on_the_patch_grid(1))
 
 
 def key(experiment: Experiment, measurement: Measurement) -> str:

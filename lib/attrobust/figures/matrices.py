@@ -12,7 +12,7 @@ def matrix(
     table: pd.DataFrame, *, rows: str, columns: str, value: str = "mean", low: str = "low", high: str = "high",
     shade: str = "shade", digits: int = 2, x_label: str = "", y_label: str = "", note: str = "",
 ) -> Figure:  # fmt: skip
-    """One cell per pair, with its value and interval; the redder, the more damage.
+    """One cell per pair, with its value and interval; the deeper its colour, the more damage.
 
     Args:
         table: one row per cell.
