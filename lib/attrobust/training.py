@@ -209,8 +209,8 @@ class _Stack:
         return gradient, losses.detach()
 
     @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor, asked: Tensor | None = None) -> Tensor:
-        """Loss of each network; a stack cannot do less than all, `asked` or not."""
+    def loss(self, x: Tensor, y: Tensor, asked: Tensor | None = None, *, enough: float = math.inf) -> Tensor:
+        """Loss of each network; from `enough` on a lower bound may stand for it. A stack cannot do less than all."""
         logits = self.forward(x, self.weights, shared=True)
         return torch.stack([self.per_example(z, y).mean() for z in logits])
 
@@ -237,7 +237,7 @@ class _Turns(_Stack):
 
     def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__(models, loss)
-        self.running = set(range(len(models)))
+        self.running, self.seen = set(range(len(models))), {}
 
     def rest(self, index: int) -> None:
         self.running.discard(index)
@@ -253,13 +253,23 @@ class _Turns(_Stack):
         return gradient, losses
 
     @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor, asked: Tensor | None = None) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, asked: Tensor | None = None, *, enough: float = math.inf) -> Tensor:
         losses = x.new_full((len(self.weights[0]),), math.inf)
         for index in range(len(losses)) if asked is None else asked.nonzero().flatten().tolist():
-            mine = [w[index] for w in self.weights]
-            logits = torch.cat([self._logits(index, part, mine) for part in x.split(CHUNK)])
-            losses[index] = self.per_example(logits, y).mean()
+            losses[index] = self._loss(index, x, y, enough)
         return losses
+
+    def _loss(self, index: int, x: Tensor, y: Tensor, enough: float) -> Tensor:
+        """Loss of one network; what was hard last time is looked at first, until the loss is `enough`."""
+        mine, values = [w[index] for w in self.weights], x.new_zeros(len(x))
+        order = self.seen[index].argsort(descending=True) if index in self.seen else torch.arange(len(x)).to(y)
+        for part in order.split(CHUNK):
+            values[part] = self.per_example(self._logits(index, x[part], mine), y[part])
+            if values.sum() > enough * len(x):
+                break
+        if enough < math.inf:
+            self.seen[index] = values
+        return values.mean()
 
     def _logits(self, index: int, x: Tensor, weights: list[Tensor]) -> Tensor:
         buffers = {name: b[index] for name, b in self.buffers.items()}
@@ -282,7 +292,7 @@ def _stop_those_below(
     level: float, stack: _Stack, x: Tensor, y: Tensor, fits: list[Fit], step: int, due: Tensor, near: Tensor
 ) -> Tensor:
     running = torch.tensor([f.weights is None for f in fits], device=near.device)
-    losses = stack.loss(x, y, due & running)
+    losses = stack.loss(x, y, due & running, enough=level)
     for index, f in enumerate(fits):
         if f.weights is None and due[index] and not losses[index] >= level:
             f.weights, f.steps = stack.copy(index), step

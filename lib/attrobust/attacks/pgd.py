@@ -92,7 +92,7 @@ def pgd(
         at = at.detach().requires_grad_()
         with torch.enable_grad():
             climbed = objective(at)
-        scored = (climbed if judge is objective else judge(at)).detach()
+        scored = (climbed if judge is objective else judge(at.detach())).detach()
         allowed = keep(at.detach()) if keep is not None else torch.ones_like(counted_at)
         counted_at |= allowed
         better = allowed & (scored > best_here)

@@ -66,4 +66,4 @@ class Attention(nn.Module):
 
     def _split(self, x: Tokens) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of each head."""
-        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return tuple(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))

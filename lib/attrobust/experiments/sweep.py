@@ -1,6 +1,6 @@
 """Run what is missing of a grid, in worker processes, one thread each; store every row as it ends.
 
-Networks that differ only in their seed are one task. Workers are kept between tasks and between sweeps (importing
+Networks that differ only in their seed are one task, if they are trained at one time (see `training`). Workers are kept between tasks and between sweeps (importing
 torch costs seconds); every run seeds its own generators, so a row does not depend on the worker, the number of
 workers or the runs before it.
 """
@@ -59,7 +59,7 @@ def run(
     absent = {name for name in {e.dataset for e in missing} if not data.available(name)}
     for name in sorted(absent):
         store.leave_out(f"data set {name!r} is not on this machine", sum(e.dataset == name for e in missing))
-    groups = _groups([e for e in missing if e.dataset not in absent])
+    groups = _groups([e for e in missing if e.dataset not in absent], device)
     total, done, began = len(experiments), len(found), time.monotonic()
     for lines in in_workers(_run_group, [(g, measurement, store, device) for g in groups], jobs=jobs):
         for line in lines:
@@ -146,14 +146,15 @@ def _run_group(group: list[Experiment], measurement: Measurement, store: Store, 
     return lines
 
 
-def _groups(missing: Sequence[Experiment]) -> list[list[Experiment]]:
-    """Tasks, the longest first, so that workers end together."""
+def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]]:
+    """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level."""
 
-    def but_seed(e: Experiment) -> tuple:
-        return tuple((name, str(value)) for name, value in columns(e).items() if name != "seed")
+    def together(e: Experiment) -> tuple:
+        in_turns = e.architecture == "vit" and device == "cpu"
+        return tuple((name, str(value)) for name, value in columns(e).items() if in_turns or name != "seed")
 
-    groups = [list(g) for _, g in groupby(sorted(missing, key=but_seed), key=but_seed)]
-    return sorted(groups, key=lambda g: -len(g) * g[0].epochs * g[0].n_train / g[0].batch_size)
+    groups = [list(g) for _, g in groupby(sorted(missing, key=together), key=together)]
+    return sorted(groups, key=lambda g: (-len(g) * g[0].epochs * g[0].n_train / g[0].batch_size, g[0].step_size))
 
 
 def _measured(row: dict) -> dict:
