@@ -8,6 +8,7 @@ import torch
 from attrobust import attacks, attributions, models, similarity
 from attrobust.attributions import pixelwise
 from attrobust.balls import Ball
+from benchmarks.suite import Counting
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -399,6 +400,33 @@ def test_same_prediction_compares_every_repeat_with_its_own_clean_image():
     naive = [int(model(im[None]).argmax()) == int(model(x[i % 20][None]).argmax()) for i, im in enumerate(moved)]
     assert keep(moved).tolist() == naive
     assert 20 < sum(naive) < 60
+
+
+def test_an_overheard_model_is_asked_again_only_about_other_images():
+    model, x = Counting(cases.mlp(seed=5)), cases.images(4)
+    overheard = attacks.Overheard(model)
+    keep = attacks.same_prediction(overheard, x)
+    for images in (x, x.roll(1, 0), torch.cat([x, x.flip(0)])):
+        expected = attacks.same_prediction(model, x)(images)
+        overheard(images)
+        before = model.forwards
+        assert torch.equal(keep(images.clone()), expected)
+        assert model.forwards == before
+        assert keep(1 - images).shape == expected.shape
+        assert model.forwards == before + len(images)
+    overheard(x)
+    x.zero_()  # the memory is of what was shown, not of where it lay
+    assert overheard.recalled(x) is None
+
+
+def test_an_overheard_transformer_shows_its_attention_and_hides_that_of_a_network_without():
+    model, x = cases.vit(), cases.images(2, shape=cases.VIT_SHAPE)
+    overheard = attacks.Overheard(model)
+    logits, maps = overheard.attend(x)
+    assert torch.equal(overheard.recalled(x), logits)
+    assert all(torch.equal(a, b) for a, b in zip(maps, model.attend(x)[1], strict=True))
+    assert not hasattr(attacks.Overheard(cases.mlp()), "attend")
+    assert overheard.training is model.training
 
 
 @pytest.mark.parametrize("relu", [nn.ReLU(), nn.ReLU(inplace=True), nn.LeakyReLU(0.1), nn.ReLU6(), nn.Hardtanh()])

@@ -495,3 +495,39 @@ def test_parity_needs_the_whole_interval_inside_the_margin():
     assert claims.parity(rows, margin=1e-4, **how)["within 0.0001"].tolist() == ["undecided"]
     lower = rows.assign(worst_b_spearman=rows.worst_b_spearman - 0.1 * (rows.attention == "gaussian"))
     assert claims.parity(lower, margin=0.01, **how)["within 0.01"].tolist() == ["opposite"]
+
+
+# ------------------------------------------------------------------ strength of an attack
+
+
+def efforts(**strong):
+    rows = [{"map": m, "steps": 20, "spearman": 0.5, "top_k": 0.75} for m in ("a", "b")]
+    rows += [{"map": m, "steps": 200, "spearman": strong.get(m, 0.5), "top_k": 0.75} for m in ("b", "a")]
+    return pd.DataFrame(rows)
+
+
+def strength(table):
+    found = claims.strong_enough(table, claim="C", by=["map"], metrics=["spearman", "top_k"], default=20)
+    return found.set_index(["map", "metric"])
+
+
+def test_an_attack_is_strong_enough_if_a_far_stronger_one_takes_off_no_more_than_the_margin():
+    found = strength(efforts(a=0.4805, b=0.4795))
+    assert found.loc[("a", "spearman"), "change"] == pytest.approx(0.0195)
+    assert found["verdict"].to_dict() == {
+        ("a", "spearman"): "supported", ("a", "top_k"): "supported",
+        ("b", "spearman"): "opposite", ("b", "top_k"): "supported",
+    }  # fmt: skip
+    assert found.loc[("b", "spearman"), "arm"] == "b | spearman"
+
+
+def test_a_default_attack_that_is_the_stronger_one_leaves_nothing_on_the_table():
+    assert strength(efforts(a=0.9)).loc[("a", "spearman"), ["change", "verdict"]].tolist() == [-0.4, "supported"]
+
+
+@pytest.mark.parametrize("lost", [0, 3])
+def test_a_map_without_one_of_two_efforts_is_refused(lost):
+    table = efforts()
+    for broken in (table.drop(index=lost), pd.concat([table, table.iloc[[lost]]])):
+        with pytest.raises(ValueError, match="efforts must hold every map once with steps 20 and once with other"):
+            strength(broken)

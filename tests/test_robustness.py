@@ -6,6 +6,7 @@ import pytest
 import torch
 from attrobust import attacks, attributions, models, robustness, similarity
 from attrobust.balls import Ball
+from benchmarks.suite import Counting
 from torch import nn
 
 HOW = {
@@ -48,6 +49,16 @@ def test_the_worst_case_is_taken_separately_for_each_similarity_and_image():
             assert worst.loc[i, name] == min(t.loc[i, name] for t in each)
         for name in [*robustness.DISTANCES, "counted"]:
             assert worst.loc[i, name] == max(t.loc[i, name] for t in each)
+
+
+def test_the_check_of_the_prediction_costs_no_forward_pass_of_its_own():
+    model, steps, restarts, noise = Counting(cases.mlp()), 5, 3, 2
+    x = cases.images(4)
+    table(model, x, steps=steps, restarts=restarts, noise_draws=noise)
+    attack = 1 + 1 + restarts * (steps + 1)  # its reference map, where it begins, its iterates
+    judged = 2  # the map that was found, and its prediction
+    kinks, predicted = 1 / len(x), 2
+    assert model.forwards == len(x) * (kinks + predicted + 1 + 2 * noise + 4 * (attack + judged))
 
 
 @pytest.mark.parametrize("kind", ["smooth", "relu"])

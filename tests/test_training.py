@@ -5,6 +5,7 @@ import cases
 import pytest
 import torch
 from attrobust import models, training
+from attrobust.training import level, sgd, stacks
 from torch import nn
 
 SHAPE = (1, 3, 3)
@@ -80,9 +81,9 @@ def test_training_agrees_with_torchs_sgd_step_by_step(schedule, momentum, weight
         assert same_weights(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("stack", [training._Stack, training._Turns])
+@pytest.mark.parametrize("stack", [stacks.Stack, stacks.Turns])
 def test_transformers_train_alike_stacked_and_in_turns_and_as_torchs_sgd_does(stack, monkeypatch):
-    monkeypatch.setattr(training, "_Turns", stack)
+    monkeypatch.setattr(sgd, "Turns", stack)
     x, y = examples(n=32)
     nets = [build(s, "vit").double() for s in (0, 1, 2)]
     twins = copy.deepcopy(nets)
@@ -97,22 +98,23 @@ def test_transformers_train_alike_stacked_and_in_turns_and_as_torchs_sgd_does(st
 def test_a_turn_gives_the_gradient_and_the_losses_that_a_stack_gives():
     x, y = examples(n=12)
     nets = [build(s, "vit").double() for s in range(3)]
-    turns, stack = (kind(nets, training.cross_entropy) for kind in (training._Turns, training._Stack))
+    turns, stack = (kind(nets, training.cross_entropy) for kind in (stacks.Turns, stacks.Stack))
     batch = torch.randperm(12, generator=cases.generator()).view(3, 4)
     (ours, losses), (theirs, expected) = (kind.gradient(x[batch], y[batch]) for kind in (turns, stack))
     assert torch.allclose(losses, expected, rtol=1e-10)
     assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(ours, theirs, strict=True))
     assert torch.allclose(turns.loss(x, y), stack.loss(x, y), rtol=1e-10)
-    some = turns.loss(x, y, torch.tensor([True, False, True]))
-    assert torch.equal(some[[0, 2]], turns.loss(x, y)[[0, 2]])
-    assert math.isinf(some[1])
+    for kind in (turns, stack):
+        looks = kind.looks(x, y, [0, 2])
+        assert sorted(looks) == [0, 2]
+        assert all(torch.allclose(look.until(math.inf), kind.loss(x, y)[i]) for i, look in looks.items())
 
 
 def test_transformers_in_turns_look_at_their_loss_when_stacked_ones_do(monkeypatch):
     x, y = examples(n=32)
     steps = []
-    for stack in (training._Turns, training._Stack):
-        monkeypatch.setattr(training, "_Turns", stack)
+    for stack in (stacks.Turns, stacks.Stack):
+        monkeypatch.setattr(sgd, "Turns", stack)
         nets = [build(s, "vit").double() for s in range(4)]
         options = recipe(epochs=60, step_size=0.03, batch_size=8) | {"momentum": 0.9, "stop_loss": 0.3}
         fits = training.fit(nets, x, y, generators=[cases.generator(s) for s in range(4)], **options)
@@ -121,9 +123,95 @@ def test_transformers_in_turns_look_at_their_loss_when_stacked_ones_do(monkeypat
     assert any(s % 4 for s in steps[0])
 
 
+def test_a_look_at_the_loss_is_exact_below_the_level_and_a_lower_bound_above_it(monkeypatch):
+    monkeypatch.setattr(stacks, "CHUNK", 4)
+    x, y = examples(n=32)
+    turns = stacks.Turns([build(s, "vit").double() for s in range(2)], training.cross_entropy)
+    exact = turns.loss(x, y)[1]
+    for share in (0.2, 0.5, 0.9, 1.01, 2):
+        look = turns.looks(x, y, [1])[1]
+        found = look.until(share * float(exact))
+        assert look.over or found > share * exact
+        assert found <= exact * (1 + 1e-12)
+        assert share < 1 or torch.allclose(found, exact, rtol=1e-12)
+        assert torch.allclose(look.until(math.inf), exact, rtol=1e-12)
+
+
+def test_a_look_at_the_loss_begins_with_what_was_hard_and_ends_where_the_answer_is_certain(monkeypatch):
+    shown, logits = [], stacks.Turns._logits
+    monkeypatch.setattr(stacks, "CHUNK", 4)
+    monkeypatch.setattr(stacks.Turns, "_logits", lambda self, i, x, w: (shown.append(len(x)), logits(self, i, x, w))[1])
+    x, y = examples(n=32)
+    (net,) = nets = [build(0, "vit").double()]
+    turns = stacks.Turns(nets, training.cross_entropy)
+    turns.looks(x, y, [0])[0].until(math.inf)
+    with torch.no_grad():
+        hardest = cases.per_example_cross_entropy(net(x), y).sort(descending=True).values
+    for share in (0.1, 0.3, 0.6, 0.95):
+        shown.clear()
+        level = share * float(hardest.mean())
+        turns.looks(x, y, [0])[0].until(level)
+        enough = int((hardest.cumsum(0) > level * len(x)).nonzero()[0]) + 1
+        assert sum(shown) == 4 * math.ceil(enough / 4)
+        assert share > 0.9 or sum(shown) < share * len(x) + 4
+
+
+def test_a_look_is_settled_at_the_weights_it_began_with(monkeypatch):
+    monkeypatch.setattr(stacks, "CHUNK", 4)
+    x, y = examples(n=32)
+    turns = stacks.Turns([build(0, "vit").double()], training.cross_entropy)
+    before = turns.loss(x, y)[0]
+    look = turns.looks(x, y, [0])[0]
+    look.until(float(before) / 4)
+    assert not look.over
+    for w in turns.weights:
+        w += 0.1
+    assert not torch.allclose(turns.loss(x, y)[0], before)
+    assert torch.allclose(look.until(math.inf), before, rtol=1e-12)
+
+
+def stops(losses, batches, limit, per_epoch):
+    """Updates after which the loss is looked at, by the rule written out: one network, every loss known."""
+    near, due = False, []
+    for step, (loss, batch) in enumerate(zip(losses, batches, strict=True), start=1):
+        near = near or batch < 2 * limit
+        if step % per_epoch == 0 or (near and step % 2 == 0):
+            due.append(step)
+            if loss < limit:
+                break
+            near = loss < 2 * limit
+    return due
+
+
+@pytest.mark.parametrize("draw", range(30))
+def test_looks_cut_short_are_taken_at_the_same_updates_as_whole_ones(draw, monkeypatch):
+    monkeypatch.setattr(stacks, "CHUNK", 5)
+    limit, per_epoch, generator = 0.1, 7, cases.generator(draw)
+    size = limit * (0.98 + 3 * torch.rand(120, 1, generator=generator, dtype=torch.float64))
+    examples = torch.rand(120, 40, generator=generator, dtype=torch.float64) ** 8
+    examples *= size / examples.mean(1, keepdim=True)
+    batches = 4 * limit * torch.rand(120, 1, generator=generator)
+    expected = stops(examples.mean(1).tolist(), batches.flatten().tolist(), limit, per_epoch)
+    due, seen = [], torch.zeros(40, dtype=torch.float64)
+
+    class Prescribed(stacks.Stack):
+        def __init__(self):
+            """Nothing is trained."""
+
+        def looks(self, x, y, asked):
+            due.append(step)
+            return {i: stacks.Look(seen, lambda part, now=examples[step - 1]: now[part]) for i in asked}
+
+    watch = level.Level(limit, Prescribed(), examples, examples, per_epoch=per_epoch)
+    for step in range(1, 121):
+        if watch.reached(step, batches[step - 1], [0]):
+            break
+    assert due == expected
+
+
 def test_a_transformer_that_has_stopped_costs_nothing_more(monkeypatch):
-    asked, logits = [], training._Turns._logits
-    monkeypatch.setattr(training._Turns, "_logits", lambda self, i, *rest: (asked.append(i), logits(self, i, *rest))[1])
+    asked, logits = [], stacks.Turns._logits
+    monkeypatch.setattr(stacks.Turns, "_logits", lambda self, i, *rest: (asked.append(i), logits(self, i, *rest))[1])
     x, y = examples(n=32)
     nets = [build(s, "vit") for s in range(3)]
     options = recipe(epochs=60, step_size=0.03, batch_size=8) | {"momentum": 0.9, "stop_loss": 0.3}

@@ -19,6 +19,7 @@ from attrobust.claims.rule import (
     trend,
     verdict,
 )
+from attrobust.claims.strength import STRENGTH_MARGIN, strong_enough
 from attrobust.claims.tables import left_out, save, sentence
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "CONFIDENCE",
     "NO_GAIN_MARGIN",
     "OPPOSITE",
+    "STRENGTH_MARGIN",
     "SUPPORTED",
     "UNDECIDED",
     "Trend",
@@ -48,6 +50,7 @@ __all__ = [
     "restored",
     "save",
     "sentence",
+    "strong_enough",
     "trend",
     "verdict",
 ]

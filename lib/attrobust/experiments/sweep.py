@@ -1,8 +1,8 @@
 """Run what is missing of a grid, in worker processes, one thread each; store every row as it ends.
 
-Networks that differ only in their seed are one task, if they are trained at one time (see `training`). Workers are kept between tasks and between sweeps (importing
-torch costs seconds); every run seeds its own generators, so a row does not depend on the worker, the number of
-workers or the runs before it.
+Networks that differ only in their seed are one task, unless they would take turns anyway (see `training`). Workers are
+kept between tasks and between sweeps (importing torch costs seconds); every run seeds its own generators, so a row
+does not depend on the worker, the number of workers or the runs before it.
 """
 
 import hashlib

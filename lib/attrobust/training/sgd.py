@@ -16,31 +16,18 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
-from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.attention import Attention
 from attrobust.swap import ImageClassifier
+from attrobust.training.level import Level
+from attrobust.training.losses import LOSSES
+from attrobust.training.stacks import Stack, Turns
 
 Probe = Callable[[int, Sequence[nn.Module]], None]
 
 SCHEDULES = ("constant", "cosine")
 WARMUP = 0.02
-CHUNK = 256
-
-
-def cross_entropy(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Cross-entropy of each example, in nats."""
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-def squared(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Half the squared distance of the logits from the one-hot label, of each example."""
-    return 0.5 * (logits - F.one_hot(y, logits.shape[-1])).square().sum(-1)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": cross_entropy, "squared": squared}
 
 
 @dataclass
@@ -130,12 +117,12 @@ def fit(
     checks.count("probe_every", probe_every, least=0)
     transformer = any(isinstance(module, Attention | ImageClassifier) for module in models[0].modules())
     turns = x.device.type == "cpu" and transformer
-    stack = (_Turns if turns else _Stack)(models, LOSSES[loss])
+    stack = (Turns if turns else Stack)(models, LOSSES[loss])
     per_epoch = len(x) // batch_size
     budget = epochs * per_epoch
     velocity = [torch.zeros_like(w) for w in stack.weights]
     fits = [Fit(reached=None if stop_loss is None else False) for _ in models]
-    near = torch.zeros(len(models), dtype=torch.bool, device=x.device)
+    level = None if stop_loss is None else Level(stop_loss, stack, x, y, per_epoch=per_epoch)
     step, loss_late = 0, torch.full((len(models),), math.nan)
     while step < budget and any(f.weights is None for f in fits):
         for batch in _batches(len(x), batch_size, generators, x.device):
@@ -149,11 +136,11 @@ def fit(
             torch._foreach_add_(velocity, gradient)
             torch._foreach_add_(stack.weights, velocity, alpha=-step_size * _scale(schedule, step, budget))
             step += 1
-            if stop_loss is not None:
-                near |= batch_loss < 2 * stop_loss
-                due = torch.ones_like(near) if step % per_epoch == 0 else near & (step % 2 == 0)
-                if due.any():
-                    near = _stop_those_below(stop_loss, stack, x, y, fits, step, due, near)
+            if level is not None:
+                running = [index for index, f in enumerate(fits) if f.weights is None]
+                for index, reached in level.reached(step, batch_loss, running).items():
+                    _stop(fits[index], stack, index, step)
+                    fits[index].reached = reached
             elif step == budget - budget // 10:
                 loss_late = stack.loss(x, y)
         if step % (10 * per_epoch) == 0:
@@ -163,117 +150,10 @@ def fit(
     for index, f in enumerate(fits):
         if f.weights is None:
             f.weights, f.steps = stack.copy(index), step
-    stack.restore(fits)
+    stack.restore([f.weights for f in fits])
     stack.write(models)
     _finish(models, x, y, fits, stack, loss_late if stop_loss is None else None)
     return fits
-
-
-class _Stack:
-    """The weights of several networks, stacked; leaves `requires_grad` on the stacked tensors only."""
-
-    def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        for model in models:
-            model.train()
-        parameters, buffers = stack_module_state(list(models))
-        self.names = list(parameters)
-        self.weights = [parameters[name].detach().clone() for name in self.names]
-        self.buffers = buffers
-        self.template = models[0]
-        self.convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in models[0].modules())
-        self.per_example = loss
-
-    def forward(self, x: Tensor, weights: list[Tensor], *, shared: bool) -> Tensor:
-        if not self.convolves:
-            return self._forward(x, weights, self.buffers, shared=shared)
-        # One grouped convolution would sum in an order that depends on the number of groups: networks take turns.
-        turns = []
-        for i in range(len(weights[0])):
-            mine, buffers = [w[i : i + 1] for w in weights], {name: b[i : i + 1] for name, b in self.buffers.items()}
-            turns.append(self._forward(x if shared else x[i : i + 1], mine, buffers, shared=shared))
-        return torch.cat(turns)
-
-    def _forward(self, x: Tensor, weights: list[Tensor], buffers: dict[str, Tensor], *, shared: bool) -> Tensor:
-        named = dict(zip(self.names, weights, strict=True))
-        return vmap(
-            lambda w, b, images: functional_call(self.template, (w, b), (images,)), (0, 0, None if shared else 0)
-        )(named, buffers, x)
-
-    def gradient(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
-        weights = [w.requires_grad_() for w in self.weights]
-        logits = self.forward(x, weights, shared=False)
-        losses = self.per_example(logits.flatten(0, 1), y.flatten()).view(y.shape).mean(1)
-        gradient = list(torch.autograd.grad(losses.sum(), weights))
-        for w in self.weights:
-            w.requires_grad_(False)
-        return gradient, losses.detach()
-
-    @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor, asked: Tensor | None = None, *, enough: float = math.inf) -> Tensor:
-        """Loss of each network; from `enough` on a lower bound may stand for it. A stack cannot do less than all."""
-        logits = self.forward(x, self.weights, shared=True)
-        return torch.stack([self.per_example(z, y).mean() for z in logits])
-
-    def rest(self, index: int) -> None:
-        """A network has stopped; in a stack it is carried along."""
-
-    def copy(self, index: int) -> dict[str, Tensor]:
-        return {name: w[index].clone() for name, w in zip(self.names, self.weights, strict=True)}
-
-    def restore(self, fits: list[Fit]) -> None:
-        for index, f in enumerate(fits):
-            for name, w in zip(self.names, self.weights, strict=True):
-                w[index] = f.weights[name]
-
-    def write(self, models: Sequence[nn.Module]) -> None:
-        with torch.no_grad():
-            for index, model in enumerate(models):
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(self.weights[self.names.index(name)][index])
-
-
-class _Turns(_Stack):
-    """The same, one network after the other; those that have stopped, or are not asked for, cost nothing."""
-
-    def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__(models, loss)
-        self.running, self.seen = set(range(len(models))), {}
-
-    def rest(self, index: int) -> None:
-        self.running.discard(index)
-
-    def gradient(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
-        gradient, losses = [torch.zeros_like(w) for w in self.weights], y.new_full((len(y),), math.inf, dtype=x.dtype)
-        for index in self.running:
-            mine = [w[index].requires_grad_() for w in self.weights]
-            value = self.per_example(self._logits(index, x[index], mine), y[index]).mean()
-            for whole, part in zip(gradient, torch.autograd.grad(value, mine), strict=True):
-                whole[index] = part
-            losses[index] = value.detach()
-        return gradient, losses
-
-    @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor, asked: Tensor | None = None, *, enough: float = math.inf) -> Tensor:
-        losses = x.new_full((len(self.weights[0]),), math.inf)
-        for index in range(len(losses)) if asked is None else asked.nonzero().flatten().tolist():
-            losses[index] = self._loss(index, x, y, enough)
-        return losses
-
-    def _loss(self, index: int, x: Tensor, y: Tensor, enough: float) -> Tensor:
-        """Loss of one network; what was hard last time is looked at first, until the loss is `enough`."""
-        mine, values = [w[index] for w in self.weights], x.new_zeros(len(x))
-        order = self.seen[index].argsort(descending=True) if index in self.seen else torch.arange(len(x)).to(y)
-        for part in order.split(CHUNK):
-            values[part] = self.per_example(self._logits(index, x[part], mine), y[part])
-            if values.sum() > enough * len(x):
-                break
-        if enough < math.inf:
-            self.seen[index] = values
-        return values.mean()
-
-    def _logits(self, index: int, x: Tensor, weights: list[Tensor]) -> Tensor:
-        buffers = {name: b[index] for name, b in self.buffers.items()}
-        return functional_call(self.template, (dict(zip(self.names, weights, strict=True)), buffers), (x,))
 
 
 def _scale(schedule: str, step: int, budget: int) -> float:
@@ -288,30 +168,20 @@ def _batches(n: int, size: int, generators: Sequence[torch.Generator], device: t
     return [batch for batch in order.split(size, dim=1) if batch.shape[1] == size]
 
 
-def _stop_those_below(
-    level: float, stack: _Stack, x: Tensor, y: Tensor, fits: list[Fit], step: int, due: Tensor, near: Tensor
-) -> Tensor:
-    running = torch.tensor([f.weights is None for f in fits], device=near.device)
-    losses = stack.loss(x, y, due & running, enough=level)
-    for index, f in enumerate(fits):
-        if f.weights is None and due[index] and not losses[index] >= level:
-            f.weights, f.steps = stack.copy(index), step
-            stack.rest(index)
-            f.reached = bool(torch.isfinite(losses[index]))
-    running = torch.tensor([f.weights is None for f in fits], device=near.device)
-    return torch.where(due, losses < 2 * level, near) & running
+def _stop(fit: Fit, stack: Stack, index: int, step: int) -> None:
+    fit.weights, fit.steps = stack.copy(index), step
+    stack.rest(index)
 
 
-def _stop_the_diverged(stack: _Stack, x: Tensor, y: Tensor, fits: list[Fit], step: int) -> None:
+def _stop_the_diverged(stack: Stack, x: Tensor, y: Tensor, fits: list[Fit], step: int) -> None:
     for index, value in enumerate(stack.loss(x, y)):
         if fits[index].weights is None and not torch.isfinite(value):
-            fits[index].weights, fits[index].steps = stack.copy(index), step
-            stack.rest(index)
+            _stop(fits[index], stack, index, step)
 
 
 @torch.no_grad()
 def _finish(
-    models: Sequence[nn.Module], x: Tensor, y: Tensor, fits: list[Fit], stack: _Stack, late: Tensor | None
+    models: Sequence[nn.Module], x: Tensor, y: Tensor, fits: list[Fit], stack: Stack, late: Tensor | None
 ) -> None:
     final = stack.loss(x, y)
     for index, (model, f) in enumerate(zip(models, fits, strict=True)):
