@@ -38,7 +38,7 @@ def _dot(q: Queries, k: Keys) -> Weights:
 
 
 def _sqdist(q: Queries, k: Keys) -> Weights:
-    squared = q.square().sum(-1)[..., :, None] + k.square().sum(-1)[..., None, :] - (2 * q) @ k.mT
+    squared = q.square().sum(-1)[..., :, None] + k.square().sum(-1)[..., None, :] + (-2 * q) @ k.mT
     # Rounding below 0 is taken off the value alone: a clamp would cut the derivatives too, where q meets k.
     squared = squared - torch.where(squared < 0, squared.detach(), 0)
     return squared / (-2 * math.sqrt(q.shape[-1]))

@@ -5,6 +5,7 @@ Not swapping is the control: it gets the same extra passes over the images in th
 
 import copy
 from collections.abc import Sequence
+from functools import cache
 
 import pandas as pd
 import torch
@@ -50,8 +51,7 @@ def drop_in(
         ImportError: if transformers is not installed.
     """
     digits, attacked = (data.load("digits", n_train=n_train, n_test=n) for n in (None, n_attacked))
-    original = _vit(seed)
-    _fit(original, digits, seed=seed, epochs=epochs, step_size=step_size)
+    original = _original(seed, n_train, epochs, step_size)
     before, tables = _accuracy(original, digits), []
     for name in names:
         model = swap.attention(copy.deepcopy(original), name)
@@ -72,6 +72,14 @@ def drop_in(
         )
         tables.append(table.assign(kernel=name, seed=seed, **accuracies))
     return pd.concat(tables, ignore_index=True)
+
+
+@cache
+def _original(seed: int, n_train: int, epochs: int, step_size: float) -> swap.ImageClassifier:
+    """The network before the swap, kept by each worker process."""
+    model = _vit(seed)
+    _fit(model, data.load("digits", n_train=n_train), seed=seed, epochs=epochs, step_size=step_size)
+    return model
 
 
 def _vit(seed: int) -> swap.ImageClassifier:

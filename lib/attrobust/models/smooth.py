@@ -32,6 +32,8 @@ _KINKED = {
 
 _RELUS = {F.relu, torch.relu, torch.Tensor.relu}
 _RELUS_IN_PLACE = {F.relu_, torch.relu_, torch.Tensor.relu_}
+_SOFTENED = _RELUS | _RELUS_IN_PLACE | {F.leaky_relu}
+_CLAMPS = {torch.clamp, torch.Tensor.clamp, torch.clamp_min, torch.Tensor.clamp_min}
 
 
 def kinks(model: nn.Module, x: Images) -> list[str]:
@@ -123,16 +125,14 @@ class _Soften(TorchFunctionMode):
         self.beta = beta
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
-        kwargs = dict(kwargs or {})
-        if func in _RELUS | _RELUS_IN_PLACE | {F.leaky_relu}:
+        kwargs = kwargs or {}
+        if func in _SOFTENED:
             call = _bind(func, args, kwargs)
             x, slope = call["input"], call.get("negative_slope", 0.0)
             if call["inplace"]:
                 return x.copy_(self._soft(x.clone(), slope))
             return self._soft(x, slope)
-        if func in (torch.clamp, torch.Tensor.clamp, torch.clamp_min, torch.Tensor.clamp_min) and _is_relu(
-            args, kwargs
-        ):
+        if func in _CLAMPS and _is_relu(args, kwargs):
             return self._soft(args[0], 0.0)
         return func(*args, **kwargs)
 

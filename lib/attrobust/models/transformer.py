@@ -4,7 +4,7 @@
     z  <- z + attention(norm(z)),   z <- z + mlp(norm(z))        (norm first: Xiong et al. 2020)
     logits = head(norm(z_L[cls]))
 
-No dropout and nothing fused. Used by notebook 06.
+No dropout and nothing fused. Used by notebooks 06 and 07.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ Networks of one architecture that differ only in their seed are trained together
 every dense layer becomes one batched product, which more than halves the cost of small networks. Transformers on a
 CPU take turns instead: their cost is arithmetic, which stacking does not save, and those that have stopped rest.
 A network's weights do not depend on its companions, bit for bit. Nothing here changes the dynamics under study: no
-augmentation, no label smoothing, no averaging, no clipping. Used by notebooks 01, 03 and 06.
+augmentation, no label smoothing, no averaging, no clipping. Used by notebooks 01, 03, 06 and 07.
 """
 
 import math
