@@ -379,6 +379,8 @@ def test_saved_claims_read_back_to_six_digits(tmp_path):
     back = pd.read_csv(tmp_path / "claims.csv")
     assert back["change"].tolist() == pytest.approx(found["change"].tolist(), rel=1e-5)
     assert back["verdict"].tolist() == found["verdict"].tolist()
+    claims.save(found, tmp_path, name="strength")
+    assert (tmp_path / "strength.csv").read_text() == (tmp_path / "claims.csv").read_text()
 
 
 def test_drawing_and_judging_never_import_torch():

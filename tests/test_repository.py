@@ -121,6 +121,33 @@ def test_the_readme_states_the_verdicts_that_the_rows_give():
     assert claims.sentence("C2, by step size", relu) in readme
 
 
+@pytest.mark.parametrize("profile", ["", "_full"])
+def test_the_strength_of_the_attacks_on_kernels_is_judged_from_committed_rows(profile):
+    folder = paths.figures / "07_kernel_attention"
+    stated = pd.read_csv(folder / f"claims{profile}.csv").set_index(["claim", "arm"])
+    parts, names = ("", "_full") if profile else ("",), ["dataset", "map", "kernel", "step_size", "seed", "steps"]
+    rows = pd.concat(pd.read_csv(folder / f"strength{part}.csv") for part in parts)
+    rows[names] = rows["key"].str.split(" | ", regex=False, expand=True)
+    rows = rows.astype({"steps": int, "seed": int, "step_size": float})
+    metrics, by = ["spearman", "top_k", "pearson"], ["dataset", "map", "kernel", "step_size"]
+    both = rows.groupby([*by, "seed"])["steps"].transform("nunique") == 2
+    judged = claims.strong_enough(rows[both], claim="C7 attack strength", by=by, metrics=metrics, default=20)
+    if profile:
+        hard = rows[(rows["steps"] == 200) & (rows["dataset"] == "fashion_mnist")].assign(comparable=True)
+        hard = hard.rename(columns={"kernel": "attention"})
+        hard = hard.pivot(
+            index=["dataset", "attention", "step_size", "seed", "comparable"], columns="map", values=metrics
+        )
+        hard = hard.set_axis([f"worst_{m}_{metric}_8" for metric, m in hard.columns], axis=1).reset_index()
+        how = {"explanations": ["raw_attention", "rollout"], "by": "step_size", "reference": "softmax"}
+        how["metrics"] = [f"worst_{{}}_{m}_8" for m in metrics]
+        judged = pd.concat([judged, claims.restored(hard, claim="C7 strong attack", **how)])
+    assert len(judged) == stated.index.get_level_values("claim").isin(set(judged["claim"])).sum()
+    for row in judged.itertuples():
+        assert stated.loc[(row.claim, row.arm), "verdict"] == row.verdict
+        assert stated.loc[(row.claim, row.arm), "change"] == pytest.approx(row.change, abs=2e-5)
+
+
 def test_the_benchmark_page_and_the_readme_say_what_the_rows_say():
     from benchmarks import report
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from attrobust import checks, notebook, paths, store
 
 PROFILES = ("smoke", "cpu", "full", "gpu")
-EVIDENCE = ("runs.csv", "provenance.csv", "claims.csv")
+EVIDENCE = ("runs.csv", "provenance.csv", "claims.csv", "strength.csv")
 EVIDENCE_STEMS = tuple(name.removesuffix(".csv") for name in EVIDENCE)
 EVIDENCE_FOLDERS = ("tables", "networks")
 

@@ -9,9 +9,9 @@ import pandas as pd
 from attrobust.claims.rule import OPPOSITE, SUPPORTED, UNDECIDED
 
 
-def save(table: pd.DataFrame, folder: str | Path) -> None:
-    """Write claims.csv into `folder`, numbers rounded to six digits."""
-    path = Path(folder) / "claims.csv"
+def save(table: pd.DataFrame, folder: str | Path, *, name: str = "claims") -> None:
+    """Write claims.csv, or rows that a claim was judged by, into `folder`, numbers rounded to six digits."""
+    path = Path(folder) / f"{name}.csv"
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     partial.replace(path)
