@@ -13,7 +13,7 @@ from torch import nn
 
 from attrobust import data, swap, training
 from attrobust.experiments.explanations import under_attack
-from attrobust.experiments.measure import PIXELS
+from attrobust.experiments.measure import PIXELS, dataset
 
 PATCH = 2
 
@@ -50,7 +50,7 @@ def drop_in(
     Raises:
         ImportError: if transformers is not installed.
     """
-    digits, attacked = (data.load("digits", n_train=n_train, n_test=n) for n in (None, n_attacked))
+    digits, attacked = (dataset("digits", None, n_train, n, "cpu") for n in (None, n_attacked))
     original = _original(seed, n_train, epochs, step_size)
     before, tables = _accuracy(original, digits), []
     for name in names:
@@ -78,7 +78,7 @@ def drop_in(
 def _original(seed: int, n_train: int, epochs: int, step_size: float) -> swap.ImageClassifier:
     """The network before the swap, kept by each worker process."""
     model = _vit(seed)
-    _fit(model, data.load("digits", n_train=n_train), seed=seed, epochs=epochs, step_size=step_size)
+    _fit(model, dataset("digits", None, n_train, None, "cpu"), seed=seed, epochs=epochs, step_size=step_size)
     return model
 
 

@@ -58,8 +58,8 @@ class Stack:
 
     def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, "Look"]:
         """A look at the loss of those that are asked for; a stack cannot do less than all."""
-        losses = self.loss(x, y)
-        return {index: Look.known(losses[index]) for index in asked}
+        losses = self.loss(x, y).split(1)
+        return {index: Look(losses[index], losses[index].__getitem__) for index in asked}
 
     def rest(self, index: int) -> None:
         """A network has stopped; in a stack it is carried along."""
@@ -141,13 +141,6 @@ class Look:
         self.seen, self.losses = seen, losses
         self.rest = list(seen.argsort(descending=True, stable=True).split(CHUNK))
         self.total = seen.new_zeros(())
-
-    @classmethod
-    def known(cls, loss: Tensor) -> "Look":
-        """A look at a loss that is known already."""
-        look = cls(loss[None], lambda part: loss[None])
-        look.rest = []
-        return look
 
     @property
     def over(self) -> bool:
