@@ -102,7 +102,8 @@ def test_a_turn_gives_the_gradient_and_the_losses_that_a_stack_gives():
     batch = torch.randperm(12, generator=cases.generator()).view(3, 4)
     (ours, losses), (theirs, expected) = (kind.gradient(x[batch], y[batch]) for kind in (turns, stack))
     assert torch.allclose(losses, expected, rtol=1e-10)
-    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(ours, theirs, strict=True))
+    one_by_one = [part[i] for i in range(3) for part in theirs]
+    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(ours, one_by_one, strict=True))
     assert torch.allclose(turns.loss(x, y), stack.loss(x, y), rtol=1e-10)
     for kind in (turns, stack):
         looks = kind.looks(x, y, [0, 2])
@@ -137,23 +138,35 @@ def test_a_look_at_the_loss_is_exact_below_the_level_and_a_lower_bound_above_it(
         assert torch.allclose(look.until(math.inf), exact, rtol=1e-12)
 
 
-def test_a_look_at_the_loss_begins_with_what_was_hard_and_ends_where_the_answer_is_certain(monkeypatch):
-    shown, logits = [], stacks.Turns._logits
+@pytest.mark.parametrize("least", [1, 3])
+def test_a_look_at_the_loss_begins_with_what_was_hard_and_ends_where_the_answer_is_certain(least, monkeypatch):
     monkeypatch.setattr(stacks, "CHUNK", 4)
-    monkeypatch.setattr(stacks.Turns, "_logits", lambda self, i, x, w: (shown.append(len(x)), logits(self, i, x, w))[1])
+    monkeypatch.setattr(stacks, "LEAST", least)
     x, y = examples(n=32)
-    (net,) = nets = [build(0, "vit").double()]
-    turns = stacks.Turns(nets, training.cross_entropy)
-    turns.looks(x, y, [0])[0].until(math.inf)
+    net, shown = build(0, "vit").double(), []
     with torch.no_grad():
         hardest = cases.per_example_cross_entropy(net(x), y).sort(descending=True).values
+    turns = stacks.Turns([net], training.cross_entropy)
+    turns.models[0].register_forward_pre_hook(lambda _, inputs: shown.append(len(inputs[0])))
+    turns.looks(x, y, [0])[0].until(math.inf)
     for share in (0.1, 0.3, 0.6, 0.95):
         shown.clear()
         level = share * float(hardest.mean())
         turns.looks(x, y, [0])[0].until(level)
         enough = int((hardest.cumsum(0) > level * len(x)).nonzero()[0]) + 1
-        assert sum(shown) == 4 * math.ceil(enough / 4)
+        whole, rest = divmod(enough, 4)
+        assert shown == [4] * whole + [max(least, rest)] * (rest > 0)
         assert share > 0.9 or sum(shown) < share * len(x) + 4
+
+
+def test_transformers_that_are_trained_keep_their_flags():
+    x, y = examples(n=12)
+    net = build(0, "vit")
+    net.cls.requires_grad_(False)
+    before = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+    training.fit([net], x.float(), y, generators=[cases.generator()], **recipe(epochs=1))
+    assert {name: parameter.requires_grad for name, parameter in net.named_parameters()} == before
+    assert not net.training
 
 
 def test_a_look_is_settled_at_the_weights_it_began_with(monkeypatch):
@@ -209,11 +222,11 @@ def test_looks_cut_short_are_taken_at_the_same_updates_as_whole_ones(draw, monke
     assert due == expected
 
 
-def test_a_transformer_that_has_stopped_costs_nothing_more(monkeypatch):
-    asked, logits = [], stacks.Turns._logits
-    monkeypatch.setattr(stacks.Turns, "_logits", lambda self, i, *rest: (asked.append(i), logits(self, i, *rest))[1])
+def test_a_transformer_that_has_stopped_costs_nothing_more():
     x, y = examples(n=32)
-    nets = [build(s, "vit") for s in range(3)]
+    nets, asked = [build(s, "vit").eval() for s in range(3)], []
+    for index, net in enumerate(nets):
+        net.register_forward_pre_hook(lambda net, _, index=index: asked.append(index) if net.training else None)
     options = recipe(epochs=60, step_size=0.03, batch_size=8) | {"momentum": 0.9, "stop_loss": 0.3}
     fits = training.fit(nets, x.float(), y, generators=[cases.generator(s) for s in range(3)], **options)
     first, last = min(fits, key=lambda f: f.steps), max(fits, key=lambda f: f.steps)

@@ -83,7 +83,7 @@ def attribution_robustness(
     tables = []
     for name, attribution in attributions.items():
         clean = attribution(model, x, target).detach()
-        compare = partial(_compare, model, attribution, clean, target, k=k, keep=keep)
+        compare = partial(_compare, overheard, attribution, clean, target, k=k, keep=keep)
         noise = [compare((x + ball.boundary(x, generator=generator)).clamp(0, 1)) for _ in range(noise_draws)]
         rows = {"noise": sum(noise[1:], noise[0]) / noise_draws}
         rows["noise"]["counted"] = 1.0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attrobust.training.stacks import Look, Stack
+from attrobust.training.stacks import Look, Networks
 
 
 class Level:
@@ -22,7 +22,7 @@ class Level:
         per_epoch: updates.
     """
 
-    def __init__(self, level: float, stack: Stack, x: Tensor, y: Tensor, *, per_epoch: int) -> None:
+    def __init__(self, level: float, stack: Networks, x: Tensor, y: Tensor, *, per_epoch: int) -> None:
         self.level, self.stack, self.x, self.y, self.per_epoch = level, stack, x, y, per_epoch
         self.near: dict[int, bool] = {}
         self.unsettled: dict[int, Look] = {}

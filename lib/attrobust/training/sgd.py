@@ -22,7 +22,7 @@ from attrobust.attention import Attention
 from attrobust.swap import ImageClassifier
 from attrobust.training.level import Level
 from attrobust.training.losses import LOSSES
-from attrobust.training.stacks import Stack, Turns
+from attrobust.training.stacks import Networks, Stack, Turns
 
 Probe = Callable[[int, Sequence[nn.Module]], None]
 
@@ -131,7 +131,7 @@ def fit(
                 probe(step, models)
             gradient, batch_loss = stack.gradient(x[batch], y[batch])
             if weight_decay:
-                torch._foreach_add_(gradient, stack.weights, alpha=weight_decay)
+                gradient = torch._foreach_add(gradient, stack.weights, alpha=weight_decay)
             torch._foreach_mul_(velocity, momentum)
             torch._foreach_add_(velocity, gradient)
             torch._foreach_add_(stack.weights, velocity, alpha=-step_size * _scale(schedule, step, budget))
@@ -168,12 +168,12 @@ def _batches(n: int, size: int, generators: Sequence[torch.Generator], device: t
     return [batch for batch in order.split(size, dim=1) if batch.shape[1] == size]
 
 
-def _stop(fit: Fit, stack: Stack, index: int, step: int) -> None:
+def _stop(fit: Fit, stack: Networks, index: int, step: int) -> None:
     fit.weights, fit.steps = stack.copy(index), step
     stack.rest(index)
 
 
-def _stop_the_diverged(stack: Stack, x: Tensor, y: Tensor, fits: list[Fit], step: int) -> None:
+def _stop_the_diverged(stack: Networks, x: Tensor, y: Tensor, fits: list[Fit], step: int) -> None:
     for index, value in enumerate(stack.loss(x, y)):
         if fits[index].weights is None and not torch.isfinite(value):
             _stop(fits[index], stack, index, step)
@@ -181,7 +181,7 @@ def _stop_the_diverged(stack: Stack, x: Tensor, y: Tensor, fits: list[Fit], step
 
 @torch.no_grad()
 def _finish(
-    models: Sequence[nn.Module], x: Tensor, y: Tensor, fits: list[Fit], stack: Stack, late: Tensor | None
+    models: Sequence[nn.Module], x: Tensor, y: Tensor, fits: list[Fit], stack: Networks, late: Tensor | None
 ) -> None:
     final = stack.loss(x, y)
     for index, (model, f) in enumerate(zip(models, fits, strict=True)):

@@ -1,5 +1,6 @@
 """Several networks side by side: their weights stacked, or one after the other."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-CHUNK = 256
+#: Examples that go through a network at once; and the fewest that are worth it.
+CHUNK, LEAST = 256, 32
 
 
 class Stack:
@@ -76,17 +78,17 @@ class Stack:
 
     def write(self, models: Sequence[nn.Module]) -> None:
         """Put the weights into the networks they came from."""
-        with torch.no_grad():
-            for index, model in enumerate(models):
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(self.weights[self.names.index(name)][index])
+        for index, model in enumerate(models):
+            _put(model, {name: w[index] for name, w in zip(self.names, self.weights, strict=True)})
 
 
-class Turns(Stack):
-    """The same, one network after the other; those that have stopped, or are not asked for, cost nothing."""
+class Turns:
+    """The same networks one after the other; those that have stopped, or are not asked for, cost nothing."""
 
     def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__(models, loss)
+        self.models = [copy.deepcopy(model).train().requires_grad_(True) for model in models]
+        self.weights = [parameter.detach() for model in self.models for parameter in model.parameters()]
+        self.per_example = loss
         self.running, self.seen = set(range(len(models))), {}
 
     def rest(self, index: int) -> None:
@@ -94,25 +96,23 @@ class Turns(Stack):
         self.running.discard(index)
 
     def gradient(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Gradients and losses as a stack gives them; those of networks that rest are zero and infinite."""
-        gradient, losses = [torch.zeros_like(w) for w in self.weights], y.new_full((len(y),), math.inf, dtype=x.dtype)
-        for index in self.running:
-            mine = [w[index].requires_grad_() for w in self.weights]
-            value = self.per_example(self._logits(index, x[index], mine), y[index]).mean()
-            for whole, part in zip(gradient, torch.autograd.grad(value, mine), strict=True):
-                whole[index] = part
+        """Gradient of each network's loss on its own batch, and the losses; zero and infinite where it rests."""
+        gradient, losses = [], y.new_full((len(y),), math.inf, dtype=x.dtype)
+        for index, model in enumerate(self.models):
+            mine = list(model.parameters())
+            if index not in self.running:
+                gradient += [torch.zeros_like(w) for w in mine]
+                continue
+            value = self.per_example(model(x[index]), y[index]).mean()
+            gradient += torch.autograd.grad(value, mine)
             losses[index] = value.detach()
         return gradient, losses
 
     @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Loss of each network over the examples."""
-        losses = []
-        for index in range(len(self.weights[0])):
-            mine = [w[index] for w in self.weights]
-            logits = torch.cat([self._logits(index, part, mine) for part in x.split(CHUNK)])
-            losses.append(self.per_example(logits, y).mean())
-        return torch.stack(losses)
+        logits = [torch.cat([model(part) for part in x.split(CHUNK)]) for model in self.models]
+        return torch.stack([self.per_example(z, y).mean() for z in logits])
 
     def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, "Look"]:
         """A look at the loss of those that are asked for; nothing is computed yet."""
@@ -120,13 +120,23 @@ class Turns(Stack):
 
     def _look(self, index: int, x: Tensor, y: Tensor) -> "Look":
         """A look at one network as it is now, that begins with what was hard when last looked at."""
-        mine = [w[index].clone() for w in self.weights]
+        model, now = self.models[index], self.copy(index)
         seen = self.seen.setdefault(index, x.new_zeros(len(x)))
-        return Look(seen, lambda part: self.per_example(self._logits(index, x[part], mine), y[part]))
+        return Look(seen, lambda part: self.per_example(functional_call(model, now, (x[part],)), y[part]))
 
-    def _logits(self, index: int, x: Tensor, weights: list[Tensor]) -> Tensor:
-        buffers = {name: b[index] for name, b in self.buffers.items()}
-        return functional_call(self.template, (dict(zip(self.names, weights, strict=True)), buffers), (x,))
+    def copy(self, index: int) -> dict[str, Tensor]:
+        """Weights of one network by name."""
+        return {name: w.detach().clone() for name, w in self.models[index].named_parameters()}
+
+    def restore(self, copies: Sequence[dict[str, Tensor]]) -> None:
+        """Set every network back to a copy of its weights."""
+        for model, copied in zip(self.models, copies, strict=True):
+            _put(model, copied)
+
+    def write(self, models: Sequence[nn.Module]) -> None:
+        """Put the weights into the networks they came from."""
+        for model, mine in zip(models, self.models, strict=True):
+            _put(model, dict(mine.named_parameters()))
 
 
 class Look:
@@ -139,19 +149,31 @@ class Look:
 
     def __init__(self, seen: Tensor, losses: Callable[[Tensor], Tensor]) -> None:
         self.seen, self.losses = seen, losses
-        self.rest = list(seen.argsort(descending=True, stable=True).split(CHUNK))
+        self.rest = seen.argsort(descending=True, stable=True)
         self.total = seen.new_zeros(())
 
     @property
     def over(self) -> bool:
         """Whether all examples have been seen."""
-        return not self.rest
+        return not len(self.rest)
 
     @torch.no_grad()
     def until(self, enough: float) -> Tensor:
         """The loss; from `enough` on, a lower bound of it will do."""
-        while self.rest and not self.total > enough * len(self.seen):
-            part = self.rest.pop(0)
+        while len(self.rest) and not self.total > enough * len(self.seen):
+            # As many as would do if they were as hard as they were.
+            short = (self.seen[self.rest].cumsum(0) <= enough * len(self.seen) - self.total).sum()
+            part, self.rest = self.rest.tensor_split([min(max(LEAST, int(short) + 1), CHUNK)])
             self.seen[part] = self.losses(part)
             self.total += self.seen[part].sum()
         return self.seen.mean() if self.over else self.total / len(self.seen)
+
+
+#: What `fit` trains: either kind.
+Networks = Stack | Turns
+
+
+@torch.no_grad()
+def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
