@@ -293,11 +293,12 @@ def _report(
 def _report_claims(name: str, table: pd.DataFrame, say: Callable[[str], None]) -> bool:
     """Verdict counts of each claim, recomputed beside committed, then every arm whose verdict differs."""
     say(f"\n{name}: claims, recomputed beside committed")
-    say(f"  {'claim':<8}{'verdict':<14}{'recomputed':>12}{'committed':>12}")
+    wide = 2 + max(len(claim) for claim in ["claim", *table["claim"]])
+    say(f"  {'claim':<{wide}}{'verdict':<14}{'recomputed':>12}{'committed':>12}")
     for claim, arms in table.groupby("claim", sort=False):
         for verdict in ("supported", "opposite", "undecided"):
             new, old = ((arms[f"verdict_{side}"] == verdict).sum() for side in ("recomputed", "committed"))
-            say(f"  {claim:<8}{verdict:<14}{new:>12}{old:>12}")
+            say(f"  {claim:<{wide}}{verdict:<14}{new:>12}{old:>12}")
     shared = table[table["verdict_committed"].notna() & table["verdict_recomputed"].notna()]
     for row in shared[~shared["same"]].itertuples():
         say(f"  ≠ {row.claim} {row.arm}: {row.verdict_recomputed}, committed {row.verdict_committed}")

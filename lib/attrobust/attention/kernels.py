@@ -41,8 +41,8 @@ def _sqdist(q: Queries, k: Keys) -> Weights:
     squared = q.square().sum(-1)[..., :, None] + k.square().sum(-1)[..., None, :] + (-2 * q) @ k.mT
     # Rounding below 0 is taken off the value alone: a clamp would cut the derivatives too, where q meets k.
     value = squared.detach()
-    negative_part = (value + value.copysign(-1)) / 2
-    return (squared - negative_part) / (-2 * math.sqrt(q.shape[-1]))
+    below = value.copysign(-1).add_(value).div_(2)
+    return (squared - below) / (-2 * math.sqrt(q.shape[-1]))
 
 
 def _elu(q: Queries, k: Keys) -> Weights:

@@ -13,6 +13,9 @@ from scipy import stats
 
 from attrobust.figures.style import COLORS, label, style, write_note
 
+#: Up to so many rows of a category, `dots` draws them large.
+FEW = 10
+
 
 def student_interval(values: pd.Series) -> tuple[float, float]:
     """95 % Student-t interval of the mean, for seaborn's `errorbar`."""
@@ -123,7 +126,7 @@ def curves(
 def dots(
     table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, note: str = "", least: int = 2, zero: bool = False
 ) -> Figure:
-    """One pale dot per row, and the mean with a 95 % interval, for each category of `y` (and `hue`).
+    """One dot per row, large where they are few, and the mean with a 95 % interval, for each `y` (and `hue`).
 
     Args:
         table: tidy.
@@ -132,7 +135,7 @@ def dots(
         hue: column that colours.
         note: what stands below the figure.
         least: rows from which on an interval is drawn.
-        zero: whether a line marks zero, and dots are drawn large beside their interval.
+        zero: whether a line marks zero.
     """
     rows, hues = list(dict.fromkeys(table[y])), list(dict.fromkeys(table[hue])) if hue else []
     dodge = 0.8 - 0.8 / len(hues) if len(hues) > 1 else False
@@ -140,13 +143,15 @@ def dots(
     shared = {"data": table, "x": x, "y": y, "hue": hue, "order": rows, "hue_order": hues or None, **colors}
     with style():
         figure, axis = plt.subplots(figsize=(6.0, 0.9 + 0.42 * len(rows) * max(1, 0.7 * len(hues))))
-        size = {"size": 6, "alpha": 0.4} if zero else {"size": 3, "alpha": 0.25}
-        sns.stripplot(**shared, jitter=False, dodge=bool(hue), **size, linewidth=0, ax=axis, legend=False)
+        few = table.groupby([y, hue] if hue else y).size().max() <= FEW
+        dot, thin = ({"size": 7, "alpha": 0.5}, {"linewidth": 1.5}) if few else ({"size": 3, "alpha": 0.25}, None)
+        sns.stripplot(**shared, jitter=False, dodge=bool(hue), **dot, linewidth=0, ax=axis, legend=False)
         if zero:
             axis.axvline(0, color=COLORS["theory"], linewidth=0.8, zorder=0)
         sns.pointplot(
             **shared, errorbar=lambda values: student_interval(values) if len(values) >= least else (np.nan, np.nan),
-            dodge=dodge, linestyle="none", marker="|", markersize=12, markeredgewidth=2, ax=axis, legend=False,
+            dodge=dodge, linestyle="none", marker="|", markersize=12, markeredgewidth=2, err_kws=thin,
+            ax=axis, legend=False,
         )  # fmt: skip
         axis.set(xlabel=label(x), ylabel="")
         _legend(figure, hues)
