@@ -1,6 +1,7 @@
 """Laws about the runner: it refuses early, resumes, and says the same thing twice."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,15 @@ def test_differing_verdicts_are_seen(tmp_path):
     old.assign(verdict=["supported", "opposite"]).to_csv(tmp_path / "new.csv", index=False)
     table = reproduce.compare_claims(tmp_path / "new.csv", tmp_path / "old.csv")
     assert table.set_index("arm")["same"].to_dict() == {"a": True, "b": False}
+
+
+def test_claims_of_any_length_are_told_from_their_verdicts(tmp_path):
+    claims = pd.DataFrame({"claim": ["C1", "C1 a long name"], "arm": "a", "change": 1, "verdict": "supported"})
+    claims.to_csv(tmp_path / "claims.csv", index=False)
+    said = []
+    reproduce._report_claims("01", reproduce.compare_claims(*[tmp_path / "claims.csv"] * 2), said.append)
+    told = [tuple(re.split(r"\s{2,}", line.strip())[:2]) for line in said if "supported" in line]
+    assert told == [(name, "supported") for name in claims["claim"]]
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ class Stack:
 
 
 class Turns:
-    """The same networks one after the other; those that have stopped, or are not asked for, cost nothing."""
+    """The same one after the other, on copies of the networks; who has stopped, or is not asked for, costs nothing."""
 
     def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.models = [copy.deepcopy(model).train().requires_grad_(True) for model in models]
