@@ -2,6 +2,7 @@
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,7 +13,20 @@ from torch.func import functional_call, stack_module_state, vmap
 CHUNK, LEAST = 256, 32
 
 
-class Stack:
+class Networks(ABC):
+    """What `fit` trains, stacked or in turns."""
+
+    @abstractmethod
+    def copy(self, index: int) -> dict[str, Tensor]:
+        """Weights of one network by name."""
+
+    def write(self, models: Sequence[nn.Module]) -> None:
+        """Put the weights into the networks they came from."""
+        for index, model in enumerate(models):
+            _put(model, self.copy(index))
+
+
+class Stack(Networks):
     """The weights of several networks, stacked; leaves `requires_grad` on the stacked tensors only."""
 
     def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -76,18 +90,14 @@ class Stack:
             for name, w in zip(self.names, self.weights, strict=True):
                 w[index] = copied[name]
 
-    def write(self, models: Sequence[nn.Module]) -> None:
-        """Put the weights into the networks they came from."""
-        for index, model in enumerate(models):
-            _put(model, {name: w[index] for name, w in zip(self.names, self.weights, strict=True)})
 
-
-class Turns:
+class Turns(Networks):
     """The same one after the other, on copies of the networks; who has stopped, or is not asked for, costs nothing."""
 
     def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.models = [copy.deepcopy(model).train().requires_grad_(True) for model in models]
-        self.weights = [parameter.detach() for model in self.models for parameter in model.parameters()]
+        self.parameters = [dict(model.named_parameters()) for model in self.models]
+        self.weights = [parameter.detach() for mine in self.parameters for parameter in mine.values()]
         self.per_example = loss
         self.running, self.seen = set(range(len(models))), {}
 
@@ -99,7 +109,7 @@ class Turns:
         """Gradient of each network's loss on its own batch, and the losses; zero and infinite where it rests."""
         gradient, losses = [], y.new_full((len(y),), math.inf, dtype=x.dtype)
         for index, model in enumerate(self.models):
-            mine = list(model.parameters())
+            mine = list(self.parameters[index].values())
             if index not in self.running:
                 gradient += [torch.zeros_like(w) for w in mine]
                 continue
@@ -126,17 +136,12 @@ class Turns:
 
     def copy(self, index: int) -> dict[str, Tensor]:
         """Weights of one network by name."""
-        return {name: w.detach().clone() for name, w in self.models[index].named_parameters()}
+        return {name: parameter.detach().clone() for name, parameter in self.parameters[index].items()}
 
     def restore(self, copies: Sequence[dict[str, Tensor]]) -> None:
         """Set every network back to a copy of its weights."""
         for model, copied in zip(self.models, copies, strict=True):
             _put(model, copied)
-
-    def write(self, models: Sequence[nn.Module]) -> None:
-        """Put the weights into the networks they came from."""
-        for model, mine in zip(models, self.models, strict=True):
-            _put(model, dict(mine.named_parameters()))
 
 
 class Look:
@@ -160,17 +165,14 @@ class Look:
     @torch.no_grad()
     def until(self, enough: float) -> Tensor:
         """The loss; from `enough` on, a lower bound of it will do."""
-        while len(self.rest) and not self.total > enough * len(self.seen):
+        limit = enough * len(self.seen)
+        while not self.over and not self.total > limit:
             # As many as would do if they were as hard as they were.
-            short = (self.seen[self.rest].cumsum(0) <= enough * len(self.seen) - self.total).sum()
+            short = (self.seen[self.rest].cumsum(0) <= limit - self.total).sum()
             part, self.rest = self.rest.tensor_split([min(max(LEAST, int(short) + 1), CHUNK)])
             self.seen[part] = self.losses(part)
             self.total += self.seen[part].sum()
         return self.seen.mean() if self.over else self.total / len(self.seen)
-
-
-#: What `fit` trains: either kind.
-Networks = Stack | Turns
 
 
 @torch.no_grad()
