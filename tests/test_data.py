@@ -32,11 +32,27 @@ def arrays(n_train=40, n_test=20):
 
 
 CONTENT = {name: gzip.compress(idx(a), mtime=0) for name, a in zip(NAMES, arrays(), strict=True)}
+#: Another data set, published under the same names: every pixel and label turned round.
+CLOTHES = {name: gzip.compress(idx(a.max() - a), mtime=0) for name, a in zip(NAMES, arrays(), strict=True)}
+
+
+def sha256(raw):
+    return hashlib.sha256(raw).hexdigest()
+
+
+def unpacked(content):
+    """The same files as unpacking tools leave them."""
+    return {name.removesuffix(".gz"): gzip.decompress(raw) for name, raw in content.items()}
+
+
+def repacked(content):
+    """The same content, packed by another tool."""
+    return {name: gzip.compress(gzip.decompress(raw), compresslevel=1, mtime=1) for name, raw in content.items()}
 
 
 def pinned(content, urls=()):
     return tuple(
-        sources.File(name, hashlib.sha256(raw).hexdigest(), len(raw), tuple(u + name for u in urls))
+        sources.File(name, sha256(raw), sha256(files.unpack(raw)), len(raw), tuple(u + name for u in urls))
         for name, raw in content.items()
     )
 
@@ -55,6 +71,7 @@ def nothing_but_temporary_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "home"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setitem(sources.SOURCES, "mnist", source())
+    monkeypatch.setitem(sources.SOURCES, "fashion_mnist", source(CLOTHES, folders=("fashion_mnist",)))
 
 
 def put(folder, content=CONTENT):
@@ -227,11 +244,85 @@ def test_folders_that_other_tools_use_are_found(tmp_path, folder):
     assert data.load("mnist", data_dir=tmp_path / "elsewhere").verified
 
 
-def test_unpacked_files_are_read_but_do_not_count_as_verified(tmp_path):
-    put(tmp_path / "checkout/mnist", {n.removesuffix(".gz"): gzip.decompress(raw) for n, raw in CONTENT.items()})
+def is_mnist(loaded):
+    return torch.equal((loaded.train.x[:, 0] * 255).round().byte(), torch.from_numpy(arrays()[0]))
+
+
+@pytest.mark.parametrize("change", [dict, unpacked, repacked])
+def test_files_are_known_by_what_they_unpack_to(tmp_path, change):
+    put(tmp_path / "checkout/mnist", change(CONTENT))
     loaded = data.load("mnist")
-    assert torch.equal((loaded.train.x[:, 0] * 255).round().byte(), torch.from_numpy(arrays()[0]))
-    assert not loaded.verified
+    assert is_mnist(loaded)
+    assert loaded.verified
+    assert not data.available("fashion_mnist")
+
+
+def named(content, pattern):
+    return {pattern.format(name): raw for name, raw in content.items()}
+
+
+@pytest.mark.parametrize("first", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("folder", [".", "mnist", "fashion_mnist"])
+@pytest.mark.parametrize(
+    "change", [unpacked, lambda content: named(content, "other-{}"), lambda content: named(content, "{}.1")]
+)
+def test_two_data_sets_of_the_same_names_share_a_folder(tmp_path, first, folder, change):
+    contents = {"mnist": CONTENT, "fashion_mnist": CLOTHES}
+    second = ({*contents} - {first}).pop()
+    put(tmp_path / "checkout" / folder, contents[first])
+    put(tmp_path / "checkout" / folder, change(contents[second]))
+    if folder in (".", first):
+        assert data.load(first).verified
+        assert is_mnist(data.load(first)) == (first == "mnist")
+    if folder in (".", second):
+        assert data.load(second).verified
+        assert is_mnist(data.load(second)) == (second == "mnist")
+
+
+@pytest.mark.parametrize(("there", "asked"), [("mnist", "fashion_mnist"), ("fashion_mnist", "mnist")])
+def test_files_of_another_data_set_are_not_there_and_are_named(tmp_path, there, asked):
+    folder = put(tmp_path / "checkout", {"mnist": CONTENT, "fashion_mnist": CLOTHES}[there])
+    assert data.available(there)
+    assert data.load(there).verified
+    assert not data.available(asked)
+    with pytest.raises(data.DataError) as caught:
+        data.load(asked)
+    assert str(caught.value) == (
+        f"{folder / NAMES[0]} cannot be used because it holds {NAMES[0]} of {there!r}: move it elsewhere and"
+        f" run `make data DATASETS={asked}`."
+    )
+    put(tmp_path / "home" / asked, {"mnist": CONTENT, "fashion_mnist": CLOTHES}[asked])
+    assert is_mnist(data.load(asked)) == (asked == "mnist")
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_one_foreign_file_among_the_right_ones_is_passed_over(tmp_path, part):
+    put(tmp_path / "checkout" / "mnist", CONTENT | {NAMES[part]: CLOTHES[NAMES[part]]})
+    assert not data.available("mnist")
+    with pytest.raises(
+        data.DataError, match=f"{NAMES[part]} cannot be used because it holds {NAMES[part]} of 'fashion_mnist'"
+    ):
+        data.load("mnist")
+    put(tmp_path / "checkout", {NAMES[part].removesuffix(".gz"): unpacked(CONTENT)[NAMES[part].removesuffix(".gz")]})
+    assert is_mnist(data.load("mnist"))
+
+
+def test_a_file_under_the_name_of_its_sister_is_told(tmp_path):
+    put(tmp_path / "checkout" / "mnist", CONTENT | {NAMES[0]: CONTENT[NAMES[1]]})
+    with pytest.raises(data.DataError, match=f"{NAMES[0]} cannot be used because it holds {NAMES[1]} of 'mnist'"):
+        data.load("mnist")
+
+
+def test_an_unpacked_file_with_other_content_is_refused_and_never_verified(tmp_path):
+    plain = unpacked(CONTENT)
+    name = NAMES[0].removesuffix(".gz")
+    folder = put(tmp_path / "checkout" / "mnist", plain | {name: plain[name][:-1] + b"\0"})
+    digest = sha256(plain[name])[:12]
+    with pytest.raises(
+        data.DataError, match=rf"{folder / name} cannot be used because its SHA-256 is .*, not {digest}"
+    ):
+        data.load("mnist")
+    assert not data.load("mnist", verify=False).verified
 
 
 # ------------------------------------------------------------------ damage
@@ -252,7 +343,10 @@ def test_a_missing_data_set_tells_files_places_and_remedy(tmp_path):
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 DAMAGES = {
-    "truncated": (lambda raw: raw[:-7], r"it is truncated \(\d+ of \d+ bytes\): delete it and run `make data`"),
+    "truncated": (
+        lambda raw: raw[:-7],
+        r"it is truncated \(\d+ of \d+ bytes\): delete it and run `make data DATASETS=mnist`",
+    ),
     "changed": (lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), r"its SHA-256 is [0-9a-f]{12}\.\.\., not [0-9a-f]{12}"),
     "longer": (lambda raw: raw + b"x", r"its SHA-256 is"),
     "pointer": (lambda _: LFS, "it is a git-LFS pointer, not the data: run `git lfs pull`"),
@@ -270,20 +364,20 @@ def test_a_damaged_file_is_named_with_its_cause(tmp_path, damage, name):
         data.load("mnist")
 
 
-def test_files_with_other_digests_are_accepted_on_request_and_marked(tmp_path):
-    other = {n: gzip.compress(gzip.decompress(raw), compresslevel=1, mtime=1) for n, raw in CONTENT.items()}
-    put(tmp_path / "checkout/mnist", other)
+def test_other_content_is_accepted_on_request_and_marked(tmp_path):
+    other = [a[::-1] for a in arrays()]
+    put(tmp_path / "checkout/mnist", {n: gzip.compress(idx(a), mtime=0) for n, a in zip(NAMES, other, strict=True)})
     with pytest.raises(data.DataError, match="its SHA-256 is"):
         data.load("mnist")
     loaded = data.load("mnist", verify=False)
     assert not loaded.verified
-    assert torch.equal((loaded.train.x[:, 0] * 255).round().byte(), torch.from_numpy(arrays()[0]))
+    assert torch.equal((loaded.train.x[:, 0] * 255).round().byte(), torch.from_numpy(other[0].copy()))
 
 
 UNREADABLE = {
     "cut gzip": (CONTENT[NAMES[0]][:-20], "is damaged"),
     "broken gzip": (CONTENT[NAMES[0]][:40] + b"\xff" * 50 + CONTENT[NAMES[0]][90:], "is damaged"),
-    "no gzip": (b"no gzip", "is damaged"),
+    "no gzip": (b"no gzip", "is not an idx file of bytes"),
     "no idx": (gzip.compress(b"\1\2\3\4 something else"), "is not an idx file of bytes"),
     "floats": (gzip.compress(struct.pack(">BBBBI", 0, 0, 13, 1, 3) + b"123"), "is not an idx file of bytes"),
     "empty": (gzip.compress(b""), "is not an idx file of bytes"),
@@ -338,6 +432,22 @@ def test_the_second_address_is_tried_where_the_first_fails(tmp_path, monkeypatch
     put(served)
     data.fetch("mnist")
     assert data.load("mnist").verified
+
+
+def test_a_download_overwrites_no_file_of_another_content(tmp_path, monkeypatch, server):
+    url, served = server
+    monkeypatch.setitem(sources.SOURCES, "mnist", source(urls=(url,)))
+    put(served)
+    folder = put(tmp_path / "checkout/mnist", CLOTHES)
+    with pytest.raises(
+        data.DataError, match=f"{folder / NAMES[0]} cannot be used because it holds {NAMES[0]} of 'fashion"
+    ):
+        data.fetch("mnist")
+    assert (folder / NAMES[0]).read_bytes() == CLOTHES[NAMES[0]]
+    for name in NAMES:
+        (folder / name).rename(tmp_path / "checkout" / name)
+    data.fetch("mnist")
+    assert is_mnist(data.load("mnist"))
 
 
 def test_a_download_with_another_digest_is_refused_and_nothing_half_written_stays(tmp_path, monkeypatch, server):
@@ -464,10 +574,12 @@ def test_damaged_archives_are_named(tmp_path, tiny_cifar, cifar):
         put(tmp_path / "checkout/cifar10", {"cifar-10-binary.tar.gz": raw})
         with pytest.raises(data.DataError, match=sentence):
             data.load("cifar10", verify=False)
-    put(tmp_path / "part/cifar10", {"data_batch_1.first4000.bin.xz": b"nothing"})
     (tmp_path / "checkout/cifar10/cifar-10-binary.tar.gz").unlink()
-    with pytest.raises(data.DataError, match="is damaged"):
-        data.load("cifar10_4k", data_dir=tmp_path / "part", verify=False)
+    for raw, sentence in ((cifar[3][:-9], "is damaged"), (b"nothing", "does not hold the original first 4,000")):
+        put(tmp_path / "part/cifar10", {"data_batch_1.first4000.bin.xz": raw})
+        assert not data.available("cifar10_4k", data_dir=tmp_path / "part")
+        with pytest.raises(data.DataError, match=sentence):
+            data.load("cifar10_4k", data_dir=tmp_path / "part", verify=False)
 
 
 def test_the_slice_has_no_address_of_its_own(tiny_cifar):
@@ -496,8 +608,10 @@ def test_real_files_are_the_pinned_ones(name, monkeypatch):
 def test_pinned_tables_are_complete():
     for name, entry in TABLE.items():
         assert len(entry.classes) == 10, name
+        assert len({f.content for f in entry.files}) == len(entry.files)
         for file in entry.files:
             assert len(bytes.fromhex(file.sha256)) == 32
+            assert len(bytes.fromhex(file.content)) == (0 if name == "cifar10" else 32)
             assert file.size > 0
             assert all(url.endswith(file.name) and url.startswith("http") for url in file.urls)
             assert file.urls or name == "cifar10_4k"

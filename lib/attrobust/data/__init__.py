@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attrobust import checks
 from attrobust.data import formats
-from attrobust.data.files import DataError, download, find, locate, places
+from attrobust.data.files import DataError, candidates, download, find, holds, locate, not_found, places
 from attrobust.data.sources import DIGITS_PIXELS, SOURCES, Source, fingerprint
 
 __all__ = [
@@ -44,7 +44,7 @@ class Examples(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Training and test examples with the names of the classes; `verified` is False for unpinned files."""
+    """Training and test examples with the names of the classes; `verified` is False for content that is not pinned."""
 
     name: str
     train: Examples
@@ -72,7 +72,7 @@ def load(
         n_test: number of test images; all if None.
         side: height and width after average pooling; must divide the original side. None keeps the images.
         data_dir: folder searched before $ATTROBUST_DATA, the checkout's data/ and scikit-learn's data home.
-        verify: False accepts files with other digests; the result then says `verified=False`.
+        verify: False accepts files of the right names that hold something else; the result then says `verified=False`.
         device: where the tensors are put.
         seed: chooses the subset.
 
@@ -101,12 +101,15 @@ def load(
 
 
 def available(name: str, *, data_dir: str | Path | None = None) -> bool:
-    """Whether `load(name)` would find its files (digits always; contents are checked only by `load`)."""
+    """Whether `load(name)` would find its files, by what they hold (digits always)."""
     checks.one_of("name", name, NAMES)
     if name == "digits":
         return True
-    if name == "cifar10_4k" and _archive(data_dir) is not None:
-        return True
+    if name == "cifar10_4k":
+        try:
+            return _slice(data_dir) is not None
+        except DataError:
+            return False
     return all(find(file, SOURCES[name], data_dir=data_dir) is not None for file in SOURCES[name].files)
 
 
@@ -151,21 +154,28 @@ def _from_files(
 ) -> tuple[formats.Arrays, tuple[str, ...], float, bool]:
     source: Source = SOURCES[name]
     if source.reader == "cifar_slice":
-        archive = _archive(data_dir)
-        found = {} if archive else locate(name, source, data_dir=data_dir, verify=verify)
-        arrays = formats.read_cifar_slice(archive or next(iter(found.values())))
+        arrays, pinned = _slice(data_dir), True
     else:
         found = locate(name, source, data_dir=data_dir, verify=verify)
         arrays = {"idx": formats.read_idx_set, "cifar_archive": formats.read_cifar_archive}[source.reader](found)
+        pinned = verify or all(holds(found[file.name], file) for file in source.files)
     for x, y in (arrays[:2], arrays[2:]):
         if x.shape[1:] != source.size or len(x) != len(y) or y.max() >= len(source.classes):
             raise DataError(f"the files of {name!r} hold images {x.shape[1:]} or labels that do not belong to it.")
-    pinned = source.reader == "cifar_slice" or (verify and all(path.name == file for file, path in found.items()))
     return arrays, source.classes, 255.0, pinned
 
 
-def _archive(data_dir: str | Path | None) -> Path | None:
-    return find(SOURCES["cifar10"].files[0], SOURCES["cifar10"], data_dir=data_dir)
+def _slice(data_dir: str | Path | None) -> formats.Arrays:
+    """CIFAR-10's first 4,000 images, out of the first file that holds them: the whole archive, or the slice."""
+    sources = [SOURCES["cifar10"], SOURCES["cifar10_4k"]]
+    there = [path for source in sources for path in candidates(source.files[0], source, data_dir=data_dir)]
+    refusals = []
+    for path in there:
+        try:
+            return formats.read_cifar_slice(path)
+        except DataError as error:
+            refusals.append(error)
+    raise refusals[0] if refusals else DataError(not_found("cifar10_4k", [sources[1].files[0]], data_dir))
 
 
 def _balanced(x: np.ndarray, y: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,18 +1,26 @@
 """Find a data set's files on this machine, check them, or fetch them when asked to.
 
-Nothing is downloaded unless the caller says so. A file is read only after its SHA-256 has been compared with
-the pinned one; every way it can be wrong is told in one sentence with the remedy.
+Nothing is downloaded unless the caller says so. Files are told apart by what they hold, packed or not: MNIST and
+Fashion-MNIST are published under the same names. One that holds something else than the pinned content is passed
+over while another may be found, and else named in one sentence with the remedy.
 """
 
+import gzip
 import hashlib
+import lzma
 import os
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 
 from sklearn.datasets import fetch_file
 
 from attrobust import paths
-from attrobust.data.sources import File, Source
+from attrobust.data.sources import SOURCES, File, Source
+
+#: What reading a damaged packed file ends in.
+DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 class DataError(RuntimeError):
@@ -27,53 +35,94 @@ def places(data_dir: str | Path | None = None) -> list[Path]:
     return [*asked, *environment, paths.data, home]
 
 
-def find(file: File, source: Source, *, data_dir: str | Path | None = None) -> Path | None:
-    """First existing copy of `file`, packed or (for .gz) unpacked; None where there is none."""
+def candidates(file: File, source: Source, *, data_dir: str | Path | None = None) -> list[Path]:
+    """Files that may be `file`, packed or unpacked; in every folder those of its published name first.
+
+    Further names that contain the published one count too ("train-images.idx3-ubyte", "train-images-idx3-ubyte (1).gz",
+    "fashion-train-images-idx3-ubyte.gz"), so that data sets of the same names can share a folder.
+    """
+    plain = file.name.removesuffix(".gz").removesuffix(".xz")
+    found = {}
     for place in places(data_dir):
-        for folder in (*source.folders, "."):
-            for name in (file.name, file.name.removesuffix(".gz")):
-                candidate = place / folder / name
-                if candidate.is_file():
-                    return candidate
-    return None
+        for folder in (place / name for name in (*source.folders, ".")):
+            others = sorted(folder.glob(f"*{plain.replace('-idx', '?idx')}*"))
+            found |= dict.fromkeys(path for path in (folder / file.name, folder / plain, *others) if path.is_file())
+    return list(found)
+
+
+def unpack(raw: bytes) -> bytes:
+    """What a file holds, unpacked if its first bytes say that it is packed with gzip or xz.
+
+    Raises:
+        OSError, EOFError, lzma.LZMAError, zlib.error: if it is damaged (`DAMAGE`).
+    """
+    if raw.startswith(b"\x1f\x8b"):
+        return gzip.decompress(raw)
+    return lzma.decompress(raw) if raw.startswith(b"\xfd7zXZ\0") else raw
+
+
+def digests(path: Path) -> Iterator[str]:
+    """SHA-256 of a file, then of what it unpacks to, if it is packed and sound."""
+    raw = path.read_bytes()
+    yield hashlib.sha256(raw).hexdigest()
+    try:
+        if (content := unpack(raw)) is not raw:
+            yield hashlib.sha256(content).hexdigest()
+    except DAMAGE:
+        return
+
+
+def holds(path: Path, file: File) -> bool:
+    """Whether a file holds the pinned content of `file`: in its published packing, in another one, or unpacked."""
+    return any(digest in (file.sha256, file.content) for digest in digests(path))
+
+
+def find(file: File, source: Source, *, data_dir: str | Path | None = None) -> Path | None:
+    """First copy that holds the pinned content; None where there is none."""
+    return next((path for path in candidates(file, source, data_dir=data_dir) if holds(path, file)), None)
 
 
 def locate(name: str, source: Source, *, data_dir: str | Path | None = None, verify: bool = True) -> dict[str, Path]:
-    """Paths of all files of a data set, checked; an unpacked copy of a packed file has no pinned digest.
+    """Paths of all files of a data set, checked; unchecked where `verify` is False and none has the pinned content.
 
     Raises:
-        DataError: if a file is missing, truncated, a placeholder, or has another digest.
+        DataError: if a file is missing, truncated, a placeholder, or holds something else.
     """
     found = {file.name: find(file, source, data_dir=data_dir) for file in source.files}
-    missing = [file for file in source.files if found[file.name] is None]
+    wanted = [file for file in source.files if found[file.name] is None]
+    there = {file: candidates(file, source, data_dir=data_dir) for file in wanted}
+    missing = [file for file in wanted if not there[file]]
     if missing:
-        raise DataError(_not_found(name, missing, data_dir))
-    for file in source.files:
-        path = found[file.name]
-        if verify and path.name == file.name:
-            check(path, file)
+        raise DataError(not_found(name, missing, data_dir))
+    for file, others in there.items():
+        if verify:
+            refuse(name, others[0], file)
+        found[file.name] = others[0]
     return found
 
 
-def check(path: Path, file: File) -> None:
-    """Compare a file with its pinned digest.
+def refuse(name: str, path: Path, file: File) -> None:
+    """Say why a file does not serve as `file` of the data set `name`, and what to do.
 
     Raises:
-        DataError: if they differ, with the likely cause and the remedy.
+        DataError: always.
     """
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest == file.sha256:
-        return
-    size = len(content)
-    if content.startswith(b"version https://git-lfs"):
-        cause = "it is a git-LFS pointer, not the data: run `git lfs pull`, or delete it and run `make data`"
+    content, known = path.read_bytes(), set(digests(path))
+    pinned = [(f.name, other) for other, s in SOURCES.items() for f in s.files if known & {f.sha256, f.content}]
+    remedy = f"run `make data DATASETS={name}`"
+    if pinned:
+        part, owner = pinned[0]
+        cause = f"it holds {part} of {owner!r}: move it elsewhere and {remedy}"
+    elif content.startswith(b"version https://git-lfs"):
+        cause = f"it is a git-LFS pointer, not the data: run `git lfs pull`, or delete it and {remedy}"
     elif content[:512].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        cause = "it is an HTML page, probably a download's error page: delete it and run `make data`"
-    elif size < file.size:
-        cause = f"it is truncated ({size:,} of {file.size:,} bytes): delete it and run `make data`"
+        cause = f"it is an HTML page, probably a download's error page: delete it and {remedy}"
+    elif path.name == file.name and len(content) < file.size:
+        cause = f"it is truncated ({len(content):,} of {file.size:,} bytes): delete it and {remedy}"
     else:
-        cause = f"its SHA-256 is {digest[:12]}..., not {file.sha256[:12]}...: delete it and run `make data`"
+        digest = hashlib.sha256(content).hexdigest()
+        wanted = file.sha256 if path.name == file.name or not file.content else file.content
+        cause = f"its SHA-256 is {digest[:12]}..., not {wanted[:12]}...: delete it and {remedy}"
     raise DataError(f"{path} cannot be used because {cause}.")
 
 
@@ -84,7 +133,8 @@ def download(name: str, source: Source, *, data_dir: str | Path | None = None) -
         The folder that now holds them.
 
     Raises:
-        DataError: if no address answers, or what comes has another digest; nothing half-written stays.
+        DataError: if no address answers, what comes has another digest, or a file of that name is there and holds
+            something else; nothing half-written stays, nothing is overwritten.
     """
     folder = (Path(data_dir) if data_dir else paths.data) / source.folders[0]
     for file in source.files:
@@ -95,6 +145,8 @@ def download(name: str, source: Source, *, data_dir: str | Path | None = None) -
                 f"{file.name} of {name} has no download address: get cifar10 instead (`make data DATASETS=cifar10`)"
                 " and cifar10_4k is cut from it."
             )
+        if (folder / file.name).exists():
+            refuse(name, folder / file.name, file)
         folder.mkdir(parents=True, exist_ok=True)
         _fetch(file, folder)
     return folder
@@ -114,7 +166,8 @@ def _fetch(file: File, folder: Path) -> None:
     )
 
 
-def _not_found(name: str, missing: list[File], data_dir: str | Path | None) -> str:
+def not_found(name: str, missing: list[File], data_dir: str | Path | None) -> str:
+    """That files are missing, where they were looked for, and what to do."""
     wanted = ", ".join(f"{file.name} ({file.size / 1e6:.1f} MB)" for file in missing)
     looked = ", ".join(str(place) for place in places(data_dir))
     return (

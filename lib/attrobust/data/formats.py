@@ -1,22 +1,19 @@
 """Read image files into uint8 arrays: idx (MNIST family) and the CIFAR-10 binary layout. No pickle."""
 
-import gzip
 import hashlib
-import lzma
 import math
 import struct
 import tarfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from attrobust.data.files import DataError
+from attrobust.data.files import DAMAGE, DataError, unpack
 from attrobust.data.sources import CIFAR10_4K_RECORDS
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 RECORD = 1 + 3 * 32 * 32
-_DAMAGE = (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error)
+_DAMAGE = (*DAMAGE, tarfile.TarError)
 
 
 def read_idx_set(found: dict[str, Path]) -> Arrays:
@@ -34,7 +31,7 @@ def read_idx(path: Path) -> np.ndarray:
     """
     raw = path.read_bytes()
     try:
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        raw = unpack(raw)
     except _DAMAGE as error:
         raise DataError(f"{path} is damaged ({error}): delete it and run `make data`.") from error
     if len(raw) < 4 or raw[:3] != b"\0\0\x08" or raw[3] not in (1, 3) or len(raw) < 4 + 4 * raw[3]:
@@ -82,7 +79,7 @@ def read_cifar_slice(path: Path) -> Arrays:
                 members = [m for m in archive if m.name.endswith("data_batch_1.bin")]
                 records = archive.extractfile(members[0]).read(4000 * RECORD) if members else b""
         else:
-            records = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()[: 4000 * RECORD]
+            records = unpack(path.read_bytes())[: 4000 * RECORD]
     except _DAMAGE as error:
         raise DataError(f"{path} is damaged ({error}): delete it and run `make data DATASETS=cifar10`.") from error
     if hashlib.sha256(records).hexdigest() != CIFAR10_4K_RECORDS:

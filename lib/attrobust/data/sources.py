@@ -1,4 +1,4 @@
-"""The pinned table: which files make up a data set, where they come from, their SHA-256.
+"""The pinned table: which files make up a data set, where they come from, their SHA-256, packed and unpacked.
 
 MNIST and Fashion-MNIST digests were computed from the original files. The digest of the CIFAR-10 archive is
 the published one; that of its first 4,000 training images was computed from the exact pixels.
@@ -9,10 +9,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class File:
-    """One file to find: accepted names, digest, size in bytes, and the addresses it can be fetched from."""
+    """One file to find.
+
+    Attributes:
+        name: as it is published.
+        sha256: digest of the published file.
+        content: digest of what it unpacks to; "" where none is published, and the packed file alone is accepted.
+        size: bytes of the published file.
+        urls: addresses it can be fetched from.
+    """
 
     name: str
     sha256: str
+    content: str
     size: int
     urls: tuple[str, ...] = ()
 
@@ -48,8 +57,15 @@ _FASHION_URLS = (
 )
 
 
-def _idx(urls: tuple[str, ...], table: dict[str, tuple[str, int]]) -> tuple[File, ...]:
-    return tuple(File(name, sha256, size, tuple(url + name for url in urls)) for name, (sha256, size) in table.items())
+def _idx(urls: tuple[str, ...], table: dict[str, tuple[str, str, int]]) -> tuple[File, ...]:
+    return tuple(File(name, *pins, tuple(url + name for url in urls)) for name, pins in table.items())
+
+
+#: SHA-256 of the unpacked first 4,000 records, however they were obtained.
+CIFAR10_4K_RECORDS = "0993cf8b8e43bc207603aef9787006995746513f5e3fa5a52e06d1b069926330"
+
+#: SHA-256 of the pixels (uint8, 0 to 16) that ship inside scikit-learn.
+DIGITS_PIXELS = "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3"
 
 
 SOURCES: dict[str, Source] = {
@@ -58,13 +74,17 @@ SOURCES: dict[str, Source] = {
             _MNIST_URLS,
             {
                 "train-images-idx3-ubyte.gz": (
-                    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609", 9_912_422),
+                    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db", 9_912_422),
                 "train-labels-idx1-ubyte.gz": (
-                    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c", 28_881),
+                    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5", 28_881),
                 "t10k-images-idx3-ubyte.gz": (
-                    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", 1_648_877),
+                    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7", 1_648_877),
                 "t10k-labels-idx1-ubyte.gz": (
-                    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", 4_542),
+                    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2", 4_542),
             },
         ),
         folders=("mnist", "MNIST/raw"),
@@ -78,13 +98,17 @@ SOURCES: dict[str, Source] = {
             _FASHION_URLS,
             {
                 "train-images-idx3-ubyte.gz": (
-                    "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84", 26_421_880),
+                    "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", 26_421_880),
                 "train-labels-idx1-ubyte.gz": (
-                    "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845", 29_515),
+                    "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9", 29_515),
                 "t10k-images-idx3-ubyte.gz": (
-                    "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073", 4_422_102),
+                    "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", 4_422_102),
                 "t10k-labels-idx1-ubyte.gz": (
-                    "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5", 5_148),
+                    "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+                    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", 5_148),
             },
         ),
         folders=("fashion_mnist", "FashionMNIST/raw"),
@@ -98,6 +122,7 @@ SOURCES: dict[str, Source] = {
             File(
                 "cifar-10-binary.tar.gz",
                 "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+                "",
                 170_052_171,
                 ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
             ),
@@ -113,6 +138,7 @@ SOURCES: dict[str, Source] = {
             File(
                 "data_batch_1.first4000.bin.xz",
                 "ac4ba4529b64050c3834b115802494bc12d2d4fbf2471a5f09f8d051f6b386ed",
+                CIFAR10_4K_RECORDS,
                 9_305_168,
             ),
         ),
@@ -123,12 +149,6 @@ SOURCES: dict[str, Source] = {
         licence="not stated by its authors",
     ),
 }  # fmt: skip
-
-#: SHA-256 of the unpacked first 4,000 records, however they were obtained.
-CIFAR10_4K_RECORDS = "0993cf8b8e43bc207603aef9787006995746513f5e3fa5a52e06d1b069926330"
-
-#: SHA-256 of the pixels (uint8, 0 to 16) that ship inside scikit-learn.
-DIGITS_PIXELS = "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3"
 
 
 def fingerprint(name: str) -> str:
