@@ -220,7 +220,7 @@ GOOD = {"steps": 10, "train_loss": 0.01, "train_accuracy": 1.0, "late_change": 0
 )
 def test_a_run_leaves_its_arm_for_the_stated_reasons_only(protocol, change, reason):
     fit = training.Fit(**(GOOD | change))
-    assert measure.incomparable(one(protocol=protocol), fit) == reason
+    assert measure.incomparable(one(protocol=protocol), fit, 0.0) == reason
 
 
 # ------------------------------------------------------------------ measured columns

@@ -235,6 +235,6 @@ def test_figures_without_words_or_numbers_are_refused(tmp_path):
     table = runs()
     with pytest.raises(ValueError, match="alt of figure 'a_trend' is empty; it must say what the figure shows"):
         figures.save(trends(table), tmp_path, "a_trend", data=table, alt=" ")
-    with pytest.raises(ValueError, match="data of figure 'a_trend' has no rows; it must hold the plotted numbers"):
-        figures.save(trends(table), tmp_path, "a_trend", data=table[:0], alt="Sharpness.")
+    with pytest.raises(ValueError, match="data of figure 'a_trend' has no columns; it must hold the plotted numbers"):
+        figures.save(trends(table), tmp_path, "a_trend", data=pd.DataFrame(), alt="Sharpness.")
     assert list(tmp_path.iterdir()) == []

@@ -385,12 +385,15 @@ def test_the_report_holds_loss_accuracy_and_late_change_of_the_final_weights():
     assert result.late_change == pytest.approx(abs(result.train_loss - late) / late, rel=1e-6)
 
 
-def test_training_learns_and_leaves_the_networks_in_eval_mode():
+@pytest.mark.parametrize("seed", range(3))
+def test_training_learns_and_leaves_the_networks_in_eval_mode(seed):
+    """More than the frequencies of the classes: at least half of what these leave open, in loss and in accuracy."""
     x, y = examples(n=60)
-    model = build()
-    (result,) = training.fit([model], x.float(), y, generators=[cases.generator()], momentum=0.9, **recipe(epochs=100))
-    assert result.train_accuracy > 0.95
-    assert result.train_loss < 0.05
+    model = build(seed)
+    (result,) = training.fit([model], x.float(), y, generators=[cases.generator(seed)], **recipe(epochs=100))
+    shares = y.bincount() / len(y)
+    assert result.train_loss < -(shares * shares.log()).sum() / 2
+    assert result.train_accuracy > (1 + shares.max()) / 2
     assert not any(m.training for m in model.modules())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 

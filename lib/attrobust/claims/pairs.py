@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from attrobust.claims.rule import interval, no_gain, verdict
@@ -88,13 +89,13 @@ def parity(
         One row per attention: mean difference, its 95 % interval, number of pairs, and the verdict.
     """
     wide = rows.pivot_table(index=list(by), columns="attention", values=metric, sort=False)
-    records = []
-    for name in wide.columns.drop(reference):
-        difference = (wide[name] - wide[reference]).dropna()
+    records, compared = [], wide.get(reference, pd.Series(np.nan, wide.index))
+    for name in wide.columns.drop(reference, errors="ignore"):
+        difference = (wide[name] - compared).dropna()
         low, high = interval(difference)
         judged = no_gain(low, high, margin=margin)
         records.append(
             {"attention": name, "difference": difference.mean(), "low": low, "high": high, "pairs": len(difference),
              f"within {margin:g}": judged}
         )  # fmt: skip
-    return pd.DataFrame(records)
+    return pd.DataFrame(records, columns=["attention", "difference", "low", "high", "pairs", f"within {margin:g}"])

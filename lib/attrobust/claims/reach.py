@@ -18,6 +18,12 @@ from attrobust.claims.rule import (
 )
 from attrobust.claims.tables import sentence
 
+#: Columns of `restored`.
+RESTORED = (
+    "claim", "arm", "dataset", "attention", "metric", "explanation", "says", "change", "low", "high", "seeds",
+    "verdict",
+)  # fmt: skip
+
 
 def reach(
     rows: pd.DataFrame, metrics: Sequence[str], *, claim: str, gaining: str, others: Sequence[str], by: str
@@ -128,11 +134,13 @@ def restored(
                             "verdict": verdict(found["low"], found["high"], claimed="up"),
                         }
                     )
-    return pd.DataFrame(records)
+    return pd.DataFrame(records, columns=RESTORED)
 
 
 def kernel_by_kernel(table: pd.DataFrame) -> str:
     """The verdicts of one claim of `restored` as a page of text, a line per attention and map."""
+    if table.empty:
+        return "no run is left to judge"
     says = list(dict.fromkeys(table["says"]))
     lines = [
         "change over the whole range with its 95 % interval; restored: all supported",

@@ -125,8 +125,11 @@ def no_gain(low: float, high: float, *, margin: float = NO_GAIN_MARGIN) -> str:
 
 
 def change_per_seed(rows: pd.DataFrame, metric: str, by: str) -> dict[int, float]:
-    """Change over the whole range, by the fitted slope of each seed that has two values of `by` or more."""
-    changes = {}
+    """Change over the whole range, by the fitted slope of each seed that has two values of `by` or more.
+
+    Runs without a finite value of the metric (no image of theirs was attacked) do not count.
+    """
+    rows, changes = rows[np.isfinite(rows[metric].to_numpy(dtype=float))], {}
     for seed, run in rows.groupby("seed"):
         x = np.log(run[by].to_numpy(dtype=float))
         if len(np.unique(x)) >= 2:

@@ -23,7 +23,8 @@ def strong_enough(
         default: `steps` of the default attack; the other rows are the stronger one's.
 
     Returns:
-        One row per arm: `change` (default minus stronger) and `verdict`, supported up to `STRENGTH_MARGIN`.
+        One row per arm: `change` (default minus stronger) and `verdict`, supported up to `STRENGTH_MARGIN`. Maps that
+        could not be attacked (NaN: no image has a gradient) are left out.
 
     Raises:
         ValueError: if a map lacks one of two efforts.
@@ -33,11 +34,13 @@ def strong_enough(
         >>> strong_enough(rows, claim="strong", by=["map"], metrics=["spearman"], default=20).verdict.item()
         'opposite'
     """
+    if efforts.empty:
+        return pd.DataFrame(columns=["claim", "arm", *by, "metric", "change", "verdict"])
     usual = efforts["steps"] == default
     first, second = (efforts[part].set_index([*by])[[*metrics]] for part in (usual, ~usual))
     if not first.index.is_unique or set(first.index) != set(second.index) or len(first) != len(second):
         raise ValueError(f"efforts must hold every {', '.join(by)} once with steps {default} and once with other steps")
-    gaps = (first - second).rename_axis(columns="metric").stack().rename("change").reset_index()
+    gaps = (first - second).rename_axis(columns="metric").stack().rename("change").dropna().reset_index()
     arms = gaps[[*by, "metric"]].astype(str).agg(" | ".join, axis=1)
     judged = gaps["change"].le(STRENGTH_MARGIN).map({True: SUPPORTED, False: OPPOSITE})
     return gaps.assign(claim=claim, arm=arms, verdict=judged)[["claim", "arm", *by, "metric", "change", "verdict"]]

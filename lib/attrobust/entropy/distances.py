@@ -82,8 +82,8 @@ def relative_score_change(scores: Scores, moved: Scores) -> PerRow:
 
     Example:
         >>> s, t = torch.tensor([1.0, -1.0]), torch.tensor([1.5, -1.5])
-        >>> relative_score_change(s, t).item(), relative_score_change(10 * s + 3, 10 * t).item()
-        (0.5, 0.5)
+        >>> [round(relative_score_change(*pair).item(), 4) for pair in ((s, t), (10 * s + 3, 10 * t))]
+        [0.5, 0.5]
 
     Reference: ours (P23 of notebook 06).
     """

@@ -133,6 +133,14 @@ def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, floa
     return {name: float((value if softmax else value[~value.isnan()]).double().mean()) for name, value in found.items()}
 
 
+def inside_names(kernel: str) -> list[str]:
+    """What `inside` tells of a transformer with this attention, one of `attention.KERNELS`."""
+    rows = ["entropy", "norm", "margin"]
+    if attention.KERNELS[kernel] != attention.KERNELS["softmax"]:
+        rows += ["mass", "empty"]
+    return rows + [f"{name}_{rate}" for name in ("score", "map", "saliency") for rate in ("sensitivity", "relative")]
+
+
 def _is_softmax(model: nn.Module) -> bool:
     kernel = model.blocks[-1].attention.kernel
     return {word: getattr(kernel, word) for word in ("score", "link", "norm")} == attention.KERNELS["softmax"]

@@ -1,12 +1,14 @@
 """Train one group of networks and measure each: the only place where training meets curvature and attacks."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cache
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from attrobust import attributions, curvature, data, models, robustness, training
 from attrobust.balls import Ball
@@ -25,6 +27,14 @@ PIXELS = {
 COMPARABLE_LOSS = 0.25
 COMPARABLE_ACCURACY = 0.995
 COMPARABLE_CHANGE = 0.10
+#: Columns of flatness and of the input side; the first layer of a dense network alone has an invariant flatness.
+FLATNESS = ("sharpness", "sharpness_error", "trace", "trace_error", "invariant_flatness")
+INPUT_SIDE = (
+    "logit_gradient", "logit_input_curvature", "relative_curvature", "loss_gradient", "loss_input_curvature",
+)  # fmt: skip
+
+#: Largest share of test images without a usable gradient; a run above it has collapsed and is not measured further.
+COMPARABLE_BLIND = 0.10
 
 
 @cache
@@ -62,12 +72,13 @@ def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Mod
 def measure(
     experiment: Experiment, measurement: Measurement, model: nn.Module, fit: training.Fit, device: str = "cpu"
 ) -> dict[str, object]:
-    """All measured columns of one trained network."""
+    """All measured columns of one trained network; of one that diverged or collapsed, those of its training only."""
     whole = dataset(experiment.dataset, experiment.side, experiment.n_train, None, device)
     attacked = dataset(experiment.dataset, experiment.side, experiment.n_train, measurement.n_attacked, device).test
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    reason = incomparable(experiment, fit)
+    share_blind = float(blind(model, attacked.x).double().mean())
+    reason = incomparable(experiment, fit, share_blind)
     row: dict[str, object] = {
         "steps": fit.steps,
         "train_loss": fit.train_loss,
@@ -77,7 +88,7 @@ def measure(
         "comparable": not reason,
         "reason": reason,
     }
-    if fit.diverged:
+    if fit.diverged or share_blind > COMPARABLE_BLIND:
         return row
     if measurement.curvature:
         row |= _flatness(model, whole.train, measurement, experiment.seed, device)
@@ -89,17 +100,48 @@ def measure(
         k = max(1, round(measurement.k_share * (attacked.x.shape[-1] // experiment.patch) ** 2))
         row |= explanations.inside(model, attacked.x, patch=experiment.patch, k=k)
     for radius in measurement.radii:
-        if experiment.architecture == "vit":
-            row |= _several_maps(experiment, model, attacked.x, radius, measurement, k)
-        else:
-            row |= _robustness(model, attacked.x, radius, measurement, experiment.seed, device)
+        try:
+            if experiment.architecture == "vit":
+                row |= _several_maps(experiment, model, attacked.x, radius, measurement, k)
+            else:
+                row |= _robustness(model, attacked.x, radius, measurement, experiment.seed, device)
+        except ValueError as error:  # maps that nothing moves cannot be attacked: their columns stay empty
+            if "the attack would be blind" not in str(error):
+                raise
     return row
 
 
-def incomparable(experiment: Experiment, fit: training.Fit) -> str:
-    """Why a run leaves its arm; "" if it stays. The rule was fixed before the runs."""
+def blind(model: nn.Module, x: Float[Tensor, "batch channels height width"]) -> Bool[Tensor, " batch"]:
+    """Whether the predicted logit does not depend on the pixels, or not in a finite way, so that no map explains it.
+
+    The gradient is unusable where its 1-norm, which bounds the change over the whole pixel range to first order, lies
+    below the rounding of the logit itself; exact zeros (every unit is dead) are the usual case.
+
+    Args:
+        model: classifier in eval mode.
+        x: images.
+    """
+    with torch.no_grad():
+        logits = model(x)
+    target = logits.argmax(1)
+    largest = logits.gather(1, target[:, None])[:, 0].abs()
+    change = attributions.saliency(model, x, target).detach().flatten(1).abs().sum(1)
+    return ~(change.isfinite() & (change > torch.finfo(x.dtype).eps * largest))
+
+
+def incomparable(experiment: Experiment, fit: training.Fit, share_blind: float) -> str:
+    """Why a run leaves its arm; "" if it stays. The rule was fixed before the runs.
+
+    Args:
+        experiment: what was trained.
+        fit: how its training ended.
+        share_blind: share of test images without a usable gradient, see `blind`.
+    """
     if fit.diverged:
         return "diverged"
+    if share_blind > COMPARABLE_BLIND:
+        images = "no image has a" if share_blind == 1 else f"{share_blind:.0%} of the images have no"
+        return f"collapsed: {images} gradient"
     level = PROTOCOLS[experiment.protocol]["stop_loss"]
     if level is not None:
         if not fit.reached:
@@ -111,6 +153,18 @@ def incomparable(experiment: Experiment, fit: training.Fit) -> str:
     if not fit.late_change < COMPARABLE_CHANGE:
         return f"loss still changed by {fit.late_change:.0%}"
     return ""
+
+
+def names(experiment: Experiment, measurement: Measurement) -> list[str]:
+    """Columns that `measure` gives beyond those of the training; a run that diverged or collapsed has none of them."""
+    transformer, dense = experiment.architecture == "vit", experiment.architecture == "mlp"
+    found = [n for n in (*FLATNESS, *INPUT_SIDE) if measurement.curvature and (dense or n != "invariant_flatness")]
+    maps, told = [""], [*robustness.SIMILARITIES, *robustness.DISTANCES, "kept", "counted"]
+    if transformer:
+        found += explanations.inside_names(experiment.attention)
+        maps, told = [f"{name}_" for name in measurement.maps], [*told, "zero_maps", "n"]
+    attacked = itertools.product(measurement.radii, ("noise", "worst"), maps, told)
+    return found + [f"{attack}_{name}{metric}_{radius:g}" for radius, attack, name, metric in attacked]
 
 
 def _flatness(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from attrobust import checks, data
 from attrobust.experiments.experiment import Experiment, Measurement, key
-from attrobust.experiments.measure import build, columns, measure, train
+from attrobust.experiments.measure import build, columns, measure, names, train
 from attrobust.store import Store, load_weights, provenance
 
 
@@ -44,8 +44,8 @@ def run(
         show: called with a line of progress after each run, beside the store's log.
 
     Returns:
-        One row per experiment whose data set is on this machine or whose row is stored, in the grid's order. What
-        had to be left out is noted in the store.
+        One row per experiment whose data set is on this machine or whose row is stored, in the grid's order; of a
+        run that diverged or collapsed what was not measured is NaN. What had to be left out is noted in the store.
 
     Raises:
         ValueError: if `jobs` or `device` is not accepted.
@@ -74,7 +74,9 @@ def run(
         trained=[e.training_key for e in present if keys[e] in own],
         reused=[e.training_key for e in present if keys[e] not in own | shared],
     )
-    return pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]])} for e in present])
+    table = pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]])} for e in present])
+    expected = dict.fromkeys(name for e in present for name in names(e, measurement))
+    return table.reindex(columns=[*table.columns, *(name for name in expected if name not in table)])
 
 
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
@@ -191,7 +193,9 @@ def table(store: Store, name: str, function: Callable[..., pd.DataFrame], *argum
 def tables(
     store: Store, name: str, function: Callable[..., pd.DataFrame], tasks: Sequence[tuple], *, jobs: int = 0
 ) -> pd.DataFrame:
-    """One stored table per task, computed side by side, joined in the order of the tasks."""
+    """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none."""
+    if not tasks:
+        return pd.DataFrame()
     source = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
     configs = [[source, _keyed(task)] for task in tasks]
     missing = [

@@ -7,9 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from attrobust.figures.bounds import MARKERS, _color, _handles, _log_ticks
-from attrobust.figures.style import COLORS, label, style, write_note
+from attrobust.figures.style import COLORS, label, style, unless_empty, write_note
 
 
+@unless_empty
 def clouds(
     points: pd.DataFrame, limits: pd.DataFrame, *, panels: str = "panel", hue: str = "name", log_x: Sequence[str] = (),
     log_y: Sequence[str] = (), x_labels: Mapping[str, str] | None = None, y_labels: Mapping[str, str] | None = None,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 
-from attrobust.figures.style import COLORS, label, style, write_note
+from attrobust.figures.style import COLORS, label, style, unless_empty, write_note
 
 #: Up to so many rows of a category, `dots` draws them large.
 FEW = 10
@@ -24,6 +24,7 @@ def student_interval(values: pd.Series) -> tuple[float, float]:
     return values.mean() - half, values.mean() + half
 
 
+@unless_empty
 def trends(
     table: pd.DataFrame,
     *,
@@ -81,6 +82,7 @@ def trends(
     return figure
 
 
+@unless_empty
 def curves(
     table: pd.DataFrame,
     *,
@@ -123,6 +125,7 @@ def curves(
     return figure
 
 
+@unless_empty
 def dots(
     table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, note: str = "", least: int = 2, zero: bool = False
 ) -> Figure:
@@ -159,6 +162,7 @@ def dots(
     return figure
 
 
+@unless_empty
 def scatter(
     table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels: str, y_label: str = "", note: str = ""
 ) -> Figure:
@@ -168,7 +172,8 @@ def scatter(
         figure, axes = plt.subplots(1, len(values), figsize=(3.6 * len(values) + 0.4, 3.0), squeeze=False)
         for axis, value in zip(axes[0], values, strict=True):
             inside = table[table[panels] == value]
-            ranks = np.log(inside[shade] / table[shade].min()) / np.log(table[shade].max() / table[shade].min())
+            ranks = np.log(inside[shade] / table[shade].min())
+            ranks /= np.log(table[shade].max() / table[shade].min()) or 1.0  # one value left: all points are small
             for name in hues:
                 mine = inside[hue] == name
                 axis.scatter(

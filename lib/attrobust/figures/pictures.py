@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from attrobust.figures.style import style, write_note
+from attrobust.figures.style import style, unless_empty, write_note
 
 
 def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.DataFrame:
@@ -18,7 +18,7 @@ def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.Dat
     Returns:
         One row per pixel: row, column, kind, caption, i, j, value.
     """
-    parts = []
+    parts = [pd.DataFrame(columns=["row", "column", "kind", "caption", "i", "j", "value"])] if not panels else []
     for (row, column), (kind, values, caption) in panels.items():
         i, j = np.indices(values.shape)
         parts.append(
@@ -29,6 +29,7 @@ def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.Dat
     return pd.concat(parts, ignore_index=True)[["row", "column", "kind", "caption", "i", "j", "value"]]
 
 
+@unless_empty
 def pictures(table: pd.DataFrame, *, note: str = "", size: float = 1.35) -> Figure:
     """Draw the grid of a `pixels` table: column names on top, row names on the left, captions below."""
     rows, columns = list(dict.fromkeys(table["row"])), list(dict.fromkeys(table["column"]))

@@ -22,14 +22,14 @@ def save(figure: Figure, folder: str | Path, name: str, *, data: pd.DataFrame, a
         figure: what to save.
         folder: the notebook's `out`; figures go to its subfolder "figures".
         name: file stem, a letter and words.
-        data: the numbers that were plotted, tidy.
+        data: the numbers that were plotted, tidy; without rows where no run is left.
         alt: what the figure shows, for readers who cannot see it.
 
     Returns:
         The picture, with the alternative text in its metadata, for display as a cell's last line.
 
     Raises:
-        ValueError: if `alt` is empty or `data` holds no rows.
+        ValueError: if `alt` is empty or `data` has no columns.
     """
     return write(figure, Path(folder) / "figures", name, data=data, alt=alt)
 
@@ -38,8 +38,8 @@ def write(figure: Figure, target: Path, name: str, *, data: pd.DataFrame, alt: s
     """The same as `save`, straight into the folder `target`."""
     if not alt.strip():
         raise ValueError(f"alt of figure {name!r} is empty; it must say what the figure shows")
-    if data.empty:
-        raise ValueError(f"data of figure {name!r} has no rows; it must hold the plotted numbers")
+    if not len(data.columns):
+        raise ValueError(f"data of figure {name!r} has no columns; it must hold the plotted numbers")
     target.mkdir(parents=True, exist_ok=True)
     png, pdf = BytesIO(), BytesIO()
     with style():

@@ -1,10 +1,13 @@
 """One look for every figure: a colour means the same thing in all notebooks, safe for colour-blind readers."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
@@ -120,6 +123,22 @@ def write_note(figure: Figure, note: str) -> None:
     if note:
         lines = textwrap.fill(note, width=int(17 * figure.get_figwidth()))
         figure.supxlabel(lines, fontsize=7, color="#444444", x=0.01, ha="left", linespacing=1.4)
+
+
+def unless_empty(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Where every run has left its arm there is nothing to draw: one line that says so stands for the figure."""
+
+    @wraps(draw)
+    def drawn(table: pd.DataFrame, *arguments: object, note: str = "", **options: object) -> Figure:
+        if len(table):
+            return draw(table, *arguments, note=note, **options)
+        with style():
+            figure = plt.figure(figsize=(4.0, 1.2))
+            figure.text(0.5, 0.6, "no run is left to draw", ha="center")
+            write_note(figure, note)
+        return figure
+
+    return drawn
 
 
 @contextmanager

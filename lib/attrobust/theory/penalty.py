@@ -46,7 +46,7 @@ def top_curvature(jacobian: Float[Tensor, "batch classes n"], logits: Float[Tens
 
     Example:
         >>> z = torch.zeros(1, 2).double()
-        >>> top_curvature(torch.eye(2).double()[None], z).item()
+        >>> round(top_curvature(torch.eye(2).double()[None], z).item(), 9)
         0.5
 
     Reference: the factor L with L L^T = diag p - p p^T as in Wang et al. 2020, "Smoothed geometry for robust

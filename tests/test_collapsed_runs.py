@@ -1,0 +1,229 @@
+"""A run that diverges, or ends where no image has a gradient, is a row with its reason; it stops nothing."""
+
+import itertools
+import math
+
+import cases
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from attrobust import claims, experiments, figures, paths, training
+from attrobust.experiments import Experiment, Measurement, measure
+from attrobust.store import Store
+from torch import nn
+
+SMALL = Measurement(
+    radii=(8,), attack_steps=2, restarts=1, n_attacked=4, trace_products=6, maps=("saliency", "rollout")
+)
+BASE = {"dataset": "digits", "side": 4, "n_train": 48, "batch_size": 16, "epochs": 4}
+VIT = {"architecture": "vit", "patch": 2, "dim": 4, "depth": 1}
+KINDS = [
+    {"architecture": "mlp", "activation": "relu"},
+    {"architecture": "mlp", "activation": "gelu"},
+    {"architecture": "convnet", "activation": "relu", "side": 8},
+    {"architecture": "convnet", "activation": "gelu", "side": 8},
+    VIT,
+    VIT | {"attention": "gaussian"},
+]
+#: From a calm step to one at which nothing is learnt, whatever the processor.
+STEPS = [0.03, 0.3, 3.0]
+TRAINING = {"steps", "train_loss", "train_accuracy", "late_change", "test_accuracy", "comparable", "reason"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "figures", tmp_path / "figures")
+    monkeypatch.setattr(paths, "build", tmp_path / "build")
+    return tmp_path
+
+
+# ------------------------------------------------------------------ what has no gradient
+
+
+@cases.isolated
+def sigmoid_of(bias, weight=1.0):
+    """One logit that is w x + bias, one that is zero, both through a ReLU."""
+    layer = nn.Linear(4, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[weight] * 4, [0.0] * 4]))
+        layer.bias.copy_(torch.tensor([bias, 0.0]))
+    return nn.Sequential(nn.Flatten(), layer, nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("bias", "weight", "expected"),
+    [
+        (1.0, 1.0, False),
+        (1.0, 1e-3, False),
+        (0.0, 1e-30, False),  # tiny, but it is all there is
+        (-10.0, 1.0, True),  # dead
+        (1.0, 0.0, True),
+        (1e3, 1e-6, True),  # lost in the rounding of the logit
+        (math.nan, 1.0, True),
+        (1.0, math.inf, True),
+    ],
+)
+def test_an_image_is_blind_where_its_logit_cannot_be_moved(bias, weight, expected):
+    x = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]).view(2, 1, 2, 2)
+    assert measure.blind(sigmoid_of(bias, weight), x).tolist() == [expected] * 2
+
+
+def test_blindness_is_told_image_by_image():
+    x = torch.cat([torch.full((1, 1, 2, 2), v) for v in (0.1, 0.2, 0.3, 0.4)])
+    assert measure.blind(sigmoid_of(-1.0), x).tolist() == [True, True, False, False]
+
+
+# ------------------------------------------------------------------ rows
+
+
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [
+        (0.0, ""),
+        (0.1, ""),
+        (0.11, "collapsed: 11% of the images have no gradient"),
+        (1.0, "collapsed: no image has a gradient"),
+    ],
+)
+def test_a_collapsed_run_leaves_its_arm_whatever_its_loss(share, reason):
+    fit = training.Fit(steps=10, train_loss=0.01, train_accuracy=1.0, late_change=0.05, reached=True)
+    for protocol in experiments.PROTOCOLS:
+        assert measure.incomparable(Experiment(**BASE, step_size=0.1, seed=0, protocol=protocol), fit, share) == reason
+
+
+def test_a_dead_network_is_neither_measured_nor_attacked(monkeypatch):
+    experiment = Experiment(**BASE, step_size=0.1, seed=0, activation="relu")
+    model = experiments.build(experiment)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.zero_()
+                layer.bias.fill_(-1.0)
+    for name in ("_flatness", "_input_side", "_robustness"):
+        monkeypatch.setattr(measure, name, lambda *_: pytest.fail("a dead network was measured"))
+    row = measure.measure(experiment, SMALL, model.eval(), training.Fit(steps=3, train_loss=2.3, reached=False))
+    assert set(row) == TRAINING
+    assert (row["comparable"], row["reason"]) == (False, "collapsed: no image has a gradient")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+def test_a_sweep_of_steps_that_are_too_large_ends_with_a_row_and_a_reason_for_every_run(folder, kind):
+    grid = experiments.grid(**BASE | kind, step_size=STEPS, seed=[0, 1], protocol=["matched", "standard"])
+    store = Store("x", out=folder / "out")
+    rows = experiments.run(grid, SMALL, store=store, jobs=1)
+    store.gather(rows)
+    assert [(r.step_size, r.seed, r.protocol) for r in rows.itertuples()] == [
+        (e.step_size, e.seed, e.protocol) for e in grid
+    ]
+    assert (rows["reason"] == "").tolist() == rows["comparable"].tolist()
+    assert not rows[rows["step_size"] == STEPS[-1]]["comparable"].any()
+    told = [name for name in rows.columns if name in set(measure.names(grid[0], SMALL))]
+    assert set(rows.columns) == {"key", *measure.columns(grid[0]), *TRAINING, *told}
+    without = rows["reason"].str.startswith(("diverged", "collapsed"))
+    assert rows.loc[without, told].isna().all(axis=None)
+    calm = rows[rows["step_size"] == STEPS[0]]
+    assert not calm["reason"].str.startswith(("diverged", "collapsed")).any()
+    assert calm[["sharpness", "logit_gradient", told[-1]]].notna().all(axis=None)
+    assert set(told) == set(measure.names(grid[0], SMALL))
+    pd.testing.assert_frame_equal(experiments.run(grid, SMALL, store=Store("x", out=folder / "out"), jobs=1), rows)
+    judge_and_draw(rows, told)
+
+
+def test_a_sweep_without_a_single_run_left_still_has_every_column(folder):
+    grid = experiments.grid(**BASE, step_size=[1e9, 1e10], seed=[0, 1], activation="relu", protocol="standard")
+    rows = experiments.run(grid, SMALL, store=Store("x", out=folder / "out"), jobs=1)
+    assert rows["reason"].str.startswith(("diverged", "collapsed")).all()
+    told = measure.names(grid[0], SMALL)
+    assert set(told) <= set(rows.columns)
+    judge_and_draw(rows, told)
+
+
+# ------------------------------------------------------------------ what is made of the rows
+
+
+def judge_and_draw(rows, told):
+    """Everything that notebooks do with the rows of networks."""
+    metrics = {name: "up" for name in told if not rows[name].dropna().empty or name == told[-1]}
+    verdicts = claims.assess(rows, {"C": metrics}, step=rows.index, batch=rows.index)
+    left = claims.comparable(rows)
+    for row in verdicts.itertuples():
+        here = left[left["protocol"] == row.protocol].dropna(subset=row.metric)
+        assert row.runs <= len(left)
+        if here["step_size"].nunique() < 2:
+            assert row.verdict == claims.UNDECIDED
+    assert "[.]" in claims.overview(verdicts)
+    assert "pooled change" in claims.conditions(rows, metric=told[-1], by="step_size", cluster=["dataset"])
+    assert claims.left_out(rows)["runs"].sum() == (~rows["comparable"]).sum()
+    for kept in (left, left[:1], left[:0]):
+        drawn = kept.assign(panel=kept["dataset"].map(figures.label))
+        figures.trends(drawn, x="step_size", metrics=dict.fromkeys(told[:2], ""), hue="protocol", column="panel")
+        figures.scatter(drawn, x=told[0], y=told[-1], hue="protocol", shade="step_size", panels="panel")
+    plt.close("all")
+
+
+def transformers(*kernels, seeds=3):
+    """Rows with a gain for saliency alone under every kernel."""
+    return pd.DataFrame(
+        {
+            "dataset": "digits", "attention": kernel, "seed": seed, "step_size": step, "comparable": True,
+            "worst_saliency": 0.1 * np.log(step) + 0.01 * seed, "worst_rollout": 0.5 + 0.01 * seed * step,
+        }
+        for kernel, seed, step in itertools.product(kernels, range(seeds), (0.01, 0.1))
+    )  # fmt: skip
+
+
+HOW = {"claim": "C", "by": "step_size"}
+
+
+def reached(rows):
+    return claims.reach(rows, ["worst_{}"], gaining="saliency", others=["rollout"], **HOW)
+
+
+def restored(rows):
+    return claims.restored(rows, ["worst_{}"], explanations=["rollout"], reference="softmax", **HOW)
+
+
+@pytest.mark.parametrize("gone", ["softmax", "gaussian", "both"])
+def test_an_attention_whose_runs_all_left_leaves_the_others_to_be_judged(gone):
+    rows = transformers("softmax", "gaussian")
+    rows["comparable"] = (rows["attention"] != gone) & (gone != "both")
+    assert (reached(rows)["verdict"] == claims.UNDECIDED).all() == (gone == "both")
+    told = claims.kernel_by_kernel(restored(rows))
+    assert ("no run is left" in told) == (gone != "softmax")
+    level = claims.parity(claims.comparable(rows), metric="worst_rollout", reference="softmax", margin=0.1)
+    assert level["pairs"].sum() == 0
+    assert list(level.columns) == ["attention", "difference", "low", "high", "pairs", "within 0.1"]
+
+
+def test_a_run_that_could_not_be_attacked_leaves_its_trend_and_not_the_seeds_beside_it():
+    rows = transformers("softmax", seeds=4)
+    rows.loc[(rows["seed"] == 3) & (rows["step_size"] == 0.1), "worst_saliency"] = math.nan
+    whole, part = (claims.trend(r, metric="worst_saliency", by="step_size") for r in (rows, rows[rows["seed"] < 3]))
+    assert whole.seeds == 3
+    assert whole.per_seed == part.per_seed
+    assert (whole.low, whole.high) == (part.low, part.high)
+
+
+def test_a_reference_network_that_could_not_be_attacked_is_left_out_of_the_strength_check():
+    efforts = pd.DataFrame(
+        {"map": ["a", "a", "b", "b"], "steps": [20, 200, 20, 200], "spearman": [0.5, 0.49, math.nan, math.nan]}
+    )
+    how = {"claim": "strong", "by": ["map"], "metrics": ["spearman"], "default": 20}
+    assert claims.strong_enough(efforts, **how)["map"].tolist() == ["a"]
+    assert claims.strong_enough(efforts[:0], **how).empty
+
+
+def test_nothing_to_draw_is_said_in_the_figure(tmp_path):
+    table = pd.DataFrame(columns=["x", "y", "panel", "name"])
+    figure = figures.clouds(table, table, note="n = 0")
+    assert figure.texts[0].get_text() == "no run is left to draw"
+    figures.save(figure, tmp_path, "a_nothing", data=table, alt="No run is left.")
+    assert (tmp_path / "figures" / "a_nothing.csv").read_text() == "x,y,panel,name\n"
+    assert figures.dots(table, x="x", y="y").texts[0].get_text() == "no run is left to draw"
+    assert figures.pictures(figures.pixels({})).texts[0].get_text() == "no run is left to draw"
+
+
+def test_no_tasks_give_an_empty_table(folder):
+    assert experiments.tables(Store("x", out=folder / "out"), "t", lambda: None, []).empty
