@@ -17,8 +17,8 @@ PORTABLE = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 #: Tests that train or take derivatives, which is where rounding grows; the runner and the notebooks train by these.
 PRONE = [
     "training", "collapsed_runs", "experiments", "kernel_experiments", "theory", "trials", "curvature",
-    "curvature_engine", "attributions", "attributions_attention", "attributions_cam", "attributions_propagation", "models", "attention",
-    "entropy",
+    "curvature_engine", "attributions", "attributions_attention", "attributions_cam", "attributions_propagation",
+    "models", "attention", "entropy",
 ]  # fmt: skip
 
 
