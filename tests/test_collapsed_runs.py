@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import cases
 import matplotlib.pyplot as plt
@@ -13,6 +14,7 @@ from attrobust import claims, experiments, figures, paths, training
 from attrobust.experiments import Experiment, Measurement, measure
 from attrobust.store import Store
 from torch import nn
+from trees import copy_tree, run
 
 SMALL = Measurement(
     radii=(8,), attack_steps=2, restarts=1, n_attacked=4, trace_products=6, maps=("saliency", "rollout")
@@ -227,3 +229,11 @@ def test_nothing_to_draw_is_said_in_the_figure(tmp_path):
 
 def test_no_tasks_give_an_empty_table(folder):
     assert experiments.tables(Store("x", out=folder / "out"), "t", lambda: None, []).empty
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("only", ["03", "06", "07"])
+def test_a_notebook_ends_whatever_the_step_sizes(tmp_path, only):
+    command = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--only", only]
+    done = run([*command, "-p", "step_sizes", "[0.03, 0.3, 1]"], copy_tree(tmp_path), check=True)
+    assert "left out 0" in done.stdout
