@@ -183,16 +183,24 @@ def test_other_data_or_another_protocol_are_other_networks(monkeypatch):
     monkeypatch.setattr(data, "fingerprint", lambda name: "other pixels")
     assert one().training_key != before
     monkeypatch.undo()
-    monkeypatch.setitem(experiments.PROTOCOLS, "plateau", experiments.PROTOCOLS["plateau"] | {"weight_decay": 1e-6})
+    named = training.recipes.RECIPES
+    monkeypatch.setitem(named, "plateau", named["plateau"] | {"weight_decay": 1e-6})
     assert one().training_key != before
 
 
 def test_matched_runs_have_patience_and_a_level_and_plateau_runs_neither():
-    plateau, matched, standard = (one(protocol=p).fit_arguments for p in ("plateau", "matched", "standard"))
-    assert (plateau["epochs"], matched["epochs"]) == (2, 10)
-    assert (plateau["stop_loss"], matched["stop_loss"]) == (None, 0.01)
-    assert (plateau["weight_decay"], standard["weight_decay"]) == (0.0, 5e-4)
-    assert (plateau["schedule"], matched["schedule"]) == ("cosine", "constant")
+    plateau, matched, standard = (one(protocol=p).recipe for p in ("plateau", "matched", "standard"))
+    assert (plateau.most_epochs, matched.most_epochs) == (2, 10)
+    assert (plateau.stop_loss, matched.stop_loss) == (None, 0.01)
+    assert (plateau.decay, standard.decay) == (0.0, 5e-4)
+    assert (plateau.schedule, matched.schedule) == ("cosine", "constant")
+
+
+@pytest.mark.parametrize("protocol", training.recipes.RECIPES)
+def test_an_experiments_recipe_holds_its_own_numbers(protocol):
+    recipe = one(protocol=protocol, step_size=0.06, batch_size=8, epochs=3, momentum=0.5).recipe
+    assert (recipe.step_size, recipe.batch_size, recipe.epochs, recipe.momentum) == (0.06, 8, 3, 0.5)
+    assert recipe.decay == pytest.approx({"standard": 5e-4, "decay_held": 3e-5 / 0.06}.get(protocol, 0))
 
 
 # ------------------------------------------------------------------ what stays in its arm

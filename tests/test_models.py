@@ -336,8 +336,8 @@ def test_transformers_of_every_kernel_learn_side_by_side_as_they_learn_alone(nam
 
     def fitted(networks):
         draws = [torch.Generator().manual_seed(0) for _ in networks]
-        how = {"step_size": 0.02, "batch_size": 20, "epochs": 10, "momentum": 0.9}
-        return training.fit(networks, x, y, generators=draws, **how)
+        recipe = training.Recipe(step_size=0.02, batch_size=20, epochs=10, momentum=0.9)
+        return training.fit(networks, x, y, recipe, generators=draws)
 
     both, alone = nets(0, 1), nets(1)
     losses = [F.cross_entropy(net(x), y).item() for net in both]

@@ -11,7 +11,7 @@ from torch import nn
 from attrobust import attributions, curvature, data, models, robustness, training
 from attrobust.balls import Ball
 from attrobust.experiments import explanations
-from attrobust.experiments.experiment import PROTOCOLS, TRANSFORMER, Experiment, Measurement
+from attrobust.experiments.experiment import TRANSFORMER, Experiment, Measurement
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
 PIXELS = {
@@ -56,7 +56,7 @@ def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Mod
     examples = dataset(first.dataset, first.side, first.n_train, None, device).train
     networks = [build(e, device) for e in group]
     generators = [torch.Generator().manual_seed(e.seed) for e in group]
-    return networks, training.fit(networks, *examples, generators=generators, **first.fit_arguments)
+    return networks, training.fit(networks, *examples, first.recipe, generators=generators)
 
 
 def measure(
@@ -100,7 +100,7 @@ def incomparable(experiment: Experiment, fit: training.Fit) -> str:
     """Why a run leaves its arm; "" if it stays. The rule was fixed before the runs."""
     if fit.diverged:
         return "diverged"
-    level = PROTOCOLS[experiment.protocol]["stop_loss"]
+    level = experiment.recipe.stop_loss
     if level is not None:
         if not fit.reached:
             return f"loss {fit.train_loss:.3g} never reached {level:g}"
