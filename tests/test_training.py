@@ -5,7 +5,7 @@ import cases
 import pytest
 import torch
 from attrobust import models, training
-from attrobust.training import level, sgd, stacks
+from attrobust.training import dense, level, sgd, stacks
 from torch import nn
 
 SHAPE = (1, 3, 3)
@@ -327,6 +327,48 @@ def test_a_network_does_not_depend_on_its_companions(run, architecture):
     if run == "stop_loss":
         assert len({f.steps for _, f in together.values()}) > 1
         assert all(f.reached for _, f in together.values())
+
+
+@pytest.mark.parametrize("activation", models.ACTIVATIONS)
+@pytest.mark.parametrize("width", [7, 32])
+def test_a_row_of_dense_networks_is_rounded_alike_wherever_it_stands(width, activation):
+    nets = [build(s, width=width, activation=activation) for s in range(9)]
+    x, y = torch.rand(9, 5, *SHAPE, generator=cases.generator()), torch.arange(45).view(9, 5) % 3
+    together = dense.Dense(nets, training.cross_entropy)
+    slopes, losses = (part.clone() for part in together.gradient(x, y))
+    whole = together.loss(x.flatten(0, 1), y.flatten())
+    for i, net in enumerate(nets):
+        alone = dense.Dense([net], training.cross_entropy)
+        slope, loss = alone.gradient(x[i : i + 1], y[i : i + 1])
+        assert torch.equal(slope[0], slopes[i])
+        assert torch.equal(loss[0], losses[i])
+        assert torch.equal(alone.loss(x.flatten(0, 1), y.flatten())[0], whole[i])
+    together.keep([3, 8])
+    assert torch.equal(together.gradient(x[[3, 8]], y[[3, 8]])[0], slopes[[3, 8]])
+
+
+@pytest.mark.parametrize("loss", training.LOSSES)
+@pytest.mark.parametrize("activation", models.ACTIVATIONS)
+def test_written_out_gradients_are_those_of_autograd(activation, loss):
+    nets = [build(s, width=7, activation=activation, mean=0.1 * s).double() for s in range(3)]
+    x, y = torch.rand(3, 5, *SHAPE, generator=cases.generator(), dtype=torch.float64), torch.arange(15).view(3, 5) % 3
+    networks = dense.Dense(nets, training.LOSSES[loss])
+    slopes, losses = networks.gradient(x, y)
+    for i, net in enumerate(nets):
+        value = training.LOSSES[loss](net(x[i]), y[i]).mean()
+        assert torch.allclose(losses[i], value, rtol=1e-12)
+        expected = torch.autograd.grad(value, list(net.parameters()))
+        for ours, theirs in zip(networks.named(slopes[i]).values(), expected, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
+def test_dense_networks_and_no_others_are_written_out():
+    assert dense.Dense.can([build(), build(1)])
+    assert not dense.Dense.can([build(0, "convnet")])
+    assert not dense.Dense.can([build(0, "vit")])
+    unknown = build()
+    unknown.layers[3] = nn.ELU()
+    assert not dense.Dense.can([unknown])
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():

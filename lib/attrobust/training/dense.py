@@ -7,12 +7,13 @@ The same numbers as vmap and autograd give, up to rounding, for less than half o
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from attrobust.models import MLP, Standardize
-from attrobust.training.stacks import Loss, Networks, mean_losses
+from attrobust.training.stacks import LINE, Loss, Networks, mean_losses
 
 #: Layer to what it does to a gradient, given its own gradient, what it read and what it gave.
 _BACKWARD: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]] = {
@@ -53,7 +54,7 @@ class Dense(Networks):
         for weight, bias in self.layers:
             given.append(torch.baddbmm(bias, read[-1], weight.mT))
             if len(given) < len(self.layers):
-                read.append(self.bends[len(given) - 1][0](given[-1]))
+                read.append(_each(self.bends[len(given) - 1][0], given[-1]))
         return read, given
 
     @torch.no_grad()
@@ -69,14 +70,24 @@ class Dense(Networks):
             torch.bmm(d.mT, read[i], out=weight)
             torch.sum(d, 1, keepdim=True, out=bias)
             if i:
-                layer, backward = self.bends[i - 1]
-                d = backward(layer, torch.bmm(d, self.layers[i][0]), given[i - 1], read[i])
+                backward = partial(self.bends[i - 1][1], self.bends[i - 1][0])
+                d = _each(backward, torch.bmm(d, self.layers[i][0]), given[i - 1], read[i])
         return self.slope, losses.detach()
 
     @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Loss of each network over the examples."""
         return mean_losses(self.per_example, self._forward(x)[1][-1], y)
+
+
+def _each(function: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
+    """An elementwise function of stacks; one network at a time where its numbers do not fill whole vector registers.
+
+    What is left over at the end of a tensor is rounded by other instructions: it must be every network's own end.
+    """
+    if stacks[0][0].numel() % LINE == 0:
+        return function(*stacks)
+    return torch.stack([function(*parts) for parts in zip(*stacks, strict=True)])
 
 
 def _pairs(parts: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
