@@ -69,6 +69,7 @@ def test_a_grid_holds_every_combination_once_in_order():
         ({"attention": "softmin"}, "attention is 'softmin'; it must be one of softmax.*did you mean 'softmax'"),
         ({"patch": 4}, "patch is 4; a network of architecture 'mlp' has none"),
         ({"dim": 0, "architecture": "vit"}, "dim is 0; it must be a whole number of at least 1"),
+        ({"initial": "thin"}, "initial is 'thin'; it must be one of wide, narrow"),
         ({"activation": "swish"}, "activation is 'swish'; it must be one of relu, gelu"),
         ({"step_size": 0.0}, "step_size is 0.0; it must be a finite number above 0"),
         ({"batch_size": 49}, "batch_size is 49; it must be a whole number from 1 to 48"),
@@ -101,6 +102,7 @@ def test_a_measurement_that_cannot_be_is_refused(change, sentence):
 OTHER = {
     "dataset": "mnist", "step_size": 0.06, "batch_size": 8, "epochs": 3, "seed": 1, "protocol": "standard", "side": 2,
     "n_train": 40, "architecture": "convnet", "activation": "relu", "momentum": 0.5,
+    "initial": "narrow",
 }  # fmt: skip
 OTHER_TRANSFORMER = {"attention": "another", "patch": 4, "dim": 8, "depth": 1}
 OTHER_MEASURE = {
@@ -121,10 +123,10 @@ def test_every_field_of_an_experiment_changes_its_keys(monkeypatch):
 def test_a_field_added_for_transformers_leaves_the_keys_and_columns_of_other_networks():
     committed = read_csv(paths.figures / "03_sgd_flattens" / "runs.csv")
     row = committed[committed["dataset"] == "fashion_mnist"].iloc[0].to_dict()
-    names = {f.name for f in dataclasses.fields(Experiment)} - set(OTHER_TRANSFORMER)
+    names = {f.name for f in dataclasses.fields(Experiment)} - set(OTHER_TRANSFORMER) - {"initial"}
     known = {n: int(row[n]) if n in ("side", "seed", "epochs", "batch_size", "n_train") else row[n] for n in names}
     experiment = Experiment(**known)
-    assert set(measure.columns(experiment)) == names
+    assert set(measure.columns(experiment)) == names | {"initial"}
     assert experiment.model_options == {}
     assert experiments.key(experiment, Measurement()) == row["key"]
 

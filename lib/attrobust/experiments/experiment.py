@@ -34,6 +34,7 @@ class Experiment:
         n_train: training images, class-balanced.
         architecture: one of `models.ARCHITECTURES`.
         activation: one of `models.ACTIVATIONS`.
+        initial: size of the initial weights, one of `models.INITIAL`.
         protocol: how training ends and under what, one of `training.recipes.RECIPES`.
         step_size: of SGD (the peak, where it is annealed).
         batch_size: images per update.
@@ -56,6 +57,7 @@ class Experiment:
     n_train: int = 1000
     architecture: str = "mlp"
     activation: str = "gelu"
+    initial: str = "wide"
     momentum: float = 0.9
     attention: str = "softmax"
     patch: int = 2
@@ -67,6 +69,7 @@ class Experiment:
         checks.one_of("protocol", self.protocol, training.recipes.RECIPES)
         checks.one_of("architecture", self.architecture, models.ARCHITECTURES)
         checks.one_of("activation", self.activation, models.ACTIVATIONS)
+        checks.one_of("initial", self.initial, models.INITIAL)
         checks.positive("step_size", self.step_size)
         checks.count("n_train", self.n_train)
         checks.count("batch_size", self.batch_size, most=self.n_train)

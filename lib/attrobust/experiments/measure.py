@@ -43,6 +43,7 @@ def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
         classes=10,
         seed=experiment.seed,
         activation=experiment.activation,
+        initial=experiment.initial,
         mean=mean,
         std=std,
         **experiment.model_options,
