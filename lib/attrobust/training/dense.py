@@ -24,6 +24,9 @@ _BACKWARD: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor, Tensor], T
     nn.Tanh: lambda layer, d, z, h: torch.ops.aten.tanh_backward(d, h),
 }
 
+#: Weights (networks, out, in) and biases (networks, 1, out) of each layer.
+Layers = list[tuple[Tensor, Tensor]]
+
 
 class Dense(Networks):
     """Every dense layer as one product for all networks."""
@@ -36,6 +39,7 @@ class Dense(Networks):
             torch.stack([getattr(layer, name) for layer in first])[:, None, None] for name in ("mean", "std")
         )
         super().__init__(models, loss)
+        self.lazy = not self.weights.is_cuda  # there a whole look costs less than the waiting
 
     @staticmethod
     def can(models: Sequence[nn.Module]) -> bool:
@@ -48,19 +52,19 @@ class Dense(Networks):
         self.mean, self.std = self.all_means[self.running], self.all_stds[self.running]
         self.layers, self.slopes = (_pairs(self.named(self.weights)), _pairs(self.slope_of))
 
-    def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _forward(self, x: Tensor, layers: Layers, mean: Tensor, std: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What each dense layer reads, and what it gives; the last are the logits."""
-        read, given = [(x.flatten(-3) - self.mean) / self.std], []
-        for weight, bias in self.layers:
+        read, given = [(x.flatten(-3) - mean) / std], []
+        for weight, bias in layers:
             given.append(torch.baddbmm(bias, read[-1], weight.mT))
-            if len(given) < len(self.layers):
+            if len(given) < len(layers):
                 read.append(_each(self.bends[len(given) - 1][0], given[-1]))
         return read, given
 
     @torch.no_grad()
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of each network on its own batch, and the losses."""
-        read, given = self._forward(x)
+        read, given = self._forward(x, self.layers, self.mean, self.std)
         with torch.enable_grad():
             logits = given[-1].requires_grad_()
             losses = self.per_example(logits.flatten(0, 1), y.flatten()).view(y.shape).mean(1)
@@ -77,7 +81,13 @@ class Dense(Networks):
     @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Loss of each network over the examples."""
-        return mean_losses(self.per_example, self._forward(x)[1][-1], y)
+        logits = self._forward(x, self.layers, self.mean, self.std)[1][-1]
+        return mean_losses(self.per_example, logits, y)
+
+    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Loss of each example, of one network with the weights of a row."""
+        mean, std = self.all_means[[index]], self.all_stds[[index]]
+        return self.per_example(self._forward(x, _pairs(self.named(row[None])), mean, std)[1][-1][0], y)
 
 
 def _each(function: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
@@ -90,7 +100,7 @@ def _each(function: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
     return torch.stack([function(*parts) for parts in zip(*stacks, strict=True)])
 
 
-def _pairs(parts: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _pairs(parts: dict[str, Tensor]) -> Layers:
     """Weight and bias of each layer, the bias as a row."""
     parts = list(parts.values())
     return [(weight, bias.unsqueeze(1)) for weight, bias in zip(parts[::2], parts[1::2], strict=True)]

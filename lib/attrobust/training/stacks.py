@@ -33,10 +33,12 @@ class Networks(ABC):
     Attributes:
         weights: (networks, numbers), one row per network that is still training.
         running: which networks these are, counted in `models`.
+        lazy: whether a look at the loss goes network by network, and only as far as an answer needs it.
     """
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
-        self.per_example = loss
+        self.per_example, self.lazy = loss, False
+        self.seen: dict[int, Tensor] = {}
         self.places, end = {}, 0
         for name, parameter in models[0].named_parameters():
             self.places[name] = slice(end, end + parameter.numel()), parameter.shape
@@ -81,9 +83,21 @@ class Networks(ABC):
         """Loss of each network over the examples; labels (batch,), or (networks, batch) where each has its own."""
 
     def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, "Look"]:
-        """A look at the loss of those that are asked for; a stack cannot do less than all."""
+        """A look at the loss of those that are asked for, as they are now."""
+        if self.lazy:
+            return {index: self._look(index, x, y if y.ndim == 1 else y[index]) for index in asked}
         losses = dict(zip(self.running, self.loss(x, y if y.ndim == 1 else y[self.running]).split(1), strict=True))
         return {index: Look(losses[index], losses[index].__getitem__) for index in asked}
+
+    def _look(self, index: int, x: Tensor, y: Tensor) -> "Look":
+        """A look at one network that begins with what was hard when last looked at; nothing is computed yet."""
+        now = self.weights[self.running.index(index)].clone()
+        seen = self.seen.setdefault(index, x.new_zeros(len(x)))
+        return Look(seen, lambda part: self.example_losses(index, now, x[part], y[part]))
+
+    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Loss of each example, of one network with the weights of a row; asked for where looks are lazy."""
+        raise NotImplementedError
 
 
 class Stack(Networks):
@@ -145,8 +159,8 @@ class Turns(Networks):
         self.models = [copy.deepcopy(model).train().requires_grad_(True) for model in models]
         self.parameters = [list(model.parameters()) for model in self.models]
         self.take = gradient or (lambda index, model, x, y: sgd(model, Objective(loss), x, y, 0.0, None))
-        self.seen: dict[int, Tensor] = {}
         super().__init__(models, loss)
+        self.lazy = True
 
     def _arrange(self) -> None:
         super()._arrange()
@@ -170,16 +184,9 @@ class Turns(Networks):
         logits = [torch.cat([self.models[index](part) for part in x.split(CHUNK)]) for index in self.running]
         return mean_losses(self.per_example, logits, y)
 
-    def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, "Look"]:
-        """A look at the loss of those that are asked for; nothing is computed yet."""
-        return {index: self._look(index, x, y if y.ndim == 1 else y[index]) for index in asked}
-
-    def _look(self, index: int, x: Tensor, y: Tensor) -> "Look":
-        """A look at one network as it is now, that begins with what was hard when last looked at."""
-        model = self.models[index]
-        now = self.named(self.weights[self.running.index(index)].clone())
-        seen = self.seen.setdefault(index, x.new_zeros(len(x)))
-        return Look(seen, lambda part: self.per_example(functional_call(model, now, (x[part],)), y[part]))
+    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Loss of each example, of one network with the weights of a row."""
+        return self.per_example(functional_call(self.models[index], self.named(row), (x,)), y)
 
 
 class Look:
