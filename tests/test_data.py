@@ -154,6 +154,24 @@ def test_subsets_are_balanced_seeded_and_without_repeats(n):
         assert not torch.equal(x, getattr(other, part).x)
 
 
+@pytest.mark.parametrize(("n", "seed"), [(37, 0), (120, 3)])
+def test_a_subset_is_dealt_class_by_class_from_a_seeded_shuffle_and_shuffled_again(n, seed):
+    whole = data.load("digits").train
+    draw = np.random.default_rng(seed)
+    deck, dealt, turn = draw.permutation(len(whole.y)).tolist(), [], 0
+    while len(dealt) < n:
+        taken = dict.fromkeys(range(10), 0)
+        for i in deck:
+            if taken[int(whole.y[i])] == turn:
+                dealt.append(i)
+            taken[int(whole.y[i])] += 1
+        turn += 1
+    chosen = draw.permutation(np.array(dealt[:n]))
+    subset = data.load("digits", n_train=n, seed=seed).train
+    assert torch.equal(subset.x, whole.x[chosen])
+    assert torch.equal(subset.y, whole.y[chosen])
+
+
 def test_subsets_hold_images_with_their_own_labels():
     whole = data.load("digits").train
     label = {im.numpy().tobytes(): int(c) for im, c in zip(*whole, strict=True)}

@@ -69,6 +69,7 @@ def test_a_grid_holds_every_combination_once_in_order():
         ({"attention": "softmin"}, "attention is 'softmin'; it must be one of softmax.*did you mean 'softmax'"),
         ({"patch": 4}, "patch is 4; a network of architecture 'mlp' has none"),
         ({"dim": 0, "architecture": "vit"}, "dim is 0; it must be a whole number of at least 1"),
+        ({"initial": "thin"}, "initial is 'thin'; it must be one of wide, narrow"),
         ({"activation": "swish"}, "activation is 'swish'; it must be one of relu, gelu"),
         ({"step_size": 0.0}, "step_size is 0.0; it must be a finite number above 0"),
         ({"batch_size": 49}, "batch_size is 49; it must be a whole number from 1 to 48"),
@@ -101,6 +102,7 @@ def test_a_measurement_that_cannot_be_is_refused(change, sentence):
 OTHER = {
     "dataset": "mnist", "step_size": 0.06, "batch_size": 8, "epochs": 3, "seed": 1, "protocol": "standard", "side": 2,
     "n_train": 40, "architecture": "convnet", "activation": "relu", "momentum": 0.5,
+    "initial": "narrow",
 }  # fmt: skip
 OTHER_TRANSFORMER = {"attention": "another", "patch": 4, "dim": 8, "depth": 1}
 OTHER_MEASURE = {
@@ -121,10 +123,10 @@ def test_every_field_of_an_experiment_changes_its_keys(monkeypatch):
 def test_a_field_added_for_transformers_leaves_the_keys_and_columns_of_other_networks():
     committed = read_csv(paths.figures / "03_sgd_flattens" / "runs.csv")
     row = committed[committed["dataset"] == "fashion_mnist"].iloc[0].to_dict()
-    names = {f.name for f in dataclasses.fields(Experiment)} - set(OTHER_TRANSFORMER)
+    names = {f.name for f in dataclasses.fields(Experiment)} - set(OTHER_TRANSFORMER) - {"initial"}
     known = {n: int(row[n]) if n in ("side", "seed", "epochs", "batch_size", "n_train") else row[n] for n in names}
     experiment = Experiment(**known)
-    assert set(measure.columns(experiment)) == names
+    assert set(measure.columns(experiment)) == names | {"initial"}
     assert experiment.model_options == {}
     assert experiments.key(experiment, Measurement()) == row["key"]
 
@@ -183,16 +185,24 @@ def test_other_data_or_another_protocol_are_other_networks(monkeypatch):
     monkeypatch.setattr(data, "fingerprint", lambda name: "other pixels")
     assert one().training_key != before
     monkeypatch.undo()
-    monkeypatch.setitem(experiments.PROTOCOLS, "plateau", experiments.PROTOCOLS["plateau"] | {"weight_decay": 1e-6})
+    named = training.recipes.RECIPES
+    monkeypatch.setitem(named, "plateau", named["plateau"] | {"weight_decay": 1e-6})
     assert one().training_key != before
 
 
 def test_matched_runs_have_patience_and_a_level_and_plateau_runs_neither():
-    plateau, matched, standard = (one(protocol=p).fit_arguments for p in ("plateau", "matched", "standard"))
-    assert (plateau["epochs"], matched["epochs"]) == (2, 10)
-    assert (plateau["stop_loss"], matched["stop_loss"]) == (None, 0.01)
-    assert (plateau["weight_decay"], standard["weight_decay"]) == (0.0, 5e-4)
-    assert (plateau["schedule"], matched["schedule"]) == ("cosine", "constant")
+    plateau, matched, standard = (one(protocol=p).recipe for p in ("plateau", "matched", "standard"))
+    assert (plateau.most_epochs, matched.most_epochs) == (2, 10)
+    assert (plateau.stop_loss, matched.stop_loss) == (None, 0.01)
+    assert (plateau.decay, standard.decay) == (0.0, 5e-4)
+    assert (plateau.schedule, matched.schedule) == ("cosine", "constant")
+
+
+@pytest.mark.parametrize("protocol", training.recipes.RECIPES)
+def test_an_experiments_recipe_holds_its_own_numbers(protocol):
+    recipe = one(protocol=protocol, step_size=0.06, batch_size=8, epochs=3, momentum=0.5).recipe
+    assert (recipe.step_size, recipe.batch_size, recipe.epochs, recipe.momentum) == (0.06, 8, 3, 0.5)
+    assert recipe.decay == pytest.approx({"standard": 5e-4, "decay_held": 3e-5 / 0.06}.get(protocol, 0))
 
 
 # ------------------------------------------------------------------ what stays in its arm

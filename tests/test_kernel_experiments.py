@@ -107,4 +107,5 @@ def test_dropout_is_refused_only_where_it_drops(p):
     net = cases.isolated(lambda: nn.Sequential(nn.Flatten(), nn.Dropout(p), nn.Linear(4, 2)))()
     refusal = pytest.raises(ValueError, match="models hold batch normalisation or dropout") if p else nullcontext()
     with refusal:
-        training.fit([net], x, y, step_size=0.1, batch_size=2, epochs=1, generators=[cases.generator()])
+        recipe = training.Recipe(step_size=0.1, batch_size=2, epochs=1)
+        training.fit([net], x, y, recipe, generators=[cases.generator()])

@@ -336,8 +336,8 @@ def test_transformers_of_every_kernel_learn_side_by_side_as_they_learn_alone(nam
 
     def fitted(networks):
         draws = [torch.Generator().manual_seed(0) for _ in networks]
-        how = {"step_size": 0.02, "batch_size": 20, "epochs": 10, "momentum": 0.9}
-        return training.fit(networks, x, y, generators=draws, **how)
+        recipe = training.Recipe(step_size=0.02, batch_size=20, epochs=10, momentum=0.9)
+        return training.fit(networks, x, y, recipe, generators=draws)
 
     both, alone = nets(0, 1), nets(1)
     losses = [F.cross_entropy(net(x), y).item() for net in both]
@@ -364,6 +364,27 @@ def test_only_relu_attention_has_kinks_and_its_twin_softens_them(name):
         assert torch.allclose(weights, F.softplus(model.scores(x)[0], 5.0) / 7, rtol=1e-12)
 
 
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+def test_narrow_networks_start_as_torchs_own_layers_and_small_positions(architecture):
+    options = {"patch": 4, "dim": 64} if architecture == "vit" else {"width": 32}
+    model = models.build(architecture, input_shape=(3, 16, 16), classes=10, seed=0, initial="narrow", **options)
+    wide = models.build(architecture, input_shape=(3, 16, 16), classes=10, seed=0, **options)
+    for name, layer in model.named_modules():
+        weight = getattr(layer, "weight", None)
+        if weight is None or isinstance(layer, nn.LayerNorm):
+            continue
+        fan_in = weight[0].numel()
+        for part in (weight, layer.bias):
+            assert part.abs().max() <= fan_in**-0.5
+        # A uniform draw within 1 / sqrt(fan-in): its mean square within five standard errors, sqrt(4/45) of the bound.
+        mean, error = 1 / (3 * fan_in), (4 / 45) ** 0.5 / fan_in / weight.numel() ** 0.5
+        assert abs(weight.square().mean() - mean) < 5 * error, name
+    if architecture == "vit":
+        assert torch.allclose(model.position, wide.position * 0.04)
+    again = models.build(architecture, input_shape=(3, 16, 16), classes=10, seed=0, initial="narrow", **options)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -374,6 +395,7 @@ def test_only_relu_attention_has_kinks_and_its_twin_softens_them(name):
         ({"architecture": "vit", "heads": 5}, "heads is 5; it must divide dim, 32"),
         ({"architecture": "vit", "dim": 0}, "dim is 0; it must be a whole number of at least 1"),
         ({"architecture": "vit", "attention": "sotfmax"}, "attention is 'sotfmax'; .*did you mean 'softmax'"),
+        ({"initial": "thin"}, "initial is 'thin'; it must be one of wide, narrow"),
         ({"activation": "rely"}, "activation is 'rely'; it must be one of .*; did you mean 'relu'"),
         ({"classes": 1}, "classes is 1; it must be a whole number of at least 2"),
     ],

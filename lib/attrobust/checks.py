@@ -37,6 +37,17 @@ def at_least(name: str, value: float, least: float) -> float:
     return value
 
 
+def share(name: str, value: float) -> float:
+    """Return `value` if it is a number in [0, 1].
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not _finite_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value!r}; it must lie in [0, 1]")
+    return value
+
+
 def count(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
     """Return `value` if it is a whole number from `least` to `most`.
 

@@ -3,14 +3,13 @@
 from attrobust.experiments.control import read_out_twice
 from attrobust.experiments.costs import FUSED, UNFORMED, mixing, training_steps
 from attrobust.experiments.drop_in import drop_in
-from attrobust.experiments.experiment import PROTOCOLS, VITS, Experiment, Measurement, grid, key
+from attrobust.experiments.experiment import VITS, Experiment, Measurement, grid, key
 from attrobust.experiments.explanations import cls_rows, inside, margins, on_the_patch_grid, under_attack
 from attrobust.experiments.measure import build, dataset
 from attrobust.experiments.sweep import in_workers, run, table, tables, trained
 
 __all__ = [
     "FUSED",
-    "PROTOCOLS",
     "UNFORMED",
     "VITS",
     "Experiment",

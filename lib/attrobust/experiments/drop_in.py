@@ -99,16 +99,9 @@ def _vit(seed: int) -> swap.ImageClassifier:
 
 
 def _fit(model: nn.Module, digits: data.Dataset, *, seed: int, epochs: int, step_size: float) -> None:
-    training.fit(
-        [model],
-        *digits.train,
-        step_size=step_size,
-        batch_size=min(64, len(digits.train.x)),
-        epochs=epochs,
-        momentum=0.9,
-        schedule="cosine",
-        generators=[torch.Generator().manual_seed(seed)],
-    )
+    size = min(64, len(digits.train.x))
+    recipe = training.recipes.named("plateau", step_size=step_size, batch_size=size, epochs=epochs)
+    training.fit([model], *digits.train, recipe, generators=[torch.Generator().manual_seed(seed)])
 
 
 @torch.no_grad()

@@ -9,18 +9,8 @@ from attrobust import attention as kernels
 from attrobust import checks, data, models, store, training
 from attrobust.experiments.explanations import on_the_patch_grid
 
-#: Training protocols (see notebook 03): what ends a run, and its recipe.
-PROTOCOLS: dict[str, dict[str, object]] = {
-    "matched": {"stop_loss": 0.01, "schedule": "constant", "weight_decay": 0.0},
-    "plateau": {"stop_loss": None, "schedule": "cosine", "weight_decay": 0.0},
-    "standard": {"stop_loss": None, "schedule": "cosine", "weight_decay": 5e-4},
-}
-
 #: Attributions of a transformer that notebook 06 attacks.
 MAPS = ("saliency", "raw_attention", "rollout", "gradient_attention", "relevance")
-
-#: Matched-loss runs may use this many times the epochs of a plateau run before they count as not reaching it.
-PATIENCE = 5
 
 #: Transformers of notebooks 06 and 07: fields of an Experiment.
 VITS: dict[str, dict[str, object]] = {
@@ -44,10 +34,11 @@ class Experiment:
         n_train: training images, class-balanced.
         architecture: one of `models.ARCHITECTURES`.
         activation: one of `models.ACTIVATIONS`.
-        protocol: one of `PROTOCOLS`.
+        initial: size of the initial weights, one of `models.INITIAL`.
+        protocol: how training ends and under what, one of `training.recipes.RECIPES`.
         step_size: of SGD (the peak, where it is annealed).
         batch_size: images per update.
-        epochs: of a plateau run; a matched-loss run may use `PATIENCE` times as many.
+        epochs: of a plateau run; a matched one has more patience, see `training.recipes`.
         momentum: of SGD.
         seed: of initial weights and batch order.
         attention: of a ViT, one of `attention.KERNELS`.
@@ -66,6 +57,7 @@ class Experiment:
     n_train: int = 1000
     architecture: str = "mlp"
     activation: str = "gelu"
+    initial: str = "wide"
     momentum: float = 0.9
     attention: str = "softmax"
     patch: int = 2
@@ -74,9 +66,10 @@ class Experiment:
 
     def __post_init__(self) -> None:
         checks.one_of("dataset", self.dataset, data.NAMES)
-        checks.one_of("protocol", self.protocol, PROTOCOLS)
+        checks.one_of("protocol", self.protocol, training.recipes.RECIPES)
         checks.one_of("architecture", self.architecture, models.ARCHITECTURES)
         checks.one_of("activation", self.activation, models.ACTIVATIONS)
+        checks.one_of("initial", self.initial, models.INITIAL)
         checks.positive("step_size", self.step_size)
         checks.count("n_train", self.n_train)
         checks.count("batch_size", self.batch_size, most=self.n_train)
@@ -96,7 +89,9 @@ class Experiment:
     @property
     def training_key(self) -> str:
         """Digest of everything the weights depend on."""
-        return store.digest(self, PROTOCOLS[self.protocol], data.fingerprint(self.dataset))
+        recipe = self.recipe
+        protocol = {"stop_loss": recipe.stop_loss, "schedule": recipe.schedule, "weight_decay": recipe.decay}
+        return store.digest(self, protocol, data.fingerprint(self.dataset))
 
     @property
     def model_options(self) -> dict[str, object]:
@@ -104,17 +99,15 @@ class Experiment:
         return {name: getattr(self, name) for name in TRANSFORMER} if self.architecture == "vit" else {}
 
     @property
-    def fit_arguments(self) -> dict[str, object]:
-        """Keyword arguments of `training.fit`."""
-        protocol = PROTOCOLS[self.protocol]
-        patience = PATIENCE if protocol["stop_loss"] is not None else 1
-        return {
-            "step_size": self.step_size,
-            "batch_size": self.batch_size,
-            "epochs": self.epochs * patience,
-            "momentum": self.momentum,
-            **protocol,
-        }
+    def recipe(self) -> training.Recipe:
+        """How `training.fit` trains it: everything its weights depend on beside the data and the untrained network."""
+        return training.recipes.named(
+            self.protocol,
+            step_size=self.step_size,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            momentum=self.momentum,
+        )
 
 
 @dataclass(frozen=True)
@@ -175,6 +168,3 @@ def grid(**axes: Sequence | object) -> list[Experiment]:
         checks.one_of("axis", name, [f.name for f in dataclasses.fields(Experiment)])
     lists = [list(v) if isinstance(v, list | tuple) else [v] for v in axes.values()]
     return [Experiment(**dict(zip(axes, values, strict=True))) for values in itertools.product(*lists)]
-
-
-assert all(fields["schedule"] in training.SCHEDULES for fields in PROTOCOLS.values())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attrobust import attributions, curvature, data, models, robustness, training
 from attrobust.balls import Ball
 from attrobust.experiments import explanations
-from attrobust.experiments.experiment import PROTOCOLS, TRANSFORMER, Experiment, Measurement
+from attrobust.experiments.experiment import TRANSFORMER, Experiment, Measurement
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
 PIXELS = {
@@ -53,6 +53,7 @@ def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
         classes=10,
         seed=experiment.seed,
         activation=experiment.activation,
+        initial=experiment.initial,
         mean=mean,
         std=std,
         **experiment.model_options,
@@ -66,7 +67,7 @@ def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Mod
     examples = dataset(first.dataset, first.side, first.n_train, None, device).train
     networks = [build(e, device) for e in group]
     generators = [torch.Generator().manual_seed(e.seed) for e in group]
-    return networks, training.fit(networks, *examples, generators=generators, **first.fit_arguments)
+    return networks, training.fit(networks, *examples, first.recipe, generators=generators)
 
 
 def measure(
@@ -142,7 +143,7 @@ def incomparable(experiment: Experiment, fit: training.Fit, share_blind: float) 
     if share_blind > COMPARABLE_BLIND:
         images = "no image has a" if share_blind == 1 else f"{share_blind:.0%} of the images have no"
         return f"collapsed: {images} gradient"
-    level = PROTOCOLS[experiment.protocol]["stop_loss"]
+    level = experiment.recipe.stop_loss
     if level is not None:
         if not fit.reached:
             return f"loss {fit.train_loss:.3g} never reached {level:g}"

@@ -4,7 +4,7 @@ Pixels enter in [0, 1]; normalisation is the first layer. Weights depend on the 
 out its attention maps, `attend(x) -> (logits, maps)`, and the scores they are made of.
 """
 
-from attrobust.models.architectures import ARCHITECTURES, MLP, ConvNet, build
+from attrobust.models.architectures import ARCHITECTURES, INITIAL, MLP, ConvNet, build
 from attrobust.models.layers import ACTIVATIONS, Standardize
 from attrobust.models.smooth import SmoothTwin, kinks, smooth_twin
 from attrobust.models.transformer import ViT
@@ -12,6 +12,7 @@ from attrobust.models.transformer import ViT
 __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
+    "INITIAL",
     "MLP",
     "ConvNet",
     "SmoothTwin",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.models.layers import ACTIVATIONS, Standardize
-from attrobust.models.transformer import ViT
+from attrobust.models.transformer import Patches, ViT
 
 Images = Float[Tensor, "batch channels height width"]
 Logits = Float[Tensor, "batch classes"]
@@ -76,6 +76,7 @@ class ConvNet(nn.Module):
 
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet, "vit": ViT}
+INITIAL = ("wide", "narrow")
 
 
 def build(
@@ -85,6 +86,7 @@ def build(
     classes: int,
     seed: int,
     activation: str = "gelu",
+    initial: str = "wide",
     **options: float | str,
 ) -> nn.Module:
     """Build a classifier whose weights depend on `seed` alone; the global random state is left as found.
@@ -95,6 +97,8 @@ def build(
         classes: number of logits, at least 2.
         seed: of the initial weights.
         activation: one of `ACTIVATIONS`.
+        initial: size of the initial weights, one of `INITIAL`: "wide" as below; "narrow" as torch's own dense and
+            convolutional layers (uniform, variance 1 / (3 fan-in), biases too), and positions of a ViT at 0.02.
         **options: passed on to the architecture: mean, std; width, depth; attention, patch, dim, depth, heads of a ViT.
 
     Returns:
@@ -113,13 +117,16 @@ def build(
     """
     checks.one_of("architecture", architecture, ARCHITECTURES)
     checks.one_of("activation", activation, ACTIVATIONS)
+    checks.one_of("initial", initial, INITIAL)
     checks.count("classes", classes, least=2)
     gain = "linear" if architecture == "vit" else "relu"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ARCHITECTURES[architecture](input_shape, classes, activation=activation, **options)
         for layer in model.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d):
+            if isinstance(layer, nn.Linear | nn.Conv2d) and initial == "wide":
                 nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
                 nn.init.zeros_(layer.bias)
+            if isinstance(layer, ViT | Patches) and initial == "narrow":
+                layer.narrow()
     return model

@@ -25,6 +25,7 @@ Maps = list[Float[Tensor, "batch heads tokens tokens"]]
 #: Of the first position embeddings, where tokens of standardised pixels have 1: our choice. At the 0.02 of large
 #: transformers the place of a patch is at first not heard, and digits are learned more slowly and less well.
 POSITION_STD = 0.5
+NARROW_POSITION_STD = 0.02
 
 
 class Block(nn.Module):
@@ -59,6 +60,13 @@ class Patches(nn.Module):
         self.weight = nn.Parameter(torch.empty(dim, channels * patch**2))
         self.bias = nn.Parameter(torch.zeros(dim))
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+
+    @torch.no_grad()
+    def narrow(self) -> None:
+        """Start as a dense layer of torch does: weights and biases uniform within 1 / sqrt(fan-in)."""
+        within = self.weight.shape[1] ** -0.5
+        for parameter in (self.weight, self.bias):
+            parameter.uniform_(-within, within)
 
     def forward(self, x: Images) -> Tokens:
         """Tokens of each image, in reading order."""
@@ -126,6 +134,11 @@ class ViT(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, classes)
+
+    @torch.no_grad()
+    def narrow(self) -> None:
+        """Start with the positions of large transformers."""
+        self.position.mul_(NARROW_POSITION_STD / POSITION_STD)
 
     def forward(self, x: Images) -> Logits:
         """Logits of each image."""

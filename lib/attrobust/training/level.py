@@ -32,11 +32,11 @@ class Level:
 
         Args:
             step: updates made.
-            batch_losses: of this update, one per network.
+            batch_losses: of this update, one per running network.
             running: networks that have not stopped.
         """
-        low = (batch_losses < 2 * self.level).tolist()
-        self.near = {index: self.near.get(index, False) or low[index] for index in running}
+        low = zip(running, (batch_losses < 2 * self.level).tolist(), strict=True)
+        self.near = {index: self.near.get(index, False) or below for index, below in low}
         due = list(running) if step % self.per_epoch == 0 else [i for i in running if step % 2 == 0 and self._near(i)]
         if not due:
             return {}

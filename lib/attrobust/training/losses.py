@@ -7,14 +7,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def cross_entropy(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def cross_entropy(
+    logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"], *, label_smoothing: float = 0.0
+) -> Float[Tensor, " batch"]:
     """Cross-entropy of each example, in nats."""
-    return F.cross_entropy(logits, y, reduction="none")
+    return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
 
-def squared(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def squared(
+    logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"], *, label_smoothing: float = 0.0
+) -> Float[Tensor, " batch"]:
     """Half the squared distance of the logits from the one-hot label, of each example."""
-    return 0.5 * (logits - F.one_hot(y, logits.shape[-1])).square().sum(-1)
+    classes = logits.shape[-1]
+    label = F.one_hot(y, classes).to(logits) * (1 - label_smoothing) + label_smoothing / classes
+    return 0.5 * (logits - label).square().sum(-1)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": cross_entropy, "squared": squared}
+LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "squared": squared}
+
+
+def smoothed(name: str, label_smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loss of `LOSSES` against labels of which a share is spread evenly over all classes.
+
+    Reference: Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", section 7.
+    """
+    loss = LOSSES[name]
+    if not label_smoothing:
+        return loss
+    return lambda logits, y: loss(logits, y, label_smoothing=label_smoothing)

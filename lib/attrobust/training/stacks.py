@@ -1,4 +1,7 @@
-"""Several networks side by side: their weights stacked, or one after the other."""
+"""Several networks side by side: their weights are the rows of one matrix; stacked, or one after the other.
+
+Every parameter starts at a multiple of `LINE` numbers, so that a network's arithmetic does not depend on its row.
+"""
 
 import copy
 import math
@@ -9,139 +12,181 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from attrobust.training.trainers import Objective, sgd
+
+#: Numbers in the longest vector register or cache line of a processor, with room to spare.
+LINE = 32
+
 #: Examples that go through a network at once; and the fewest that are worth it.
 CHUNK, LEAST = 256, 32
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+
 
 class Networks(ABC):
-    """What `fit` trains, stacked or in turns."""
+    """What `fit` trains.
+
+    Args:
+        models: networks alike but for their weights, which are copied.
+        loss: from logits and labels to one number per example.
+
+    Attributes:
+        weights: (networks, numbers), one row per network that is still training.
+        running: which networks these are, counted in `models`.
+        lazy: whether a look at the loss goes network by network, and only as far as an answer needs it.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
+        self.per_example, self.lazy = loss, False
+        self.seen: dict[int, Tensor] = {}
+        self.places, end = {}, 0
+        for name, parameter in models[0].named_parameters():
+            self.places[name] = slice(end, end + parameter.numel()), parameter.shape
+            end += math.ceil(parameter.numel() / LINE) * LINE
+        self.weights = next(models[0].parameters()).new_zeros(len(models), end, requires_grad=False)
+        self.running = list(range(len(models)))
+        for row, model in zip(self.weights, models, strict=True):
+            mine = self.named(row)
+            for name, parameter in model.named_parameters():
+                mine[name].copy_(parameter.detach())
+        self._arrange()
+
+    def named(self, rows: Tensor) -> dict[str, Tensor]:
+        """Parameters by name as views of rows (..., numbers)."""
+        return {name: rows[..., where].view(*rows.shape[:-1], *shape) for name, (where, shape) in self.places.items()}
+
+    @torch.no_grad()
+    def write(self, models: Sequence[nn.Module]) -> None:
+        """Put the weights of those that are training into the networks they came from."""
+        for row, index in zip(self.weights, self.running, strict=True):
+            mine = self.named(row)
+            for name, parameter in models[index].named_parameters():
+                parameter.copy_(mine[name])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these rows go on training; the others cost nothing more."""
+        self.running = [self.running[row] for row in rows]
+        self.weights = self.weights[rows]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Follow a change of rows."""
+        self.slope = torch.zeros_like(self.weights)
+        self.slope_of = self.named(self.slope)
 
     @abstractmethod
-    def copy(self, index: int) -> dict[str, Tensor]:
-        """Weights of one network by name."""
+    def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of each network on its own batch, a row each, and the losses; the rows are overwritten next time."""
 
-    def write(self, models: Sequence[nn.Module]) -> None:
-        """Put the weights into the networks they came from."""
-        for index, model in enumerate(models):
-            _put(model, self.copy(index))
+    @abstractmethod
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Loss of each network over the examples; labels (batch,), or (networks, batch) where each has its own."""
+
+    def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, "Look"]:
+        """A look at the loss of those that are asked for, as they are now."""
+        if self.lazy:
+            return {index: self._look(index, x, y if y.ndim == 1 else y[index]) for index in asked}
+        losses = dict(zip(self.running, self.loss(x, y if y.ndim == 1 else y[self.running]).split(1), strict=True))
+        return {index: Look(losses[index], losses[index].__getitem__) for index in asked}
+
+    def _look(self, index: int, x: Tensor, y: Tensor) -> "Look":
+        """A look at one network that begins with what was hard when last looked at; nothing is computed yet."""
+        now = self.weights[self.running.index(index)].clone()
+        seen = self.seen.setdefault(index, x.new_zeros(len(x)))
+        return Look(seen, lambda part: self.example_losses(index, now, x[part], y[part]))
+
+    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Loss of each example, of one network with the weights of a row; asked for where looks are lazy."""
+        raise NotImplementedError
 
 
 class Stack(Networks):
-    """The weights of several networks, stacked; leaves `requires_grad` on the stacked tensors only."""
+    """Every layer once for all networks, by vmap."""
 
-    def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
         for model in models:
             model.train()
-        parameters, buffers = stack_module_state(list(models))
-        self.names = list(parameters)
-        self.weights = [parameters[name].detach().clone() for name in self.names]
-        self.buffers = buffers
         self.template = models[0]
         self.convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in models[0].modules())
-        self.per_example = loss
+        self.all_buffers = stack_module_state(list(models))[1]
+        super().__init__(models, loss)
 
-    def _logits_of_all(self, x: Tensor, weights: list[Tensor], *, shared: bool) -> Tensor:
+    def _arrange(self) -> None:
+        super()._arrange()
+        self.buffers = {name: b[self.running] for name, b in self.all_buffers.items()}
+
+    def _logits(self, x: Tensor, weights: dict[str, Tensor], *, shared: bool) -> Tensor:
         if not self.convolves:
             return self._forward(x, weights, self.buffers, shared=shared)
         # One grouped convolution would sum in an order that depends on the number of groups: networks take turns.
         turns = []
-        for i in range(len(weights[0])):
-            mine, buffers = [w[i : i + 1] for w in weights], {name: b[i : i + 1] for name, b in self.buffers.items()}
+        for i in range(len(self.running)):
+            mine, buffers = ({name: part[i : i + 1] for name, part in p.items()} for p in (weights, self.buffers))
             turns.append(self._forward(x if shared else x[i : i + 1], mine, buffers, shared=shared))
         return torch.cat(turns)
 
-    def _forward(self, x: Tensor, weights: list[Tensor], buffers: dict[str, Tensor], *, shared: bool) -> Tensor:
-        named = dict(zip(self.names, weights, strict=True))
+    def _forward(self, x: Tensor, weights: dict[str, Tensor], buffers: dict[str, Tensor], *, shared: bool) -> Tensor:
         return vmap(
             lambda w, b, images: functional_call(self.template, (w, b), (images,)), (0, 0, None if shared else 0)
-        )(named, buffers, x)
+        )(weights, buffers, x)
 
-    def gradient(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Gradient of each network's loss on its own batch, stacked as the weights are, and the losses."""
-        weights = [w.requires_grad_() for w in self.weights]
-        logits = self._logits_of_all(x, weights, shared=False)
+    def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of each network on its own batch, and the losses."""
+        weights = {name: w.detach().requires_grad_() for name, w in self.named(self.weights).items()}
+        logits = self._logits(x, weights, shared=False)
         losses = self.per_example(logits.flatten(0, 1), y.flatten()).view(y.shape).mean(1)
-        gradient = list(torch.autograd.grad(losses.sum(), weights))
-        for w in self.weights:
-            w.requires_grad_(False)
-        return gradient, losses.detach()
+        for name, found in zip(weights, torch.autograd.grad(losses.sum(), list(weights.values())), strict=True):
+            self.slope_of[name].copy_(found)
+        return self.slope, losses.detach()
 
     @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Loss of each network over the examples."""
-        logits = self._logits_of_all(x, self.weights, shared=True)
-        return torch.stack([self.per_example(z, y).mean() for z in logits])
-
-    def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, "Look"]:
-        """A look at the loss of those that are asked for; a stack cannot do less than all."""
-        losses = self.loss(x, y).split(1)
-        return {index: Look(losses[index], losses[index].__getitem__) for index in asked}
-
-    def rest(self, index: int) -> None:
-        """A network has stopped; in a stack it is carried along."""
-
-    def copy(self, index: int) -> dict[str, Tensor]:
-        """Weights of one network by name."""
-        return {name: w[index].clone() for name, w in zip(self.names, self.weights, strict=True)}
-
-    def restore(self, copies: Sequence[dict[str, Tensor]]) -> None:
-        """Set every network back to a copy of its weights."""
-        for index, copied in enumerate(copies):
-            for name, w in zip(self.names, self.weights, strict=True):
-                w[index] = copied[name]
+        return mean_losses(self.per_example, self._logits(x, self.named(self.weights), shared=True), y)
 
 
 class Turns(Networks):
-    """The same one after the other, on copies of the networks; who has stopped, or is not asked for, costs nothing."""
+    """One network after the other, on copies; who has stopped, or is not asked for, costs nothing.
 
-    def __init__(self, models: Sequence[nn.Module], loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    Args:
+        models: networks alike but for their weights.
+        loss: from logits and labels to one number per example.
+        gradient: from (which network, the network, its batch, its labels) to the gradients of its parameters and its
+            loss; of the mean loss if None.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], loss: Loss, gradient: Callable[..., tuple] | None = None) -> None:
         self.models = [copy.deepcopy(model).train().requires_grad_(True) for model in models]
-        self.parameters = [dict(model.named_parameters()) for model in self.models]
-        self.weights = [parameter.detach() for mine in self.parameters for parameter in mine.values()]
-        self.per_example = loss
-        self.running, self.seen = set(range(len(models))), {}
+        self.parameters = [list(model.parameters()) for model in self.models]
+        self.take = gradient or (lambda index, model, x, y: sgd(model, Objective(loss), x, y, 0.0, None))
+        super().__init__(models, loss)
+        self.lazy = True
 
-    def rest(self, index: int) -> None:
-        """A network has stopped and takes no more turns."""
-        self.running.discard(index)
+    def _arrange(self) -> None:
+        super()._arrange()
+        for row, index in zip(self.weights, self.running, strict=True):
+            for parameter, mine in zip(self.parameters[index], self.named(row).values(), strict=True):
+                parameter.data = mine
 
-    def gradient(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Gradient of each network's loss on its own batch, and the losses; zero and infinite where it rests."""
-        gradient, losses = [], y.new_full((len(y),), math.inf, dtype=x.dtype)
-        for index, model in enumerate(self.models):
-            mine = list(self.parameters[index].values())
-            if index not in self.running:
-                gradient += [torch.zeros_like(w) for w in mine]
-                continue
-            value = self.per_example(model(x[index]), y[index]).mean()
-            gradient += torch.autograd.grad(value, mine)
-            losses[index] = value.detach()
-        return gradient, losses
+    def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of each network on its own batch, and the losses."""
+        losses = []
+        for row, index in enumerate(self.running):
+            found, loss = self.take(index, self.models[index], x[row], y[row])
+            losses.append(loss)
+            for part, mine in zip(found, self.slope_of.values(), strict=True):
+                mine[row].copy_(part)
+        return self.slope, torch.stack(losses)
 
     @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Loss of each network over the examples."""
-        logits = [torch.cat([model(part) for part in x.split(CHUNK)]) for model in self.models]
-        return torch.stack([self.per_example(z, y).mean() for z in logits])
+        logits = [torch.cat([self.models[index](part) for part in x.split(CHUNK)]) for index in self.running]
+        return mean_losses(self.per_example, logits, y)
 
-    def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, "Look"]:
-        """A look at the loss of those that are asked for; nothing is computed yet."""
-        return {index: self._look(index, x, y) for index in asked}
-
-    def _look(self, index: int, x: Tensor, y: Tensor) -> "Look":
-        """A look at one network as it is now, that begins with what was hard when last looked at."""
-        model, now = self.models[index], self.copy(index)
-        seen = self.seen.setdefault(index, x.new_zeros(len(x)))
-        return Look(seen, lambda part: self.per_example(functional_call(model, now, (x[part],)), y[part]))
-
-    def copy(self, index: int) -> dict[str, Tensor]:
-        """Weights of one network by name."""
-        return {name: parameter.detach().clone() for name, parameter in self.parameters[index].items()}
-
-    def restore(self, copies: Sequence[dict[str, Tensor]]) -> None:
-        """Set every network back to a copy of its weights."""
-        for model, copied in zip(self.models, copies, strict=True):
-            _put(model, copied)
+    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Loss of each example, of one network with the weights of a row."""
+        return self.per_example(functional_call(self.models[index], self.named(row), (x,)), y)
 
 
 class Look:
@@ -175,7 +220,6 @@ class Look:
         return self.seen.mean() if self.over else self.total / len(self.seen)
 
 
-@torch.no_grad()
-def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
+def mean_losses(loss: Loss, logits: Tensor | list[Tensor], y: Tensor) -> Tensor:
+    """Mean loss of each network; labels (batch,), or (networks, batch) where each has its own."""
+    return torch.stack([loss(z, mine).mean() for z, mine in zip(logits, y.expand(len(logits), -1), strict=True)])

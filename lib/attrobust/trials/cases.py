@@ -66,6 +66,6 @@ def digits_network(
     model = models.build("mlp", **how).double()
     x, y, _ = digits(n_train)
     order = [torch.Generator().manual_seed(seed)]
-    how = {"step_size": step_size, "batch_size": 20, "epochs": epochs, "generators": order, "loss": loss}
-    training.fit([model], x, y, probe=probe, probe_every=every, **how)
+    recipe = training.Recipe(step_size=step_size, batch_size=20, epochs=epochs, loss=loss)
+    training.fit([model], x, y, recipe, generators=order, probe=probe, probe_every=every)
     return model

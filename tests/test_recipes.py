@@ -1,0 +1,283 @@
+import copy
+import dataclasses
+import math
+from collections import Counter
+
+import cases
+import pytest
+import torch
+from attrobust import models, training
+from attrobust.training import recipes
+from torch.nn import functional as F
+
+SHAPE = (1, 3, 3)
+BASE = {"step_size": 0.1, "batch_size": 4, "epochs": 3}
+
+
+def build(seed=0):
+    options = {"activation": "tanh", "width": 8, "mean": 0.5, "std": 0.3}
+    return models.build("mlp", input_shape=SHAPE, classes=3, seed=seed, **options).double()
+
+
+def examples(n=20):
+    x = torch.rand(n, *SHAPE, generator=cases.generator(), dtype=torch.float64)
+    return x, x.flatten(1)[:, :3].argmax(1)
+
+
+def fit(nets, x, y, seeds, **fields):
+    return training.fit(nets, x, y, training.Recipe(**BASE | fields), generators=[cases.generator(s) for s in seeds])
+
+
+def by_hand(model, x, y, draw, objective, *, images=lambda batch: batch, change=lambda model, take: take()):
+    """The plain recipe by torch.optim.SGD: augmented images, any objective, any way to take its gradient."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        for batch in torch.randperm(len(x), generator=draw).split(4):
+            shown = images(x[batch])
+
+            def take(shown=shown, labels=y[batch]):
+                optimizer.zero_grad()
+                objective(model, shown, labels).backward()
+
+            change(model, take)
+            optimizer.step()
+    return model
+
+
+def cross_entropy(model, x, y):
+    return F.cross_entropy(model(x), y)
+
+
+def alike(first, second):
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return all(torch.allclose(p, q, rtol=1e-10, atol=1e-12) for p, q in pairs)
+
+
+# ------------------------------------------------------------------ named recipes, schedules
+
+
+def test_named_recipes_hold_the_numbers_of_their_table():
+    def fields(name):
+        recipe = recipes.named(name, step_size=0.06, batch_size=64, epochs=40)
+        return recipe.momentum, recipe.schedule, recipe.stop_loss, recipe.most_epochs, recipe.decay
+
+    assert {name: fields(name) for name in recipes.RECIPES} == {
+        "matched": (0.9, "constant", 0.01, 200, 0.0),
+        "plateau": (0.9, "cosine", None, 40, 0.0),
+        "standard": (0.9, "cosine", None, 40, 5e-4),
+        "decay_held": (0.9, "cosine", None, 40, pytest.approx(5e-4)),
+    }
+    with pytest.raises(ValueError, match=r"recipe is 'match'; it must be one of matched, .*; did you mean 'matched'"):
+        recipes.named("match", step_size=0.1, batch_size=4, epochs=1)
+
+
+@pytest.mark.parametrize("step_size", [0.003, 0.0134, 0.06, 2])
+def test_step_times_decay_is_held_whatever_the_step(step_size):
+    recipe = recipes.named("decay_held", step_size=step_size, batch_size=4, epochs=1)
+    assert recipe.decay * step_size == pytest.approx(3e-5, rel=1e-12)
+    standard = recipes.named("standard", step_size=step_size, batch_size=4, epochs=1)
+    assert standard.decay == 5e-4
+
+
+def test_decay_told_by_its_product_with_the_step_is_the_same_decay():
+    x, y = examples()
+    told, held = build(), build()
+    fit([told], x, y, [0], weight_decay=0.05)
+    fit([held], x, y, [0], step_x_decay=0.005)
+    assert alike(told, held)
+
+
+def test_annealing_begins_after_its_warm_up_and_ends_one_update_before_zero():
+    epochs, per_epoch = 40, 15
+    last, warm = epochs * per_epoch - 1, 12  # 2 % of 600 updates
+    recipe = recipes.named("plateau", step_size=0.1, batch_size=4, epochs=epochs)
+    steps = [recipe.step(t, per_epoch=per_epoch) for t in range(last + 1)]
+    assert steps[0] == pytest.approx(0.1 / warm, rel=1e-12)
+    assert steps[warm] == pytest.approx(0.1 * math.cos(math.pi * warm / 1200) ** 2, rel=1e-12)
+    assert steps[300] == pytest.approx(0.05, rel=1e-12)
+    assert steps[last] == pytest.approx(0.1 * math.sin(math.pi / 1200) ** 2, rel=1e-9)
+    assert max(steps) == steps[warm - 1]
+
+
+def test_the_warm_up_share_is_counted_in_updates_and_zero_is_none():
+    recipe = training.Recipe(step_size=1.0, batch_size=4, epochs=10, schedule="cosine", warmup_share=0.5)
+    bare = dataclasses.replace(recipe, warmup_share=0.0)
+    for t in range(20):
+        assert recipe.step(t, per_epoch=2) == pytest.approx(bare.step(t, per_epoch=2) * min(1, (t + 1) / 10))
+    assert bare.step(0, per_epoch=2) == 1.0
+
+
+def test_a_constant_step_follows_a_warm_up_over_whole_epochs():
+    recipe = training.Recipe(step_size=0.6, batch_size=4, epochs=9, schedule="warmup-constant", warmup_epochs=2)
+    assert [recipe.step(t, per_epoch=3) for t in range(8)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6])
+
+
+def test_one_and_one_point_zero_are_one_recipe():
+    first, second = (training.Recipe(step_size=one, batch_size=4, epochs=3, stop_loss=one) for one in (1, 1.0))
+    assert repr(first) == repr(second)
+
+
+# ------------------------------------------------------------------ labels, images
+
+
+@pytest.mark.parametrize(("share", "n", "wrong"), [(0.0, 30, 0), (0.25, 30, 8), (0.5, 31, 16), (1.0, 30, 30)])
+def test_exactly_the_asked_share_of_labels_is_wrong_in_every_class_alike(share, n, wrong):
+    y, seen = torch.arange(n) % 5, Counter()
+    for seed in range(200):
+        noisy = training.noisy_labels(y, share, classes=5, generator=cases.generator(seed))
+        assert int((noisy != y).sum()) == wrong
+        assert noisy.min() >= 0
+        assert noisy.max() < 5
+        seen.update(((noisy - y) % 5)[noisy != y].tolist())
+    # Four other classes, equally often: within five standard errors of a binomial count.
+    total = sum(seen.values())
+    assert all(abs(seen[d] - total / 4) < 5 * math.sqrt(total * 3 / 16) for d in range(1, 5)) or not total
+    assert torch.equal(y, torch.arange(n) % 5)
+
+
+def test_each_network_learns_its_own_noisy_labels_drawn_once_before_its_batches():
+    x, y = examples()
+    nets = [build(s) for s in range(2)]
+    twins = copy.deepcopy(nets)
+    fits = fit(nets, x, y, [5, 6], label_noise=0.3)
+    for seed, net, twin, result in zip((5, 6), nets, twins, fits, strict=True):
+        draw = cases.generator(seed)
+        noisy = training.noisy_labels(y, 0.3, classes=3, generator=draw)
+        assert alike(net, by_hand(twin, x, noisy, draw, cross_entropy))
+        assert result.train_loss == pytest.approx(F.cross_entropy(net(x), noisy).item())
+        assert result.train_accuracy == pytest.approx((net(x).argmax(1) == noisy).double().mean().item())
+
+
+def test_networks_with_noisy_labels_stop_at_their_own_level_as_they_would_alone():
+    x, y = examples()
+    options = {"label_noise": 0.2, "stop_loss": 0.6, "epochs": 300, "momentum": 0.9}
+    nets = [build(s) for s in range(3)]
+    fits = fit(nets, x, y, range(3), **options)
+    assert all(f.reached and f.train_loss < 0.6 for f in fits)
+    assert len({f.steps for f in fits}) > 1
+    for seed, net in enumerate(nets):
+        alone = build(seed)
+        fit([alone], x, y, [seed], **options)
+        assert all(torch.equal(p, q) for p, q in zip(net.parameters(), alone.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_a_shift_moves_an_image_by_whole_pixels_and_black_moves_in(pixels):
+    x = 0.1 + 0.9 * torch.rand(200, 2, 4, 5, generator=cases.generator())
+    moved, seen = training.AUGMENTATIONS["shift"](x, pixels, cases.generator(1)), set()
+    assert moved.shape == x.shape
+    for image, other in zip(x, moved, strict=True):
+        found = []
+        for down in range(-pixels, pixels + 1):
+            for right in range(-pixels, pixels + 1):
+                candidate = torch.zeros_like(image)
+                for row in range(4):
+                    for column in range(5):
+                        if 0 <= row - down < 4 and 0 <= column - right < 5:
+                            candidate[:, row, column] = image[:, row - down, column - right]
+                if torch.equal(candidate, other):
+                    found.append((down, right))
+        assert len(found) == 1
+        seen.update(found)
+    assert len(seen) == (2 * pixels + 1) ** 2
+
+
+def test_half_of_the_images_are_mirrored_and_the_others_untouched():
+    x = torch.rand(400, 2, 4, 5, generator=cases.generator())
+    mirrored = training.AUGMENTATIONS["flip"](x, 1, cases.generator(1))
+    kept = (mirrored == x).flatten(1).all(1)
+    assert torch.equal(mirrored[~kept], x[~kept][..., [4, 3, 2, 1, 0]])
+    assert abs(int(kept.sum()) - 200) < 50  # five standard errors
+
+
+@pytest.mark.parametrize("name", ["shift", "flip"])
+def test_images_are_augmented_before_every_update_from_the_networks_own_generator(name):
+    x, y = examples()
+    nets = [build(s) for s in range(2)]
+    twins = copy.deepcopy(nets)
+    fit(nets, x, y, [5, 6], augmentation=name)
+    for seed, net, twin in zip((5, 6), nets, twins, strict=True):
+        draw = cases.generator(seed)
+        augment = training.AUGMENTATIONS[name]
+        by_hand(twin, x, y, draw, cross_entropy, images=lambda b, draw=draw, augment=augment: augment(b, 1, draw))
+        assert alike(net, twin)
+
+
+# ------------------------------------------------------------------ losses, penalties, trainers
+
+
+def test_smoothed_labels_spread_their_share_over_all_classes():
+    logits = torch.randn(5, 3, generator=cases.generator(), dtype=torch.float64)
+    y, label = torch.tensor([0, 1, 2, 0, 1]), torch.full((5, 3), 0.1, dtype=torch.float64)
+    label[range(5), y] = 0.8
+    expected = {
+        "cross_entropy": -(label * logits.log_softmax(1)).sum(1),
+        "squared": 0.5 * (logits - label).square().sum(1),
+    }
+    for name, values in expected.items():
+        recipe = training.Recipe(**BASE, loss=name, label_smoothing=0.3)
+        assert torch.allclose(recipe.per_example_loss(logits, y), values, rtol=1e-12)
+
+
+@pytest.mark.parametrize("penalty", ["input_gradient", lambda model, x, y: model(x).square().sum(1)], ids=str)
+def test_a_penalty_is_added_with_its_strength_and_left_out_of_the_reported_loss(penalty):
+    x, y = examples()
+    nets = [build(s) for s in range(2)]
+    twins = copy.deepcopy(nets)
+
+    def objective(model, x, y):
+        if callable(penalty):
+            return cross_entropy(model, x, y) + 0.7 * penalty(model, x, y).mean()
+        at = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(model(at), y, reduction="sum"), at, create_graph=True)
+        return cross_entropy(model, x, y) + 0.7 * slope.square().sum((1, 2, 3)).mean()
+
+    fits = fit(nets, x, y, [5, 6], penalty=penalty, strength=0.7)
+    for seed, net, twin, result in zip((5, 6), nets, twins, fits, strict=True):
+        assert alike(net, by_hand(twin, x, y, cases.generator(seed), objective))
+        assert result.train_loss == pytest.approx(cross_entropy(net, x, y).item())
+
+
+def test_a_penalty_of_no_strength_changes_nothing():
+    x, y = examples()
+    plain, weightless = build(), build()
+    fit([plain], x, y, [0])
+    fit([weightless], x, y, [0], penalty="input_gradient")
+    assert alike(plain, weightless)
+
+
+def test_another_trainer_is_one_function_in_the_registry(monkeypatch):
+    def sharpness_aware(model, objective, x, y, radius, generator):
+        """The gradient at the end of a step of length `radius` uphill."""
+        weights = list(model.parameters())
+        uphill, _ = training.TRAINERS["sgd"](model, objective, x, y, radius, generator)
+        length = torch.stack([g.norm() for g in uphill]).norm()
+        kept = [w.detach().clone() for w in weights]
+        with torch.no_grad():
+            for w, g in zip(weights, uphill, strict=True):
+                w.add_(g, alpha=float(radius / length))
+        found = training.TRAINERS["sgd"](model, objective, x, y, radius, generator)
+        with torch.no_grad():
+            for w, old in zip(weights, kept, strict=True):
+                w.copy_(old)
+        return found
+
+    def change(model, take):
+        take()
+        weights = list(model.parameters())
+        kept, length = copy.deepcopy(weights), sum(w.grad.square().sum() for w in weights).sqrt()
+        with torch.no_grad():
+            for w in weights:
+                w += 0.2 * w.grad / length
+        take()
+        with torch.no_grad():
+            for w, old in zip(weights, kept, strict=True):
+                w.copy_(old)
+
+    monkeypatch.setitem(training.TRAINERS, "sam", sharpness_aware)
+    x, y = examples()
+    nets = [build(s) for s in range(2)]
+    twins = copy.deepcopy(nets)
+    fit(nets, x, y, [5, 6], trainer="sam", radius=0.2)
+    for seed, net, twin in zip((5, 6), nets, twins, strict=True):
+        assert alike(net, by_hand(twin, x, y, cases.generator(seed), cross_entropy, change=change))
