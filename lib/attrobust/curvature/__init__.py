@@ -14,7 +14,7 @@ from attrobust.curvature.jacobian import gram_spectrum, input_jacobian, input_ja
 from attrobust.curvature.lanczos import Ends, lanczos
 from attrobust.curvature.parameters import extremes, frobenius, sharpness, spectral_density, trace
 from attrobust.curvature.products import InputHessian, ParameterHessian
-from attrobust.curvature.readouts import cross_entropy, logit, margin
+from attrobust.models.readouts import cross_entropy, logit, margin
 from attrobust.curvature.traces import hutchpp, moments
 
 __all__ = [

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attrobust.curvature.estimate import Estimate
 from attrobust.curvature.lanczos import lanczos
 from attrobust.curvature.products import InputHessian
-from attrobust.curvature.readouts import Readout, logit
+from attrobust.models.readouts import Readout, logit
 from attrobust.curvature.traces import moments
 
 Images = Float[Tensor, "batch *shape"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attrobust import checks
 from attrobust.curvature import guards
 from attrobust.curvature.graphs import Graph, Graphs
-from attrobust.curvature.readouts import Readout, logit
+from attrobust.models.readouts import Readout, logit
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
 
