@@ -246,11 +246,15 @@ def test_columns_are_what_the_library_measures_on_the_trained_network(measured):
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     draw = cases.generator(experiment.seed)
-    sharp = curvature.sharpness(model, training.cross_entropy, *digits.train, generator=draw)
+    sharp = curvature.sharpness(
+        curvature.ParameterHessian(model, training.cross_entropy, *digits.train), generator=draw
+    )
     assert row["sharpness"] == pytest.approx(sharp.value, rel=1e-5)
-    total = curvature.trace(model, training.cross_entropy, *digits.train, generator=draw, products=6)
+    total = curvature.trace(
+        curvature.ParameterHessian(model, training.cross_entropy, *digits.train), generator=draw, products=6
+    )
     assert row["trace"] == pytest.approx(total.value, rel=1e-4)
-    flat = curvature.invariant_flatness(model, digits.train.x)
+    flat = curvature.invariant_flatness(curvature.GaussNewton(model, digits.train.x))
     assert row["invariant_flatness"] == pytest.approx(flat.value, rel=1e-5)
     gradient = attributions.saliency(model, attacked, target).flatten(1).norm(dim=1).mean().item()
     assert row["logit_gradient"] == pytest.approx(gradient, rel=1e-5)

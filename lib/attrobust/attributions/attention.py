@@ -139,9 +139,7 @@ def from_cls(matrix: Tokens, x: Images) -> Patches:
     return row.unflatten(1, (height // side, width // side))[:, None]
 
 
-def _speaking_for(
-    model: nn.Module, x: Images, target: Labels, readout: Readout, *, blocks: int = 0
-) -> list[Tokens]:
+def _speaking_for(model: nn.Module, x: Images, target: Labels, readout: Readout, *, blocks: int = 0) -> list[Tokens]:
     """m((dA_l * A_l)^+) of the last `blocks` blocks, or of all.
 
     The matrices need a graph even where neither images nor weights ask for one; their gradient needs one only if

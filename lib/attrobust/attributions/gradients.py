@@ -1,8 +1,9 @@
 """Input attributions, (model, x, target) -> signed map of the image's shape, all differentiable in x.
 
-The explained quantity is the logit of `target`, or another readout of the model (`models.readouts`). Maps stay in the autograd graph, so that an attack or a penalty
-can differentiate *through* them; captum's input-level methods either detach their maps or return one whose
-derivative silently misses the second-order term, so captum serves as an oracle for values only.
+The explained quantity is the logit of `target`, or another readout of the model (`models.readouts`). Maps stay in
+the autograd graph, so that an attack or a penalty can differentiate *through* them; captum's input-level methods
+either detach their maps or return one whose derivative silently misses the second-order term, so captum serves as an
+oracle for values only.
 
 A map of a batch costs one backward pass: images do not interact, hence the gradient of the summed readout is each
 image's own gradient.
