@@ -5,7 +5,9 @@ no product with it (`factored`). Whether a network is such a chain is seen, not 
 the very tensor that the one before returned, and all parameters must lie in dense or convolutional layers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,11 @@ ELEMENTWISE = (
 AFFINE = (nn.Flatten, nn.Identity, nn.Dropout, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Standardize)
 
 
-@dataclass(frozen=True)
+#: Numbers that a chunk of examples holds at once, about (our choice: they stay in reach of the cache).
+HELD = 2**21
+
+
+@dataclass(frozen=True, eq=False)
 class Link:
     """One layer of a chain and what passed through it, one row an example.
 
@@ -116,6 +122,16 @@ def walk(layers: list[nn.Module], x: Tensor) -> list[Link]:
             at.requires_grad_()
         links.append(link)
     return links
+
+
+def walks(layers: list[nn.Module], x: Tensor, y: Tensor) -> Iterator[tuple[list[Link], Tensor]]:
+    """The chain at all examples, a chunk at a time, with the labels of the chunk."""
+    single = walk(layers, x[:1])
+    widths = [link.leaving[0].numel() for link in single if link.dense]
+    held = sum(link.leaving[0].numel() for link in single) + max((a * b for a, b in combinations(widths, 2)), default=0)
+    chunk = min(512, max(64, HELD // held))
+    for images, labels in zip(x.split(chunk), y.split(chunk), strict=True):
+        yield walk(layers, images), labels
 
 
 def _known(module: nn.Module, entering: Tensor) -> bool:

@@ -19,6 +19,7 @@ A probe of its own for each example makes the errors of the examples independent
 1/N of one example's variance, which a probe shared by all examples has not.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ from attrobust.curvature.jacobian import jacobian_of
 
 #: Least probes of an example: two, so that each has a spread of its own.
 LEAST = 2
+
+#: Least probes of all examples together beyond one each: few degrees of freedom make a standard error too bold.
+FREEDOM = 128
 
 #: Rows pushed forward at once.
 ROWS = 256
@@ -135,6 +139,7 @@ class Remainder:
         self.links, self.slope = links, slope
         self.layers = [(i, _Meets.of(link, asked)) for i, link in enumerate(links) if link.layer in asked]
 
+    @torch.no_grad()
     def exact(self) -> Float[Tensor, " batch"]:
         """The part that needs no probes, in float64: all of it, if no layer is a convolution."""
         total = torch.zeros(len(self.slope), dtype=torch.float64, device=self.slope.device)
@@ -155,6 +160,7 @@ class Remainder:
         return any(len(_bends_at_once(after := self._until_the_last_bend(i))) < len(after)
                    for i, meets in self.layers if meets.patches is not None)  # fmt: skip
 
+    @torch.no_grad()
     def probe(self, rows: Tensor, *, generator: torch.Generator) -> Float[Tensor, " rows"]:
         """One sample of the rest for each row, of the example that the row names; their mean is the rest's trace."""
         total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
@@ -277,10 +283,11 @@ def samples(
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Mean and variance of the mean of each example's probes.
 
-    `probes` for each example on average; beyond `LEAST` they go where the loss is steep in the logits, to which the
-    remainder is proportional.
+    `probes` for each example on average, more where there are few examples; beyond `LEAST` they go where the loss is
+    steep in the logits, to which the remainder is proportional.
     """
     steep = remainder.slope.norm(dim=1)
+    probes = max(LEAST, probes, 1 + math.ceil(FREEDOM / len(steep)))
     extra = (probes - LEAST) * len(steep) * steep / steep.sum().clamp_min(torch.finfo(steep.dtype).tiny)
     counts = LEAST + extra.long()
     rows = torch.arange(len(steep), device=steep.device).repeat_interleave(counts)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.curvature import factored, guards
-from attrobust.curvature.chain import layers_of, walk
+from attrobust.curvature.chain import layers_of, walks
 from attrobust.curvature.estimate import Estimate
 from attrobust.curvature.products import PerExampleLoss
 
@@ -41,7 +41,7 @@ class GaussNewton:
         x: examples the mean is taken over.
         y: their labels; only a callable loss needs them.
         loss: "cross_entropy", "squared" (half the squared distance), or (outputs, y) -> one loss per example.
-        chunk: examples whose graph, or whose Jacobians, are held at once.
+        chunk: examples whose Jacobians are held at once, where the network is no chain.
 
     Raises:
         ValueError: for an unknown loss, a callable loss without `y`, or what `ParameterHessian` refuses.
@@ -91,16 +91,17 @@ def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimat
     if not inside:
         raise ValueError(f"block is {block!r}; no parameter name starts with it")
     layers = layers_of(model, x[:1])
-    asked = layers and factored.Asked.of(layers, inside.values())
     total, outputs = 0.0, 0
-    for images, labels in zip(x.split(gauss_newton.chunk), gauss_newton.y.split(gauss_newton.chunk), strict=True):
-        if layers:
-            links = walk(layers, images)
+    if layers:
+        asked = factored.Asked.of(layers, inside.values())
+        for links, labels in walks(layers, x, gauss_newton.y):
             factor = factored.logit_factor(gauss_newton.loss, links[-1].leaving, labels)
             total += float(factored.gauss_newton(links, factor, asked).sum())
-        else:
-            factor = factored.logit_factor(gauss_newton.loss, model(images), labels)
-            total += float(_by_jacobians(model, images, factor, list(inside)).sum())
+            outputs = factor.slope.shape[1]
+        return Estimate(total / len(x), 0.0, outputs)
+    for images, labels in zip(x.split(gauss_newton.chunk), gauss_newton.y.split(gauss_newton.chunk), strict=True):
+        factor = factored.logit_factor(gauss_newton.loss, model(images), labels)
+        total += float(_by_jacobians(model, images, factor, list(inside)).sum())
         outputs = factor.slope.shape[1]
     return Estimate(total / len(x), 0.0, outputs)
 

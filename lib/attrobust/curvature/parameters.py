@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attrobust import checks
 from attrobust.curvature import factored
-from attrobust.curvature.chain import layers_of, walk
+from attrobust.curvature.chain import layers_of, walks
 from attrobust.curvature.density import Density, slq
 from attrobust.curvature.estimate import Estimate
 from attrobust.curvature.lanczos import lanczos
@@ -22,9 +22,6 @@ from attrobust.curvature.traces import hutchpp, moments
 
 #: Random part mixed into a warm start, relative to its length (our choice, see `sharpness`).
 FRESH = 0.1
-
-#: Examples of a chain whose factors are held at once (our choice: they stay in reach of the cache).
-CHUNK = 128
 
 
 @runtime_checkable
@@ -120,17 +117,15 @@ def trace(hessian: ParameterHessian, *, generator: torch.Generator, products: in
     if not layers:
         return hutchpp(hessian.matvec, hessian.size, products=products, generator=generator, dtype=hessian.dtype)
     asked = factored.Asked.of(layers, hessian.parameters)
-    probes = max(factored.LEAST, products // 10)
     total, variance, spent = 0.0, 0.0, 0
-    for x, y in zip(hessian.x.split(CHUNK), hessian.y.split(CHUNK), strict=True):
-        links = walk(layers, x)
+    for links, y in walks(layers, hessian.x, hessian.y):
         factor = factored.logit_factor(hessian.loss, links[-1].leaving, y)
         remainder = factored.Remainder(links, factor.slope, asked)
         total += float((factored.gauss_newton(links, factor, asked) + remainder.exact()).sum())
         spent = factor.slope.shape[1] + 1
         if remainder.random:
-            mean, spread = factored.samples(remainder, probes=probes, generator=generator)
-            total, variance, spent = total + float(mean.sum()), variance + float(spread.sum()), spent + probes
+            mean, spread = factored.samples(remainder, probes=products // 10, generator=generator)
+            total, variance, spent = total + float(mean.sum()), variance + float(spread.sum()), spent + products // 10
     count = len(hessian.x)
     return Estimate(total / count, variance**0.5 / count, spent)
 
