@@ -572,3 +572,48 @@ def test_curvlinops_gives_the_same_products():
     ours = curvature.ParameterHessian(model, LOSS, x, y, chunk=4)
     v = draw(ours.size)
     assert torch.allclose(ours.matvec(v[None])[0], theirs @ v, rtol=1e-5, atol=1e-9)
+
+
+class Matrix:
+    """A symmetric matrix as an operator."""
+
+    def __init__(self, matrix):
+        self.matrix, self.size, self.dtype, self.device = matrix, len(matrix), matrix.dtype, matrix.device
+
+    def matvec(self, v):
+        return v @ self.matrix
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_search_for_both_ends_goes_on_until_the_slower_one_has_settled(sign):
+    crowded = torch.linspace(-19.9, -19, cases.PIXELS - 6).tolist()
+    values = [sign * v for v in [*crowded, -3.0, -1.0, 0.5, 1.0, 2.0, 20.0]]
+    a = cases.with_spectrum(values)
+    begin = draw(1, cases.PIXELS)
+    allowed = 1e-4 * 20
+
+    def late(ends):
+        return ends.low_error if sign > 0 else ends.high_error
+
+    def early(ends):
+        return ends.high_error if sign > 0 else ends.low_error
+
+    both = curvature.lanczos(cases.matvec(a[None]), begin, steps=cases.PIXELS, tolerance=1e-4, both=True)
+    before = curvature.lanczos(cases.matvec(a[None]), begin, steps=both.products - 1)
+    assert max(late(both), early(both)) <= allowed
+    assert late(before) > allowed >= early(before)  # one end alone would have stopped earlier
+    ends = curvature.extremes(Matrix(a), generator=cases.generator(), steps=cases.PIXELS, tolerance=1e-4)
+    assert max(end.error for end in ends) <= allowed
+    model = cases.Quadratic(a.repeat(4, 1, 1), torch.ones(4, cases.PIXELS, dtype=torch.float64))
+    hessian = curvature.InputHessian(model, cases.images(2), cases.labels(2))
+    ends = curvature.input_extremes(hessian, generator=cases.generator(), steps=cases.PIXELS, tolerance=1e-4)
+    assert max(end.error.max() for end in ends) <= allowed
+
+
+def test_estimators_take_any_symmetric_operator():
+    a = cases.with_spectrum([-2.0, -0.5, 0.0, 1.0, 4.0, 9.0])
+    generator = cases.generator()
+    assert curvature.sharpness(Matrix(a), generator=generator, tolerance=0).value == pytest.approx(9)
+    assert curvature.frobenius(Matrix(a), generator=generator).value == pytest.approx(torch.linalg.norm(a).item())
+    density = curvature.spectral_density(Matrix(a), generator=generator, probes=3, steps=6)
+    assert density.nodes[0].tolist() == pytest.approx([-2.0, -0.5, 0.0, 1.0, 4.0, 9.0], abs=1e-9)
