@@ -225,10 +225,15 @@ def test_top_eigenvalue_matches_the_dense_hessian(make):
     model, x, y = make(), cases.images(5), cases.labels(5)
     exact = torch.linalg.eigvalsh(cases.parameter_hessian(model, cases.per_example_cross_entropy, x, y))
     found = curvature.sharpness(
-        model, cases.per_example_cross_entropy, x, y, generator=cases.generator(), steps=60, tolerance=0.0
+        curvature.ParameterHessian(model, cases.per_example_cross_entropy, x, y),
+        generator=cases.generator(),
+        steps=60,
+        tolerance=0.0,
     )
     assert found.value == pytest.approx(exact[-1].item(), rel=1e-8)
-    loose = curvature.sharpness(model, cases.per_example_cross_entropy, x, y, generator=cases.generator())
+    loose = curvature.sharpness(
+        curvature.ParameterHessian(model, cases.per_example_cross_entropy, x, y), generator=cases.generator()
+    )
     assert (exact - loose.value).abs().min() <= loose.error
     assert loose.error <= 1e-3 * exact.abs().max()
     assert loose.products <= 40
@@ -242,7 +247,9 @@ def test_sharpness_is_the_highest_eigenvalue_even_where_the_lowest_is_larger_in_
 
     exact = torch.linalg.eigvalsh(cases.parameter_hessian(model, concave, x, y))
     assert abs(exact[0]) > 10 * abs(exact[-1])
-    found = curvature.sharpness(model, concave, x, y, generator=cases.generator(), steps=80, tolerance=0.0)
+    found = curvature.sharpness(
+        curvature.ParameterHessian(model, concave, x, y), generator=cases.generator(), steps=80, tolerance=0.0
+    )
     assert found.value == pytest.approx(exact[-1].item(), abs=1e-8 * abs(exact[0].item()))
 
 
@@ -253,13 +260,13 @@ def test_trace_agrees_with_the_dense_hessian(make):
     hessian = curvature.ParameterHessian(model, cases.per_example_cross_entropy, x, y)
     hits = []
     for seed in range(10):
-        found = curvature.trace(
-            model, cases.per_example_cross_entropy, x, y, generator=cases.generator(seed), hessian=hessian
-        )
+        found = curvature.trace(hessian, generator=cases.generator(seed))
         hits.append(abs(found.value - exact) <= 3 * found.error + 1e-9)
     assert sum(hits) >= 9
     whole = curvature.trace(
-        model, cases.per_example_cross_entropy, x, y, generator=cases.generator(), products=3 * hessian.size
+        curvature.ParameterHessian(model, cases.per_example_cross_entropy, x, y),
+        generator=cases.generator(),
+        products=3 * hessian.size,
     )
     assert whole.value == pytest.approx(exact, rel=1e-9)
 
@@ -279,11 +286,11 @@ def test_curvature_leaves_the_model_as_found():
     model, x, y = cases.mlp(), cases.images(), cases.labels()
     model[3].train()
     flags, weights = [m.training for m in model.modules()], [p.clone() for p in model.parameters()]
-    curvature.sharpness(model, LOSSES["squared"], x, y, generator=cases.generator())
-    curvature.trace(model, LOSSES["squared"], x, y, generator=cases.generator())
-    curvature.input_curvature(model, x, y, generator=cases.generator())
-    curvature.relative_curvature(model, x, y, generator=cases.generator())
-    curvature.gauss_newton_trace(model, x)
+    curvature.sharpness(curvature.ParameterHessian(model, LOSSES["squared"], x, y), generator=cases.generator())
+    curvature.trace(curvature.ParameterHessian(model, LOSSES["squared"], x, y), generator=cases.generator())
+    curvature.input_curvature(curvature.InputHessian(model, x, y), generator=cases.generator())
+    curvature.relative_curvature(curvature.InputHessian(model, x, y), generator=cases.generator())
+    curvature.gauss_newton_trace(curvature.GaussNewton(model, x))
     assert [m.training for m in model.modules()] == flags
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), weights, strict=True))
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -321,7 +328,11 @@ def test_what_has_no_hessian_is_refused_in_one_sentence(unchecked):
         broken[0, 0, 0, 0] = math.nan
         curvature.ParameterHessian(model, loss, broken, y)
     with pytest.raises(ValueError, match="loss is inf on an example; curvature needs a finite loss"):
-        curvature.ParameterHessian(model, lambda z, c: loss(z, c) / 0, x, y)
+        curvature.ParameterHessian(model, lambda z, c: loss(z, c) / 0, x, y).gradient  # noqa: B018
+    with pytest.raises(ValueError, match="loss is inf on an example; curvature needs a finite loss"):
+        curvature.trace(
+            curvature.ParameterHessian(model, lambda z, c: loss(z, c) / 0, x, y), generator=cases.generator()
+        )
     with pytest.raises(ValueError, match="chunk is 0; it must be a whole number of at least 1"):
         curvature.ParameterHessian(model, loss, x, y, chunk=0)
     with pytest.raises(ValueError, match="model has no parameter that requires a gradient"):
@@ -358,7 +369,7 @@ def test_gauss_newton_trace_agrees_with_the_dense_matrix(loss, make, block):
     block = block and curvature.first_layer(model)[0] + "."
     exact = dense_gauss_newton(model, x, loss, block).trace().item()
     for chunk in (2, 64):
-        found = curvature.gauss_newton_trace(model, x, loss=loss, block=block, chunk=chunk).value
+        found = curvature.gauss_newton_trace(curvature.GaussNewton(model, x, loss=loss, chunk=chunk), block=block).value
         assert found == pytest.approx(exact, rel=1e-9)
 
 
@@ -366,7 +377,9 @@ def test_gauss_newton_and_hessian_agree_where_the_logits_are_linear_in_the_weigh
     model, x, y = cases.linear(), cases.images(5), cases.labels(5)
     for loss in LOSSES:
         exact = cases.parameter_hessian(model, LOSSES[loss], x, y).trace().item()
-        assert curvature.gauss_newton_trace(model, x, loss=loss).value == pytest.approx(exact, rel=1e-9)
+        assert curvature.gauss_newton_trace(curvature.GaussNewton(model, x, loss=loss)).value == pytest.approx(
+            exact, rel=1e-9
+        )
 
 
 @cases.isolated
@@ -381,16 +394,20 @@ def standardised(seed=0):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_invariant_flatness_ignores_rescaling_of_a_relu_networks_layers(factor, loss):
     model, x = standardised(), cases.images(5)
-    logits, before = model(x), curvature.invariant_flatness(model, x, loss=loss).value
-    plain = curvature.gauss_newton_trace(model, x, loss=loss).value
+    logits, before = model(x), curvature.invariant_flatness(curvature.GaussNewton(model, x, loss=loss)).value
+    plain = curvature.gauss_newton_trace(curvature.GaussNewton(model, x, loss=loss)).value
     dense = [m for m in model.modules() if isinstance(m, nn.Linear)]
     with torch.no_grad():
         dense[0].weight *= factor
         dense[0].bias *= factor
         dense[1].weight /= factor
     assert torch.allclose(model(x), logits)
-    assert curvature.invariant_flatness(model, x, loss=loss).value == pytest.approx(before, rel=1e-9)
-    assert curvature.gauss_newton_trace(model, x, loss=loss).value != pytest.approx(plain, rel=0.01)
+    assert curvature.invariant_flatness(curvature.GaussNewton(model, x, loss=loss)).value == pytest.approx(
+        before, rel=1e-9
+    )
+    assert curvature.gauss_newton_trace(curvature.GaussNewton(model, x, loss=loss)).value != pytest.approx(
+        plain, rel=0.01
+    )
 
 
 def test_invariant_flatness_is_the_squared_spectral_norm_times_the_trace_of_its_layer():
@@ -398,8 +415,8 @@ def test_invariant_flatness_is_the_squared_spectral_norm_times_the_trace_of_its_
     name, layer = curvature.first_layer(model)
     assert (name, layer) == ("layers.2", model.layers[2])
     top = torch.linalg.svdvals(layer.weight)[0].item()
-    block = curvature.gauss_newton_trace(model, x, block="layers.2.").value
-    assert curvature.invariant_flatness(model, x).value == pytest.approx(top**2 * block)
+    block = curvature.gauss_newton_trace(curvature.GaussNewton(model, x), block="layers.2.").value
+    assert curvature.invariant_flatness(curvature.GaussNewton(model, x)).value == pytest.approx(top**2 * block)
 
 
 def test_flatness_of_layers_that_do_not_carry_it_is_refused():
@@ -407,13 +424,13 @@ def test_flatness_of_layers_that_do_not_carry_it_is_refused():
     with pytest.raises(
         ValueError, match=r"the first layer is Conv2d; this flatness needs a dense \(Linear\) first layer"
     ):
-        curvature.invariant_flatness(cases.conv(), x)
+        curvature.invariant_flatness(curvature.GaussNewton(cases.conv(), x))
     with pytest.raises(ValueError, match="model has no layer with weights"):
         curvature.first_layer(nn.Sequential(nn.Flatten(), nn.ReLU()))
     with pytest.raises(ValueError, match="loss is 'hinge'; it must be one of cross_entropy, squared"):
-        curvature.gauss_newton_trace(cases.mlp(), x, loss="hinge")
+        curvature.gauss_newton_trace(curvature.GaussNewton(cases.mlp(), x, loss="hinge"))
     with pytest.raises(ValueError, match="block is 'nowhere'; no parameter name starts with it"):
-        curvature.gauss_newton_trace(cases.mlp(), x, block="nowhere")
+        curvature.gauss_newton_trace(curvature.GaussNewton(cases.mlp(), x), block="nowhere")
 
 
 # ------------------------------------------------------------------ pixels
@@ -431,10 +448,12 @@ def test_input_curvature_matches_the_dense_hessians(readout, make):
     model, x, y = make(), cases.images(4), cases.labels(4)
     dense = dense_input_hessians(model, readout, x, y)
     found = curvature.input_curvature(
-        model, x, y, generator=cases.generator(), readout=READOUTS[readout], steps=cases.PIXELS
+        curvature.InputHessian(model, x, y, readout=READOUTS[readout]), generator=cases.generator(), steps=cases.PIXELS
     )
     assert torch.allclose(found.value, torch.linalg.matrix_norm(dense, ord=2), rtol=1e-8)
-    short = curvature.input_curvature(model, x, y, generator=cases.generator(), readout=READOUTS[readout], steps=3)
+    short = curvature.input_curvature(
+        curvature.InputHessian(model, x, y, readout=READOUTS[readout]), generator=cases.generator(), steps=3
+    )
     sizes = torch.linalg.eigvalsh(dense).abs()
     assert ((sizes - short.value[:, None]).abs().amin(1) <= short.error + 1e-12).all()
     assert short.products == 3
@@ -442,7 +461,9 @@ def test_input_curvature_matches_the_dense_hessians(readout, make):
 
 def test_input_curvature_of_a_quadratic_is_that_of_its_matrix():
     model, x, y = cases.quadratic(), cases.images(4), cases.labels(4)
-    found = curvature.input_curvature(model, x, y, generator=cases.generator(), steps=cases.PIXELS)
+    found = curvature.input_curvature(
+        curvature.InputHessian(model, x, y), generator=cases.generator(), steps=cases.PIXELS
+    )
     assert torch.allclose(found.value, torch.linalg.matrix_norm(model.matrices[y], ord=2).detach())
 
 
@@ -450,7 +471,9 @@ def test_input_curvature_of_a_quadratic_is_that_of_its_matrix():
 def test_input_curvature_sees_both_ends_of_the_spectrum(sign):
     spectrum = [sign * v for v in [-9.0, -1.0, *[0.0] * 14, 2.0, 5.0]]
     model = cases.Quadratic(cases.with_spectrum(spectrum).repeat(4, 1, 1), torch.ones(4, 18, dtype=torch.float64))
-    found = curvature.input_curvature(model, cases.images(2), cases.labels(2), generator=cases.generator())
+    found = curvature.input_curvature(
+        curvature.InputHessian(model, cases.images(2), cases.labels(2)), generator=cases.generator()
+    )
     assert found.value.tolist() == pytest.approx([9.0, 9.0])
 
 
@@ -467,7 +490,7 @@ def test_relative_curvature_matches_the_dense_hessians(readout, make):
     turning = dense - unit[:, :, None] * torch.einsum("bi,bij->bj", unit, dense)[:, None]
     exact = torch.linalg.matrix_norm(turning, ord=2) / length
     found = curvature.relative_curvature(
-        model, x, y, generator=cases.generator(), readout=READOUTS[readout], steps=cases.PIXELS
+        curvature.InputHessian(model, x, y, readout=READOUTS[readout]), generator=cases.generator(), steps=cases.PIXELS
     )
     assert torch.allclose(found.value, exact, rtol=1e-7)
     assert found.products % 2 == 0
@@ -477,7 +500,9 @@ def test_relative_curvature_matches_the_dense_hessians(readout, make):
 
 def test_the_gradient_turns_no_faster_than_the_relative_curvature_says():
     model, x, y = cases.mlp(), cases.images(4), cases.labels(4)
-    found = curvature.relative_curvature(model, x, y, generator=cases.generator(), steps=cases.PIXELS)
+    found = curvature.relative_curvature(
+        curvature.InputHessian(model, x, y), generator=cases.generator(), steps=cases.PIXELS
+    )
     hessian = curvature.InputHessian(model, x, y)
     g = hessian.gradient.detach().flatten(1)
     for seed in range(5):
@@ -491,7 +516,7 @@ def test_the_gradient_turns_no_faster_than_the_relative_curvature_says():
 def test_a_linear_network_has_no_input_curvature():
     model, x, y = cases.linear(), cases.images(), cases.labels()
     for measure in (curvature.input_curvature, curvature.relative_curvature):
-        found = measure(model, x, y, generator=cases.generator())
+        found = measure(curvature.InputHessian(model, x, y), generator=cases.generator())
         assert not found.value.any()
         assert not found.error.any()
 
@@ -501,7 +526,7 @@ def test_relative_curvature_is_infinite_where_the_gradient_vanishes_and_the_hess
     with torch.no_grad():
         model.vectors.zero_()
     x = torch.zeros(1, *cases.SHAPE, dtype=torch.float64)
-    found = curvature.relative_curvature(model, x, cases.labels(1), generator=cases.generator())
+    found = curvature.relative_curvature(curvature.InputHessian(model, x, cases.labels(1)), generator=cases.generator())
     assert found.value.item() == math.inf
 
 
@@ -518,5 +543,5 @@ def test_a_shared_graph_gives_the_same_answer():
     model, x, y = cases.mlp(), cases.images(), cases.labels()
     kept = curvature.InputHessian(model, x, y)
     for measure in (curvature.input_curvature, curvature.relative_curvature):
-        fresh = measure(model, x, y, generator=cases.generator())
-        assert torch.equal(measure(model, x, y, generator=cases.generator(), hessian=kept).value, fresh.value)
+        fresh = measure(curvature.InputHessian(model, x, y), generator=cases.generator())
+        assert torch.equal(measure(kept, generator=cases.generator()).value, fresh.value)

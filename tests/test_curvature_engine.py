@@ -150,7 +150,7 @@ def test_the_top_eigenvalue_lies_within_the_stated_error_in_200_of_200_random_ca
     for seed in range(200):
         model, x, y = cases.mlp(seed=seed, width=3), cases.images(4, seed), cases.labels(4)
         exact = torch.linalg.eigvalsh(cases.parameter_hessian(model, LOSS, x, y))
-        found = curvature.sharpness(model, LOSS, x, y, generator=cases.generator(seed))
+        found = curvature.sharpness(curvature.ParameterHessian(model, LOSS, x, y), generator=cases.generator(seed))
         assert abs(found.value - exact[-1].item()) <= found.error + 1e-12
         assert found.error <= 1e-3 * exact.abs().max()
 
@@ -161,9 +161,7 @@ def test_some_eigenvalue_lies_within_the_error_at_every_tolerance():
         exact = torch.linalg.eigvalsh(cases.parameter_hessian(model, LOSS, x, y))
         hessian = curvature.ParameterHessian(model, LOSS, x, y)
         for tolerance in (1e-1, 1e-2, 1e-3, 1e-5):
-            found = curvature.extremes(
-                model, LOSS, x, y, generator=cases.generator(seed), tolerance=tolerance, hessian=hessian, steps=200
-            )
+            found = curvature.extremes(hessian, generator=cases.generator(seed), tolerance=tolerance, steps=200)
             for end in found:
                 assert (exact - end.value).abs().min() <= end.error + 1e-12
                 assert end.error <= tolerance * exact.abs().max()
@@ -173,7 +171,9 @@ def test_both_ends_reach_the_tolerance():
     for seed in range(20):
         model, x, y = cases.mlp(seed=seed), cases.images(6, seed), cases.labels(6)
         exact = torch.linalg.eigvalsh(cases.parameter_hessian(model, LOSS, x, y))
-        low, high = curvature.extremes(model, LOSS, x, y, generator=cases.generator(seed), tolerance=1e-3, steps=200)
+        low, high = curvature.extremes(
+            curvature.ParameterHessian(model, LOSS, x, y), generator=cases.generator(seed), tolerance=1e-3, steps=200
+        )
         for found, value in ((low, exact[0]), (high, exact[-1])):
             assert abs(found.value - value.item()) <= found.error + 1e-12
             assert found.error <= 1e-3 * exact.abs().max()
@@ -184,7 +184,9 @@ def test_both_ends_reach_the_tolerance():
 def test_ritz_vectors_are_eigenvectors(network):
     model, x, y = setting(network)
     dense = cases.parameter_hessian(model, LOSS, x, y)
-    for found in curvature.extremes(model, LOSS, x, y, generator=cases.generator(), tolerance=1e-7, steps=500):
+    for found in curvature.extremes(
+        curvature.ParameterHessian(model, LOSS, x, y), generator=cases.generator(), tolerance=1e-7, steps=500
+    ):
         assert found.vector.norm().item() == pytest.approx(1)
         assert (dense @ found.vector - found.value * found.vector).norm() <= found.error + 1e-10
 
@@ -206,22 +208,26 @@ def test_a_warm_start_saves_products_and_finds_the_same_value():
         if step % 5:
             continue
         hessian = curvature.ParameterHessian(model, LOSS, x, y)
-        how = {"generator": cases.generator(step), "hessian": hessian}
-        first = curvature.sharpness(model, LOSS, x, y, **how)
-        last = curvature.sharpness(model, LOSS, x, y, **how, start=last and last.vector)
+        generator = cases.generator(step)
+        first = curvature.sharpness(hessian, generator=generator)
+        last = curvature.sharpness(hessian, generator=generator, start=last and last.vector)
         assert last.value == pytest.approx(first.value, rel=1e-3)
         cold.append(first.products)
         warm.append(last.products)
     assert sum(warm[1:]) < 0.75 * sum(cold[1:])
     with pytest.raises(ValueError, match=r"start has shape \(3,\); it must be one vector of"):
-        curvature.sharpness(model, LOSS, x, y, generator=cases.generator(), start=torch.ones(3))
+        curvature.sharpness(
+            curvature.ParameterHessian(model, LOSS, x, y), generator=cases.generator(), start=torch.ones(3)
+        )
 
 
 def test_a_warm_start_on_the_wrong_eigenvector_still_finds_the_top():
     model, x, y = setting()
     values, vectors = torch.linalg.eigh(cases.parameter_hessian(model, LOSS, x, y))
     for wrong in (0, 10, len(values) - 3):
-        found = curvature.sharpness(model, LOSS, x, y, generator=cases.generator(), start=vectors[:, wrong])
+        found = curvature.sharpness(
+            curvature.ParameterHessian(model, LOSS, x, y), generator=cases.generator(), start=vectors[:, wrong]
+        )
         assert found.value == pytest.approx(values[-1].item(), rel=1e-3)
 
 
@@ -269,7 +275,7 @@ def test_moments_of_a_batch_are_those_of_its_matrices():
 def test_frobenius_norm_of_the_parameter_hessian_agrees_with_the_dense_one():
     model, x, y = setting()
     exact = torch.linalg.matrix_norm(cases.parameter_hessian(model, LOSS, x, y)).item()
-    found = curvature.frobenius(model, LOSS, x, y, generator=cases.generator(), products=60)
+    found = curvature.frobenius(curvature.ParameterHessian(model, LOSS, x, y), generator=cases.generator(), products=60)
     assert abs(found.value - exact) <= 4 * found.error
     assert found.error < 0.05 * exact
 
@@ -309,7 +315,9 @@ def test_the_densitys_norm_has_an_honest_error():
 def test_the_density_integrates_to_one_and_follows_the_spectrum():
     model, x, y = setting()
     exact = torch.linalg.eigvalsh(cases.parameter_hessian(model, LOSS, x, y))
-    found = curvature.spectral_density(model, LOSS, x, y, generator=cases.generator(), probes=20, steps=40)
+    found = curvature.spectral_density(
+        curvature.ParameterHessian(model, LOSS, x, y), generator=cases.generator(), probes=20, steps=40
+    )
     width = 0.05 * float(exact[-1] - exact[0])
     grid = torch.linspace(float(exact[0]) - 8 * width, float(exact[-1]) + 8 * width, 2000, dtype=torch.float64)
     density = found.at(grid, width=width)
@@ -326,24 +334,26 @@ def test_the_density_integrates_to_one_and_follows_the_spectrum():
 def test_gauss_newton_trace_takes_any_loss():
     model, x, y = setting()
     for name, loss in (("cross_entropy", LOSS), ("squared", cases.half_squared)):
-        known = curvature.gauss_newton_trace(model, x, loss=name)
+        known = curvature.gauss_newton_trace(curvature.GaussNewton(model, x, loss=name))
         for chunk in (2, 64):
-            found = curvature.gauss_newton_trace(model, x, y, loss=loss, chunk=chunk)
+            found = curvature.gauss_newton_trace(curvature.GaussNewton(model, x, y, loss=loss, chunk=chunk))
             assert found.value == pytest.approx(known.value, rel=1e-9)
         assert (known.error, known.products) == (0.0, cases.CLASSES)
     linear = cases.linear()
     exact = cases.parameter_hessian(linear, lambda z, c: z.cosh().sum(1), x, y).trace().item()
-    found = curvature.gauss_newton_trace(linear, x, y, loss=lambda z, c: z.cosh().sum(1))
+    found = curvature.gauss_newton_trace(curvature.GaussNewton(linear, x, y, loss=lambda z, c: z.cosh().sum(1)))
     assert found.value == pytest.approx(exact)
-    assert curvature.gauss_newton_trace(linear, x, y, loss=lambda z, c: z.sum(1)).value == 0
+    assert curvature.gauss_newton_trace(curvature.GaussNewton(linear, x, y, loss=lambda z, c: z.sum(1))).value == 0
 
     def weighted(z, c):
         return (1 + c) * z.cosh().sum(1)
 
     exact = cases.parameter_hessian(linear, weighted, x, y).trace().item()
-    assert curvature.gauss_newton_trace(linear, x, y, loss=weighted, chunk=2).value == pytest.approx(exact)
+    assert curvature.gauss_newton_trace(
+        curvature.GaussNewton(linear, x, y, loss=weighted, chunk=2)
+    ).value == pytest.approx(exact)
     with pytest.raises(ValueError, match="y is None; a callable loss needs the labels"):
-        curvature.gauss_newton_trace(model, x, loss=LOSS)
+        curvature.gauss_newton_trace(curvature.GaussNewton(model, x, loss=LOSS))
 
 
 # ------------------------------------------------------------------ pixels
@@ -355,19 +365,20 @@ def test_ends_trace_and_norm_in_the_pixels_agree_with_the_dense_hessians(network
     model, x, y = setting(network)
     dense = cases.input_hessians(lambda image, i: READOUTS[readout](model, image, y[i : i + 1]), x)
     values = torch.linalg.eigvalsh(dense)
-    how = {"generator": cases.generator(), "readout": READOUTS[readout]}
-    low, high = curvature.input_extremes(model, x, y, **how, steps=cases.PIXELS)
+    hessian = curvature.InputHessian(model, x, y, readout=READOUTS[readout])
+    how = {"generator": cases.generator()}
+    low, high = curvature.input_extremes(hessian, **how, steps=cases.PIXELS)
     assert torch.allclose(low.value, values[:, 0], atol=1e-9)
     assert torch.allclose(high.value, values[:, -1], atol=1e-9)
-    short_low, short_high = curvature.input_extremes(model, x, y, **how, tolerance=0.1, steps=cases.PIXELS)
+    short_low, short_high = curvature.input_extremes(hessian, **how, tolerance=0.1, steps=cases.PIXELS)
     size = values.abs().amax(1)
     for end in (short_low, short_high):
         assert ((values - end.value[:, None]).abs().amin(1) <= end.error + 1e-12).all()
     assert (torch.maximum(short_low.error, short_high.error) <= 0.1 * size + 1e-12).all()
-    trace, norm = curvature.input_moments(model, x, y, **how, products=3 * cases.PIXELS)
+    trace, norm = curvature.input_moments(hessian, **how, products=3 * cases.PIXELS)
     assert torch.allclose(trace.value, dense.diagonal(dim1=1, dim2=2).sum(1))
     assert torch.allclose(norm.value, torch.linalg.matrix_norm(dense))
-    trace, norm = curvature.input_moments(model, x, y, **how, products=15)
+    trace, norm = curvature.input_moments(hessian, **how, products=15)
     assert ((trace.value - dense.diagonal(dim1=1, dim2=2).sum(1)).abs() <= 6 * trace.error + 1e-9).all()
 
 
@@ -423,12 +434,12 @@ def test_margin_is_the_logit_minus_the_best_of_the_others():
 
 def everything(model, x, y):
     generator = cases.generator()
-    curvature.extremes(model, LOSS, x, y, generator=generator)
-    curvature.frobenius(model, LOSS, x, y, generator=generator)
-    curvature.spectral_density(model, LOSS, x, y, generator=generator, probes=2, steps=4)
-    curvature.gauss_newton_trace(model, x, y, loss=LOSS)
-    curvature.input_extremes(model, x, y, generator=generator)
-    curvature.input_moments(model, x, y, generator=generator)
+    curvature.extremes(curvature.ParameterHessian(model, LOSS, x, y), generator=generator)
+    curvature.frobenius(curvature.ParameterHessian(model, LOSS, x, y), generator=generator)
+    curvature.spectral_density(curvature.ParameterHessian(model, LOSS, x, y), generator=generator, probes=2, steps=4)
+    curvature.gauss_newton_trace(curvature.GaussNewton(model, x, y, loss=LOSS))
+    curvature.input_extremes(curvature.InputHessian(model, x, y), generator=generator)
+    curvature.input_moments(curvature.InputHessian(model, x, y), generator=generator)
     curvature.gram_spectrum(model, x)
     curvature.input_jacobian_norm(model, x)
 
@@ -455,12 +466,12 @@ def test_fused_attention_is_refused_and_works_written_out():
     model, x, y = transformer(fused=True), cases.images(), cases.labels()
     sentence = r"model uses fused attention \(ScaledDotProduct\w+\) without a second derivative; write the attention"
     with pytest.raises(ValueError, match=sentence):
-        curvature.ParameterHessian(model, LOSS, x, y)
+        curvature.sharpness(curvature.ParameterHessian(model, LOSS, x, y), generator=cases.generator())
     with pytest.raises(ValueError, match=sentence):
         curvature.InputHessian(model, x, y)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        under = curvature.sharpness(model, LOSS, x, y, generator=cases.generator())
-    written = curvature.sharpness(transformer(), LOSS, x, y, generator=cases.generator())
+        under = curvature.sharpness(curvature.ParameterHessian(model, LOSS, x, y), generator=cases.generator())
+    written = curvature.sharpness(curvature.ParameterHessian(transformer(), LOSS, x, y), generator=cases.generator())
     assert under.value == pytest.approx(written.value)
 
 
@@ -519,7 +530,7 @@ def test_layers_that_couple_the_batch_or_draw_numbers_are_refused():
             lambda m=model: curvature.ParameterHessian(m, LOSS, x, y),
             lambda m=model: curvature.InputHessian(m, x, y),
             lambda m=model: curvature.input_jacobian(m, x),
-            lambda m=model: curvature.gauss_newton_trace(m, x),
+            lambda m=model: curvature.gauss_newton_trace(curvature.GaussNewton(m, x)),
         ):
             with pytest.raises(
                 ValueError, match=rf"model is in train mode and holds {name} \(.*\); call model.eval\(\)"
@@ -541,7 +552,7 @@ def test_layers_that_couple_the_batch_or_draw_numbers_are_refused():
 def test_bad_input_is_refused_in_one_sentence(change, sentence, unchecked):
     whole = {"model": cases.mlp(), "loss": LOSS, "x": cases.images(), "y": cases.labels()} | change
     with pytest.raises(ValueError, match=sentence):
-        curvature.ParameterHessian(**whole)
+        curvature.ParameterHessian(**whole).gradient  # noqa: B018
 
 
 def test_a_readout_that_is_not_one_number_per_image_is_refused():
@@ -561,3 +572,48 @@ def test_curvlinops_gives_the_same_products():
     ours = curvature.ParameterHessian(model, LOSS, x, y, chunk=4)
     v = draw(ours.size)
     assert torch.allclose(ours.matvec(v[None])[0], theirs @ v, rtol=1e-5, atol=1e-9)
+
+
+class Matrix:
+    """A symmetric matrix as an operator."""
+
+    def __init__(self, matrix):
+        self.matrix, self.size, self.dtype, self.device = matrix, len(matrix), matrix.dtype, matrix.device
+
+    def matvec(self, v):
+        return v @ self.matrix
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_search_for_both_ends_goes_on_until_the_slower_one_has_settled(sign):
+    crowded = torch.linspace(-19.9, -19, cases.PIXELS - 6).tolist()
+    values = [sign * v for v in [*crowded, -3.0, -1.0, 0.5, 1.0, 2.0, 20.0]]
+    a = cases.with_spectrum(values)
+    begin = draw(1, cases.PIXELS)
+    allowed = 1e-4 * 20
+
+    def late(ends):
+        return ends.low_error if sign > 0 else ends.high_error
+
+    def early(ends):
+        return ends.high_error if sign > 0 else ends.low_error
+
+    both = curvature.lanczos(cases.matvec(a[None]), begin, steps=cases.PIXELS, tolerance=1e-4, both=True)
+    before = curvature.lanczos(cases.matvec(a[None]), begin, steps=both.products - 1)
+    assert max(late(both), early(both)) <= allowed
+    assert late(before) > allowed >= early(before)  # one end alone would have stopped earlier
+    ends = curvature.extremes(Matrix(a), generator=cases.generator(), steps=cases.PIXELS, tolerance=1e-4)
+    assert max(end.error for end in ends) <= allowed
+    model = cases.Quadratic(a.repeat(4, 1, 1), torch.ones(4, cases.PIXELS, dtype=torch.float64))
+    hessian = curvature.InputHessian(model, cases.images(2), cases.labels(2))
+    ends = curvature.input_extremes(hessian, generator=cases.generator(), steps=cases.PIXELS, tolerance=1e-4)
+    assert max(end.error.max() for end in ends) <= allowed
+
+
+def test_estimators_take_any_symmetric_operator():
+    a = cases.with_spectrum([-2.0, -0.5, 0.0, 1.0, 4.0, 9.0])
+    generator = cases.generator()
+    assert curvature.sharpness(Matrix(a), generator=generator, tolerance=0).value == pytest.approx(9)
+    assert curvature.frobenius(Matrix(a), generator=generator).value == pytest.approx(torch.linalg.norm(a).item())
+    density = curvature.spectral_density(Matrix(a), generator=generator, probes=3, steps=6)
+    assert density.nodes[0].tolist() == pytest.approx([-2.0, -0.5, 0.0, 1.0, 4.0, 9.0], abs=1e-9)

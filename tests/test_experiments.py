@@ -244,6 +244,25 @@ def measured():
     return experiment, model, fit, measure.measure(experiment, SMALL, model, fit)
 
 
+@pytest.mark.parametrize("architecture", ["mlp", "convnet"])
+def test_flatness_columns_are_drawn_by_the_experiments_own_seed(architecture):
+    experiment = one(epochs=2, architecture=architecture, seed=3)
+    (model,), (fit,) = measure.train([experiment])
+    once, again = (measure.measure(experiment, SMALL, model, fit) for _ in range(2))
+    random = ["sharpness", "sharpness_error", "logit_input_curvature", "relative_curvature"]
+    random += ["trace", "trace_error"] if architecture == "convnet" else []
+    assert all(once[name] == again[name] for name in [*random, "trace", "trace_error"])
+    other = measure.measure(dataclasses.replace(experiment, seed=4), SMALL, model, fit)
+    for names in (["sharpness", "sharpness_error"], ["logit_input_curvature", "relative_curvature"]):
+        assert any(once[name] != other[name] for name in names)  # the errors of another start
+    if architecture == "convnet":
+        assert once["trace_error"] > 0
+        assert once["trace"] != other["trace"]
+        assert abs(once["trace"] - other["trace"]) <= 6 * max(once["trace_error"], other["trace_error"])
+    else:
+        assert (once["trace_error"], once["trace"]) == (0, other["trace"])
+
+
 def test_columns_are_what_the_library_measures_on_the_trained_network(measured):
     experiment, model, fit, row = measured
     digits = data.load("digits", side=4, n_train=48)
@@ -256,11 +275,15 @@ def test_columns_are_what_the_library_measures_on_the_trained_network(measured):
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     draw = cases.generator(experiment.seed)
-    sharp = curvature.sharpness(model, training.cross_entropy, *digits.train, generator=draw)
+    sharp = curvature.sharpness(
+        curvature.ParameterHessian(model, training.cross_entropy, *digits.train), generator=draw
+    )
     assert row["sharpness"] == pytest.approx(sharp.value, rel=1e-5)
-    total = curvature.trace(model, training.cross_entropy, *digits.train, generator=draw, products=6)
+    total = curvature.trace(
+        curvature.ParameterHessian(model, training.cross_entropy, *digits.train), generator=draw, products=6
+    )
     assert row["trace"] == pytest.approx(total.value, rel=1e-4)
-    flat = curvature.invariant_flatness(model, digits.train.x)
+    flat = curvature.invariant_flatness(curvature.GaussNewton(model, digits.train.x))
     assert row["invariant_flatness"] == pytest.approx(flat.value, rel=1e-5)
     gradient = attributions.saliency(model, attacked, target).flatten(1).norm(dim=1).mean().item()
     assert row["logit_gradient"] == pytest.approx(gradient, rel=1e-5)

@@ -308,7 +308,7 @@ def test_a_transformers_first_layer_is_shared_and_refused_where_a_dense_one_is_n
     model, x = cases.vit(), vit_images()
     assert curvature.first_layer(model)[1] is model.patches
     with pytest.raises(ValueError, match="the first layer is Patches; this flatness needs a dense"):
-        curvature.invariant_flatness(model, x)
+        curvature.invariant_flatness(curvature.GaussNewton(model, x))
 
 
 def test_a_transformer_runs_in_single_and_double_precision_and_under_vmap():

@@ -134,6 +134,21 @@ def logits(name: str, value: object, *, batch: int) -> Tensor:
     return value
 
 
+def per_image(name: str, value: Tensor, *, batch: int) -> Tensor:
+    """Return `value` if it is one number per image.
+
+    Raises:
+        ValueError: otherwise, say for a readout that returns all logits or their mean.
+
+    Example:
+        >>> per_image("readout", torch.zeros(2), batch=2).shape
+        torch.Size([2])
+    """
+    if value.shape != (batch,):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be one number per image, shape ({batch},)")
+    return value
+
+
 def finite(name: str, value: Tensor) -> Tensor:
     """Return `value` if no entry is NaN or infinite.
 

@@ -66,7 +66,11 @@ def _jobs(model: nn.Module, x: Tensor, y: Tensor, classes: int) -> dict[str, tup
         weights: (gradient, weights, 1),
         "product, graph kept": (lambda: kept.matvec(v), weights, 2),
         "product, graph built again": (lambda: again.matvec(v), weights, 3),
-        "Gauss-Newton trace, exact": (lambda: curvature.gauss_newton_trace(model, x), weights, (1 + 2 * classes) / 3),
+        "Gauss-Newton trace, exact": (
+            lambda: curvature.gauss_newton_trace(curvature.GaussNewton(model, x)),
+            weights,
+            (1 + 2 * classes) / 3,
+        ),
         inputs: (input_gradient, inputs, 1),
         "product in the pixels, graph kept": (lambda: pixels.matvec(w), inputs, 2),
         "Jacobian in the pixels": (lambda: curvature.input_jacobian(model, x), inputs, (1 + classes) / 2),

@@ -29,6 +29,7 @@ TARGETS = (
     ("top eigenvalue", OURS, "curvlinops + eigsh, as shipped", 4.0),
     ("trace", OURS, "curvlinops, as shipped", 2.0),
     ("trace", OURS, "curvlinops, unchecked", 2.0),
+    ("trace", OURS, "PyHessian", 1.5),
     ("both ends in the pixels", OURS, "loop, recomputed", 4.0),
     ("both ends in the pixels", OURS, "loop, graph kept", 2.5),
     ("both ends in the pixels", OURS, "vmap of jvp(grad)", 1.5),

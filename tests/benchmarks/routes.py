@@ -23,8 +23,9 @@ def top_eigenvalue(network: str) -> dict[str, Route]:
     """Largest eigenvalue of the parameter Hessian; tolerance 1e-3 wherever a route takes one."""
     model, (x, y) = setting.trained(network), _examples(setting.IMAGES)
 
-    def ours(**options):
-        found = curvature.sharpness(model, setting.loss, x, y, generator=setting.seeded(), **options)
+    def ours(*, keep_graph="auto", **options):
+        hessian = curvature.ParameterHessian(model, setting.loss, x, y, keep_graph=keep_graph)
+        found = curvature.sharpness(hessian, generator=setting.seeded(), **options)
         return found.value, found.products
 
     def with_curvlinops(*, check, **options):
@@ -40,9 +41,7 @@ def top_eigenvalue(network: str) -> dict[str, Route]:
         OURS: ours,
         f"{OURS}, tolerance 1e-2": lambda: ours(tolerance=1e-2),
         f"{OURS}, tolerance 3e-2": lambda: ours(tolerance=3e-2),
-        f"{OURS}, graph built again": lambda: ours(
-            hessian=curvature.ParameterHessian(model, setting.loss, x, y, keep_graph=False)
-        ),
+        f"{OURS}, graph built again": lambda: ours(keep_graph=False),
         "PyHessian": lambda: (_pyhessian(model, x, y).eigenvalues(top_n=1)[0][0], None),
         "curvlinops + eigsh, as shipped": lambda: with_curvlinops(check=True),
         "curvlinops + eigsh, ncv=8, unchecked": lambda: with_curvlinops(check=False, ncv=8),
@@ -57,11 +56,18 @@ def trace(network: str) -> dict[str, Route]:
     model, (x, y) = setting.trained(network), _examples(setting.TRACED)
 
     def ours():
-        found = curvature.trace(model, setting.loss, x, y, generator=setting.seeded(), products=setting.PRODUCTS)
+        hessian = curvature.ParameterHessian(model, setting.loss, x, y)
+        found = curvature.trace(hessian, generator=setting.seeded(), products=setting.PRODUCTS)
         return found.value, found.products
 
+    def multiplied():
+        hessian = curvature.ParameterHessian(model, setting.loss, x, y)
+        how = {"products": setting.PRODUCTS, "generator": setting.seeded()}
+        return curvature.hutchpp(hessian.matvec, hessian.size, **how).value, setting.PRODUCTS
+
     def density():
-        found = curvature.spectral_density(model, setting.loss, x, y, generator=setting.seeded(), probes=2, steps=15)
+        hessian = curvature.ParameterHessian(model, setting.loss, x, y)
+        found = curvature.spectral_density(hessian, generator=setting.seeded(), probes=2, steps=15)
         return found.trace.value, found.products
 
     def with_curvlinops(*, check):
@@ -81,6 +87,7 @@ def trace(network: str) -> dict[str, Route]:
 
     return {
         OURS: ours,
+        f"{OURS}, Hutch++": multiplied,
         f"{OURS}, density": density,
         "curvlinops, as shipped": lambda: with_curvlinops(check=True),
         "curvlinops, unchecked": lambda: with_curvlinops(check=False),
@@ -130,7 +137,7 @@ def input_loss_ends(network: str) -> dict[str, Route]:
 
     def by_lanczos():
         _, high = curvature.input_extremes(
-            model, x, y, generator=setting.seeded(), readout=curvature.cross_entropy, steps=10
+            curvature.InputHessian(model, x, y, readout=curvature.cross_entropy), generator=setting.seeded(), steps=10
         )
         return high.value, high.products
 

@@ -25,9 +25,9 @@ def _along_a_run(every: int, checkpoints: int) -> Iterator[dict]:
     for checkpoint, steps in zip(range(checkpoints), training, strict=False):
         hessian = curvature.ParameterHessian(model, setting.loss, x, y)
         for tolerance in TOLERANCES:
-            how = {"generator": setting.seeded(checkpoint), "hessian": hessian, "tolerance": tolerance}
-            cold = curvature.sharpness(model, setting.loss, x, y, **how)
-            warm = curvature.sharpness(model, setting.loss, x, y, **how, start=last.get(tolerance))
+            how = {"generator": setting.seeded(checkpoint), "tolerance": tolerance}
+            cold = curvature.sharpness(hessian, **how)
+            warm = curvature.sharpness(hessian, **how, start=last.get(tolerance))
             last[tolerance] = warm.vector
             yield {
                 "checkpoint": checkpoint,

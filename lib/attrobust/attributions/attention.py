@@ -1,8 +1,8 @@
 """Attention attributions: how much the CLS token takes from each patch, (model, x, target) -> one number per patch.
 
 They read the attention matrices A_1 .. A_L that `model.attend(x)` returns, token 0 being CLS; dA_l is the gradient
-of the target's logit in A_l, m(.) the mean over heads, (.)^+ the positive part. Maps are (batch, 1, rows, columns):
-the CLS row without the CLS column, in reading order, not enlarged to pixels.
+of the target's readout (the logit, unless said otherwise) in A_l, m(.) the mean over heads, (.)^+ the positive part.
+Maps are (batch, 1, rows, columns): the CLS row without the CLS column, in reading order, not enlarged to pixels.
 
 A map with a positive part may be zero for a whole image; `zero_maps` finds such images.
 """
@@ -10,6 +10,9 @@ A map with a positive part may be zero for a whole image; `zero_maps` finds such
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from attrobust import checks
+from attrobust.models.readouts import Readout, logit
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
@@ -61,13 +64,14 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
     return from_cls(rolled, x)
 
 
-def gradient_attention(model: nn.Module, x: Images, target: Labels) -> Patches:
+def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
     """Attention of the last block that speaks for the class: m((dA_L * A_L)^+).
 
     Args:
         model: classifier in eval mode with `attend`.
         x: images, pixels in [0, 1].
         target: explained class of each image.
+        readout: (model, x, target) -> the number of each image that is explained.
 
     Returns:
         One non-negative number per patch.
@@ -77,16 +81,17 @@ def gradient_attention(model: nn.Module, x: Images, target: Labels) -> Patches:
 
     Reference: Chefer et al. 2021, "Generic attention-model explainability", eq. 5, of the last block.
     """
-    return from_cls(_speaking_for(model, x, target, blocks=1)[0], x)
+    return from_cls(_speaking_for(model, x, target, readout, blocks=1)[0], x)
 
 
-def relevance(model: nn.Module, x: Images, target: Labels) -> Patches:
+def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
     """Relevance passed through all blocks: R <- R + m((dA_l * A_l)^+) R, from R = I.
 
     Args:
         model: classifier in eval mode with `attend`.
         x: images, pixels in [0, 1].
         target: explained class of each image.
+        readout: (model, x, target) -> the number of each image that is explained.
 
     Returns:
         One non-negative number per patch.
@@ -96,7 +101,7 @@ def relevance(model: nn.Module, x: Images, target: Labels) -> Patches:
 
     Reference: Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
     """
-    return from_cls(passed_on(_speaking_for(model, x, target)), x)
+    return from_cls(passed_on(_speaking_for(model, x, target, readout)), x)
 
 
 def passed_on(updates: list[Tokens]) -> Tokens:
@@ -134,7 +139,7 @@ def from_cls(matrix: Tokens, x: Images) -> Patches:
     return row.unflatten(1, (height // side, width // side))[:, None]
 
 
-def _speaking_for(model: nn.Module, x: Images, target: Labels, *, blocks: int = 0) -> list[Tokens]:
+def _speaking_for(model: nn.Module, x: Images, target: Labels, readout: Readout, *, blocks: int = 0) -> list[Tokens]:
     """m((dA_l * A_l)^+) of the last `blocks` blocks, or of all.
 
     The matrices need a graph even where neither images nor weights ask for one; their gradient needs one only if
@@ -143,8 +148,13 @@ def _speaking_for(model: nn.Module, x: Images, target: Labels, *, blocks: int = 
     live = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in model.parameters()))
     x = x if x.requires_grad else x.detach().requires_grad_()
     with torch.enable_grad():
-        logits, maps = attend(model, x)
-        chosen = logits.gather(1, target[:, None]).sum()
+        maps: list[Tensor] = []
+
+        def run(images: Images) -> Tensor:
+            logits, maps[:] = attend(model, images)
+            return logits
+
+        chosen = checks.per_image("readout", readout(run, x, target), batch=len(x)).sum()
         maps = maps[-blocks:]
         slopes = torch.autograd.grad(chosen, maps, create_graph=live)
         updates = [(slope * a).clamp_min(0).mean(1) for slope, a in zip(slopes, maps, strict=True)]

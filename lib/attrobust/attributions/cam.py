@@ -6,13 +6,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrobust import checks
+from attrobust.models.readouts import Readout, logit
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
 
 
 def grad_cam(
-    model: nn.Module, x: Images, target: Labels, *, layer: nn.Module, positive: bool = False
+    model: nn.Module,
+    x: Images,
+    target: Labels,
+    *,
+    layer: nn.Module,
+    positive: bool = False,
+    readout: Readout = logit,
 ) -> Float[Tensor, "batch 1 height width"]:
     """Sum of a layer's channels A_k, each times the mean over places of dz_target / dA_k; enlarged bilinearly.
 
@@ -27,9 +34,10 @@ def grad_cam(
             the activation behind it; it must run once.
         positive: whether negative values become 0 before enlarging, as in the source; then a map may be zero for a
             whole image, see `zero_maps`.
+        readout: (model, x, target) -> the number z_target of each image that is explained.
 
     Returns:
-        One map per image, of one channel and of the image's height and width; zero if the logit does not depend on
+        One map per image, of one channel and of the image's height and width; zero if the readout does not depend on
         the layer.
 
     Raises:
@@ -52,12 +60,11 @@ def grad_cam(
     hook = layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            logits = checks.logits("model", model(x), batch=len(x))
+            chosen = checks.per_image("readout", readout(model, x, target), batch=len(x)).sum()
     finally:
         hook.remove()
     features = _features(seen, layer, len(x))
     with torch.enable_grad():
-        chosen = logits.gather(1, target[:, None]).sum()
         how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
         weights = torch.autograd.grad(chosen, features, **how)[0].mean((2, 3), keepdim=True)
         maps = (weights * features).sum(1, keepdim=True)

@@ -2,7 +2,7 @@
 
 from attrobust.curvature.density import Density, slq
 from attrobust.curvature.estimate import Estimate
-from attrobust.curvature.gauss_newton import first_layer, gauss_newton_trace, invariant_flatness
+from attrobust.curvature.gauss_newton import GaussNewton, first_layer, gauss_newton_trace, invariant_flatness
 from attrobust.curvature.inputs import (
     input_curvature,
     input_extremes,
@@ -14,13 +14,14 @@ from attrobust.curvature.jacobian import gram_spectrum, input_jacobian, input_ja
 from attrobust.curvature.lanczos import Ends, lanczos
 from attrobust.curvature.parameters import extremes, frobenius, sharpness, spectral_density, trace
 from attrobust.curvature.products import InputHessian, ParameterHessian
-from attrobust.curvature.readouts import cross_entropy, logit, margin
 from attrobust.curvature.traces import hutchpp, moments
+from attrobust.models.readouts import cross_entropy, logit, margin
 
 __all__ = [
     "Density",
     "Ends",
     "Estimate",
+    "GaussNewton",
     "InputHessian",
     "ParameterHessian",
     "cross_entropy",

@@ -1,9 +1,13 @@
 """Exact Gauss-Newton trace, and a flatness that re-scaling cannot change.
 
-At a fitted minimum the loss Hessian is nearly the Gauss-Newton matrix, whose trace needs no randomness:
+At a fitted minimum the loss Hessian is nearly the Gauss-Newton matrix, whose trace needs no randomness. With J_i
+the Jacobian of example i's logits in the parameters and H_i = sum_r s_r b_r b_r' the loss Hessian in the logits,
 
-    tr G = mean_i sum_c p_c |J_i^T (e_c - p)|^2    (cross-entropy),    mean_i |J_i|_F^2    (squared loss)
-    tr G = mean_i <H_i, J_i J_i^T>                 (any loss; H_i its Hessian in the logits)
+    G = mean_i J_i' H_i J_i        tr G = mean_i sum_r s_r |J_i' b_r|^2
+
+one gradient per example and row r, of which the cross-entropy has one less than classes. Where the network is a
+chain of layers (`chain`), their lengths come from factors, without the gradients themselves: for a dense layer
+|delta|^2 (|a|^2 + 1), with a its input and delta the gradient at its output.
 
 Multiplying one layer by a and dividing the next by a leaves a homogeneous network's function alone and changes
 every Hessian quantity (Dinh et al. 2017); |W|_2^2 tr G_(W, b) of the first layer is unchanged (after Petzka et
@@ -14,78 +18,99 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
+from torch.nn import functional as F
 
 from attrobust import checks
-from attrobust.curvature import guards
+from attrobust.curvature import factored, guards
+from attrobust.curvature.chain import layers_of, walks
 from attrobust.curvature.estimate import Estimate
-from attrobust.curvature.jacobian import jacobian_of
 from attrobust.curvature.products import PerExampleLoss
 
+#: Losses known by name; neither Hessian depends on the labels.
+LOSSES: dict[str, PerExampleLoss] = {
+    "cross_entropy": lambda logits, y: F.cross_entropy(logits, y, reduction="none"),
+    "squared": lambda logits, y: 0.5 * (logits - F.one_hot(y, logits.shape[1])).square().sum(1),
+}
 
-def gauss_newton_trace(
-    model: nn.Module,
-    x: Float[Tensor, "batch *shape"],
-    y: Tensor | None = None,
-    *,
-    loss: str | PerExampleLoss = "cross_entropy",
-    block: str = "",
-    chunk: int = 64,
-) -> Estimate:
-    """Exact trace of the Gauss-Newton matrix of the mean loss, from per-example gradients.
+
+class GaussNewton:
+    """Gauss-Newton matrix of the mean loss, mean_i J_i' H_i J_i, over all parameters of the network.
 
     Args:
         model: network in eval mode that returns (batch, outputs).
         x: examples the mean is taken over.
         y: their labels; only a callable loss needs them.
         loss: "cross_entropy", "squared" (half the squared distance), or (outputs, y) -> one loss per example.
-        block: only parameters whose name starts with this; "" for all.
-        chunk: examples whose Jacobians are held at once.
-
-    Returns:
-        Estimate with error 0; `products` counts the per-example gradients of one example.
+        chunk: examples whose Jacobians are held at once, where the network is no chain.
 
     Raises:
-        ValueError: for an unknown loss, a callable loss without `y`, or a block that names no parameter.
+        ValueError: for an unknown loss, a callable loss without `y`, or what `ParameterHessian` refuses.
+
+    Example:
+        >>> net = nn.Linear(2, 2, bias=False)
+        >>> gauss_newton_trace(GaussNewton(net, torch.eye(2), loss="squared")).value
+        2.0
     """
-    if not callable(loss):
-        checks.one_of("loss", loss, ("cross_entropy", "squared"))
-    elif y is None:
-        raise ValueError("y is None; a callable loss needs the labels")
-    guards.batch(x, y)
-    guards.model(model)
-    inside = {name: p.detach() for name, p in model.named_parameters() if name.startswith(block)}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *shape"],
+        y: Tensor | None = None,
+        *,
+        loss: str | PerExampleLoss = "cross_entropy",
+        chunk: int = 64,
+    ) -> None:
+        if not callable(loss):
+            checks.one_of("loss", loss, LOSSES)
+        elif y is None:
+            raise ValueError("y is None; a callable loss needs the labels")
+        checks.count("chunk", chunk)
+        guards.batch(x, y)
+        guards.model(model)
+        self.model, self.x, self.chunk = model, x, chunk
+        self.y = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
+        self.loss = loss if callable(loss) else LOSSES[loss]
+
+
+def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimate:
+    """Exact trace of a Gauss-Newton matrix, or of one block of it.
+
+    Args:
+        gauss_newton: the matrix.
+        block: only parameters whose name starts with this; "" for all.
+
+    Returns:
+        Estimate with error 0; `products` counts the gradients of one example.
+
+    Raises:
+        ValueError: for a block that names no parameter.
+    """
+    model, x = gauss_newton.model, gauss_newton.x
+    inside = {name: p for name, p in model.named_parameters() if name.startswith(block)}
     if not inside:
         raise ValueError(f"block is {block!r}; no parameter name starts with it")
-    rest = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()] if name not in inside}
-
-    def outputs(weights: dict[str, Tensor], example: Tensor) -> Tensor:
-        return functional_call(model, {**rest, **weights}, (example[None],))[0]
-
-    jacobian = vmap(jacrev(outputs), in_dims=(None, 0))
-    total, width = 0.0, 0
-    for at, examples in zip(range(0, len(x), chunk), x.split(chunk), strict=True):
-        j = torch.cat([part.flatten(2) for part in jacobian(inside, examples).values()], dim=2)  # (batch, outputs, n)
-        width = j.shape[1]
-        if callable(loss):
-            inner = _loss_hessian(loss, model(examples).detach(), y[at : at + chunk])
-            total += float((inner * (j @ j.mT)).sum())
-        elif loss == "cross_entropy":
-            p = model(examples).detach().softmax(1)
-            centred = j - torch.einsum("bc,bcn->bn", p, j)[:, None]
-            total += float((p * centred.square().sum(2)).sum())
-        else:
-            total += float(j.square().sum())
-    return Estimate(total / len(x), 0.0, width)
+    layers = layers_of(model, x[:1])
+    total, outputs = 0.0, 0
+    if layers:
+        asked = factored.Asked.of(layers, inside.values())
+        for links, labels in walks(layers, x, gauss_newton.y):
+            factor = factored.logit_factor(gauss_newton.loss, links[-1].leaving, labels)
+            total += float(factored.gauss_newton(links, factor, asked).sum())
+            outputs = factor.slope.shape[1]
+        return Estimate(total / len(x), 0.0, outputs)
+    for images, labels in zip(x.split(gauss_newton.chunk), gauss_newton.y.split(gauss_newton.chunk), strict=True):
+        factor = factored.logit_factor(gauss_newton.loss, model(images), labels)
+        total += float(_by_jacobians(model, images, factor, list(inside)).sum())
+        outputs = factor.slope.shape[1]
+    return Estimate(total / len(x), 0.0, outputs)
 
 
-def _loss_hessian(loss: PerExampleLoss, outputs: Tensor, y: Tensor) -> Float[Tensor, "batch outputs outputs"]:
-    at = outputs.requires_grad_()
-    (slope,) = torch.autograd.grad(guards.values("loss", loss(at, y), outputs).sum(), at, create_graph=True)
-    return jacobian_of(slope, at)
-
-
-def invariant_flatness(model: nn.Module, x: Float[Tensor, "batch *shape"], *, loss: str = "cross_entropy") -> Estimate:
+def invariant_flatness(gauss_newton: GaussNewton) -> Estimate:
     """Squared spectral norm of the first layer's weights times the Gauss-Newton trace of that layer.
+
+    Args:
+        gauss_newton: the matrix of a network whose first layer with weights is dense.
 
     Returns:
         Estimate with error 0.
@@ -94,11 +119,11 @@ def invariant_flatness(model: nn.Module, x: Float[Tensor, "batch *shape"], *, lo
         ValueError: if the first layer with weights is not dense: shared weights break the transfer from
             parameters to pixels, so the number would bound nothing.
     """
-    name, layer = first_layer(model)
+    name, layer = first_layer(gauss_newton.model)
     if not isinstance(layer, nn.Linear):
         raise ValueError(f"the first layer is {type(layer).__name__}; this flatness needs a dense (Linear) first layer")
     spectral = float(torch.linalg.matrix_norm(layer.weight.detach(), ord=2))
-    block = gauss_newton_trace(model, x, loss=loss, block=name + ".")
+    block = gauss_newton_trace(gauss_newton, block=name + ".")
     return Estimate(spectral**2 * block.value, 0.0, block.products)
 
 
@@ -112,3 +137,18 @@ def first_layer(model: nn.Module) -> tuple[str, nn.Module]:
         if isinstance(getattr(module, "weight", None), nn.Parameter):
             return name, module
     raise ValueError("model has no layer with weights")
+
+
+def _by_jacobians(
+    model: nn.Module, x: Tensor, factor: factored.LogitFactor, names: list[str]
+) -> Float[Tensor, " batch"]:
+    """Each example's trace from the Jacobian of its logits: any network, at the price of holding it."""
+    whole = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    inside = {name: whole.pop(name) for name in names}
+
+    def outputs(weights: dict[str, Tensor], example: Tensor) -> Tensor:
+        return functional_call(model, {**whole, **weights}, (example[None],))[0]
+
+    jacobian = vmap(jacrev(outputs), in_dims=(None, 0))(inside, x)
+    j = torch.cat([part.flatten(2) for part in jacobian.values()], dim=2)  # (batch, outputs, n)
+    return sum(sign * torch.einsum("bc,bcn->bn", rows.to(j), j).square().sum(1).double() for rows, sign in factor)

@@ -13,7 +13,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from attrobust import checks
 from attrobust.curvature import guards
 
 #: Share of the free memory that kept graphs may take (our choice: the products need room too).
@@ -53,10 +52,6 @@ class Graphs:
     def __init__(
         self, builders: Sequence[Callable[[], Graph]], *, keep_graph: bool | str = "auto", memory: int | None = None
     ) -> None:
-        if keep_graph not in (True, False, "auto"):
-            raise ValueError(f"keep_graph is {keep_graph!r}; it must be True, False or 'auto'")
-        if memory is not None:
-            checks.count("memory", memory, least=0)
         self._builders = builders
         self._kept: list[Graph | None] = []
         spent, budget = 0, memory

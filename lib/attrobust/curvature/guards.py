@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from attrobust import checks
+
 COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
@@ -75,6 +77,18 @@ def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
         worst = numbers.detach()[~torch.isfinite(numbers)][0].item()
         raise ValueError(f"{name} is {worst} on an example; curvature needs a finite {name}")
     return numbers
+
+
+def graphs(keep_graph: bool | str, memory: int | None) -> None:
+    """Refuse what does not say how many graphs are kept.
+
+    Raises:
+        ValueError: with the argument, its value and what is accepted.
+    """
+    if keep_graph not in (True, False, "auto"):
+        raise ValueError(f"keep_graph is {keep_graph!r}; it must be True, False or 'auto'")
+    if memory is not None:
+        checks.count("memory", memory, least=0)
 
 
 def twice_differentiable(nodes: Iterable[torch.autograd.graph.Node]) -> None:

@@ -5,8 +5,8 @@
 
 The first bounds how far a saliency map moves per unit of input change, in absolute terms. Scale-free
 similarities (cosine, ranks) see the second: the angle of the map turns at most this fast. Both ends of the
-spectrum, its trace and its Frobenius norm say what kind of bend it is. The readout is the logit, the margin, the
-loss, or any function of (model, x, y) that returns one number per image.
+spectrum, its trace and its Frobenius norm say what kind of bend it is. Each is of one `InputHessian(model, x, y,
+readout=...)`, whose graph they share; the readout is any of `models.readouts` or of the reader's own.
 """
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from attrobust.curvature.estimate import Estimate
 from attrobust.curvature.lanczos import lanczos
 from attrobust.curvature.products import InputHessian
-from attrobust.curvature.readouts import Readout, logit
 from attrobust.curvature.traces import moments
+from attrobust.models.readouts import Readout, logit
 
 Images = Float[Tensor, "batch *shape"]
 
@@ -30,117 +30,68 @@ def input_gradient_norm(
 
 
 def input_extremes(
-    model: nn.Module,
-    x: Images,
-    y: Int[Tensor, " batch"],
+    hessian: InputHessian,
     *,
     generator: torch.Generator,
-    readout: Readout = logit,
     steps: int = 15,
     tolerance: float = 0.0,
-    hessian: InputHessian | None = None,
 ) -> tuple[Estimate, Estimate]:
     """Lowest and highest eigenvalue of the readout's Hessian at each image, from the same products.
 
     Args:
-        model: network in eval mode.
-        x: images, or any floating-point inputs.
-        y: class each readout refers to.
+        hessian: of the readout at the images.
         generator: of the starting vectors.
-        readout: (model, x, y) -> one number per image.
         steps: most Lanczos products; 15 reach a relative error near 1e-8 on small networks.
         tolerance: stop when both ends of every image have a residual below this share of the larger one.
-        hessian: an InputHessian built before, to share its kept graph.
     """
-    hessian = hessian or InputHessian(model, x, y, readout=readout)
-    ends = lanczos(hessian.matvec, _start(x, generator), steps=steps, tolerance=tolerance, both=True)
+    ends = lanczos(hessian.matvec, _start(hessian.x, generator), steps=steps, tolerance=tolerance, both=True)
     low = Estimate(ends.low, ends.low_error, ends.products, ends.low_vector)
     return low, Estimate(ends.high, ends.high_error, ends.products, ends.high_vector)
 
 
 def input_moments(
-    model: nn.Module,
-    x: Images,
-    y: Int[Tensor, " batch"],
-    *,
-    generator: torch.Generator,
-    readout: Readout = logit,
-    products: int = 30,
-    hessian: InputHessian | None = None,
+    hessian: InputHessian, *, generator: torch.Generator, products: int = 30
 ) -> tuple[Estimate, Estimate]:
     """Trace and Frobenius norm of the readout's Hessian at each image, by Hutch++ with standard errors.
 
     Args:
-        model: network in eval mode.
-        x: images, or any floating-point inputs.
-        y: class each readout refers to.
+        hessian: of the readout at the images.
         generator: of the random signs.
-        readout: (model, x, y) -> one number per image.
         products: budget, at least 6.
-        hessian: an InputHessian built before, to share its kept graph.
     """
-    hessian = hessian or InputHessian(model, x, y, readout=readout)
-    return moments(hessian.matvec, x.flatten(1), products=products, generator=generator)
+    return moments(hessian.matvec, hessian.x.flatten(1), products=products, generator=generator)
 
 
-def input_curvature(
-    model: nn.Module,
-    x: Images,
-    y: Int[Tensor, " batch"],
-    *,
-    generator: torch.Generator,
-    readout: Readout = logit,
-    steps: int = 15,
-    hessian: InputHessian | None = None,
-) -> Estimate:
+def input_curvature(hessian: InputHessian, *, generator: torch.Generator, steps: int = 15) -> Estimate:
     """Largest absolute eigenvalue of the readout's Hessian in the pixels, at each image.
 
     Args:
-        model: network in eval mode.
-        x: images, or any floating-point inputs.
-        y: class each readout refers to.
+        hessian: of the readout at the images.
         generator: of the starting vectors.
-        readout: (model, x, y) -> one number per image.
         steps: Lanczos products; 15 reach a relative error near 1e-8 on small networks.
-        hessian: an InputHessian built before, to share its kept graph.
 
     Returns:
         Estimate, one value and one residual bound per image.
     """
-    hessian = hessian or InputHessian(model, x, y, readout=readout)
-    ends = lanczos(hessian.matvec, _start(x, generator), steps=steps)
+    ends = lanczos(hessian.matvec, _start(hessian.x, generator), steps=steps)
     upper = ends.high.abs() >= ends.low.abs()
     value = torch.where(upper, ends.high.abs(), ends.low.abs())
     return Estimate(value, torch.where(upper, ends.high_error, ends.low_error), ends.products)
 
 
-def relative_curvature(
-    model: nn.Module,
-    x: Images,
-    y: Int[Tensor, " batch"],
-    *,
-    generator: torch.Generator,
-    readout: Readout = logit,
-    steps: int = 15,
-    hessian: InputHessian | None = None,
-) -> Estimate:
+def relative_curvature(hessian: InputHessian, *, generator: torch.Generator, steps: int = 15) -> Estimate:
     """Spectral norm of the part of the Hessian that turns the gradient, over the gradient's length.
 
     Lanczos runs on H P H, whose top eigenvalue is |P H|_2^2; each step costs two products.
 
     Args:
-        model: network in eval mode.
-        x: images, or any floating-point inputs.
-        y: class each readout refers to.
+        hessian: of the readout at the images.
         generator: of the starting vectors.
-        readout: (model, x, y) -> one number per image.
         steps: Lanczos steps.
-        hessian: an InputHessian built before, to share its kept graph.
 
     Returns:
         Estimate in 1 / pixel units, per image; infinite where the gradient vanishes and the Hessian does not.
     """
-    hessian = hessian or InputHessian(model, x, y, readout=readout)
     g = hessian.gradient.flatten(1)
     length = g.norm(dim=1)
     unit = g / torch.where(length > 0, length, torch.ones_like(length))[:, None]
@@ -149,7 +100,7 @@ def relative_curvature(
         w = hessian.matvec(v)
         return hessian.matvec(w - (w * unit).sum(1, keepdim=True) * unit)
 
-    ends = lanczos(turn_squared, _start(x, generator), steps=steps)
+    ends = lanczos(turn_squared, _start(hessian.x, generator), steps=steps)
     norm = ends.high.clamp_min(0).sqrt()
     # |sqrt(a) - sqrt(b)| <= |a - b| / sqrt(a) turns the bound on the square into one on the norm.
     error = torch.where(norm > 0, ends.high_error / norm, ends.high_error.sqrt())

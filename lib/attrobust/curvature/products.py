@@ -4,6 +4,7 @@ Pearlmutter 1994: H v = d(g . v)/dw, at the price of two gradients once the grap
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from attrobust import checks
 from attrobust.curvature import guards
 from attrobust.curvature.graphs import Graph, Graphs
-from attrobust.curvature.readouts import Readout, logit
+from attrobust.models.readouts import Readout, logit
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,14 +32,19 @@ class ParameterHessian:
         keep_graph: True, False (three gradients a product instead of two, far less memory), or "auto".
         memory: bytes that "auto" may fill; None for half of what is free.
 
+    The graph is built at the first product and is of the weights at that time; build another Hessian after training on.
+
     Attributes:
+        model, loss, x, y: as given.
+        parameters: those that require a gradient, in the order of the rows.
         size: number of rows.
         products: products computed so far.
 
     Raises:
         ValueError: if the model couples its examples or is random (train mode), uses an operation without a
             second derivative, or has no parameter to differentiate; if the batch is empty, not finite or of
-            integers that no embedding reads; if the loss is not one finite number per example.
+            integers that no embedding reads; if the loss is not one finite number per example. What only a pass of
+            the network can show is refused at the first product.
 
     Example:
         >>> from torch.nn.functional import mse_loss
@@ -61,23 +67,28 @@ class ParameterHessian:
         memory: int | None = None,
     ) -> None:
         checks.count("chunk", chunk)
+        guards.graphs(keep_graph, memory)
         guards.batch(x, y)
         guards.model(model)
+        self.model, self.loss, self.x, self.y = model, loss, x, y
         self.parameters = guards.trainable(model, x)
         self.sizes = [p.numel() for p in self.parameters]
         self.size = sum(self.sizes)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
         self.products = 0
+        self._chunk, self._keep_graph, self._memory = chunk, keep_graph, memory
 
+    @cached_property
+    def _graphs(self) -> Graphs:
         def builder(images: Tensor, labels: Tensor) -> Callable[[], Graph]:
             def build() -> Graph:
-                total = guards.values("loss", loss(model(images), labels), images).sum() / len(x)
+                total = guards.values("loss", self.loss(self.model(images), labels), images).sum() / len(self.x)
                 return Graph(self.parameters, _gradients(total, self.parameters))
 
             return build
 
-        builders = [builder(*pair) for pair in zip(x.split(chunk), y.split(chunk), strict=True)]
-        self._graphs = Graphs(builders, keep_graph=keep_graph, memory=memory)
+        pairs = zip(self.x.split(self._chunk), self.y.split(self._chunk), strict=True)
+        return Graphs([builder(*pair) for pair in pairs], keep_graph=self._keep_graph, memory=self._memory)
 
     @property
     def kept(self) -> int:
@@ -142,11 +153,12 @@ class InputHessian:
         memory: int | None = None,
     ) -> None:
         checks.count("chunk", chunk)
+        guards.graphs(keep_graph, memory)
         guards.batch(x, y)
         guards.floating(x)
         guards.model(model)
         self.products = 0
-        self.shape = x.shape
+        self.x, self.shape = x, x.shape
 
         def builder(images: Tensor, labels: Tensor) -> Callable[[], Graph]:
             def build() -> Graph:

@@ -173,15 +173,8 @@ def _flatness(
 ) -> dict[str, float]:
     generator = torch.Generator(device).manual_seed(seed)
     hessian = curvature.ParameterHessian(model, training.cross_entropy, *train_examples)
-    sharp = curvature.sharpness(model, training.cross_entropy, *train_examples, generator=generator, hessian=hessian)
-    total = curvature.trace(
-        model,
-        training.cross_entropy,
-        *train_examples,
-        generator=generator,
-        products=measurement.trace_products,
-        hessian=hessian,
-    )
+    sharp = curvature.sharpness(hessian, generator=generator)
+    total = curvature.trace(hessian, generator=generator, products=measurement.trace_products)
     row = {
         "sharpness": sharp.value,
         "sharpness_error": sharp.error,
@@ -189,7 +182,7 @@ def _flatness(
         "trace_error": total.error,
     }
     if isinstance(curvature.first_layer(model)[1], nn.Linear):
-        row["invariant_flatness"] = curvature.invariant_flatness(model, train_examples.x).value
+        row["invariant_flatness"] = curvature.invariant_flatness(curvature.GaussNewton(model, train_examples.x)).value
     return row
 
 
@@ -200,11 +193,11 @@ def _input_side(model: nn.Module, x: torch.Tensor, seed: int, device: str) -> di
     row = {}
     for name, readout in (("logit", curvature.logit), ("loss", curvature.cross_entropy)):
         hessian = curvature.InputHessian(model, x, target, readout=readout)
-        bend = curvature.input_curvature(model, x, target, generator=generator, hessian=hessian)
+        bend = curvature.input_curvature(hessian, generator=generator)
         row[f"{name}_gradient"] = float(hessian.gradient.detach().flatten(1).norm(dim=1).double().mean())
         row[f"{name}_input_curvature"] = float(bend.value.double().mean())
         if name == "logit":
-            turn = curvature.relative_curvature(model, x, target, generator=generator, hessian=hessian)
+            turn = curvature.relative_curvature(hessian, generator=generator)
             row["relative_curvature"] = float(turn.value.double().mean())
     return row
 

@@ -1,9 +1,11 @@
 """The networks of the notebooks, all built by one function; and the smooth twin an attack needs.
 
 Pixels enter in [0, 1]; normalisation is the first layer. Weights depend on the seed alone. A transformer also hands
-out its attention maps, `attend(x) -> (logits, maps)`, and the scores they are made of.
+out its attention maps, `attend(x) -> (logits, maps)`, and the scores they are made of. `models.readouts` says which
+number of a network a map explains.
 """
 
+from attrobust.models import readouts
 from attrobust.models.architectures import ARCHITECTURES, INITIAL, MLP, ConvNet, build
 from attrobust.models.layers import ACTIVATIONS, Standardize
 from attrobust.models.smooth import SmoothTwin, kinks, smooth_twin
@@ -20,5 +22,6 @@ __all__ = [
     "ViT",
     "build",
     "kinks",
+    "readouts",
     "smooth_twin",
 ]

@@ -77,5 +77,5 @@ def ordering(model: nn.Module, x: Images) -> tuple[float, float, float]:
     seen = first.extended[:, :-1].square().sum(1)
     inputs = (seen * top_curvature(input_jacobians(model, x), logits)).mean()
     weights = (seen * top_curvature(hidden_jacobians(model, x), logits)).mean()
-    trace = curvature.gauss_newton_trace(model, x, block=f"{first.name}.weight").value
+    trace = curvature.gauss_newton_trace(curvature.GaussNewton(model, x), block=f"{first.name}.weight").value
     return float(inputs), first.spectral**2 * float(weights), first.spectral**2 * trace

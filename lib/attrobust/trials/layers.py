@@ -78,13 +78,13 @@ def blind_unit(n_train: int, epochs: int, seed: int, strengths: Sequence[float])
     for strength in strengths:
         bent = blind.BlindUnit(model, x, strength=strength)
         hessian = curvature.InputHessian(bent, x, y)
-        how = {"generator": torch.Generator().manual_seed(0), "hessian": hessian}
+        generator, matrix = torch.Generator().manual_seed(0), curvature.GaussNewton(bent, x)
         values = {
-            "Gauss-Newton trace": curvature.gauss_newton_trace(bent, x).value,
-            "invariant flatness": curvature.invariant_flatness(bent, x).value,
+            "Gauss-Newton trace": curvature.gauss_newton_trace(matrix).value,
+            "invariant flatness": curvature.invariant_flatness(matrix).value,
             "input gradient": hessian.gradient.detach().flatten(1).norm(dim=1).mean(),
-            "input curvature": curvature.input_curvature(bent, x, y, **how).value.mean(),
-            "relative curvature": curvature.relative_curvature(bent, x, y, **how).value.mean(),
+            "input curvature": curvature.input_curvature(hessian, generator=generator).value.mean(),
+            "relative curvature": curvature.relative_curvature(hessian, generator=generator).value.mean(),
         }
         rows += [{"strength": strength, "name": name, "value": float(value)} for name, value in values.items()]
     return pd.DataFrame(rows)

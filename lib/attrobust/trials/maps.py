@@ -128,8 +128,7 @@ def fading(n_train: int, epochs: int, seed: int, loss: str) -> pd.DataFrame:
         reached = float(of_loss(networks[0], x, y).mean().detach())
         for name, readout in (("loss", of_loss), ("logit", curvature.logit)):
             hessian = curvature.InputHessian(networks[0], x, y, readout=readout)
-            how = {"generator": torch.Generator().manual_seed(0), "hessian": hessian}
-            turn = curvature.relative_curvature(networks[0], x, y, **how).value.median()
+            turn = curvature.relative_curvature(hessian, generator=torch.Generator().manual_seed(0)).value.median()
             slope = hessian.gradient.detach().flatten(1).norm(dim=1).median()
             rows.append([update, reached, name, float(slope), float(turn)])
 
@@ -151,7 +150,8 @@ def twins(seeds: Sequence[int], betas: Sequence[float]) -> pd.DataFrame:
             soft = [nn.Softplus(beta, threshold=500) if isinstance(layer, nn.ReLU) else layer for layer in relu]
             twin, value = nn.Sequential(*soft), partial(_logit, nn.Sequential(*soft), x[:1], y[:1])
             generator = torch.Generator().manual_seed(0)
-            turn = curvature.relative_curvature(twin, way, y[:1].expand(201), generator=generator, steps=9).value
+            hessian = curvature.InputHessian(twin, way, y[:1].expand(201))
+            turn = curvature.relative_curvature(hessian, generator=generator, steps=9).value
             total = certificates.turn(value, x[0].flatten(), (x[1] - x[0]).flatten(), nodes=400)
             numbers = {"at the image": turn[0], "largest on the way": turn.max(), "turn over the whole way": total}
             numbers |= {"ReLU Hessian": zero}
@@ -218,11 +218,12 @@ def _scaled(model: nn.Module, x: Tensor, moved: Tensor, y: Tensor, factor: float
         return factor * curvature.logit(model, x, y)
 
     maps = [curvature.InputHessian(model, at, y, readout=readout).gradient.detach() for at in (x, moved)]
-    how = {"readout": readout, "generator": torch.Generator().manual_seed(0), "steps": 9}
+    hessian = curvature.InputHessian(model, x, y, readout=readout)
+    generator = torch.Generator().manual_seed(0)
     return {
         "input curvature": torch.linalg.matrix_norm(duality.input_hessians(model, x, y, readout=readout), ord=2),
         "displacement": similarity.displacement(*maps),
-        "relative curvature": curvature.relative_curvature(model, x, y, **how).value,
+        "relative curvature": curvature.relative_curvature(hessian, generator=generator, steps=9).value,
         "cosine": similarity.cosine(*maps),
         "Spearman": similarity.spearman(*(m.abs().sum(1) for m in maps)),
     }

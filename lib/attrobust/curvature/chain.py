@@ -1,0 +1,142 @@
+"""A network that is a chain of layers, read off one forward pass.
+
+Where every layer feeds the next and nothing else, the blocks of the Hessian on its diagonal have factors that need
+no product with it (`factored`). Whether a network is such a chain is seen, not declared: each layer must receive
+the very tensor that the one before returned, and all parameters must lie in dense or convolutional layers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attrobust.models import Standardize
+
+#: Functions of one number, applied to every entry.
+ELEMENTWISE = (
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Softplus, nn.Softsign, nn.Tanh, nn.Sigmoid, nn.LogSigmoid),
+)
+
+#: Layers without parameters that are linear, or linear and a constant.
+AFFINE = (nn.Flatten, nn.Identity, nn.Dropout, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Standardize)
+
+
+#: Numbers that a chunk of examples holds at once, about (our choice: they stay in reach of the cache).
+HELD = 2**21
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """One layer of a chain and what passed through it, one row an example.
+
+    Attributes:
+        layer: the module.
+        entering: its input.
+        leaving: its output.
+    """
+
+    layer: nn.Module
+    entering: Tensor
+    leaving: Tensor
+
+    @property
+    def dense(self) -> bool:
+        """Whether the layer is a matrix that meets every example once."""
+        return type(self.layer) is nn.Linear
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the layer has parameters."""
+        return type(self.layer) in (nn.Linear, nn.Conv2d)
+
+    @property
+    def bends(self) -> bool:
+        """Whether the layer is a function of one number, applied to every entry."""
+        return type(self.layer) in ELEMENTWISE
+
+    def push(self, t: Tensor) -> Tensor:
+        """What the linear part of a layer without bend makes of `t`."""
+        if self.dense:
+            return F.linear(t, self.layer.weight)
+        if self.weighted:
+            conv = self.layer
+            return F.conv2d(t, conv.weight, None, conv.stride, conv.padding, conv.dilation)
+        return self.layer(t) - self.layer(torch.zeros_like(t)) if type(self.layer) is Standardize else self.layer(t)
+
+
+def layers_of(model: nn.Module, x: Tensor) -> list[nn.Module] | None:
+    """The layers of a chain, in the order in which they run; None where the network is none.
+
+    Args:
+        model: network in eval mode.
+        x: one example or more, a batch.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.GELU(), nn.Linear(3, 2))
+        >>> len(layers_of(net, torch.zeros(1, 1, 2, 2)))
+        4
+    """
+    seen: list[tuple[nn.Module, Tensor, Tensor, int, int]] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        whole = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
+        came = inputs[0] if whole else None
+        seen.append((module, came, output, came._version if whole else -1, output._version if whole else -1))
+
+    handles = [m.register_forward_hook(note) for m in model.modules() if not list(m.children())]
+    try:
+        with torch.no_grad():
+            last = model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    before, version = x, x._version
+    for module, came, left, entered, leaves in seen:
+        inplace = getattr(module, "inplace", False)
+        if came is not before or (entered != version and not inplace) or not _known(module, came):
+            return None
+        before, version = left, leaves
+    layers = [module for module, *_ in seen]
+    if not layers or last is not before or last._version != version or last.ndim != 2:
+        return None
+    weighted = [m for m in layers if next(m.parameters(), None) is not None]
+    inside = [id(p) for m in weighted for p in m.parameters()]
+    alone = len(set(inside)) == len(inside) and set(inside) == {id(p) for p in model.parameters()}
+    # A network may run its layers under a mode that changes what they do, as a smooth twin does.
+    return layers if alone and torch.allclose(walk(layers, x)[-1].leaving, last, rtol=1e-4) else None
+
+
+def walk(layers: list[nn.Module], x: Tensor) -> list[Link]:
+    """The chain at these examples, with the graph that leads from the first weighted layer's output on."""
+    links, at = [], x.detach()
+    for layer in layers:
+        entering = at
+        with torch.enable_grad():
+            at = layer(at.clone() if getattr(layer, "inplace", False) else at)
+        link = Link(layer, entering, at)
+        if link.weighted and not at.requires_grad:
+            at.requires_grad_()
+        links.append(link)
+    return links
+
+
+def walks(layers: list[nn.Module], x: Tensor, y: Tensor) -> Iterator[tuple[list[Link], Tensor]]:
+    """The chain at all examples, a chunk at a time, with the labels of the chunk."""
+    single = walk(layers, x[:1])
+    widths = [link.leaving[0].numel() for link in single if link.dense]
+    held = sum(link.leaving[0].numel() for link in single) + max((a * b for a, b in combinations(widths, 2)), default=0)
+    chunk = min(512, max(64, HELD // held))
+    for images, labels in zip(x.split(chunk), y.split(chunk), strict=True):
+        yield walk(layers, images), labels
+
+
+def _known(module: nn.Module, entering: Tensor) -> bool:
+    if type(module) is nn.Linear:
+        return entering.ndim == 2
+    if type(module) is nn.Conv2d:
+        return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return type(module) in (*ELEMENTWISE, *AFFINE)
