@@ -60,9 +60,7 @@ def attribution_robustness(
     target, noise = _predictions(model, x), _noise(model, x, ball, streams, noise_draws)
     climbing = dataclasses.replace(effort, draws=0, walk=0)
     for name, attribution in attributions.items():
-        found = attacks.auto(
-            attribution, model, x, ball, k=k, generator=streams, effort=climbing, ascend_on=ascend_on
-        )
+        found = attacks.auto(attribution, model, x, ball, k=k, generator=streams, effort=climbing, ascend_on=ascend_on)
         maps = _explained(attribution, model, target, streams)
         clean = maps(x)
         drawn = [attacks.measure(clean, maps(noisy), k=k) for noisy, _ in noise]
@@ -159,9 +157,7 @@ def _predictions(model: nn.Module, x: Images) -> Tensor:
         return checks.logits("model", model(x), batch=len(x)).argmax(1)
 
 
-def _noise(
-    model: nn.Module, x: Images, ball: Ball, streams: attacks.Streams, count: int
-) -> list[tuple[Images, Marks]]:
+def _noise(model: nn.Module, x: Images, ball: Ball, streams: attacks.Streams, count: int) -> list[tuple[Images, Marks]]:
     """Perturbations of full size, and which of them keep the prediction; every map sees the same ones."""
     draws, target = [streams(image, "noise row") for image in range(len(x))], _predictions(model, x)
     moved = [(x + attacks.each(ball.boundary, x, draws)).clamp(0, 1) for _ in range(count)]

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attrobust.attacks.effort import DIRECTIONS
 from attrobust.shapes import Images, Maps, Marks, PerImage
 
 #: Half the distance of the two points, in pixel units.
@@ -52,13 +51,15 @@ class Audit:
         return self.failing > FAILING
 
 
-def audit(explain: Callable[[Images], Maps], x: Images, draws: Images) -> Audit:
+def audit(
+    explain: Callable[[Images], Maps], x: Images, signs: Float[Tensor, "directions batch channels height width"]
+) -> Audit:
     """Compare the derivative of a map with the map's own differences, image by image.
 
     Args:
         explain: images -> maps, differentiable; the same random draws at every call.
         x: clean images; the points a grey level away may leave [0, 1].
-        draws: directions of +1 and -1, `DIRECTIONS` after one another for each image: (directions x batch, ...).
+        signs: directions of +1 and -1, several for each image.
 
     Returns:
         Audit. An image passes if its share lies within `TOLERANCE` of 1.
@@ -66,7 +67,7 @@ def audit(explain: Callable[[Images], Maps], x: Images, draws: Images) -> Audit:
     Example:
         >>> from attrobust import attributions, models
         >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
-        >>> x, sign = torch.rand(2, 1, 4, 4), torch.ones(4, 1, 4, 4)
+        >>> x, sign = torch.rand(2, 1, 4, 4), torch.ones(2, 2, 1, 4, 4)
         >>> audit(lambda at: attributions.saliency(model, at, torch.tensor([0, 1])), x, sign).passed.tolist()
         [True, True]
     """
@@ -74,10 +75,11 @@ def audit(explain: Callable[[Images], Maps], x: Images, draws: Images) -> Audit:
     with torch.enable_grad():
         maps = explain(leaf)
     predicted, measured = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in range(2))
-    turns = draws.split(len(x))
-    for turn, v in enumerate(turns):
+    for turn, v in enumerate(signs):
         change = ((explain(x + STEP * v).detach() - explain(x - STEP * v).detach()) / (2 * STEP)).nan_to_num()
-        slope = gradient((maps * change).flatten(1).sum(1), leaf, keep=turn + 1 < len(turns))
+        with torch.enable_grad():
+            overlap = (maps * change).flatten(1).sum(1)
+        slope = gradient(overlap, leaf, keep=turn + 1 < len(signs))
         predicted += (slope * v).flatten(1).sum(1).double()
         measured += change.flatten(1).double().square().sum(1)
     share = torch.where(measured > 0, predicted / measured, torch.nan)

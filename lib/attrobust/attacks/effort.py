@@ -100,7 +100,8 @@ def passes(
     A map costs `forward` and `backward` passes, its gradient in the pixels `forward` backward passes more. Judging an
     iterate costs a map and a prediction; the map is the one just climbed where the attack climbs on the judged network
     itself and the map is deterministic. An iterate that lost its prediction costs one pass each way for the way back.
-    Before that, the derivative is audited: five maps and two gradients of one on each network.
+    Before that, the derivative is audited: five maps and two gradients of one on each network; and where twins are
+    built, one image is shown to the network and to each twin to see its kinks.
 
     Args:
         effort: how hard the suite tries.
@@ -128,6 +129,6 @@ def passes(
     maps = images + judged + audits * (2 * DIRECTIONS + 1) + (0 if shared else climbs * effort.steps * fresh)
     gradients = audits * DIRECTIONS + climbs * effort.steps * fresh
     return Passes(
-        forward=maps * forward + images + judged + lost,
+        forward=maps * forward + images + judged + lost + (1 + twins if built and effort.steps else 0),
         backward=maps * backward + gradients * forward + lost,
     )

@@ -19,7 +19,7 @@ from attrobust.attacks.problem import Goal, Problem
 from attrobust.attacks.streams import Streams, each
 from attrobust.attacks.suite import Found, climbable, found, opened, passing
 from attrobust.balls import Ball
-from attrobust.shapes import Attribution, Images, Maps
+from attrobust.shapes import Attribution, Images, Maps, OnePlane
 
 #: Croce and Hein 2020: the first checkpoint, how much intervals shrink, the least of them, and the share of rising
 #: steps below which a step is halved.
@@ -97,7 +97,7 @@ def heavy(
     return found(judge, networks, audits, lost)
 
 
-def _wanted(clean: Maps) -> dict[str, Maps]:
+def _wanted(clean: Maps) -> dict[str, OnePlane]:
     """Maps to move towards: the clean map's importances in reverse order, and the next image's map."""
     importances = clean.abs().sum(1, keepdim=True)
     reverse = importances.flatten(1).amax(1).view(-1, 1, 1, 1) - importances
@@ -139,7 +139,8 @@ def _ascend(
             halved = seldom | stuck
             size = torch.where(halved, size / 2, size)
             wide = halved.view(-1, 1, 1, 1)
-            at, before, slope = (torch.where(wide, b, a) for b, a in ((best_at, at), (best_at, before), (best_slope, slope)))
+            slope = torch.where(wide, best_slope, slope)
+            at, before = torch.where(wide, best_at, at), torch.where(wide, best_at, before)
             last = torch.where(halved, best, last)
             best_then, rises, began = best.clone(), torch.zeros_like(rises), step
             interval = max(interval - SHRINK, LEAST)

@@ -86,7 +86,7 @@ class Judge:
         """By measure, the worst image found; the clean image where none counted."""
         return dict(zip(self._names, self._at, strict=True))
 
-    def open(self, part: str, rows: Rows) -> Rows:
+    def open(self, part: str, rows: Rows) -> Int[Tensor, " remaining"]:
         """Begin a part: with nothing counted, for those of the images that are not broken; they are returned."""
         rows = rows[~self.broken[rows]]
         tried = torch.zeros_like(self.broken)
@@ -126,12 +126,12 @@ class Judge:
     @property
     def counted(self) -> Marks:
         """Of which images some iterate of some part kept the prediction."""
-        return torch.stack([part["counted"] for part in self._parts.values()]).any(0)
+        return self._any("counted")
 
     def table(self) -> pd.DataFrame:
         """One row per image and part, and "worst": every measure at its own worst counted iterate; NaN without one."""
         flags = ("tried", "counted")
-        every = {flag: torch.stack([part[flag] for part in self._parts.values()]).any(0) for flag in flags}
+        every = {flag: self._any(flag) for flag in flags}
         tables = []
         for part, found in {**self._parts, "worst": {"best": self._best, **every}}.items():
             values = torch.where(found["best"].isinf(), torch.nan, found["best"])
@@ -147,6 +147,9 @@ class Judge:
         by_measure = zip(self._names, self._winner.tolist(), strict=True)
         columns = {name: [parts[i + 1] for i in row] for name, row in by_measure}
         return pd.DataFrame({"image": range(len(self.clean)), **columns})
+
+    def _any(self, flag: str) -> Marks:
+        return torch.stack([torch.zeros_like(self.broken), *(part[flag] for part in self._parts.values())]).any(0)
 
     def _score(self, maps: Maps, rows: Rows) -> Float[Tensor, "measures iterates"]:
         wanted = None if self._wanted is None else self._wanted[rows]

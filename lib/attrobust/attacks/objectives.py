@@ -88,7 +88,7 @@ def lower_spearman(clean: Maps, there: Maps) -> PerImage:
     else:
         ranks = (now / now.mean(1, keepdim=True).clamp_min(torch.finfo(now.dtype).tiny) + FLATTEN).log()
     order = similarity.ranks(pixelwise(clean)).to(ranks)
-    return 1 - similarity.pearson(order, ranks.view_as(order))
+    return 1 - similarity.pearson(order[:, None], ranks[:, None])
 
 
 def lower_cosine(clean: Maps, there: Maps) -> PerImage:

@@ -147,9 +147,7 @@ def found(judge: Judge, networks: Mapping[str, nn.Module], audits: dict[str, Aud
     return Found(judge.table(), judge.winners(), judge.x, judge.broken, judge.counted, climbed, audits, lost)
 
 
-def opened(
-    problem: Problem, *, k: int, wanted: Wanted | None = None, goal: tuple[str, float] | None = None
-) -> Judge:
+def opened(problem: Problem, *, k: int, wanted: Wanted | None = None, goal: tuple[str, float] | None = None) -> Judge:
     """A judge that knows the clean maps.
 
     Raises:
@@ -182,7 +180,7 @@ def passing(
     """Networks whose derivative passes the audit, by the suffix of their parts' names; `audits` is filled.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, unless no map moved at all (a linear network's): then nothing can be climbed.
     """
     if ascend_on:
         named = {f", β={n.beta:g}" if isinstance(n, SmoothTwin) else "": n for n in ascend_on}
@@ -197,7 +195,7 @@ def passing(
         audits |= {suffix: _audit(problem, network) for suffix, network in named.items()}
     still = not any(bool(audits[suffix].moved.any()) for suffix in named)
     climbed = {suffix: network for suffix, network in named.items() if not audits[suffix].refused}
-    if not climbed and not still:
+    if not climbed and (bent or not still):
         least = min(audits[suffix].failing for suffix in named)
         runs = f" (it runs {', '.join(bent)})" if bent else ""
         raise ValueError(
@@ -210,7 +208,7 @@ def passing(
 
 def _audit(problem: Problem, network: nn.Module) -> Audit:
     draws = [[problem.streams(i, f"audit {turn}") for i in range(len(problem.x))] for turn in range(DIRECTIONS)]
-    signs = torch.cat([each(_signs, problem.x, own) for own in draws])
+    signs = torch.stack([each(_signs, problem.x, own) for own in draws])
     return audit(lambda at: problem.maps(network, at, problem.everyone), problem.x, signs)
 
 

@@ -10,9 +10,7 @@ from attrobust.experiments.explanations import cls_rows
 from attrobust.shapes import Images
 
 
-def read_out_twice(
-    model: nn.Module, x: Images, *, radius: float, steps: int, restarts: int, seed: int
-) -> pd.DataFrame:
+def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, restarts: int, seed: int) -> pd.DataFrame:
     """How steady the ranks of CLS rows are under an attack on raw attention, by two read-outs of the same scores.
 
     A strictly increasing kernel ranks the keys of one row as a softmax of its scores does, so row by row the two

@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from attrobust import attention as kernels
 from attrobust import attacks, checks, data, models, store, training
+from attrobust import attention as kernels
 from attrobust.experiments.explanations import on_the_patch_grid
 
 #: Training protocols (see notebook 03): what ends a run, and its recipe.
