@@ -1,48 +1,33 @@
 """How much of an explanation survives an attack: attribution x attack x similarity, image by image.
 
-For every image the *worst case* over the attack objectives is taken separately for each similarity, and beside it
+For every image the *worst case* over the attack's objectives is taken separately for each similarity, and beside it
 stands random noise of the same size, without which an attack table cannot be read.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import attacks, checks
-from attrobust.attributions import distances, similarities
 from attrobust.balls import Ball
+from attrobust.shapes import Attribution, Images, Maps, Marks, PerImage
 
-Images = Float[Tensor, "batch channels height width"]
-
-#: Similarities (worst = lowest) and distances (worst = highest) of every table.
-SIMILARITIES = ("top_k", "spearman", "cosine", "pearson")
-DISTANCES = ("displacement", "relative_displacement", "center_shift")
-
-
-def objectives(k: int) -> dict[str, Callable[..., attacks.Objective]]:
-    """The attack objectives that the worst case is taken over, by name."""
-    return {
-        "top_k": partial(attacks.shift_topk, k=k),
-        "center": attacks.shift_center,
-        "cosine": attacks.lower_cosine,
-        "pearson": attacks.lower_pearson,
-    }
+#: Similarities and distances of every table.
+COLUMNS = tuple(name for name in attacks.MEASURES if name != "match")
 
 
 def attribution_robustness(
     model: nn.Module,
     x: Images,
     *,
-    attributions: Mapping[str, attacks.Attribution],
+    attributions: Mapping[str, Attribution],
     ball: Ball,
     k: int,
     generator: torch.Generator,
-    steps: int = 20,
-    restarts: int = 1,
+    effort: attacks.Effort | None = None,
     noise_draws: int = 4,
     ascend_on: Sequence[nn.Module] | None = None,
 ) -> pd.DataFrame:
@@ -53,70 +38,44 @@ def attribution_robustness(
         x: clean images, pixels in [0, 1].
         attributions: name -> (model, x, target) -> signed map.
         ball: allowed perturbations.
-        k: pixels compared by the top-k intersection, from 1 to height x width.
-        generator: of random starts and noise.
-        steps: gradient steps of each attack.
-        restarts: random starts of each attack.
+        k: pixels compared by the top-k intersection, from 1 to one less than the map has.
+        generator: gives one number, from which every image's streams follow.
+        effort: how hard `attacks.auto` climbs, `attacks.Effort()` if None; noise and walk are left out of the attack.
         noise_draws: random perturbations of full size, averaged, for the noise row.
-        ascend_on: smooth twins the attack climbs on, one after the other, the worst counting; needed if the
-            model has a ReLU anywhere.
+        ascend_on: networks to climb on; twins of the model are built if its derivative fails the audit.
 
     Returns:
-        One row per image, attribution and attack ("noise", each objective, "worst"), with every similarity and
-        distance, `counted` (share of rows where an iterate kept the prediction) and `kept` (the judged image has
-        the clean prediction; for noise, the share of draws that do).
+        One row per image, attribution and attack ("noise", each part of the attack, "worst"), with every measure of
+        `COLUMNS` and `counted`: an iterate kept the prediction (for noise, the share of draws that did). An image that
+        was not attacked has NaN.
 
     Raises:
-        ValueError: for bad images, a number out of range, or a model with kinks and no twin.
+        ValueError: for what `attacks.auto` refuses, an effort without gradient steps, or `noise_draws` below 1.
     """
     checks.images("x", x)
-    checks.count("k", k, most=x.shape[-1] * x.shape[-2])
     checks.count("noise_draws", noise_draws)
-    if ascend_on is None:
-        attacks.refuse_kinks(model, x)
-    for twin in ascend_on or ():
-        attacks.refuse_kinks(twin, x)
-    with torch.no_grad():
-        target = model(x).argmax(1)
-    overheard = attacks.Overheard(model)
-    keep = attacks.same_prediction(overheard, x)
-    tables = []
+    effort = effort or attacks.Effort()
+    checks.count("effort.steps", effort.steps)
+    streams, tables = attacks.Streams(x, generator=generator), []
+    target, noise = _predictions(model, x), _noise(model, x, ball, streams, noise_draws)
+    climbing = dataclasses.replace(effort, draws=0, walk=0)
     for name, attribution in attributions.items():
-        clean = attribution(model, x, target).detach()
-        compare = partial(_compare, overheard, attribution, clean, target, k=k, keep=keep)
-        noise = [compare((x + ball.boundary(x, generator=generator)).clamp(0, 1)) for _ in range(noise_draws)]
-        rows = {"noise": sum(noise[1:], noise[0]) / noise_draws}
-        rows["noise"]["counted"] = 1.0
-        for attack, build in objectives(k).items():
-            if not bool(clean.any()):  # a collapsed network: every map is zero and nothing can move it
-                rows[attack] = compare(x).assign(counted=0.0)
-                continue
-            for climbed in ascend_on or [model]:
-                judge = build(attribution, overheard, x, target)
-                objective = judge if climbed is model else build(attribution, climbed, x, target)
-                found = attacks.pgd(
-                    objective,
-                    x,
-                    ball,
-                    steps=steps,
-                    restarts=restarts,
-                    keep=keep,
-                    judge=judge,
-                    generator=generator,
-                )
-                table = compare(found.x).assign(counted=found.counted.cpu().double().numpy())
-                rows[attack] = _worst([rows[attack], table]) if attack in rows else table
-        rows["worst"] = _worst([rows[attack] for attack in objectives(k)])
-        tables += [t.assign(image=range(len(x)), attribution=name, attack=attack) for attack, t in rows.items()]
-    table = pd.concat(tables, ignore_index=True)
-    return table[["image", "attribution", "attack", *SIMILARITIES, *DISTANCES, "kept", "counted"]]
+        found = attacks.auto(attribution, model, x, ball, k=k, generator=streams, effort=climbing, ascend_on=ascend_on)
+        maps = _explained(attribution, model, target, streams)
+        clean = maps(x)
+        drawn = [attacks.measure(clean, maps(noisy), k=k) for noisy, _ in noise]
+        means = {column: torch.stack([d[column] for d in drawn]).mean(0) for column in COLUMNS}
+        rows = [_table(means, _share(noise), part="noise"), found.table]
+        tables.append(pd.concat(rows).assign(attribution=name))
+    table = pd.concat(tables, ignore_index=True).rename(columns={"part": "attack"})
+    return table[["image", "attribution", "attack", *COLUMNS, "counted"]]
 
 
 def transfer(
     model: nn.Module,
     x: Images,
     *,
-    attributions: Mapping[str, attacks.Attribution],
+    attributions: Mapping[str, Attribution],
     ball: Ball,
     k: int,
     generator: torch.Generator,
@@ -138,12 +97,12 @@ def transfer(
         generator: gives one number, from which every image's streams follow.
         effort: how hard the suite tries; `attacks.Effort()` if None.
         noise_draws: perturbations of full size, averaged, for the rows attacked on "noise".
-        ascend_on: networks to climb on; twins of the model are built if it has kinks and this is None.
+        ascend_on: networks to climb on; twins of the model are built if its derivative fails the audit.
 
     Returns:
-        One row per image, `attacked` (a name, or "noise") and `measured` (a name), with every measure of
-        `attacks.MEASURES` but "match", and `counted`: an iterate kept the prediction (where none did the clean image
-        is measured), for noise the share of draws that did.
+        One row per image, `attacked` (a name, or "noise") and `measured` (a name), with every measure of `COLUMNS`, and
+        `counted`: an iterate kept the prediction (where none did every measure is NaN), for noise the share of draws
+        that did.
 
     Raises:
         ValueError: for what `attacks.auto` refuses, a map called "noise", or `noise_draws` below 1.
@@ -156,35 +115,25 @@ def transfer(
         raise ValueError("attributions has a map called 'noise'; that name stands for the control")
     streams, moved, counted = attacks.Streams(x, generator=generator), {}, {}
     for name, attribution in attributions.items():
-        how = {"k": k, "generator": streams, "effort": effort, "ascend_on": ascend_on}
-        found = attacks.auto(attribution, model, x, ball, **how)
-        moved[name], counted[name] = [found.x], [found.counted]
-    with torch.no_grad():
-        target = model(x).argmax(1)
-    keep = attacks.same_prediction(model, x)
-    moved["noise"], counted["noise"] = [], []
-    draws = [streams(image, "noise row") for image in range(len(x))]
-    for _ in range(noise_draws):
-        noisy = (x + attacks.each(ball.boundary, x, draws)).clamp(0, 1)
-        moved["noise"].append(dict.fromkeys(attacks.MEASURES, noisy))
-        counted["noise"].append(keep(noisy))
-    tables = []
+        found = attacks.auto(attribution, model, x, ball, k=k, generator=streams, effort=effort, ascend_on=ascend_on)
+        moved[name], counted[name] = [found.x], found.counted.double()
+    noise = _noise(model, x, ball, streams, noise_draws)
+    moved["noise"], counted["noise"] = [dict.fromkeys(COLUMNS, noisy) for noisy, _ in noise], _share(noise)
+    target, tables = _predictions(model, x), []
     for measured, attribution in attributions.items():
-
-        def maps(images: Images, attribution: attacks.Attribution = attribution) -> Images:
-            return attacks.explain(attribution, model, images, target, streams.common()).detach()
-
+        maps = _explained(attribution, model, target, streams)
         clean = maps(x)
         for attacked, every in moved.items():
             each = [_measured(clean, maps, images, k=k) for images in every]
-            share = torch.stack(counted[attacked]).double().mean(0)
-            columns = {name: torch.stack([m[name] for m in each]).mean(0) for name in each[0]} | {"counted": share}
-            numbers = {name: value.double().cpu().numpy() for name, value in columns.items()}
-            tables.append(pd.DataFrame({"image": range(len(x)), "attacked": attacked, "measured": measured, **numbers}))
-    return pd.concat(tables, ignore_index=True)
+            values = {name: torch.stack([m[name] for m in each]).mean(0) for name in COLUMNS}
+            reached = counted[attacked] > 0 if attacked != "noise" else torch.ones_like(counted[attacked]).bool()
+            values = {name: torch.where(reached, value, torch.nan) for name, value in values.items()}
+            tables.append(_table(values, counted[attacked], attacked=attacked, measured=measured))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["image", "attacked", "measured", *COLUMNS, "counted"]]
 
 
-def compare(model: nn.Module, attribution: attacks.Attribution, x: Images, moved: Images, *, k: int) -> pd.DataFrame:
+def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images, *, k: int) -> pd.DataFrame:
     """Every similarity and distance between the maps of clean and moved images, one row per image.
 
     Args:
@@ -193,37 +142,47 @@ def compare(model: nn.Module, attribution: attacks.Attribution, x: Images, moved
         x: clean images.
         moved: perturbed images.
         k: pixels compared by the top-k intersection.
+
+    Returns:
+        `image`, every measure of `COLUMNS`, and `kept`: the moved image is given the clean class.
     """
+    target = _predictions(model, x)
+    clean, there = (attribution(model, at, target).detach() for at in (x, moved))
+    found = attacks.measure(clean, there, k=k) | {"kept": _predictions(model, moved) == target}
+    return pd.DataFrame({"image": range(len(x)), **{name: v.double().cpu().numpy() for name, v in found.items()}})
+
+
+def _predictions(model: nn.Module, x: Images) -> Tensor:
     with torch.no_grad():
-        target = model(x).argmax(1)
-    clean = attribution(model, x, target).detach()
-    keep = attacks.same_prediction(model, x)
-    return _compare(model, attribution, clean, target, moved, k=k, keep=keep).assign(image=range(len(x)))
+        return checks.logits("model", model(x), batch=len(x)).argmax(1)
 
 
-def _compare(
-    model: nn.Module,
-    attribution: attacks.Attribution,
-    clean: Tensor,
-    target: Tensor,
-    moved: Images,
-    *,
-    k: int,
-    keep: Callable[[Images], Tensor],
-) -> pd.DataFrame:
-    there = attribution(model, moved, target).detach()
-    columns = similarities(clean, there, k=k) | distances(clean, there) | {"kept": keep(moved)}
-    return pd.DataFrame({name: values.detach().cpu().double().numpy() for name, values in columns.items()})
+def _noise(model: nn.Module, x: Images, ball: Ball, streams: attacks.Streams, count: int) -> list[tuple[Images, Marks]]:
+    """Perturbations of full size, and which of them keep the prediction; every map sees the same ones."""
+    draws, target = [streams(image, "noise row") for image in range(len(x))], _predictions(model, x)
+    moved = [(x + attacks.each(ball.boundary, x, draws)).clamp(0, 1) for _ in range(count)]
+    return [(noisy, _predictions(model, noisy) == target) for noisy in moved]
+
+
+def _share(noise: Sequence[tuple[Images, Marks]]) -> PerImage:
+    return torch.stack([kept for _, kept in noise]).double().mean(0)
+
+
+def _explained(
+    attribution: Attribution, model: nn.Module, target: Tensor, streams: attacks.Streams
+) -> Callable[[Images], Maps]:
+    """Maps of the predicted classes, stochastic ones under each image's common draws."""
+    return lambda images: attacks.explain(attribution, model, images, target, streams.common()).detach()
 
 
 def _measured(
-    clean: Tensor, maps: Callable[[Images], Tensor], moved: Mapping[str, Images], *, k: int
-) -> dict[str, Float[Tensor, " batch"]]:
+    clean: Maps, maps: Callable[[Images], Maps], moved: Mapping[str, Images], *, k: int
+) -> dict[str, PerImage]:
     """Each measure at its own images; images that serve several measures are mapped once."""
     found = {key: attacks.measure(clean, maps(at), k=k) for key, at in {id(at): at for at in moved.values()}.items()}
     return {name: found[id(at)][name] for name, at in moved.items() if name != "match"}
 
 
-def _worst(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    by_image = pd.concat(tables, keys=range(len(tables))).groupby(level=1)
-    return by_image.min()[[*SIMILARITIES, "kept"]].join(by_image.max()[[*DISTANCES, "counted"]])
+def _table(values: Mapping[str, Tensor], counted: Tensor, **names: str) -> pd.DataFrame:
+    numbers = {name: value.double().cpu().numpy() for name, value in {**values, "counted": counted}.items()}
+    return pd.DataFrame({"image": range(len(counted)), **names, **numbers})

@@ -6,10 +6,8 @@ displacement (a distance) the scale too. Cosine of two *non-negative* maps is ne
 absolute maps are compared by rank or by Pearson correlation instead.
 """
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from attrobust import checks
@@ -85,9 +83,25 @@ def spearman(reference: Importances, perturbed: Importances) -> PerImage:
     Raises:
         ValueError: if the shapes differ.
     """
-    first, second = _flat_pair(reference, perturbed)
-    ranks = [torch.from_numpy(rankdata(m.detach().cpu().numpy().astype(np.float64), axis=1)) for m in (first, second)]
-    return _correlation(*ranks).to(reference)
+    _flat_pair(reference, perturbed)
+    return _correlation(ranks(reference), ranks(perturbed)).to(reference)
+
+
+def ranks(importances: Importances) -> Float[Tensor, "batch pixels"]:
+    """Rank of each pixel in its map, 1 for the least important, in float64; ties share the mean of their ranks.
+
+    Example:
+        >>> ranks(torch.tensor([[[0.2, 0.5], [0.5, 0.1]]])).tolist()
+        [[2.0, 3.5, 3.5, 1.0]]
+    """
+    ordered, order = importances.detach().flatten(1).sort(1)
+    place = torch.arange(ordered.shape[1], device=ordered.device).expand_as(ordered)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[:, 1:] = ordered.diff(dim=1) != 0
+    # Ties stand side by side: they share the mean of the first and the last place of their run.
+    first = torch.where(new, place, 0).cummax(1).values
+    last = torch.where(new.roll(-1, 1), place, len(new[0])).flip(1).cummin(1).values.flip(1)
+    return torch.empty_like(ordered, dtype=torch.float64).scatter_(1, order, (first + last).double() / 2 + 1)
 
 
 def pearson(reference: Importances, perturbed: Importances) -> PerImage:

@@ -1,52 +1,51 @@
 """Attacks on explanations: change the map, keep the prediction, stay inside a norm ball.
 
-An attack is an objective (what to change), a ball (how far), `pgd` (how to climb) and `same_prediction` (what
-must stay). Networks with kinks are climbed on a smooth twin and judged as they are. `auto` runs all of it at once and
-keeps the worst of each image.
+An objective says what to change, as a function of two maps; `climb` ascends it; `auto` audits the derivative, climbs
+every objective, searches at random beside it, and keeps the worst of each image under every measure.
 """
 
-from attrobust.attacks.auto import OBJECTIVES, Found, auto
-from attrobust.attacks.effort import Effort, Passes, passes
+from attrobust.attacks.audit import Audit, audit
+from attrobust.attacks.effort import BETAS, CLIMBABLE, FIRST_VERSION, OBJECTIVES, Effort, Passes, passes
+from attrobust.attacks.heavy import heavy
+from attrobust.attacks.judge import MEASURES, measure
 from attrobust.attacks.objectives import (
-    Attribution,
     Objective,
     frame,
     lower_cosine,
     lower_pearson,
+    lower_spearman,
     match_map,
     shift_center,
     shift_topk,
     unseat_topk,
 )
-from attrobust.attacks.pgd import Attacked, noise_search, pgd
-from attrobust.attacks.prediction import Overheard, refuse_kinks, same_prediction
-from attrobust.attacks.referee import MEASURES, measure
 from attrobust.attacks.streams import Streams, each, explain
+from attrobust.attacks.suite import Found, auto
 
 __all__ = [
+    "BETAS",
+    "CLIMBABLE",
+    "FIRST_VERSION",
     "MEASURES",
     "OBJECTIVES",
-    "Attacked",
-    "Attribution",
+    "Audit",
     "Effort",
     "Found",
     "Objective",
-    "Overheard",
     "Passes",
     "Streams",
+    "audit",
     "auto",
     "each",
     "explain",
     "frame",
+    "heavy",
     "lower_cosine",
     "lower_pearson",
+    "lower_spearman",
     "match_map",
     "measure",
-    "noise_search",
     "passes",
-    "pgd",
-    "refuse_kinks",
-    "same_prediction",
     "shift_center",
     "shift_topk",
     "unseat_topk",

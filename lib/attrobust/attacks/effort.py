@@ -3,6 +3,26 @@
 from dataclasses import dataclass
 
 from attrobust import checks
+from attrobust.attacks import objectives
+
+#: Sharpness of the smooth twins that a network with kinks is climbed through; the worst counts.
+BETAS = (5.0, 10.0, 50.0)
+
+#: What can be climbed, by name.
+CLIMBABLE = {
+    "top_k": objectives.shift_topk,
+    "unseat": objectives.unseat_topk,
+    "center": objectives.shift_center,
+    "spearman": objectives.lower_spearman,
+    "cosine": objectives.lower_cosine,
+    "pearson": objectives.lower_pearson,
+}
+
+#: What is climbed unless something else is said; with a wanted map "match" too.
+OBJECTIVES = ("unseat", "spearman", "cosine", "pearson")
+
+#: Directions along which a derivative is audited.
+DIRECTIONS = 2
 
 
 @dataclass(frozen=True)
@@ -11,22 +31,28 @@ class Effort:
 
     Args:
         steps: gradient steps of each ascent; 0 leaves the gradient parts out.
-        restarts: random starts of each ascent, side by side.
+        restarts: random starts of each ascent, side by side: inside the ball and on its boundary by turns.
         draws: one-shot perturbations of full size; 0 leaves the noise part out.
         walk: steps of the random-sign walk; 0 leaves it out.
         eot: fresh draws a stochastic map's objective is averaged over, at each gradient step.
         relative_step: first gradient step over the radius; annealed to zero by a half cosine.
+        momentum: share of the last direction that is kept, in [0, 1); 0 for plain projected gradient ascent.
+        objectives: what is climbed, names out of `CLIMBABLE`.
+        betas: sharpness of the smooth twins that are built for a network with kinks; empty to build none.
 
     Raises:
-        ValueError: for a number out of range, or if nothing would be tried.
+        ValueError: for a number out of range, an unknown objective, or if nothing would be tried.
     """
 
-    steps: int = 20
+    steps: int = 40
     restarts: int = 2
     draws: int = 20
     walk: int = 20
     eot: int = 1
     relative_step: float = 0.5
+    momentum: float = 0.75
+    objectives: tuple[str, ...] = OBJECTIVES
+    betas: tuple[float, ...] = BETAS
 
     def __post_init__(self) -> None:
         for name in ("steps", "draws", "walk"):
@@ -34,8 +60,18 @@ class Effort:
         for name in ("restarts", "eot"):
             checks.count(name, getattr(self, name))
         checks.positive("relative_step", self.relative_step)
+        if checks.at_least("momentum", self.momentum, 0) >= 1:
+            raise ValueError(f"momentum is {self.momentum!r}; it must be below 1")
+        object.__setattr__(self, "objectives", tuple(self.objectives))
+        object.__setattr__(self, "betas", tuple(checks.positive("beta", beta) for beta in self.betas))
+        for name in self.objectives:
+            checks.one_of("objective", name, CLIMBABLE)
         if not self.steps + self.draws + self.walk:
             raise ValueError("steps, draws and walk are all 0; one of them must be at least 1")
+
+
+#: The attack of this project's first results, kept for comparison at the same number of gradients as `Effort()`.
+FIRST_VERSION = Effort(steps=20, restarts=4, momentum=0, objectives=("top_k", "center", "cosine", "pearson"))
 
 
 @dataclass(frozen=True)
@@ -50,43 +86,49 @@ def passes(
     effort: Effort,
     *,
     images: int,
-    objectives: int = 5,
+    wanted: bool = False,
     twins: int = 0,
     built: bool = False,
     stochastic: bool = False,
     starts: int = 0,
+    lost: int = 0,
     forward: int = 1,
     backward: int = 1,
 ) -> Passes:
     """What `auto` spends on `images` images if none is broken early, exactly; with a goal, at most that.
 
     A map costs `forward` and `backward` passes, its gradient in the pixels `forward` backward passes more. Judging an
-    iterate costs a map and a prediction, and on a climb one backward pass for the way back to the prediction; the map
-    is the one just climbed where the attack climbs on the judged network itself and the map is deterministic.
+    iterate costs a map and a prediction; the map is the one just climbed where the attack climbs on the judged network
+    itself and the map is deterministic. An iterate that lost its prediction costs one pass each way for the way back.
+    Before that, the derivative is audited: five maps and two gradients of one on each network; and where twins are
+    built, one image is shown to the network and to each twin to see its kinks.
 
     Args:
         effort: how hard the suite tries.
-        images: in the batch.
-        objectives: climbed; five, and one more with a wanted map.
-        twins: networks climbed in place of the judged one; 0 if it has no kinks.
-        built: whether `auto` builds the twins itself (it then looks once for kinks of the network).
+        images: in the batch; all of them pass the audit.
+        wanted: whether a map is wanted, one objective more.
+        twins: networks climbed in place of the judged one; 0 if the judged one is climbed.
+        built: whether `auto` builds the twins itself, after the judged network failed the audit.
         stochastic: whether the map takes a generator.
         starts: sets of starts that are judged.
+        lost: iterates that lost their prediction, over all parts (`Found.lost`).
         forward: images per map sent through the network: 1 for saliency, `steps` or `samples` for an average.
         backward: gradients per map sent back to the pixels: as many; 0 for attention itself.
 
     Example:
-        >>> passes(Effort(steps=2, restarts=1, draws=0, walk=0), images=1, objectives=1)
-        Passes(forward=9, backward=8)
+        >>> effort = Effort(steps=2, restarts=1, draws=0, walk=0, objectives=("cosine",))
+        >>> passes(effort, images=1)  # 1 + 5 + 3 maps; 1 + 3 predictions; gradients of 2 audited and 2 climbed maps
+        Passes(forward=13, backward=13)
     """
     rows, networks = images * effort.restarts, twins or 1
-    climbs = objectives * networks * rows if effort.steps else 0
+    climbs = (len(effort.objectives) + wanted) * networks * rows if effort.steps else 0
     fresh = effort.eot if stochastic else 1
     shared = not (twins or stochastic)
     judged = images * (effort.draws + effort.walk + starts) + climbs * (effort.steps + 1)
-    maps = images + judged + (0 if shared else climbs * effort.steps * fresh)
-    looks = (twins + built if twins else 1) if effort.steps else 0
+    audits = images * (networks + built) if effort.steps else 0
+    maps = images + judged + audits * (2 * DIRECTIONS + 1) + (0 if shared else climbs * effort.steps * fresh)
+    gradients = audits * DIRECTIONS + climbs * effort.steps * fresh
     return Passes(
-        forward=maps * forward + judged + images + looks,
-        backward=maps * backward + climbs * effort.steps * (1 + fresh * forward),
+        forward=maps * forward + images + judged + lost + (1 + twins if built and effort.steps else 0),
+        backward=maps * backward + gradients * forward + lost,
     )

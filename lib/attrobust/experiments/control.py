@@ -2,19 +2,15 @@
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from attrobust import attacks, attributions, similarity
 from attrobust.balls import Ball
 from attrobust.experiments.explanations import cls_rows
+from attrobust.shapes import Images
 
-Images = Float[Tensor, "batch channels height width"]
 
-
-def read_out_twice(
-    model: nn.Module, x: Images, *, radius: float, steps: int, restarts: int, seed: int, ascend_on: nn.Module | None
-) -> pd.DataFrame:
+def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, restarts: int, seed: int) -> pd.DataFrame:
     """How steady the ranks of CLS rows are under an attack on raw attention, by two read-outs of the same scores.
 
     A strictly increasing kernel ranks the keys of one row as a softmax of its scores does, so row by row the two
@@ -27,30 +23,23 @@ def read_out_twice(
         steps: gradient steps of the attack (1 - Pearson of raw attention, predicted class held).
         restarts: its random starts.
         seed: of the random starts.
-        ascend_on: smooth twin the attack climbs on, for a kernel with a kink.
 
     Returns:
         One row per image and map ("one row": mean over heads of the rows' Spearman; "mean of heads"), with the Spearman
         correlation of clean and attacked weights under `own` kernel and under `softmax`.
     """
-    with torch.no_grad():
-        target = model(x).argmax(1)
-    judge, climbed = (
-        attacks.lower_pearson(attributions.raw_attention, network, x, target) for network in (model, ascend_on or model)
-    )
-    found = attacks.pgd(
-        climbed,
+    found = attacks.auto(
+        attributions.raw_attention,
+        model,
         x,
         Ball("linf", radius / 255),
-        steps=steps,
-        restarts=restarts,
-        keep=attacks.same_prediction(model, x),
-        judge=judge,
+        k=1,
+        effort=attacks.Effort(steps=steps, restarts=restarts, draws=0, walk=0, objectives=("pearson",)),
         generator=torch.Generator(x.device).manual_seed(seed),
     )
     kernel, columns = model.blocks[-1].attention.kernel, {}
     with torch.no_grad():
-        scores = [cls_rows(model, images)[0].double() for images in (x, found.x)]
+        scores = [cls_rows(model, images)[0].double() for images in (x, found.x["pearson"])]
     for name, read in {
         "own": lambda s: kernel.weights(s[:, :, None])[:, :, 0],
         "softmax": lambda s: s.softmax(-1),

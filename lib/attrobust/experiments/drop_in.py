@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from attrobust import data, swap, training
+from attrobust import attacks, data, swap, training
 from attrobust.experiments.explanations import under_attack
 from attrobust.experiments.measure import PIXELS, dataset
 
@@ -27,8 +27,7 @@ def drop_in(
     epochs: int,
     step_size: float,
     radius: float,
-    steps: int,
-    restarts: int,
+    effort: attacks.Effort,
 ) -> pd.DataFrame:
     """Train a small ViT of transformers on digits, swap its attention, train on, and attack its maps.
 
@@ -40,8 +39,7 @@ def drop_in(
         epochs: passes over the images before the swap, and half as many after it.
         step_size: of SGD with momentum 0.9, annealed to zero in both parts.
         radius: of the linf ball, in 1/255 of the pixel range.
-        steps: gradient steps of each attack.
-        restarts: random starts of each attack.
+        effort: how hard the maps are attacked.
 
     Returns:
         One row per kernel, attribution and attack ("noise", "worst"): similarities, and the test accuracy `before` the
@@ -65,8 +63,7 @@ def drop_in(
             patch=PATCH,
             k=(attacked.test.x.shape[-1] // PATCH) ** 2 // 4,
             radius=radius,
-            steps=steps,
-            restarts=restarts,
+            effort=effort,
             seed=seed,
             names=("saliency", "raw_attention", "rollout"),
         )

@@ -3,10 +3,10 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from attrobust import attacks, checks, data, models, store, training
 from attrobust import attention as kernels
-from attrobust import checks, data, models, store, training
 from attrobust.experiments.explanations import on_the_patch_grid
 
 #: Attributions of a transformer that notebook 06 attacks.
@@ -116,23 +116,19 @@ class Measurement:
 
     Attributes:
         radii: of the linf ball, in 1/255 of the pixel range.
-        attack_steps: gradient steps per restart.
-        restarts: random starts.
+        effort: how hard the attack tries, its smooth twins included.
         n_attacked: test images attacked and measured.
         k_share: share of pixels compared by the top-k intersection.
         trace_products: budget of the trace estimate.
-        betas: of the smooth twins that networks with ReLUs are attacked through.
         curvature: whether flatness and input curvature are measured too.
         maps: of a transformer, the attributions that are attacked, out of those of `on_the_patch_grid`.
     """
 
     radii: tuple[float, ...] = (4, 8)
-    attack_steps: int = 20
-    restarts: int = 5
+    effort: attacks.Effort = field(default_factory=attacks.Effort)
     n_attacked: int = 128
     k_share: float = 0.1
     trace_products: int = 30
-    betas: tuple[float, ...] = (5, 10, 50)
     curvature: bool = True
     maps: tuple[str, ...] = MAPS
 
@@ -140,8 +136,6 @@ class Measurement:
         for radius in self.radii:
             checks.at_least("radius", radius, 0)
         object.__setattr__(self, "radii", tuple(int(r) if r == int(r) else r for r in self.radii))
-        checks.count("attack_steps", self.attack_steps)
-        checks.count("restarts", self.restarts)
         checks.count("n_attacked", self.n_attacked)
         if not 0 < self.k_share <= 1:
             raise ValueError(f"k_share is {self.k_share!r}; it must lie in (0, 1]")

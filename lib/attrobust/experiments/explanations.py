@@ -11,11 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attrobust import attention, attributions, curvature, entropy, robustness
-from attrobust.attacks import Attribution
+from attrobust import attacks, attention, attributions, curvature, entropy, robustness
 from attrobust.balls import Ball
-
-Images = Float[Tensor, "batch channels height width"]
+from attrobust.shapes import Attribution, Images
 
 
 def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
@@ -37,11 +35,9 @@ def under_attack(
     patch: int,
     k: int,
     radius: float,
-    steps: int,
-    restarts: int,
+    effort: attacks.Effort,
     seed: int,
     names: Sequence[str] = (),
-    ascend_on: Sequence[nn.Module] | None = None,
 ) -> pd.DataFrame:
     """Mean similarity of clean and attacked maps, one row per attribution and attack ("noise", "worst").
 
@@ -51,15 +47,13 @@ def under_attack(
         patch: side of its patches in pixels.
         k: patches compared by the top-k intersection.
         radius: of the linf ball, in 1/255 of the pixel range.
-        steps: gradient steps of each attack.
-        restarts: random starts of each attack.
+        effort: how hard the attack tries.
         seed: of random starts and noise.
         names: of the attributions; all if empty.
-        ascend_on: smooth twins the attacks climb on; needed if the model has a ReLU anywhere, in its attention too.
 
     Returns:
-        Means over images of every similarity and distance, `zero_maps` (clean maps that are zero everywhere; images
-        with one are left out of the means) and `n` (images in the means).
+        Means over the images that were attacked of every similarity and distance, `zero_maps` (clean maps that are zero
+        everywhere) and `n` (images in the means).
     """
     rows = []
     with torch.no_grad():
@@ -74,15 +68,12 @@ def under_attack(
             attributions={name: attribution},
             ball=Ball("linf", radius / 255),
             k=k,
-            steps=steps,
-            restarts=restarts,
+            effort=effort,
             generator=torch.Generator(x.device).manual_seed(seed),
-            ascend_on=ascend_on,
         )
-        table = table[~table["image"].map(dict(enumerate(empty.tolist())))]
-        means = table.drop(columns=["image", "attribution"]).groupby("attack").mean().reindex(["noise", "worst"])
-        counts = {"zero_maps": int(empty.sum()), "n": len(x) - int(empty.sum())}
-        rows.append(means.reset_index().assign(attribution=name, **counts))
+        by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
+        means, attacked = (t.reindex(["noise", "worst"]) for t in (by_attack.mean(), by_attack["spearman"].count()))
+        rows.append(means.assign(attribution=name, zero_maps=int(empty.sum()), n=attacked).reset_index())
     return pd.concat(rows, ignore_index=True)
 
 

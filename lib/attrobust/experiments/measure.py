@@ -212,11 +212,9 @@ def _several_maps(
         patch=experiment.patch,
         k=k,
         radius=radius,
-        steps=measurement.attack_steps,
-        restarts=measurement.restarts,
+        effort=measurement.effort,
         seed=experiment.seed,
         names=measurement.maps,
-        ascend_on=_twins(model, x, measurement),
     )
     row = {}
     for line in table.to_dict("records"):
@@ -234,19 +232,12 @@ def _robustness(
         attributions={"saliency": attributions.saliency},
         ball=Ball("linf", radius / 255),
         k=max(1, round(measurement.k_share * math.prod(x.shape[-2:]))),
-        steps=measurement.attack_steps,
-        restarts=measurement.restarts,
-        ascend_on=_twins(model, x, measurement),
+        effort=measurement.effort,
         generator=torch.Generator(device).manual_seed(seed),
     )
     means = table[table["attack"].isin(["worst", "noise"])].drop(columns=["image", "attribution"])
     means = means.groupby("attack").mean()
     return {f"{attack}_{name}_{radius:g}": float(v) for attack, row in means.iterrows() for name, v in row.items()}
-
-
-def _twins(model: nn.Module, x: torch.Tensor, measurement: Measurement) -> list[nn.Module] | None:
-    """What a network with kinks is attacked through."""
-    return [models.smooth_twin(model, x, beta=b) for b in measurement.betas] if models.kinks(model, x) else None
 
 
 def _image_shape(experiment: Experiment) -> tuple[int, int, int]:

@@ -1,0 +1,96 @@
+"""Never blind: before an attack climbs on the derivative of a map, the derivative is tried.
+
+Along a random sign direction v, the change of a map between two points a grey level to either side,
+
+    fd = (h(x + t v) - h(x - t v)) / 2t,   t = 1/255,
+
+is what the derivative must predict: the share <J v, fd> / <fd, fd> is 1 for a smooth network and small t, near 0 for a
+piecewise linear one (its map jumps, and autograd says it stands still), and anything for a map that was detached on the
+way. <J v, fd> = v . J'fd takes one backward pass, the very one that an attack climbs on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attrobust.shapes import Images, Maps, Marks, PerImage
+
+#: Half the distance of the two points, in pixel units.
+STEP = 1 / 255
+
+#: How far from 1 an image's share may lie; and the share of images that may fail before a network is refused.
+TOLERANCE, FAILING = 0.3, 0.2
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        share: of the map's change that its derivative predicts, pooled over the directions; NaN where the map did not
+            move at all.
+        moved: images whose map moved.
+        passed: images whose derivative may be climbed on.
+    """
+
+    share: Float[Tensor, " batch"]
+    moved: Marks
+    passed: Marks
+
+    @property
+    def failing(self) -> float:
+        """Share of failing images among those whose map moved; 1 if none did."""
+        return float((~self.passed[self.moved]).double().mean()) if bool(self.moved.any()) else 1.0
+
+    @property
+    def refused(self) -> bool:
+        """Whether too many images fail for the network to be climbed on."""
+        return self.failing > FAILING
+
+
+def audit(
+    explain: Callable[[Images], Maps], x: Images, signs: Float[Tensor, "directions batch channels height width"]
+) -> Audit:
+    """Compare the derivative of a map with the map's own differences, image by image.
+
+    Args:
+        explain: images -> maps, differentiable; the same random draws at every call.
+        x: clean images; the points a grey level away may leave [0, 1].
+        signs: directions of +1 and -1, several for each image.
+
+    Returns:
+        Audit. An image passes if its share lies within `TOLERANCE` of 1.
+
+    Example:
+        >>> from attrobust import attributions, models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x, sign = torch.rand(2, 1, 4, 4), torch.ones(2, 2, 1, 4, 4)
+        >>> audit(lambda at: attributions.saliency(model, at, torch.tensor([0, 1])), x, sign).passed.tolist()
+        [True, True]
+    """
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():
+        maps = explain(leaf)
+    predicted, measured = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in range(2))
+    for turn, v in enumerate(signs):
+        change = ((explain(x + STEP * v).detach() - explain(x - STEP * v).detach()) / (2 * STEP)).nan_to_num()
+        with torch.enable_grad():
+            overlap = (maps * change).flatten(1).sum(1)
+        slope = gradient(overlap, leaf, keep=turn + 1 < len(signs))
+        predicted += (slope * v).flatten(1).sum(1).double()
+        measured += change.flatten(1).double().square().sum(1)
+    share = torch.where(measured > 0, predicted / measured, torch.nan)
+    moved = measured > 0
+    return Audit(share, moved, moved & ((share - 1).abs() <= TOLERANCE))
+
+
+def gradient(values: PerImage, leaf: Images, *, keep: bool = False) -> Images:
+    """Gradient of each image's value; zero where there is none, or none that is finite."""
+    if not values.requires_grad:
+        return torch.zeros_like(leaf)
+    ones = torch.ones_like(values)
+    found = torch.autograd.grad(values, leaf, ones, retain_graph=keep, allow_unused=True, materialize_grads=True)[0]
+    return found.nan_to_num(posinf=0, neginf=0)

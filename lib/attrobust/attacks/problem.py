@@ -1,0 +1,113 @@
+"""What every part of an attack shares: the map, the network that judges, the images, the ball, the random streams."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attrobust import checks
+from attrobust.attacks.audit import gradient
+from attrobust.attacks.judge import Judge, Rows
+from attrobust.attacks.streams import Streams, explain, stochastic
+from attrobust.balls import Ball
+from attrobust.shapes import Attribution, Images, Labels, Maps
+
+#: (rows, their maps) -> one number per row, to be increased.
+Goal = Callable[[Rows, Maps], Float[Tensor, " iterates"]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An attack's setting.
+
+    Attributes:
+        attribution: (model, x, target) -> map, perhaps with a `generator`.
+        model: judges every map and every prediction.
+        x: clean images.
+        target: their predicted classes.
+        ball: allowed perturbations.
+        streams: random streams of the images.
+    """
+
+    attribution: Attribution
+    model: nn.Module
+    x: Images
+    target: Labels
+    ball: Ball
+    streams: Streams
+
+    @classmethod
+    def of(
+        cls, attribution: Attribution, model: nn.Module, x: Images, ball: Ball, generator: torch.Generator | Streams
+    ) -> "Problem":
+        """The problem of moving the maps of the predicted classes.
+
+        Raises:
+            ValueError: for bad images, or a model that returns no logits.
+        """
+        checks.images("x", x)
+        with torch.no_grad():
+            target = checks.logits("model", model(x), batch=len(x)).argmax(1)
+        streams = generator if isinstance(generator, Streams) else Streams(x, generator=generator)
+        return cls(attribution, model, x, target, ball, streams)
+
+    @property
+    def everyone(self) -> Rows:
+        """All images."""
+        return torch.arange(len(self.x), device=self.x.device)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the map draws random numbers."""
+        return stochastic(self.attribution)
+
+    def maps(self, network: nn.Module, at: Images, rows: Rows, draws: Sequence[torch.Generator] = ()) -> Maps:
+        """Maps on a network; a stochastic one under the given streams, or its image's common draws."""
+        if self.stochastic and not draws:
+            draws = self.streams.common(rows.tolist())
+        return explain(self.attribution, network, at, self.target[rows], draws)
+
+    def judged(self, at: Images, rows: Rows) -> Maps:
+        """Maps on the judged network."""
+        return self.maps(self.model, at, rows).detach()
+
+    def kept(self, at: Images, rows: Rows) -> Bool[Tensor, " iterates"]:
+        """Whether the clean class is still predicted."""
+        with torch.no_grad():
+            return self.model(at).argmax(1) == self.target[rows]
+
+    def way_back(self, at: Images, rows: Rows) -> Images:
+        """Gradient of the clean class's lead over the best other class."""
+        leaf = at.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.model(leaf)
+            own = nn.functional.one_hot(self.target[rows], logits.shape[1]).bool()
+            lead = logits[own] - logits.masked_fill(own, -math.inf).amax(1)
+        return gradient(lead, leaf)
+
+    def moved(self, rows: Rows, perturbation: Images) -> Images:
+        """The images under a perturbation, pulled into the ball and into [0, 1]."""
+        return (self.x[rows] + self.ball.project(perturbation)).clamp(0, 1)
+
+    def see(self, judge: Judge, part: str, at: Images, rows: Rows) -> None:
+        """Show iterates to the judge that nobody has explained yet."""
+        judge.see(part, at, rows, self.judged(at, rows), self.kept(at, rows))
+
+
+def along(back: Images, slope: Images) -> Images:
+    """Back across the decision boundary, and along it where the objective rises: unit normal plus unit tangent."""
+    normal, uphill = (nn.functional.normalize(part.flatten(1), dim=1) for part in (back, slope))
+    tangent = uphill - (uphill * normal).sum(1, keepdim=True) * normal
+    return (normal + nn.functional.normalize(tangent, dim=1)).view_as(back)
+
+
+def still_open(judge: Judge, rows: Rows, *others: Tensor | list) -> list:
+    """Rows, and whatever belongs to them, without those of broken images."""
+    stays = ~judge.broken[rows]
+    if bool(stays.all()):
+        return [rows, *others]
+    keep = stays.nonzero().flatten()
+    return [o[keep] if isinstance(o, Tensor) else [o[i] for i in keep.tolist()] for o in (rows, *others)]

@@ -1,0 +1,246 @@
+"""One call that attacks a map as hard as we know how: many objectives, twins, restarts, noise, worst case per image.
+
+    audit    is the derivative of the map worth climbing on, image by image? else smooth twins, else refusal
+    parts    every objective, climbed on the network or on each of its smooth twins
+             noise (one-shot, best of many), a random-sign walk
+             starts found elsewhere (on another map, another network), judged again
+    judge    every iterate of every part, on the real network, under every similarity and distance
+
+What AutoAttack is for predictions (Croce and Hein 2020), this is for attributions. An image's result depends on that
+image alone, so images that are broken leave the batch and cost nothing more.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import nn
+
+from attrobust import checks
+from attrobust.attacks.audit import Audit, audit
+from attrobust.attacks.climb import climb
+from attrobust.attacks.effort import CLIMBABLE, DIRECTIONS, Effort
+from attrobust.attacks.judge import MEASURES, Judge, Rows
+from attrobust.attacks.objectives import check_wanted, match_map
+from attrobust.attacks.problem import Goal, Problem, still_open
+from attrobust.attacks.streams import Streams, each
+from attrobust.balls import Ball
+from attrobust.models import SmoothTwin, kinks, smooth_twin
+from attrobust.shapes import Attribution, Images, Maps, Marks, Wanted
+
+#: Step of the walk over the radius: half a grey level of eight (Ghorbani et al. 2019, public code).
+WALK_STEP = 1 / 16
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an attack found.
+
+    Attributes:
+        table: one row per image and part, and "worst"; every measure at its own worst counted iterate, `tried` (the
+            part was tried on the image), `counted` (an iterate kept the prediction) and `zero` (the clean map is
+            zero everywhere). Where nothing counted, the measures are NaN: the image was not attacked.
+        winners: one row per image, one column per measure: the part that found the worst, "" where none did.
+        x: by measure, the worst images; the clean image where nothing counted.
+        broken: images that reached the goal.
+        counted: images of which some iterate kept the prediction.
+        climbed: images that some gradient part could climb for.
+        audits: by network (its suffix in the parts' names), what the audit of the derivative found.
+        lost: iterates that had lost their prediction and were steered back, over all parts.
+    """
+
+    table: pd.DataFrame
+    winners: pd.DataFrame
+    x: dict[str, Images]
+    broken: Marks
+    counted: Marks
+    climbed: Marks
+    audits: dict[str, Audit]
+    lost: int
+
+    @property
+    def success(self) -> float:
+        """Share of all images that reached the goal; 0 without a goal."""
+        return float(self.broken.double().mean())
+
+    @property
+    def fallback(self) -> float:
+        """Share of images of which no iterate kept the prediction: NaN in every table."""
+        return float((~self.counted).double().mean())
+
+
+def auto(
+    attribution: Attribution,
+    model: nn.Module,
+    x: Images,
+    ball: Ball,
+    *,
+    k: int,
+    generator: torch.Generator | Streams,
+    effort: Effort | None = None,
+    wanted: Wanted | None = None,
+    ascend_on: Sequence[nn.Module] | None = None,
+    starts: Mapping[str, Images] | None = None,
+    goal: tuple[str, float] | None = None,
+) -> Found:
+    """Attack the maps of the predicted classes by every means, and keep the worst of each image.
+
+    Args:
+        attribution: (model, x, target) -> map. If it also waits for a `generator`, each image draws from a stream of
+            its own: fresh draws at every gradient step, the same ones at every judgement, clean and attacked.
+        model: classifier in eval mode; every map and prediction is judged on it.
+        x: clean images, pixels in [0, 1].
+        ball: allowed perturbations.
+        k: pixels of the top-k measures, from 1 to one less than the map has.
+        generator: gives one number, from which every image's streams follow; or these streams.
+        effort: how hard to try; `Effort()` if None.
+        wanted: maps to move towards (see `match_map`); adds an objective and a measure.
+        ascend_on: networks to climb on; if None, the model itself, or twins of it if its derivative fails the audit.
+        starts: name -> images found elsewhere, inside the ball and [0, 1].
+        goal: measure and value; an image is broken, and leaves, once it is as bad as that.
+
+    Returns:
+        Found. Parts are named after their objective, with the twin's beta (or place in `ascend_on`), "noise",
+        "walk", and the starts' own names.
+
+    Raises:
+        ValueError: for bad images or numbers, a model that returns no logits, a map that is not finite, a map whose
+            derivative fails the audit on more than a fifth of the images of every network, starts outside the
+            ball, an unknown measure in `goal`.
+
+    Example:
+        >>> from attrobust import attributions, models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        >>> ball, quick = Ball("linf", 0.1), Effort(steps=5, restarts=1, draws=5, walk=5)
+        >>> found = auto(attributions.saliency, model, x, ball, k=4, effort=quick, generator=torch.Generator())
+        >>> sorted(set(found.table["part"]))
+        ['cosine', 'noise', 'pearson', 'spearman', 'unseat', 'walk', 'worst']
+    """
+    effort, starts = effort or Effort(), dict(starts or {})
+    if goal is not None:
+        checks.one_of("goal", goal[0], [m for m in MEASURES if m != "match" or wanted is not None])
+    problem = Problem.of(attribution, model, x, ball, generator)
+    for name, images in starts.items():
+        _check_start(name, images, x, ball)
+    judge = opened(problem, k=k, wanted=wanted, goal=goal)
+    goals, audits, lost = climbable(judge, effort.objectives, k=k, wanted=wanted), {}, 0
+    networks = passing(problem, ascend_on or (), audits, betas=effort.betas) if effort.steps else {}
+    for name, objective in goals.items():
+        for suffix, network in networks.items():
+            rows = audits[suffix].passed.nonzero().flatten()
+            lost += climb(problem, judge, name + suffix, network, objective, rows=rows, effort=effort)
+    _blindly(problem, judge, "noise", effort.draws, lambda at, kick, rows: kick)
+    _blindly(problem, judge, "walk", effort.walk, lambda at, kick, rows: at + WALK_STEP * kick - x[rows])
+    for name, images in starts.items():
+        rows = judge.open(f"start: {name}", problem.everyone)
+        problem.see(judge, f"start: {name}", images[rows], rows)
+    return found(judge, networks, audits, lost)
+
+
+def found(judge: Judge, networks: Mapping[str, nn.Module], audits: dict[str, Audit], lost: int) -> Found:
+    """What a judge has seen, as a result."""
+    passed = [audits[suffix].passed for suffix in networks]
+    climbed = torch.stack([torch.zeros_like(judge.broken), *passed]).any(0)
+    return Found(judge.table(), judge.winners(), judge.x, judge.broken, judge.counted, climbed, audits, lost)
+
+
+def opened(problem: Problem, *, k: int, wanted: Wanted | None = None, goal: tuple[str, float] | None = None) -> Judge:
+    """A judge that knows the clean maps.
+
+    Raises:
+        ValueError: for a map that is not finite, `k` out of range, or wanted maps that cannot be reached.
+    """
+    clean = checks.maps(_name(problem.attribution), problem.judged(problem.x, problem.everyone))
+    checks.count("k", k, most=clean.shape[-1] * clean.shape[-2] - 1)
+    if wanted is not None:
+        check_wanted(wanted, clean)
+    return Judge(problem.x, clean, k=k, wanted=wanted, goal=goal)
+
+
+def climbable(judge: Judge, names: Sequence[str], *, k: int, wanted: Wanted | None) -> dict[str, Goal]:
+    """The objectives as functions of rows and their maps."""
+
+    def goal(objective: Callable, rows: Rows, there: Maps) -> torch.Tensor:
+        return objective(judge.clean[rows], there)
+
+    bound = {name: CLIMBABLE[name] for name in names}
+    bound |= {name: partial(bound[name], k=k) for name in ("top_k", "unseat") if name in bound}
+    goals: dict[str, Goal] = {name: partial(goal, objective) for name, objective in bound.items()}
+    if wanted is not None:
+        goals["match"] = lambda rows, there: match_map(judge.clean[rows], there, wanted=wanted[rows])
+    return goals
+
+
+def passing(
+    problem: Problem, ascend_on: Sequence[nn.Module], audits: dict[str, Audit], *, betas: Sequence[float]
+) -> dict[str, nn.Module]:
+    """Networks whose derivative passes the audit, by the suffix of their parts' names; `audits` is filled.
+
+    Raises:
+        ValueError: if there is none, unless no map moved at all (a linear network's): then nothing can be climbed.
+    """
+    if ascend_on:
+        named = {f", β={n.beta:g}" if isinstance(n, SmoothTwin) else "": n for n in ascend_on}
+        if len(named) < len(ascend_on):
+            named = {f", network {i}": n for i, n in enumerate(ascend_on)}
+    else:
+        named = {"": problem.model}
+    audits |= {suffix: _audit(problem, network) for suffix, network in named.items()}
+    bent = [] if ascend_on or not audits[""].refused else kinks(problem.model, problem.x)
+    if bent and betas:
+        named = {f", β={beta:g}": smooth_twin(problem.model, problem.x, beta=beta) for beta in betas}
+        audits |= {suffix: _audit(problem, network) for suffix, network in named.items()}
+    still = not any(bool(audits[suffix].moved.any()) for suffix in named)
+    climbed = {suffix: network for suffix, network in named.items() if not audits[suffix].refused}
+    if not climbed and (bent or not still):
+        least = min(audits[suffix].failing for suffix in named)
+        runs = f" (it runs {', '.join(bent)})" if bent else ""
+        raise ValueError(
+            f"model{runs} has a {_name(problem.attribution)} map whose derivative does not predict how the map changes"
+            f" on {least:.0%} of the images, so an attack would climb blindly; pass ascend_on=[smooth networks that"
+            " stand for it], or Effort(steps=0) to search without gradients"
+        )
+    return climbed
+
+
+def _audit(problem: Problem, network: nn.Module) -> Audit:
+    draws = [[problem.streams(i, f"audit {turn}") for i in range(len(problem.x))] for turn in range(DIRECTIONS)]
+    signs = torch.stack([each(_signs, problem.x, own) for own in draws])
+    return audit(lambda at: problem.maps(network, at, problem.everyone), problem.x, signs)
+
+
+def _signs(like: Images, *, generator: torch.Generator) -> Images:
+    return Ball("linf", 1.0).boundary(like, generator=generator)
+
+
+def _blindly(problem: Problem, judge: Judge, part: str, count: int, step: Callable[..., Images]) -> None:
+    """Random moves: one-shot perturbations of full size, or a walk inside the ball (Ghorbani et al. 2019)."""
+    if not count:
+        return
+    rows = judge.open(part, problem.everyone)
+    at, draws = problem.x[rows], [problem.streams(image, part) for image in rows.tolist()]
+    for _ in range(count):
+        rows, at, draws = still_open(judge, rows, at, draws)
+        if not len(rows):
+            return
+        at = problem.moved(rows, step(at, each(problem.ball.boundary, at, draws), rows))
+        problem.see(judge, part, at, rows)
+
+
+def _check_start(name: str, images: Images, x: Images, ball: Ball) -> None:
+    if images.shape != x.shape:
+        raise ValueError(f"starts[{name!r}] has shape {tuple(images.shape)}; it must be that of x, {tuple(x.shape)}")
+    checks.images(f"starts[{name!r}]", images)
+    over = float((images - x - ball.project(images - x)).abs().max())
+    if over > 1e-5:
+        raise ValueError(f"starts[{name!r}] leaves the ball by {over:.3g}; it must lie inside {ball}")
+
+
+def _name(attribution: Callable) -> str:
+    """Name of an attribution, whatever it is wrapped in."""
+    while isinstance(attribution, partial):
+        attribution = attribution.func
+    return getattr(attribution, "__name__", type(attribution).__name__)

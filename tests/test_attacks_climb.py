@@ -1,0 +1,302 @@
+"""The audit of a derivative, the one ascent, and the heavy attack that judges its strength."""
+
+import math
+from functools import partial
+
+import cases
+import pytest
+import torch
+from attrobust import attacks, attributions, models
+from attrobust.attacks import Effort
+from attrobust.attacks.climb import climb
+from attrobust.attacks.problem import Problem, along
+from attrobust.attacks.suite import climbable, opened
+from attrobust.balls import Ball
+from torch import nn
+
+EPS = torch.finfo(torch.float64).eps
+NORMS = ("linf", "l2")
+
+
+def size(perturbation, norm):
+    flat = perturbation.flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+
+
+def beaten(found, name="worst"):
+    return found.table[found.table["part"] == name].set_index("image")
+
+
+# ------------------------------------------------------------------ audit
+
+
+def audited(model, attribution=attributions.saliency, n=8):
+    x = cases.images(n)
+    target = model(x).argmax(1)
+    signs = torch.randn(2, *x.shape, generator=cases.generator(1), dtype=x.dtype).sign()
+    return attacks.audit(lambda at: attribution(model, at, target), x, signs), x, target, signs
+
+
+def test_the_share_is_the_projection_of_the_jacobian_on_the_finite_difference():
+    model = cases.mlp()
+    found, x, target, signs = audited(model, n=3)
+    for i in range(3):
+
+        def explained(at, i=i):
+            return attributions.saliency(model, at[None], target[i : i + 1])[0]
+
+        jacobian = torch.autograd.functional.jacobian(explained, x[i]).reshape(18, 18)
+        above = below = 0.0
+        for v in signs[:, i]:
+            fd = ((explained(x[i] + v / 255) - explained(x[i] - v / 255)) * 255 / 2).flatten()
+            above, below = above + (jacobian @ v.flatten()) @ fd, below + fd @ fd
+        assert found.share[i].item() == pytest.approx((above / below).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.Tanh(), nn.SiLU(), nn.Softplus(5), nn.Softplus(10)])
+@pytest.mark.parametrize("network", [cases.mlp, cases.conv])
+def test_smooth_networks_pass(network, activation):
+    found = audited(network(activation))[0]
+    assert found.failing == 0
+    assert not found.refused
+
+
+def gated(x):
+    return x * (x > 0)
+
+
+class By(nn.Module):
+    """An activation given as a function, so that no list of modules knows it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Straight(torch.autograd.Function):
+    """A ReLU whose derivative is a step: no second derivative, and no operation with a name."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (ctx.saved_tensors[0] > 0)
+
+
+KINKED = {
+    "relu": nn.ReLU(),
+    "a product with a mask": By(gated),
+    "torch.where": By(lambda x: torch.where(x > 0, x, 0 * x)),
+    "a custom function": By(Straight.apply),
+    "maximum": By(lambda x: torch.maximum(x, 0 * x)),
+    "softplus of 500": nn.Softplus(500),
+}
+
+
+@pytest.mark.parametrize("kind", KINKED)
+def test_kinks_fail_however_they_are_written(kind):
+    found = audited(cases.mlp(KINKED[kind], width=64), n=16)[0]
+    assert found.refused, found.share
+
+
+def test_a_map_that_was_detached_fails_and_one_that_cannot_move_has_no_share():
+    def detached(model, x, target):
+        return attributions.saliency(model, x, target).detach()
+
+    found = audited(cases.mlp(), detached)[0]
+    assert found.refused
+    assert found.moved.all()
+    assert found.share.tolist() == [0.0] * 8
+    still = audited(cases.linear())[0]
+    assert not still.moved.any()
+    assert still.share.isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["a product with a mask", "a custom function", "torch.where"])
+def test_a_network_whose_kinks_have_no_name_is_refused_in_one_sentence(kind):
+    model, x = cases.mlp(KINKED[kind], width=64), cases.images(8)
+    with pytest.raises(ValueError, match=r"derivative does not predict how the map changes on .*% of the images"):
+        attacks.auto(attributions.saliency, model, x, Ball("linf", 0.05), k=2, generator=cases.generator())
+
+
+def test_single_images_that_fail_are_not_climbed_for_and_are_nan_where_nothing_else_reached_them():
+    model, x = cases.conv(), cases.images(10)
+
+    def broken(model, at, target):
+        """A map whose derivative is cut for the darkest of ten images."""
+        maps = attributions.saliency(model, at, target)
+        dark = at.flatten(1).mean(1) < sorted(x.flatten(1).mean(1).tolist())[0] + 2e-3
+        return torch.where(dark.view(-1, 1, 1, 1), maps.detach(), maps)
+
+    found = attacks.auto(
+        broken, model, x, Ball("linf", 1e-3), k=2, generator=cases.generator(), effort=Effort(steps=3, draws=0, walk=0)
+    )
+    worst = found.table[found.table["part"] == "worst"].set_index("image")
+    darkest = int(x.flatten(1).mean(1).argmin())
+    assert found.climbed.tolist() == [i != darkest for i in range(10)]
+    assert worst["cosine"].isna().tolist() == [i == darkest for i in range(10)]
+    assert worst.loc[darkest, "counted"] == 0
+
+
+# ------------------------------------------------------------------ the ascent
+
+
+def climbing(model, x, ball, effort, goal="cosine"):
+    """The problem, every iterate that the judge saw, and how many were lost."""
+    problem = Problem.of(attributions.saliency, model, x, ball, cases.generator())
+    judge, iterates = opened(problem, k=2), []
+    see = judge.see
+
+    def watched(part, at, *others):
+        iterates.append(at.detach().clone())
+        see(part, at, *others)
+
+    judge.see = watched
+    objective = climbable(judge, [goal], k=2, wanted=None)[goal]
+    lost = climb(problem, judge, goal, model, objective, rows=problem.everyone, effort=effort)
+    return problem, iterates, lost
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_iterates_follow_the_momentum_recipe_written_out_by_hand(norm):
+    model, x, ball = cases.conv(), cases.images(3), Ball(norm, 0.05)
+    effort = Effort(steps=6, restarts=1, draws=0, walk=0, momentum=0.6, relative_step=0.4)
+    problem, iterates, lost = climbing(model, x, ball, effort)
+    assert lost == 0
+    clean = attributions.saliency(model, x, problem.target).detach()
+    at, velocity = iterates[0], torch.zeros_like(x)
+    for step in range(6):
+        assert torch.allclose(at, iterates[step], atol=1e-12)
+        leaf = at.clone().requires_grad_()
+        value = attacks.lower_cosine(clean, attributions.saliency(model, leaf, problem.target)).sum()
+        (slope,) = torch.autograd.grad(value, leaf)
+        velocity = 0.6 * velocity + slope / slope.abs().sum((1, 2, 3), keepdim=True)
+        # Half a cosine from the first step, 0.4 of the radius, towards zero after the last.
+        length = 0.05 * 0.4 * (1 + math.cos(math.pi * step / 6)) / 2
+        step_to = velocity.sign() if norm == "linf" else velocity / velocity.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        move = at + length * step_to - x
+        if norm == "linf":
+            move = move.clamp(-0.05, 0.05)
+        else:
+            move = move * (0.05 / move.flatten(1).norm(dim=1)).clamp(max=1).view(-1, 1, 1, 1)
+        at = (x + move).clamp(0, 1)
+    assert torch.allclose(at, iterates[6], atol=1e-12)
+    assert len(iterates) == 7
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_iterate_ever_leaves_the_ball_or_the_unit_box(norm):
+    x = torch.rand(6, *cases.SHAPE, generator=cases.generator(3), dtype=torch.float64).round(decimals=1)
+    iterates = climbing(cases.conv(), x, Ball(norm, 0.3), Effort(steps=5, restarts=3, draws=0, walk=0))[1]
+    for at in iterates:
+        assert 0 <= at.min() <= at.max() <= 1
+        assert (size(at - x.repeat(3, 1, 1, 1), norm) <= 0.3 * (1 + 8 * EPS) + 4 * EPS).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_starts_lie_inside_the_ball_and_on_its_boundary_by_turns(norm):
+    x = cases.images(6)
+    iterates = climbing(cases.conv(), x, Ball(norm, 0.05), Effort(steps=1, restarts=4, draws=0, walk=0))[1]
+    sizes = size(iterates[0] - x.repeat(4, 1, 1, 1), norm).view(4, 6)
+    assert (sizes[1::2] >= 0.05 * (1 - 1e-9)).all()
+    assert (sizes[::2] < 0.05).all()
+
+
+def test_every_lost_iterate_is_steered_back_and_counted():
+    model, x, ball = cases.quadratic(), cases.images(20), Ball("linf", 0.25)
+    effort = Effort(steps=12, restarts=2, draws=0, walk=0)
+    problem, iterates, lost = climbing(model, x, ball, effort)
+    target = problem.target.repeat(2)
+    astray = torch.stack([model(at).argmax(1) != target for at in iterates])
+    assert lost == int(astray[:-1].sum()) > 0
+    # Of those that were lost before the last third, more are home at the end than a coin would bring.
+    before = astray[:8].any(0)
+    assert (~astray[8:, before]).any(0).double().mean() > 0.5
+
+
+def test_the_way_along_the_boundary_is_a_unit_normal_and_a_unit_tangent():
+    back, slope = (torch.randn(4, 2, 3, 3, generator=cases.generator(s), dtype=torch.float64) for s in (0, 1))
+    normal = back.flatten(1) / back.flatten(1).norm(dim=1, keepdim=True)
+    tangent = along(back, slope).flatten(1) - normal
+    assert tangent.norm(dim=1).tolist() == pytest.approx([1.0] * 4)
+    assert (tangent * normal).sum(1).tolist() == pytest.approx([0.0] * 4, abs=1e-12)
+    assert ((tangent * slope.flatten(1)).sum(1) > 0).all()
+
+
+def test_a_gradient_that_is_not_a_number_stops_its_own_image_only():
+    model, x = cases.conv(), cases.images(3)
+
+    def poisoned(model, at, target):
+        """Right values everywhere; the slope is 0 / 0 beside the first image, but not at it."""
+        away = (at.detach() - x[0]).abs().amax((1, 2, 3))
+        bad = ((away > 0) & (away < 0.06)).view(-1, 1, 1, 1)
+        root = torch.where(bad, at - at.detach(), 1).abs().sqrt()
+        return attributions.saliency(model, at, target) + root - (~bad).to(root)
+
+    effort = Effort(steps=4, restarts=2, draws=0, walk=0)
+    found = attacks.auto(poisoned, model, x, Ball("linf", 0.05), k=2, effort=effort, generator=cases.generator())
+    plain = attacks.auto(
+        attributions.saliency, model, x, Ball("linf", 0.05), k=2, effort=effort, generator=cases.generator()
+    )
+    for measure in ("cosine", "spearman"):
+        assert torch.allclose(found.x[measure][1:], plain.x[measure][1:])
+        assert torch.isfinite(found.x[measure]).all()
+    assert (beaten(found)["cosine"] < 1 - 1e-6).all()
+
+
+# ------------------------------------------------------------------ the heavy attack
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_heavy_attack_stays_in_the_ball_keeps_predictions_and_beats_a_small_suite(norm):
+    model, x, ball = cases.conv(), cases.images(6), Ball(norm, 0.05 if norm == "linf" else 0.2)
+    found = attacks.heavy(attributions.saliency, model, x, ball, k=2, steps=40, starts=4, generator=cases.generator())
+    small = Effort(steps=5, restarts=1, draws=0, walk=0)
+    quick = attacks.auto(attributions.saliency, model, x, ball, k=2, effort=small, generator=cases.generator())
+    for at in found.x.values():
+        assert (size(at - x, norm) <= ball.radius * (1 + 8 * EPS) + 4 * EPS).all()
+        assert torch.equal(model(at).argmax(1), model(x).argmax(1))
+    for measure in ("spearman", "cosine", "pearson"):
+        assert beaten(found)[measure].mean() <= beaten(quick)[measure].mean() + 1e-9
+
+
+def test_the_heavy_attack_climbs_every_objective_the_wanted_maps_and_all_objectives_again():
+    x = cases.images(3)
+    found = attacks.heavy(
+        attributions.saliency, cases.conv(), x, Ball("linf", 0.05), k=2, steps=4, starts=2, generator=cases.generator()
+    )
+    names = list(attacks.CLIMBABLE)
+    parts = [*names, "reversed", "another's", *(f"{name} again" for name in names), "worst"]
+    assert list(found.table["part"].unique()) == parts
+
+
+def test_the_second_round_starts_where_the_first_ended():
+    x = cases.images(4)
+    how = {"k": 2, "starts": 1, "generator": cases.generator()}
+    found = attacks.heavy(attributions.saliency, cases.conv(), x, Ball("linf", 0.05), steps=8, **how)
+    first = beaten(found, "cosine")["cosine"]
+    for name in ("unseat", "spearman", "pearson"):  # each begins among others at the best image for cosine so far
+        assert (beaten(found, f"{name} again")["cosine"] <= first + 1e-12).all()
+
+
+def test_relu_networks_are_attacked_through_twins_and_stochastic_maps_are_refused():
+    model, x = cases.mlp(nn.ReLU(), width=16), cases.images(3)
+    how = {"k": 2, "steps": 3, "starts": 1, "generator": cases.generator()}
+    found = attacks.heavy(attributions.saliency, model, x, Ball("linf", 0.05), **how)
+    assert "cosine, β=5" in set(found.table["part"])
+    given = attacks.heavy(
+        attributions.saliency, model, x, Ball("linf", 0.05), ascend_on=[models.smooth_twin(model, x, beta=7)], **how
+    )
+    assert "cosine, β=7" in set(given.table["part"])
+
+    def drawing(model, x, target, *, generator):
+        return attributions.smooth_grad(model, x, target, sigma=0.05, samples=3, generator=generator)
+
+    with pytest.raises(ValueError, match="attribution draws random numbers"):
+        attacks.heavy(partial(drawing), model, x, Ball("linf", 0.05), **how)
