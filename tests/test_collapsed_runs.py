@@ -91,7 +91,7 @@ def test_blindness_is_told_image_by_image():
 )
 def test_a_collapsed_run_leaves_its_arm_whatever_its_loss(share, reason):
     fit = training.Fit(steps=10, train_loss=0.01, train_accuracy=1.0, late_change=0.05, reached=True)
-    for protocol in training.RECIPES:
+    for protocol in training.recipes.RECIPES:
         assert measure.incomparable(Experiment(**BASE, step_size=0.1, seed=0, protocol=protocol), fit, share) == reason
 
 
