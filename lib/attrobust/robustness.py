@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attrobust import attacks, checks
 from attrobust.attributions import distances, similarities
 from attrobust.balls import Ball
+from attrobust.versions import versioned
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -33,6 +34,7 @@ def objectives(k: int) -> dict[str, Callable[..., attacks.Objective]]:
     }
 
 
+@versioned(1)
 def attribution_robustness(
     model: nn.Module,
     x: Images,

@@ -37,6 +37,7 @@ from attrobust.attacks.referee import MEASURES, Referee, Rows, on_maps
 from attrobust.attacks.streams import Streams, each, explain, stochastic
 from attrobust.balls import Ball
 from attrobust.models import SmoothTwin, kinks, smooth_twin
+from attrobust.versions import versioned
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
@@ -81,6 +82,7 @@ class Found:
         return float((~self.counted).double().mean())
 
 
+@versioned(1)
 def auto(
     attribution: Attribution,
     model: nn.Module,

@@ -125,9 +125,9 @@ def no_gain(low: float, high: float, *, margin: float = NO_GAIN_MARGIN) -> str:
 
 
 def change_per_seed(rows: pd.DataFrame, metric: str, by: str) -> dict[int, float]:
-    """Change over the whole range, by the fitted slope of each seed that has two values of `by` or more."""
+    """Change over the whole range of the arm, by the fitted slope of each seed with two values of `by` or more."""
     changes = {}
-    for seed, run in rows.groupby("seed"):
+    for seed, run in rows[rows[metric].notna()].groupby("seed"):
         x = np.log(run[by].to_numpy(dtype=float))
         if len(np.unique(x)) >= 2:
             changes[seed] = stats.linregress(x, run[metric].to_numpy(dtype=float)).slope * _log_range(rows[by])

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from attrobust import attacks, attributions, similarity
 from attrobust.balls import Ball
 from attrobust.experiments.explanations import cls_rows
+from attrobust.versions import versioned
 
 Images = Float[Tensor, "batch channels height width"]
 
 
+@versioned(1)
 def read_out_twice(
     model: nn.Module, x: Images, *, radius: float, steps: int, restarts: int, seed: int, ascend_on: nn.Module | None
 ) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attrobust import attention as kernels
-from attrobust import checks, data, models, store, training
+from attrobust import checks, data, models, training
 from attrobust.experiments.explanations import on_the_patch_grid
 
 #: Training protocols (see notebook 03): what ends a run, and its recipe.
@@ -90,13 +90,8 @@ class Experiment:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; a network of architecture {self.architecture!r} has none"
                 )
-        for name in ("step_size", "momentum"):  # 1 and 1.0 are one experiment and must have one key
+        for name in ("step_size", "momentum"):  # a column of runs.csv holds 1.0, never 1
             object.__setattr__(self, name, float(getattr(self, name)))
-
-    @property
-    def training_key(self) -> str:
-        """Digest of everything the weights depend on."""
-        return store.digest(self, PROTOCOLS[self.protocol], data.fingerprint(self.dataset))
 
     @property
     def model_options(self) -> dict[str, object]:
@@ -122,7 +117,7 @@ class Measurement:
     """What is measured on a trained network, and how hard it is attacked.
 
     Attributes:
-        radii: of the linf ball, in 1/255 of the pixel range.
+        radii: of the linf ball, in 1/255 of the pixel range; kept in ascending order.
         attack_steps: gradient steps per restart.
         restarts: random starts.
         n_attacked: test images attacked and measured.
@@ -146,7 +141,7 @@ class Measurement:
     def __post_init__(self) -> None:
         for radius in self.radii:
             checks.at_least("radius", radius, 0)
-        object.__setattr__(self, "radii", tuple(int(r) if r == int(r) else r for r in self.radii))
+        object.__setattr__(self, "radii", tuple(sorted({int(r) if r == int(r) else r for r in self.radii})))
         checks.count("attack_steps", self.attack_steps)
         checks.count("restarts", self.restarts)
         checks.count("n_attacked", self.n_attacked)
@@ -154,11 +149,7 @@ class Measurement:
             raise ValueError(f"k_share is {self.k_share!r}; it must lie in (0, 1]")
         for name in self.maps:
             checks.one_of("map", name, on_the_patch_grid(1))
-
-
-def key(experiment: Experiment, measurement: Measurement) -> str:
-    """Digest that names the row of an experiment."""
-    return store.digest(experiment.training_key, measurement)
+        object.__setattr__(self, "maps", tuple(sorted(set(self.maps))))
 
 
 def grid(**axes: Sequence | object) -> list[Experiment]:

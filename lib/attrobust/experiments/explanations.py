@@ -14,8 +14,13 @@ from torch import Tensor, nn
 from attrobust import attention, attributions, curvature, entropy, robustness
 from attrobust.attacks import Attribution
 from attrobust.balls import Ball
+from attrobust.versions import versioned
 
 Images = Float[Tensor, "batch channels height width"]
+
+
+#: Maps made of attention weights alone: they explain no readout.
+ATTENTION_ALONE = ("raw_attention", "rollout", "plain_rollout")
 
 
 def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
@@ -30,6 +35,7 @@ def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
     }
 
 
+@versioned(1)
 def under_attack(
     model: nn.Module,
     x: Images,
@@ -59,7 +65,7 @@ def under_attack(
 
     Returns:
         Means over images of every similarity and distance, `zero_maps` (clean maps that are zero everywhere; images
-        with one are left out of the means) and `n` (images in the means).
+        with one are left out of the means) and `n` (images in the means: those with a map that was attacked).
     """
     rows = []
     with torch.no_grad():
@@ -80,9 +86,10 @@ def under_attack(
             ascend_on=ascend_on,
         )
         table = table[~table["image"].map(dict(enumerate(empty.tolist())))]
-        means = table.drop(columns=["image", "attribution"]).groupby("attack").mean().reindex(["noise", "worst"])
-        counts = {"zero_maps": int(empty.sum()), "n": len(x) - int(empty.sum())}
-        rows.append(means.reset_index().assign(attribution=name, **counts))
+        grouped = table.drop(columns=["image", "attribution"]).groupby("attack")
+        means = grouped.mean().assign(n=grouped["spearman"].count()).reindex(["noise", "worst"])
+        means["n"] = means["n"].fillna(0).astype(int)
+        rows.append(means.reset_index().assign(attribution=name, zero_maps=int(empty.sum())))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -93,6 +100,7 @@ def cls_rows(
     return model.scores(x)[-1][:, :, 0], model.attend(x)[1][-1][:, :, 0]
 
 
+@versioned(1)
 def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, float]:
     """What the attention rows behind the maps look like, averaged over images (and heads).
 
@@ -148,6 +156,7 @@ def _sensitivity(name: str, function: Callable[[Images], Tensor], x: Images, *, 
     return {f"{name}_sensitivity": absolute, f"{name}_relative": turning / contrast}
 
 
+@versioned(1)
 def margins(model: nn.Module, x: Images, *, k: int) -> pd.DataFrame:
     """One row per image and head: everything that the statements about softmax rows speak of, in float64.
 
