@@ -34,6 +34,8 @@ swapping = importlib.import_module("attrobust.experiments.drop_in")  # the packa
 
 FOLDER = Path(__file__).parent / "golden"
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
+#: Where processors differ more: initial weights are drawn in float32 and then trained; zeros that are float32 rounding.
+LOOSE = {"train": (1e-3, 1e-4), "drop_in": (1e-3, 1e-5), "twins": (1e-6, 1e-6), "scales": (1e-6, 1e-6)}
 
 SMALL = experiments.Measurement(radii=(8,), attack_steps=2, restarts=1, n_attacked=3, trace_products=6)
 DENSE = {"dataset": "digits", "side": 4, "n_train": 24, "step_size": 0.1, "batch_size": 8, "epochs": 3, "seed": 0}
@@ -54,7 +56,9 @@ def double() -> Iterator[None]:
 
     def dataset(name: str, side: int | None, n_train: int, n_test: int | None, device: str) -> data.Dataset:
         found = plain(name, side=side, n_train=n_train, n_test=n_test, device=device)
-        sides = {part: data.Examples(getattr(found, part).x.double(), getattr(found, part).y) for part in ("train", "test")}
+        sides = {
+            part: data.Examples(getattr(found, part).x.double(), getattr(found, part).y) for part in ("train", "test")
+        }
         return found._replace(**sides)
 
     swapping._original.cache_clear()
@@ -105,7 +109,10 @@ def measured() -> pd.DataFrame:
     for e in (experiment(activation="relu"), TRANSFORMER):
         fit = training.Fit(steps=3, train_loss=0.5, train_accuracy=0.5, late_change=0.05)
         row, attacked = measure.measure(e, SMALL, network(e), fit)
-        parts += [pd.DataFrame([{k: v for k, v in row.items() if k != "reason"}]), attacked.assign(reason=row["reason"])]
+        parts += [
+            pd.DataFrame([{k: v for k, v in row.items() if k != "reason"}]),
+            attacked.assign(reason=row["reason"]),
+        ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -220,7 +227,7 @@ def difference(name: str, version: int, found: dict, pinned: dict | None) -> str
         return f"{name!r} is versioned and has no golden row: {again}"
     if pinned["version"] != version:
         return f"{name!r} has version {version} and a golden row of version {pinned['version']}: {again}"
-    changed = _changed(found, pinned["row"])
+    changed = _changed(found, pinned["row"], *LOOSE.get(name, (RELATIVE, ABSOLUTE)))
     if not changed:
         return ""
     return (
@@ -229,7 +236,7 @@ def difference(name: str, version: int, found: dict, pinned: dict | None) -> str
     )
 
 
-def _changed(found: dict, pinned: dict) -> str:
+def _changed(found: dict, pinned: dict, relative: float, absolute: float) -> str:
     if found["rows"] != pinned["rows"] or list(found["columns"]) != list(pinned["columns"]):
         return f"{found['rows']} rows of {list(found['columns'])}, pinned {pinned['rows']} of {list(pinned['columns'])}"
     for column, new in found["columns"].items():
@@ -238,7 +245,7 @@ def _changed(found: dict, pinned: dict) -> str:
             return f"column {column!r}"
         for part in ("mean", "values") if "mean" in new else ():
             a, b = (np.atleast_1d(np.array(v[part], dtype=float)) for v in (new, old))
-            if not np.allclose(a, b, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True):
+            if not np.allclose(a, b, rtol=relative, atol=absolute, equal_nan=True):
                 return f"column {column!r}, {part} {a.tolist()}, pinned {b.tolist()}"
     return ""
 
@@ -287,8 +294,8 @@ def notebook_difference(where: str, found: dict, pinned_: dict | None) -> str:
         return f"{where} is stored with version {found['version']}, which is not pinned yet: {again}"
     if pinned_["code"] != found["code"]:
         return (
-            f"the code of {where} changed and its version did not: if its numbers change, raise version={found['version']}"
-            f" where it is stored and {again}; if they do not, {again} --same"
+            f"the code of {where} changed and its version did not: if its numbers change, raise version="
+            f"{found['version']} where it is stored and {again}; if they do not, {again} --same"
         )
     return ""
 

@@ -58,7 +58,10 @@ def test_rounding_is_no_change_and_a_lost_row_or_column_is(monkeypatch):
 def test_a_notebooks_function_is_pinned_by_its_code_and_that_of_what_it_calls(tmp_path):
     def book(helper="return n", text="One.", version=1, note=""):
         cells = [f"def helper(n):\n    {helper}", f'def made(n):\n    """{text}"""\n    return helper(n)  {note}']
-        cells += [f'experiments.table(store, "t", made, 3, version={version})', 'experiments.table(store, "u", trials.hump)']
+        cells += [
+            f'experiments.table(store, "t", made, 3, version={version})',
+            'experiments.table(store, "u", trials.hump)',
+        ]
         path = tmp_path / "01_x.ipynb"
         path.write_text(golden_rows.json.dumps({"cells": [{"cell_type": "code", "source": [c]} for c in cells]}))
         return golden_rows.stored_functions(path)
@@ -66,7 +69,9 @@ def test_a_notebooks_function_is_pinned_by_its_code_and_that_of_what_it_calls(tm
     before = book()
     assert set(before) == {"made"}
     assert book(text="Another sentence.", note="# a remark") == before
-    assert "changed and its version did not" in golden_rows.notebook_difference("x", book("return 2 * n")["made"], before["made"])
+    assert "changed and its version did not" in golden_rows.notebook_difference(
+        "x", book("return 2 * n")["made"], before["made"]
+    )
     assert "not pinned yet" in golden_rows.notebook_difference("x", book(version=2)["made"], before["made"])
     assert golden_rows.notebook_difference("x", before["made"], before["made"]) == ""
 

@@ -71,7 +71,9 @@ def test_functions_enter_by_name_and_version_and_partial_ones_by_their_arguments
 
 
 def test_a_function_without_a_version_is_refused_in_one_sentence():
-    with pytest.raises(ValueError, match=r"'sqrt' has no version; write @versioned\(1\) above a function of the library"):
+    with pytest.raises(
+        ValueError, match=r"'sqrt' has no version; write @versioned\(1\) above a function of the library"
+    ):
         digest(math.sqrt)
 
 
@@ -123,7 +125,7 @@ def test_no_source_text_enters():
 
 @pytest.mark.parametrize("version", [0, -1, 1.5, "1", True, None])
 def test_a_version_is_a_whole_number_of_at_least_one(unchecked, version):
-    with pytest.raises(ValueError, match="version is .*; it must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=r"version is .*; it must be a whole number of at least 1"):
         versions.versioned(version)
 
 
@@ -133,10 +135,10 @@ def test_two_functions_of_one_name_cannot_both_be_versioned(monkeypatch):
     versions.versioned(2)(halves)  # the same one again, such as a reloaded module's
     other = type(halves)(halves.__code__, {}, "halves")
     other.__module__ = "elsewhere"
-    with pytest.raises(ValueError, match="'halves' is versioned in .* too; names in keys must differ"):
+    with pytest.raises(ValueError, match=r"'halves' is versioned in .* too; names in keys must differ"):
         versions.versioned(1)(other)
     halves.version = 1
 
 
 def test_keys_need_neither_torch_nor_pandas():
-    assert not {"torch", "pandas"} & {name for name in vars(sys.modules["attrobust.versions"])}
+    assert not {"torch", "pandas"} & set(vars(sys.modules["attrobust.versions"]))

@@ -125,7 +125,11 @@ def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], 
 
 
 def assess(
-    rows: pd.DataFrame, directions: Mapping[str, Mapping[str, str]], *, step: Sequence[str], batch: Sequence[str]
+    rows: pd.DataFrame,
+    directions: Mapping[str, Mapping[str, str]],
+    *,
+    step: pd.Series | Sequence[str],
+    batch: pd.Series | Sequence[str],
 ) -> pd.DataFrame:
     """Verdicts of every claim, metric and arm, over step size and over batch size.
 
