@@ -211,7 +211,7 @@ def test_another_device_is_another_network_and_row():
     assert experiments.key(one(), SMALL) != experiments.key(one(), SMALL, "cuda")
 
 
-def test_neither_order_nor_kind_of_numbers_matters():
+def test_neither_order_nor_kind_of_numbers_matters(unchecked):
     plain = Measurement(radii=(4, 8), betas=(5, 10), maps=("rollout", "saliency"))
     for other in (
         Measurement(radii=(8, 4.0), betas=[5.0, 10.0], maps=("saliency", "rollout")),

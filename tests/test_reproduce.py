@@ -132,7 +132,8 @@ def reference(tmp_path_factory):
 
 
 def rows(tree):
-    return (tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens" / "runs.csv").read_bytes()
+    folder = tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens"
+    return [(folder / name).read_bytes() for name in ("runs.csv", "attacked.csv")]
 
 
 @pytest.mark.slow

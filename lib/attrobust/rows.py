@@ -69,7 +69,7 @@ class Rows:
         for name in IDENTITY:
             if name != "metric" and kept[name].nunique() > 1:
                 found = ", ".join(map(str, kept[name].unique()))
-                raise ValueError(f"several {name}s are left ({found}); choose one by {name}=...")
+                raise ValueError(f"rows of several values of {name} are left ({found}); choose one by {name}=...")
         columns = kept.pivot(index="key", columns="metric", values="value")
         columns = columns[list(dict.fromkeys(kept["metric"]))].rename_axis(columns=None).reset_index()
         return self.runs.merge(columns, on="key", how="left")
