@@ -14,15 +14,20 @@ RANGE = np.log(30)
 
 
 def runs(slope=0.0, *, noise=0.1, seeds=10, steps=STEPS, draw=0, **columns):
-    """Runs of one arm: metric = seed's level + slope log(step size) + noise."""
+    """Long rows of one arm: value = seed's level + slope log(step size) + noise."""
     rng = np.random.default_rng(draw)
     table = [
-        {"seed": seed, "step_size": step, "metric": level + slope * np.log(step) + noise * rng.normal()}
+        {
+            "key": f"{draw} {seed} {step}",
+            "seed": seed,
+            "step_size": step,
+            "value": level + slope * np.log(step) + noise * rng.normal(),
+        }
         for seed in range(seeds)
         for level in [rng.normal()]
         for step in steps
     ]
-    return pd.DataFrame(table).assign(comparable=True, reason="", **columns)
+    return pd.DataFrame(table).assign(comparable=True, reason="", metric="metric", **columns)
 
 
 def permuted(table, draw):
@@ -33,7 +38,7 @@ def permuted(table, draw):
 
 
 def judged(table, claimed="up"):
-    t = claims.trend(table, metric="metric", by="step_size")
+    t = claims.trend(table, metric="value", by="step_size")
     return claims.verdict(t.low, t.high, claimed=claimed)
 
 
@@ -41,7 +46,7 @@ def judged(table, claimed="up"):
 
 
 def test_an_exact_trend_is_its_slope_times_the_log_of_the_range():
-    t = claims.trend(runs(0.7, noise=0.0, seeds=3), metric="metric", by="step_size")
+    t = claims.trend(runs(0.7, noise=0.0, seeds=3), metric="value", by="step_size")
     assert t.change == pytest.approx(0.7 * RANGE)
     assert (t.low, t.high) == pytest.approx((t.change, t.change))
     assert t.seeds == 3
@@ -50,22 +55,22 @@ def test_an_exact_trend_is_its_slope_times_the_log_of_the_range():
 
 def test_a_trend_agrees_with_slopes_and_interval_done_by_hand():
     table = runs(0.2, noise=0.5, seeds=7)
-    slopes = [np.polyfit(np.log(r["step_size"]), r["metric"], 1)[0] * RANGE for _, r in table.groupby("seed")]
-    t = claims.trend(table, metric="metric", by="step_size")
+    slopes = [np.polyfit(np.log(r["step_size"]), r["value"], 1)[0] * RANGE for _, r in table.groupby("seed")]
+    t = claims.trend(table, metric="value", by="step_size")
     half = stats.t.ppf(0.975, 6) * np.std(slopes, ddof=1) / np.sqrt(7)
     assert t.per_seed == pytest.approx(slopes)
     assert t.change == pytest.approx(np.mean(slopes))
     assert (t.low, t.high) == pytest.approx((np.mean(slopes) - half, np.mean(slopes) + half))
-    assert t.first == pytest.approx(table[table["step_size"] == 0.01]["metric"].mean())
-    assert t.last == pytest.approx(table[table["step_size"] == 0.3]["metric"].mean())
+    assert t.first == pytest.approx(table[table["step_size"] == 0.01]["value"].mean())
+    assert t.last == pytest.approx(table[table["step_size"] == 0.3]["value"].mean())
 
 
 @given(scale=st.floats(0.01, 100), shift=st.floats(-10, 10), unit=st.floats(1e-3, 1e3))
 def test_a_trend_follows_the_units_of_the_metric_and_ignores_those_of_the_step(scale, shift, unit):
     table = runs(0.2, seeds=4)
-    plain = claims.trend(table, metric="metric", by="step_size")
-    other = table.assign(metric=scale * table["metric"] + shift, step_size=unit * table["step_size"])
-    moved = claims.trend(other, metric="metric", by="step_size")
+    plain = claims.trend(table, metric="value", by="step_size")
+    other = table.assign(value=scale * table["value"] + shift, step_size=unit * table["step_size"])
+    moved = claims.trend(other, metric="value", by="step_size")
     assert moved.change == pytest.approx(scale * plain.change, rel=1e-6)
     assert moved.low == pytest.approx(scale * plain.low, rel=1e-6, abs=1e-6)
 
@@ -73,7 +78,7 @@ def test_a_trend_follows_the_units_of_the_metric_and_ignores_those_of_the_step(s
 def test_the_order_of_rows_does_not_matter():
     table = runs(0.2)
     t, u = (
-        claims.trend(rows, metric="metric", by="step_size") for rows in (table, table.sample(frac=1, random_state=1))
+        claims.trend(rows, metric="value", by="step_size") for rows in (table, table.sample(frac=1, random_state=1))
     )
     assert t.change == pytest.approx(u.change)
     assert (t.low, t.high) == pytest.approx((u.low, u.high))
@@ -95,7 +100,7 @@ def test_a_planted_null_with_few_seeds_is_undecided():
 
 @pytest.mark.parametrize("seeds", [0, 1])
 def test_fewer_than_two_seeds_decide_nothing(seeds):
-    t = claims.trend(runs(5.0, noise=0.0, seeds=2).query("seed < @seeds"), metric="metric", by="step_size")
+    t = claims.trend(runs(5.0, noise=0.0, seeds=2).query("seed < @seeds"), metric="value", by="step_size")
     assert (t.low, t.high) == (-np.inf, np.inf)
     assert claims.verdict(t.low, t.high, claimed="up") == claims.UNDECIDED
 
@@ -111,7 +116,7 @@ def test_permuted_step_labels_get_a_verdict_in_about_five_percent_of_arms():
 def test_seeds_that_lost_their_runs_are_left_out():
     table = runs(0.7, noise=0.0, seeds=4)
     few = table[(table["seed"] != 2) | (table["step_size"] == 0.1)]
-    t = claims.trend(few, metric="metric", by="step_size")
+    t = claims.trend(few, metric="value", by="step_size")
     assert t.seeds == 3
     assert t.change == pytest.approx(0.7 * RANGE)
 
@@ -154,6 +159,24 @@ def test_bad_questions_are_refused():
         claims.trend(runs(), metric="sharpnes", by="step_size")
 
 
+def test_a_seed_that_lost_an_end_is_told_over_the_whole_range_of_the_arm():
+    """The slope is the seed's; the range it is told over is the arm's, not what is left of the seed."""
+    table = runs(0.7, noise=0.0, seeds=4)
+    short = table[(table["seed"] != 2) | (table["step_size"] < 0.2)]
+    t = claims.trend(short, metric="value", by="step_size")
+    assert t.per_seed == pytest.approx([0.7 * RANGE] * 4)
+    halved = table.assign(value=table["value"].where(~((table["seed"] == 2) & (table["step_size"] > 0.2))))
+    assert claims.trend(halved, metric="value", by="step_size").per_seed == pytest.approx([0.7 * RANGE] * 4)
+
+
+def test_every_seed_enters_the_mean():
+    table = runs(0.0, noise=0.0, seeds=5)
+    table["value"] = table["seed"] * np.log(table["step_size"])
+    t = claims.trend(table, metric="value", by="step_size")
+    assert t.per_seed == pytest.approx([seed * RANGE for seed in range(5)])
+    assert t.change == pytest.approx(2 * RANGE)
+
+
 # ------------------------------------------------------------------ many arms
 
 
@@ -164,7 +187,8 @@ def two_arms():
 
 
 def test_every_arm_and_metric_gets_its_own_verdict():
-    table = two_arms().assign(mirror=lambda t: -t["metric"])
+    table = two_arms()
+    table = pd.concat([table, table.assign(metric="mirror", value=-table["value"])], ignore_index=True)
     found = claims.judge(table, {"metric": "up", "mirror": "up"}, by="step_size").set_index(["protocol", "metric"])
     assert found["verdict"].to_dict() == {
         ("matched", "metric"): claims.SUPPORTED,
@@ -172,8 +196,8 @@ def test_every_arm_and_metric_gets_its_own_verdict():
         ("plateau", "metric"): claims.OPPOSITE,
         ("plateau", "mirror"): claims.SUPPORTED,
     }
-    for protocol, rows in table.groupby("protocol"):
-        t = claims.trend(rows, metric="metric", by="step_size")
+    for protocol, rows in two_arms().groupby("protocol"):
+        t = claims.trend(rows, metric="value", by="step_size")
         assert found.loc[(protocol, "metric"), "change"] == t.change
 
 
@@ -181,7 +205,7 @@ def test_runs_that_are_not_comparable_leave_their_arm_and_are_counted():
     table = two_arms()
     gone = (table["protocol"] == "matched") & (table["step_size"] == 0.3)
     spoilt = table.assign(
-        comparable=~gone, reason=np.where(gone, "diverged", ""), metric=table["metric"].where(~gone, 1e9)
+        comparable=~gone, reason=np.where(gone, "diverged", ""), value=table["value"].where(~gone, 1e9)
     )
     found = claims.judge(spoilt, {"metric": "up"}, by="step_size").set_index("protocol")
     clean = claims.judge(table[~gone], {"metric": "up"}, by="step_size").set_index("protocol")
@@ -193,6 +217,11 @@ def test_runs_that_are_not_comparable_leave_their_arm_and_are_counted():
     ]
 
 
+def test_a_metric_that_no_row_holds_is_refused():
+    with pytest.raises(ValueError, match="rows hold no metric 'metrik'; they hold metric"):
+        claims.judge(two_arms(), {"metrik": "up"}, by="step_size")
+
+
 def test_an_arm_without_runs_is_undecided():
     table = two_arms()
     found = claims.judge(table.assign(comparable=table["protocol"] == "plateau"), {"metric": "up"}, by="step_size")
@@ -201,11 +230,11 @@ def test_an_arm_without_runs_is_undecided():
 
 def test_directions_turn_round_over_batch_size():
     step = two_arms()
-    batch = step.rename(columns={"step_size": "batch_size"}).assign(step_size=0.1)
+    batch = step.rename(columns={"step_size": "batch_size"}).assign(step_size=0.1, key="batch " + step["key"])
     table = pd.concat([step.assign(batch_size=32), batch], ignore_index=True)
     inside = table.index < len(step)
     found = claims.assess(
-        table, {"C1": {"metric": "up"}}, step=table.index[inside], batch=table.index[~inside]
+        table, {"C1": {"metric": "up"}}, step=table["key"][inside], batch=table["key"][~inside]
     ).set_index(["by", "protocol"])
     assert found.loc[("step_size", "matched"), "verdict"] == claims.SUPPORTED
     assert found.loc[("batch_size", "matched"), "verdict"] == claims.OPPOSITE
@@ -222,7 +251,7 @@ def test_directions_turn_round_over_batch_size():
 def test_a_page_has_one_column_per_arm_activations_included():
     tables = [two_arms(), two_arms().assign(activation="relu")]
     table = pd.concat(tables, ignore_index=True).assign(batch_size=32)
-    found = claims.assess(table, {"C1": {"metric": "up"}}, step=table.index, batch=table.index)
+    found = claims.assess(table, {"C1": {"metric": "up"}}, step=table["key"], batch=table["key"])
     page = claims.overview(found)
     assert page.count("[+]") == 1 + 2
     assert page.count("[-]") == 1 + 2
@@ -232,7 +261,7 @@ def test_a_page_has_one_column_per_arm_activations_included():
 def test_the_corruption_of_one_row_changes_the_stated_change():
     table = two_arms()
     before = claims.judge(table, {"metric": "up"}, by="step_size")
-    table.loc[5, "metric"] += 1e-3
+    table.loc[5, "value"] += 1e-3
     after = claims.judge(table, {"metric": "up"}, by="step_size")
     assert (before["change"] != after["change"]).tolist() == [True, False]
 
@@ -271,7 +300,7 @@ def test_pooling_agrees_with_random_effects_done_by_hand(slopes):
     table = clusters(slopes)
     effects, variances = [], []
     for _, inside in table.groupby("dataset"):
-        per_seed = [claims.trend(r, metric="metric", by="step_size").per_seed for _, r in inside.groupby("protocol")]
+        per_seed = [claims.trend(r, metric="value", by="step_size").per_seed for _, r in inside.groupby("protocol")]
         mean = np.mean(per_seed, axis=0)
         effects.append(mean.mean())
         variances.append(mean.var(ddof=1) / len(mean))
@@ -285,7 +314,7 @@ def test_pooling_agrees_with_random_effects_done_by_hand(slopes):
 
 def test_a_single_cluster_keeps_its_own_interval():
     table = clusters([0.2], arms=("matched",))
-    alone = claims.trend(table, metric="metric", by="step_size")
+    alone = claims.trend(table, metric="value", by="step_size")
     found = claims.pooled(table, metric="metric", by="step_size", cluster=["dataset"], arm=["protocol"])
     assert (found.change, found.low, found.high) == pytest.approx((alone.change, alone.low, alone.high))
 
@@ -295,7 +324,7 @@ def test_arms_are_averaged_seed_by_seed_even_where_one_lost_a_seed():
     # Seeds have opposite noise in the two arms, so that only pairs of one seed cancel.
     sign = np.where(table["protocol"] == "matched", 1, -1)
     slope = 0.2 + sign * 0.1 * (table["seed"] - 2.5)
-    table = table.assign(metric=slope * np.log(table["step_size"]))
+    table = table.assign(value=slope * np.log(table["step_size"]))
     lost = table[(table["protocol"] == "plateau") | (table["seed"] != 0)]
     found = claims.pooled(lost, metric="metric", by="step_size", cluster=["dataset"], arm=["protocol"])
     assert found.change == pytest.approx(0.2 * RANGE)
@@ -323,12 +352,13 @@ def test_conditions_tell_each_protocols_pooled_change():
 
 def test_means_come_with_their_interval_and_number():
     table = runs(seeds=5, dataset="digits")
-    found = claims.means(table, ["metric"], by=["dataset", "step_size"])
+    table = table.drop(columns="metric").rename(columns={"value": "accuracy"})
+    found = claims.means(table, ["accuracy"], by=["dataset", "step_size"])
     assert found[["dataset", "step_size", "metric", "n"]].to_numpy().tolist() == [
-        ["digits", step, "metric", 5] for step in STEPS
+        ["digits", step, "accuracy", 5] for step in STEPS
     ]
     for row in found.itertuples():
-        values = table[table["step_size"] == row.step_size]["metric"]
+        values = table[table["step_size"] == row.step_size]["accuracy"]
         assert row.mean == pytest.approx(values.mean())
         assert (row.low, row.high) == pytest.approx(claims.interval(values))
 
@@ -398,18 +428,14 @@ def two_explanations(first, second, *, seeds=5, noise=0.005):
     for seed in range(seeds):
         for step in steps:
             at = np.log(step / steps[0]) / np.log(steps[-1] / steps[0])
-            rows.append(
-                {
-                    "dataset": "digits", "seed": seed, "step_size": step, "comparable": True,
-                    "worst_a_spearman": 0.5 + first * at + noise * draw.standard_normal(),
-                    "worst_b_spearman": 0.7 + second * at + noise * draw.standard_normal(),
-                }
-            )  # fmt: skip
+            run = {"dataset": "digits", "seed": seed, "step_size": step, "comparable": True, "metric": "worst_spearman"}
+            for name, start, change in (("a", 0.5, first), ("b", 0.7, second)):
+                rows.append(run | {"map": name, "value": start + change * at + noise * draw.standard_normal()})
     return pd.DataFrame(rows)
 
 
 def verdicts_of(rows):
-    table = claims.reach(rows, ["worst_{}_spearman"], claim="C6", gaining="a", others=["b"], by="step_size")
+    table = claims.reach(rows, ["worst_spearman"], claim="C6", gaining="a", others=["b"], by="step_size")
     assert table.claim.eq("C6").all()
     return dict(zip(table.says, table.verdict, strict=True)), table
 
@@ -429,6 +455,20 @@ def test_a_gain_that_reaches_the_other_is_seen_too():
     assert (found["gains"], found["gains less than a"]) == ("supported", "opposite")
 
 
+def test_every_seed_that_both_explanations_have_enters_their_comparison():
+    """One seed more or less changes the mean of the paired differences: none may be dropped, none counted twice."""
+    rows = two_explanations(0.0, 0.0, seeds=5, noise=0.0)
+    own = np.log(rows["step_size"] / 0.01) / np.log(10)
+    rows["value"] = np.where(rows["map"] == "a", rows["seed"] ** 2, -rows["seed"]) * own
+    table = verdicts_of(rows)[1].set_index("says")
+    assert table["seeds"].tolist() == [5, 5, 5]
+    assert table["change"].tolist() == pytest.approx([6, 8, -2])
+    lost = rows[(rows["map"] == "a") | (rows["seed"] != 4)]
+    table = verdicts_of(lost)[1].set_index("says")
+    assert table["seeds"].tolist() == [5, 4, 4]
+    assert table["change"].tolist() == pytest.approx([6, 5, -1.5])
+
+
 def test_too_few_seeds_are_undecided_and_never_no_gain():
     found, _ = verdicts_of(two_explanations(0.2, 0.0, seeds=1))
     assert set(found.values()) == {"undecided"}
@@ -437,7 +477,7 @@ def test_too_few_seeds_are_undecided_and_never_no_gain():
 def test_incomparable_runs_do_not_count():
     rows = two_explanations(0.2, 0.0)
     spoiled = rows.assign(comparable=rows.step_size < 0.1)
-    spoiled.loc[~spoiled.comparable, "worst_b_spearman"] = 9.0
+    spoiled.loc[~spoiled.comparable & (spoiled["map"] == "b"), "value"] = 9.0
     assert verdicts_of(spoiled)[0]["does not gain"] == "supported"
 
 
@@ -453,7 +493,7 @@ def two_attentions(reference, other, **options):
 
 def restored(rows, explanation="b"):
     how = {"claim": "C7", "explanations": [explanation], "by": "step_size", "reference": "softmax"}
-    table = claims.restored(rows, ["worst_{}_spearman"], **how)
+    table = claims.restored(rows, ["worst_spearman"], **how)
     assert table.claim.eq("C7").all()
     assert table.attention.eq("gaussian").all()
     return dict(zip(table.says, table.verdict, strict=True)), table
@@ -482,20 +522,21 @@ def test_a_kernel_at_few_steps_and_seeds_is_paired_with_softmax_there():
     ends = rows.step_size.isin([rows.step_size.min(), rows.step_size.max()]) & (rows.seed < 3)
     few = rows[(rows.attention == "softmax") | ends]
     bent = few.copy()  # softmax elsewhere must not matter
-    bent.loc[(bent.attention == "softmax") & ~ends, "worst_b_spearman"] = 9.0
+    bent.loc[(bent.attention == "softmax") & ~ends & (bent["map"] == "b"), "value"] = 9.0
     assert restored(bent)[1].change.to_numpy() == pytest.approx(restored(few)[1].change.to_numpy())
     assert restored(few)[1].seeds.eq(3).all()
 
 
 def test_parity_needs_the_whole_interval_inside_the_margin():
     rows = two_attentions((0.0, 0.0), (0.0, 0.0), noise=0.001)
-    rows["worst_b_spearman"] += 0.001 * np.random.default_rng(1).standard_normal(len(rows))
-    how = {"metric": "worst_b_spearman", "reference": "softmax"}
+    rows = rows[rows["map"] == "b"].rename(columns={"value": "accuracy"})
+    rows["accuracy"] += 0.001 * np.random.default_rng(1).standard_normal(len(rows))
+    how = {"metric": "accuracy", "reference": "softmax"}
     same = claims.parity(rows, margin=0.01, **how)
     assert same["within 0.01"].tolist() == ["supported"]
     assert same.pairs.tolist() == [15]
     assert claims.parity(rows, margin=1e-4, **how)["within 0.0001"].tolist() == ["undecided"]
-    lower = rows.assign(worst_b_spearman=rows.worst_b_spearman - 0.1 * (rows.attention == "gaussian"))
+    lower = rows.assign(accuracy=rows.accuracy - 0.1 * (rows.attention == "gaussian"))
     assert claims.parity(lower, margin=0.01, **how)["within 0.01"].tolist() == ["opposite"]
 
 

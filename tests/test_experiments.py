@@ -1,16 +1,29 @@
+import copy
 import dataclasses
 import itertools
 import math
+import re
 import shutil
 
 import cases
 import pandas as pd
 import pytest
 import torch
-from attrobust import attention, attributions, curvature, data, experiments, models, paths, robustness, training
+from attrobust import (
+    attention,
+    attributions,
+    curvature,
+    data,
+    experiments,
+    models,
+    paths,
+    robustness,
+    training,
+)
 from attrobust.balls import Ball
-from attrobust.experiments import Experiment, Measurement, measure, sweep
-from attrobust.store import Store, load_weights, read_csv, read_json, write_csv
+from attrobust.experiments import Experiment, Measurement, keys, measure, schema, sweep
+from attrobust.rows import Rows
+from attrobust.store import EvidenceError, Store, load_weights, read_json, write_csv, write_json
 from torch.nn import functional as F
 
 BASE = {"dataset": "digits", "step_size": 0.05, "batch_size": 16, "epochs": 2, "seed": 0, "side": 4, "n_train": 48}
@@ -116,35 +129,129 @@ def test_every_field_of_an_experiment_changes_its_keys(monkeypatch):
     assert set(OTHER) | set(OTHER_TRANSFORMER) == {f.name for f in dataclasses.fields(Experiment)}
     changed = [one(), *(one(**{n: v}) for n, v in OTHER.items()), one(architecture="vit")]
     changed += [one(architecture="vit", **{n: v}) for n, v in OTHER_TRANSFORMER.items()]
-    keys = [(e.training_key, experiments.key(e, SMALL)) for e in changed]
-    assert len(set(itertools.chain.from_iterable(keys))) == 2 * (2 + len(OTHER) + len(OTHER_TRANSFORMER))
+    found = [(experiments.network(e), experiments.key(e, SMALL)) for e in changed]
+    assert len(set(itertools.chain.from_iterable(found))) == 2 * (2 + len(OTHER) + len(OTHER_TRANSFORMER))
 
 
-def test_a_field_added_for_transformers_leaves_the_keys_and_columns_of_other_networks():
-    committed = read_csv(paths.figures / "03_sgd_flattens" / "runs.csv")
-    row = committed[committed["dataset"] == "fashion_mnist"].iloc[0].to_dict()
-    names = {f.name for f in dataclasses.fields(Experiment)} - set(OTHER_TRANSFORMER) - {"initial"}
-    known = {n: int(row[n]) if n in ("side", "seed", "epochs", "batch_size", "n_train") else row[n] for n in names}
-    experiment = Experiment(**known)
-    assert set(measure.columns(experiment)) == names | {"initial"}
-    assert experiment.model_options == {}
-    assert experiments.key(experiment, Measurement()) == row["key"]
+def test_the_words_of_a_transformer_are_no_columns_of_other_networks():
+    assert set(measure.columns(one())) == {f.name for f in dataclasses.fields(Experiment)} - set(OTHER_TRANSFORMER)
+    assert one().model_options == {}
+
+
+NETWORK_CONSTANTS = [
+    (measure, "PIXELS", {"digits": (0.3, 0.4)}),
+    (data, "fingerprint", lambda name: "other pixels"),
+]
+ROW_CONSTANTS = [
+    (measure, "COMPARABLE_LOSS", 0.2),
+    (measure, "COMPARABLE_ACCURACY", 0.99),
+    (measure, "COMPARABLE_CHANGE", 0.2),
+    (measure, "COMPARABLE_BLIND", 0.2),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "value"), NETWORK_CONSTANTS + ROW_CONSTANTS)
+def test_a_changed_constant_is_another_row(monkeypatch, module, name, value):
+    matched = one(protocol="matched")
+    network, row = experiments.network(matched), experiments.key(matched, SMALL)
+    monkeypatch.setattr(module, name, value)
+    assert experiments.key(matched, SMALL) != row
+    assert (experiments.network(matched) != network) == ((module, name, value) in NETWORK_CONSTANTS)
+
+
+def test_a_changed_default_is_another_row(monkeypatch):
+    """Today's default run never takes the row of another default: its key says every value."""
+    longer = dataclasses.make_dataclass("Measurement", [("n_attacked", int, 64)], bases=(Measurement,), frozen=True)
+    assert experiments.key(one(), longer()) != experiments.key(one(), Measurement())
+    assert experiments.key(one(), Measurement(n_attacked=128)) == experiments.key(one(), Measurement())
+
+
+@pytest.mark.parametrize("change", [{"patience": 6}, {"warmup_share": 0.03}, {"momentum": 0.8}])
+def test_every_field_of_the_recipe_is_part_of_the_key(monkeypatch, change):
+    before, named = experiments.network(one()), training.recipes.RECIPES
+    monkeypatch.setitem(named, "plateau", named["plateau"] | {"stop_loss": None} | change)
+    if "momentum" in change:
+        monkeypatch.setattr(Experiment, "recipe", dataclasses.replace(one().recipe, **change))
+    assert experiments.network(one()) != before
+
+
+@pytest.mark.parametrize("word", ["score", "link", "norm"])
+def test_a_kernels_words_are_part_of_the_keys_of_transformers_alone(monkeypatch, word):
+    transformer = one(architecture="vit", attention="gaussian")
+    before = experiments.network(transformer), experiments.network(one())
+    monkeypatch.setitem(attention.KERNELS, "gaussian", attention.KERNELS["gaussian"] | {word: "another"})
+    assert experiments.network(transformer) != before[0]
+    assert experiments.network(one()) == before[1]
+
+
+@pytest.mark.parametrize(
+    ("function", "networks", "rows"),
+    [
+        (data.load, "both", "both"),
+        (measure.train, "both", "both"),
+        (attention.kernel, "vit", "vit"),
+        (measure.measure, "", "both"),
+        (measure._flatness, "", "both"),
+        (measure._input_side, "", "both"),
+        (robustness.attribution_robustness, "", "both"),
+        (experiments.under_attack, "", "vit"),
+        (experiments.inside, "", "vit"),
+        (experiments.margins, "", ""),
+    ],
+    ids=lambda v: getattr(v, "__name__", v),
+)
+def test_a_raised_version_is_another_key_of_exactly_what_the_function_makes(monkeypatch, function, networks, rows):
+    kinds = {"mlp": one(), "vit": one(architecture="vit")}
+    before = {k: (experiments.network(e), experiments.key(e, SMALL)) for k, e in kinds.items()}
+    monkeypatch.setattr(function, "version", 2)
+    for kind, e in kinds.items():
+        assert (experiments.network(e) != before[kind][0]) == (networks in ("both", kind)), kind
+        assert (experiments.key(e, SMALL) != before[kind][1]) == (rows in ("both", kind)), kind
+
+
+def test_what_is_not_measured_is_not_in_the_key(monkeypatch):
+    light = dataclasses.replace(SMALL, curvature=False)
+    before = experiments.key(one(), light)
+    monkeypatch.setattr(measure._flatness, "version", 2)
+    assert experiments.key(one(), light) == before
+
+
+def test_another_device_is_another_network_and_row():
+    assert experiments.network(one()) != experiments.network(one(), "cuda")
+    assert experiments.key(one(), SMALL) != experiments.key(one(), SMALL, "cuda")
+
+
+def test_neither_order_nor_kind_of_numbers_matters(unchecked):
+    plain = Measurement(radii=(4, 8), betas=(5, 10), maps=("rollout", "saliency"))
+    for other in (
+        Measurement(radii=(8, 4.0), betas=[5.0, 10.0], maps=("saliency", "rollout")),
+        Measurement(radii=[4, 8.0, 8], betas=(5, 10.0), maps=["rollout", "saliency"]),
+    ):
+        assert experiments.key(one(), plain) == experiments.key(one(), other)
+    assert experiments.key(one(), plain) != experiments.key(one(), dataclasses.replace(plain, betas=(10, 5)))
+    assert experiments.network(one(step_size=1)) == experiments.network(one(step_size=1.0))
 
 
 def test_a_transformer_is_trained_measured_and_its_words_are_columns(folder):
     store = Store("notebook", out=folder / "out")
     options = {"patch": 2, "dim": 4, "depth": 1}
-    rows = run(
+    found = run(
         experiments.grid(**BASE | {"protocol": "plateau", "architecture": "vit", "seed": [0, 1]} | options), store
     )
+    rows = found.runs
     assert rows[["attention", "patch", "dim", "depth"]].iloc[0].tolist() == ["softmax", 2, 4, 1]
-    assert rows[["sharpness", "logit_input_curvature", "worst_saliency_spearman_8"]].notna().all(axis=None)
+    assert rows[["sharpness", "logit_input_curvature"]].notna().all(axis=None)
+    assert found.wide(map="saliency", attack="worst", radius=8)["spearman"].notna().all()
+    assert set(zip(found.attacked["map"], found.attacked["readout"], strict=True)) == {
+        ("saliency", "logit"), ("gradient_attention", "logit"), ("relevance", "logit"), ("raw_attention", "none"),
+        ("rollout", "none"),
+    }  # fmt: skip
     assert "invariant_flatness" not in rows
     alone = run(
         experiments.grid(**BASE | {"protocol": "plateau", "architecture": "vit"} | options),
         Store("alone", out=folder / "alone"),
     )
-    pd.testing.assert_frame_equal(alone, rows.iloc[:1])
+    assert_equal(alone, Rows(rows.iloc[:1], found.attacked[found.attacked["key"] == rows["key"][0]]))
 
 
 def test_seeds_are_trained_together_where_that_is_faster_and_small_steps_begin(folder, trainings):
@@ -164,14 +271,17 @@ def test_transformers_of_other_kernels_are_trained_and_measured_their_row_mass_t
     options = {"protocol": "plateau", "architecture": "vit", "patch": 2, "dim": 4, "depth": 1}
     grid = experiments.grid(**BASE | options | {"attention": ["softmax", "gaussian", "relu"]})
     light = dataclasses.replace(SMALL, attack_steps=1, betas=(5,), n_attacked=2)
-    rows = experiments.run(grid, light, store=Store("notebook", out=folder / "out"), jobs=1).set_index("attention")
+    found = experiments.run(grid, light, store=Store("notebook", out=folder / "out"), jobs=1)
+    rows = found.runs.set_index("attention")
     assert rows.loc[["gaussian", "relu"], "mass"].notna().all()
     assert math.isnan(rows.loc["softmax", "mass"])
     shared = rows.columns.difference(["mass", "empty"])
-    alone = experiments.run(grid[:1], light, store=Store("alone", out=folder / "alone"), jobs=1).set_index("attention")
+    alone = experiments.run(grid[:1], light, store=Store("alone", out=folder / "alone"), jobs=1).runs
+    alone = alone.set_index("attention")
     assert set(alone.columns) == set(shared)
     pd.testing.assert_frame_equal(alone, rows.loc[["softmax"], alone.columns])
-    assert rows[["worst_rollout_spearman_8", "worst_saliency_spearman_8"]].notna().all(axis=None)
+    worst = found.joined(attack="worst", metric="spearman")
+    assert worst[worst["map"].isin(["rollout", "saliency"])]["value"].notna().all()
 
 
 def test_every_field_of_a_measurement_changes_the_row_and_not_the_network():
@@ -180,14 +290,11 @@ def test_every_field_of_a_measurement_changes_the_row_and_not_the_network():
     assert len({experiments.key(one(), m) for m in (SMALL, *others)}) == 1 + len(OTHER_MEASURE)
 
 
-def test_other_data_or_another_protocol_are_other_networks(monkeypatch):
-    before = one().training_key
-    monkeypatch.setattr(data, "fingerprint", lambda name: "other pixels")
-    assert one().training_key != before
-    monkeypatch.undo()
+def test_another_recipe_is_another_network(monkeypatch):
+    before = experiments.network(one())
     named = training.recipes.RECIPES
     monkeypatch.setitem(named, "plateau", named["plateau"] | {"weight_decay": 1e-6})
-    assert one().training_key != before
+    assert experiments.network(one()) != before
 
 
 def test_matched_runs_have_patience_and_a_level_and_plateau_runs_neither():
@@ -238,10 +345,15 @@ def test_a_run_leaves_its_arm_for_the_stated_reasons_only(protocol, change, reas
 
 @pytest.fixture(scope="module")
 def measured():
-    """One trained network with its row."""
+    """One trained network with its row and its attacked similarities."""
     experiment = one(epochs=4)
     (model,), (fit,) = measure.train([experiment])
-    return experiment, model, fit, measure.measure(experiment, SMALL, model, fit)
+    return experiment, model, fit, *measure.measure(experiment, SMALL, model, fit)
+
+
+def value(attacked, attack, metric):
+    """The one number of saliency at the one radius."""
+    return attacked.set_index(["map", "attack", "metric", "radius"]).loc[("saliency", attack, metric, 8), "value"]
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "convnet"])
@@ -264,7 +376,7 @@ def test_flatness_columns_are_drawn_by_the_experiments_own_seed(architecture):
 
 
 def test_columns_are_what_the_library_measures_on_the_trained_network(measured):
-    experiment, model, fit, row = measured
+    experiment, model, fit, row, attacked_rows = measured
     digits = data.load("digits", side=4, n_train=48)
     attacked = data.load("digits", side=4, n_train=48, n_test=4).test.x
     target = model(attacked).argmax(1)
@@ -294,29 +406,57 @@ def test_columns_are_what_the_library_measures_on_the_trained_network(measured):
     for attack in ("worst", "noise"):
         rows = table[table["attack"] == attack]
         for name in ("top_k", "cosine", "displacement", "kept"):
-            assert row[f"{attack}_{name}_8"] == pytest.approx(rows[name].mean(), rel=1e-5)
+            assert value(attacked_rows, attack, name) == pytest.approx(rows[name].mean(), rel=1e-5)
+    assert (attacked_rows["n"] == 4).all()
+
+
+def test_a_similarity_that_was_not_attacked_is_not_counted(measured, monkeypatch):
+    experiment, model, fit, _, before = measured
+    plain = robustness.attribution_robustness
+
+    def partly(*arguments, **options):
+        table = plain(*arguments, **options)
+        return table.assign(spearman=table["spearman"].where(table["image"] != 1))
+
+    monkeypatch.setattr(robustness, "attribution_robustness", partly)
+    after = measure.measure(experiment, SMALL, model, fit)[1].set_index(["attack", "metric"])
+    assert after.loc[("worst", "spearman"), "n"] == 3
+    assert after.loc[("worst", "top_k"), "n"] == 4
+    assert after.loc[("worst", "top_k"), "value"] == value(before, "worst", "top_k")
 
 
 def test_a_networks_weights_do_not_depend_on_the_seeds_beside_it(measured):
-    experiment, model, _, row = measured
+    experiment, model, _, row, attacked = measured
     networks, fits = measure.train([dataclasses.replace(experiment, seed=s) for s in (2, 0)])
     for p, q in zip(networks[1].parameters(), model.parameters(), strict=True):
         assert torch.equal(p, q)
-    assert measure.measure(experiment, SMALL, networks[1], fits[1]) == row
+    again, attacked_again = measure.measure(experiment, SMALL, networks[1], fits[1])
+    assert again == row
+    pd.testing.assert_frame_equal(attacked_again, attacked, check_exact=True)
+
+
+def test_flatness_and_attack_of_another_seed_draw_other_numbers(measured):
+    experiment, model, fit, row, attacked = measured
+    again, attacked_again = measure.measure(dataclasses.replace(experiment, seed=1), SMALL, model, fit)
+    assert again["trace"] != row["trace"]
+    assert again["train_loss"] == row["train_loss"]
+    for attack in ("noise", "worst"):
+        assert value(attacked_again, attack, "displacement") != value(attacked, attack, "displacement")
 
 
 def test_a_relu_network_is_attacked_through_its_twins():
     experiment = one(activation="relu")
     (model,), (fit,) = measure.train([experiment])
-    row = measure.measure(experiment, SMALL, model, fit)
-    assert row["worst_cosine_8"] < row["noise_cosine_8"]
+    _, attacked = measure.measure(experiment, SMALL, model, fit)
+    assert value(attacked, "worst", "cosine") < value(attacked, "noise", "cosine")
 
 
 def test_a_diverged_network_is_noted_and_not_measured():
     experiment = one(step_size=1e12, activation="relu", epochs=3)
     (model,), (fit,) = measure.train([experiment])
-    row = measure.measure(experiment, SMALL, model, fit)
+    row, attacked = measure.measure(experiment, SMALL, model, fit)
     assert fit.diverged
+    assert attacked.empty
     assert (row["comparable"], row["reason"]) == (False, "diverged")
     assert "sharpness" not in row
 
@@ -331,6 +471,13 @@ def test_the_first_layer_standardises_with_the_training_pixels_own_numbers():
 
 # ------------------------------------------------------------------ sweeps
 
+
+def assert_equal(first, second):
+    for name in ("runs", "attacked"):
+        left, right = (getattr(rows, name).reset_index(drop=True) for rows in (first, second))
+        pd.testing.assert_frame_equal(left, right, check_exact=True)
+
+
 GRID = experiments.grid(**(BASE | {"protocol": "plateau", "step_size": [0.05, 0.2], "seed": [0, 1]}))
 
 
@@ -344,81 +491,183 @@ def test_missing_rows_only_are_computed(folder, trainings):
     again = run(GRID, Store("03_x"))
     assert trainings == [[1]]
     assert {p: p.read_bytes() for p in files} == files
-    pd.testing.assert_frame_equal(again.iloc[:3], first)
+    pd.testing.assert_frame_equal(again.runs.iloc[:3], first.runs)
     trainings.clear()
-    pd.testing.assert_frame_equal(run(GRID, Store("03_x")), again)
+    assert_equal(run(GRID, Store("03_x")), again)
     assert trainings == []
-    assert [(r.step_size, r.seed) for r in again.itertuples()] == [(e.step_size, e.seed) for e in GRID]
+    assert [(r.step_size, r.seed) for r in again.runs.itertuples()] == [(e.step_size, e.seed) for e in GRID]
 
 
-def test_a_lost_row_comes_back_bit_for_bit_and_a_corrupted_one_is_told_from_it(folder, trainings):
+def test_a_lost_row_comes_back_bit_for_bit(folder, trainings):
     store = Store("03_x")
     run(GRID[:2], store)
     path = store.out / "rows" / f"{experiments.key(GRID[1], SMALL)}.json"
     right = path.read_bytes()
     (model,), (fit,) = measure.train([GRID[1]])
-    assert read_json(path) == measure.columns(GRID[1]) | measure.measure(GRID[1], SMALL, model, fit)
+    row, attacked = measure.measure(GRID[1], SMALL, model, fit)
+    assert read_json(path) == {"run": measure.columns(GRID[1]) | row, "attacked": attacked.to_dict("records")}
     path.unlink()
     run(GRID[:2], store)
     assert path.read_bytes() == right
-    path.write_bytes(right[:-9])
-    with pytest.raises(ValueError, match=r"\.json is damaged"):
-        run(GRID[:2], store)
 
 
 def test_rows_depend_neither_on_the_number_of_workers_nor_on_the_process(folder):
     here = run(GRID, Store("03_x", out=folder / "one"))
     there = run(GRID, Store("03_x", out=folder / "two"), jobs=2)
-    pd.testing.assert_frame_equal(here, there, check_exact=True)
+    assert_equal(here, there)
+
+
+def commit(store):
+    """Put what a store gathered among the committed files."""
+    (paths.figures / "03_x").mkdir(parents=True, exist_ok=True)
+    for name in ("runs.csv", "attacked.csv"):
+        shutil.copy(store.out / name, paths.figures / "03_x" / name)
 
 
 def test_committed_rows_are_reused_unless_that_is_forbidden(folder, trainings):
     store = Store("03_x", out=folder / "old")
     table = run(GRID[:2], store)
     store.gather(table)
-    (paths.figures / "03_x").mkdir(parents=True)
-    shutil.copy(store.out / "runs.csv", paths.figures / "03_x" / "runs.csv")
+    commit(store)
     trainings.clear()
     reader = Store("03_x", out=folder / "new")
-    pd.testing.assert_frame_equal(run(GRID[:2], reader), table, check_exact=True)
+    assert_equal(run(GRID[:2], reader), table)
     assert trainings == []
     assert (len(reader.trained), len(reader.reused)) == (0, 2)
     assert read_json(reader.out / "summary.json") == {"trained": 0, "reused": 2, "left_out": {}}
     fresh = Store("03_x", out=folder / "fresh", committed=False)
-    pd.testing.assert_frame_equal(run(GRID[:2], fresh), table, check_exact=True)
+    assert_equal(run(GRID[:2], fresh), table)
     assert trainings == [[0, 1]]
     assert (len(fresh.trained), len(fresh.reused)) == (2, 0)
 
 
 def test_own_rows_win_over_committed_ones(folder):
-    table = run(GRID[:1], Store("03_x"))
-    write_csv(paths.figures / "03_x" / "runs.csv", table.assign(sharpness=-1.0))
-    assert run(GRID[:1], Store("03_x"))["sharpness"].tolist() == table["sharpness"].tolist()
+    store = Store("03_x")
+    table = run(GRID[:1], store)
+    store.gather(Rows(table.runs.assign(sharpness=-1.0), table.attacked))
+    commit(store)
+    assert run(GRID[:1], Store("03_x")).runs["sharpness"].tolist() == table.runs["sharpness"].tolist()
+    assert run(GRID[:1], Store("03_x", out=folder / "new")).runs["sharpness"].tolist() == [-1.0]
+
+
+# ------------------------------------------------------------------ rows that are not what they should be
+
+SPOILS = [
+    (lambda r: r["run"].update(seed=1), "column 'seed' holds 1, but its key stands for 0"),
+    (lambda r: r["run"].update(step_size=0.051), "column 'step_size' holds 0.051, but its key stands for 0.05"),
+    (lambda r: r["run"].pop("trace"), "column 'trace' is missing, or not finite"),
+    (lambda r: r["run"].update(trace=math.inf), "column 'trace' is missing, or not finite"),
+    (lambda r: r["run"].update(test_accuracy=1.5), r"column 'test_accuracy' is 1.5; it must lie in \[0, 1\]"),
+    (lambda r: r["run"].update(steps="many"), "column 'steps' is 'many'; it must be a number"),
+    (lambda r: r["run"].update(comparable="yes"), "column 'comparable' holds 'yes'; it must be True or False"),
+    (lambda r: r["run"].update(comparable=not r["run"]["comparable"]), "a run has a reason or is comparable"),
+    (lambda r: r["run"].update(worst_top_k_8=0.5), "column 'worst_top_k_8' belongs to no run"),
+    (lambda r: r["attacked"][1].update(value=99), r"is 99; it must lie in \["),
+    (lambda r: r["attacked"][1].update(value="high"), "is 'high'; it must be a number"),
+    (lambda r: r["attacked"][1].update(value=math.nan), "it is missing if none counted"),
+    (lambda r: r["attacked"][1].update(n=0), "it is missing if none counted"),
+    (lambda r: r["attacked"][1].update(n=5), "n is 5; it must be a whole number from 0 to 4"),
+    (lambda r: r["attacked"][1].update(metric="topk"), "metric is 'topk'; it must be one of"),
+    (lambda r: r["attacked"][1].update(radius=4), "the number of .*radius 8.0 is missing"),
+    (lambda r: r["attacked"].append(r["attacked"][0]), "stands there twice"),
+    (lambda r: r["attacked"].pop(), "the number of .* is missing"),
+    (lambda r: r["attacked"].append({**r["attacked"][0], "map": "rollout"}), "map rollout.* belongs to no such run"),
+]
+
+
+@pytest.fixture(scope="module")
+def good():
+    """A whole row of one comparable network, as it is stored."""
+    experiment = one()
+    (model,), _ = measure.train([experiment])
+    fit = training.Fit(steps=6, train_loss=0.2, train_accuracy=1.0, late_change=0.01)
+    run, attacked = measure.measure(experiment, SMALL, model, fit)
+    return {"run": measure.columns(experiment) | run, "attacked": attacked.to_dict("records")}
+
+
+def test_a_good_row_has_no_fault(good):
+    assert schema.fault(good["run"], good["attacked"], one(), SMALL) == ""
+
+
+def test_a_run_that_is_not_comparable_may_lack_what_could_not_be_measured(good):
+    names = [*measure.columns(one()), *schema.FIT, "comparable", "reason"]
+    run = {name: good["run"][name] for name in names} | {"comparable": False, "reason": "diverged"}
+    assert schema.fault(run | {"train_loss": math.nan}, [], one(), SMALL) == ""
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), SPOILS)
+def test_a_wrong_row_is_computed_again_in_a_sweep_and_refused_among_committed_ones(folder, good, spoil, sentence):
+    key, store = experiments.key(one(), SMALL), Store("03_x")
+    row = copy.deepcopy(good)
+    spoil(row)
+    write_json(store.out / "rows" / f"{key}.json", row)
+    assert re.search(sentence, schema.fault(row["run"], row["attacked"], one(), SMALL))
+    found = sweep._believed(store, {one(): key}, SMALL)
+    assert found == {}
+    said = (store.out / "progress.log").read_text()
+    assert re.search(rf"{key}\.json: .*{sentence}.*: it is computed again", said)
+    write_csv(paths.figures / "03_x" / "runs.csv", pd.DataFrame([{"key": key, **row["run"]}]))
+    lines = pd.DataFrame(row["attacked"])
+    write_csv(paths.figures / "03_x" / "attacked.csv", lines.assign(key=key))
+    with pytest.raises(EvidenceError, match=r"runs\.csv, line 2: .*: restore it by git"):
+        run([one()], Store("03_x", out=folder / "new"))
+
+
+def test_a_wrong_attacked_line_is_named_by_file_and_line(folder, good):
+    key = experiments.key(one(), SMALL)
+    row = copy.deepcopy(good)
+    row["attacked"][3]["value"] = 99
+    write_csv(paths.figures / "03_x" / "runs.csv", pd.DataFrame([{"key": key, **row["run"]}]))
+    write_csv(paths.figures / "03_x" / "attacked.csv", pd.DataFrame(row["attacked"]).assign(key=key))
+    with pytest.raises(EvidenceError, match=r"attacked\.csv, line 5: .* is 99"):
+        run([one()], Store("03_x"))
+
+
+def test_a_row_that_was_cut_in_half_is_computed_again(folder, trainings):
+    store = Store("03_x")
+    table = run(GRID[:2], store)
+    path = store.out / "rows" / f"{experiments.key(GRID[1], SMALL)}.json"
+    right = path.read_bytes()
+    path.write_bytes(right[:-9])
+    trainings.clear()
+    assert_equal(run(GRID[:2], store), table)
+    assert trainings == [[1]]
+    assert path.read_bytes() == right
+    assert f"{path} is damaged" in (store.out / "progress.log").read_text()
+
+
+def test_another_networks_weights_end_in_a_sentence(folder):
+    store = Store("03_x")
+    run(GRID[:1], store)
+    path = store.network_file(experiments.network(GRID[0]))
+    other = Store("03_x", out=folder / "other")
+    other.save_weights("k", cases.linear())
+    shutil.copy(other.network_file("k"), path)
+    with pytest.raises(ValueError, match=rf"{path} holds the weights of another network: delete it"):
+        experiments.trained(GRID[0], store=store)
 
 
 def test_a_data_set_that_is_not_there_is_left_out_loudly_and_the_rest_is_run(folder):
     store = Store("03_x")
     absent = [dataclasses.replace(e, dataset="mnist") for e in GRID]
     table = run([*absent, GRID[0]], store)
-    assert table["dataset"].tolist() == ["digits"]
+    assert table.runs["dataset"].tolist() == ["digits"]
     assert store.left_out == {"data set 'mnist' is not on this machine": 4}
     assert read_json(store.out / "summary.json")["left_out"] == store.left_out
 
 
-def test_stored_rows_need_no_data(folder, monkeypatch):
-    mnist = dataclasses.replace(GRID[0], dataset="mnist")
-    row = {
-        "key": experiments.key(mnist, SMALL),
-        **dataclasses.asdict(mnist),
-        "comparable": True,
-        "reason": "",
-        "trace": 0.1,
-    }
+def test_stored_rows_need_no_data(folder, good):
+    mnist = dataclasses.replace(one(), dataset="mnist")
+    row = {"key": experiments.key(mnist, SMALL), **good["run"], "dataset": "mnist", "reason": math.nan}
     write_csv(paths.figures / "03_x" / "runs.csv", pd.DataFrame([row]))
+    attacked = pd.DataFrame(good["attacked"]).assign(key=row["key"])
+    write_csv(paths.figures / "03_x" / "attacked.csv", attacked)
     store = Store("03_x")
-    table = run([mnist], store)
-    assert table["trace"].tolist() == [0.1]
-    assert table["reason"].tolist() == [""]
+    found = run([mnist], store)
+    assert found.runs["trace"].tolist() == [good["run"]["trace"]]
+    assert found.runs["reason"].tolist() == [""]
+    assert found.runs["comparable"].tolist() == [True]
+    assert len(found.attacked) == len(attacked)
     assert store.left_out == {}
 
 
@@ -435,10 +684,10 @@ def test_every_row_has_its_provenance_and_weights(folder):
     table = run(GRID[:2], store)
     store.gather(table)
     known = pd.read_csv(store.out / "provenance.csv")
-    assert known["key"].tolist() == table["key"].tolist()
+    assert known["key"].tolist() == table.runs["key"].tolist()
     assert (known["seconds"] > 0).all()
     for e in GRID[:2]:
-        assert store.network_file(e.training_key) is not None
+        assert store.network_file(experiments.network(e)) is not None
 
 
 @pytest.mark.parametrize(
@@ -477,9 +726,9 @@ def test_a_network_is_trained_where_none_is_stored_and_kept_for_the_next_time(fo
     again = experiments.trained(GRID[0], store=Store("03_x"))
     assert trainings == [[0]]
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters(), strict=True))
-    stored = load_weights(store.out / "networks" / f"{GRID[0].training_key}.safetensors")
+    stored = load_weights(store.out / "networks" / f"{experiments.network(GRID[0])}.safetensors")
     assert torch.equal(stored["layers.2.weight"], first.layers[2].weight)
-    assert store.trained == {GRID[0].training_key}
+    assert store.trained == {experiments.network(GRID[0])}
 
 
 def test_a_network_whose_data_is_missing_says_so(folder):
@@ -488,6 +737,20 @@ def test_a_network_whose_data_is_missing_says_so(folder):
 
 
 CALLS = []
+
+
+def test_a_network_is_trained_on_the_stores_device(folder, monkeypatch):
+    asked = []
+
+    def train(group, device="cpu"):
+        asked.append(device)
+        return measure.train(group)
+
+    monkeypatch.setattr(sweep, "train", train)
+    experiments.trained(GRID[0], store=(store := Store("03_x", device="cuda")))
+    assert asked == ["cuda"]
+    assert store.network_file(experiments.network(GRID[0], "cuda")) is not None
+    assert store.network_file(experiments.network(GRID[0])) is None
 
 
 def doubled(n, scale=2):
@@ -500,24 +763,74 @@ def tripled(n, scale=3):
     return pd.DataFrame({"n": [n], "value": [scale * n / 3]})
 
 
-def test_a_table_is_computed_once_for_its_function_and_arguments(folder):
+def table(store, name, function, *arguments, version=1):
+    return experiments.table(store, name, function, *arguments, version=version)
+
+
+def test_a_table_is_computed_once_for_its_function_version_and_arguments(folder):
     CALLS.clear()
     store = Store("03_x")
-    assert experiments.table(store, "t", doubled, 2)["value"].tolist() == [4 / 3]
-    assert experiments.table(Store("03_x"), "t", doubled, 2)["value"].tolist() == [4 / 3]
+    assert table(store, "t", doubled, 2)["value"].tolist() == [4 / 3]
+    assert table(Store("03_x"), "t", doubled, 2.0)["value"].tolist() == [4 / 3]
     assert CALLS == [2]
-    experiments.table(store, "t", doubled, 5)
-    experiments.table(store, "t", doubled, 2, 7)
-    experiments.table(store, "u", doubled, 2)
-    assert experiments.table(store, "t", tripled, 2)["value"].tolist() == [2.0]
-    assert CALLS == [2, 5, 2, 2, 2]
+    table(store, "t", doubled, 5)
+    table(store, "t", doubled, 2, 7)
+    table(store, "u", doubled, 2)
+    assert table(store, "t", tripled, 2)["value"].tolist() == [2.0]
+    table(store, "t", doubled, 2, version=2)
+    assert CALLS == [2, 5, 2, 2, 2, 2]
+
+
+def test_a_remark_in_a_stored_function_recomputes_nothing(folder):
+    CALLS.clear()
+
+    def made(remark):
+        space = {"pd": pd, "CALLS": CALLS, "__name__": "__main__"}
+        exec(f"def f(n):\n    # {remark}\n    CALLS.append(n)\n    return pd.DataFrame({{'n': [n]}})", space)
+        return space["f"]
+
+    for remark in ("one", "another"):
+        experiments.table(Store("03_x"), "t", made(remark), 1, version=1)
+    assert CALLS == [1]
+
+
+def test_a_stored_function_without_a_version_is_refused_in_one_sentence(folder):
+    with pytest.raises(ValueError, match=r"'doubled' has no version; write .*, or give version=1"):
+        experiments.table(Store("03_x"), "t", doubled, 2)
+    with pytest.raises(ValueError, match="version is 2; 'margins' has its own, 1"):
+        experiments.table(Store("03_x"), "t", experiments.margins, 2, version=2)
+
+
+def test_a_raised_version_of_an_instrument_recomputes_what_a_notebook_made_with_it(monkeypatch):
+    def key(function=doubled, version=1):
+        return keys.table("t", function, (2,), version=version, device="cpu")
+
+    before, library = key(), key(experiments.margins, None)
+    for function in keys.INSTRUMENTS:
+        with monkeypatch.context() as patch:
+            patch.setattr(function, "version", function.version + 1)
+            assert key() != before, function.__name__
+            assert (key(experiments.margins, None) != library) == (function is experiments.margins)
+    assert key() == before
+
+
+def test_a_table_depends_on_where_its_networks_are_trained():
+    on = [keys.table("t", doubled, ([GRID[0]],), version=1, device=device) for device in ("cpu", "cuda")]
+    assert on[0] != on[1]
+    on = [keys.table("t", doubled, (2,), version=1, device=device) for device in ("cpu", "cuda")]
+    assert on[0] == on[1]
+
+
+def test_an_argument_that_cannot_enter_a_key_is_refused(folder):
+    with pytest.raises(TypeError, match="of type Tensor cannot enter a key"):
+        table(Store("03_x"), "t", doubled, torch.zeros(2))
 
 
 def test_tables_are_joined_in_the_order_of_their_tasks(folder):
     CALLS.clear()
     store = Store("03_x")
-    experiments.table(store, "t", doubled, 4)
-    joined = experiments.tables(store, "t", doubled, [(3,), (4,), (1,)], jobs=1)
+    table(store, "t", doubled, 4)
+    joined = experiments.tables(store, "t", doubled, [(3,), (4,), (1,)], jobs=1, version=1)
     assert joined["n"].tolist() == [3, 4, 1]
     assert sorted(CALLS) == [1, 3, 4]
     assert (store.out / "progress.log").read_text().splitlines()[-1] == "t: 2/2 computed"
@@ -531,10 +844,10 @@ def test_a_table_of_a_network_depends_on_everything_its_weights_depend_on(folder
         CALLS.append(network.step_size)
         return pd.DataFrame({"steps": [network.step_size, *[n.step_size for n in networks]]})
 
-    assert experiments.table(store, "s", steps, GRID[0], [GRID[2]])["steps"].tolist() == [0.05, 0.2]
-    experiments.table(store, "s", steps, GRID[0], [GRID[2]])
-    experiments.table(store, "s", steps, GRID[0], [GRID[3]])
-    experiments.table(store, "s", steps, GRID[1], [GRID[2]])
+    assert table(store, "s", steps, GRID[0], [GRID[2]])["steps"].tolist() == [0.05, 0.2]
+    table(store, "s", steps, GRID[0], [GRID[2]])
+    table(store, "s", steps, GRID[0], [GRID[3]])
+    table(store, "s", steps, GRID[1], [GRID[2]])
     assert CALLS == [0.05] * 3
 
 

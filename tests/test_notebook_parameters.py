@@ -88,6 +88,14 @@ def test_one_name_stands_for_a_list_of_one():
         ("jobs", -1, "jobs is -1; it must be a whole number of at least 0"),
         ("device", "tpu", "device is 'tpu'; it must be one of cpu, cuda"),
         ("committed", "maybe", "committed is 'maybe'; it must be true or false"),
+        ("out", None, "out is None; it must name a folder"),
+        ("out", "null", "out is 'null'; it must name a folder"),
+        ("out", 3, "out is 3; it must name a folder"),
+        ("out", "~", "out is '~'; ~ is not expanded here, write the folder in full"),
+        ("out", "~/rows", "out is '~/rows'; ~ is not expanded here, write the folder in full"),
+        ("out", str(paths.figures), "out is '.*figures'; figures/ holds committed files, choose another folder"),
+        ("out", str(paths.figures / "03_x"), "figures/ holds committed files, choose another folder"),
+        ("out", str(paths.notebooks / "new"), "notebooks/ holds committed files, choose another folder"),
     ],
 )
 def test_a_bad_parameter_is_named_with_its_value_and_what_is_accepted(name, value, sentence, unchecked):
@@ -125,10 +133,11 @@ def test_accepting_a_name_is_silent():
 def test_the_store_of_a_notebook_follows_its_parameters(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "figures", tmp_path / "figures")
     monkeypatch.setattr(paths, "build", tmp_path / "build")
-    reading = notebook.open_store("03_x", SimpleNamespace(out="", committed=True))
+    reading = notebook.open_store("03_x", SimpleNamespace(out="", committed=True, device="cuda"))
     assert (reading.out, reading.committed) == (tmp_path / "build/03_x", [tmp_path / "figures/03_x"])
-    alone = notebook.open_store("03_x", SimpleNamespace(out=str(tmp_path / "here"), committed=False))
+    alone = notebook.open_store("03_x", SimpleNamespace(out=str(tmp_path / "here"), committed=False, device="cpu"))
     assert (alone.out, alone.committed) == (tmp_path / "here", [])
+    assert (reading.device, alone.device) == ("cuda", "cpu")
 
 
 def test_what_is_left_out_is_said_loudly(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from attrobust import reproduce
+from attrobust import paths, reproduce, store
 from trees import copy_tree, run
 
 SMOKE = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--only", "03"]
@@ -30,6 +30,8 @@ SMOKE = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "
         (["-p", "step_sizes", "[0]"], "error: step_sizes is 0; it must be a finite number above 0"),
         (["-p", "radii", "[-1]"], "error: radii is -1; it must be a finite number of at least 0"),
         (["-p", "datasets", "[fashion]"], "error: datasets is 'fashion'; it must be one of digits, mnist"),
+        (["-p", "out", "null"], "error: parameter 'out' is unknown"),
+        (["-p", "committed", "true"], "error: parameter 'committed' is unknown"),
         (["--profile", "smoke", "--update"], "error: update is 1; it needs the profile cpu or full"),
     ],
 )
@@ -83,6 +85,44 @@ def test_claims_of_any_length_are_told_from_their_verdicts(tmp_path):
     assert told == [(name, "supported") for name in claims["claim"]]
 
 
+def test_an_update_with_gaps_is_refused_before_anything_is_replaced(tmp_path, monkeypatch):
+    """A grid that lacks a data set must not shorten the committed rows."""
+    monkeypatch.setattr(paths, "figures", tmp_path / "figures")
+    monkeypatch.setattr(paths, "build", tmp_path / "build")
+    committed = {"runs.csv": b"key\na\nb\n", "attacked.csv": b"key\na\nb\n"}
+    for name, content in committed.items():
+        store.write_bytes(paths.figures / "03_sgd_flattens" / name, content)
+
+    def execute(path, target, values, *, say):
+        home = target.parent
+        store.write_json(home / "summary.json", {"trained": 1, "reused": 0, "left_out": {"data set 'x' is gone": 2}})
+        store.write_bytes(home / "runs.csv", b"key\na\n")
+
+    monkeypatch.setattr(reproduce, "execute", execute)
+    said = []
+    sentence = (
+        "update is 1, but 03_sgd_flattens left out 2 networks, because data set 'x' is gone; nothing was replaced"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        reproduce.reproduce(only="03", update=True, say=said.append)
+    found = {path.name: path.read_bytes() for path in (paths.figures / "03_sgd_flattens").iterdir()}
+    assert found == committed
+    assert any("LEFT OUT" in line for line in said)
+
+
+def test_a_key_has_one_home_whichever_profile_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "figures", tmp_path / "figures")
+    home = paths.figures / "03_x"
+    for profile, keys in (("cpu", "ab"), ("full", "abc"), ("cpu", "ac")):
+        for name in ("runs.csv", "attacked.csv"):
+            text = "key,value\n" + "".join(f"{key},{profile}\n" for key in keys)
+            store.write_bytes(tmp_path / "made" / profile / name, text.encode())
+        reproduce.adopt(tmp_path / "made" / profile, "03_x", profile)
+    for name in ("runs", "attacked"):
+        assert (home / f"{name}.csv").read_text() == "key,value\na,cpu\nc,cpu\n"
+        assert (home / f"{name}_full.csv").read_text() == "key,value\n"
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """Rows of one undisturbed smoke run."""
@@ -92,7 +132,8 @@ def reference(tmp_path_factory):
 
 
 def rows(tree):
-    return (tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens" / "runs.csv").read_bytes()
+    folder = tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens"
+    return [(folder / name).read_bytes() for name in ("runs.csv", "attacked.csv")]
 
 
 @pytest.mark.slow

@@ -1,17 +1,19 @@
-import dataclasses
 import json
 import math
 import struct
+import subprocess
 import tempfile
 from pathlib import Path
 
+import attrobust
 import cases
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from attrobust import paths, store
-from attrobust.store import Store
+from attrobust.rows import ATTACKED, Rows
+from attrobust.store import EvidenceError, Store
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,51 +36,14 @@ def rows(keys):
     return pd.DataFrame({"key": keys, "value": [0.1 * i + 1 / 3 for i in range(len(keys))]})
 
 
-# ------------------------------------------------------------------ keys
+def lines(keys):
+    numbers = {"readout": "logit", "map": "saliency", "attack": "worst", "metric": "top_k", "radius": 8, "n": 4}
+    return pd.DataFrame([{"key": key, **numbers, "value": 0.1 * i} for i, key in enumerate(keys)], columns=[*ATTACKED])
 
 
-@dataclasses.dataclass(frozen=True)
-class Old:
-    a: int
-    b: float = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class New:
-    a: int
-    b: float = 0.5
-    c: str = "none"
-
-
-def test_a_field_added_at_its_default_leaves_old_keys_as_they_are():
-    assert store.digest(Old(1)) == store.digest(New(1)) == store.digest(Old(1, b=0.5))
-    assert store.digest(New(1, c="some")) != store.digest(New(1))
-    assert store.digest(Old(1, b=0.25)) != store.digest(Old(1))
-
-
-def test_the_order_of_names_does_not_matter_and_that_of_values_does():
-    assert store.digest({"a": 1, "b": [1, 2]}) == store.digest({"b": (1, 2), "a": 1})
-    assert store.digest({"a": [1, 2]}) != store.digest({"a": [2, 1]})
-    assert store.digest("a", "b") != store.digest("b", "a")
-    assert store.digest("ab") != store.digest("a", "b")
-
-
-@given(st.floats(allow_nan=False), st.floats(allow_nan=False))
-def test_numbers_that_differ_in_one_bit_have_different_keys(a, b):
-    assert (store.digest({"x": a}) == store.digest({"x": b})) == (bits(a) == bits(b))
-    nearby = math.nextafter(a, math.inf)
-    assert (store.digest({"x": a}) == store.digest({"x": nearby})) == (a == nearby)
-
-
-def test_the_code_version_is_part_of_every_key(monkeypatch):
-    before = store.digest({"a": 1})
-    monkeypatch.setattr(store, "CODE_VERSION", store.CODE_VERSION + 1)
-    assert store.digest({"a": 1}) != before
-
-
-def test_a_key_is_sixteen_hex_digits():
-    assert len(store.digest("anything")) == 16
-    int(store.digest("anything"), 16)
+def found(s, kind, keys):
+    """Runs that a store finds, without the places they stand in."""
+    return {key: row.run for key, row in getattr(s, f"{kind}_rows")(keys).items()}
 
 
 # ------------------------------------------------------------------ files
@@ -170,45 +135,118 @@ def test_a_missing_file_is_none_and_a_damaged_one_is_named(tmp_path):
 def test_own_rows_are_those_that_were_put(folder):
     s = Store("01_x")
     row = {"x": 0.1 + 0.2, "y": 1e-300 / 3, "steps": 12, "comparable": True, "reason": ""}
-    s.put("a", row, {"seconds": 1.0})
-    assert s.own_rows(["a", "b"]) == {"a": row}
+    attacked = [{"metric": "top_k", "value": 1 / 3}]
+    s.put("a", row, attacked, {"seconds": 1.0})
+    own = s.own_rows(["a", "b"])
+    assert list(own) == ["a"]
+    assert (own["a"].run, own["a"].attacked, own["a"].fault) == (row, attacked, "")
+    assert own["a"].place == str(s.out / "rows" / "a.json")
     assert Store("01_x").own_rows(["a"]) == s.own_rows(["a"])
     assert Store("02_y").own_rows(["a"]) == {}
     assert Store("01_x", out=folder / "elsewhere").own_rows(["a"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"run": {"a"', "is damaged"),
+        ("[1]", "it holds no object"),
+        ('{"run": {}}', "lacks its parts run and attacked"),
+    ],
+)
+def test_a_damaged_own_row_says_so_instead_of_stopping_the_sweep(folder, text, fault):
+    s = Store("01_x")
+    s.put("a", {"x": 1}, [], {})
+    (s.out / "rows" / "a.json").write_text(text)
+    assert fault in s.own_rows(["a"])["a"].fault
 
 
 def test_a_row_appears_only_after_its_provenance(folder, monkeypatch):
     s, order = Store("01_x"), []
     write = store.write_json
     monkeypatch.setattr(store, "write_json", lambda path, value: (order.append(path.parent.name), write(path, value)))
-    s.put("a", {"x": 1}, {"seconds": 2.0})
+    s.put("a", {"x": 1}, [], {"seconds": 2.0})
     assert order == ["provenance", "rows"]
     assert store.read_json(s.out / "provenance" / "a.json") == {"key": "a", "seconds": 2.0}
 
 
 def test_committed_rows_are_read_only_where_they_may_be(folder):
     store.write_csv(paths.figures / "01_x" / "runs.csv", rows(["a", "b"]))
-    committed = Store("01_x").committed_rows(["b", "c"])
+    committed = found(Store("01_x"), "committed", ["b", "c"])
     assert list(committed) == ["b"]
     assert bits(committed["b"]["value"]) == bits(0.1 + 1 / 3)
     assert Store("01_x", committed=False).committed_rows(["b"]) == {}
     assert Store("02_y").committed_rows(["b"]) == {}
 
 
+def test_a_committed_row_comes_with_its_attacked_lines_and_knows_its_place(folder):
+    home = paths.figures / "01_x"
+    store.write_csv(home / "runs.csv", rows(["a", "b"]))
+    store.write_csv(home / "attacked.csv", lines(["b", "a", "b"]))
+    store.write_csv(home / "runs_full.csv", rows(["c"]))
+    store.write_csv(home / "attacked_full.csv", lines(["c"]))
+    got = Store("01_x").committed_rows(["a", "b", "c"])
+    assert got["b"].place == f"{home / 'runs.csv'}, line 3"
+    assert [line["value"] for line in got["b"].attacked] == [0.0, 0.2]
+    assert got["b"].attacked[1]["place"] == f"{home / 'attacked.csv'}, line 4"
+    assert got["c"].attacked[0]["place"] == f"{home / 'attacked_full.csv'}, line 2"
+
+
+def test_a_key_of_digits_only_stays_a_text(folder):
+    store.write_csv(paths.figures / "01_x" / "runs.csv", rows(["0123456789012345"]))
+    assert list(Store("01_x").committed_rows(["0123456789012345"])) == ["0123456789012345"]
+
+
+@pytest.mark.parametrize("second", ["runs.csv", "runs_full.csv"])
+def test_a_key_that_stands_twice_in_one_notebook_is_refused_with_both_places(folder, second):
+    home = paths.figures / "01_x"
+    table = rows(["a", "b"])
+    again = pd.concat([table, table.iloc[:1]]) if second == "runs.csv" else table.iloc[:1]
+    store.write_csv(home / "runs.csv", table)
+    store.write_csv(home / second, again)
+    with pytest.raises(
+        EvidenceError, match=r"runs.*\.csv, line \d: key a stands in .*runs\.csv, line 2 too: restore it"
+    ):
+        Store("01_x").committed_rows(["a"])
+
+
+def test_a_notebooks_own_rows_stand_before_those_of_the_notebooks_it_shares_with(folder):
+    for name, value in (("01_x", 1.0), ("02_y", 2.0), ("03_z", 3.0)):
+        store.write_csv(paths.figures / name / "runs.csv", rows(["a"]).assign(value=value))
+        if name != "02_y":
+            Store(name, out=folder / name).put("a", {"value": 10 * value}, [], {})
+    sharing = Store("02_y", out=folder / "02_y", shares=["01_x", "03_z"])
+    assert found(sharing, "committed", ["a"])["a"]["value"] == 2.0
+    assert found(sharing, "shared", ["a"])["a"]["value"] == 10.0
+    assert found(Store("04_w", shares=["03_z", "01_x"]), "committed", ["a"])["a"]["value"] == 3.0
+
+
 def test_evidence_of_a_shared_notebook_serves_too_computed_or_committed(folder):
     store.write_csv(paths.figures / "01_x" / "runs.csv", rows(["a"]))
-    Store("01_x", out=folder / "here" / "01_x").put("b", {"value": 2.0}, {"seconds": 3.0})
+    Store("01_x", out=folder / "here" / "01_x").put("b", {"value": 2.0}, [], {"seconds": 3.0})
     sharing = Store("02_y", out=folder / "here" / "02_y", shares=["01_x"])
     assert set(sharing.committed_rows(["a", "b", "c"])) == {"a"}
     assert set(sharing.shared_rows(["a", "b", "c"])) == {"b"}
     assert sharing.own_rows(["a", "b"]) == {}
-    sharing.gather(pd.DataFrame({"key": ["b"], "value": [2.0]}))
+    sharing.gather(Rows(pd.DataFrame({"key": ["b"], "value": [2.0]}), lines([])))
     assert store.read_csv(sharing.out / "provenance.csv")["seconds"].tolist() == [3.0]
     alone = Store("02_y", out=folder / "here" / "02_y", shares=["01_x"], committed=False)
     assert alone.committed_rows(["a"]) == {}
     assert set(alone.shared_rows(["a", "b"])) == {"b"}
     stranger = Store("02_y", out=folder / "there" / "02_y", shares=["01_x"], committed=False)
     assert stranger.shared_rows(["a", "b"]) == {}
+
+
+def test_rows_of_another_reproduction_are_not_shared(folder):
+    for name, made_in in (("01_x", "old"), ("02_y", "new")):
+        store.write_json(folder / name / "reproduction.json", {"id": made_in})
+    Store("01_x", out=folder / "01_x").put("b", {"value": 2.0}, [], {})
+    Store("01_x", out=folder / "01_x").save_weights("w", cases.linear())
+    sharing = Store("02_y", out=folder / "02_y", shares=["01_x"])
+    assert sharing.shared_rows(["b"]) == {}
+    assert sharing.network_file("w") is None
+    store.write_json(folder / "02_y" / "reproduction.json", {"id": "old"})
+    assert set(Store("02_y", out=folder / "02_y", shares=["01_x"]).shared_rows(["b"])) == {"b"}
 
 
 def test_weights_of_a_shared_notebook_are_kept_as_a_reference_of_ones_own(folder):
@@ -225,10 +263,11 @@ def test_gathering_writes_rows_and_joins_old_and_new_provenance(folder):
         paths.figures / "01_x" / "provenance.csv", pd.DataFrame({"key": ["a", "b", "z"], "seconds": [1.0, 2.0, 9.0]})
     )
     s = Store("01_x")
-    s.put("b", {"value": 5.0}, {"seconds": 7.0})
-    table = rows(["a", "b"])
-    s.gather(table)
+    s.put("b", {"value": 5.0}, [], {"seconds": 7.0})
+    table, attacked = rows(["a", "b"]), lines(["a", "b"])
+    s.gather(Rows(table, attacked))
     pd.testing.assert_frame_equal(store.read_csv(s.out / "runs.csv"), table)
+    pd.testing.assert_frame_equal(store.read_csv(s.out / "attacked.csv"), attacked)
     kept = store.read_csv(s.out / "provenance.csv")
     assert kept.to_dict("records") == [{"key": "a", "seconds": 1.0}, {"key": "b", "seconds": 7.0}]
     assert not (paths.figures / "01_x" / "runs.csv").exists()
@@ -239,9 +278,9 @@ def test_new_evidence_never_touches_committed_files(folder):
     store.write_csv(committed / "runs.csv", rows(["a"]))
     before = {p: p.read_bytes() for p in committed.rglob("*") if p.is_file()}
     s = Store("01_x")
-    s.put("a", {"value": 2.0}, {"seconds": 0.0})
-    s.gather(rows(["a", "b"]))
-    s.put_table("t", 1, rows(["a"]))
+    s.put("a", {"value": 2.0}, [], {"seconds": 0.0})
+    s.gather(Rows(rows(["a", "b"]), lines(["a"])))
+    s.put_table("t", "1", rows(["a"]))
     s.save_weights("k", cases.linear())
     s.keep_network("k", s.network_file("k"))
     s.leave_out("no data", 3)
@@ -251,16 +290,36 @@ def test_new_evidence_never_touches_committed_files(folder):
 # ------------------------------------------------------------------ tables and networks
 
 
-def test_a_table_is_found_again_by_its_name_and_configuration(folder):
+def test_a_table_is_found_again_by_its_name_and_key(folder):
     s = Store("01_x")
-    assert not s.has_table("t", [1, "a"])
-    s.put_table("t", [1, "a"], rows(["a"]))
-    assert s.has_table("t", [1, "a"])
-    assert not s.has_table("t", [2, "a"])
-    assert not s.has_table("u", [1, "a"])
-    pd.testing.assert_frame_equal(s.table("t", [1, "a"]), rows(["a"]))
-    with pytest.raises(FileNotFoundError, match=r"table t-.*csv is not stored in .*01_x or among the committed ones"):
-        s.table("t", [2, "a"])
+    assert not s.has_table("t", "1a")
+    s.put_table("t", "1a", rows(["a"]))
+    assert s.has_table("t", "1a")
+    assert not s.has_table("t", "2a")
+    assert not s.has_table("u", "1a")
+    pd.testing.assert_frame_equal(s.table("t", "1a"), rows(["a"]))
+    with pytest.raises(FileNotFoundError, match=r"table t-2a.csv is not stored in .*01_x or among the committed ones"):
+        s.table("t", "2a")
+
+
+def test_a_table_of_another_notebook_is_never_taken_for_ones_own(folder):
+    Store("01_x", out=folder / "01_x").put_table("t", "1", rows(["a"]))
+    _table_file(folder, rows(["b"]))[0].rename(folder / "t-2.csv")
+    (paths.figures / "01_x" / "tables").mkdir(parents=True)
+    (folder / "t-2.csv").rename(paths.figures / "01_x" / "tables" / "t-2.csv")
+    sharing = Store("02_y", out=folder / "02_y", shares=["01_x"])
+    assert not sharing.has_table("t", "1")
+    assert not sharing.has_table("t", "2")
+    assert Store("01_x").has_table("t", "2")
+
+
+def test_a_damaged_table_is_named_with_its_remedy(folder):
+    s = Store("01_x")
+    s.put_table("t", "1", rows(["a"]))
+    path = s.out / "tables" / "t-1.csv"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{path} is damaged \(.*\): delete it, and what it holds is computed again"):
+        s.table("t", "1")
 
 
 def test_committed_tables_are_read_after_own_ones(folder):
@@ -268,15 +327,15 @@ def test_committed_tables_are_read_after_own_ones(folder):
     (paths.figures / "01_x" / "tables").mkdir(parents=True)
     (paths.figures / "01_x" / "tables" / file.name).write_bytes(file.read_bytes())
     s = Store("01_x", out=folder / "fresh")
-    pd.testing.assert_frame_equal(s.table("t", 1), rows(["a"]))
-    assert not Store("01_x", out=folder / "fresh", committed=False).has_table("t", 1)
-    s.put_table("t", 1, rows(["own"]))
-    assert s.table("t", 1)["key"].tolist() == ["own"]
+    pd.testing.assert_frame_equal(s.table("t", "1"), rows(["a"]))
+    assert not Store("01_x", out=folder / "fresh", committed=False).has_table("t", "1")
+    s.put_table("t", "1", rows(["own"]))
+    assert s.table("t", "1")["key"].tolist() == ["own"]
 
 
 def _table_file(folder, table):
     other = Store("01_x", out=folder / "other")
-    other.put_table("t", 1, table)
+    other.put_table("t", "1", table)
     return list((other.out / "tables").iterdir())
 
 
@@ -289,6 +348,20 @@ def test_weights_survive_their_file_bit_for_bit(folder):
     for name, weight in model.state_dict().items():
         assert torch.equal(back[name], weight)
         assert back[name].dtype == weight.dtype
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all", None])
+def test_damaged_weights_end_in_a_sentence_with_path_and_remedy(folder, content):
+    s = Store("01_x")
+    s.save_weights("k", cases.linear())
+    path = s.network_file("k")
+    path.write_bytes(path.read_bytes()[:-9] if content is None else content)
+    with pytest.raises(ValueError, match=rf"{path} is damaged \(.*\): delete it, and what it holds is computed again"):
+        store.load_weights(path)
+    home = paths.figures / "01_x" / "networks" / "k.safetensors"
+    store.write_bytes(home, path.read_bytes())
+    with pytest.raises(ValueError, match=rf"{home} is damaged \(.*\): restore it by git"):
+        store.load_weights(home)
 
 
 def test_an_own_network_in_use_becomes_a_reference_network(folder):
@@ -337,10 +410,60 @@ def test_provenance_says_where_and_how(folder):
     assert said["seconds"] == 1.235
     assert said["device"] == "cpu"
     assert (said["torch"], said["numpy"]) == (torch.__version__, np.__version__)
-    assert set(said) == {"seconds", "device", "commit", "machine", "python", "torch", "numpy", "scipy"}
+    assert said["version"] == attrobust.__version__
+    assert said["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert len(said["processor"]) > 2
+    names = ["seconds", "device", "version", "commit", "dirty", "machine", "processor", "instructions", "python"]
+    assert list(said) == [*names, "torch", "numpy", "scipy"]
+
+
+def test_provenance_knows_a_changed_checkout_from_a_clean_one(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    monkeypatch.setattr(paths, "root", tmp_path)
+    store._commit.cache_clear()
+    assert store._commit() == ("unknown", True)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "a.py").write_text("a = 1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    store._commit.cache_clear()
+    commit, dirty = store._commit()
+    assert (len(commit) >= 7, dirty) == (True, False)
+    (tmp_path / "lib" / "a.py").write_text("a = 2")
+    store._commit.cache_clear()
+    assert store._commit() == (commit, True)
+    store._commit.cache_clear()
 
 
 def test_evidence_goes_to_the_build_folder_unless_told_otherwise(folder):
     assert Store("01_x").out == folder / "build" / "01_x"
     assert Store("01_x", out=folder / "here").out == folder / "here"
     assert Store("01_x", out="relative").out.is_absolute()
+
+
+@pytest.mark.parametrize(
+    "place", ["figures", "figures/01_x", "figures/../figures/new", "notebooks", "notebooks/deep/er"]
+)
+def test_evidence_never_goes_where_committed_files_are(folder, monkeypatch, place):
+    monkeypatch.setattr(paths, "notebooks", folder / "notebooks")
+    with pytest.raises(
+        ValueError, match=r"out is '.*'; (figures|notebooks)/ holds committed files, choose another folder"
+    ):
+        Store("01_x", out=folder / place)
+    assert not (folder / place).exists()
+
+
+def test_a_link_into_the_committed_files_is_seen_through(folder):
+    paths.figures.mkdir()
+    (folder / "link").symlink_to(paths.figures)
+    with pytest.raises(ValueError, match="figures/ holds committed files"):
+        Store("01_x", out=folder / "link" / "01_x")
+
+
+@pytest.mark.parametrize("name", ["~", "~/rows", "null", "None", " "])
+def test_a_name_that_is_no_folder_is_refused_in_one_sentence(folder, name):
+    with pytest.raises(ValueError, match=r"out is '.*'; (~ is not expanded here|it must name a folder)"):
+        Store("01_x", out=name)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
 from attrobust import checks, data, models
-from attrobust.store import Store
+from attrobust.store import Store, place_for
 
 
 def _numbers(check: Callable[[str, float], object]) -> Callable[[str, object], object]:
@@ -47,8 +47,8 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def _text(name: str, value: object) -> str:
-    return str(value)
+def _folder(name: str, value: object) -> str:
+    return value if value == "" else str(place_for(name, value) and value)
 
 
 def _whole(least: int) -> Callable[[str, object], object]:
@@ -95,7 +95,7 @@ PARAMETERS: dict[str, Callable[[str, object], object]] = {
     "keys": _number(_whole(10)),
     "jobs": _number(_whole(0)),
     "device": _number(lambda name, value: checks.one_of(name, value, ("cpu", "cuda"))),
-    "out": _text,
+    "out": _folder,
     "committed": _flag,
 }
 
@@ -142,7 +142,7 @@ def open_store(notebook: str, chosen: SimpleNamespace, *, shares: Sequence[str] 
         chosen: its parameters.
         shares: notebooks whose evidence serves this one too.
     """
-    return Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares)
+    return Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares, device=chosen.device)
 
 
 def left_out(store: Store) -> str:

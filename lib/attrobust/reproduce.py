@@ -1,10 +1,9 @@
 """Run every numbered notebook headlessly, draw every figure, compare the claims: `make reproduce`.
 
 A reproduction has a store of its own under build/reproduce/<profile>/, starts it empty, never reads committed rows,
-and resumes if it was cut off. With `update`, its rows, figures and outputs replace the committed ones.
+and resumes if it was cut off (see `resume`). With `update`, its rows, figures and outputs replace the committed ones.
 """
 
-import json
 import shutil
 import threading
 import time
@@ -18,10 +17,10 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from attrobust import checks, notebook, paths, store
+from attrobust import checks, notebook, paths, resume, store
 
 PROFILES = ("smoke", "cpu", "full", "gpu")
-EVIDENCE = ("runs.csv", "provenance.csv", "claims.csv", "strength.csv")
+EVIDENCE = ("runs.csv", "attacked.csv", "provenance.csv", "claims.csv", "strength.csv")
 EVIDENCE_STEMS = tuple(name.removesuffix(".csv") for name in EVIDENCE)
 EVIDENCE_FOLDERS = ("tables", "networks")
 
@@ -90,7 +89,8 @@ def reproduce(
         Whether every claim came out as committed (True if none is committed).
 
     Raises:
-        ValueError: for arguments that are not accepted, before anything runs.
+        ValueError: for arguments that are not accepted, before anything runs; and with `update` if anything of the
+            grid was left out, before anything is replaced.
         NotebookError: if a notebook fails.
     """
     chosen = numbered(only)
@@ -100,10 +100,10 @@ def reproduce(
         raise ValueError("update is 1; it needs the profile cpu or full without changed parameters")
     known = {path: parameters_of(path) for path in chosen}
     for name in overrides or {}:
-        notebook.accept(name, {p for names in known.values() for p in names})
+        notebook.accept(name, {p for names in known.values() for p in names} - {"out", "committed"})
     notebook.settings(values)
     folder = paths.build / "reproduce" / profile_name
-    _prepare(folder, chosen, fresh=fresh, say=say)
+    resume.begin(folder, chosen, values, fresh=fresh, say=say)
     began, seconds = time.monotonic(), {}
     for index, path in enumerate(chosen):
         left = tqdm.format_interval(sum(seconds.values()) / index * (len(chosen) - index)) if index else "unknown"
@@ -116,8 +116,10 @@ def reproduce(
         seconds[path] = time.monotonic() - start
         (folder / path.stem / "finished").touch()
     say(f"[{len(chosen)}/{len(chosen)}] done: {_since(began)} elapsed")
+    resume.end(folder)
     same = _report(folder, chosen, seconds, profile_name, say)
     if update:
+        _refuse_gaps({path.stem: _summary(folder, path)["left_out"] for path in chosen})
         for path in chosen:
             adopt(folder / path.stem, path.stem, profile_name)
         redraw(only=only, rewrite=True, say=say)
@@ -215,6 +217,8 @@ def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
         if profile_name != "cpu" and file != "claims.csv":
             content = _beyond(content, target / file)
         store.write_bytes(target / committed_as(file, profile_name), content)
+        for other in target.glob(committed_as(file, "*")) if profile_name == "cpu" and file != "claims.csv" else ():
+            store.write_bytes(other, _beyond(other.read_bytes(), target / file))
     if profile_name != "cpu":
         return
     for part in EVIDENCE_FOLDERS:
@@ -248,15 +252,15 @@ def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
     return joined
 
 
-def _prepare(folder: Path, chosen: list[Path], *, fresh: bool, say: Callable[[str], None]) -> None:
-    """Start from an empty store, unless one was cut off and may be resumed."""
-    cut_off = [p for p in chosen if (folder / p.stem).is_dir() and not (folder / p.stem / "finished").exists()]
-    for path in chosen:
-        if fresh or not cut_off:
-            shutil.rmtree(folder / path.stem, ignore_errors=True)
-    if cut_off and not fresh:
-        rows = sum(len(list((folder / p.stem / "rows").glob("*.json"))) for p in chosen)
-        say(f"resuming: {rows} runs are there from before the interruption (FRESH=1 starts over)")
+def _summary(folder: Path, path: Path) -> dict[str, object]:
+    return store.read_json(folder / path.stem / "summary.json")
+
+
+def _refuse_gaps(left_out: Mapping[str, Mapping[str, int]]) -> None:
+    """Committed rows are replaced by whole grids only."""
+    gaps = [f"{stem} left out {n} networks, because {why}" for stem, out in left_out.items() for why, n in out.items()]
+    if gaps:
+        raise ValueError(f"update is 1, but {'; '.join(gaps)}; nothing was replaced")
 
 
 def _report(
@@ -267,7 +271,7 @@ def _report(
     say("")
     say(f"{'notebook':<28}{'time':>8}{'trained':>9}{'reused':>8}{'left out':>10}{'figures':>9}")
     for path in chosen:
-        counts = json.loads((folder / path.stem / "summary.json").read_text())
+        counts = _summary(folder, path)
         out = sum(counts["left_out"].values())
         reasons += [f"{path.stem}: {n} networks left out: {reason}" for reason, n in counts["left_out"].items()]
         drawn = len(list((folder / path.stem / "figures").glob("*.png")))

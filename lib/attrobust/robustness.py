@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from attrobust import attacks, checks
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images, Maps, Marks, PerImage
+from attrobust.versions import versioned
 
-#: Similarities and distances of every table.
-COLUMNS = tuple(name for name in attacks.MEASURES if name != "match")
+#: Similarities (worst = lowest) and distances (worst = highest) of every table.
+SIMILARITIES = tuple(name for name, worse in attacks.MEASURES.items() if worse < 0)
+DISTANCES = tuple(name for name, worse in attacks.MEASURES.items() if worse > 0 and name != "match")
+COLUMNS = (*SIMILARITIES, *DISTANCES)
 
 
+@versioned(1)
 def attribution_robustness(
     model: nn.Module,
     x: Images,

@@ -1,19 +1,19 @@
 """Where evidence lives: rows of trained networks, small tables, a few reference networks.
 
 A notebook reads committed evidence from ``figures/<notebook>/`` and its own from ``out``; it writes to ``out`` only.
-Everything is addressed by a digest of the configuration it depends on, the data set's digest and an explicit code
-version, so a changed parameter finds nothing and is computed, and an unchanged one is never computed twice. One
-small file per run while a sweep is under way, gathered into ``runs.csv`` when it ends; files appear by atomic rename.
-Measured columns are reproducible bit for bit on one machine; provenance stands in a file of its own.
+Everything is addressed by a digest of all that it depends on (see `versions`), so a changed parameter finds nothing
+and is computed, and an unchanged one is never computed twice. One small file per run while a sweep is under way,
+gathered into ``runs.csv`` and ``attacked.csv`` when it ends; files appear by atomic rename. Measured columns are
+reproducible bit for bit on one machine; provenance stands in a file of its own.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -21,44 +21,38 @@ import numpy as np
 import pandas as pd
 import scipy
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from attrobust import paths
-
-#: Raise by one whenever a change of code changes measured numbers.
-CODE_VERSION = 1
+from attrobust import __version__, paths
+from attrobust.rows import Rows
 
 # From 3.1 on, pandas restores floats exactly by default and deprecates being asked to.
 _EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
 
+_RECOMPUTED = "delete it, and what it holds is computed again"
+_RESTORED = "restore it by git, or recompute it by make reproduce UPDATE=1"
 
-def canonical(config: object) -> str:
-    """Configuration as JSON with sorted keys; dataclass fields at their default are left out.
 
-    A field added later, at its default, thus leaves the keys of old rows as they are.
+class EvidenceError(ValueError):
+    """Committed evidence is not what it should be; the message names file, line and remedy."""
 
-    Example:
-        >>> canonical({"b": 1, "a": (0.5, 2)})
-        '{"a": [0.5, 2], "b": 1}'
+
+@dataclass(frozen=True)
+class Stored:
+    """One stored row as it was read.
+
+    Attributes:
+        run: columns of runs.csv.
+        attacked: its lines of attacked.csv.
+        place: file, and line where it has one.
+        fault: why it could not be read; "" if it could.
     """
 
-    def plain(value: object) -> object:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not _at_default(value, f)}
-            return plain(fields)
-        if isinstance(value, Mapping):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in value]
-        return value
-
-    return json.dumps(plain(config), sort_keys=True)
-
-
-def digest(*configs: object) -> str:
-    """Sixteen hex digits that name a configuration (and the code version)."""
-    text = "|".join(canonical(c) for c in (CODE_VERSION, *configs))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    run: dict[str, object] = field(default_factory=dict)
+    attacked: list[dict[str, object]] = field(default_factory=list)
+    place: str = ""
+    fault: str = ""
 
 
 class Store:
@@ -68,21 +62,32 @@ class Store:
         notebook: stem of the notebook, such as "03_sgd_flattens".
         out: folder for new evidence; "" means build/<notebook>/.
         committed: whether evidence committed under figures/<notebook>/ may be read.
-        shares: notebooks whose evidence serves this one too: from beside `out`, and committed.
+        shares: notebooks whose rows and networks serve this one too: committed, and from beside `out` if the same
+            reproduction made them.
+        device: on which its networks are trained, "cpu" or "cuda".
 
     Attributes:
         trained: networks trained for this store (now, or before an interruption).
         reused: networks whose committed evidence was read instead.
         left_out: networks of the grid that could not be computed, with the reason.
+
+    Raises:
+        ValueError: if `out` lies where committed files are.
     """
 
     def __init__(
-        self, notebook: str, *, out: str | Path = "", committed: bool = True, shares: Sequence[str] = ()
+        self,
+        notebook: str,
+        *,
+        out: str | Path = "",
+        committed: bool = True,
+        shares: Sequence[str] = (),
+        device: str = "cpu",
     ) -> None:
-        self.notebook = notebook
-        self.out = (Path(out) if out else paths.build / notebook).absolute()
+        self.notebook, self.device = notebook, device
+        self.out = place_for("out", out) if out else (paths.build / notebook).absolute()
         self.committed = [paths.figures / name for name in (notebook, *shares)] if committed else []
-        self.beside = [self.out.parent / name for name in shares]
+        self.beside = [folder for name in shares if made_in(folder := self.out.parent / name) == made_in(self.out)]
         self.trained: set[str] = set()
         self.reused: set[str] = set()
         self.left_out: dict[str, int] = {}
@@ -90,52 +95,67 @@ class Store:
 
     # ------------------------------------------------------------------ rows
 
-    def own_rows(self, keys: Iterable[str]) -> dict[str, dict]:
+    def own_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
         """Rows computed for this store, by key."""
-        return _rows(self.out, keys)
+        return {key: row for key in keys if (row := _stored(self.out / "rows" / f"{key}.json")) is not None}
 
-    def shared_rows(self, keys: Iterable[str]) -> dict[str, dict]:
+    def shared_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
         """Rows computed for the notebooks that this one shares with, by key; they count there."""
-        return {key: row for folder in self.beside for key, row in _rows(folder, keys).items()}
+        places = [(key, folder / "rows" / f"{key}.json") for folder in reversed(self.beside) for key in keys]
+        return {key: row for key, path in places if (row := _stored(path)) is not None}
 
-    def committed_rows(self, keys: Iterable[str]) -> dict[str, dict]:
-        """Rows that came with the repository, by key."""
-        known = self._committed_records("runs*.csv")
+    def committed_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
+        """Rows that came with the repository, by key; the notebook's own stand before those of shared ones.
+
+        Raises:
+            EvidenceError: if a file is damaged or one notebook holds a key twice.
+        """
+        known: dict[str, Stored] = {}
+        for folder in self.committed:
+            known = _committed(folder) | known
         return {key: known[key] for key in keys if key in known}
 
-    def put(self, key: str, row: Mapping[str, object], provenance: Mapping[str, object]) -> None:
+    def put(
+        self,
+        key: str,
+        run: Mapping[str, object],
+        attacked: Sequence[Mapping[str, object]],
+        provenance: Mapping[str, object],
+    ) -> None:
         """Write one row and its provenance; called by workers as soon as a run ends."""
         write_json(self.out / "provenance" / f"{key}.json", {"key": key, **provenance})
-        write_json(self.out / "rows" / f"{key}.json", dict(row))
+        write_json(self.out / "rows" / f"{key}.json", {"run": dict(run), "attacked": [dict(line) for line in attacked]})
 
-    def gather(self, rows: pd.DataFrame) -> None:
-        """Write the rows of the notebook's grid to runs.csv, and provenance.csv beside it."""
-        write_csv(self.out / "runs.csv", rows)
-        known = self._committed_records("provenance*.csv")
+    def gather(self, rows: Rows) -> None:
+        """Write the rows of the notebook's grid to runs.csv and attacked.csv, and provenance.csv beside them."""
+        write_csv(self.out / "runs.csv", rows.runs)
+        write_csv(self.out / "attacked.csv", rows.attacked)
+        tables = [read_csv(path) for folder in self.committed for path in sorted(folder.glob("provenance*.csv"))]
+        known = {line["key"]: line for table in reversed(tables) for line in table.to_dict("records")}
         for folder in (*self.beside, self.out):
-            known |= _rows(folder, rows["key"], part="provenance")
-        write_csv(self.out / "provenance.csv", pd.DataFrame([known[key] for key in rows["key"] if key in known]))
+            paths_ = {key: folder / "provenance" / f"{key}.json" for key in rows.runs["key"]}
+            known |= {key: line for key, path in paths_.items() if (line := read_json(path)) is not None}
+        write_csv(self.out / "provenance.csv", pd.DataFrame([known[key] for key in rows.runs["key"] if key in known]))
 
     # ------------------------------------------------------------------ tables and networks
 
-    def has_table(self, name: str, config: object) -> bool:
-        """Whether a small table that depends on `config` alone is stored."""
-        return self._find("tables", f"{name}-{digest(name, config)}.csv") is not None
+    def has_table(self, name: str, key: str) -> bool:
+        """Whether a small table is stored under a key."""
+        return self._table(name, key) is not None
 
-    def put_table(self, name: str, config: object, table: pd.DataFrame) -> None:
-        """Store a small table that depends on `config` alone."""
-        write_csv(self.out / "tables" / f"{name}-{digest(name, config)}.csv", table)
+    def put_table(self, name: str, key: str, table: pd.DataFrame) -> None:
+        """Store a small table under the key of all it depends on."""
+        write_csv(self.out / "tables" / f"{name}-{key}.csv", table)
 
-    def table(self, name: str, config: object) -> pd.DataFrame:
+    def table(self, name: str, key: str) -> pd.DataFrame:
         """A stored small table.
 
         Raises:
             FileNotFoundError: if it is not stored.
         """
-        file = f"{name}-{digest(name, config)}.csv"
-        path = self._find("tables", file)
+        path = self._table(name, key)
         if path is None:
-            raise FileNotFoundError(f"table {file} is not stored in {self.out} or among the committed ones")
+            raise FileNotFoundError(f"table {name}-{key}.csv is not stored in {self.out} or among the committed ones")
         return read_csv(path)
 
     def network_file(self, key: str) -> Path | None:
@@ -158,13 +178,14 @@ class Store:
             write_bytes(self.out / "networks" / path.name, path.read_bytes())
         self.count(trained=[key] if own else [], reused=[] if own or shared else [key])
 
+    def _table(self, name: str, key: str) -> Path | None:
+        """Tables are never shared: another notebook's function may have the same name."""
+        folders = (self.out, *self.committed[:1])
+        return next((path for f in folders if (path := f / "tables" / f"{name}-{key}.csv").is_file()), None)
+
     def _find(self, part: str, file: str) -> Path | None:
         folders = (self.out, *self.beside, *self.committed)
         return next((path for folder in folders if (path := folder / part / file).is_file()), None)
-
-    def _committed_records(self, pattern: str) -> dict[str, dict]:
-        tables = [read_csv(p) for folder in self.committed for p in sorted(folder.glob(pattern), reverse=True)]
-        return {row["key"]: row for table in tables for row in table.to_dict("records")}
 
     # ------------------------------------------------------------------ bookkeeping
 
@@ -194,27 +215,75 @@ class Store:
 # ---------------------------------------------------------------------- files
 
 
-def _rows(folder: Path, keys: Iterable[str], *, part: str = "rows") -> dict[str, dict]:
-    return {key: row for key in keys if (row := read_json(folder / part / f"{key}.json")) is not None}
+def place_for(name: str, folder: str | Path) -> Path:
+    """A folder that may be written to, in full.
+
+    Args:
+        name: of the argument that holds it.
+        folder: as it was given.
+
+    Raises:
+        ValueError: if it lies inside figures/ or notebooks/, whose files are committed, or is no folder's name.
+    """
+    if not isinstance(folder, str | Path) or str(folder).strip().lower() in ("", "null", "none"):
+        raise ValueError(f"{name} is {folder!r}; it must name a folder")
+    if str(folder).startswith("~"):
+        raise ValueError(f"{name} is {str(folder)!r}; ~ is not expanded here, write the folder in full")
+    full = Path(folder).absolute()
+    for committed in (paths.figures, paths.notebooks):
+        if full.resolve().is_relative_to(committed.resolve()):
+            raise ValueError(
+                f"{name} is {str(folder)!r}; {committed.name}/ holds committed files, choose another folder"
+            )
+    return full
+
+
+def made_in(folder: Path) -> str | None:
+    """The reproduction that a folder of evidence belongs to; None for one of no reproduction."""
+    return (read_json(folder / "reproduction.json") or {}).get("id")
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Weights from a safetensors file (no code is ever executed)."""
-    return load_file(path)
+    """Weights from a safetensors file (no code is ever executed).
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy(path)}") from error
+
+
+def remedy(path: Path) -> str:
+    """What to do about a file of evidence that is not what it should be."""
+    return _RESTORED if path.resolve().is_relative_to(paths.figures.resolve()) else _RECOMPUTED
 
 
 def provenance(seconds: float, device: str) -> dict[str, object]:
     """Where and how a row came to be."""
+    commit, dirty = _commit()
     return {
         "seconds": round(seconds, 3),
-        "device": device,
-        "commit": _commit(),
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "version": __version__,
+        "commit": commit,
+        "dirty": dirty,
         "machine": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,
     }
+
+
+def code_digest() -> str:
+    """Digest of the library's files as they are now, committed or not."""
+    library = Path(__file__).parent
+    texts = [(str(path.relative_to(library)), path.read_bytes()) for path in sorted(library.rglob("*.py"))]
+    return hashlib.sha256(repr(texts).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, value: object) -> None:
@@ -223,17 +292,20 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict | None:
-    """JSON of a file; None where there is none.
+    """JSON object of a file; None where there is none.
 
     Raises:
-        ValueError: if the file is not JSON.
+        ValueError: if the file is not JSON, or not an object.
     """
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, and what it holds is computed again") from error
+        raise ValueError(f"{path} is damaged ({error}): {remedy(path)}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged (it holds no object): {remedy(path)}")
+    return value
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -242,8 +314,15 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table with floats restored exactly."""
-    return pd.read_csv(path, **_EXACT)
+    """Read a table with floats restored exactly; keys stay texts, digits only or not.
+
+    Raises:
+        ValueError: if the file is no table.
+    """
+    try:
+        return pd.read_csv(path, dtype={"key": str}, **_EXACT)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy(path)}") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -254,20 +333,55 @@ def write_bytes(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _at_default(value: object, field: dataclasses.Field) -> bool:
-    return field.default is not dataclasses.MISSING and getattr(value, field.name) == field.default
+def _stored(path: Path) -> Stored | None:
+    """A row computed here; a damaged one says so."""
+    try:
+        row = read_json(path)
+    except ValueError as error:
+        return Stored(place=str(path), fault=str(error))
+    if row is None:
+        return None
+    if not isinstance(row.get("run"), dict) or not isinstance(row.get("attacked"), list):
+        return Stored(place=str(path), fault="it lacks its parts run and attacked")
+    return Stored(row["run"], row["attacked"], str(path))
+
+
+def _committed(folder: Path) -> dict[str, Stored]:
+    """Every row committed for one notebook: runs.csv with attacked.csv, runs_full.csv with attacked_full.csv."""
+    found: dict[str, Stored] = {}
+    for path in sorted(folder.glob("runs*.csv")):
+        beside, under = path.with_name(path.name.replace("runs", "attacked", 1)), {}
+        lines = read_csv(beside).to_dict("records") if beside.is_file() else []
+        for number, line in enumerate(lines, start=2):
+            under.setdefault(line.get("key"), []).append({**line, "place": f"{beside}, line {number}"})
+        for number, run in enumerate(read_csv(path).to_dict("records"), start=2):
+            place = f"{path}, line {number}"
+            if run.get("key") in found:
+                raise EvidenceError(f"{place}: key {run['key']} stands in {found[run['key']].place} too: {_RESTORED}")
+            found[run.get("key")] = Stored(run, under.get(run.get("key"), []), place)
+    return found
 
 
 @cache
-def _commit() -> str:
+def _commit() -> tuple[str, bool]:
+    """Commit of the checkout and whether files differ from it; ("unknown", True) outside one."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=paths.root, capture_output=True, text=True, check=True).stdout
+
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=paths.root,
-            capture_output=True,
-            text=True,
-            check=True,
+        return git("rev-parse", "--short", "HEAD").strip(), bool(
+            git("status", "--porcelain", "--", "lib", "notebooks").strip()
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return answer.stdout.strip()
+        return "unknown", True
+
+
+@cache
+def _processor() -> str:
+    """Model name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

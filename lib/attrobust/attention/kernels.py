@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrobust import checks
+from attrobust.versions import versioned
 
 Queries = Float[Tensor, "batch heads queries dim"]
 Keys = Float[Tensor, "batch heads keys dim"]
@@ -143,6 +144,7 @@ class Kernel(nn.Module):
         return f"score={self.score}, link={self.link}, norm={self.norm}"
 
 
+@versioned(1)
 def kernel(name: str) -> Kernel:
     """The kernel of that name.
 

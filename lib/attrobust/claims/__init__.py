@@ -20,7 +20,7 @@ from attrobust.claims.rule import (
     verdict,
 )
 from attrobust.claims.strength import STRENGTH_MARGIN, strong_enough
-from attrobust.claims.tables import left_out, save, sentence
+from attrobust.claims.tables import left_out, named, save, sentence
 
 __all__ = [
     "COLUMNS",
@@ -40,6 +40,7 @@ __all__ = [
     "kernel_by_kernel",
     "left_out",
     "means",
+    "named",
     "no_gain",
     "overview",
     "paired",

@@ -33,22 +33,29 @@ def judge(
     """Verdict of every arm and metric.
 
     Args:
-        rows: runs, comparable or not; those that are not leave their arm.
+        rows: long rows with columns `metric` and `value`, of runs comparable or not; who is not leaves its arm.
         metrics: metric -> claimed direction, "up" or "down".
         by: "step_size" or "batch_size".
         arm: columns that tell arms apart.
+
+    Raises:
+        ValueError: if rows hold no line of a metric.
 
     Returns:
         One row per arm and metric: change over the range, interval, seeds, ends, verdict, and which values of
         `by` were left.
     """
     table = []
-    for names, runs in rows.groupby(list(arm), sort=False):
-        kept = comparable(runs)
+    for metric in metrics:
+        if metric not in set(rows["metric"]):
+            raise ValueError(f"rows hold no metric {metric!r}; they hold {', '.join(rows['metric'].unique())}")
+    for names, inside in rows.groupby(list(arm), sort=False):
         for metric, claimed in metrics.items():
-            if len(kept) and (kept[metric] == 0).all():
+            runs = inside[inside["metric"] == metric]
+            kept = comparable(runs)
+            if len(kept) and (kept["value"] == 0).all():
                 continue  # nothing to judge: between its kinks the logit of a ReLU network has no curvature at all
-            t = trend(kept, metric=metric, by=by)
+            t = trend(kept, metric="value", by=by)
             table.append(
                 {
                     **dict(zip(arm, names, strict=True)),
@@ -75,17 +82,17 @@ def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], 
     independent); the clusters' means and standard errors are pooled.
 
     Args:
-        rows: runs, comparable or not.
-        metric: column that is explained.
+        rows: long rows, of runs comparable or not.
+        metric: which of their lines are explained.
         by: column that explains.
         cluster: columns that name a cluster, such as architecture and data set.
         arm: further columns that tell arms of a cluster apart.
     """
     means, errors, seeds, first, last = [], [], 0, [], []
-    for _, inside in comparable(rows).groupby(list(cluster), sort=False):
+    for _, inside in comparable(rows[rows["metric"] == metric]).groupby(list(cluster), sort=False):
         arms = [runs for _, runs in inside.groupby(list(arm), sort=False)]
-        fits = [trend(runs, metric=metric, by=by) for runs in arms]
-        changes = [change_per_seed(runs, metric, by) for runs in arms]
+        fits = [trend(runs, metric="value", by=by) for runs in arms]
+        changes = [change_per_seed(runs, "value", by) for runs in arms]
         shared = [seed for seed in changes[0] if all(seed in c for c in changes)]
         if len(shared) < 2:
             continue
@@ -118,15 +125,19 @@ def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], 
 
 
 def assess(
-    rows: pd.DataFrame, directions: Mapping[str, Mapping[str, str]], *, step: pd.Index, batch: pd.Index
+    rows: pd.DataFrame,
+    directions: Mapping[str, Mapping[str, str]],
+    *,
+    step: pd.Series | Sequence[str],
+    batch: pd.Series | Sequence[str],
 ) -> pd.DataFrame:
     """Verdicts of every claim, metric and arm, over step size and over batch size.
 
     Args:
-        rows: all runs.
+        rows: long rows of all runs.
         directions: claim -> metric -> claimed direction as the *step size* grows; over batch size it turns round.
-        step: index of the runs in which the step size varies.
-        batch: index of the runs in which the batch size varies.
+        step: keys of the runs in which the step size varies.
+        batch: keys of the runs in which the batch size varies.
 
     Returns:
         One row per claim, metric, axis and arm; `arm` names it in one string.
@@ -134,9 +145,9 @@ def assess(
     turned = {"up": "down", "down": "up"}
     parts = []
     for claim, metrics in directions.items():
-        for by, index in (("step_size", step), ("batch_size", batch)):
+        for by, keys in (("step_size", step), ("batch_size", batch)):
             claimed = {m: d if by == "step_size" else turned[d] for m, d in metrics.items()}
-            judged = judge(rows.loc[index], claimed, by=by, arm=("dataset", "activation", "protocol"))
+            judged = judge(rows[rows["key"].isin(keys)], claimed, by=by, arm=("dataset", "activation", "protocol"))
             parts.append(judged.assign(claim=claim, by=by))
     table = pd.concat(parts, ignore_index=True)
     names = ["metric", "by", "dataset", "activation", "protocol"]

@@ -35,8 +35,8 @@ def reach(
     (the interval of its trend lies inside the margin of `no_gain`).
 
     Args:
-        rows: runs, comparable or not, with a column for each metric and explanation.
-        metrics: column names with "{}" where the explanation's name stands; larger means more robust.
+        rows: long rows with columns `map`, `metric` and `value`, of runs comparable or not.
+        metrics: which of their lines are judged; larger means more robust.
         claim: its id.
         gaining: explanation whose gain is the premise.
         others: explanations it may or may not reach.
@@ -47,12 +47,13 @@ def reach(
     """
     records = []
     for dataset, runs in rows.groupby("dataset", sort=False):
-        kept = comparable(runs)
         for metric in metrics:
-            first = change_per_seed(kept, metric.format(gaining), by)
+            kept = comparable(runs[runs["metric"] == metric])
+            of = {name: kept[kept["map"] == name] for name in (gaining, *others)}
+            first = change_per_seed(of[gaining], "value", by)
             tests = [(gaining, "gains", list(first.values()), None)]
             for other in others:
-                second = change_per_seed(kept, metric.format(other), by)
+                second = change_per_seed(of[other], "value", by)
                 gaps = [first[seed] - second[seed] for seed in first if seed in second]
                 tests += [(other, f"gains less than {gaining}", gaps, None)]
                 tests += [(other, "does not gain", list(second.values()), NO_GAIN_MARGIN)]
@@ -60,13 +61,13 @@ def reach(
                 found = _found(changes)
                 low, high = found["low"], found["high"]
                 judged = verdict(low, high, claimed="up") if margin is None else no_gain(low, high, margin=margin)
-                values = kept.groupby(by)[metric.format(name)].mean()
+                values = of[name].groupby(by)["value"].mean()
                 records.append(
                     {
                         "claim": claim,
-                        "arm": " | ".join([dataset, metric.replace("_{}", ""), name, says]),
+                        "arm": " | ".join([dataset, metric, name, says]),
                         "dataset": dataset,
-                        "metric": metric.replace("_{}", ""),
+                        "metric": metric,
                         "explanation": name,
                         "says": says,
                         **found,
@@ -99,8 +100,8 @@ def restored(
     same value of `by`, lies above zero).
 
     Args:
-        rows: runs, comparable or not, with columns `dataset`, `attention` and one per metric and explanation.
-        metrics: column names with "{}" where the explanation's name stands; larger means more robust.
+        rows: long rows with columns `dataset`, `attention`, `map`, `metric` and `value`, of runs comparable or not.
+        metrics: which of their lines are judged; larger means more robust.
         claim: its id.
         explanations: their names.
         by: column that explains, such as "step_size".
@@ -113,27 +114,27 @@ def restored(
     records = []
     for dataset, runs in rows.groupby("dataset", sort=False):
         kept = comparable(runs)
-        for name, mine in kept[kept["attention"] != reference].groupby("attention", sort=False):
-            pairs = mine.merge(kept[kept["attention"] == reference], on=[by, "seed"], suffixes=("", " of reference"))
-            for metric, explanation in itertools.product(metrics, explanations):
-                column = metric.format(explanation)
-                gap = pairs[[by, "seed"]].assign(gap=pairs[column] - pairs[f"{column} of reference"])
-                tests = (("gains", mine, column), (f"gains more than {reference}", gap, "gap"))
-                for says, of, compared in tests:
-                    found = _found(list(change_per_seed(of, compared, by).values()))
-                    records.append(
-                        {
-                            "claim": claim,
-                            "arm": " | ".join([dataset, name, metric.replace("_{}", ""), explanation, says]),
-                            "dataset": dataset,
-                            "attention": name,
-                            "metric": metric.replace("_{}", ""),
-                            "explanation": explanation,
-                            "says": says,
-                            **found,
-                            "verdict": verdict(found["low"], found["high"], claimed="up"),
-                        }
-                    )
+        others = kept.loc[kept["attention"] != reference, "attention"].unique()
+        for name, metric, explanation in itertools.product(others, metrics, explanations):
+            same = kept[(kept["metric"] == metric) & (kept["map"] == explanation)]
+            mine, theirs = same[same["attention"] == name], same[same["attention"] == reference]
+            pairs = mine.merge(theirs, on=[by, "seed"], suffixes=("", " of reference"))
+            gap = pairs[[by, "seed"]].assign(value=pairs["value"] - pairs["value of reference"])
+            for says, of in (("gains", mine), (f"gains more than {reference}", gap)):
+                found = _found(list(change_per_seed(of, "value", by).values()))
+                records.append(
+                    {
+                        "claim": claim,
+                        "arm": " | ".join([dataset, name, metric, explanation, says]),
+                        "dataset": dataset,
+                        "attention": name,
+                        "metric": metric,
+                        "explanation": explanation,
+                        "says": says,
+                        **found,
+                        "verdict": verdict(found["low"], found["high"], claimed="up"),
+                    }
+                )
     return pd.DataFrame(records, columns=RESTORED)
 
 

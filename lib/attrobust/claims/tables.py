@@ -17,6 +17,18 @@ def save(table: pd.DataFrame, folder: str | Path, *, name: str = "claims") -> No
     partial.replace(path)
 
 
+def named(attacked: pd.DataFrame) -> pd.DataFrame:
+    """Long attacked rows whose `metric` says attack and radius too: the names by which verdicts call what they judge.
+
+    Example:
+        >>> named(pd.DataFrame({"attack": ["worst"], "metric": ["top_k"], "radius": [8.0]}))["metric"].item()
+        'worst_top_k_8'
+    """
+    return attacked.assign(
+        metric=attacked["attack"] + "_" + attacked["metric"] + attacked["radius"].map("_{:g}".format)
+    )
+
+
 def left_out(
     rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol"), by: str = "step_size"
 ) -> pd.DataFrame:

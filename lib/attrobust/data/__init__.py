@@ -18,6 +18,7 @@ from attrobust import checks
 from attrobust.data import formats
 from attrobust.data.files import DataError, candidates, download, find, holds, locate, not_found, places
 from attrobust.data.sources import DIGITS_PIXELS, SOURCES, Source, fingerprint
+from attrobust.versions import versioned
 
 __all__ = [
     "NAMES",
@@ -53,6 +54,7 @@ class Dataset(NamedTuple):
     verified: bool
 
 
+@versioned(1)
 def load(
     name: str,
     *,

@@ -8,8 +8,10 @@ from attrobust import attacks, attributions, similarity
 from attrobust.balls import Ball
 from attrobust.experiments.explanations import cls_rows
 from attrobust.shapes import Images
+from attrobust.versions import versioned
 
 
+@versioned(1)
 def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, restarts: int, seed: int) -> pd.DataFrame:
     """How steady the ranks of CLS rows are under an attack on raw attention, by two read-outs of the same scores.
 

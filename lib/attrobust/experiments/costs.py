@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrobust import attention, models
+from attrobust.versions import versioned
 
 #: Fused attention of torch: no matrix, hence nothing to explain, and no second derivative.
 FUSED = "fused softmax"
@@ -28,6 +29,7 @@ class _Fused(attention.Attention):
         return self.projection(mixed), x.new_zeros(()).expand(*q.shape[:3], k.shape[2])
 
 
+@versioned(1)
 def training_steps(
     names: Sequence[str], patch: int, dim: int, depth: int, batch: int, repetitions: int
 ) -> pd.DataFrame:
@@ -50,6 +52,7 @@ def training_steps(
     return _in_turn(steps, repetitions)
 
 
+@versioned(1)
 def mixing(names: Sequence[str], token_counts: Sequence[int], dim: int, repetitions: int) -> pd.DataFrame:
     """Seconds of mixing n tokens with one head, forward and backward, for each number of tokens.
 

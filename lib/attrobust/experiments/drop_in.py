@@ -14,10 +14,12 @@ from torch import nn
 from attrobust import attacks, data, swap, training
 from attrobust.experiments.explanations import under_attack
 from attrobust.experiments.measure import PIXELS, dataset
+from attrobust.versions import versioned
 
 PATCH = 2
 
 
+@versioned(1)
 def drop_in(
     names: Sequence[str],
     seed: int,

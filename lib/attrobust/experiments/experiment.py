@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from attrobust import attacks, checks, data, models, store, training
+from attrobust import attacks, checks, data, models, training
 from attrobust import attention as kernels
 from attrobust.experiments.explanations import on_the_patch_grid
 
@@ -83,15 +83,8 @@ class Experiment:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; a network of architecture {self.architecture!r} has none"
                 )
-        for name in ("step_size", "momentum"):  # 1 and 1.0 are one experiment and must have one key
+        for name in ("step_size", "momentum"):  # a column of runs.csv holds 1.0, never 1
             object.__setattr__(self, name, float(getattr(self, name)))
-
-    @property
-    def training_key(self) -> str:
-        """Digest of everything the weights depend on."""
-        recipe = self.recipe
-        protocol = {"stop_loss": recipe.stop_loss, "schedule": recipe.schedule, "weight_decay": recipe.decay}
-        return store.digest(self, protocol, data.fingerprint(self.dataset))
 
     @property
     def model_options(self) -> dict[str, object]:
@@ -115,7 +108,7 @@ class Measurement:
     """What is measured on a trained network, and how hard it is attacked.
 
     Attributes:
-        radii: of the linf ball, in 1/255 of the pixel range.
+        radii: of the linf ball, in 1/255 of the pixel range; kept in ascending order.
         effort: how hard the attack tries, its smooth twins included.
         n_attacked: test images attacked and measured.
         k_share: share of pixels compared by the top-k intersection.
@@ -135,17 +128,13 @@ class Measurement:
     def __post_init__(self) -> None:
         for radius in self.radii:
             checks.at_least("radius", radius, 0)
-        object.__setattr__(self, "radii", tuple(int(r) if r == int(r) else r for r in self.radii))
+        object.__setattr__(self, "radii", tuple(sorted({int(r) if r == int(r) else r for r in self.radii})))
         checks.count("n_attacked", self.n_attacked)
         if not 0 < self.k_share <= 1:
             raise ValueError(f"k_share is {self.k_share!r}; it must lie in (0, 1]")
         for name in self.maps:
             checks.one_of("map", name, on_the_patch_grid(1))
-
-
-def key(experiment: Experiment, measurement: Measurement) -> str:
-    """Digest that names the row of an experiment."""
-    return store.digest(experiment.training_key, measurement)
+        object.__setattr__(self, "maps", tuple(sorted(set(self.maps))))
 
 
 def grid(**axes: Sequence | object) -> list[Experiment]:

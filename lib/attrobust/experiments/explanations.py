@@ -14,6 +14,12 @@ from torch import Tensor, nn
 from attrobust import attacks, attention, attributions, curvature, entropy, robustness
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images
+from attrobust.versions import versioned
+
+
+
+#: Maps made of attention weights alone: they explain no readout.
+ATTENTION_ALONE = ("raw_attention", "rollout", "plain_rollout")
 
 
 def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
@@ -28,6 +34,7 @@ def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
     }
 
 
+@versioned(1)
 def under_attack(
     model: nn.Module,
     x: Images,
@@ -73,7 +80,8 @@ def under_attack(
         )
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
         means, attacked = (t.reindex(["noise", "worst"]) for t in (by_attack.mean(), by_attack["spearman"].count()))
-        rows.append(means.assign(attribution=name, zero_maps=int(empty.sum()), n=attacked).reset_index())
+        counts = {"zero_maps": int(empty.sum()), "n": attacked.fillna(0).astype(int)}
+        rows.append(means.assign(attribution=name, **counts).reset_index())
     return pd.concat(rows, ignore_index=True)
 
 
@@ -84,6 +92,7 @@ def cls_rows(
     return model.scores(x)[-1][:, :, 0], model.attend(x)[1][-1][:, :, 0]
 
 
+@versioned(1)
 def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, float]:
     """What the attention rows behind the maps look like, averaged over images (and heads).
 
@@ -147,6 +156,7 @@ def _sensitivity(name: str, function: Callable[[Images], Tensor], x: Images, *, 
     return {f"{name}_sensitivity": absolute, f"{name}_relative": turning / contrast}
 
 
+@versioned(1)
 def margins(model: nn.Module, x: Images, *, k: int) -> pd.DataFrame:
     """One row per image and head: everything that the statements about softmax rows speak of, in float64.
 

@@ -1,11 +1,10 @@
 """Train one group of networks and measure each: the only place where training meets curvature and attacks."""
 
 import dataclasses
-import itertools
-import math
 from collections.abc import Sequence
 from functools import cache
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -14,6 +13,8 @@ from attrobust import attributions, curvature, data, models, robustness, trainin
 from attrobust.balls import Ball
 from attrobust.experiments import explanations
 from attrobust.experiments.experiment import TRANSFORMER, Experiment, Measurement
+from attrobust.rows import ATTACKED
+from attrobust.versions import versioned
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
 PIXELS = {
@@ -61,6 +62,7 @@ def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
     return model.to(device)
 
 
+@versioned(1)
 def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Module], list[training.Fit]]:
     """Train experiments that differ only in their seed, together."""
     first = group[0]
@@ -70,10 +72,16 @@ def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Mod
     return networks, training.fit(networks, *examples, first.recipe, generators=generators)
 
 
+@versioned(1)
 def measure(
     experiment: Experiment, measurement: Measurement, model: nn.Module, fit: training.Fit, device: str = "cpu"
-) -> dict[str, object]:
-    """All measured columns of one trained network; of one that diverged or collapsed, those of its training only."""
+) -> tuple[dict[str, object], pd.DataFrame]:
+    """What belongs to one trained network, and how similar its maps stay under attack.
+
+    Returns:
+        Columns of the network; and long rows `readout, map, attack, metric, radius, value, n`. A network that diverged
+        or collapsed has the columns of its training only, and no rows.
+    """
     whole = dataset(experiment.dataset, experiment.side, experiment.n_train, None, device)
     attacked = dataset(experiment.dataset, experiment.side, experiment.n_train, measurement.n_attacked, device).test
     for parameter in model.parameters():
@@ -90,7 +98,7 @@ def measure(
         "reason": reason,
     }
     if fit.diverged or share_blind > COMPARABLE_BLIND:
-        return row
+        return row, pd.DataFrame(columns=[*ATTACKED[1:]])
     if measurement.curvature:
         row |= _flatness(model, whole.train, measurement, experiment.seed, device)
     for parameter in model.parameters():
@@ -98,18 +106,11 @@ def measure(
     if measurement.curvature:
         row |= _input_side(model, attacked.x, experiment.seed, device)
     if experiment.architecture == "vit":
-        k = max(1, round(measurement.k_share * (attacked.x.shape[-1] // experiment.patch) ** 2))
+        k = _leaders(experiment, measurement, attacked.x)
         row |= explanations.inside(model, attacked.x, patch=experiment.patch, k=k)
-    for radius in measurement.radii:
-        try:
-            if experiment.architecture == "vit":
-                row |= _several_maps(experiment, model, attacked.x, radius, measurement, k)
-            else:
-                row |= _robustness(model, attacked.x, radius, measurement, experiment.seed, device)
-        except ValueError as error:  # maps that nothing moves cannot be attacked: their columns stay empty
-            if "the attack would be blind" not in str(error):
-                raise
-    return row
+    attack = _several_maps if experiment.architecture == "vit" else _one_map
+    tables = [attack(experiment, model, attacked.x, radius, measurement) for radius in measurement.radii]
+    return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*ATTACKED[1:]])
 
 
 def blind(model: nn.Module, x: Float[Tensor, "batch channels height width"]) -> Bool[Tensor, " batch"]:
@@ -160,14 +161,10 @@ def names(experiment: Experiment, measurement: Measurement) -> list[str]:
     """Columns that `measure` gives beyond those of the training; a run that diverged or collapsed has none of them."""
     transformer, dense = experiment.architecture == "vit", experiment.architecture == "mlp"
     found = [n for n in (*FLATNESS, *INPUT_SIDE) if measurement.curvature and (dense or n != "invariant_flatness")]
-    maps, told = [""], [*robustness.SIMILARITIES, *robustness.DISTANCES, "kept", "counted"]
-    if transformer:
-        found += explanations.inside_names(experiment.attention)
-        maps, told = [f"{name}_" for name in measurement.maps], [*told, "zero_maps", "n"]
-    attacked = itertools.product(measurement.radii, ("noise", "worst"), maps, told)
-    return found + [f"{attack}_{name}{metric}_{radius:g}" for radius, attack, name, metric in attacked]
+    return found + (explanations.inside_names(experiment.attention) if transformer else [])
 
 
+@versioned(1)
 def _flatness(
     model: nn.Module, train_examples: data.Examples, measurement: Measurement, seed: int, device: str
 ) -> dict[str, float]:
@@ -186,6 +183,7 @@ def _flatness(
     return row
 
 
+@versioned(1)
 def _input_side(model: nn.Module, x: torch.Tensor, seed: int, device: str) -> dict[str, float]:
     with torch.no_grad():
         target = model(x).argmax(1)
@@ -203,41 +201,63 @@ def _input_side(model: nn.Module, x: torch.Tensor, seed: int, device: str) -> di
 
 
 def _several_maps(
-    experiment: Experiment, model: nn.Module, x: torch.Tensor, radius: float, measurement: Measurement, k: int
-) -> dict[str, float]:
-    """Columns such as "worst_rollout_spearman_8", and how many images had no map at all."""
+    experiment: Experiment, model: nn.Module, x: torch.Tensor, radius: float, measurement: Measurement
+) -> pd.DataFrame:
+    """Long rows of a transformer's maps, means over the images that had a map at all."""
     table = explanations.under_attack(
         model,
         x,
         patch=experiment.patch,
-        k=k,
+        k=_leaders(experiment, measurement, x),
         radius=radius,
         effort=measurement.effort,
         seed=experiment.seed,
         names=measurement.maps,
     )
-    row = {}
-    for line in table.to_dict("records"):
-        name = f"{line.pop('attack')}_{line.pop('attribution')}"
-        row |= {f"{name}_{metric}_{radius:g}": value for metric, value in line.items()}
-    return row
+    means = table.drop(columns="zero_maps").rename(columns={"attribution": "map"})
+    return _lines(means.melt(["map", "attack", "n"], var_name="metric"), radius)
 
 
-def _robustness(
-    model: nn.Module, x: torch.Tensor, radius: float, measurement: Measurement, seed: int, device: str
-) -> dict[str, float]:
+def _one_map(
+    experiment: Experiment, model: nn.Module, x: torch.Tensor, radius: float, measurement: Measurement
+) -> pd.DataFrame:
+    """Long rows of the saliency map, means over the images."""
     table = robustness.attribution_robustness(
         model,
         x,
         attributions={"saliency": attributions.saliency},
         ball=Ball("linf", radius / 255),
-        k=max(1, round(measurement.k_share * math.prod(x.shape[-2:]))),
+        k=_leaders(experiment, measurement, x),
         effort=measurement.effort,
-        generator=torch.Generator(device).manual_seed(seed),
+        generator=torch.Generator(x.device).manual_seed(experiment.seed),
     )
-    means = table[table["attack"].isin(["worst", "noise"])].drop(columns=["image", "attribution"])
-    means = means.groupby("attack").mean()
-    return {f"{attack}_{name}_{radius:g}": float(v) for attack, row in means.iterrows() for name, v in row.items()}
+    table = table[table["attack"].isin(["worst", "noise"])].drop(columns="image")
+    values = table.melt(["attribution", "attack"], var_name="metric").groupby(
+        ["attribution", "attack", "metric"], sort=False
+    )
+    found = values["value"].agg(value="mean", n="count").reset_index().rename(columns={"attribution": "map"})
+    return _lines(found, radius)
+
+
+def _lines(found: pd.DataFrame, radius: float) -> pd.DataFrame:
+    """Means of one radius as rows of attacked.csv."""
+    return found.assign(readout=found["map"].map(reads), radius=radius)[[*ATTACKED[1:]]]
+
+
+def _leaders(experiment: Experiment, measurement: Measurement, x: torch.Tensor) -> int:
+    """Pixels, or patches of a transformer, that the top-k intersection compares."""
+    height, width = (side // (experiment.patch if experiment.architecture == "vit" else 1) for side in x.shape[-2:])
+    return max(1, round(measurement.k_share * height * width))
+
+
+def maps_of(experiment: Experiment, measurement: Measurement) -> tuple[str, ...]:
+    """Attributions that are attacked."""
+    return measurement.maps if experiment.architecture == "vit" else ("saliency",)
+
+
+def reads(name: str) -> str:
+    """Readout that a map explains; "none" for maps of attention alone."""
+    return "none" if name in explanations.ATTENTION_ALONE else "logit"
 
 
 def _image_shape(experiment: Experiment) -> tuple[int, int, int]:

@@ -5,8 +5,6 @@ kept between tasks and between sweeps (importing torch costs seconds); every run
 does not depend on the worker, the number of workers or the runs before it.
 """
 
-import hashlib
-import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +17,12 @@ from torch import nn
 from tqdm import tqdm
 
 from attrobust import checks, data
-from attrobust.experiments.experiment import Experiment, Measurement, key
+from attrobust.experiments import keys as keys_of
+from attrobust.experiments import schema
+from attrobust.experiments.experiment import Experiment, Measurement
 from attrobust.experiments.measure import build, columns, measure, names, train
-from attrobust.store import Store, load_weights, provenance
+from attrobust.rows import ATTACKED, Rows
+from attrobust.store import EvidenceError, Store, Stored, load_weights, provenance, remedy
 
 
 def run(
@@ -32,7 +33,7 @@ def run(
     jobs: int = 0,
     device: str = "cpu",
     show: Callable[[str], None] | None = None,
-) -> pd.DataFrame:
+) -> Rows:
     """Rows of a grid; only missing ones are computed.
 
     Args:
@@ -44,17 +45,19 @@ def run(
         show: called with a line of progress after each run, beside the store's log.
 
     Returns:
-        One row per experiment whose data set is on this machine or whose row is stored, in the grid's order; of a
-        run that diverged or collapsed what was not measured is NaN. What had to be left out is noted in the store.
+        One run per experiment whose data set is on this machine or whose row is stored, in the grid's order, with its
+        attacked similarities; of a run that diverged or collapsed what was not measured is NaN. What had to be left out
+        is noted in the store. A row computed here that is damaged or belongs to another run is named in the store's
+        log and computed again.
 
     Raises:
         ValueError: if `jobs` or `device` is not accepted.
+        EvidenceError: if a committed row is damaged or belongs to another run.
     """
     checks.count("jobs", jobs, least=0)
     checks.one_of("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-    keys = {e: key(e, measurement) for e in experiments}
-    committed, shared = store.committed_rows(keys.values()), store.shared_rows(keys.values())
-    found = committed | shared | store.own_rows(keys.values())
+    keys = {e: keys_of.key(e, measurement, device) for e in experiments}
+    found = _believed(store, keys, measurement)
     missing = [e for e in experiments if keys[e] not in found]
     absent = {name for name in {e.dataset for e in missing} if not data.available(name)}
     for name in sorted(absent):
@@ -67,16 +70,35 @@ def run(
             store.report(_progress(done, total, len(found), began, line))
             if show:
                 show(_progress(done, total, len(found), began, line))
-    own = store.own_rows(keys.values())
-    found |= own
-    present = [e for e in experiments if keys[e] in found]
+    found |= (own := store.own_rows(keys.values()))
+    present, shared = [e for e in experiments if keys[e] in found], store.shared_rows(keys.values())
+    networks = {e: keys_of.network(e, device) for e in present}
     store.count(
-        trained=[e.training_key for e in present if keys[e] in own],
-        reused=[e.training_key for e in present if keys[e] not in own | shared],
+        trained=[networks[e] for e in present if keys[e] in own],
+        reused=[networks[e] for e in present if keys[e] not in own | shared],
     )
-    table = pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]])} for e in present])
+    runs = pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]].run)} for e in present])
     expected = dict.fromkeys(name for e in present for name in names(e, measurement))
-    return table.reindex(columns=[*table.columns, *(name for name in expected if name not in table)])
+    return Rows(
+        runs.reindex(columns=[*runs.columns, *(name for name in expected if name not in runs)]),
+        pd.DataFrame([{**a, "key": keys[e]} for e in present for a in found[keys[e]].attacked], columns=[*ATTACKED]),
+    )
+
+
+def _believed(store: Store, keys: dict[Experiment, str], measurement: Measurement) -> dict[str, Stored]:
+    """Stored rows that are what they should be: committed ones are refused otherwise, others are computed again."""
+    committed, shared, own = (find(keys.values()) for find in (store.committed_rows, store.shared_rows, store.own_rows))
+    found = committed | shared | own
+    for experiment, key in keys.items():
+        row = found.get(key)
+        wrong = row and (row.fault or schema.fault(row.run, row.attacked, experiment, measurement))
+        if wrong and key not in shared | own:
+            raise EvidenceError(f"{row.place}: {wrong}: {remedy(store.committed[0])}")
+        if wrong:
+            store.report(f"{row.place}: {wrong}: it is computed again")
+            (store.out / "rows" / f"{key}.json").unlink(missing_ok=True)
+            del found[key]
+    return found
 
 
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
@@ -84,22 +106,26 @@ def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.
 
     Args:
         experiment: how it is trained; in a worker process, if its weights are not stored.
-        store: where weights are found and put.
-        device: "cpu" or "cuda".
+        store: where weights are found and put; it knows on which device its networks are trained.
+        device: where the network is put.
 
     Returns:
         The network in eval mode, its parameters frozen.
 
     Raises:
         DataError: if it must be trained and its data set is not on this machine.
+        ValueError: if the stored weights are damaged or another network's.
     """
-    name = experiment.training_key
+    name = keys_of.network(experiment, store.device)
     stored = store.network_file(name)
     if stored is None:
-        list(in_workers(_train_and_store, [(experiment, store, device)], jobs=1))
+        list(in_workers(_train_and_store, [(experiment, store)], jobs=1))
         stored = store.network_file(name)
-    model = build(experiment, device)
-    model.load_state_dict(load_weights(stored))
+    model, weights = build(experiment, device), load_weights(stored)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{stored} holds the weights of another network: {remedy(stored)}") from error
     store.keep_network(name, stored)
     return model.eval().requires_grad_(False)
 
@@ -137,10 +163,15 @@ def _run_group(group: list[Experiment], measurement: Measurement, store: Store, 
     lines = []
     for experiment, model, fit in zip(group, networks, fits, strict=True):
         began = time.monotonic()
-        row = measure(experiment, measurement, model, fit, device)
+        row, attacked = measure(experiment, measurement, model, fit, device)
         seconds = time.monotonic() - began + share
-        store.save_weights(experiment.training_key, model)
-        store.put(key(experiment, measurement), {**columns(experiment), **row}, provenance(seconds, device))
+        store.save_weights(keys_of.network(experiment, device), model)
+        store.put(
+            keys_of.key(experiment, measurement, device),
+            {**columns(experiment), **row},
+            attacked.to_dict("records"),
+            provenance(seconds, device),
+        )
         lines.append(
             f"{experiment.dataset} {experiment.protocol} step {experiment.step_size:g} batch {experiment.batch_size}"
             f" seed {experiment.seed}: {seconds:.1f} s"
@@ -159,11 +190,11 @@ def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]
     return sorted(groups, key=lambda g: (-len(g) * g[0].epochs * g[0].n_train / g[0].batch_size, g[0].step_size))
 
 
-def _measured(row: dict) -> dict:
-    own = set(Experiment.__dataclass_fields__) | {"key"}
-    return {
-        name: "" if name == "reason" and not isinstance(v, str) else v for name, v in row.items() if name not in own
-    }
+def _measured(run: dict) -> dict:
+    own = set(Experiment.__dataclass_fields__) | {"key", "comparable", "reason"}
+    words = {"comparable": str(run["comparable"]) == "True", "reason": run["reason"] or ""}
+    words["reason"] = words["reason"] if isinstance(words["reason"], str) else ""
+    return {name: words.get(name, value) for name, value in run.items() if name in words or name not in own}
 
 
 def _progress(done: int, total: int, before: int, began: float, line: str) -> str:
@@ -175,48 +206,51 @@ def _progress(done: int, total: int, before: int, began: float, line: str) -> st
     )
 
 
-def table(store: Store, name: str, function: Callable[..., pd.DataFrame], *arguments: object) -> pd.DataFrame:
+def table(
+    store: Store, name: str, function: Callable[..., pd.DataFrame], *arguments: object, version: int | None = None
+) -> pd.DataFrame:
     """A stored table of `function(*arguments)`, computed once, in a worker process with one thread.
 
     Args:
         store: where the table is found and put.
         name: of the table.
-        function: returns the table; its source text is part of the key, so editing it recomputes.
+        function: returns the table.
         arguments: experiments, numbers, names, lists of them; part of the key.
+        version: of a notebook's own function, to be raised whenever its numbers change; functions of the library have
+            their own (see `versions`).
 
     Returns:
         The table, read back from its file.
+
+    Raises:
+        ValueError: if the function has no version.
     """
-    return tables(store, name, function, [arguments])
+    return tables(store, name, function, [arguments], version=version)
 
 
 def tables(
-    store: Store, name: str, function: Callable[..., pd.DataFrame], tasks: Sequence[tuple], *, jobs: int = 0
+    store: Store,
+    name: str,
+    function: Callable[..., pd.DataFrame],
+    tasks: Sequence[tuple],
+    *,
+    jobs: int = 0,
+    version: int | None = None,
 ) -> pd.DataFrame:
     """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none."""
     if not tasks:
         return pd.DataFrame()
-    source = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
-    configs = [[source, _keyed(task)] for task in tasks]
-    missing = [
-        (name, c, function, t, store) for c, t in zip(configs, tasks, strict=True) if not store.has_table(name, c)
-    ]
+    keys = [keys_of.table(name, function, task, version=version, device=store.device) for task in tasks]
+    missing = [(name, k, function, t, store) for k, t in zip(keys, tasks, strict=True) if not store.has_table(name, k)]
     for done, _ in enumerate(in_workers(_store_table, missing, jobs=jobs), start=1):
         store.report(f"{name}: {done}/{len(missing)} computed")
-    return pd.concat([store.table(name, c) for c in configs], ignore_index=True)
+    return pd.concat([store.table(name, k) for k in keys], ignore_index=True)
 
 
-def _store_table(name: str, config: object, function: Callable, task: tuple, store: Store) -> None:
-    store.put_table(name, config, function(*task))
+def _store_table(name: str, key: str, function: Callable, task: tuple, store: Store) -> None:
+    store.put_table(name, key, function(*task))
 
 
-def _train_and_store(experiment: Experiment, store: Store, device: str) -> None:
-    (model,), _ = train([experiment], device)
-    store.save_weights(experiment.training_key, model)
-
-
-def _keyed(value: object) -> object:
-    """Arguments as they enter a key: experiments by everything their weights depend on."""
-    if isinstance(value, Experiment):
-        return value.training_key
-    return [_keyed(v) for v in value] if isinstance(value, list | tuple) else value
+def _train_and_store(experiment: Experiment, store: Store) -> None:
+    (model,), _ = train([experiment], store.device)
+    store.save_weights(keys_of.network(experiment, store.device), model)

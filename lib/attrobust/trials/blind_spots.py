@@ -8,8 +8,10 @@ import torch
 from attrobust import entropy, statements
 from attrobust.theory import readout
 from attrobust.trials.cases import over_cases
+from attrobust.versions import versioned
 
 
+@versioned(1)
 @over_cases
 def readouts(case: int) -> Iterator[pd.DataFrame]:
     """P25b on a random read-out: closed forms, the size of the score gradient, centred tokens, identical tokens."""
@@ -38,6 +40,7 @@ def readouts(case: int) -> Iterator[pd.DataFrame]:
         yield statements.residuals(name, arm, readout.gradients(alike, kind=kind).key.norm())
 
 
+@versioned(1)
 def diversities(values: Sequence[float], seeds: Sequence[int]) -> pd.DataFrame:
     """Norms of both gradients while the tokens become alike, for softmax and sigmoid."""
     records = []

@@ -9,8 +9,10 @@ import torch
 from attrobust import curvature, statements
 from attrobust.theory import descent, draws, duality, modified_loss, path_norm, stability
 from attrobust.trials.cases import over_cases
+from attrobust.versions import versioned
 
 
+@versioned(1)
 @over_cases
 def stable(case: int) -> Iterator[pd.DataFrame]:
     """P7 at the exact threshold of random per-sample Hessians."""
@@ -32,6 +34,7 @@ def stable(case: int) -> Iterator[pd.DataFrame]:
     yield statements.bound("P7", "unbounded above it", 1.0, above)
 
 
+@versioned(1)
 def thresholds(seed: int, batch_sizes: Sequence[int]) -> pd.DataFrame:
     """Largest stable step against the batch size, with its two limits, for gradients spread out and alike."""
     rng, rows = np.random.default_rng(seed), []
@@ -50,6 +53,7 @@ def thresholds(seed: int, batch_sizes: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@versioned(1)
 def stability_sides(seed: int, factors: Sequence[float], updates: int) -> pd.DataFrame:
     """E|z|^2 along SGD with batches of two, for steps at these multiples of the threshold."""
     j = 1.2 * np.random.default_rng(seed).standard_normal((12, 6))
@@ -62,6 +66,7 @@ def stability_sides(seed: int, factors: Sequence[float], updates: int) -> pd.Dat
     return pd.concat(parts)
 
 
+@versioned(1)
 def sweep(updates: int, seeds: Sequence[int]) -> pd.DataFrame:
     """Two-layer ReLU networks at the end of plain SGD: 20 points in five dimensions, labels -1 and 1."""
     rng = np.random.default_rng(0)
@@ -75,6 +80,7 @@ def sweep(updates: int, seeds: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(loss=losses, settled=losses < 1e-8)
 
 
+@versioned(1)
 @over_cases
 def batches(case: int) -> Iterator[pd.DataFrame]:
     """P8b: every batch out of eight images listed, and the input-gradient penalty underneath."""
@@ -90,6 +96,7 @@ def batches(case: int) -> Iterator[pd.DataFrame]:
         yield statements.bound("P8b", "input-gradient penalty", rho * inputs, listed)
 
 
+@versioned(1)
 def orders(seeds: Sequence[int], step_sizes: Sequence[float]) -> pd.DataFrame:
     """Error of one step of descent against the flows of the loss and of the modified loss."""
     rows, names = [], ("flow of the loss", "flow of the modified loss")

@@ -8,8 +8,10 @@ import torch
 
 from attrobust import certificates, entropy, statements
 from attrobust.theory import kernels, penalty, smoothing, stability
+from attrobust.versions import versioned
 
 
+@versioned(1)
 def attained() -> pd.DataFrame:
     """Both sides of every inequality on its equality example; each ratio is 1 up to rounding."""
     even, unit = torch.zeros(1, 2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
@@ -35,6 +37,7 @@ def attained() -> pd.DataFrame:
     return statements.join(statements.bound(s, arm, *sides) for (s, arm), sides in cases.items())
 
 
+@versioned(1)
 def attained_by_rows() -> pd.DataFrame:
     """Both sides of the inequalities about attention rows on their equality examples."""
     tie, halves = (torch.tensor([1.0, 1.0, *[0.0] * n], dtype=torch.float64) for n in (3, 0))
@@ -65,6 +68,7 @@ def attained_by_rows() -> pd.DataFrame:
     return statements.join(statements.bound(s, arm, *sides) for (s, arm), sides in cases.items())
 
 
+@versioned(1)
 def attained_by_kernels() -> pd.DataFrame:
     """Both sides of the inequalities about kernels on their equality examples; drift is attained in the limit."""
     two, c = torch.tensor([0.0, 2.0], dtype=torch.float64), 1 + 1e-7

@@ -10,11 +10,13 @@ from torch import Tensor
 from attrobust import entropy, similarity, statements
 from attrobust.theory import kernels, rows
 from attrobust.trials.cases import over_cases
+from attrobust.versions import versioned
 
 #: Links of the sweep over evidence, beside softmax.
 SHOWN = ("exp", "sigmoid", "ReLU")
 
 
+@versioned(1)
 @over_cases
 def shared_maps(case: int) -> Iterator[pd.DataFrame]:
     """P28 on 15 maps of 2 to 6 rows each; the first rows of every map are lowered, and only they change."""
@@ -31,6 +33,7 @@ def shared_maps(case: int) -> Iterator[pd.DataFrame]:
     yield from _outvoted(s, torch.where(changes, t - down, s), lowered)
 
 
+@versioned(1)
 @over_cases
 def one_score(case: int) -> Iterator[pd.DataFrame]:
     """P29: one score of each row changes; what softmax does, and what a kernel without normalisation does."""
@@ -59,6 +62,7 @@ def one_score(case: int) -> Iterator[pd.DataFrame]:
     yield statements.residuals("wrong", "P29 sigmoid, rows normalised: others stay", away)
 
 
+@versioned(1)
 def evidence_sweep(shifts: Sequence[float], keys: int, seeds: Sequence[int], *, k: int = 5) -> pd.DataFrame:
     """Similarity of maps before and after noise, while 18 rows that know nothing are lowered beside 2 that know.
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from attrobust import curvature, statements
 from attrobust.theory import draws, duality, positions
 from attrobust.trials.cases import over_cases
+from attrobust.versions import versioned
 
 
+@versioned(1)
 @over_cases
 def identities(case: int) -> Iterator[pd.DataFrame]:
     """P1 and the identities under P2 and P3, for three readouts."""
@@ -34,6 +36,7 @@ def identities(case: int) -> Iterator[pd.DataFrame]:
         yield statements.identity("P3", f"{arm}, Kronecker identity", whole, outer)
 
 
+@versioned(1)
 @over_cases
 def transfer(case: int) -> Iterator[pd.DataFrame]:
     """Both sides of P2 and P3 for three readouts; `spectral` and `ones` are what the wrong variants need."""
@@ -50,6 +53,7 @@ def transfer(case: int) -> Iterator[pd.DataFrame]:
         yield bound("P3", arm, bend, duality.input_curvature_bound(model, x, y, readout=readout))
 
 
+@versioned(1)
 def detector(kernels: Sequence[float]) -> pd.DataFrame:
     """Derivatives of the difference detector at (1, 1), in its kernel and in the pixels, for several kernels."""
     rows, x, y = [], torch.ones(1, 1, 1, 2, dtype=torch.float64), torch.tensor([0])
@@ -64,6 +68,7 @@ def detector(kernels: Sequence[float]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@versioned(1)
 @over_cases
 def transformers(case: int) -> Iterator[pd.DataFrame]:
     """P6b on a random one-block transformer; and P2 misused through the kernel of a difference detector."""
@@ -84,6 +89,7 @@ def transformers(case: int) -> Iterator[pd.DataFrame]:
     yield statements.bound("wrong", "convolution", curvature.input_gradient_norm(shared, pixels, label), limit)
 
 
+@versioned(1)
 @over_cases
 def radii(case: int) -> Iterator[pd.DataFrame]:
     """P5: an input attack against a weight attack of the matching radius; and one weight change for a batch."""

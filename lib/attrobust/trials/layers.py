@@ -9,8 +9,10 @@ import torch
 from attrobust import curvature, statements, training
 from attrobust.theory import blind, draws, duality, path_norm, penalty
 from attrobust.trials.cases import digits, digits_network, over_cases
+from attrobust.versions import versioned
 
 
+@versioned(1)
 @over_cases
 def rescaling(case: int) -> Iterator[pd.DataFrame]:
     """P6: function, attribution and invariant flatness under a random factor between the layers."""
@@ -23,6 +25,7 @@ def rescaling(case: int) -> Iterator[pd.DataFrame]:
     yield statements.identity("P6", "invariant flatness", flat[0] / flat[1] if flat[1] else 1.0, 1.0)
 
 
+@versioned(1)
 def one_factor(seed: int, factors: Sequence[float]) -> pd.DataFrame:
     """Flatness and input gradient of one network along the factor between its layers."""
     net, x = draws.two_layer(seed, inputs=2)
@@ -40,6 +43,7 @@ def one_factor(seed: int, factors: Sequence[float]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@versioned(1)
 @over_cases
 def surfaces(case: int) -> Iterator[pd.DataFrame]:
     """P4 on a random ReLU network: closed form, the constant 1/2, and the chain of three."""
@@ -55,6 +59,7 @@ def surfaces(case: int) -> Iterator[pd.DataFrame]:
     yield statements.bound("P4", "curvature in W and flatness", weights, flat)
 
 
+@versioned(1)
 def learning_digits(n_train: int, epochs: int, seed: int) -> pd.DataFrame:
     """The chain of P4 while a ReLU network learns digits, with the penalty on test images beside it."""
     x, y, fresh = digits(n_train)
@@ -71,6 +76,7 @@ def learning_digits(n_train: int, epochs: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["update", "loss", *names])
 
 
+@versioned(1)
 def blind_unit(n_train: int, epochs: int, seed: int, strengths: Sequence[float]) -> pd.DataFrame:
     """Flatness, gradient and curvature of a trained network with a blind unit of growing strength."""
     model, (x, y, _) = digits_network(n_train, seed, epochs=epochs), digits(n_train)

@@ -9,8 +9,10 @@ import torch
 from attrobust import certificates, statements
 from attrobust.theory import descent, draws, path_norm
 from attrobust.trials.cases import over_cases
+from attrobust.versions import versioned
 
 
+@versioned(1)
 @over_cases
 def paths(case: int) -> Iterator[pd.DataFrame]:
     """P9: both lower bounds, their equality, and what flips can do to the attribution."""
@@ -27,6 +29,7 @@ def paths(case: int) -> Iterator[pd.DataFrame]:
     yield statements.bound("P9", "variation, one input", np.abs(np.diff(slopes)).sum(), path_norm.total_variation(line))
 
 
+@versioned(1)
 @over_cases
 def angles(case: int) -> Iterator[pd.DataFrame]:
     """P10: the largest angle between gradients of random pairs on segments that satisfy its condition."""
@@ -41,6 +44,7 @@ def angles(case: int) -> Iterator[pd.DataFrame]:
     yield statements.bound("P10", "angle on a segment", largest, limit[meets])
 
 
+@versioned(1)
 def line_pictures(updates: int, step_sizes: Sequence[float], seed: int) -> pd.DataFrame:
     """Fit and attribution of networks with one input on a fine grid, one line per step size."""
     fine = np.linspace(-1, 1, 401)[:, None]
@@ -55,6 +59,7 @@ def line_pictures(updates: int, step_sizes: Sequence[float], seed: int) -> pd.Da
     return pd.concat(parts)
 
 
+@versioned(1)
 def line_numbers(updates: int, step_sizes: Sequence[float], seeds: Sequence[int]) -> pd.DataFrame:
     """Sharpness, weighted path norm and total variation of every network with one input."""
     x, grid, nets, losses = _descended(updates, step_sizes, seeds)

@@ -9,8 +9,10 @@ from torch import Tensor
 from attrobust import entropy, statements
 from attrobust.theory import kernels, rows
 from attrobust.trials.cases import over_cases
+from attrobust.versions import versioned
 
 
+@versioned(1)
 @over_cases
 def rescaled(case: int) -> Iterator[pd.DataFrame]:
     """P26 on random rows, each with a random factor: powers keep map and output, other links drift and sharpen."""
@@ -26,6 +28,7 @@ def rescaled(case: int) -> Iterator[pd.DataFrame]:
     yield from _drifting(s, torch.maximum(c, 1 / c))
 
 
+@versioned(1)
 @over_cases
 def nudged(case: int) -> Iterator[pd.DataFrame]:
     """P27: Hilbert distance of a row before and after a change of its scores; half the changes have a common part."""
@@ -52,6 +55,7 @@ def nudged(case: int) -> Iterator[pd.DataFrame]:
     yield statements.bound("wrong", "P27 ReLU: slope 1", _distance(s, t, "ReLU"), reach)
 
 
+@versioned(1)
 def scale_sweep(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd.DataFrame:
     """Relative entropy of normal rows under every link while their scores are multiplied."""
     parts = []
@@ -64,6 +68,7 @@ def scale_sweep(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd
     return pd.concat(parts)
 
 
+@versioned(1)
 def link_curves(reach: float, points: int) -> pd.DataFrame:
     """Slope and elasticity of every link over the scores from -reach to reach."""
     s = torch.linspace(-reach, reach, points, dtype=torch.float64)

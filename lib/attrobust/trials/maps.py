@@ -22,11 +22,13 @@ from attrobust import (
 )
 from attrobust.theory import draws, duality, penalty, smoothing
 from attrobust.trials.cases import digits, digits_network, over_cases
+from attrobust.versions import versioned
 
 #: Pixels compared by the top-k certificates on digits, a tenth of them.
 LEADERS = 6
 
 
+@versioned(1)
 @over_cases
 def turning(case: int) -> Iterator[pd.DataFrame]:
     """P11: the angle between two maps of a smooth network and what it certifies, by the curvature on the way."""
@@ -47,6 +49,7 @@ def turning(case: int) -> Iterator[pd.DataFrame]:
     yield statements.bound("P11", "1 - Spearman, certified", lost, 1 - certificates.spearman(a, change))
 
 
+@versioned(1)
 @over_cases
 def metrics(case: int) -> Iterator[pd.DataFrame]:
     """P13 against changes built to break it; similarities enter as 1 - value, so that left <= right."""
@@ -70,6 +73,7 @@ def metrics(case: int) -> Iterator[pd.DataFrame]:
         yield _lost("Spearman", similarity.spearman, a, e, certificates.spearman(a, size))
 
 
+@versioned(1)
 def certified(
     n_train: int, n_attacked: int, epochs: int, steps: int, restarts: int, radii: Sequence[float], seed: int
 ) -> pd.DataFrame:
@@ -92,6 +96,7 @@ def certified(
     return pd.concat(parts)
 
 
+@versioned(1)
 def scales(seeds: Sequence[int], factors: Sequence[float]) -> pd.DataFrame:
     """P14: one random step measured by absolute and by scale-free numbers, for logits times a factor."""
     rows = []
@@ -104,6 +109,7 @@ def scales(seeds: Sequence[int], factors: Sequence[float]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@versioned(1)
 @over_cases
 def loss_gradients(case: int) -> Iterator[pd.DataFrame]:
     """P15: the closed forms of the gradients of loss and probability."""
@@ -116,6 +122,7 @@ def loss_gradients(case: int) -> Iterator[pd.DataFrame]:
         yield statements.identity("P15", f"gradient of the {arm}", exact, torch.einsum("bc,bcn->bn", weight, j))
 
 
+@versioned(1)
 def fading(n_train: int, epochs: int, seed: int, loss: str) -> pd.DataFrame:
     """P15: gradient and relative curvature of a loss and of the logit on training images while the fit improves."""
     x, y, _ = digits(n_train)
@@ -139,6 +146,7 @@ def fading(n_train: int, epochs: int, seed: int, loss: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names).assign(trained_on=loss)
 
 
+@versioned(1)
 def twins(seeds: Sequence[int], betas: Sequence[float]) -> pd.DataFrame:
     """P16: softplus twins of ReLU networks on a segment: curvature at its start, largest on it, total turn."""
     rows = []
@@ -159,6 +167,7 @@ def twins(seeds: Sequence[int], betas: Sequence[float]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@versioned(1)
 @over_cases
 def smoothed(case: int) -> Iterator[pd.DataFrame]:
     """P12 on a random folded function of one input, whose smoothed derivatives are known in closed form."""

@@ -9,8 +9,10 @@ import torch
 from attrobust import entropy, statements
 from attrobust.theory import rows
 from attrobust.trials.cases import over_cases
+from attrobust.versions import versioned
 
 
+@versioned(1)
 @over_cases
 def ceilings(case: int) -> Iterator[pd.DataFrame]:
     """P24: the gap after the k-th score against its ceiling, and what half the gap certifies."""
@@ -31,6 +33,7 @@ def ceilings(case: int) -> Iterator[pd.DataFrame]:
         yield statements.bound(name, arm, lost, 0.0)
 
 
+@versioned(1)
 @over_cases
 def floors(case: int) -> Iterator[pd.DataFrame]:
     """P25: the entropy of a row against its floor, given the norm of its centred scores."""
@@ -39,6 +42,7 @@ def floors(case: int) -> Iterator[pd.DataFrame]:
     yield statements.bound("P25", "entropy and norm", entropy.entropy_floor(norm, keys=keys), h, norm=norm, keys=keys)
 
 
+@versioned(1)
 def landscape(case: int, keys: int, k: int) -> pd.DataFrame:
     """Rows of one length under the ceiling of P24, over the floor of P25 and within the envelope of P20.
 
@@ -66,6 +70,7 @@ def landscape(case: int, keys: int, k: int) -> pd.DataFrame:
     )  # fmt: skip
 
 
+@versioned(1)
 def landscape_limits(keys: int, k: int) -> pd.DataFrame:
     """Curves `landscape` may not cross: ceiling and envelope over the entropy, floor and deficit over the scores."""
     share = torch.linspace(0.002, 0.9999, 300, dtype=torch.float64)

@@ -13,11 +13,13 @@ from attrobust import entropy, similarity, statements
 from attrobust.theory import rows
 from attrobust.trials.cases import over_cases
 from attrobust.trials.sensitivity import alike
+from attrobust.versions import versioned
 
 #: Largest third central moment of a number between 0 and 1; also bounds the curvature of any mass (P23.4).
 SKEW = 1 / (6 * math.sqrt(3))
 
 
+@versioned(1)
 @over_cases
 def scaled(case: int) -> Iterator[pd.DataFrame]:
     """The five parts of P23 on random rows, each at a random factor c in (0, 1]."""
@@ -33,6 +35,7 @@ def scaled(case: int) -> Iterator[pd.DataFrame]:
     yield from _cosines(c, s, t)
 
 
+@versioned(1)
 def temperatures(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd.DataFrame:
     """Two rows of attention, the second with 25 % noise on its keys, seen by several measures at every factor.
 
@@ -58,6 +61,7 @@ def temperatures(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> p
     return pd.concat(parts)
 
 
+@versioned(1)
 def slopes(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd.DataFrame:
     """Slope of the entropy in the factor by central differences, and the formula -c Var, row by row."""
     c, step = torch.tensor(factors, dtype=torch.float64)[:, None], 1e-4

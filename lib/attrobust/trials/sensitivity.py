@@ -11,6 +11,7 @@ from torch import Tensor
 from attrobust import entropy, statements
 from attrobust.theory import kernels, rows
 from attrobust.trials.cases import over_cases
+from attrobust.versions import versioned
 
 #: Logarithms of strictly increasing kernels of the score; all are exact where the kernel itself under- or overflows.
 KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -21,6 +22,7 @@ KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@versioned(1)
 @over_cases
 def hump(case: int) -> Iterator[pd.DataFrame]:
     """P20 on rows whose Jacobian is built and diagonalised; the library's fast route beside it."""
@@ -44,6 +46,7 @@ def hump(case: int) -> Iterator[pd.DataFrame]:
     yield statements.bound("P20", "entropy alone, above", top, envelope.upper, entropy=h)
 
 
+@versioned(1)
 @over_cases
 def rank_orders(case: int) -> Iterator[pd.DataFrame]:
     """P21: ranks of a row under every kernel; similarity of a pair of rows likewise; the head mean, which differs."""
@@ -60,6 +63,7 @@ def rank_orders(case: int) -> Iterator[pd.DataFrame]:
     yield statements.residuals("wrong", "P21 after averaging two heads", (_ranks(mean) - _ranks(wider)).abs().max())
 
 
+@versioned(1)
 @over_cases
 def distances(case: int) -> Iterator[pd.DataFrame]:
     """P22: the range of a score change against the Hilbert distance and the total variation of the rows."""

@@ -14,6 +14,7 @@ from attrobust import statements
 from attrobust.theory import kernels, rows
 from attrobust.trials.cases import over_cases
 from attrobust.trials.sensitivity import alike
+from attrobust.versions import versioned
 
 
 class Pair(NamedTuple):
@@ -24,6 +25,7 @@ class Pair(NamedTuple):
     behind: Float[Tensor, "*some rows dim"]
 
 
+@versioned(1)
 @over_cases
 def swapped(case: int) -> Iterator[pd.DataFrame]:
     """P30 on 15 queries with two keys each: radii, equal norms, gradients, Lipschitz constants."""
@@ -41,6 +43,7 @@ def swapped(case: int) -> Iterator[pd.DataFrame]:
     yield from _lipschitz(query, g)
 
 
+@versioned(1)
 @over_cases
 def same_ranks(case: int) -> Iterator[pd.DataFrame]:
     """P31: links, normalised or not, rank one row alike, before and after each of six changes of the scores."""
@@ -61,6 +64,7 @@ def same_ranks(case: int) -> Iterator[pd.DataFrame]:
     yield from _scores_compared(case)
 
 
+@versioned(1)
 def swap_radii(cases: int, seed: int) -> pd.DataFrame:
     """Radius under distance over radius under the dot product, over the mean distance in lengths of the query."""
     g = torch.Generator().manual_seed(seed)

@@ -1,0 +1,99 @@
+"""Rows of a grid: what belongs to a network (wide), and how similar its maps stay under attack (long).
+
+    runs      key, the experiment's columns, what was measured on the network itself      one line a network
+    attacked  key, readout, map, attack, metric, radius, value, n                         one line a number
+
+``value`` is the mean over ``n`` images. Never imports torch: rows can be read and joined wherever there is pandas.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+#: Columns that name one number of `Rows.attacked` within its network.
+IDENTITY = ("readout", "map", "attack", "metric", "radius")
+#: Columns of `Rows.attacked`.
+ATTACKED = ("key", *IDENTITY, "value", "n")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a grid.
+
+    Attributes:
+        runs: one row per network, named by `key`.
+        attacked: one row per number: mean `value` of a metric over `n` images, under an attack of a radius (in 1/255
+            of the pixel range) on a map that explains a readout ("none" for attention alone).
+
+    Example:
+        >>> runs = pd.DataFrame({"key": ["a", "b"], "step_size": [0.1, 0.2]})
+        >>> line = {"key": "a", "readout": "logit", "map": "saliency", "attack": "worst", "radius": 8, "n": 4}
+        >>> attacked = pd.DataFrame([line | {"metric": "top_k", "value": 0.5}, line | {"metric": "cosine", "value": 1}])
+        >>> Rows(runs, attacked).wide(map="saliency", attack="worst", radius=8)
+          key  step_size  top_k  cosine
+        0   a        0.1    0.5     1.0
+        1   b        0.2    NaN     NaN
+    """
+
+    runs: pd.DataFrame
+    attacked: pd.DataFrame
+
+    def joined(self, **where: object) -> pd.DataFrame:
+        """Attacked similarities beside the columns of their network.
+
+        Args:
+            where: column of `attacked` -> the value kept.
+
+        Returns:
+            Long rows; a network that was not attacked (it diverged) stands in each of its lines without a value.
+
+        Raises:
+            ValueError: for an unknown column, or where nothing is left.
+        """
+        kept = self._kept(where)
+        absent = self.runs.loc[~self.runs["key"].isin(self.attacked["key"]), ["key"]]
+        every = absent.merge(kept[[*IDENTITY]].drop_duplicates(), how="cross")
+        return self.runs.merge(pd.concat([kept, every]) if len(every) else kept, on="key")
+
+    def wide(self, **where: object) -> pd.DataFrame:
+        """One row per network with a column for each metric of one map, attack and radius.
+
+        Args:
+            where: column of `attacked` -> the value kept; what is left must differ in its metric alone.
+
+        Raises:
+            ValueError: for an unknown column, or if several numbers are left for one network and metric.
+        """
+        kept = self._kept(where)
+        for name in IDENTITY:
+            if name != "metric" and kept[name].nunique() > 1:
+                found = ", ".join(map(str, kept[name].unique()))
+                raise ValueError(f"rows of several values of {name} are left ({found}); choose one by {name}=...")
+        columns = kept.pivot(index="key", columns="metric", values="value")
+        columns = columns[list(dict.fromkeys(kept["metric"]))].rename_axis(columns=None).reset_index()
+        return self.runs.merge(columns, on="key", how="left")
+
+    def sorted(self, column: str, order: Sequence[object]) -> "Rows":
+        """The same rows with networks in the order that their values have in a list; others stay as they stand."""
+        runs = self.runs.sort_values(column, key=lambda v: v.map(list(order).index), kind="stable", ignore_index=True)
+        place = {key: i for i, key in enumerate(runs["key"])}
+        by_run = {"key": lambda keys: keys.map(place), "kind": "stable", "ignore_index": True}
+        return Rows(runs, self.attacked.sort_values("key", **by_run))
+
+    def _kept(self, where: dict[str, object]) -> pd.DataFrame:
+        kept = self.attacked
+        for name, value in where.items():
+            if name not in ATTACKED:
+                raise ValueError(f"column is {name!r}; it must be one of {', '.join(ATTACKED)}")
+            left = kept[kept[name] == value]
+            if len(kept) and not len(left):
+                raise ValueError(f"{name} is {value!r}; rows hold {', '.join(map(str, kept[name].unique()))}")
+            kept = left
+        return kept
+
+
+def join(parts: Sequence[Rows]) -> Rows:
+    """Rows of several grids as those of one."""
+    runs, attacked = ([getattr(p, name) for p in parts] for name in ("runs", "attacked"))
+    return Rows(pd.concat(runs, ignore_index=True), pd.concat(attacked, ignore_index=True))

@@ -1,0 +1,122 @@
+"""Names of what a number depends on: every value by name, every function by its version. Keys are made here.
+
+    key(config) = first 16 hex digits of SHA-256(canonical(config))
+
+No source text enters: a comment changes nothing, and a change of the numbers is said by raising a version. That this is
+not forgotten is a test's work: every versioned function has a golden row (see tests/golden_rows.py).
+"""
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+import math
+import numbers
+from collections.abc import Callable, Mapping, Set
+from typing import TypeVar
+
+Function = TypeVar("Function", bound=Callable)
+
+#: Every versioned function of the library, by name.
+VERSIONED: dict[str, Callable] = {}
+
+
+def versioned(version: int) -> Callable[[Function], Function]:
+    """Mark a function whose numbers are stored; raise the version whenever its numbers change.
+
+    Args:
+        version: whole number of at least 1.
+
+    Raises:
+        ValueError: for another version, or if another function of that name is versioned already.
+
+    Example:
+        >>> @versioned(2)
+        ... def halves(n): ...
+        >>> version_of(halves)
+        2
+        >>> del VERSIONED["halves"]
+    """
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ValueError(f"version is {version!r}; it must be a whole number of at least 1")
+
+    def mark(function: Function) -> Function:
+        known = VERSIONED.setdefault(function.__name__, function)
+        if (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
+            raise ValueError(f"{function.__name__!r} is versioned in {known.__module__} too; names in keys must differ")
+        function.version = version
+        return function
+
+    return mark
+
+
+def version_of(function: Callable) -> int:
+    """Version of a function whose numbers are stored.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    version = getattr(function, "version", None)
+    if not isinstance(version, int):
+        raise ValueError(
+            f"{getattr(function, '__name__', function)!r} has no version; write @versioned(1) above a function of the"
+            " library, or give version=1 where a notebook's own is stored, and raise it when its numbers change"
+        )
+    return version
+
+
+def canonical(value: object) -> str:
+    """What a value is, as JSON with sorted names.
+
+    Numbers are compared by value (1 and 1.0 are one number), tuples and lists by their entries in order, sets by their
+    entries, dataclasses and enums by class name and every field, functions by name and version.
+
+    Raises:
+        TypeError: for anything else, whose text would not say what it is.
+        ValueError: for a function without a version.
+
+    Example:
+        >>> canonical({"b": 1, "a": (0.5, 2.0)})
+        '{"a": [0.5, 2], "b": 1}'
+    """
+    return json.dumps(_plain(value), sort_keys=True)
+
+
+def digest(*values: object) -> str:
+    """Sixteen hex digits that name the values in their order.
+
+    Example:
+        >>> digest({"radii": (4, 8.0)}) == digest({"radii": [4.0, 8]}), digest(1, 2) == digest(2, 1)
+        (True, False)
+    """
+    return hashlib.sha256(canonical(values).encode()).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, enum.Enum):
+        return {"enum": type(value).__name__, "member": value.name}
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        return int(number) if math.isfinite(number) and number.is_integer() else number
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {"class": type(value).__name__, "fields": _plain(fields)}
+    if isinstance(value, Mapping):
+        return {k if isinstance(k, str) else f"<{canonical(k)}>": _plain(v) for k, v in value.items()}
+    if isinstance(value, Set):
+        return {"set": sorted(map(canonical, value))}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, functools.partial):
+        return {"partial": _plain(value.func), "args": _plain(value.args), "keywords": _plain(value.keywords)}
+    if callable(value) and hasattr(value, "__name__"):
+        return {"function": value.__name__, "version": version_of(value)}
+    raise TypeError(
+        f"{value!r} of type {type(value).__name__} cannot enter a key; accepted are numbers, texts, lists, sets,"
+        " mappings, dataclasses, enums and functions with a version"
+    )

@@ -1,0 +1,345 @@
+"""One small pinned row for every function whose numbers are stored: numbers that change without a version are noticed.
+
+    PYTHONPATH=tests python -m golden_rows            writes rows of new functions and of raised versions
+    PYTHONPATH=tests python -m golden_rows --check    says what differs, and writes nothing
+
+A row of which only the numbers changed is never rewritten: raise the version of its function first. Everything runs in
+float64, so that processors differ in digits far behind the tolerance. Functions that stand in a notebook's own cells
+cannot be called from here; their code is pinned instead, without its comments and docstring.
+"""
+
+import ast
+import contextlib
+import hashlib
+import importlib
+import json
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import attrobust
+import cases
+import numpy as np
+import pandas as pd
+import torch
+from attrobust import attacks, attention, attributions, data, experiments, paths, robustness, training, trials
+from attrobust.balls import Ball
+from attrobust.experiments import control, costs, explanations, measure
+from attrobust.versions import VERSIONED
+
+swapping = importlib.import_module("attrobust.experiments.drop_in")  # the package shows the function of that name
+
+FOLDER = Path(__file__).parent / "golden"
+RELATIVE, ABSOLUTE = 1e-6, 1e-9
+#: Where processors differ more: initial weights are drawn in float32 and then trained; zeros that are float32 rounding.
+LOOSE = {"train": (1e-3, 1e-4), "drop_in": (1e-3, 1e-5), "twins": (1e-6, 1e-6), "scales": (1e-6, 1e-6)}
+
+SMALL = experiments.Measurement(radii=(8,), attack_steps=2, restarts=1, n_attacked=3, trace_products=6)
+DENSE = {"dataset": "digits", "side": 4, "n_train": 24, "step_size": 0.1, "batch_size": 8, "epochs": 3, "seed": 0}
+ATTACK = {"radius": 8, "steps": 2, "restarts": 1, "seed": 0}
+
+
+def experiment(**changes: object) -> experiments.Experiment:
+    return experiments.Experiment(**DENSE | {"protocol": "standard"} | changes)
+
+
+TRANSFORMER = experiment(architecture="vit", dim=8, depth=1, side=None, attention="gaussian")
+
+
+@contextlib.contextmanager
+def double() -> Iterator[None]:
+    """Data and untrained networks of experiments in float64."""
+    plain, build, vit = data.load, measure.build, swapping._vit
+
+    def dataset(name: str, side: int | None, n_train: int, n_test: int | None, device: str) -> data.Dataset:
+        found = plain(name, side=side, n_train=n_train, n_test=n_test, device=device)
+        sides = {
+            part: data.Examples(getattr(found, part).x.double(), getattr(found, part).y) for part in ("train", "test")
+        }
+        return found._replace(**sides)
+
+    swapping._original.cache_clear()
+    with (
+        mock.patch.object(measure, "dataset", dataset),
+        mock.patch.object(swapping, "dataset", dataset),
+        mock.patch.object(measure, "build", lambda e, device="cpu": build(e, device).double()),
+        mock.patch.object(swapping, "_vit", lambda seed: vit(seed).double()),
+    ):
+        yield
+    swapping._original.cache_clear()
+
+
+def network(e: experiments.Experiment) -> torch.nn.Module:
+    return cases.filled(measure.build(e), 0)
+
+
+def vit(name: str = "gaussian") -> torch.nn.Module:
+    return cases.vit(attention=name).requires_grad_(False)
+
+
+def images(n: int = 3) -> torch.Tensor:
+    return cases.images(n, shape=cases.VIT_SHAPE)
+
+
+def loaded() -> pd.DataFrame:
+    found = data.load("digits", side=4, n_train=12, n_test=6)
+    return pd.DataFrame(torch.cat([found.train.x, found.test.x]).flatten(1).double().numpy()).add_prefix("pixel ")
+
+
+def kernels() -> pd.DataFrame:
+    q, k = (torch.randn(1, 1, 3, 4, generator=cases.generator(s), dtype=torch.float64) for s in (0, 1))
+    return pd.DataFrame({name: attention.kernel(name)(q, k).flatten().numpy() for name in attention.KERNELS})
+
+
+def trained() -> pd.DataFrame:
+    columns = {}
+    for e in (experiment(), experiment(protocol="matched", activation="relu"), TRANSFORMER):
+        (model,), (fit,) = measure.train([e])
+        weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+        name = f"{e.architecture} {e.protocol}"
+        columns[name] = [fit.steps, fit.train_loss, weights.norm().item(), *weights[:: len(weights) // 5][:5].tolist()]
+    return pd.DataFrame(columns)
+
+
+def measured() -> pd.DataFrame:
+    parts = []
+    for e in (experiment(activation="relu"), TRANSFORMER):
+        fit = training.Fit(steps=3, train_loss=0.5, train_accuracy=0.5, late_change=0.05)
+        row, attacked = measure.measure(e, SMALL, network(e), fit)
+        parts += [
+            pd.DataFrame([{k: v for k, v in row.items() if k != "reason"}]),
+            attacked.assign(reason=row["reason"]),
+        ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def flatness() -> dict[str, float]:
+    examples = measure.dataset("digits", 4, 24, 3, "cpu").train
+    return measure._flatness(network(experiment()), examples, SMALL, 0, "cpu")
+
+
+def input_side() -> dict[str, float]:
+    return measure._input_side(network(experiment()), measure.dataset("digits", 4, 24, 3, "cpu").test.x, 0, "cpu")
+
+
+def robust() -> pd.DataFrame:
+    model, x = cases.mlp(), cases.images(3)
+    how = {"attributions": {"saliency": attributions.saliency}, "ball": Ball("linf", 8 / 255), "k": 2, "steps": 2}
+    return robustness.attribution_robustness(model, x, **how, generator=cases.generator())
+
+
+def suite() -> pd.DataFrame:
+    effort = attacks.Effort(steps=2, restarts=1, draws=2, walk=2)
+    how = {"k": 2, "effort": effort, "generator": cases.generator()}
+    return attacks.auto(attributions.saliency, cases.mlp(), cases.images(2), Ball("linf", 8 / 255), **how).table
+
+
+def untimed(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns="seconds").sort_values([c for c in table if c != "seconds"], ignore_index=True)
+
+
+DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8, "steps": 1, "restarts": 1}
+
+#: A small call of every versioned function.
+CASES: dict[str, Callable[[], object]] = {
+    "load": loaded,
+    "kernel": kernels,
+    "train": trained,
+    "measure": measured,
+    "_flatness": flatness,
+    "_input_side": input_side,
+    "inside": lambda: explanations.inside(vit(), images(), patch=2, k=2),
+    "margins": lambda: explanations.margins(vit("softmax"), images(2), k=2),
+    "under_attack": lambda: explanations.under_attack(vit(), images(2), patch=2, k=2, **ATTACK),
+    "attribution_robustness": robust,
+    "auto": suite,
+    "read_out_twice": lambda: control.read_out_twice(vit(), images(2), **ATTACK, ascend_on=None),
+    "drop_in": lambda: swapping.drop_in(["gaussian"], 0, **DROP_IN),
+    "training_steps": lambda: untimed(costs.training_steps(["l2"], 14, 8, 1, 2, 1)),
+    "mixing": lambda: untimed(costs.mixing(["l2"], [4], 4, 1)),
+    "diversities": partial(trials.diversities, [0.01, 1.0], [0]),
+    "stability_sides": partial(trials.stability_sides, 0, [0.5, 1.5], 5),
+    "thresholds": partial(trials.thresholds, 0, [1, 4]),
+    "sweep": partial(trials.sweep, 60, [0]),
+    "orders": partial(trials.orders, [0], [0.1, 0.05]),
+    "attained": trials.attained,
+    "attained_by_rows": trials.attained_by_rows,
+    "attained_by_kernels": trials.attained_by_kernels,
+    "evidence_sweep": partial(trials.evidence_sweep, [0.0, 2.0], 9, [0]),
+    "detector": partial(trials.detector, [0.0, 0.5]),
+    "learning_digits": partial(trials.learning_digits, 40, 1, 0),
+    "blind_unit": partial(trials.blind_unit, 20, 1, 0, [0.0, 10.0]),
+    "one_factor": partial(trials.one_factor, 0, [0.5, 2.0]),
+    "line_numbers": partial(trials.line_numbers, 60, [0.05], [0]),
+    "line_pictures": partial(trials.line_pictures, 60, [0.05], 0),
+    "link_curves": partial(trials.link_curves, 4.0, 9),
+    "scale_sweep": partial(trials.scale_sweep, [0.1, 10.0], 9, [0]),
+    "scales": partial(trials.scales, [0], [0.1, 1.0]),
+    "fading": partial(trials.fading, 40, 2, 0, "cross_entropy"),
+    "certified": partial(trials.certified, 40, 2, 2, 2, 1, [0.1], 0),
+    "twins": partial(trials.twins, [0], [1.0, 10.0]),
+    "landscape": partial(trials.landscape, 0, 9, 2),
+    "landscape_limits": partial(trials.landscape_limits, 9, 2),
+    "slopes": partial(trials.slopes, [0.5, 2.0], 9, [0]),
+    "temperatures": partial(trials.temperatures, [0.5, 2.0], 9, [0]),
+    "swap_radii": partial(trials.swap_radii, 3, 0),
+}
+OVER_CASES = (
+    "angles", "batches", "ceilings", "distances", "floors", "hump", "identities", "loss_gradients", "metrics", "nudged",
+    "one_score", "paths", "radii", "rank_orders", "readouts", "rescaled", "rescaling", "same_ranks", "scaled",
+    "shared_maps", "smoothed", "stable", "surfaces", "swapped", "transfer", "transformers", "turning",
+)  # fmt: skip
+CASES |= {name: partial(lambda n: getattr(trials, n)(1, 0), name) for name in OVER_CASES}
+
+
+def versioned() -> dict[str, Callable]:
+    """Every versioned function of the library, whichever module it stands in."""
+    for module in pkgutil.walk_packages(attrobust.__path__, "attrobust."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    return {name: function for name, function in VERSIONED.items() if function.__module__.startswith("attrobust.")}
+
+
+def row(name: str) -> dict[str, object]:
+    """What a function gives today: rows counted, and of each column the mean and a few entries."""
+    with double(), torch.random.fork_rng(devices=[]):
+        found = CASES[name]()
+    table = found if isinstance(found, pd.DataFrame) else pd.DataFrame([found])
+    chosen = np.unique(np.linspace(0, len(table) - 1, 7).round().astype(int))
+    columns = {}
+    for column in table:
+        values = table[column]
+        if values.map(lambda v: isinstance(v, str)).any():
+            columns[str(column)] = {"texts": [str(v) for v in values.iloc[chosen]]}
+        else:
+            numbers = values.astype(float)
+            columns[str(column)] = {"mean": numbers.mean(), "values": numbers.iloc[chosen].tolist()}
+    return {"rows": len(table), "columns": columns}
+
+
+def difference(name: str, version: int, found: dict, pinned: dict | None) -> str:
+    """What is wrong between today's row and the pinned one, as a sentence; "" if nothing is."""
+    again = "run `PYTHONPATH=tests python -m golden_rows`"
+    if pinned is None:
+        return f"{name!r} is versioned and has no golden row: {again}"
+    if pinned["version"] != version:
+        return f"{name!r} has version {version} and a golden row of version {pinned['version']}: {again}"
+    changed = _changed(found, pinned["row"], *LOOSE.get(name, (RELATIVE, ABSOLUTE)))
+    if not changed:
+        return ""
+    return (
+        f"the numbers of {name!r} changed and its version did not ({changed}): raise it to @versioned({version + 1})"
+        f" and {again}, or undo the change"
+    )
+
+
+def _changed(found: dict, pinned: dict, relative: float, absolute: float) -> str:
+    if found["rows"] != pinned["rows"] or list(found["columns"]) != list(pinned["columns"]):
+        return f"{found['rows']} rows of {list(found['columns'])}, pinned {pinned['rows']} of {list(pinned['columns'])}"
+    for column, new in found["columns"].items():
+        old = pinned["columns"][column]
+        if set(new) != set(old) or new.get("texts") != old.get("texts"):
+            return f"column {column!r}"
+        for part in ("mean", "values") if "mean" in new else ():
+            a, b = (np.atleast_1d(np.array(v[part], dtype=float)) for v in (new, old))
+            if not np.allclose(a, b, rtol=relative, atol=absolute, equal_nan=True):
+                return f"column {column!r}, {part} {a.tolist()}, pinned {b.tolist()}"
+    return ""
+
+
+def pinned(name: str) -> dict | None:
+    path = FOLDER / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+# ---------------------------------------------------------------------- functions of notebooks
+
+
+def stored_functions(path: Path) -> dict[str, dict[str, object]]:
+    """Version and code of every function of a notebook's own cells whose tables it stores."""
+    cells = json.loads(path.read_text())["cells"]
+    body = [n for c in cells if c["cell_type"] == "code" for n in ast.parse("".join(c["source"])).body]
+    functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+    found = {}
+    for call in (node for part in body for node in ast.walk(part) if isinstance(node, ast.Call)):
+        if ast.unparse(call.func) not in ("experiments.table", "experiments.tables"):
+            continue
+        name = ast.unparse(call.args[2])
+        if name in functions:
+            versions = [ast.literal_eval(k.value) for k in call.keywords if k.arg == "version"]
+            found[name] = {"version": versions[0] if versions else None, "code": _code(name, functions)}
+    return found
+
+
+def _code(name: str, functions: dict[str, ast.FunctionDef]) -> str:
+    """Digest of a function's code and of those it calls by name, without docstrings."""
+    todo, texts = [name], {}
+    while todo:
+        current = todo.pop()
+        node = functions[current]
+        documented = ast.get_docstring(node) is not None
+        texts[current] = [ast.dump(node.args), *[ast.dump(part) for part in node.body[documented:]]]
+        called = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+        todo += sorted((called & set(functions)) - set(texts) - set(todo))
+    return hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:16]
+
+
+def notebook_difference(where: str, found: dict, pinned_: dict | None) -> str:
+    """What is wrong between the code of a notebook's function and the pinned one; "" if nothing is."""
+    again = "run `PYTHONPATH=tests python -m golden_rows`"
+    if pinned_ is None or pinned_["version"] != found["version"]:
+        return f"{where} is stored with version {found['version']}, which is not pinned yet: {again}"
+    if pinned_["code"] != found["code"]:
+        return (
+            f"the code of {where} changed and its version did not: if its numbers change, raise version="
+            f"{found['version']} where it is stored and {again}; if they do not, {again} --same"
+        )
+    return ""
+
+
+def notebook_functions() -> dict[str, dict[str, object]]:
+    return {
+        f"{path.stem}: {name}": entry
+        for path in sorted(paths.notebooks.glob("[0-9]*.ipynb"))
+        for name, entry in stored_functions(path).items()
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Write what is new; complain about the rest."""
+    complaints = []
+    for name, function in sorted(versioned().items()):
+        if name not in CASES:
+            complaints.append(f"{name!r} is versioned and has no case: add a small call to CASES")
+            continue
+        found, known = row(name), pinned(name)
+        wrong = difference(name, function.version, found, known)
+        if wrong and "--check" not in arguments and (known is None or known["version"] != function.version):
+            FOLDER.mkdir(exist_ok=True)
+            text = json.dumps({"version": function.version, "row": found}, indent=1)
+            (FOLDER / f"{name}.json").write_text(text + "\n")
+            print(f"{name}: written, version {function.version}")
+        elif wrong:
+            complaints.append(wrong)
+    file = FOLDER / "notebooks.json"
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    for where, entry in notebook_functions().items():
+        wrong = notebook_difference(where, entry, known.get(where))
+        raised = known.get(where, {}).get("version") != entry["version"]
+        if wrong and "--check" not in arguments and (raised or "--same" in arguments):
+            known[where] = entry
+            print(f"{where}: pinned, version {entry['version']}")
+        elif wrong:
+            complaints.append(wrong)
+    known = {where: known[where] for where in notebook_functions() if where in known}
+    if "--check" not in arguments:
+        file.write_text(json.dumps(known, indent=1) + "\n")
+    print("\n".join(complaints) or "nothing else differs")
+    return bool(complaints)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""Rows of a grid: nothing is lost, doubled or mixed when networks meet their attacked similarities."""
+
+import itertools
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from attrobust.rows import ATTACKED, IDENTITY, Rows, join
+
+
+def rows(
+    keys="ab", maps=("saliency", "rollout"), attacks=("noise", "worst"), metrics=("top_k", "cosine"), radii=(4, 8)
+):
+    """Every combination once, each with a value of its own; the last network was never attacked."""
+    runs = pd.DataFrame({"key": [*keys, "gone"], "step_size": [0.1 * i for i in range(len(keys) + 1)]})
+    every = itertools.product(keys, maps, attacks, metrics, radii)
+    lines = [
+        {"key": k, "readout": "logit", "map": m, "attack": a, "metric": e, "radius": r, "value": i / 7, "n": 3}
+        for i, (k, m, a, e, r) in enumerate(every)
+    ]
+    return Rows(runs, pd.DataFrame(lines, columns=[*ATTACKED]))
+
+
+def test_joined_rows_are_the_attacked_ones_beside_their_network():
+    found, table = rows(), rows().joined()
+    attacked = table[table["key"] != "gone"]
+    pd.testing.assert_frame_equal(
+        attacked[[*ATTACKED]].sort_values([*IDENTITY, "key"], ignore_index=True),
+        found.attacked.sort_values([*IDENTITY, "key"], ignore_index=True),
+        check_dtype=False,
+    )
+    sizes = dict(zip(found.runs["key"], found.runs["step_size"], strict=True))
+    assert (table["step_size"] == table["key"].map(sizes)).all()
+
+
+def test_a_network_that_was_not_attacked_stands_in_every_line_without_a_value():
+    table = rows().joined(attack="worst", radius=8)
+    gone = table[table["key"] == "gone"]
+    assert len(gone) == 2 * 2
+    assert not gone.duplicated([*IDENTITY]).any()
+    assert gone["value"].isna().all()
+    assert len(table) == 3 * 2 * 2
+
+
+def test_wide_rows_have_one_line_a_network_and_one_column_a_metric():
+    found = rows()
+    table = found.wide(map="rollout", attack="worst", radius=8).set_index("key")
+    assert list(table.columns) == ["step_size", "top_k", "cosine"]
+    for line in found.attacked.itertuples():
+        if (line.map, line.attack, line.radius) == ("rollout", "worst", 8):
+            assert table.loc[line.key, line.metric] == line.value
+    assert table.loc["gone", ["top_k", "cosine"]].isna().all()
+    assert list(table.index) == list(found.runs["key"])
+
+
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        (
+            {"map": "rollout", "attack": "worst"},
+            r"rows of several values of radius are left \(4, 8\); choose one by radius=",
+        ),
+        (
+            {"attack": "worst", "radius": 8},
+            r"rows of several values of map are left \(saliency, rollout\); choose one by map=",
+        ),
+        ({"maps": "rollout"}, "column is 'maps'; it must be one of key, readout, map, attack"),
+        ({"map": "relevance"}, "map is 'relevance'; rows hold saliency, rollout"),
+    ],
+)
+def test_a_choice_that_leaves_several_numbers_or_none_is_refused(where, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        rows().wide(**where)
+
+
+def test_a_radius_is_one_number_whether_whole_or_not():
+    assert (
+        rows()
+        .wide(map="rollout", attack="worst", radius=8.0)
+        .equals(rows().wide(map="rollout", attack="worst", radius=8))
+    )
+
+
+def test_networks_are_put_in_a_given_order_with_their_lines():
+    found = rows("abc")
+    named = Rows(found.runs.assign(kernel=["x", "y", "x", "z"]), found.attacked).sorted("kernel", ["z", "y", "x"])
+    assert named.runs["key"].tolist() == ["gone", "b", "a", "c"]
+    assert named.attacked["key"].drop_duplicates().tolist() == ["b", "a", "c"]
+    pd.testing.assert_frame_equal(
+        named.attacked.sort_values(["key"], kind="stable", ignore_index=True),
+        found.attacked.sort_values(["key"], kind="stable", ignore_index=True),
+    )
+
+
+def test_grids_are_joined_without_loss():
+    first, second = rows("ab"), rows("cd", maps=("relevance",))
+    both = join([first, second])
+    assert len(both.runs) == len(first.runs) + len(second.runs)
+    assert len(both.attacked) == len(first.attacked) + len(second.attacked)
+    assert set(both.runs) == {"key", "step_size"}
+
+
+def test_a_grid_without_any_attack_has_no_numbers():
+    found = rows(radii=())
+    assert found.joined().empty
+    assert found.wide()["key"].tolist() == ["a", "b", "gone"]
+
+
+def test_rows_are_read_and_joined_without_torch():
+    code = "import sys, attrobust.rows; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
