@@ -240,6 +240,15 @@ def test_fingerprints_tell_data_sets_apart():
     assert all(len(p) == 12 for p in prints)
 
 
+@pytest.mark.parametrize("part", range(4))
+def test_other_content_in_any_file_is_another_fingerprint_and_another_packing_is_not(monkeypatch, part):
+    before = data.fingerprint("mnist")
+    monkeypatch.setitem(sources.SOURCES, "mnist", source(repacked(CONTENT)))
+    assert data.fingerprint("mnist") == before
+    monkeypatch.setitem(sources.SOURCES, "mnist", source(CONTENT | {NAMES[part]: CLOTHES[NAMES[part]]}))
+    assert data.fingerprint("mnist") != before
+
+
 # ------------------------------------------------------------------ places
 
 
