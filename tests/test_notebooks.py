@@ -85,10 +85,11 @@ def test_parameters_stand_in_one_cell_each_with_a_comment_and_a_check(path):
     assigned = ast.parse(cells[0].source).body
     assert all(isinstance(node, ast.AnnAssign) for node in assigned)  # papermill shows the type in its help
     names = [node.target.id for node in assigned]
-    assert set(names) <= set(notebook.PARAMETERS)
     assert {"out", "committed", "device"} <= set(names)
     values = {node.target.id: ast.literal_eval(node.value) for node in assigned}
-    assert vars(notebook.settings(values)) == values
+    types = {node.target.id: ast.unparse(node.annotation) for node in assigned}
+    assert notebook.checked(values, types) == values
+    assert types == {name: kind for name, (kind, _) in reproduce.parameters_of(path).items()}
 
 
 @every_notebook
@@ -143,7 +144,8 @@ def test_it_is_small_enough_to_be_shown(path):
 @pytest.mark.parametrize("name", [p for p in reproduce.PROFILES if p != "cpu"])
 def test_every_profile_names_parameters_that_exist(name):
     values = reproduce.profile(name)
-    assert vars(notebook.settings(values)) == dict(values.items())
+    types = {n: kind for path in BOOKS for n, (kind, _) in reproduce.parameters_of(path).items()}
+    assert notebook.checked(values, types) == dict(values.items())
 
 
 # ---------------------------------------------------------------------- it runs
@@ -186,19 +188,26 @@ def test_bare_papermill_takes_a_list_as_text_from_any_folder(tmp_path):
     done = run([*command, "-p", "datasets", "[digits]", "--no-progress-bar"], tree)
     assert done.returncode != 0  # a list of bare words is not a list of names
     before = contents(tree / "figures")
-    run([*command, "--no-progress-bar"], tree, check=True)
+    run([*command, "--no-progress-bar", "--inject-paths"], tree, check=True)
     printed = json.dumps(json.loads((tree / "answer.ipynb").read_text())["cells"])
     assert "42 networks, 1 seeds, 2 data sets" in printed
     assert contents(tree / "figures") == before
 
 
-def test_a_misspelt_parameter_stops_the_notebook_with_one_sentence(tmp_path):
-    tree = copy_tree(tmp_path, only="03_sgd_flattens")
-    source = tree / "notebooks" / "03_sgd_flattens.ipynb"
-    done = run([sys.executable, "-m", "papermill", str(source), str(tree / "x.ipynb"), "-p", "sedes", "[0]"], tree)
+@pytest.mark.parametrize(
+    ("book", "name", "sentence"),
+    [
+        ("03_sgd_flattens", "sedes", "did you mean 'seeds'?"),
+        ("01_fragile_attributions", "seeds", "accepted are attack_steps, batch_size"),  # notebook 03 has it
+    ],
+)
+def test_a_parameter_that_it_does_not_have_stops_a_notebook_with_one_sentence(tmp_path, book, name, sentence):
+    tree = copy_tree(tmp_path, only=book)
+    source = tree / "notebooks" / f"{book}.ipynb"
+    done = run([sys.executable, "-m", "papermill", str(source), str(tree / "x.ipynb"), "-p", name, "[0]"], tree)
     assert done.returncode != 0
-    assert "parameter 'sedes' is unknown" in done.stderr
-    assert "did you mean 'seeds'?" in done.stderr
+    assert f"parameter '{name}' is unknown" in done.stderr
+    assert sentence in done.stderr
 
 
 @pytest.mark.slow

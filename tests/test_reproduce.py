@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -39,6 +40,22 @@ def test_bad_input_ends_in_one_sentence_and_a_status(tmp_path, arguments, senten
     assert done.stderr.startswith(sentence), done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["reproduce", "--help"], ["reproduce", "--frsh"]])
+def test_help_and_misspelt_options_import_nothing_heavy(tmp_path, arguments):
+    program = """
+        import runpy, sys
+        sys.argv = ["attrobust", *sys.argv[1:]]
+        try:
+            runpy.run_module("attrobust", run_name="__main__")
+        finally:
+            print(*{"torch", "sklearn", "nbformat", "pandas", "numpy", "scipy", "papermill"} & set(sys.modules))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == (0 if "--help" in arguments else 2), done.stderr
+    assert done.stdout.splitlines()[-1] == ""
 
 
 def test_an_unknown_option_is_refused_without_a_traceback(tmp_path):
