@@ -1,6 +1,11 @@
-"""What holds in every test: shapes are checked at each call, and the global random state stays as found."""
+"""What holds in every test: shapes are checked at each call, and the global random state stays as found.
+
+Tests run on several cores (`make test`): whatever shares a costly result or drives a browser is one xdist group, and
+the groups, then the tests marked `long`, go first, so that no core ends with a long one alone.
+"""
 
 import os
+import sys
 
 # Tiny networks lose more time than they win on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +20,49 @@ jaxtyping.install_import_hook("attrobust", "shapes.checked")
 
 hypothesis.settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=20)
 hypothesis.settings.load_profile("laws")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--only", default="", help="numbers of notebooks: only the tests that concern them")
+
+
+def pytest_configure(config):
+    if config.getoption("only"):
+        chosen(config)
+
+
+def chosen(config):
+    """Notebooks that `--only` names, all without it."""
+    from attrobust import reproduce
+
+    try:
+        return reproduce.numbered(config.getoption("only"))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    if not config.getoption("only"):
+        return
+    import selection
+
+    books, kept, left = chosen(config), [], []
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        (kept if selection.concerns(item.path, parameters, books) else left).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
+
+
+@pytest.fixture(scope="session")
+def smoke(request, tmp_path_factory):
+    """A tree in which the smoke profile recomputed the chosen notebooks on two workers, and what the run said."""
+    import trees
+
+    tree = trees.copy_tree(tmp_path_factory.mktemp("smoke"))
+    command = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--jobs", "2"]
+    return tree, trees.run([*command, "--only", request.config.getoption("only")], tree)
 
 
 @pytest.fixture

@@ -151,17 +151,20 @@ def test_every_profile_names_parameters_that_exist(name):
 # ---------------------------------------------------------------------- it runs
 
 
-def test_nbval_accepts_the_committed_notebooks_without_data_and_changes_nothing(tmp_path):
-    tree = copy_tree(tmp_path)
+@pytest.mark.long
+@every_notebook
+def test_nbval_accepts_the_committed_notebook_without_data_and_changes_nothing(tmp_path, path):
+    tree = copy_tree(tmp_path, only=path.stem)
     before = contents(tree / "notebooks") | contents(tree / "figures")
     done = nbval(tree)
     assert done.returncode == 0, done.stdout[-3000:]
     assert contents(tree / "notebooks") | contents(tree / "figures") == before
 
 
-def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path):
-    tree = copy_tree(tmp_path, only="03_sgd_flattens")
-    file = tree / "figures" / "03_sgd_flattens" / "runs.csv"
+@pytest.mark.parametrize("book", ["03_sgd_flattens"])
+def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path, book):
+    tree = copy_tree(tmp_path, only=book)
+    file = tree / "figures" / book / "runs.csv"
     rows = pd.read_csv(file, float_precision="round_trip")
     column = "worst_spearman_8"
     rows[column] = rows.groupby(["dataset", "protocol"])[column].transform(lambda v: v.to_numpy()[::-1])
@@ -171,19 +174,22 @@ def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path):
     assert "claims.overview" in done.stdout
 
 
-def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(tmp_path):
-    tree = copy_tree(tmp_path)
-    done = run([sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke"], tree, check=True)
+@pytest.mark.xdist_group("smoke")
+@every_notebook
+def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(smoke, path):
+    tree, done = smoke
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.search(r"trained (\d+) \(grid: \1\), reused 0, left out 0", done.stdout)
-    for book in reproduce.numbered():
-        made = tree / "build" / "reproduce" / "smoke" / book.stem / "figures"
-        assert {p.name for p in made.glob("*.png")} == {p.name for p in (paths.figures / book.stem).glob("*.png")}
+    made = tree / "build" / "reproduce" / "smoke" / path.stem / "figures"
+    assert {p.name for p in made.glob("*.png")} == {p.name for p in (paths.figures / path.stem).glob("*.png")}
     assert not (tree / "build" / "reproduce" / "cpu").exists()
 
 
-def test_bare_papermill_takes_a_list_as_text_from_any_folder(tmp_path):
-    tree = copy_tree(tmp_path / "tree", only="03_sgd_flattens")
-    source = tree / "notebooks" / "03_sgd_flattens.ipynb"
+@pytest.mark.long
+@pytest.mark.parametrize("book", ["03_sgd_flattens"])
+def test_bare_papermill_takes_a_list_as_text_from_any_folder(tmp_path, book):
+    tree = copy_tree(tmp_path / "tree", only=book)
+    source = tree / "notebooks" / f"{book}.ipynb"
     command = [sys.executable, "-m", "papermill", str(source), str(tree / "answer.ipynb"), "-p", "seeds", "[0]"]
     done = run([*command, "-p", "datasets", "[digits]", "--no-progress-bar"], tree)
     assert done.returncode != 0  # a list of bare words is not a list of names

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from attrobust import reproduce
+from attrobust import __main__, reproduce
 from trees import copy_tree, run
 
 SMOKE = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--only", "03"]
@@ -34,10 +34,20 @@ SMOKE = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "
         (["--profile", "smoke", "--update"], "error: update is 1; it needs the profile cpu or full"),
     ],
 )
-def test_bad_input_ends_in_one_sentence_and_a_status(tmp_path, arguments, sentence):
-    done = subprocess.run([*SMOKE[:4], *arguments], capture_output=True, text=True, cwd=tmp_path)
+def test_bad_input_ends_in_one_sentence(monkeypatch, unchecked, arguments, sentence):
+    monkeypatch.setattr(sys, "argv", ["attrobust", "reproduce", *arguments])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(SystemExit) as end:
+        __main__.run()
+    assert end.value.code.startswith(sentence)  # Python prints a code that is text, and exits with status 1
+    assert len(end.value.code.splitlines()) == 1
+
+
+def test_bad_input_ends_with_a_status_and_no_traceback(tmp_path):
+    done = subprocess.run([*SMOKE[:4], "--only", "99"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith(sentence), done.stderr
+    assert done.stderr.startswith("error: only is '99'; it must be one of 01"), done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
 
@@ -100,29 +110,23 @@ def test_claims_of_any_length_are_told_from_their_verdicts(tmp_path):
     assert told == [(name, "supported") for name in claims["claim"]]
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """Rows of one undisturbed smoke run."""
-    tree = copy_tree(tmp_path_factory.mktemp("reference"))
-    run(SMOKE, tree, check=True)
-    return tree
-
-
 def rows(tree):
     return (tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens" / "runs.csv").read_bytes()
 
 
+@pytest.fixture
+def reference(smoke):
+    """The tree of the undisturbed smoke run, on two workers."""
+    tree, done = smoke
+    assert done.returncode == 0, done.stderr[-3000:]
+    return tree
+
+
 @pytest.mark.slow
-def test_one_worker_and_two_give_the_same_rows(reference, tmp_path):
+@pytest.mark.xdist_group("smoke")
+def test_a_second_run_on_one_worker_instead_of_two_gives_the_same_rows_and_the_same_figures(reference, tmp_path):
     tree = copy_tree(tmp_path)
     run([*SMOKE, "--jobs", "1"], tree, check=True)
-    assert rows(tree) == rows(reference)
-
-
-@pytest.mark.slow
-def test_a_second_run_gives_the_same_rows_and_the_same_figures(reference, tmp_path):
-    tree = copy_tree(tmp_path)
-    run([*SMOKE, "--jobs", "2"], tree, check=True)
     assert rows(tree) == rows(reference)
     drawn, expected = (t / "build/reproduce/smoke/03_sgd_flattens/figures" for t in (tree, reference))
     for file in expected.iterdir():
@@ -162,6 +166,7 @@ def processes_in(tree):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("smoke")
 def test_killed_in_the_middle_it_resumes_and_ends_with_the_same_table(reference, tmp_path):
     tree = copy_tree(tmp_path)
     folder = tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens" / "rows"
