@@ -161,6 +161,7 @@ def test_nbval_accepts_the_committed_notebook_without_data_and_changes_nothing(t
     assert contents(tree / "notebooks") | contents(tree / "figures") == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("book", ["03_sgd_flattens"])
 def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path, book):
     tree = copy_tree(tmp_path, only=book)

@@ -18,6 +18,21 @@ from trees import copy_tree, run
 SMOKE = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--only", "03"]
 
 
+@pytest.fixture
+def refused(monkeypatch, unchecked):
+    """The sentence in which a command ends; Python prints it and exits with status 1, as one real process shows."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["attrobust", *arguments])
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(os, "environ", dict(os.environ))
+        with pytest.raises(SystemExit) as end:
+            __main__.run()
+        return end.value.code
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -34,14 +49,10 @@ SMOKE = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "
         (["--profile", "smoke", "--update"], "error: update is 1; it needs the profile cpu or full"),
     ],
 )
-def test_bad_input_ends_in_one_sentence(monkeypatch, unchecked, arguments, sentence):
-    monkeypatch.setattr(sys, "argv", ["attrobust", "reproduce", *arguments])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    with pytest.raises(SystemExit) as end:
-        __main__.run()
-    assert end.value.code.startswith(sentence)  # Python prints a code that is text, and exits with status 1
-    assert len(end.value.code.splitlines()) == 1
+def test_bad_input_ends_in_one_sentence(refused, arguments, sentence):
+    said = refused("reproduce", *arguments)
+    assert said.startswith(sentence)
+    assert len(said.splitlines()) == 1
 
 
 def test_bad_input_ends_with_a_status_and_no_traceback(tmp_path):
@@ -74,10 +85,8 @@ def test_an_unknown_option_is_refused_without_a_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_data_set_is_refused_by_the_data_command(tmp_path):
-    done = subprocess.run([*SMOKE[:3], "data", "fashon_mnist"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "did you mean 'fashion_mnist'?" in done.stderr
+def test_an_unknown_data_set_is_refused_by_the_data_command(refused):
+    assert "did you mean 'fashion_mnist'?" in refused("data", "fashon_mnist")
 
 
 def test_scrubbing_leaves_nothing_that_changes_from_run_to_run(tmp_path):
