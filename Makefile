@@ -18,7 +18,7 @@ READY := '$(VENV)/.attrobust-ready'
 INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 BENCH := build/bench-env
 RUN := OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m
-PYTEST := $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist loadgroup
+PYTEST := $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist loadgroup --only '$(ONLY)'
 SLOW := slow or browser
 
 .DEFAULT_GOAL := help
@@ -58,7 +58,7 @@ test: env ## lint, import contract, unit laws, notebooks under nbval, smoke run 
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@'$(VENV)/bin/lint-imports'
-	@$(PYTEST) $(MARKS) --only '$(ONLY)'
+	@$(PYTEST) $(MARKS)
 
 test-slow: env ## fresh environment, soak tests, browser tests
 	@$(PYTEST) -m '$(SLOW)'

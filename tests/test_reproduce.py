@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from attrobust import __main__, reproduce
+from attrobust import __main__, paths, reproduce
 from trees import copy_tree, run
 
 SMOKE = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--only", "03"]
@@ -87,6 +87,21 @@ def test_an_unknown_option_is_refused_without_a_traceback(tmp_path):
 
 def test_an_unknown_data_set_is_refused_by_the_data_command(refused):
     assert "did you mean 'fashion_mnist'?" in refused("data", "fashon_mnist")
+
+
+@pytest.mark.parametrize(("jobs", "used"), [(0, 4), (3, 3)])
+def test_a_profile_says_how_many_workers_unless_the_command_does(monkeypatch, tmp_path, jobs, used):
+    seen = []
+
+    def execute(source, target, values, *, say):
+        seen.append(values["jobs"])
+        raise reproduce.NotebookError("enough")
+
+    monkeypatch.setattr(paths, "build", tmp_path)
+    monkeypatch.setattr(reproduce, "execute", execute)
+    with pytest.raises(reproduce.NotebookError):
+        reproduce.reproduce(profile_name="gpu", only="03", jobs=jobs, say=lambda line: None)
+    assert seen == [used]
 
 
 def test_scrubbing_leaves_nothing_that_changes_from_run_to_run(tmp_path):

@@ -34,7 +34,7 @@ def main() -> None:
 @main.command("reproduce")
 @click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, full or gpu.")
 @click.option("--only", default="", help="Numbers of notebooks, such as 03 or 01,03.")
-@click.option("--jobs", default=0, show_default=True, help="Worker processes; 0 for one per core.")
+@click.option("--jobs", default=0, show_default=True, help="Worker processes; 0 for the profile's, or one per core.")
 @click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
 @click.option("--update", is_flag=True, help="Replace committed rows, figures and outputs by the new ones.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter.")

@@ -80,7 +80,7 @@ def reproduce(
     Args:
         profile_name: one of `PROFILES`.
         only: numbers of notebooks, comma-separated; all if empty.
-        jobs: worker processes, 0 for one per core.
+        jobs: worker processes; 0 for what the profile says, or one per core.
         fresh: clear what an interrupted reproduction left.
         update: replace committed rows, figures and notebook outputs by the new ones.
         overrides: further parameters, by name.
@@ -110,7 +110,7 @@ def reproduce(
         left = tqdm.format_interval(sum(seconds.values()) / index * (len(chosen) - index)) if index else "unknown"
         say(f"[{index + 1}/{len(chosen)}] {path.stem}: {_since(began)} elapsed, about {left} remaining")
         mine = given[path] | {"out": str(folder / path.stem), "committed": False}
-        mine |= {"jobs": jobs} if "jobs" in known[path] else {}
+        mine |= {"jobs": jobs} if jobs and "jobs" in known[path] else {}
         start = time.monotonic()
         execute(path, folder / path.stem / f"{path.stem}.ipynb", mine, say=say)
         seconds[path] = time.monotonic() - start
