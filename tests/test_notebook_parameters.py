@@ -65,7 +65,10 @@ def test_a_type_that_is_not_read_is_refused():
         settings({"seeds": {}}, cell="seeds: dict = {}")
 
 
-def test_a_plain_script_is_read_by_its_annotations_too():
+def test_without_a_history_of_cells_the_annotations_themselves_are_read():
+    """So it is in a plain script, and under nbval."""
+    given = {"__annotations__": {"seeds": list[int]}, "seeds": "[1]", "In": [""]}
+    assert vars(notebook.settings(given)) == {"seeds": [1]}
     assert vars(notebook.settings({"__annotations__": {"seeds": list[int]}, "seeds": "[1]"})) == {"seeds": [1]}
 
 

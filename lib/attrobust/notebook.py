@@ -58,10 +58,9 @@ def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
         [1, 2]
     """
     cells = [str(source) for source in namespace.get("In", [])]
-    if "In" in namespace:
-        types = {name: kind for source in cells for name, kind in declared(source).items()}
-    else:  # a plain script, say from nbconvert
-        types = {n: inspect.formatannotation(t) for n, t in namespace.get("__annotations__", {}).items()}
+    types = {name: kind for source in cells for name, kind in declared(source).items()}
+    # Without a history (nbval, a script) the annotations themselves are there; from Python 3.14 on the history alone.
+    types |= {name: inspect.formatannotation(kind) for name, kind in namespace.get("__annotations__", {}).items()}
     injected = {name for source in cells if source.startswith("# Parameters\n") for name in _assigned(source)}
     for name in sorted(injected - _of_a_whole_profile(injected)):
         if not name.startswith("PAPERMILL_"):  # papermill --inject-paths
