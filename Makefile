@@ -18,7 +18,7 @@ READY := '$(VENV)/.attrobust-ready'
 INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 BENCH := build/bench-env
 RUN := OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m
-PYTEST := $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist loadgroup --only '$(ONLY)'
+PYTEST := $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist load --maxschedchunk 1 --only '$(ONLY)'
 SLOW := slow or browser
 
 .DEFAULT_GOAL := help

@@ -175,7 +175,6 @@ def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path, book):
     assert "claims.overview" in done.stdout
 
 
-@pytest.mark.xdist_group("smoke")
 @every_notebook
 def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(smoke, path):
     tree, done = smoke
@@ -234,7 +233,6 @@ def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("smoke")
 @pytest.mark.parametrize("name", [name for name in ("full", "gpu") if not beyond_smoke(name)])
 def test_a_profile_that_is_the_smoke_profile_at_smoke_size_runs_too(smoke, name):
     _, done = smoke

@@ -147,7 +147,6 @@ def reference(smoke):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("smoke")
 def test_a_second_run_on_one_worker_instead_of_two_gives_the_same_rows_and_the_same_figures(reference, tmp_path):
     tree = copy_tree(tmp_path)
     run([*SMOKE, "--jobs", "1"], tree, check=True)
@@ -190,7 +189,6 @@ def processes_in(tree):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("smoke")
 def test_killed_in_the_middle_it_resumes_and_ends_with_the_same_table(reference, tmp_path):
     tree = copy_tree(tmp_path)
     folder = tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens" / "rows"
