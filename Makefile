@@ -10,34 +10,32 @@ DATASETS ?= fashion_mnist
 TORCH ?=
 PYTHON3 ?= python3
 
-ACTIVE := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)))
-ifneq ($(ACTIVE),)
-PYTHON := $(ACTIVE)/bin/python
-READY := $(ACTIVE)/.attrobust-ready
-else
-PYTHON := $(CURDIR)/.venv/bin/python
-READY := $(CURDIR)/.venv/.attrobust-ready
-endif
+# Quoted wherever it is used: the folder's name may hold spaces. Hence also no file target for the environment.
+VENV := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)),$(CURDIR)/.venv)
+PYTHON := '$(VENV)/bin/python'
+READY := '$(VENV)/.attrobust-ready'
 
 INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
-BENCH := $(CURDIR)/build/bench-env
+BENCH := build/bench-env
 RUN := OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m
+PYTEST := $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist load --maxschedchunk 1 --only '$(ONLY)'
 SLOW := slow or browser
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce figures data parameters lab test test-slow bench clean
+.PHONY: help env install reproduce figures data parameters lab test test-slow test-all bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo "switches      PROFILE=smoke|cpu|full|gpu  ONLY=03  JOBS=n  FRESH=1  UPDATE=1  TORCH=cpu  DATASETS='mnist cifar10'"
 
-env: $(READY) ## build the environment (done by every other target too)
+env: ## build the environment (done by every other target too)
+	@test $(READY) -nt pyproject.toml -a $(READY) -nt constraints.txt || $(MAKE) --no-print-directory install
 
-$(READY): pyproject.toml constraints.txt
+install:
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON3=/path/to/python3")'
-	@test -n "$(ACTIVE)" || test -x $(PYTHON) || $(PYTHON3) -m venv .venv
-	@echo "installing into $(dir $(READY)) (a few minutes the first time)"
+	@test -x $(PYTHON) || $(PYTHON3) -m venv '$(VENV)'
+	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test,hf]'
 	@touch $(READY)
 
@@ -56,14 +54,17 @@ parameters: env ## list every notebook's parameters
 lab: env ## open JupyterLab in notebooks/
 	@JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m jupyterlab --notebook-dir notebooks
 
-test: env ## lint, import contract, unit laws, notebooks under nbval, smoke run
-	@$(PYTHON) -m ruff format --check .
-	@$(PYTHON) -m ruff check .
-	@$(dir $(PYTHON))lint-imports
-	@$(RUN) pytest -q --durations=5
+test: env ## lint, import contract, unit laws, notebooks under nbval, smoke run (ONLY=06: what concerns one notebook)
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@'$(VENV)/bin/lint-imports'
+	@$(PYTEST) $(MARKS)
 
 test-slow: env ## fresh environment, soak tests, browser tests
-	@$(RUN) pytest -q --durations=5 -m '$(SLOW)'
+	@$(PYTEST) -m '$(SLOW)'
+
+test-all: MARKS := -m ''
+test-all: test ## both in one run, which shares what both need
 
 bench: ## time the curvature engine beside its peers, in an environment of its own (about a quarter of an hour)
 	@test -x $(BENCH)/bin/python || $(PYTHON3) -m venv $(BENCH)

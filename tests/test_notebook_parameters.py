@@ -1,8 +1,11 @@
+"""Laws about parameters: a notebook's own annotations say what they are, and nothing else gets in."""
+
 import math
 from types import SimpleNamespace
 
 import IPython.display
 import pytest
+import yaml
 from attrobust import notebook, paths
 from attrobust.store import Store
 
@@ -30,37 +33,53 @@ GOOD = {
 }
 
 
-def values(chosen):
-    return vars(chosen)
+def spelled(value):
+    return f"list[{spelled(value[0])}]" if isinstance(value, list) else type(value).__name__
+
+
+TYPES = {name: spelled(value) for name, value in GOOD.items()} | {"step_sizes": "list[float]", "radii": "list[float]"}
+CELL = "\n".join(f"{name}: {TYPES[name]} = {value!r}  # meaning" for name, value in GOOD.items())
+
+
+def settings(given, *, cell=CELL, later=()):
+    """Settings of a notebook that declares what `cell` says and holds `given`."""
+    return vars(notebook.settings(given | {"In": ["", cell, *later]}))
 
 
 def test_good_parameters_pass_unchanged_and_nothing_else_is_taken():
-    chosen = notebook.settings(GOOD | {"np": math, "x": 3, "_": None, "In": ["", "seed = 0"]})
-    assert values(chosen) == GOOD
+    assert settings(GOOD | {"np": math, "x": 3, "_": None}, later=["np = 1", "%matplotlib inline"]) == GOOD
 
 
-def test_every_parameter_of_the_list_has_a_good_value_that_passes():
-    for name, check in notebook.PARAMETERS.items():
-        candidates = [*GOOD.values(), [0.5]]
-        accepted = []
-        for value in candidates:
-            try:
-                check(name, value)
-            except (ValueError, TypeError):
-                continue
-            accepted.append(value)
-        assert accepted, name
+def test_a_parameter_of_a_new_name_needs_its_annotation_and_nothing_in_the_library():
+    cell = "widths: list[int] = [8]\ndecay: float = 0.1\nlabel: str = 'a'\nquick: bool = True"
+    given = {"widths": "[4, 16]", "decay": 0.5, "label": "b", "quick": "false"}
+    assert settings(given, cell=cell) == {"widths": [4, 16], "decay": 0.5, "label": "b", "quick": False}
+    with pytest.raises(ValueError, match="widths is 0; it must be a whole number of at least 1"):
+        settings(given | {"widths": [0]}, cell=cell)
+    with pytest.raises(ValueError, match="decay is 0; it must be a finite number above 0"):
+        settings(given | {"decay": 0}, cell=cell)
+
+
+def test_a_type_that_is_not_read_is_refused():
+    with pytest.raises(ValueError, match="parameter 'seeds' is declared as dict; accepted are int, float, bool, str"):
+        settings({"seeds": {}}, cell="seeds: dict = {}")
+
+
+def test_without_a_history_of_cells_the_annotations_themselves_are_read():
+    """So it is in a plain script, and under nbval."""
+    given = {"__annotations__": {"seeds": list[int]}, "seeds": "[1]", "In": [""]}
+    assert vars(notebook.settings(given)) == {"seeds": [1]}
+    assert vars(notebook.settings({"__annotations__": {"seeds": list[int]}, "seeds": "[1]"})) == {"seeds": [1]}
 
 
 @pytest.mark.parametrize("name", [n for n, v in GOOD.items() if not isinstance(v, str)])
 def test_parameters_handed_over_as_text_are_what_they_say(name):
-    chosen = notebook.settings({name: str(GOOD[name])})
-    assert values(chosen) == {name: GOOD[name]}
+    assert settings({name: str(GOOD[name])}) == {name: GOOD[name]}
 
 
 def test_one_name_stands_for_a_list_of_one():
-    assert notebook.settings({"datasets": "digits"}).datasets == ["digits"]
-    assert notebook.settings({"protocols": ("matched",)}).protocols == ["matched"]
+    assert settings({"datasets": "digits"}) == {"datasets": ["digits"]}
+    assert settings({"protocols": ("matched",)}) == {"protocols": ["matched"]}
 
 
 @pytest.mark.parametrize(
@@ -87,6 +106,7 @@ def test_one_name_stands_for_a_list_of_one():
         ("keys", 9, "keys is 9; it must be a whole number of at least 10"),
         ("jobs", -1, "jobs is -1; it must be a whole number of at least 0"),
         ("device", "tpu", "device is 'tpu'; it must be one of cpu, cuda"),
+        ("token_counts", [1], "token_counts is 1; it must be a whole number of at least 2"),
         ("committed", "maybe", "committed is 'maybe'; it must be true or false"),
         ("out", None, "out is None; it must name a folder"),
         ("out", "null", "out is 'null'; it must name a folder"),
@@ -100,30 +120,49 @@ def test_one_name_stands_for_a_list_of_one():
 )
 def test_a_bad_parameter_is_named_with_its_value_and_what_is_accepted(name, value, sentence, unchecked):
     with pytest.raises(ValueError, match=sentence):
-        notebook.settings({name: value})
+        settings({name: value}, cell=CELL + "\ntoken_counts: list[int] = [2]")
 
 
 @pytest.mark.parametrize(("given", "meant"), [("true", True), ("False", False), (True, True), (False, False)])
 def test_flags_are_read_from_text_too(given, meant):
-    assert notebook.settings({"committed": given}).committed is meant
+    assert settings({"committed": given}) == {"committed": meant}
+
+
+SMALL = "seeds: list[int] = [0]\nstep_size: float = 0.1"
+
+
+def injected(**values):
+    return "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in values.items())
 
 
 def test_a_misspelt_name_in_the_injected_cell_is_refused():
-    cells = ["", "seeds = [0]", "# Parameters\nseeds = [1]\nsteps_size = 0.1\n"]
-    with pytest.raises(
-        ValueError, match="parameter 'steps_size' is unknown; accepted are seeds, step_size; did you mean"
-    ):
-        notebook.settings({"seeds": [1], "step_size": 0.2, "steps_size": 0.1, "In": cells})
+    sentence = "parameter 'steps_size' is unknown; accepted are seeds, step_size; did you mean"
+    with pytest.raises(ValueError, match=sentence):
+        settings({"seeds": [1], "steps_size": 0.1}, cell=SMALL, later=[injected(seeds=[1], steps_size=0.1)])
 
 
 def test_a_name_that_this_notebook_does_not_have_is_refused_even_if_another_does():
     with pytest.raises(ValueError, match="parameter 'restarts' is unknown; accepted are seeds"):
-        notebook.settings({"seeds": [1], "In": ["# Parameters\nrestarts = 2\n"]})
+        settings({"seeds": [1], "restarts": 2}, cell=SMALL, later=[injected(restarts=2)])
+
+
+def test_the_two_paths_that_papermill_can_inject_are_no_parameters():
+    paths_of = {"PAPERMILL_INPUT_PATH": "a.ipynb", "PAPERMILL_OUTPUT_PATH": "b.ipynb"}
+    assert settings({"seeds": [1]} | paths_of, cell=SMALL, later=[injected(seeds=[1], **paths_of)]) == {"seeds": [1]}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in paths.notebooks.glob("*.yaml")])
+def test_a_profile_file_given_whole_may_name_parameters_of_other_notebooks(name):
+    profile = yaml.safe_load((paths.notebooks / f"{name}.yaml").read_text())
+    given = profile | {"seeds": [3]}
+    assert settings(given, cell=SMALL, later=[injected(**given)])["seeds"] == [3]
+    with pytest.raises(ValueError, match="parameter 'sedes' is unknown"):
+        settings(given, cell=SMALL, later=[injected(**given, sedes=1)])
 
 
 def test_other_cells_may_assign_what_they_like():
-    chosen = notebook.settings({"seeds": [1], "In": ["", "stepp = 3", "x, y = 1, 2", "  # Parameters\nz = 1"]})
-    assert values(chosen) == {"seeds": [1]}
+    later = ["stepp = 3", "x, y = 1, 2", "  # Parameters\nz = 1"]
+    assert settings({"seeds": [1]}, cell=SMALL, later=later) == {"seeds": [1]}
 
 
 def test_accepting_a_name_is_silent():

@@ -85,10 +85,11 @@ def test_parameters_stand_in_one_cell_each_with_a_comment_and_a_check(path):
     assigned = ast.parse(cells[0].source).body
     assert all(isinstance(node, ast.AnnAssign) for node in assigned)  # papermill shows the type in its help
     names = [node.target.id for node in assigned]
-    assert set(names) <= set(notebook.PARAMETERS)
     assert {"out", "committed", "device"} <= set(names)
     values = {node.target.id: ast.literal_eval(node.value) for node in assigned}
-    assert vars(notebook.settings(values)) == values
+    types = {node.target.id: ast.unparse(node.annotation) for node in assigned}
+    assert notebook.checked(values, types) == values
+    assert types == {name: kind for name, (kind, _) in reproduce.parameters_of(path).items()}
 
 
 @every_notebook
@@ -143,23 +144,28 @@ def test_it_is_small_enough_to_be_shown(path):
 @pytest.mark.parametrize("name", [p for p in reproduce.PROFILES if p != "cpu"])
 def test_every_profile_names_parameters_that_exist(name):
     values = reproduce.profile(name)
-    assert vars(notebook.settings(values)) == dict(values.items())
+    types = {n: kind for path in BOOKS for n, (kind, _) in reproduce.parameters_of(path).items()}
+    assert notebook.checked(values, types) == dict(values.items())
 
 
 # ---------------------------------------------------------------------- it runs
 
 
-def test_nbval_accepts_the_committed_notebooks_without_data_and_changes_nothing(tmp_path):
-    tree = copy_tree(tmp_path)
+@pytest.mark.long
+@every_notebook
+def test_nbval_accepts_the_committed_notebook_without_data_and_changes_nothing(tmp_path, path):
+    tree = copy_tree(tmp_path, only=path.stem)
     before = contents(tree / "notebooks") | contents(tree / "figures")
     done = nbval(tree)
     assert done.returncode == 0, done.stdout[-3000:]
     assert contents(tree / "notebooks") | contents(tree / "figures") == before
 
 
-def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path):
-    tree = copy_tree(tmp_path, only="03_sgd_flattens")
-    folder = tree / "figures" / "03_sgd_flattens"
+@pytest.mark.long
+@pytest.mark.parametrize("book", ["03_sgd_flattens"])
+def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path, book):
+    tree = copy_tree(tmp_path, only=book)
+    folder = tree / "figures" / book
     lines = pd.read_csv(folder / "attacked.csv", float_precision="round_trip")
     runs = pd.read_csv(folder / "runs.csv").set_index("key")
     judged = lines[(lines.attack == "worst") & (lines.metric == "spearman") & (lines.radius == 8)]
@@ -171,47 +177,68 @@ def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path):
     assert "claims.overview" in done.stdout
 
 
-def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(tmp_path):
-    tree = copy_tree(tmp_path)
-    done = run([sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke"], tree, check=True)
+@every_notebook
+def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(smoke, path):
+    tree, done = smoke
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.search(r"trained (\d+) \(grid: \1\), reused 0, left out 0", done.stdout)
-    for book in reproduce.numbered():
-        made = tree / "build" / "reproduce" / "smoke" / book.stem / "figures"
-        assert {p.name for p in made.glob("*.png")} == {p.name for p in (paths.figures / book.stem).glob("*.png")}
+    made = tree / "build" / "reproduce" / "smoke" / path.stem / "figures"
+    assert {p.name for p in made.glob("*.png")} == {p.name for p in (paths.figures / path.stem).glob("*.png")}
     assert not (tree / "build" / "reproduce" / "cpu").exists()
 
 
-def test_bare_papermill_takes_a_list_as_text_from_any_folder(tmp_path):
-    tree = copy_tree(tmp_path / "tree", only="03_sgd_flattens")
-    source = tree / "notebooks" / "03_sgd_flattens.ipynb"
+@pytest.mark.long
+@pytest.mark.parametrize("book", ["03_sgd_flattens"])
+def test_bare_papermill_takes_a_list_as_text_from_any_folder(tmp_path, book):
+    tree = copy_tree(tmp_path / "tree", only=book)
+    source = tree / "notebooks" / f"{book}.ipynb"
     command = [sys.executable, "-m", "papermill", str(source), str(tree / "answer.ipynb"), "-p", "seeds", "[0]"]
     done = run([*command, "-p", "datasets", "[digits]", "--no-progress-bar"], tree)
     assert done.returncode != 0  # a list of bare words is not a list of names
     before = contents(tree / "figures")
-    run([*command, "--no-progress-bar"], tree, check=True)
+    run([*command, "--no-progress-bar", "--inject-paths"], tree, check=True)
     printed = json.dumps(json.loads((tree / "answer.ipynb").read_text())["cells"])
     assert "42 networks, 1 seeds, 2 data sets" in printed
     assert contents(tree / "figures") == before
 
 
-def test_a_misspelt_parameter_stops_the_notebook_with_one_sentence(tmp_path):
-    tree = copy_tree(tmp_path, only="03_sgd_flattens")
-    source = tree / "notebooks" / "03_sgd_flattens.ipynb"
-    done = run([sys.executable, "-m", "papermill", str(source), str(tree / "x.ipynb"), "-p", "sedes", "[0]"], tree)
+@pytest.mark.parametrize(
+    ("book", "name", "sentence"),
+    [
+        ("03_sgd_flattens", "sedes", "did you mean 'seeds'?"),
+        ("01_fragile_attributions", "seeds", "accepted are attack_steps, batch_size"),  # notebook 03 has it
+    ],
+)
+def test_a_parameter_that_it_does_not_have_stops_a_notebook_with_one_sentence(tmp_path, book, name, sentence):
+    tree = copy_tree(tmp_path, only=book)
+    source = tree / "notebooks" / f"{book}.ipynb"
+    done = run([sys.executable, "-m", "papermill", str(source), str(tree / "x.ipynb"), "-p", name, "[0]"], tree)
     assert done.returncode != 0
-    assert "parameter 'sedes' is unknown" in done.stderr
-    assert "did you mean 'seeds'?" in done.stderr
+    assert f"parameter '{name}' is unknown" in done.stderr
+    assert sentence in done.stderr
+
+
+def beyond_smoke(name):
+    """What a profile changes that the smoke profile does not make small anyway."""
+    smoke, own = (yaml.safe_load((paths.notebooks / f"{profile}.yaml").read_text()) for profile in ("smoke", name))
+    return {k: v for k, v in own.items() if k not in {*smoke, "device", "jobs"} or k == "radii"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["full", "gpu"])
+@pytest.mark.parametrize("name", [name for name in ("full", "gpu") if beyond_smoke(name)])
 def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, name):
     tree = copy_tree(tmp_path)
     smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
-    own = {k: v for k, v in yaml.safe_load((tree / "notebooks" / f"{name}.yaml").read_text()).items() if k != "device"}
-    small = {k: v for k, v in own.items() if k not in smoke or k == "radii"}
-    (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump({**smoke, **small}))
+    (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump({**smoke, **beyond_smoke(name)}))
     done = run([sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke"], tree, check=True)
+    assert "left out 0" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ("full", "gpu") if not beyond_smoke(name)])
+def test_a_profile_that_is_the_smoke_profile_at_smoke_size_runs_too(smoke, name):
+    _, done = smoke
+    assert done.returncode == 0, done.stderr[-3000:]
     assert "left out 0" in done.stdout
 
 

@@ -1,17 +1,25 @@
-"""Command line: `python -m attrobust reproduce | figures | data | parameters`. The Makefile's lines are these."""
+"""Command line: `python -m attrobust reproduce | figures | data | parameters`. The Makefile's lines are these.
+
+Here stand the options and their help; what a command does stands in `commands`, which is imported when one runs:
+help, a misspelt option and a shell's completion need neither torch nor the machinery of notebooks.
+"""
 
 import os
 import signal
 import sys
 
 import click
-import yaml
 
-from attrobust import __version__, data, paths, reproduce
+from attrobust import __version__
 
 
-def _value(text: str) -> object:
-    return yaml.safe_load(text)
+def _run(command: str, **options: object) -> None:
+    from attrobust import commands
+
+    try:
+        getattr(commands, command)(**options, say=click.echo)
+    except commands.ERRORS as error:
+        sys.exit(f"error: {error}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,53 +34,35 @@ def main() -> None:
 @main.command("reproduce")
 @click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, full or gpu.")
 @click.option("--only", default="", help="Numbers of notebooks, such as 03 or 01,03.")
-@click.option("--jobs", default=0, show_default=True, help="Worker processes; 0 for one per core.")
+@click.option("--jobs", default=0, show_default=True, help="Worker processes; 0 for the profile's, or one per core.")
 @click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
 @click.option("--update", is_flag=True, help="Replace committed rows, figures and outputs by the new ones.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter.")
-def _reproduce(profile: str, only: str, jobs: int, fresh: bool, update: bool, pairs: tuple) -> None:
+def _reproduce(**options: object) -> None:
     """Run notebooks from an empty store and compare their claims with the committed ones."""
-    overrides = {name: _value(value) for name, value in pairs}
-    same = reproduce.reproduce(
-        profile_name=profile, only=only, jobs=jobs, fresh=fresh, update=update, overrides=overrides, say=click.echo
-    )
-    if not same and profile == "cpu" and not overrides and not update:
-        click.echo("note: some verdicts differ from the committed ones; see the lines marked ≠")
+    _run("recompute", **options)
 
 
 @main.command("figures")
 @click.option("--only", default="", help="Numbers of notebooks, such as 03 or 01,03.")
 @click.option("--rewrite", is_flag=True, help="Refresh the notebooks' stored outputs too.")
-def _figures(only: str, rewrite: bool) -> None:
+def _figures(**options: object) -> None:
     """Draw every figure again from committed rows."""
-    reproduce.redraw(only=only, rewrite=rewrite, say=click.echo)
+    _run("redraw", **options)
 
 
 @main.command("data")
 @click.argument("names", nargs=-1)
 @click.option("--yes", is_flag=True, help="Download without asking.")
-def _data(names: tuple[str, ...], yes: bool) -> None:
+def _data(**options: object) -> None:
     """Download data sets (default: fashion_mnist) into data/, with pinned digests."""
-    for name in names or ("fashion_mnist",):
-        if data.available(name):
-            data.load(name)
-            click.echo(f"{name}: present and verified")
-            continue
-        size = data.download_size(name) / 1e6
-        if not yes and not click.confirm(f"{name}: download {size:.0f} MB into {paths.data}?"):
-            click.echo(f"{name}: nothing downloaded")
-            continue
-        data.fetch(name)
-        click.echo(f"{name}: downloaded and verified")
+    _run("download", ask=click.confirm, **options)
 
 
 @main.command("parameters")
 def _parameters() -> None:
-    """List every notebook's parameters with their meaning."""
-    for path in reproduce.numbered():
-        click.echo(path.stem)
-        for name, help_text in reproduce.parameters_of(path).items():
-            click.echo(f"  {name:<18}{help_text}")
+    """List every notebook's parameters with their type and meaning."""
+    _run("parameters")
 
 
 def _stop(number: int, _: object) -> None:
@@ -92,8 +82,6 @@ def run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (ValueError, data.DataError, reproduce.NotebookError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,102 +1,41 @@
 """The seam between a notebook's parameters cell and the library: read, check, open the store, show progress.
 
-Parameters arrive from three sides: the cell itself, papermill's injected cell (which only warns about misspelt
-names, and hands lists over as text), and profile files. All are checked here, at the border, before any work.
+A notebook declares its parameters by annotations in its own cell, `seeds: list[int] = [0]`; the annotation is the
+type, `RANGES` and `CHOICES` say where a name asks for more than its type. Values arrive from three sides: the cell
+itself, papermill's injected cell (which only warns about unknown names, and hands lists over as text), and profile
+files. All are checked here, at the border, before any work.
 """
 
 import ast
 import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 
-from attrobust import checks, data, models
+import yaml
+
+from attrobust import checks, data, experiments, models, paths, training
 from attrobust.store import Store, place_for
 
+#: Least value of whole numbers and of others, unless `RANGES` knows better: counts start at 1, sizes above 0.
+WHOLE, REAL = partial(checks.count, least=1), checks.positive
 
-def _numbers(check: Callable[[str, float], object]) -> Callable[[str, object], object]:
-    def read(name: str, value: object) -> list:
-        values = _literal(value)
-        if not isinstance(values, list | tuple) or not values:
-            raise ValueError(f"{name} is {value!r}; it must be a list of numbers, such as [1, 2]")
-        for v in values:
-            check(name, v)
-        return list(values)
+#: Parameters whose numbers have another range than their type: seeds may be 0, a radius too.
+RANGES: dict[str, Callable[[str, float], object]] = {
+    **dict.fromkeys(("seed", "seeds", "jobs"), partial(checks.count, least=0)),
+    **dict.fromkeys(("radius", "radii"), partial(checks.at_least, least=0)),
+    "token_counts": partial(checks.count, least=2),
+    "keys": partial(checks.count, least=10),
+}
 
-    return read
-
-
-def _names(accepted: tuple[str, ...]) -> Callable[[str, object], list[str]]:
-    def read(name: str, value: object) -> list[str]:
-        values = _literal(value)
-        values = [values] if isinstance(values, str) else values
-        if not isinstance(values, list | tuple) or not values:
-            raise ValueError(f"{name} is {value!r}; it must be a list of names out of {', '.join(accepted)}")
-        return [checks.one_of(name, v, accepted) for v in values]
-
-    return read
-
-
-def _number(check: Callable[[str, float], object]) -> Callable[[str, object], object]:
-    return lambda name, value: check(name, _literal(value))
-
-
-def _flag(name: str, value: object) -> bool:
-    value = {"true": True, "false": False}.get(str(value).lower(), value)
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be true or false")
-    return value
-
-
-def _folder(name: str, value: object) -> str:
-    return value if value == "" else str(place_for(name, value) and value)
-
-
-def _whole(least: int) -> Callable[[str, object], object]:
-    return lambda name, value: checks.count(name, value, least=least)
-
-
-def _not_negative(name: str, value: float) -> float:
-    return checks.at_least(name, value, 0)
-
-
-#: Every parameter a notebook may have, with what it accepts. Names are shared by all notebooks.
-PARAMETERS: dict[str, Callable[[str, object], object]] = {
-    "dataset": _number(lambda name, value: checks.one_of(name, value, data.NAMES)),
-    "datasets": _names(data.NAMES),
-    "vits": _names(("digits", "fashion_mnist", "fashion_mnist_deep", "cifar10_deep")),
-    "activations": _names(tuple(models.ACTIVATIONS)),
-    "protocols": _names(("matched", "plateau", "standard")),
-    "step_sizes": _numbers(checks.positive),
-    "batch_sizes": _numbers(_whole(1)),
-    "base_batch": _number(_whole(1)),
-    "step_size": _number(checks.positive),
-    "batch_size": _number(_whole(1)),
-    "epochs": _number(_whole(1)),
-    "edge_factors": _numbers(checks.positive),
-    "edge_updates": _number(_whole(1)),
-    "n_train": _number(_whole(1)),
-    "n_attacked": _number(_whole(1)),
-    "radii": _numbers(_not_negative),
-    "radius": _number(_not_negative),
-    "curve_radii": _numbers(checks.positive),
-    "attack_steps": _number(_whole(1)),
-    "step_counts": _numbers(_whole(1)),
-    "restart_counts": _numbers(_whole(1)),
-    "restarts": _number(_whole(1)),
-    "strong_steps": _number(_whole(1)),
-    "strong_restarts": _number(_whole(1)),
-    "seeds": _numbers(_whole(0)),
-    "seed": _number(_whole(0)),
-    "cases": _number(_whole(1)),
-    "updates": _number(_whole(1)),
-    "token_counts": _numbers(_whole(2)),
-    "repetitions": _number(_whole(1)),
-    "drop_in_epochs": _number(_whole(1)),
-    "keys": _number(_whole(10)),
-    "jobs": _number(_whole(0)),
-    "device": _number(lambda name, value: checks.one_of(name, value, ("cpu", "cuda"))),
-    "out": _folder,
-    "committed": _flag,
+#: Parameters that are one name out of several, or a list of such.
+CHOICES: dict[str, Sequence[str]] = {
+    **dict.fromkeys(("dataset", "datasets"), data.NAMES),
+    "vits": tuple(experiments.VITS),
+    "activations": tuple(models.ACTIVATIONS),
+    "protocols": tuple(training.recipes.RECIPES),
+    "device": ("cpu", "cuda"),
 }
 
 
@@ -107,19 +46,99 @@ def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
         namespace: `globals()` of the notebook, right after its parameters.
 
     Returns:
-        The parameters as attributes; lists that papermill passed as text are lists again.
+        The declared parameters as attributes; lists that papermill passed as text are lists again.
 
     Raises:
-        ValueError: for a value outside what is accepted, or a misspelt name in papermill's injected cell.
+        ValueError: for a value outside what is accepted, or a name in papermill's injected cell that this notebook
+            does not declare. A profile file given whole (`papermill -f notebooks/smoke.yaml`) may hold names of
+            other notebooks.
 
     Example:
-        >>> settings({"seeds": "[0, 1]", "device": "cpu"}).seeds
-        [0, 1]
+        >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[1, 2]"}).seeds
+        [1, 2]
     """
-    given = {name: value for name, value in namespace.items() if name in PARAMETERS}
-    for name in _injected(namespace):
-        accept(name, given)
-    return SimpleNamespace(**{name: PARAMETERS[name](name, value) for name, value in given.items()})
+    cells = [str(source) for source in namespace.get("In", [])]
+    types = {name: kind for source in cells for name, kind in declared(source).items()}
+    # Without a history (nbval, a script) the annotations themselves are there; from Python 3.14 on the history alone.
+    types |= {name: inspect.formatannotation(kind) for name, kind in namespace.get("__annotations__", {}).items()}
+    injected = {name for source in cells if source.startswith("# Parameters\n") for name in _assigned(source)}
+    for name in sorted(injected - _of_a_whole_profile(injected)):
+        if not name.startswith("PAPERMILL_"):  # papermill --inject-paths
+            accept(name, types)
+    return SimpleNamespace(**checked(namespace, types))
+
+
+def declared(source: str) -> dict[str, str]:
+    """Names that a cell declares, with their types as written.
+
+    Args:
+        source: text of the cell; one that is not plain Python (a magic) declares nothing.
+
+    Example:
+        >>> declared("seeds: list[int] = [0]; x = 2")
+        {'seeds': 'list[int]'}
+    """
+    return {
+        node.target.id: ast.unparse(node.annotation)
+        for node in _statements(source)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def checked(values: Mapping[str, object], types: Mapping[str, str]) -> dict[str, object]:
+    """Those values that belong to a declared parameter, each read as its type and checked.
+
+    Args:
+        values: what was given, by name; text stands for what it says. Other names are left alone.
+        types: declared type of each parameter: int, float, bool, str, or a list of one of them.
+
+    Raises:
+        ValueError: naming the parameter, its value and what is accepted.
+
+    Example:
+        >>> checked({"step_size": "0.1", "datasets": "digits"}, {"step_size": "float", "datasets": "list[str]"})
+        {'step_size': 0.1, 'datasets': ['digits']}
+    """
+    return {name: _read(name, values[name], kind) for name, kind in types.items() if name in values}
+
+
+def _read(name: str, value: object, kind: str) -> object:
+    inner = kind.removeprefix("list[").removesuffix("]")
+    if inner not in _SINGLE:
+        known = ", ".join(_SINGLE)
+        raise ValueError(f"parameter {name!r} is declared as {kind}; accepted are {known}, and lists such as list[int]")
+    if inner == kind:
+        return _SINGLE[inner](name, value)
+    values = _literal(value)
+    if inner == "str" and isinstance(values, str):
+        values = [values]
+    if not isinstance(values, list | tuple) or not values:
+        what = f"names out of {', '.join(CHOICES[name])}" if name in CHOICES else _LISTED[inner]
+        raise ValueError(f"{name} is {value!r}; it must be a list of {what}")
+    return [_SINGLE[inner](name, v) for v in values]
+
+
+def _number(name: str, value: object, *, check: Callable[[str, float], object]) -> object:
+    return RANGES.get(name, check)(name, _literal(value))
+
+
+def _flag(name: str, value: object) -> bool:
+    value = {"true": True, "false": False}.get(str(value).lower(), value)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be true or false")
+    return value
+
+
+def _text(name: str, value: object) -> str:
+    if name in CHOICES:
+        return checks.one_of(name, value, CHOICES[name])
+    if value is None or isinstance(value, bool | list | tuple | Mapping):
+        raise ValueError(f"{name} is {value!r}; it must be text")
+    return str(value)
+
+
+_SINGLE = {"int": partial(_number, check=WHOLE), "float": partial(_number, check=REAL), "bool": _flag, "str": _text}
+_LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}
 
 
 def accept(name: str, accepted: Mapping[str, object]) -> None:
@@ -177,14 +196,22 @@ class Progress:
             self._handle.update(HTML(""))
 
 
-def _injected(namespace: Mapping[str, object]) -> list[str]:
-    """Names assigned in the cell that papermill puts after the parameters."""
-    names = []
-    for source in namespace.get("In", []):
-        if source.startswith("# Parameters\n"):
-            for node in ast.parse(source).body:
-                names += [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
-    return names
+def _statements(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return []
+
+
+def _assigned(source: str) -> set[str]:
+    targets = {target for node in _statements(source) for target in getattr(node, "targets", [])}
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _of_a_whole_profile(injected: set[str]) -> set[str]:
+    """Names of every profile file that was injected whole."""
+    profiles = [set(yaml.safe_load(path.read_text())) for path in paths.notebooks.glob("*.yaml")]
+    return set().union(*(names for names in profiles if names <= injected))
 
 
 def _literal(value: object) -> object:

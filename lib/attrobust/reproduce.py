@@ -42,10 +42,10 @@ def numbered(only: str = "") -> list[Path]:
     return [numbers[checks.one_of("only", number.strip(), numbers)] for number in str(only).split(",")]
 
 
-def parameters_of(path: Path) -> dict[str, str]:
-    """Names of a notebook's parameters with their comments."""
+def parameters_of(path: Path) -> dict[str, tuple[str, str]]:
+    """Names of a notebook's parameters with their types and their comments."""
     inferred = papermill.inspect_notebook(path)
-    return {name: entry["help"] for name, entry in inferred.items()}
+    return {name: (entry["inferred_type_name"], entry["help"]) for name, entry in inferred.items()}
 
 
 def profile(name: str) -> dict[str, object]:
@@ -79,7 +79,7 @@ def reproduce(
     Args:
         profile_name: one of `PROFILES`.
         only: numbers of notebooks, comma-separated; all if empty.
-        jobs: worker processes, 0 for one per core.
+        jobs: worker processes; 0 for what the profile says, or one per core.
         fresh: clear what an interrupted reproduction left.
         update: replace committed rows, figures and notebook outputs by the new ones.
         overrides: further parameters, by name.
@@ -101,16 +101,16 @@ def reproduce(
     known = {path: parameters_of(path) for path in chosen}
     for name in overrides or {}:
         notebook.accept(name, {p for names in known.values() for p in names} - {"out", "committed"})
-    notebook.settings(values)
+    types = {path: {name: kind for name, (kind, _) in known[path].items()} for path in chosen}
+    given = {path: notebook.checked(values, types[path]) for path in chosen}
     folder = paths.build / "reproduce" / profile_name
     resume.begin(folder, chosen, values, fresh=fresh, say=say)
     began, seconds = time.monotonic(), {}
     for index, path in enumerate(chosen):
         left = tqdm.format_interval(sum(seconds.values()) / index * (len(chosen) - index)) if index else "unknown"
         say(f"[{index + 1}/{len(chosen)}] {path.stem}: {_since(began)} elapsed, about {left} remaining")
-        mine = {name: value for name, value in values.items() if name in known[path]}
-        mine |= {"out": str(folder / path.stem), "committed": False}
-        mine |= {"jobs": jobs} if "jobs" in known[path] else {}
+        mine = given[path] | {"out": str(folder / path.stem), "committed": False}
+        mine |= {"jobs": jobs} if jobs and "jobs" in known[path] else {}
         start = time.monotonic()
         execute(path, folder / path.stem / f"{path.stem}.ipynb", mine, say=say)
         seconds[path] = time.monotonic() - start
