@@ -37,7 +37,7 @@ RELATIVE, ABSOLUTE = 1e-6, 1e-9
 #: Where processors differ more: initial weights are drawn in float32 and then trained; zeros that are float32 rounding.
 LOOSE = {"train": (1e-3, 1e-4), "drop_in": (1e-3, 1e-5), "twins": (1e-6, 1e-6), "scales": (1e-6, 1e-6)}
 
-SMALL = experiments.Measurement(radii=(8,), attack_steps=2, restarts=1, n_attacked=3, trace_products=6)
+SMALL = experiments.Measurement(radii=(8,), effort=attacks.Effort(steps=2, restarts=1), n_attacked=3, trace_products=6)
 DENSE = {"dataset": "digits", "side": 4, "n_train": 24, "step_size": 0.1, "batch_size": 8, "epochs": 3, "seed": 0}
 ATTACK = {"radius": 8, "steps": 2, "restarts": 1, "seed": 0}
 

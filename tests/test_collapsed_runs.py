@@ -17,7 +17,7 @@ from torch import nn
 from trees import copy_tree, run
 
 SMALL = Measurement(
-    radii=(8,), attack_steps=2, restarts=1, n_attacked=4, trace_products=6, maps=("saliency", "rollout")
+    radii=(8,), effort=attacks.Effort(steps=2, restarts=1), n_attacked=4, trace_products=6, maps=("saliency", "rollout")
 )
 BASE = {"dataset": "digits", "side": 4, "n_train": 48, "batch_size": 16, "epochs": 4}
 VIT = {"architecture": "vit", "patch": 2, "dim": 4, "depth": 1}

@@ -27,7 +27,7 @@ from attrobust.store import EvidenceError, Store, load_weights, read_json, write
 from torch.nn import functional as F
 
 BASE = {"dataset": "digits", "step_size": 0.05, "batch_size": 16, "epochs": 2, "seed": 0, "side": 4, "n_train": 48}
-SMALL = Measurement(radii=(8,), attack_steps=2, restarts=1, n_attacked=4, trace_products=6)
+SMALL = Measurement(radii=(8,), effort=attacks.Effort(steps=2, restarts=1), n_attacked=4, trace_products=6)
 
 
 def one(**changes):

@@ -130,6 +130,8 @@ def _flag(name: str, value: object) -> bool:
 
 
 def _text(name: str, value: object) -> str:
+    if name == "out" and value != "":
+        place_for(name, value)
     if name in CHOICES:
         return checks.one_of(name, value, CHOICES[name])
     if value is None or isinstance(value, bool | list | tuple | Mapping):

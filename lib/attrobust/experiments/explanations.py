@@ -16,8 +16,6 @@ from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images
 from attrobust.versions import versioned
 
-
-
 #: Maps made of attention weights alone: they explain no readout.
 ATTENTION_ALONE = ("raw_attention", "rollout", "plain_rollout")
 
