@@ -4,7 +4,8 @@ import math
 import cases
 import pytest
 import torch
-from attrobust import certificates, similarity
+from attrobust import similarity
+from attrobust.theory import certificates, turning
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
@@ -140,7 +141,7 @@ def test_every_certificate_is_free_of_scale(seed, scale, size):
 def test_angles_are_exact_even_when_tiny(angle):
     first = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
     second = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
-    assert certificates.angle(first, second).item() == pytest.approx(angle, rel=1e-7)
+    assert turning.angle(first, second).item() == pytest.approx(angle, rel=1e-7)
 
 
 @given(seed=seeds)
@@ -153,13 +154,13 @@ def test_a_gradient_turns_at_most_by_the_integrated_relative_curvature(seed):
         return (torch.tanh(a @ x) * torch.softmax(b @ x, 0)).sum()
 
     first, last = (torch.func.grad(value)(start + t * step)[None] for t in (0, 1))
-    assert float(certificates.angle(first, last)) <= certificates.turn(value, start, step, nodes=200) + 1e-6
+    assert float(turning.angle(first, last)) <= turning.turn(value, start, step, nodes=200) + 1e-6
 
 
 def test_a_straight_valley_does_not_turn_and_a_sign_change_gives_no_guarantee():
     start, step = torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
-    assert certificates.turn(lambda x: x[0].exp(), start, step) == pytest.approx(0, abs=1e-12)
-    assert certificates.turn(lambda x: (x[0] - 0.5).square(), start, step) == math.inf
+    assert turning.turn(lambda x: x[0].exp(), start, step) == pytest.approx(0, abs=1e-12)
+    assert turning.turn(lambda x: (x[0] - 0.5).square(), start, step) == math.inf
 
 
 # ---------------------------------------------------------------------- refusals
@@ -175,4 +176,4 @@ def test_bad_arguments_are_refused_with_one_sentence(unchecked):
     with pytest.raises(ValueError, match="relative has an entry of nan"):
         certificates.cosine(one(math.nan))
     with pytest.raises(ValueError, match="nodes is 0"):
-        certificates.turn(lambda x: x.sum(), torch.zeros(2), torch.ones(2), nodes=0)
+        turning.turn(lambda x: x.sum(), torch.zeros(2), torch.ones(2), nodes=0)

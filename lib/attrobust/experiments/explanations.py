@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attrobust import attention, attributions, curvature, entropy, robustness
+from attrobust import attention, attributions, curvature, robustness
 from attrobust.attacks import Attribution
 from attrobust.balls import Ball
+from attrobust.theory import entropy
 
 Images = Float[Tensor, "batch channels height width"]
 

@@ -10,13 +10,17 @@ moment stays bounded from every start iff the largest eigenvalue of T is at most
 
     eta E|H^|_F^2 <= 2 tr H,     and with rank H_i <= C:     tr H <= 2 C / (eta rho)  ( = 2 B C / eta )
 
-Thresholds: Wu et al. 2018, Ma and Ying 2021, Mulayoff and Michaeli 2024; the short trace form is ours (P7).
+Thresholds: Wu et al. 2018, Ma and Ying 2021, Mulayoff and Michaeli 2024; the short trace form is ours (P8).
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from attrobust import checks
+from attrobust.theory import tally
 
 Hessians = Float[np.ndarray, "samples n n"]
 
@@ -124,6 +128,34 @@ def second_moment(
         moment = operator @ moment
         sizes.append(float(np.trace(moment.reshape(n, n))))
     return np.array(sizes)
+
+
+@tally.over_cases
+def stable(case: int) -> Iterator[pd.DataFrame]:
+    """P8 at the exact threshold of random per-sample Hessians."""
+    rng = np.random.default_rng(case)
+    n, size, outputs, batch = (int(rng.integers(a, b)) for a, b in ((6, 12), (2, 6), (1, 4), (1, 5)))
+    j = np.exp(rng.normal(size=(n, 1, 1))) * rng.standard_normal((n, size, outputs))
+    each, rho = j @ j.mT, sampling(n, batch)
+    h, eta = each.mean(0), largest_stable_step(each, rho=rho)
+    part = each[:, : size // 2, : size // 2]
+    for arm, hs in (("squared norm", each), ("squared norm, one block", part)):
+        yield tally.bound("P8", arm, eta * batch_norm_squared(hs, rho=rho), 2 * np.trace(hs.mean(0)))
+    limit = trace_bound(step_size=eta, rho=rho, outputs=outputs)
+    yield tally.bound("P8", "trace", np.trace(h), limit)
+    yield tally.bound("P8", "fourth moment", np.square(np.trace(each, axis1=1, axis2=2)).mean(), limit**2)
+    yield tally.bound("P8", "top eigenvalue", np.linalg.eigvalsh(h)[-1], 2 / eta)
+    # The spectral radius of T decides whether the second moment stays bounded.
+    operators = (second_moment_operator(each, step_size=factor * eta, rho=rho) for factor in (0.99, 1.01))
+    below, above = (float(np.linalg.eigvalsh(operator)[-1]) for operator in operators)
+    yield tally.bound("P8", "bounded below the threshold", below, 1.0)
+    yield tally.bound("P8", "unbounded above it", 1.0, above)
+
+
+def equality() -> pd.DataFrame:
+    """One sample per update, orthogonal gradients of equal norm."""
+    step = largest_stable_step(3 * np.eye(4)[:, :, None] * np.eye(4)[:, None], rho=1.0)
+    return tally.equalities({("P8", "orthogonal samples"): (3.0, trace_bound(step_size=step, rho=1.0))})
 
 
 def _noise(hessians: Hessians, rho: float) -> Float[np.ndarray, "nn nn"]:
