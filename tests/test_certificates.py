@@ -85,6 +85,20 @@ def test_half_of_two_equal_gaps_swaps_nothing():
     assert certificates.topk(a, one(math.inf), k=2).item() == 0
 
 
+def test_a_change_that_just_reaches_is_conceded():
+    """At the very edge pixels may tie, and whoever breaks the tie decides: no certificate may count on it."""
+    a = torch.tensor([[3.0, 3.0, 1.0, 1.0]], dtype=torch.float64)  # two swaps cost 4 exactly, ranks tie at 1 per pixel
+    assert certificates.swap_costs(a, k=2)[0].tolist() == [2.0, 4.0]
+    for least, beyond in ((0.5, 2 * (1 - 1e-9)), (0.0, 2.0)):
+        assert certificates.topk(a, one(beyond), k=2).item() == least
+    apart = torch.tensor([[4.0, 2.0, 0.0]], dtype=torch.float64)
+    for certificate in (certificates.kendall, certificates.spearman, lambda s, e: certificates.topk_within(s, e, k=1)):
+        assert certificate(apart, one(1 - 1e-9)).item() == 1
+        assert certificate(apart, one(1.0)).item() < 1
+    assert turning.change_of_turn(one(math.pi / 2)).item() == math.inf
+    assert turning.change_of_turn(one(math.pi / 2 - 1e-9)).item() == pytest.approx(1)
+
+
 def test_when_all_pixels_lead_nothing_can_be_lost():
     assert certificates.topk(scores(0), one(100.0), k=8).item() == 1
 
