@@ -55,6 +55,15 @@ def test_claims_are_sorted_by_side_and_a_statement_without_one_is_refused():
         tally.claim(cases, name="C1", sides={"A": "curvature"})
 
 
+def test_a_wrong_variant_is_counted_and_is_no_part_of_a_claim():
+    right, wrong = tally.bound("S", "arm", 1, 2), tally.bound("S", "halved", [1, 3], 2, holds=False)
+    cases = tally.join([tally.bound("S", "empty", [], []), right, wrong])
+    assert tally.tally(cases).set_index("arm")["violations"].to_dict() == {"arm": 0, "halved": 1}
+    assert {name: len(table) for name, table in tally.variants(cases).items()} == {"S halved": 2}
+    assert tally.claim(cases, name="C1", sides={"S": "gradient"})["arm"].tolist() == ["gradient | S | arm"]
+    assert "halved" not in tally.summary(cases)
+
+
 def test_every_line_of_a_box_is_as_wide_as_asked():
     text = tally.box("Title", ["word " * 30, "two"], width=40)
     assert {len(line) for line in text.splitlines()} == {40}

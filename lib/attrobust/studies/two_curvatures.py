@@ -1,7 +1,6 @@
 """What notebook 02 alone calls: pictures of its statements, and the chain on a network trained on real digits."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -124,11 +123,21 @@ def certified(
     first, head = (p.numpy() for name, p in model.named_parameters() if name.endswith("weight"))
     constants = {c: smoothing.two_layer_constant(first, head[c]) for c in target.unique().tolist()}
     slope = torch.tensor([constants[c] for c in target.tolist()], dtype=x.dtype)
-    clean = attributions.saliency(model, x, target).detach()
-    parts = []
+    clean, parts = attributions.saliency(model, x, target).detach(), []
+
+    def survived(build: Callable, radius: float) -> dict[str, Tensor]:
+        """Similarities that one attack objective leaves."""
+        goal, ball = build(attributions.saliency, model, x, target), balls.Ball("l2", radius)
+        generator = torch.Generator().manual_seed(seed)
+        found = attacks.pgd(goal, x, ball, steps=steps, restarts=restarts, generator=generator).x
+        moved = attributions.saliency(model, found, target).detach()
+        a, b = attributions.pixelwise(clean), attributions.pixelwise(moved)
+        top = similarity.topk_intersection(a, b, k=LEADERS)
+        ranks = {"Kendall": certificates.kendall_correlation(a, b), "Spearman": similarity.spearman(a, b)}
+        return {"top-k": top, **ranks, "cosine": similarity.cosine(clean, moved)}
+
     for radius in radii:
-        attack = partial(_survived, model, x, target, clean, balls.Ball("l2", radius), steps, restarts, seed)
-        reached = [attack(build) for build in robustness.objectives(LEADERS).values()]
+        reached = [survived(build, radius) for build in robustness.objectives(LEADERS).values()]
         worst = {name: torch.stack([r[name] for r in reached]).amin(0) for name in reached[0]}
         for name, values in (("certified", _guaranteed(clean, radius * slope)), ("attacked", worst)):
             columns = {"name": name, "radius": radius, "image": range(len(x))}
@@ -235,21 +244,6 @@ def _guaranteed(clean: Tensor, change: Tensor) -> dict[str, Tensor]:
     ranks = {"Kendall": certificates.kendall(scores, change), "Spearman": certificates.spearman(scores, change)}
     top = certificates.topk(scores, change, k=LEADERS)
     return {"top-k": top, **ranks, "cosine": certificates.cosine(change / scores.norm(dim=1))}
-
-
-def _survived(
-    model: nn.Module, x: Tensor, target: Tensor, clean: Tensor, ball: balls.Ball, steps: int, restarts: int, seed: int,
-    build: Callable,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Similarities that one attack objective leaves."""
-    goal = build(attributions.saliency, model, x, target)
-    generator = torch.Generator().manual_seed(seed)
-    found = attacks.pgd(goal, x, ball, steps=steps, restarts=restarts, generator=generator).x
-    moved = attributions.saliency(model, found, target).detach()
-    a, b = attributions.pixelwise(clean), attributions.pixelwise(moved)
-    top = similarity.topk_intersection(a, b, k=LEADERS)
-    ranks = {"Kendall": certificates.kendall_correlation(a, b), "Spearman": similarity.spearman(a, b)}
-    return {"top-k": top, **ranks, "cosine": similarity.cosine(clean, moved)}
 
 
 def _descended(updates: int, step_sizes: Sequence[float], seeds: Sequence[int]) -> tuple:

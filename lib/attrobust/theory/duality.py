@@ -38,11 +38,7 @@ def probability(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> PerI
 
 
 #: What a statement is tried on: name -> (model, x, y) -> one number per image.
-READOUTS: dict[str, Readout] = {
-    "logit": curvature.logit,
-    "loss": curvature.cross_entropy,
-    "probability": probability,
-}
+READOUTS: dict[str, Readout] = {"logit": curvature.logit, "loss": curvature.cross_entropy, "probability": probability}
 
 
 @dataclass(frozen=True)
@@ -155,13 +151,7 @@ def bias_hessians(
     model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
 ) -> Float[Tensor, "batch units units"]:
     """Hessian of each image's readout in the first layer's biases, which is its Hessian in h."""
-    first = first_dense(model, x)
-    lifted = _lifted(model, first, readout)
-
-    def by_bias(bias: Tensor, image: Tensor, label: Tensor) -> Tensor:
-        return lifted(torch.cat([first.matrix[:, :-1], bias[:, None]], dim=1), image, label)
-
-    return dense_hessians(by_bias, first.matrix[:, -1].contiguous(), x, y)
+    return parameter_hessians(model, x, y, of=f"{first_dense(model, x).name}.bias", readout=readout)
 
 
 def input_hessians(
@@ -179,18 +169,18 @@ def input_hessians(
 def parameter_gradients(
     model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit, only: str = ""
 ) -> Float[Tensor, "batch parameters"]:
-    """Gradient of each image's readout in its parameters, flat, in the order of `model.parameters()`.
-
-    Args:
-        model: network in eval mode.
-        x: images.
-        y: class each readout refers to.
-        readout: (model, x, y) -> one number per image.
-        only: name of one parameter; "" for all.
-    """
+    """Gradient of each image's readout in one parameter, or in all in the order of `model.parameters()`, flat."""
     weights = {name: p.detach() for name, p in model.named_parameters() if only in ("", name)}
     parts = vmap(grad(of_parameters(model, readout)), in_dims=(None, 0, 0))(weights, x, y)
     return torch.cat([parts[name].flatten(1) for name in weights], dim=1).detach()
+
+
+def parameter_hessians(
+    model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = curvature.logit
+) -> Float[Tensor, "batch n n"]:
+    """Dense Hessian of each image's readout in the parameter called `of`, flat, read row by row."""
+    value, weights = of_parameters(model, readout), dict(model.named_parameters())[of].detach()
+    return dense_hessians(lambda at, image, label: value({of: at}, image, label), weights, x, y)
 
 
 def of_parameters(model: nn.Module, readout: Readout) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
@@ -399,9 +389,5 @@ def spectral_norms(matrices: Float[Tensor, "batch rows columns"]) -> PerImage:
 
 def _lifted(model: nn.Module, first: FirstLayer, readout: Readout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The readout of one image as a function of [W, b]."""
-
-    def value(matrix: Tensor, image: Tensor, label: Tensor) -> Tensor:
-        weights = {f"{first.name}.weight": matrix[:, :-1], f"{first.name}.bias": matrix[:, -1]}
-        return of_parameters(model, readout)(weights, image, label)
-
-    return value
+    value, weight, bias = of_parameters(model, readout), f"{first.name}.weight", f"{first.name}.bias"
+    return lambda matrix, image, label: value({weight: matrix[:, :-1], bias: matrix[:, -1]}, image, label)

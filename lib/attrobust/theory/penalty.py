@@ -26,11 +26,6 @@ Images = Float[Tensor, "batch channels height width"]
 PerImage = Float[Tensor, " batch"]
 
 
-def input_jacobians(model: nn.Module, x: Images) -> Float[Tensor, "batch classes pixels"]:
-    """Derivative dz / dx of the logits, for each image."""
-    return vmap(jacrev(lambda image: model(image[None])[0]))(x).flatten(2).detach()
-
-
 def hidden_jacobians(model: nn.Module, x: Images) -> Float[Tensor, "batch classes units"]:
     """Derivative dz / dh of the logits, for each image, read off the biases of the dense first layer."""
     first = first_dense(model, x)
@@ -50,7 +45,7 @@ def top_curvature(jacobian: Float[Tensor, "batch classes n"], logits: Float[Tens
 
     Example:
         >>> z = torch.zeros(1, 2).double()
-        >>> top_curvature(torch.eye(2).double()[None], z).item()
+        >>> round(top_curvature(torch.eye(2).double()[None], z).item(), 9)
         0.5
 
     Reference: the factor L with L L^T = diag p - p p^T as in Wang et al. 2020, "Smoothed geometry for robust
@@ -79,7 +74,7 @@ def ordering(model: nn.Module, x: Images) -> tuple[float, float, float]:
     first = first_dense(model, x)
     logits = model(x).detach()
     seen = first.extended[:, :-1].square().sum(1)
-    inputs = (seen * top_curvature(input_jacobians(model, x), logits)).mean()
+    inputs = (seen * top_curvature(curvature.input_jacobian(model, x), logits)).mean()
     weights = (seen * top_curvature(hidden_jacobians(model, x), logits)).mean()
     trace = curvature.gauss_newton_trace(model, x, block=f"{first.name}.weight").value
     return float(inputs), first.spectral**2 * float(weights), first.spectral**2 * trace
@@ -89,7 +84,7 @@ def ordering(model: nn.Module, x: Images) -> tuple[float, float, float]:
 def surfaces(case: int) -> Iterator[pd.DataFrame]:
     """P6 on a random ReLU network: closed form, the constant 1/2, and the chain of three."""
     model, x, y = draws.network(case, activations=("relu",))
-    logits, jacobians = model(x).detach(), input_jacobians(model, x)
+    logits, jacobians = model(x).detach(), curvature.input_jacobian(model, x)
     top = top_curvature(jacobians, logits)
     dense = input_hessians(model, x, y, readout=curvature.cross_entropy)
     yield tally.identity("P6", "closed form of the penalty", torch.linalg.eigvalsh(dense)[:, -1], top)

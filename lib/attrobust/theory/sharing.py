@@ -71,18 +71,6 @@ class TinyTransformer(nn.Module):
         return torch.tanh(z @ self.hidden.T).mean(1) @ self.head.T
 
 
-def position_hessians(
-    model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
-) -> Float[Tensor, "batch n n"]:
-    """Dense Hessian of each image's readout in the position embedding, read token by token."""
-    value = duality.of_parameters(model, readout)
-
-    def placed(position: Tensor, image: Tensor, label: Tensor) -> Tensor:
-        return value({"position": position}, image, label)
-
-    return duality.dense_hessians(placed, model.position.detach(), x, y)
-
-
 def input_gradient_bound(
     model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
 ) -> Float[Tensor, " batch"]:
@@ -102,7 +90,7 @@ def input_curvature_bound(
     model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
 ) -> Float[Tensor, " batch"]:
     """Upper bound |E|_2^2 |hess_Pos|_2 on each image's input curvature."""
-    bend = duality.spectral_norms(position_hessians(model, x, y, readout=readout))
+    bend = duality.spectral_norms(duality.parameter_hessians(model, x, y, of="position", readout=readout))
     return torch.linalg.matrix_norm(model.embedding.detach(), ord=2).square() * bend
 
 

@@ -50,9 +50,8 @@ def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) 
         step_size: eta, above 0.
         rho: from `sampling`.
     """
-    mean, eye = hessians.mean(0), np.eye(hessians.shape[1])
-    drift = np.kron(mean, eye) + np.kron(eye, mean)
-    return np.eye(len(eye) ** 2) - step_size * drift + step_size**2 * _noise(hessians, rho)
+    drift = _drift(hessians)
+    return np.eye(len(drift)) - step_size * drift + step_size**2 * _noise(hessians, rho)
 
 
 def largest_stable_step(hessians: Hessians, *, rho: float, iterations: int = 60) -> float:
@@ -79,8 +78,7 @@ def largest_stable_step(hessians: Hessians, *, rho: float, iterations: int = 60)
         raise ValueError(
             f"hessians have a mean with smallest eigenvalue {spectrum[0]:.2g}; it must be positive definite"
         )
-    mean, eye = hessians.mean(0), np.eye(hessians.shape[1])
-    drift, noise = np.kron(mean, eye) + np.kron(eye, mean), _noise(hessians, rho)
+    drift, noise = _drift(hessians), _noise(hessians, rho)
     low, high = 0.0, 2 / float(spectrum[-1])
     if np.linalg.eigvalsh(drift - high * noise)[0] >= 0:
         return high
@@ -156,6 +154,11 @@ def equality() -> pd.DataFrame:
     """One sample per update, orthogonal gradients of equal norm."""
     step = largest_stable_step(3 * np.eye(4)[:, :, None] * np.eye(4)[:, None], rho=1.0)
     return tally.equalities({("P8", "orthogonal samples"): (3.0, trace_bound(step_size=step, rho=1.0))})
+
+
+def _drift(hessians: Hessians) -> Float[np.ndarray, "nn nn"]:
+    mean, eye = hessians.mean(0), np.eye(hessians.shape[1])
+    return np.kron(mean, eye) + np.kron(eye, mean)
 
 
 def _noise(hessians: Hessians, rho: float) -> Float[np.ndarray, "nn nn"]:

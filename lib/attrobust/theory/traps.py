@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import curvature, similarity
-from attrobust.theory import draws, duality, penalty, tally, turning
+from attrobust.theory import draws, duality, tally, turning
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -38,7 +38,7 @@ def scales(seeds: Sequence[int], factors: Sequence[float]) -> pd.DataFrame:
 def loss_gradients(case: int) -> Iterator[pd.DataFrame]:
     """P16: the closed forms of the gradients of loss and probability."""
     model, x, y = draws.network(case)
-    p, j = model(x).softmax(1).detach(), penalty.input_jacobians(model, x)
+    p, j = model(x).softmax(1).detach(), curvature.input_jacobian(model, x)
     onehot = torch.nn.functional.one_hot(y, p.shape[1]).to(p)
     forms = {"loss": p - onehot, "probability": (p * onehot).sum(1, keepdim=True) * (onehot - p)}
     for arm, weight in forms.items():

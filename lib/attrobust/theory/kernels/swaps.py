@@ -49,9 +49,8 @@ def swapped(case: int) -> Iterator[pd.DataFrame]:
 
 def radius(pair: Pair, score: str) -> Float[Tensor, "*some rows"]:
     """Smallest joint l2 change of the two keys that lets them draw level (P31)."""
-    if score == "dot":
-        return (pair.query * (pair.ahead - pair.behind)).sum(1) / (math.sqrt(2) * pair.query.norm(dim=1))
-    return ((pair.behind - pair.query).norm(dim=1) - (pair.ahead - pair.query).norm(dim=1)) / math.sqrt(2)
+    size = pair.query.norm(dim=-1) if score == "dot" else 1.0
+    return lead(pair, score) / (math.sqrt(2) * size)
 
 
 def lead(pair: Pair, score: str) -> Float[Tensor, "*some rows"]:
