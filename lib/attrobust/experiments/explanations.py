@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attrobust import attacks, attention, attributions, curvature, entropy, robustness
+from attrobust import attacks, attention, attributions, curvature, robustness
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images
+from attrobust.theory import entropy
 from attrobust.versions import versioned
 
 #: Maps made of attention weights alone: they explain no readout.
