@@ -22,7 +22,7 @@ DISTANCES = tuple(name for name, worse in attacks.MEASURES.items() if worse > 0 
 COLUMNS = (*SIMILARITIES, *DISTANCES)
 
 
-@versioned(1)
+@versioned(2)
 def attribution_robustness(
     model: nn.Module,
     x: Images,
@@ -73,6 +73,53 @@ def attribution_robustness(
         tables.append(pd.concat(rows).assign(attribution=name))
     table = pd.concat(tables, ignore_index=True).rename(columns={"part": "attack"})
     return table[["image", "attribution", "attack", *COLUMNS, "counted"]]
+
+
+@versioned(1)
+def strength(
+    model: nn.Module,
+    x: Images,
+    *,
+    attributions: Mapping[str, Attribution],
+    ball: Ball,
+    k: int,
+    generator: torch.Generator,
+    attack: str,
+    steps: int,
+    starts: int,
+) -> pd.DataFrame:
+    """Mean worst case under the default attack or under the heavy one, for the question whether the first suffices.
+
+    Args:
+        model: classifier in eval mode.
+        x: clean images, pixels in [0, 1].
+        attributions: name -> (model, x, target) -> signed map.
+        ball: allowed perturbations.
+        k: pixels of the top-k measures.
+        generator: of the random starts.
+        attack: "auto" (`attacks.auto`, gradient parts only) or "heavy" (`attacks.heavy`).
+        steps: gradient steps of each ascent.
+        starts: random starts of each objective.
+
+    Returns:
+        One row per attribution: means of `COLUMNS` over the images that were attacked, their number `n`, `attack`.
+
+    Raises:
+        ValueError: for an unknown attack, and for what the attack refuses.
+    """
+    checks.one_of("attack", attack, ("auto", "heavy"))
+    rows = []
+    for name, attribution in attributions.items():
+        if attack == "heavy":
+            found = attacks.heavy(attribution, model, x, ball, k=k, generator=generator, steps=steps, starts=starts)
+        else:
+            effort = attacks.Effort(steps=steps, restarts=starts, draws=0, walk=0)
+            found = attacks.auto(attribution, model, x, ball, k=k, generator=generator, effort=effort)
+        worst = found.table[found.table["part"] == "worst"]
+        rows.append(
+            {"attribution": name, "attack": attack, "n": int(worst["counted"].sum()), **worst[[*COLUMNS]].mean()}
+        )
+    return pd.DataFrame(rows)
 
 
 def transfer(

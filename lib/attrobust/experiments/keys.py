@@ -24,7 +24,9 @@ INSTRUMENTS: tuple[Callable, ...] = (
     explanations.margins,
     explanations.under_attack,
     robustness.attribution_robustness,
+    robustness.strength,
     attacks.auto,
+    attacks.heavy,
 )
 
 #: Constants of the rule that says which runs are compared.
