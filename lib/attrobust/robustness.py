@@ -34,6 +34,7 @@ def attribution_robustness(
     effort: attacks.Effort | None = None,
     noise_draws: int = 4,
     ascend_on: Sequence[nn.Module] | None = None,
+    refuse: bool = True,
 ) -> pd.DataFrame:
     """Attack the maps of the predicted classes and compare them with the clean ones.
 
@@ -47,6 +48,7 @@ def attribution_robustness(
         effort: how hard `attacks.auto` climbs, `attacks.Effort()` if None; noise and walk are left out of the attack.
         noise_draws: random perturbations of full size, averaged, for the noise row.
         ascend_on: networks to climb on; twins of the model are built if its derivative fails the audit.
+        refuse: whether a map that cannot be climbed is an error; if not, it was not attacked, and its row is NaN.
 
     Returns:
         One row per image, attribution and attack ("noise", each part of the attack, "worst"), with every measure of
@@ -64,12 +66,19 @@ def attribution_robustness(
     target, noise = _predictions(model, x), _noise(model, x, ball, streams, noise_draws)
     climbing = dataclasses.replace(effort, draws=0, walk=0)
     for name, attribution in attributions.items():
-        found = attacks.auto(attribution, model, x, ball, k=k, generator=streams, effort=climbing, ascend_on=ascend_on)
+        try:
+            found = attacks.auto(
+                attribution, model, x, ball, k=k, generator=streams, effort=climbing, ascend_on=ascend_on
+            ).table
+        except attacks.BlindError:
+            if refuse:
+                raise
+            found = _not_attacked(len(x))
         maps = _explained(attribution, model, target, streams)
         clean = maps(x)
         drawn = [attacks.measure(clean, maps(noisy), k=k) for noisy, _ in noise]
         means = {column: torch.stack([d[column] for d in drawn]).mean(0) for column in COLUMNS}
-        rows = [_table(means, _share(noise), part="noise"), found.table]
+        rows = [_table(means, _share(noise), part="noise"), found]
         tables.append(pd.concat(rows).assign(attribution=name))
     table = pd.concat(tables, ignore_index=True).rename(columns={"part": "attack"})
     return table[["image", "attribution", "attack", *COLUMNS, "counted"]]
@@ -102,7 +111,8 @@ def strength(
         starts: random starts of each objective.
 
     Returns:
-        One row per attribution: means of `COLUMNS` over the images that were attacked, their number `n`, `attack`.
+        One row per attribution: means of `COLUMNS` over the images that were attacked, their number `n`, `attack`. A
+        map that cannot be climbed was not attacked.
 
     Raises:
         ValueError: for an unknown attack, and for what the attack refuses.
@@ -110,12 +120,16 @@ def strength(
     checks.one_of("attack", attack, ("auto", "heavy"))
     rows = []
     for name, attribution in attributions.items():
-        if attack == "heavy":
-            found = attacks.heavy(attribution, model, x, ball, k=k, generator=generator, steps=steps, starts=starts)
-        else:
-            effort = attacks.Effort(steps=steps, restarts=starts, draws=0, walk=0)
-            found = attacks.auto(attribution, model, x, ball, k=k, generator=generator, effort=effort)
-        worst = found.table[found.table["part"] == "worst"]
+        try:
+            if attack == "heavy":
+                found = attacks.heavy(attribution, model, x, ball, k=k, generator=generator, steps=steps, starts=starts)
+            else:
+                effort = attacks.Effort(steps=steps, restarts=starts, draws=0, walk=0)
+                found = attacks.auto(attribution, model, x, ball, k=k, generator=generator, effort=effort)
+            table = found.table
+        except attacks.BlindError:
+            table = _not_attacked(len(x))
+        worst = table[table["part"] == "worst"]
         rows.append(
             {"attribution": name, "attack": attack, "n": int(worst["counted"].sum()), **worst[[*COLUMNS]].mean()}
         )
@@ -224,6 +238,12 @@ def _explained(
 ) -> Callable[[Images], Maps]:
     """Maps of the predicted classes, stochastic ones under each image's common draws."""
     return lambda images: attacks.explain(attribution, model, images, target, streams.common()).detach()
+
+
+def _not_attacked(n: int) -> pd.DataFrame:
+    """Rows of n images that no attack has reached."""
+    nothing = torch.full((n,), torch.nan)
+    return _table(dict.fromkeys(COLUMNS, nothing), torch.zeros(n), part="worst")
 
 
 def _measured(

@@ -4,7 +4,7 @@ An objective says what to change, as a function of two maps; `climb` ascends it;
 every objective, searches at random beside it, and keeps the worst of each image under every measure.
 """
 
-from attrobust.attacks.audit import Audit, audit
+from attrobust.attacks.audit import Audit, BlindError, audit
 from attrobust.attacks.effort import BETAS, CLIMBABLE, FIRST_VERSION, OBJECTIVES, Effort, Passes, passes
 from attrobust.attacks.heavy import heavy
 from attrobust.attacks.judge import MEASURES, measure
@@ -29,6 +29,7 @@ __all__ = [
     "MEASURES",
     "OBJECTIVES",
     "Audit",
+    "BlindError",
     "Effort",
     "Found",
     "Objective",

@@ -76,6 +76,7 @@ def under_attack(
             k=k,
             effort=effort,
             generator=torch.Generator(x.device).manual_seed(seed),
+            refuse=False,
         )
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
         means, attacked = (t.reindex(["noise", "worst"]) for t in (by_attack.mean(), by_attack["spearman"].count()))
