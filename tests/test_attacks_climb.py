@@ -153,13 +153,13 @@ def climbing(model, x, ball, effort, goal="cosine"):
     judge, iterates = opened(problem, k=2), []
     see = judge.see
 
-    def watched(part, at, *others):
+    def watched(parts, at, *others):
         iterates.append(at.detach().clone())
-        see(part, at, *others)
+        see(parts, at, *others)
 
     judge.see = watched
     objective = climbable(judge, [goal], k=2, wanted=None)[goal]
-    lost = climb(problem, judge, goal, model, objective, rows=problem.everyone, effort=effort)
+    lost = climb(problem, judge, model, {goal: objective}, rows=problem.everyone, effort=effort)
     return problem, iterates, lost
 
 

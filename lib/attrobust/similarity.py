@@ -6,8 +6,9 @@ displacement (a distance) the scale too. Cosine of two *non-negative* maps is ne
 absolute maps are compared by rank or by Pearson correlation instead.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attrobust import checks
@@ -38,10 +39,20 @@ def topk_intersection(reference: Importances, perturbed: Importances, *, k: int)
 
     Reference: Ghorbani et al. 2019, "Interpretation of neural networks is fragile".
     """
-    first, second = _flat_pair(reference, perturbed)
+    first, _ = _flat_pair(reference, perturbed)
     checks.count("k", k, most=first.shape[1])
-    chosen = torch.zeros_like(first).scatter_(1, first.topk(k).indices, 1)
-    return chosen.gather(1, second.topk(k).indices).sum(1) / k
+    return (leaders(reference, k=k) & leaders(perturbed, k=k)).sum(1).to(first) / k
+
+
+def leaders(importances: Importances, *, k: int) -> Bool[Tensor, "batch pixels"]:
+    """Which pixels are the k most important of their map.
+
+    Example:
+        >>> leaders(torch.tensor([[[0.2, 0.5], [0.4, 0.1]]]), k=2).tolist()
+        [[False, True, True, False]]
+    """
+    flat = importances.flatten(1)
+    return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, flat.topk(k).indices, True)
 
 
 def topk_above_chance(reference: Importances, perturbed: Importances, *, k: int) -> PerImage:
@@ -94,10 +105,14 @@ def ranks(importances: Importances) -> Float[Tensor, "batch pixels"]:
         >>> ranks(torch.tensor([[[0.2, 0.5], [0.5, 0.1]]])).tolist()
         [[2.0, 3.5, 3.5, 1.0]]
     """
-    ordered, order = importances.detach().flatten(1).sort(1)
+    values = importances.detach().flatten(1)
+    order = torch.from_numpy(np.argsort(values.numpy(), axis=1)) if values.device.type == "cpu" else values.argsort(1)
+    ordered = values.gather(1, order)
     place = torch.arange(ordered.shape[1], device=ordered.device).expand_as(ordered)
     new = torch.ones_like(ordered, dtype=torch.bool)
     new[:, 1:] = ordered.diff(dim=1) != 0
+    if bool(new.all()):
+        return torch.empty_like(ordered, dtype=torch.float64).scatter_(1, order, (place + 1).double())
     # Ties stand side by side: they share the mean of the first and the last place of their run.
     first = torch.where(new, place, 0).cummax(1).values
     last = torch.where(new.roll(-1, 1), place, len(new[0])).flip(1).cummin(1).values.flip(1)

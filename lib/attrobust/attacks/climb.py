@@ -6,13 +6,15 @@
 where d is the gradient of the objective through the map, and for an iterate that has lost its prediction the way back
 across the decision boundary, and onward along it. Madry et al. 2018; momentum on the l1-normalised gradient after Dong
 et al. 2018, "Boosting adversarial attacks with momentum".
+
+Several objectives climb side by side: small networks cost by the step, not by the image.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attrobust.attacks.audit import gradient
 from attrobust.attacks.effort import Effort
@@ -21,43 +23,56 @@ from attrobust.attacks.problem import Goal, Problem, along, still_open
 from attrobust.attacks.streams import each
 from attrobust.shapes import Images, Maps
 
+#: Pixels that climb at once; more objectives than fit take turns, so that large images do not fill the memory.
+SIDE_BY_SIDE = 2**20
+
 
 def climb(
-    problem: Problem, judge: Judge, part: str, network: nn.Module, goal: Goal, *, rows: Rows, effort: Effort
+    problem: Problem, judge: Judge, network: nn.Module, goals: Mapping[str, Goal], *, rows: Rows, effort: Effort
 ) -> int:
-    """Ascend a goal for some images, all restarts side by side; images that are broken leave.
+    """Ascend goals for some images, goals and restarts side by side; images that are broken leave.
 
     Args:
         problem: the setting.
         judge: sees every iterate.
-        part: name of the part, for the judge and the random streams.
         network: whose map is climbed; the judged one, or a smooth twin.
-        goal: what is increased.
+        goals: what is increased, by the name of its part, for the judge and the random streams.
         rows: images to climb for.
         effort: how hard to try.
 
     Returns:
         How many iterates had lost their prediction and were steered back.
     """
-    images, steps, restarts, lost = judge.open(part, rows), effort.steps, effort.restarts, 0
+    pixels = max(1, len(rows) * effort.restarts * problem.x[0].numel())
+    together, parts = max(1, SIDE_BY_SIDE // pixels), list(goals)
+    groups = [parts[i : i + together] for i in range(0, len(parts), together)]
+    return sum(_climb(problem, judge, network, {p: goals[p] for p in group}, rows, effort) for group in groups)
+
+
+def _climb(
+    problem: Problem, judge: Judge, network: nn.Module, goals: Mapping[str, Goal], rows: Rows, effort: Effort
+) -> int:
+    parts, steps, restarts, lost = list(goals), effort.steps, effort.restarts, 0
+    for part in parts:
+        images = judge.open(part, rows)
     if not len(images):
         return 0
     turns = [problem.ball.boundary if turn % 2 else problem.ball.sample for turn in range(restarts)]
-    draws = [[problem.streams(i, f"{part} {turn}") for i in images.tolist()] for turn in range(restarts)]
-    x = problem.x[images]
-    kicks = torch.cat([each(turn, x, own) for turn, own in zip(turns, draws, strict=True)])
-    rows, draws = images.repeat(restarts), [stream for own in draws for stream in own]
+    draws = [[problem.streams(i, f"{p} {t}") for i in images.tolist()] for p in parts for t in range(restarts)]
+    kicks = torch.cat([each(turn, problem.x[images], own) for turn, own in zip(turns * len(parts), draws, strict=True)])
+    of = torch.arange(len(parts), device=images.device).repeat_interleave(restarts * len(images))
+    rows, streams = images.repeat(restarts * len(parts)), [stream for own in draws for stream in own]
     at, velocity = problem.moved(rows, kicks), torch.zeros_like(kicks)
     for step in range(steps + 1):
-        rows, at, velocity, draws = still_open(judge, rows, at, velocity, draws)
+        rows, of, at, velocity, streams = still_open(judge, rows, of, at, velocity, streams)
         if not len(rows):
             break
         if step == steps:
-            problem.see(judge, part, at, rows)
+            problem.see(judge, parts, at, rows, of)
             break
-        maps, direction = _slope(problem, network, goal, at, rows, draws, eot=effort.eot)
+        maps, direction = _slope(problem, network, list(goals.values()), at, rows, of, streams, eot=effort.eot)
         kept = problem.kept(at, rows)
-        judge.see(part, at, rows, problem.judged(at, rows) if maps is None else maps, kept)
+        judge.see(parts, at, rows, problem.judged(at, rows) if maps is None else maps, kept, of)
         astray = (~kept).nonzero().flatten()
         if len(astray):
             lost += len(astray)
@@ -72,20 +87,28 @@ def climb(
 def _slope(
     problem: Problem,
     network: nn.Module,
-    goal: Goal,
+    goals: Sequence[Goal],
     at: Images,
     rows: Rows,
-    draws: Sequence[torch.Generator],
+    of: Rows,
+    streams: Sequence[torch.Generator],
     *,
     eot: int,
 ) -> tuple[Maps | None, Images]:
-    """The map, where the judge can use it, and the goal's gradient; averaged over fresh draws of a stochastic map."""
+    """The map, where the judge can use it, and the goals' gradient; averaged over fresh draws of a stochastic map."""
     total = torch.zeros_like(at)
     for _ in range(eot if problem.stochastic else 1):
         leaf = at.detach().requires_grad_()
         with torch.enable_grad():
-            maps = problem.maps(network, leaf, rows, draws)
-            climbed = goal(rows, maps)
+            maps = problem.maps(network, leaf, rows, streams)
+            climbed = _climbed(goals, rows, of, maps)
         total += gradient(climbed, leaf)
     shared = network is problem.model and not problem.stochastic
     return (maps.detach() if shared else None), total
+
+
+def _climbed(goals: Sequence[Goal], rows: Rows, of: Rows, maps: Maps) -> Tensor:
+    """Each row's own goal; rows of one goal stand together."""
+    counts = torch.bincount(of, minlength=len(goals)).tolist()
+    parts = zip(goals, rows.split(counts), maps.split(counts), strict=True)
+    return torch.cat([goal(own, there) for goal, own, there in parts if len(own)])

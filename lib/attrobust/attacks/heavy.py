@@ -163,7 +163,8 @@ def _look(
         climbed = goal(rows, maps)
     slope, value = gradient(climbed, leaf), climbed.detach().nan_to_num(nan=-torch.inf)
     kept = problem.kept(at, rows)
-    judge.see(part, at, rows, maps.detach() if network is problem.model else problem.judged(at, rows), kept)
+    judged = maps.detach() if network is problem.model else problem.judged(at, rows)
+    judge.see([part], at, rows, judged, kept, torch.zeros_like(rows))
     astray = (~kept).nonzero().flatten()
     if len(astray):
         slope[astray] = problem.way_back(at[astray], rows[astray])

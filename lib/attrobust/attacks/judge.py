@@ -5,15 +5,16 @@ is chosen for each measure by that measure itself, among those that keep the pre
 has reached was not attacked: its row is NaN, never "unmoved".
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attrobust.attacks.objectives import match_map, shift_topk
-from attrobust.attributions import distances, similarities, zero_maps
+from attrobust import similarity
+from attrobust.attacks.objectives import match_map, share_of
+from attrobust.attributions import distances, pixelwise, zero_maps
 from attrobust.shapes import Images, Maps, Marks, PerImage, Wanted
 
 Rows = Int[Tensor, " iterates"]
@@ -45,14 +46,39 @@ def measure(clean: Maps, there: Maps, *, k: int, wanted: Wanted | None = None) -
         By name, in the order of `MEASURES`; `top_k_share` is the share of importance that the clean leaders hold,
         over the share they held.
     """
-    nothing, gone = zero_maps(clean), zero_maps(there)
-    alike = similarities(clean, there, k=k)
-    held = shift_topk(clean, there, k=k) / shift_topk(clean, clean, k=k)
-    alike = {"top_k": alike.pop("top_k"), "top_k_share": held, **alike}
-    found = {name: torch.where(gone, 0.0, value) for name, value in alike.items()} | distances(clean, there)
-    if wanted is not None:
-        found["match"] = match_map(clean, there, wanted=wanted)
-    return {name: torch.where(nothing, torch.nan, value) for name, value in found.items()}
+    return Clean(clean, k=k, wanted=wanted).measure(there, torch.arange(len(clean), device=clean.device))
+
+
+class Clean:
+    """Clean maps, with everything that their comparison with other maps needs again and again.
+
+    Args:
+        maps: the clean maps.
+        k: leading pixels.
+        wanted: maps to be matched, if any.
+    """
+
+    def __init__(self, maps: Maps, *, k: int, wanted: Wanted | None = None) -> None:
+        self.maps, self._k, self._wanted = maps, k, wanted
+        self._importances = pixelwise(maps)
+        self._ranks, self._leaders = similarity.ranks(self._importances), similarity.leaders(self._importances, k=k)
+        self._held, self.zero = share_of(self._leaders, self._importances), zero_maps(maps)
+
+    def measure(self, there: Maps, rows: Rows) -> dict[str, Float[Tensor, " iterates"]]:
+        """Similarities and distances of maps and the clean ones that they belong to, as `measure` says."""
+        now, clean, gone = pixelwise(there), self.maps[rows], zero_maps(there)
+        leaders = self._leaders[rows]
+        alike = {
+            "top_k": (leaders & similarity.leaders(now, k=self._k)).sum(1).to(now) / self._k,
+            "top_k_share": share_of(leaders, now) / self._held[rows],
+            "spearman": similarity.pearson(self._ranks[rows][:, None], similarity.ranks(now)[:, None]).to(now),
+            "cosine": similarity.cosine(clean, there),
+            "pearson": similarity.pearson(self._importances[rows], now),
+        }
+        found = {name: torch.where(gone, 0.0, value) for name, value in alike.items()} | distances(clean, there)
+        if self._wanted is not None:
+            found["match"] = match_map(clean, there, wanted=self._wanted[rows])
+        return {name: torch.where(self.zero[rows], torch.nan, value) for name, value in found.items()}
 
 
 class Judge:
@@ -73,7 +99,7 @@ class Judge:
     def __init__(
         self, x: Images, clean: Maps, *, k: int, wanted: Wanted | None = None, goal: tuple[str, float] | None = None
     ) -> None:
-        self.clean, self._k, self._wanted, self._goal = clean, k, wanted, goal
+        self.clean, self._reference, self._goal = clean, Clean(clean, k=k, wanted=wanted), goal
         self._names = [name for name in MEASURES if name != "match" or wanted is not None]
         self._nothing = torch.full((len(self._names), len(x)), -torch.inf, dtype=clean.dtype, device=clean.device)
         self._best, self._held = self._nothing.clone(), self._nothing.clone()  # of all iterates; of the image kept
@@ -94,34 +120,51 @@ class Judge:
         self._parts[part] = {"best": self._nothing.clone(), "tried": tried, "counted": torch.zeros_like(tried)}
         return rows
 
-    def see(self, part: str, at: Images, rows: Rows, maps: Maps, kept: Bool[Tensor, " iterates"]) -> None:
-        """Judge iterates of a part.
+    def see(
+        self, parts: Sequence[str], at: Images, rows: Rows, maps: Maps, kept: Bool[Tensor, " iterates"], of: Rows
+    ) -> None:
+        """Judge iterates.
 
         Args:
-            part: an open part.
+            parts: open parts that they come from.
             at: iterates.
-            rows: which image each belongs to; ascending, and again from the first for every restart.
+            rows: which image each belongs to.
             maps: their maps on the judged network.
             kept: whether it still predicts the clean class.
+            of: which of the parts each comes from.
         """
         kept = kept & torch.isfinite(maps).flatten(1).all(1)
-        scores = self._score(maps.nan_to_num(), rows)
+        found = self._reference.measure(maps.detach().nan_to_num(), rows)
+        scores = torch.stack([MEASURES[name] * found[name] for name in self._names])
         scores = torch.where(kept & ~scores.isnan(), scores, -torch.inf)
-        own, index = self._parts[part], list(self._parts).index(part)
-        for turn in _once_each(rows):
-            images, found = rows[turn], scores[:, turn]
-            own["counted"][images] |= kept[turn]
-            own["best"][:, images] = torch.maximum(own["best"][:, images], found)
-            self._best[:, images] = torch.maximum(self._best[:, images], found)
-            held = self._held[:, images]
-            margin = ROUNDING * torch.finfo(held.dtype).eps * held.abs()
-            measures, columns = (found > torch.where(held.isinf(), held, held + margin)).nonzero(as_tuple=True)
-            where = measures, images[columns]
-            self._held[where], self._winner[where] = found[measures, columns], index
-            self._at[where] = at.detach()[turn][columns]
+        for index, part in enumerate(parts):
+            own = of == index
+            self._parts[part]["counted"][rows[own & kept]] = True
+            _raise(self._parts[part]["best"], rows[own], scores[:, own])
+        _raise(self._best, rows, scores)
+        margin = ROUNDING * torch.finfo(scores.dtype).eps * self._held.abs()
+        worse = self._best > torch.where(self._held.isinf(), self._held, self._held + margin)
+        if bool(worse.any()):
+            self._keep(parts, at, rows, scores, of, worse)
         if self._goal is not None:
             name, value = self._goal
             self.broken = self._best[self._names.index(name)] >= MEASURES[name] * value
+
+    def _keep(
+        self, parts: Sequence[str], at: Images, rows: Rows, scores: Tensor, of: Rows, worse: Bool[Tensor, "measures n"]
+    ) -> None:
+        """Of the iterates that are worst for an image, up to rounding, keep the first."""
+        best = self._best[:, rows]
+        level = scores >= best - ROUNDING * torch.finfo(scores.dtype).eps * best.abs()
+        place = torch.arange(len(rows), device=rows.device)
+        candidates = torch.where(level & worse[:, rows], place, len(rows))
+        first = torch.full_like(self._winner, len(rows))
+        first.scatter_reduce_(1, rows.expand_as(candidates), candidates, "amin")
+        measures, images = (first < len(rows)).nonzero(as_tuple=True)
+        chosen, numbers = first[measures, images], list(self._parts)
+        self._held[measures, images] = scores[measures, chosen]
+        self._winner[measures, images] = torch.tensor([numbers.index(p) for p in parts], device=of.device)[of[chosen]]
+        self._at[measures, images] = at.detach()[chosen]
 
     @property
     def counted(self) -> Marks:
@@ -136,7 +179,7 @@ class Judge:
         for part, found in {**self._parts, "worst": {"best": self._best, **every}}.items():
             values = torch.where(found["best"].isinf(), torch.nan, found["best"])
             columns = {name: MEASURES[name] * value for name, value in zip(self._names, values, strict=True)}
-            columns |= {flag: found[flag] for flag in flags} | {"zero": zero_maps(self.clean)}
+            columns |= {flag: found[flag] for flag in flags} | {"zero": self._reference.zero}
             numbers = {name: value.double().cpu().numpy() for name, value in columns.items()}
             tables.append(pd.DataFrame({"image": range(len(self.clean)), "part": part, **numbers}))
         return pd.concat(tables, ignore_index=True)
@@ -151,13 +194,7 @@ class Judge:
     def _any(self, flag: str) -> Marks:
         return torch.stack([torch.zeros_like(self.broken), *(part[flag] for part in self._parts.values())]).any(0)
 
-    def _score(self, maps: Maps, rows: Rows) -> Float[Tensor, "measures iterates"]:
-        wanted = None if self._wanted is None else self._wanted[rows]
-        found = measure(self.clean[rows], maps.detach(), k=self._k, wanted=wanted)
-        return torch.stack([MEASURES[name] * found[name] for name in self._names])
 
-
-def _once_each(rows: Rows) -> Iterator[Tensor]:
-    """Positions in turns, so that no turn holds an image twice."""
-    ends = (rows.diff() <= 0).nonzero().flatten() + 1
-    yield from torch.arange(len(rows), device=rows.device).tensor_split(ends.cpu())
+def _raise(best: Float[Tensor, "measures n"], rows: Rows, scores: Float[Tensor, "measures iterates"]) -> None:
+    """Put the largest score of each image, in place."""
+    best.scatter_reduce_(1, rows.expand(len(best), -1), scores, "amax")

@@ -92,9 +92,10 @@ class Problem:
         """The images under a perturbation, pulled into the ball and into [0, 1]."""
         return (self.x[rows] + self.ball.project(perturbation)).clamp(0, 1)
 
-    def see(self, judge: Judge, part: str, at: Images, rows: Rows) -> None:
-        """Show iterates to the judge that nobody has explained yet."""
-        judge.see(part, at, rows, self.judged(at, rows), self.kept(at, rows))
+    def see(self, judge: Judge, parts: Sequence[str], at: Images, rows: Rows, of: Rows | None = None) -> None:
+        """Show iterates to the judge that nobody has explained yet; they come from one part unless `of` says."""
+        of = torch.zeros_like(rows) if of is None else of
+        judge.see(parts, at, rows, self.judged(at, rows), self.kept(at, rows), of)
 
 
 def along(back: Images, slope: Images) -> Images:

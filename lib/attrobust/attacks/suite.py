@@ -130,15 +130,14 @@ def auto(
     judge = opened(problem, k=k, wanted=wanted, goal=goal)
     goals, audits, lost = climbable(judge, effort.objectives, k=k, wanted=wanted), {}, 0
     networks = passing(problem, ascend_on or (), audits, betas=effort.betas) if effort.steps else {}
-    for name, objective in goals.items():
-        for suffix, network in networks.items():
-            rows = audits[suffix].passed.nonzero().flatten()
-            lost += climb(problem, judge, name + suffix, network, objective, rows=rows, effort=effort)
+    for suffix, network in networks.items():
+        named, rows = {name + suffix: g for name, g in goals.items()}, audits[suffix].passed.nonzero().flatten()
+        lost += climb(problem, judge, network, named, rows=rows, effort=effort)
     _blindly(problem, judge, "noise", effort.draws, lambda at, kick, rows: kick)
     _blindly(problem, judge, "walk", effort.walk, lambda at, kick, rows: at + WALK_STEP * kick - x[rows])
     for name, images in starts.items():
         rows = judge.open(f"start: {name}", problem.everyone)
-        problem.see(judge, f"start: {name}", images[rows], rows)
+        problem.see(judge, [f"start: {name}"], images[rows], rows)
     return found(judge, networks, audits, lost)
 
 
@@ -229,7 +228,7 @@ def _blindly(problem: Problem, judge: Judge, part: str, count: int, step: Callab
         if not len(rows):
             return
         at = problem.moved(rows, step(at, each(problem.ball.boundary, at, draws), rows))
-        problem.see(judge, part, at, rows)
+        problem.see(judge, [part], at, rows)
 
 
 def _check_start(name: str, images: Images, x: Images, ball: Ball) -> None:
