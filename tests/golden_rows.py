@@ -39,7 +39,7 @@ LOOSE = {"train": (1e-3, 1e-4), "drop_in": (1e-3, 1e-5), "twins": (1e-6, 1e-6), 
 
 SMALL = experiments.Measurement(radii=(8,), effort=attacks.Effort(steps=2, restarts=1), n_attacked=3, trace_products=6)
 DENSE = {"dataset": "digits", "side": 4, "n_train": 24, "step_size": 0.1, "batch_size": 8, "epochs": 3, "seed": 0}
-ATTACK = {"radius": 8, "steps": 2, "restarts": 1, "seed": 0}
+ATTACK = {"radius": 8, "seed": 0}
 
 
 def experiment(**changes: object) -> experiments.Experiment:
@@ -127,8 +127,8 @@ def input_side() -> dict[str, float]:
 
 def robust() -> pd.DataFrame:
     model, x = cases.mlp(), cases.images(3)
-    how = {"attributions": {"saliency": attributions.saliency}, "ball": Ball("linf", 8 / 255), "k": 2, "steps": 2}
-    return robustness.attribution_robustness(model, x, **how, generator=cases.generator())
+    how = {"attributions": {"saliency": attributions.saliency}, "ball": Ball("linf", 8 / 255), "k": 2}
+    return robustness.attribution_robustness(model, x, **how, effort=SMALL.effort, generator=cases.generator())
 
 
 def suite() -> pd.DataFrame:
@@ -137,11 +137,16 @@ def suite() -> pd.DataFrame:
     return attacks.auto(attributions.saliency, cases.mlp(), cases.images(2), Ball("linf", 8 / 255), **how).table
 
 
+def judge_of_strength() -> pd.DataFrame:
+    how = {"k": 2, "steps": 3, "starts": 1, "generator": cases.generator()}
+    return attacks.heavy(attributions.saliency, cases.mlp(), cases.images(2), Ball("linf", 8 / 255), **how).table
+
+
 def untimed(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="seconds").sort_values([c for c in table if c != "seconds"], ignore_index=True)
 
 
-DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8, "steps": 1, "restarts": 1}
+DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
 
 #: A small call of every versioned function.
 CASES: dict[str, Callable[[], object]] = {
@@ -153,11 +158,12 @@ CASES: dict[str, Callable[[], object]] = {
     "_input_side": input_side,
     "inside": lambda: explanations.inside(vit(), images(), patch=2, k=2),
     "margins": lambda: explanations.margins(vit("softmax"), images(2), k=2),
-    "under_attack": lambda: explanations.under_attack(vit(), images(2), patch=2, k=2, **ATTACK),
+    "under_attack": lambda: explanations.under_attack(vit(), images(2), patch=2, k=2, effort=SMALL.effort, **ATTACK),
     "attribution_robustness": robust,
     "auto": suite,
-    "read_out_twice": lambda: control.read_out_twice(vit(), images(2), **ATTACK, ascend_on=None),
-    "drop_in": lambda: swapping.drop_in(["gaussian"], 0, **DROP_IN),
+    "heavy": judge_of_strength,
+    "read_out_twice": lambda: control.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
+    "drop_in": lambda: swapping.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
     "training_steps": lambda: untimed(costs.training_steps(["l2"], 14, 8, 1, 2, 1)),
     "mixing": lambda: untimed(costs.mixing(["l2"], [4], 4, 1)),
     "diversities": partial(trials.diversities, [0.01, 1.0], [0]),

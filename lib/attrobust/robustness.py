@@ -22,7 +22,7 @@ DISTANCES = tuple(name for name, worse in attacks.MEASURES.items() if worse > 0 
 COLUMNS = (*SIMILARITIES, *DISTANCES)
 
 
-@versioned(1)
+@versioned(2)
 def attribution_robustness(
     model: nn.Module,
     x: Images,

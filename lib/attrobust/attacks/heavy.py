@@ -20,6 +20,7 @@ from attrobust.attacks.streams import Streams, each
 from attrobust.attacks.suite import Found, climbable, found, opened, passing
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images, Maps, OnePlane
+from attrobust.versions import versioned
 
 #: Croce and Hein 2020: the first checkpoint, how much intervals shrink, the least of them, and the share of rising
 #: steps below which a step is halved.
@@ -32,6 +33,7 @@ NEW = 0.75
 SEEDS = ("top_k", "spearman", "cosine", "pearson")
 
 
+@versioned(1)
 def heavy(
     attribution: Attribution,
     model: nn.Module,

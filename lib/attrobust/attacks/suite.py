@@ -29,6 +29,7 @@ from attrobust.attacks.streams import Streams, each
 from attrobust.balls import Ball
 from attrobust.models import SmoothTwin, kinks, smooth_twin
 from attrobust.shapes import Attribution, Images, Maps, Marks, Wanted
+from attrobust.versions import versioned
 
 #: Step of the walk over the radius: half a grey level of eight (Ghorbani et al. 2019, public code).
 WALK_STEP = 1 / 16
@@ -71,6 +72,7 @@ class Found:
         return float((~self.counted).double().mean())
 
 
+@versioned(2)
 def auto(
     attribution: Attribution,
     model: nn.Module,

@@ -11,7 +11,7 @@ from attrobust.shapes import Images
 from attrobust.versions import versioned
 
 
-@versioned(1)
+@versioned(2)
 def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, restarts: int, seed: int) -> pd.DataFrame:
     """How steady the ranks of CLS rows are under an attack on raw attention, by two read-outs of the same scores.
 

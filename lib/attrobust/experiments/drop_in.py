@@ -19,7 +19,7 @@ from attrobust.versions import versioned
 PATCH = 2
 
 
-@versioned(1)
+@versioned(2)
 def drop_in(
     names: Sequence[str],
     seed: int,

@@ -32,7 +32,7 @@ def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
     }
 
 
-@versioned(1)
+@versioned(2)
 def under_attack(
     model: nn.Module,
     x: Images,

@@ -25,6 +25,7 @@ INSTRUMENTS: tuple[Callable, ...] = (
     explanations.under_attack,
     robustness.attribution_robustness,
     attacks.auto,
+    attacks.heavy,
 )
 
 #: Constants of the rule that says which runs are compared.

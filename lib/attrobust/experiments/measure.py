@@ -72,7 +72,7 @@ def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Mod
     return networks, training.fit(networks, *examples, first.recipe, generators=generators)
 
 
-@versioned(1)
+@versioned(2)
 def measure(
     experiment: Experiment, measurement: Measurement, model: nn.Module, fit: training.Fit, device: str = "cpu"
 ) -> tuple[dict[str, object], pd.DataFrame]:
@@ -164,7 +164,7 @@ def names(experiment: Experiment, measurement: Measurement) -> list[str]:
     return found + (explanations.inside_names(experiment.attention) if transformer else [])
 
 
-@versioned(1)
+@versioned(2)
 def _flatness(
     model: nn.Module, train_examples: data.Examples, measurement: Measurement, seed: int, device: str
 ) -> dict[str, float]:
