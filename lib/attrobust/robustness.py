@@ -34,6 +34,7 @@ def attribution_robustness(
     effort: attacks.Effort | None = None,
     noise_draws: int = 4,
     ascend_on: Sequence[nn.Module] | None = None,
+    skip_blind: bool = False,
 ) -> pd.DataFrame:
     """Attack the maps of the predicted classes and compare them with the clean ones.
 
@@ -47,6 +48,7 @@ def attribution_robustness(
         effort: how hard `attacks.auto` climbs, `attacks.Effort()` if None; noise and walk are left out of the attack.
         noise_draws: random perturbations of full size, averaged, for the noise row.
         ascend_on: networks to climb on; twins of the model are built if its derivative fails the audit.
+        skip_blind: whether a map on which an attack would climb blindly is left without a number instead of refused.
 
     Returns:
         One row per image, attribution and attack ("noise", each part of the attack, "worst"), with every measure of
@@ -55,6 +57,7 @@ def attribution_robustness(
 
     Raises:
         ValueError: for what `attacks.auto` refuses, an effort without gradient steps, or `noise_draws` below 1.
+        attacks.Blind: a ValueError, for a map whose derivative fails the audit, unless `skip_blind`.
     """
     checks.images("x", x)
     checks.count("noise_draws", noise_draws)
@@ -64,12 +67,22 @@ def attribution_robustness(
     target, noise = _predictions(model, x), _noise(model, x, ball, streams, noise_draws)
     climbing = dataclasses.replace(effort, draws=0, walk=0)
     for name, attribution in attributions.items():
-        found = attacks.auto(attribution, model, x, ball, k=k, generator=streams, effort=climbing, ascend_on=ascend_on)
+        try:
+            found = attacks.auto(
+                attribution, model, x, ball, k=k, generator=streams, effort=climbing, ascend_on=ascend_on
+            ).table
+        except attacks.Blind:
+            if not skip_blind:
+                raise
+            found = _table({}, torch.full((len(x),), torch.nan), part="worst")
         maps = _explained(attribution, model, target, streams)
         clean = maps(x)
         drawn = [attacks.measure(clean, maps(noisy), k=k) for noisy, _ in noise]
         means = {column: torch.stack([d[column] for d in drawn]).mean(0) for column in COLUMNS}
-        rows = [_table(means, _share(noise), part="noise"), found.table]
+        rows = [
+            _table(means, _share(noise), part="noise"),
+            found.reindex(columns=["image", "part", *COLUMNS, "counted"]),
+        ]
         tables.append(pd.concat(rows).assign(attribution=name))
     table = pd.concat(tables, ignore_index=True).rename(columns={"part": "attack"})
     return table[["image", "attribution", "attack", *COLUMNS, "counted"]]

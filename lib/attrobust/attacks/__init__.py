@@ -20,7 +20,7 @@ from attrobust.attacks.objectives import (
     unseat_topk,
 )
 from attrobust.attacks.streams import Streams, each, explain
-from attrobust.attacks.suite import Found, auto
+from attrobust.attacks.suite import Blind, Found, auto
 
 __all__ = [
     "BETAS",
@@ -29,6 +29,7 @@ __all__ = [
     "MEASURES",
     "OBJECTIVES",
     "Audit",
+    "Blind",
     "Effort",
     "Found",
     "Objective",

@@ -35,6 +35,10 @@ from attrobust.versions import versioned
 WALK_STEP = 1 / 16
 
 
+class Blind(ValueError):
+    """The derivative of a map does not predict how the map changes, on too many images, so nothing was attacked."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What an attack found.
@@ -108,9 +112,10 @@ def auto(
         "walk", and the starts' own names.
 
     Raises:
-        ValueError: for bad images or numbers, a model that returns no logits, a map that is not finite, a map whose
-            derivative fails the audit on more than a fifth of the images of every network, starts outside the
-            ball, an unknown measure in `goal`.
+        ValueError: for bad images or numbers, a model that returns no logits, a map that is not finite, starts outside
+            the ball, an unknown measure in `goal`.
+        Blind: a ValueError, for a map whose derivative fails the audit on more than a fifth of the images of every
+            network.
 
     Example:
         >>> from attrobust import attributions, models
@@ -182,7 +187,7 @@ def passing(
     """Networks whose derivative passes the audit, by the suffix of their parts' names; `audits` is filled.
 
     Raises:
-        ValueError: if there is none, unless no map moved at all (a linear network's): then nothing can be climbed.
+        Blind: if there is none, unless no map moved at all (a linear network's): then nothing can be climbed.
     """
     if ascend_on:
         named = {f", β={n.beta:g}" if isinstance(n, SmoothTwin) else "": n for n in ascend_on}
@@ -200,7 +205,7 @@ def passing(
     if not climbed and (bent or not still):
         least = min(audits[suffix].failing for suffix in named)
         runs = f" (it runs {', '.join(bent)})" if bent else ""
-        raise ValueError(
+        raise Blind(
             f"model{runs} has a {_name(problem.attribution)} map whose derivative does not predict how the map changes"
             f" on {least:.0%} of the images, so an attack would climb blindly; pass ascend_on=[smooth networks that"
             " stand for it], or Effort(steps=0) to search without gradients"

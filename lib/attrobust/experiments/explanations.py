@@ -58,7 +58,8 @@ def under_attack(
 
     Returns:
         Means over the images that were attacked of every similarity and distance and of `counted`, `zero_maps` (clean
-        maps that are zero everywhere) and `n` (images in the means); NaN where `n` is 0.
+        maps that are zero everywhere) and `n` (images in the means); NaN where `n` is 0, as it is of the attack on a
+        map that could only be climbed blindly.
     """
     rows = []
     with torch.no_grad():
@@ -75,6 +76,7 @@ def under_attack(
             k=k,
             effort=effort,
             generator=torch.Generator(x.device).manual_seed(seed),
+            skip_blind=True,
         )
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
         means, attacked = (t.reindex(["noise", "worst"]) for t in (by_attack.mean(), by_attack["spearman"].count()))
