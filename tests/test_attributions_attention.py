@@ -8,7 +8,7 @@ import pytest
 import torch
 from attrobust import attacks, attention, attributions, models, similarity
 from attrobust.attributions import attention as maps_of
-from attrobust.attributions.flow import max_flow
+from attrobust.attributions.flow import LARGEST, max_flow
 from torch import nn
 
 ROWS, COLUMNS = 2, 3
@@ -121,6 +121,16 @@ def test_attention_flow_is_the_least_cut(depth):
         capacities = draw.random((depth, 3, 3)) ** 3 + np.eye(3)
         for token in (1, 2):
             assert max_flow(capacities, token) == pytest.approx(least_cut(capacities, token), abs=1e-7)
+
+
+def test_capacities_are_rounded_to_the_nearest_whole_number():
+    """The flow through one pipe errs by half a unit at most, to either side."""
+    unit, errors = LARGEST / 2, []
+    for share in np.random.default_rng(0).random(40):
+        flow = max_flow(np.array([[[1 - share, share], [0.0, 1.0]]]), 1)
+        errors.append((flow - share) * unit)
+    assert 0.3 < max(errors) <= 0.5 + 1e-6
+    assert -0.5 - 1e-6 <= min(errors) < -0.3
 
 
 def test_attention_flow_of_a_network_runs_through_its_attention():

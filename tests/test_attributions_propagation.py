@@ -115,6 +115,24 @@ def test_deep_lift_through_a_max_pool_agrees_with_captum(activation):
     assert torch.allclose(ours, (X - 0.1) * multipliers, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("digits", range(4, 50, 3))
+def test_a_secant_and_its_derivative_are_right_at_every_gap(digits):
+    """(tanh h - tanh h0) / gap = sinh(gap) / (gap cosh h cosh h0), a form in which nothing cancels."""
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1), nn.Tanh(), nn.Linear(1, 1)).double()
+    gap = 2.0**-digits
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0 if parameter.ndim == 2 else 0.0)
+    x = torch.tensor([0.75, 0.25 + gap], dtype=torch.float64).view(1, 1, 1, 2).requires_grad_()
+    share = attributions.deep_lift(model, x, torch.tensor([0]), baseline=0.5)[0, 0, 0, 0]  # (x - 1/2) times the secant
+    (slope,) = torch.autograd.grad(share, x)
+    secant = math.sinh(gap) / gap / (math.cosh(1 + gap) * math.cosh(1))
+    bend = secant * (gap / 3 - gap**3 / 45 - math.tanh(1 + gap))
+    assert share.item() == pytest.approx(secant / 4, rel=2e-9)
+    assert slope[0, 0, 0, 0].item() == pytest.approx(secant + bend / 4, rel=1e-4)
+
+
 @pytest.mark.parametrize("network", [*SMOOTH.values(), *BENT.values()])
 @pytest.mark.parametrize("baseline", [0.0, 0.3])
 def test_deep_lift_sums_to_the_change_of_the_logit(network, baseline):

@@ -7,8 +7,8 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from attrobust import entropy, statements
-from attrobust.theory import readout, rows
+from attrobust.theory import draws, entropy, tally
+from attrobust.theory.entropy import blind_spot
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
@@ -32,7 +32,7 @@ def jacobian(s):
 
 @given(seed=seeds)
 def test_row_entropy_agrees_with_scipy_for_any_mass(seed):
-    p = rows.scores(seed).softmax(1)
+    p = draws.scores(seed).softmax(1)
     mass = 10 ** torch.randn(len(p), 1, generator=torch.Generator().manual_seed(seed), dtype=p.dtype)
     expected = scipy.stats.entropy(p.numpy(), axis=1)
     assert np.allclose(entropy.row_entropy(mass * p).numpy(), expected, atol=1e-12)
@@ -42,7 +42,7 @@ def test_row_entropy_agrees_with_scipy_for_any_mass(seed):
 
 @given(seed=seeds)
 def test_entropy_of_scores_is_the_entropy_of_their_softmax(seed):
-    s = rows.scores(seed)
+    s = draws.scores(seed)
     h = entropy.softmax_entropy(s)
     assert torch.allclose(h, entropy.row_entropy(s.softmax(1)), atol=1e-12)
     assert torch.allclose(entropy.entropy_deficit(s), math.log(s.shape[1]) - h, atol=1e-12)
@@ -97,7 +97,7 @@ def test_the_gradient_of_the_entropy_is_finite_at_zero_weights():
 
 @given(seed=seeds, c=st.floats(0.05, 2))
 def test_the_slope_of_the_entropy_in_the_factor_is_minus_c_times_the_variance(seed, c):
-    s, step = rows.scores(seed), 1e-5
+    s, step = draws.scores(seed), 1e-5
     p = (c * s).softmax(1)
     variance = (p * (s - (p * s).sum(1, keepdim=True)).square()).sum(1)
     measured = (entropy.softmax_entropy((c + step) * s) - entropy.softmax_entropy((c - step) * s)) / (2 * step)
@@ -122,14 +122,14 @@ def test_any_batch_axes_and_float32_go_through():
 
 @given(seed=seeds)
 def test_the_jacobian_norm_is_the_top_eigenvalue_of_the_jacobian_by_autograd(seed):
-    s = rows.scores(seed, rows=5)
+    s = draws.scores(seed, rows=5)
     exact = torch.stack([torch.linalg.eigvalsh(jacobian(row))[-1] for row in s])
     assert torch.allclose(entropy.softmax_jacobian_norm(s.softmax(1)), exact, atol=1e-13)
 
 
 @given(seed=seeds)
 def test_the_jacobian_norm_of_any_kernel_is_that_of_softmax_for_softmax_and_the_top_slope_for_one_to_one_kernels(seed):
-    s = rows.scores(seed, rows=5)
+    s = draws.scores(seed, rows=5)
     found = entropy.row_jacobian_norm(lambda row: row.softmax(-1), s)
     assert torch.allclose(found, entropy.softmax_jacobian_norm(s.softmax(1)), atol=1e-12)
     slopes = s.sigmoid() * (1 - s.sigmoid())
@@ -138,7 +138,7 @@ def test_the_jacobian_norm_of_any_kernel_is_that_of_softmax_for_softmax_and_the_
 
 @given(seed=seeds)
 def test_the_bounds_enclose_the_dense_eigenvalue(seed):
-    s = rows.scores(seed)
+    s = draws.scores(seed)
     p = s.softmax(1)
     top = torch.linalg.eigvalsh(torch.diag_embed(p) - p[:, :, None] * p[:, None])[:, -1]
     for bounds in (
@@ -190,7 +190,7 @@ def test_second_derivatives_of_the_jacobian_norm_are_right():
 
 @given(seed=seeds)
 def test_no_softmax_row_goes_below_the_floor_or_its_deficit_above_the_bound(seed):
-    s = rows.scores(seed)
+    s = draws.scores(seed)
     h, keys = entropy.softmax_entropy(s), s.shape[1]
     assert (entropy.entropy_floor(entropy.centred_norm(s), keys=keys) <= h + 1e-12).all()
     assert (entropy.entropy_deficit(s) <= entropy.deficit_bound(entropy.oscillation(s)) + 1e-12).all()
@@ -250,14 +250,14 @@ def test_the_ceiling_is_open_where_k_keys_can_hold_everything_and_closed_at_unif
 
 @given(seed=seeds)
 def test_the_gap_never_exceeds_its_ceiling_and_a_lower_one_is_caught(seed):
-    s = rows.scores(seed)
+    s = draws.scores(seed)
     gap = entropy.topk_gap(s, k=1)
     ceiling = entropy.margin_ceiling(entropy.softmax_entropy(s), keys=s.shape[1], k=1)
-    assert not statements.violated(statements.bound("P24", "gap", gap, ceiling)).any()
+    assert not tally.violated(tally.bound("P24", "gap", gap, ceiling)).any()
     raised = torch.zeros(s.shape[1], dtype=s.dtype)
     raised[0] = 2.0
     planted = 0.99 * entropy.margin_ceiling(entropy.softmax_entropy(raised), keys=s.shape[1], k=1)
-    assert statements.violated(statements.bound("P24", "gap", 2.0, planted)).all()
+    assert tally.violated(tally.bound("P24", "gap", 2.0, planted)).all()
 
 
 def test_gaps_at_masked_keys_are_open_or_closed():
@@ -270,8 +270,8 @@ def test_gaps_at_masked_keys_are_open_or_closed():
 
 @given(seed=seeds)
 def test_hilbert_distance_is_the_range_of_the_score_change_and_bounds_total_variation(seed):
-    s = rows.scores(seed)
-    t = rows.moved(s, seed=seed)
+    s = draws.scores(seed)
+    t = draws.moved(s, seed=seed)
     p, q = s.softmax(1), t.softmax(1)
     span = entropy.oscillation(t - s)
     assert torch.allclose(entropy.hilbert_distance(5 * p, q), span, rtol=1e-9, atol=1e-9)
@@ -294,8 +294,8 @@ def test_hilbert_distance_at_zeros():
 
 @given(seed=seeds, factor=st.floats(0.01, 100), shift=st.floats(-5, 5))
 def test_the_relative_score_change_ignores_scale_and_shift(seed, factor, shift):
-    s = rows.scores(seed)
-    t = rows.moved(s, seed=seed)
+    s = draws.scores(seed)
+    t = draws.moved(s, seed=seed)
     change = entropy.relative_score_change(s, t)
     centred = [u - u.mean(1, keepdim=True) for u in (s, t)]
     assert torch.allclose(change, (centred[1] - centred[0]).norm(dim=1) / centred[0].norm(dim=1))
@@ -312,12 +312,12 @@ def test_the_relative_score_change_of_equal_scores():
 # ---------------------------------------------------------------------- the read-out
 
 
-@pytest.mark.parametrize("kind", readout.KINDS)
+@pytest.mark.parametrize("kind", blind_spot.KINDS)
 def test_readout_gradients_are_their_closed_forms(kind):
-    row = readout.draw(3)
-    a = readout.weights(readout.scores(row), kind=kind)
+    row = blind_spot.draw(3)
+    a = blind_spot.weights(blind_spot.scores(row), kind=kind)
     xi = a * (row.values - a @ row.values) if kind == "softmax" else a * (1 - a) * row.values
-    found = readout.gradients(row, kind=kind)
+    found = blind_spot.gradients(row, kind=kind)
     assert torch.allclose(found.scores, xi)
     assert torch.allclose(found.key, torch.outer(row.query, row.tokens.T @ xi))
     assert torch.allclose(found.tokens, torch.outer(xi, row.key.T @ row.query))
@@ -348,8 +348,8 @@ def test_readout_gradients_are_their_closed_forms(kind):
             lambda: entropy.relative_score_change(tensor(1.0, -math.inf), tensor(1.0, 2.0)),
             "moved masks other keys than scores",
         ),
-        (lambda: readout.draw(0, diversity=-1.0), "diversity is -1.0"),
-        (lambda: readout.weights(tensor(1.0), kind="relu"), "kind is 'relu'; it must be one of softmax, sigmoid"),
+        (lambda: blind_spot.draw(0, diversity=-1.0), "diversity is -1.0"),
+        (lambda: blind_spot.weights(tensor(1.0), kind="relu"), "kind is 'relu'; it must be one of softmax, sigmoid"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, sentence, unchecked):

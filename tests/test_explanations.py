@@ -3,7 +3,8 @@ import math
 import cases
 import pytest
 import torch
-from attrobust import attacks, attention, attributions, entropy, experiments, models
+from attrobust import attacks, attention, attributions, experiments, models
+from attrobust.theory import entropy
 from torch import nn
 
 PATCH, K = 2, 1

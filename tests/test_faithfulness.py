@@ -85,6 +85,18 @@ def test_fewer_steps_are_a_subset_of_the_curve():
     assert torch.equal(thirds, whole[:, ::3])
 
 
+@pytest.mark.parametrize(("pixels", "steps"), [(7, 3), (8, 3), (9, 4), (11, 7), (11, 11)])
+def test_every_stage_takes_the_nearest_whole_number_of_pixels(pixels, steps):
+    model, x, y = two_classes(pixels=pixels)
+    with torch.no_grad():
+        model[1].weight[0], model[1].bias[0] = 1.0, 0.0
+    kept = curve("deletion", model, torch.ones_like(x), y, ranked(range(pixels)), steps=steps)[0].logit()
+    taken = pixels - kept.round()
+    assert torch.allclose(kept, kept.round(), atol=1e-9)
+    assert (taken - pixels * torch.arange(steps + 1) / steps).abs().max() <= 0.5
+    assert taken[[0, -1]].tolist() == [0, pixels]
+
+
 def test_the_area_under_a_straight_line_is_its_mean():
     line = torch.linspace(0.8, 0.2, 7, dtype=torch.float64)[None]
     assert faithfulness.area(line).item() == pytest.approx(0.5)

@@ -1,12 +1,13 @@
 import matplotlib as mpl
 import pandas as pd
 import pytest
-from attrobust import figures, statements
+from attrobust import figures
+from attrobust.theory import tally
 
 
 def cases():
-    return statements.join(
-        [statements.bound("P1", "one", [0.0, 0.5, 2.0], [1.0, 1.0, 3.0]), statements.bound("P2", "two", [1e-3], [0.1])]
+    return tally.join(
+        [tally.bound("P1", "one", [0.0, 0.5, 2.0], [1.0, 1.0, 3.0]), tally.bound("P2", "two", [1e-3], [0.1])]
     )
 
 
@@ -28,7 +29,7 @@ def test_no_true_case_stands_over_the_diagonal(log):
 
 
 def test_tightness_draws_one_line_per_statement_and_clips_at_its_edges():
-    table = cases().assign(row=lambda t: t.statement, side="gradient", ratio=lambda t: statements.ratio(t))
+    table = cases().assign(row=lambda t: t.statement, side="gradient", ratio=lambda t: tally.ratio(t))
     (axis,) = figures.tightness(table[table.ratio > 0], low=0.1).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["P1", "P2"]
     assert min(min(line.get_xdata()) for line in axis.get_lines() if len(line.get_xdata())) >= 0.1

@@ -23,7 +23,7 @@ def twice(model, **change):
     return experiments.read_out_twice(model, cases.images(3, shape=(1, 8, 8)), **ATTACK | change)
 
 
-# ------------------------------------------------------------------ the control of P31
+# ------------------------------------------------------------------ the control of P32
 
 
 @pytest.mark.parametrize("name", INCREASING)

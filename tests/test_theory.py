@@ -15,7 +15,7 @@ from attrobust.theory import (
     kernels,
     path_norm,
     penalty,
-    positions,
+    sharing,
     smoothing,
     stability,
 )
@@ -85,7 +85,7 @@ def test_finding_the_first_layer_leaves_no_trace():
 @given(seed=seeds)
 def test_moving_a_patch_is_moving_its_position_embedding(seed):
     g = cases.generator(seed)
-    model = positions.TinyTransformer(4, patch=2, dim=3, classes=3, generator=g)
+    model = sharing.TinyTransformer(4, patch=2, dim=3, classes=3, generator=g)
     x, step = (torch.rand(1, 1, 4, 4, generator=g, dtype=torch.float64) for _ in range(2))
     moved = model(x + step)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_moving_a_patch_is_moving_its_position_embedding(seed):
 
 def test_a_patch_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="patch is 3; it must divide side, 4"):
-        positions.TinyTransformer(4, patch=3, dim=2, classes=2, generator=cases.generator())
+        sharing.TinyTransformer(4, patch=3, dim=2, classes=2, generator=cases.generator())
 
 
 @given(seed=seeds)
@@ -163,7 +163,7 @@ def test_a_flat_direction_has_no_threshold():
 
 @given(seed=seeds)
 def test_no_rescaling_goes_below_the_balanced_trace(seed):
-    net, x = draws.two_layer(seed)
+    net, x = path_norm.draw(seed)
     least = path_norm.trace(path_norm.balanced(net, x), x)
     rng = np.random.default_rng(seed)
     for _ in range(10):
@@ -175,7 +175,7 @@ def test_no_rescaling_goes_below_the_balanced_trace(seed):
 
 @given(seed=seeds)
 def test_the_jacobian_is_the_derivative_in_every_parameter(seed):
-    net, x = draws.two_layer(seed, points=3)
+    net, x = path_norm.draw(seed, points=3)
     flat = np.concatenate([np.column_stack([net.weights, net.biases]).ravel(), net.readout, [net.offset]])
 
     def value(flat):
@@ -192,7 +192,7 @@ def test_the_jacobian_is_the_derivative_in_every_parameter(seed):
 
 
 def test_the_total_variation_needs_one_input():
-    net, _ = draws.two_layer(0, inputs=2)
+    net, _ = path_norm.draw(0, inputs=2)
     with pytest.raises(ValueError, match="net has 2 inputs"):
         path_norm.total_variation(net)
 
@@ -267,7 +267,7 @@ def test_bad_numbers_are_refused(unchecked):
     with pytest.raises(ValueError, match="batch_size is 9; it must be a whole number from 1 to 8"):
         stability.sampling(8, 9, replacement=False)
     with pytest.raises(ValueError, match="block is 'second'"):
-        path_norm.trace(*draws.two_layer(0), block="second")
+        path_norm.trace(*path_norm.draw(0), block="second")
 
 
 # ---------------------------------------------------------------------- kernels

@@ -34,7 +34,7 @@ def attribution_robustness(
     effort: attacks.Effort | None = None,
     noise_draws: int = 4,
     ascend_on: Sequence[nn.Module] | None = None,
-    skip_blind: bool = False,
+    refuse: bool = True,
 ) -> pd.DataFrame:
     """Attack the maps of the predicted classes and compare them with the clean ones.
 
@@ -48,7 +48,7 @@ def attribution_robustness(
         effort: how hard `attacks.auto` climbs, `attacks.Effort()` if None; noise and walk are left out of the attack.
         noise_draws: random perturbations of full size, averaged, for the noise row.
         ascend_on: networks to climb on; twins of the model are built if its derivative fails the audit.
-        skip_blind: whether a map on which an attack would climb blindly is left without a number instead of refused.
+        refuse: whether a map that cannot be climbed is an error; if not, it was not attacked, and its row is NaN.
 
     Returns:
         One row per image, attribution and attack ("noise", each part of the attack, "worst"), with every measure of
@@ -57,7 +57,6 @@ def attribution_robustness(
 
     Raises:
         ValueError: for what `attacks.auto` refuses, an effort without gradient steps, or `noise_draws` below 1.
-        attacks.Blind: a ValueError, for a map whose derivative fails the audit, unless `skip_blind`.
     """
     checks.images("x", x)
     checks.count("noise_draws", noise_draws)
@@ -71,21 +70,70 @@ def attribution_robustness(
             found = attacks.auto(
                 attribution, model, x, ball, k=k, generator=streams, effort=climbing, ascend_on=ascend_on
             ).table
-        except attacks.Blind:
-            if not skip_blind:
+        except attacks.BlindError:
+            if refuse:
                 raise
-            found = _table({}, torch.full((len(x),), torch.nan), part="worst")
+            found = _not_attacked(len(x))
         maps = _explained(attribution, model, target, streams)
         clean = maps(x)
         drawn = [attacks.measure(clean, maps(noisy), k=k) for noisy, _ in noise]
         means = {column: torch.stack([d[column] for d in drawn]).mean(0) for column in COLUMNS}
-        rows = [
-            _table(means, _share(noise), part="noise"),
-            found.reindex(columns=["image", "part", *COLUMNS, "counted"]),
-        ]
+        rows = [_table(means, _share(noise), part="noise"), found]
         tables.append(pd.concat(rows).assign(attribution=name))
     table = pd.concat(tables, ignore_index=True).rename(columns={"part": "attack"})
     return table[["image", "attribution", "attack", *COLUMNS, "counted"]]
+
+
+@versioned(1)
+def strength(
+    model: nn.Module,
+    x: Images,
+    *,
+    attributions: Mapping[str, Attribution],
+    ball: Ball,
+    k: int,
+    generator: torch.Generator,
+    attack: str,
+    steps: int,
+    starts: int,
+) -> pd.DataFrame:
+    """Mean worst case under the default attack or under the heavy one, for the question whether the first suffices.
+
+    Args:
+        model: classifier in eval mode.
+        x: clean images, pixels in [0, 1].
+        attributions: name -> (model, x, target) -> signed map.
+        ball: allowed perturbations.
+        k: pixels of the top-k measures.
+        generator: of the random starts.
+        attack: "auto" (`attacks.auto`, gradient parts only) or "heavy" (`attacks.heavy`).
+        steps: gradient steps of each ascent.
+        starts: random starts of each objective.
+
+    Returns:
+        One row per attribution: means of `COLUMNS` over the images that were attacked, their number `n`, `attack`. A
+        map that cannot be climbed was not attacked.
+
+    Raises:
+        ValueError: for an unknown attack, and for what the attack refuses.
+    """
+    checks.one_of("attack", attack, ("auto", "heavy"))
+    rows = []
+    for name, attribution in attributions.items():
+        try:
+            if attack == "heavy":
+                found = attacks.heavy(attribution, model, x, ball, k=k, generator=generator, steps=steps, starts=starts)
+            else:
+                effort = attacks.Effort(steps=steps, restarts=starts, draws=0, walk=0)
+                found = attacks.auto(attribution, model, x, ball, k=k, generator=generator, effort=effort)
+            table = found.table
+        except attacks.BlindError:
+            table = _not_attacked(len(x))
+        worst = table[table["part"] == "worst"]
+        rows.append(
+            {"attribution": name, "attack": attack, "n": int(worst["counted"].sum()), **worst[[*COLUMNS]].mean()}
+        )
+    return pd.DataFrame(rows)
 
 
 def transfer(
@@ -190,6 +238,12 @@ def _explained(
 ) -> Callable[[Images], Maps]:
     """Maps of the predicted classes, stochastic ones under each image's common draws."""
     return lambda images: attacks.explain(attribution, model, images, target, streams.common()).detach()
+
+
+def _not_attacked(n: int) -> pd.DataFrame:
+    """Rows of n images that no attack has reached."""
+    nothing = torch.full((n,), torch.nan)
+    return _table(dict.fromkeys(COLUMNS, nothing), torch.zeros(n), part="worst")
 
 
 def _measured(

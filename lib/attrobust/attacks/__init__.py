@@ -4,7 +4,7 @@ An objective says what to change, as a function of two maps; `climb` ascends it;
 every objective, searches at random beside it, and keeps the worst of each image under every measure.
 """
 
-from attrobust.attacks.audit import Audit, audit
+from attrobust.attacks.audit import Audit, BlindError, audit
 from attrobust.attacks.effort import BETAS, CLIMBABLE, FIRST_VERSION, OBJECTIVES, Effort, Passes, passes
 from attrobust.attacks.heavy import heavy
 from attrobust.attacks.judge import MEASURES, measure
@@ -20,7 +20,7 @@ from attrobust.attacks.objectives import (
     unseat_topk,
 )
 from attrobust.attacks.streams import Streams, each, explain
-from attrobust.attacks.suite import Blind, Found, auto
+from attrobust.attacks.suite import Found, auto
 
 __all__ = [
     "BETAS",
@@ -29,7 +29,7 @@ __all__ = [
     "MEASURES",
     "OBJECTIVES",
     "Audit",
-    "Blind",
+    "BlindError",
     "Effort",
     "Found",
     "Objective",

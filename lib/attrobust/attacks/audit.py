@@ -25,6 +25,10 @@ STEP = 1 / 255
 TOLERANCE, FAILING = 0.3, 0.2
 
 
+class BlindError(ValueError):
+    """A map cannot be climbed: its derivative does not predict how it changes."""
+
+
 @dataclass(frozen=True)
 class Audit:
     """What an audit found.

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from attrobust import checks
-from attrobust.attacks.audit import Audit, audit
+from attrobust.attacks.audit import Audit, BlindError, audit
 from attrobust.attacks.climb import climb
 from attrobust.attacks.effort import CLIMBABLE, DIRECTIONS, Effort
 from attrobust.attacks.judge import MEASURES, Judge, Rows
@@ -33,10 +33,6 @@ from attrobust.versions import versioned
 
 #: Step of the walk over the radius: half a grey level of eight (Ghorbani et al. 2019, public code).
 WALK_STEP = 1 / 16
-
-
-class Blind(ValueError):
-    """The derivative of a map does not predict how the map changes, on too many images, so nothing was attacked."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +108,9 @@ def auto(
         "walk", and the starts' own names.
 
     Raises:
+        BlindError: for a map whose derivative fails the audit on more than a fifth of the images of every network.
         ValueError: for bad images or numbers, a model that returns no logits, a map that is not finite, starts outside
             the ball, an unknown measure in `goal`.
-        Blind: a ValueError, for a map whose derivative fails the audit on more than a fifth of the images of every
-            network.
 
     Example:
         >>> from attrobust import attributions, models
@@ -187,7 +182,7 @@ def passing(
     """Networks whose derivative passes the audit, by the suffix of their parts' names; `audits` is filled.
 
     Raises:
-        Blind: if there is none, unless no map moved at all (a linear network's): then nothing can be climbed.
+        BlindError: if there is none, unless no map moved at all (a linear network's): then nothing can be climbed.
     """
     if ascend_on:
         named = {f", β={n.beta:g}" if isinstance(n, SmoothTwin) else "": n for n in ascend_on}
@@ -205,7 +200,7 @@ def passing(
     if not climbed and (bent or not still):
         least = min(audits[suffix].failing for suffix in named)
         runs = f" (it runs {', '.join(bent)})" if bent else ""
-        raise Blind(
+        raise BlindError(
             f"model{runs} has a {_name(problem.attribution)} map whose derivative does not predict how the map changes"
             f" on {least:.0%} of the images, so an attack would climb blindly; pass ascend_on=[smooth networks that"
             " stand for it], or Effort(steps=0) to search without gradients"

@@ -1,4 +1,4 @@
-"""The control of P31: one row of attention, read through its own kernel and through a softmax of the same scores."""
+"""The control of P32: one row of attention, read through its own kernel and through a softmax of the same scores."""
 
 import pandas as pd
 import torch

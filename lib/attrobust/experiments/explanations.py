@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attrobust import attacks, attention, attributions, curvature, entropy, robustness
+from attrobust import attacks, attention, attributions, curvature, robustness
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images
+from attrobust.theory import entropy
 from attrobust.versions import versioned
 
 #: Maps made of attention weights alone: they explain no readout.
@@ -58,8 +59,7 @@ def under_attack(
 
     Returns:
         Means over the images that were attacked of every similarity and distance and of `counted`, `zero_maps` (clean
-        maps that are zero everywhere) and `n` (images in the means); NaN where `n` is 0, as it is of the attack on a
-        map that could only be climbed blindly.
+        maps that are zero everywhere) and `n` (images in the means); NaN where `n` is 0.
     """
     rows = []
     with torch.no_grad():
@@ -76,7 +76,7 @@ def under_attack(
             k=k,
             effort=effort,
             generator=torch.Generator(x.device).manual_seed(seed),
-            skip_blind=True,
+            refuse=False,
         )
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
         means, attacked = (t.reindex(["noise", "worst"]) for t in (by_attack.mean(), by_attack["spearman"].count()))

@@ -24,6 +24,7 @@ INSTRUMENTS: tuple[Callable, ...] = (
     explanations.margins,
     explanations.under_attack,
     robustness.attribution_robustness,
+    robustness.strength,
     attacks.auto,
     attacks.heavy,
 )

@@ -230,7 +230,7 @@ def _one_map(
         k=_leaders(experiment, measurement, x),
         effort=measurement.effort,
         generator=torch.Generator(x.device).manual_seed(experiment.seed),
-        skip_blind=True,
+        refuse=False,
     )
     table = table[table["attack"].isin(["worst", "noise"])].drop(columns="image")
     values = table.melt(["attribution", "attack"], var_name="metric").groupby(

@@ -95,7 +95,7 @@ LABELS: dict[str, str] = {
     "logit_input_curvature": "input curvature of the logit",
     "loss_input_curvature": "input curvature of the loss",
     "relative_curvature": "relative curvature",
-    "worst": "attack (worst of four)",
+    "worst": "attack (worst of all)",
     "noise": "noise, one draw",
     "noise search": "noise, best of as many",
     "unseat": "unseat the leaders",

@@ -2,7 +2,7 @@
 
 Add v (w . x + b)^2 / 2 to the logits, with w . x_i + b = 0 on every training image. There the unit's value, its input
 gradient and its gradient in (v, w, b) all vanish, so the Gauss-Newton Hessian of any loss on the training set, hence
-every flatness of a fitted minimum, is what it was; the logit's input Hessian gains v w w^T of any size. Ours.
+every flatness of a fitted minimum, is what it was; the logit's input Hessian gains v w w^T of any size (P19). Ours.
 """
 
 import torch

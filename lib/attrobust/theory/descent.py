@@ -1,16 +1,21 @@
-"""Many small two-layer ReLU networks trained side by side by plain SGD, each with its own step and batch size.
+"""Where SGD ends: many small two-layer ReLU networks trained side by side, each with its own step and batch size.
 
 Squared loss, batches drawn with replacement (or the full set), balanced initialisation, no momentum: exactly the
-setting of P7 to P9. One run is one row of every array.
+setting of P8 and P11. One run is one row of every array. P2 and P8 together say at a minimum with loss zero (P9)
+
+    mean_i |x~_i|^2 |grad f(x_i)|^2  <=  |W|_2^2 tr H_(W,b)  <=  |W|_2^2 (2 B / eta - tr H_rest)
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from attrobust import checks
+from attrobust.theory import path_norm
 from attrobust.theory.path_norm import TwoLayer
+from attrobust.versions import versioned
 
 
 def descend(
@@ -70,6 +75,50 @@ def descend(
             if (losses[np.isfinite(losses)] < stop).all():
                 break
     return nets, np.where(np.isfinite(losses), losses, np.inf)
+
+
+@versioned(1)
+def sweep(updates: int, seeds: Sequence[int]) -> pd.DataFrame:
+    """Two-layer ReLU networks at the end of plain SGD: 20 points in five dimensions, labels -1 and 1.
+
+    Returns:
+        One row per run with every quantity of P8, P9 and P11; `settled` where the loss is below 1e-8.
+    """
+    rng = np.random.default_rng(0)
+    x, y, fresh = rng.standard_normal((20, 5)), rng.choice([-1.0, 1.0], 20), rng.standard_normal((200, 5))
+    pairs = [(step, 1) for step in (0.005, 0.01, 0.02, 0.03, 0.04, 0.06)] + [(0.04, b) for b in (2, 4, 16)]
+    grid = [(step, batch, seed) for step, batch in pairs for seed in seeds]
+    steps, batches, starts = zip(*grid, strict=True)
+    nets, losses = descend(
+        x, y, step_sizes=steps, batch_sizes=batches, seeds=starts, units=60, updates=updates, scale=1.5, stop=1e-24
+    )
+    rows = [_at_minimum(net, x, fresh, *run) for net, run in zip(nets, grid, strict=True)]
+    return pd.DataFrame(rows).assign(loss=losses, settled=losses < 1e-8)
+
+
+def _at_minimum(
+    net: TwoLayer, x: np.ndarray, fresh: np.ndarray, step: float, batch: int, seed: int
+) -> dict[str, float]:
+    """Every quantity of P8, P9 and P11 for one network."""
+    pi, g = path_norm.path_norms(net), path_norm.reach(net, x)
+    total, rest = path_norm.trace(net, x), path_norm.trace(net, x, block="rest")
+    slopes, scale = np.square(net.gradients(x)).sum(1), np.linalg.norm(net.weights, 2) ** 2
+    return {
+        "step_size": step,
+        "batch_size": batch,
+        "seed": seed,
+        "trace": total,
+        "limit": 2 * batch / step,
+        "gradients": (np.square(x).sum(1) + 1) @ slopes / len(x),
+        "flatness": scale * (total - rest),
+        "allowed": scale * (2 * batch / step - rest),
+        "plain_gradients": slopes.mean(),
+        "fresh_gradients": np.square(net.gradients(fresh)).sum(1).mean(),
+        "least_trace": 1 + 2 * pi @ g,
+        "path": pi @ g,
+        "path_limit": batch / step - 0.5,
+        "unseen": pi[g < 0.1].sum() / pi.sum(),
+    }
 
 
 def _net(first: np.ndarray, readout: np.ndarray, offset: float) -> TwoLayer:

@@ -6,20 +6,26 @@ With first layer h = W x + b, extended input x~ = (x, 1) and any readout phi of 
     P2   |grad_x phi|   <= |W|_2   |grad_[W,b] phi| / |x~|,       since  grad_x = W^T g,  grad_[W,b] = g x~^T
     P3   |hess_x phi|_2 <= |W|_2^2 |hess_[W,b] phi|_2 / |x~|^2,   since  hess_[W,b] = hess_b (x) x~ x~^T
 
-P1 after Feng and Tu 2022, P2 after Ma and Ying 2021 (bias forms ours), P3 ours as written. Only a dense layer that
-every pixel enters with its own weight will do; shared weights (convolutions, patch embeddings) break all three.
+P1 after Feng and Tu 2022, P2 after Ma and Ying 2021 (bias forms ours), P3 ours as written. By P1 an input attack of
+radius rho |x~| / |W|_2 does no more than a change of [W, b] of size rho, image by image (P7). Only a dense layer that
+every pixel enters with its own weight will do; shared weights (convolutions, patch embeddings) break all of these.
 Whatever stands before that layer must be affine (flattening, standardisation); W is then dh/dx in pixel units.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, vmap
 
 from attrobust import curvature
+from attrobust.theory import draws, tally
+from attrobust.versions import versioned
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
@@ -33,11 +39,7 @@ def probability(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> PerI
 
 
 #: What a statement is tried on: name -> (model, x, y) -> one number per image.
-READOUTS: dict[str, Readout] = {
-    "logit": curvature.logit,
-    "loss": curvature.cross_entropy,
-    "probability": probability,
-}
+READOUTS: dict[str, Readout] = {"logit": curvature.logit, "loss": curvature.cross_entropy, "probability": probability}
 
 
 @dataclass(frozen=True)
@@ -143,25 +145,14 @@ def weight_hessians(
 ) -> Float[Tensor, "batch n n"]:
     """Dense Hessian of each image's readout in [W, b], read row by row; for small first layers."""
     first = first_dense(model, x)
-    lifted = _lifted(model, first, readout)
-    n = first.matrix.numel()
-    whole = [hessian(lifted)(first.matrix, image, label).reshape(n, n) for image, label in zip(x, y, strict=True)]
-    return torch.stack(whole).detach()
+    return dense_hessians(_lifted(model, first, readout), first.matrix, x, y)
 
 
 def bias_hessians(
     model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
 ) -> Float[Tensor, "batch units units"]:
     """Hessian of each image's readout in the first layer's biases, which is its Hessian in h."""
-    first = first_dense(model, x)
-    lifted = _lifted(model, first, readout)
-
-    def by_bias(bias: Tensor, image: Tensor, label: Tensor) -> Tensor:
-        return lifted(torch.cat([first.matrix[:, :-1], bias[:, None]], dim=1), image, label)
-
-    bias = first.matrix[:, -1].contiguous()
-    whole = [hessian(by_bias)(bias, image, label) for image, label in zip(x, y, strict=True)]
-    return torch.stack(whole).detach()
+    return parameter_hessians(model, x, y, of=f"{first_dense(model, x).name}.bias", readout=readout)
 
 
 def input_hessians(
@@ -177,16 +168,37 @@ def input_hessians(
 
 
 def parameter_gradients(
-    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit, only: str = ""
 ) -> Float[Tensor, "batch parameters"]:
-    """Gradient of each image's readout in all parameters, flat, in the order of `model.parameters()`."""
-    weights = {name: p.detach() for name, p in model.named_parameters()}
+    """Gradient of each image's readout in one parameter, or in all in the order of `model.parameters()`, flat."""
+    weights = {name: p.detach() for name, p in model.named_parameters() if only in ("", name)}
+    parts = vmap(grad(of_parameters(model, readout)), in_dims=(None, 0, 0))(weights, x, y)
+    return torch.cat([parts[name].flatten(1) for name in weights], dim=1).detach()
+
+
+def parameter_hessians(
+    model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = curvature.logit
+) -> Float[Tensor, "batch n n"]:
+    """Dense Hessian of each image's readout in the parameter called `of`, flat, read row by row."""
+    value, weights = of_parameters(model, readout), dict(model.named_parameters())[of].detach()
+    return dense_hessians(lambda at, image, label: value({of: at}, image, label), weights, x, y)
+
+
+def of_parameters(model: nn.Module, readout: Readout) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
+    """The readout of one image as a function of parameters by name; those that are not named stay."""
 
     def value(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         return readout(lambda images: functional_call(model, weights, (images,)), image[None], label[None])[0]
 
-    parts = vmap(grad(value), in_dims=(None, 0, 0))(weights, x, y)
-    return torch.cat([parts[name].flatten(1) for name in weights], dim=1).detach()
+    return value
+
+
+def dense_hessians(
+    value: Callable[[Tensor, Tensor, Tensor], Tensor], at: Float[Tensor, "..."], x: Images, y: Labels
+) -> Float[Tensor, "batch n n"]:
+    """Hessian of value(at, image, label) in `at`, flat, for each image and label."""
+    whole = [hessian(value)(at, image, label) for image, label in zip(x, y, strict=True)]
+    return torch.stack([h.reshape(at.numel(), at.numel()) for h in whole]).detach()
 
 
 def ascend(
@@ -271,8 +283,7 @@ def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Re
     Reference: ours, by differentiating P1 twice.
     """
     first = first_dense(model, x)
-    bend = torch.linalg.matrix_norm(bias_hessians(model, x, y, readout=readout), ord=2)
-    return first.spectral**2 * bend
+    return first.spectral**2 * spectral_norms(bias_hessians(model, x, y, readout=readout))
 
 
 def all_layers_gradient_bound(
@@ -305,11 +316,82 @@ def all_layers_gradient_bound(
     return parameter_gradients(model, x, y, readout=readout).norm(dim=1) / weight.sqrt()
 
 
+# ---------------------------------------------------------------------- on random networks
+
+
+@versioned(1)
+@tally.over_cases
+def identities(case: int) -> Iterator[pd.DataFrame]:
+    """P1 and the identities under P2 and P3, for three readouts."""
+    model, x, y = draws.network(case)
+    first = first_dense(model, x)
+    step = torch.randn(x.flatten(1).shape, generator=torch.Generator().manual_seed(case), dtype=x.dtype)
+    lifted = weight_change(first, step)
+    for arm, readout in READOUTS.items():
+        moved = with_change(model, x, y, lifted, readout=readout)
+        yield tally.identity("P1", f"{arm}, moved input", readout(model, x + step.view_as(x), y), moved)
+        g = weight_gradients(model, x, y, readout=readout)[:, :, -1]
+        exact = curvature.InputHessian(model, x, y, readout=readout).gradient.flatten(1)
+        yield tally.identity("P2", f"{arm}, gradient identity", exact, g @ first.jacobian)
+        bend = bias_hessians(model, x, y, readout=readout)
+        exact = input_hessians(model, x, y, readout=readout)
+        yield tally.identity("P3", f"{arm}, Hessian identity", exact, first.jacobian.T @ bend @ first.jacobian)
+        whole = weight_hessians(model, x, y, readout=readout)
+        outer = torch.stack([torch.kron(h, torch.outer(e, e)) for h, e in zip(bend, first.extended, strict=True)])
+        yield tally.identity("P3", f"{arm}, Kronecker identity", whole, outer)
+
+
+@versioned(1)
+@tally.over_cases
+def transfer(case: int) -> Iterator[pd.DataFrame]:
+    """Both sides of P2 and P3 for three readouts; `spectral` and `ones` are what the wrong variants need."""
+    model, x, y = draws.network(case)
+    first = first_dense(model, x)
+    ones = (first.extended.norm(dim=1) / first.extended.norm(p=1, dim=1)).numpy()
+    bound = partial(tally.bound, spectral=first.spectral, ones=ones)
+    for arm, readout in READOUTS.items():
+        slope = curvature.input_gradient_norm(model, x, y, readout=readout)
+        yield bound("P2", arm, slope, input_gradient_bound(model, x, y, readout=readout))
+        everywhere = all_layers_gradient_bound(model, x, y, readout=readout)
+        yield bound("P2", f"{arm}, all layers", slope, everywhere)
+        bend = spectral_norms(input_hessians(model, x, y, readout=readout))
+        yield bound("P3", arm, bend, input_curvature_bound(model, x, y, readout=readout))
+
+
+@versioned(1)
+@tally.over_cases
+def radii(case: int) -> Iterator[pd.DataFrame]:
+    """P7: an input attack against a weight attack of the matching radius; and one weight change for a batch."""
+    model, x, y = draws.network(case)
+    first, rho = first_dense(model, x), 10 ** np.random.default_rng(case).uniform(-2, 0.5)
+    radius = rho * first.extended.norm(dim=1) / first.spectral
+
+    def moved(step: Tensor) -> Tensor:
+        return curvature.cross_entropy(model, x + step.view_as(x), y)
+
+    def changed(change: Tensor) -> Tensor:
+        by_image = change.view(len(x), *first.matrix.shape)
+        return with_change(model, x, y, by_image, readout=curvature.cross_entropy)
+
+    attacked = ascend(moved, torch.zeros_like(x.flatten(1)), radius)
+    lifted = weight_change(first, attacked).flatten(1)
+    sharp = ascend(changed, lifted, torch.full_like(radius, rho))
+    after = moved(attacked)
+    yield tally.bound("P7", "size of the weight change", lifted.norm(dim=1), rho)
+    yield tally.identity("P7", "loss, moved input", after, changed(lifted))
+    yield tally.bound("P7", "input attack and per-image SAM", after, changed(sharp))
+    # Linear readouts s_i (w . x_i) of random signs: the best shared change is along the mean of s_i x~_i.
+    signs = torch.where(y > 0, 1.0, -1.0).to(x)[:, None]
+    mean, shared = first.extended.norm(dim=1).mean(), (signs * first.extended).mean(0).norm()
+    yield tally.bound("P7", "with one change for the batch", rho * mean, rho * shared, holds=False)
+
+
+def spectral_norms(matrices: Float[Tensor, "batch rows columns"]) -> PerImage:
+    """Largest singular value of each matrix."""
+    return torch.linalg.matrix_norm(matrices, ord=2)
+
+
 def _lifted(model: nn.Module, first: FirstLayer, readout: Readout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The readout of one image as a function of [W, b]."""
-
-    def value(matrix: Tensor, image: Tensor, label: Tensor) -> Tensor:
-        weights = {f"{first.name}.weight": matrix[:, :-1], f"{first.name}.bias": matrix[:, -1]}
-        return readout(lambda images: functional_call(model, weights, (images,)), image[None], label[None])[0]
-
-    return value
+    value, weight, bias = of_parameters(model, readout), f"{first.name}.weight", f"{first.name}.bias"
+    return lambda matrix, image, label: value({weight: matrix[:, :-1], bias: matrix[:, -1]}, image, label)

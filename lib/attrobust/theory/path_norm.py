@@ -8,17 +8,25 @@ At squared loss, with t_k(x) = (w_k . x + b_k) / |w_k| and 1_k = [t_k > 0], ever
 
     tr H >= 1 + 2 sum pi_k g_k  (equality at the best re-scaling),    lambda_max(H) >= 1 + 2 sum pi_k g'_k
 
-for the Gauss-Newton Hessian H, so a stable step size bounds the weighted path norm (P9). The gradient only changes
+for the Gauss-Newton Hessian H, so a stable step size bounds the weighted path norm (P11). The gradient only changes
 where units flip: |grad f(x) - grad f(y)| <= sum of pi_k over flips. Mulayoff, Michaeli and Soudry 2021 (one input),
-Nacson et al. 2023 (several); the trace form with its equality case and the angle bound (P10) are ours.
+Nacson et al. 2023 (several); the trace form with its equality case and the angle bound (P12) are ours. Re-scaling a
+unit changes flatness and not the function; |W|^2 tr H_(W,b) does not notice one factor for all units (P5: Dinh et al.
+2017, Petzka et al. 2021).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
+import torch
 from jaxtyping import Bool, Float
 
 from attrobust import checks
+from attrobust.theory import tally
+from attrobust.theory.turning import angle
+from attrobust.versions import versioned
 
 Points = Float[np.ndarray, "points inputs"]
 PerUnit = Float[np.ndarray, " units"]
@@ -47,6 +55,25 @@ class TwoLayer:
     def gradients(self, x: Points) -> Points:
         """Gradient at each point (off the kinks): the attribution."""
         return (active(self, x) * self.readout) @ self.weights
+
+
+def draw(seed: int, *, inputs: int = 0, points: int = 12) -> tuple[TwoLayer, Float[np.ndarray, "points inputs"]]:
+    """A two-layer ReLU network with points, in numpy.
+
+    Args:
+        seed: decides everything.
+        inputs: of the network; 0 draws one to four.
+        points: how many, at least 1.
+
+    Returns:
+        Network of one to eight units with unbalanced layers, and normal points.
+    """
+    rng = np.random.default_rng(seed)
+    inputs = inputs or int(rng.integers(1, 5))
+    units = int(rng.integers(1, 9))
+    weights, biases = rng.standard_normal((units, inputs)), 0.7 * rng.standard_normal(units)
+    net = TwoLayer(weights, biases, rng.standard_normal(units) * np.exp(rng.standard_normal(units)))
+    return net, rng.standard_normal((points, inputs))
 
 
 def active(net: TwoLayer, x: Points) -> Bool[np.ndarray, "points units"]:
@@ -109,6 +136,11 @@ def sharpness(net: TwoLayer, x: Points) -> float:
     return float(np.linalg.eigvalsh(j @ j.T / len(x))[-1])
 
 
+def invariant_flatness(net: TwoLayer, x: Points) -> float:
+    """|W|_2^2 tr H_(W,b), which no common factor between the layers changes (P5)."""
+    return float(np.linalg.norm(net.weights, 2) ** 2 * trace(net, x, block="first"))
+
+
 def rescaled(net: TwoLayer, factors: PerUnit) -> TwoLayer:
     """The same function with (w_k, b_k) multiplied and v_k divided by a positive factor for each unit."""
     return replace(
@@ -147,7 +179,7 @@ def total_variation(net: TwoLayer, low: float = -np.inf, high: float = np.inf) -
 
 
 def angle_bound(net: TwoLayer, x: Points, y: Points) -> Float[np.ndarray, " points"]:
-    """Largest angle between gradients anywhere on the segment from x to y (P10), in radians.
+    """Largest angle between gradients anywhere on the segment from x to y (P12), in radians.
 
         2 arcsin(V D / Delta),  V = sum of pi_k over flips,  D = |x - y|,  Delta = |f(x) - f(y)|
 
@@ -156,6 +188,51 @@ def angle_bound(net: TwoLayer, x: Points, y: Points) -> Float[np.ndarray, " poin
     variation = flips(net, x, y) @ path_norms(net)
     share = variation * np.linalg.norm(x - y, axis=1) / np.maximum(np.abs(net(x) - net(y)), 1e-300)
     return np.where(share < 1, 2 * np.arcsin(np.minimum(share, 1)), np.inf)
+
+
+@versioned(1)
+@tally.over_cases
+def rescaling(case: int) -> Iterator[pd.DataFrame]:
+    """P5: function, attribution and invariant flatness under a random factor between the layers."""
+    net, x = draw(case)
+    factor = np.exp(np.random.default_rng(case).normal())
+    other = rescaled(net, np.full(len(net.readout), factor))
+    before, after = (invariant_flatness(n, x) for n in (net, other))
+    yield tally.identity("P5", "function", other(x), net(x))
+    yield tally.identity("P5", "attribution", other.gradients(x), net.gradients(x))
+    yield tally.identity("P5", "invariant flatness", before / after if after else 1.0, 1.0)
+
+
+@versioned(1)
+@tally.over_cases
+def paths(case: int) -> Iterator[pd.DataFrame]:
+    """P11: both lower bounds, their equality, and what flips can do to the attribution."""
+    net, x = draw(case)
+    pi, best = path_norms(net), balanced(net, x)
+    least, mean = (1 + 2 * pi @ weight(net, x) for weight in (reach, mean_reach))
+    yield tally.bound("P11", "path norm and trace", least, trace(net, x))
+    yield tally.bound("P11", "path norm and trace, best re-scaling", least, trace(best, x))
+    yield tally.bound("P11", "path norm and top eigenvalue", mean, sharpness(best, x))
+    changed = np.linalg.norm(net.gradients(x[1:]) - net.gradients(x[:-1]), axis=1)
+    yield tally.bound("P11", "attribution and flips", changed, flips(net, x[1:], x[:-1]) @ pi)
+    line, _ = draw(case, inputs=1)
+    slopes = line.gradients(np.linspace(-50, 50, 20001)[:, None])[:, 0]
+    yield tally.bound("P11", "variation, one input", np.abs(np.diff(slopes)).sum(), total_variation(line))
+
+
+@versioned(1)
+@tally.over_cases
+def angles(case: int) -> Iterator[pd.DataFrame]:
+    """P12: the largest angle between gradients of random pairs on segments that satisfy its condition."""
+    net, x = draw(case, inputs=3)
+    rng, points = np.random.default_rng(case), 41
+    y = x + 10 ** rng.uniform(-2, 0.3, (len(x), 1)) * rng.standard_normal(x.shape)
+    limit, t = angle_bound(net, x, y), np.linspace(0, 1, points)[:, None, None]
+    slopes = net.gradients((x + t * (y - x)).reshape(-1, 3)).reshape(points, -1, 3)
+    a, b = (torch.from_numpy(slopes[rng.permutation(points)]) for _ in range(2))
+    meets = np.isfinite(limit) & flips(net, x, y).any(1)
+    largest = [float(angle(a[:, i], b[:, i]).max()) for i in np.flatnonzero(meets)]
+    yield tally.bound("P12", "angle on a segment", largest, limit[meets])
 
 
 def _distances(net: TwoLayer, x: Points) -> tuple[np.ndarray, np.ndarray]:

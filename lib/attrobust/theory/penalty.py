@@ -7,24 +7,24 @@ network that is piecewise linear in x, cross-entropy, p = softmax(z) and S = dia
 
     mean_i |x_i|^2 lambda_max(hess_x loss_i)  <=  |W|_2^2 mean_i lambda_max(hess_W loss_i)  <=  |W|_2^2 tr H_W
 
-so the penalty, averaged over the training set, lies under a flatness that re-scaling cannot change (P4, ours).
+so the penalty, averaged over the training set, lies under a flatness that re-scaling cannot change (P6, ours).
 """
 
+from collections.abc import Iterator
+
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from attrobust import curvature
-from attrobust.theory.duality import first_dense
+from attrobust.theory import draws, tally
+from attrobust.theory.duality import first_dense, input_hessians, spectral_norms
+from attrobust.versions import versioned
 
 Images = Float[Tensor, "batch channels height width"]
 PerImage = Float[Tensor, " batch"]
-
-
-def input_jacobians(model: nn.Module, x: Images) -> Float[Tensor, "batch classes pixels"]:
-    """Derivative dz / dx of the logits, for each image."""
-    return vmap(jacrev(lambda image: model(image[None])[0]))(x).flatten(2).detach()
 
 
 def hidden_jacobians(model: nn.Module, x: Images) -> Float[Tensor, "batch classes units"]:
@@ -59,7 +59,7 @@ def top_curvature(jacobian: Float[Tensor, "batch classes n"], logits: Float[Tens
 
 
 def ordering(model: nn.Module, x: Images) -> tuple[float, float, float]:
-    """The three members of the chain of P4: mean penalty, mean curvature in W, invariant flatness of W.
+    """The three members of the chain of P6: mean penalty, mean curvature in W, invariant flatness of W.
 
     Args:
         model: network in eval mode, piecewise linear, with a dense first layer.
@@ -75,7 +75,28 @@ def ordering(model: nn.Module, x: Images) -> tuple[float, float, float]:
     first = first_dense(model, x)
     logits = model(x).detach()
     seen = first.extended[:, :-1].square().sum(1)
-    inputs = (seen * top_curvature(input_jacobians(model, x), logits)).mean()
+    inputs = (seen * top_curvature(curvature.input_jacobian(model, x), logits)).mean()
     weights = (seen * top_curvature(hidden_jacobians(model, x), logits)).mean()
     trace = curvature.gauss_newton_trace(curvature.GaussNewton(model, x), block=f"{first.name}.weight").value
     return float(inputs), first.spectral**2 * float(weights), first.spectral**2 * trace
+
+
+@versioned(1)
+@tally.over_cases
+def surfaces(case: int) -> Iterator[pd.DataFrame]:
+    """P6 on a random ReLU network: closed form, the constant 1/2, and the chain of three."""
+    model, x, y = draws.network(case, activations=("relu",))
+    logits, jacobians = model(x).detach(), curvature.input_jacobian(model, x)
+    top = top_curvature(jacobians, logits)
+    dense = input_hessians(model, x, y, readout=curvature.cross_entropy)
+    yield tally.identity("P6", "closed form of the penalty", torch.linalg.eigvalsh(dense)[:, -1], top)
+    yield tally.bound("P6", "penalty and squared Jacobian", top, spectral_norms(jacobians).square() / 2)
+    inputs, weights, flat = ordering(model, x)
+    yield tally.bound("P6", "penalty and curvature in W", inputs, weights)
+    yield tally.bound("P6", "curvature in W and flatness", weights, flat)
+
+
+def equality() -> pd.DataFrame:
+    """Two even classes whose logits move against each other."""
+    apart, even = torch.tensor([[[1.0], [-1.0]]], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    return tally.equalities({("P6", "two even classes"): (top_curvature(apart, even), 1.0)})

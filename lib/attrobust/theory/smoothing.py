@@ -7,16 +7,20 @@ per unit of input by at most
 
 and the gradient averaged over a ball of radius r in d dimensions by at most 2 (V_{d-1} / V_d) G / r. The functions
 |u . x| and sign((u . x)^2 - s^2) attain them. Attribution robustness in this sense: Wang et al. 2020; constants ours
-or textbook (P12).
+or textbook (P18).
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from scipy.stats import norm
 
 from attrobust import checks
+from attrobust.theory import tally
+from attrobust.versions import versioned
 
 
 def gaussian_constant(*, slope: float = math.inf, height: float = math.inf, sigma: float) -> float:
@@ -121,3 +125,29 @@ class Folds:
     def ball_bend(self, x: Float[np.ndarray, " points"], radius: float) -> Float[np.ndarray, " points"]:
         """Derivative of the map averaged over [x - radius, x + radius]."""
         return (self.derivative(x + radius) - self.derivative(x - radius)) / (2 * radius)
+
+
+@versioned(1)
+@tally.over_cases
+def smoothed(case: int) -> Iterator[pd.DataFrame]:
+    """P18 on a random folded function of one input, whose smoothed derivatives are known in closed form."""
+    rng = np.random.default_rng(case)
+    n, size = int(rng.integers(1, 6)), 10 ** rng.uniform(-1, 0.5)
+    folds = Folds(rng.standard_normal(n), rng.normal(size=n))
+    at = np.concatenate([np.linspace(-4, 4, 401), *(folds.places + shift * size for shift in (-1, 0, 1))])
+    limit = gaussian_constant(slope=folds.slope(), sigma=size)
+    yield tally.bound("P18", "SmoothGrad, slope", np.abs(folds.gaussian_bend(at, size)).max(), limit)
+    limit = gaussian_constant(height=folds.half_range(), sigma=size)
+    yield tally.bound("P18", "SmoothGrad, height", np.abs(folds.step_bend(at, size)).max(), limit)
+    limit = ball_constant(slope=folds.slope(), radius=size, dimensions=1)
+    yield tally.bound("P18", "ball average", np.abs(folds.ball_bend(at + 1e-9, size)).max(), limit)
+
+
+def equality() -> pd.DataFrame:
+    """A single fold for the slope, sign(x^2 - s^2) for the height."""
+    zero, places = np.zeros(1), np.array([-0.7, 0.7])
+    fold, bump = Folds(np.ones(1), zero), Folds(np.array([-1.0, 1.0]), places)
+    return tally.equalities({
+        ("P18", "one fold"): (np.abs(fold.gaussian_bend(zero, 0.7)), gaussian_constant(slope=1.0, sigma=0.7)),
+        ("P18", "a bump"): (np.abs(bump.step_bend(zero, 0.7)), gaussian_constant(height=1.0, sigma=0.7)),
+    })  # fmt: skip

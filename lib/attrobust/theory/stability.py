@@ -10,13 +10,18 @@ moment stays bounded from every start iff the largest eigenvalue of T is at most
 
     eta E|H^|_F^2 <= 2 tr H,     and with rank H_i <= C:     tr H <= 2 C / (eta rho)  ( = 2 B C / eta )
 
-Thresholds: Wu et al. 2018, Ma and Ying 2021, Mulayoff and Michaeli 2024; the short trace form is ours (P7).
+Thresholds: Wu et al. 2018, Ma and Ying 2021, Mulayoff and Michaeli 2024; the short trace form is ours (P8).
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from attrobust import checks
+from attrobust.theory import tally
+from attrobust.versions import versioned
 
 Hessians = Float[np.ndarray, "samples n n"]
 
@@ -46,9 +51,8 @@ def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) 
         step_size: eta, above 0.
         rho: from `sampling`.
     """
-    mean, eye = hessians.mean(0), np.eye(hessians.shape[1])
-    drift = np.kron(mean, eye) + np.kron(eye, mean)
-    return np.eye(len(eye) ** 2) - step_size * drift + step_size**2 * _noise(hessians, rho)
+    drift = _drift(hessians)
+    return np.eye(len(drift)) - step_size * drift + step_size**2 * _noise(hessians, rho)
 
 
 def largest_stable_step(hessians: Hessians, *, rho: float, iterations: int = 60) -> float:
@@ -75,8 +79,7 @@ def largest_stable_step(hessians: Hessians, *, rho: float, iterations: int = 60)
         raise ValueError(
             f"hessians have a mean with smallest eigenvalue {spectrum[0]:.2g}; it must be positive definite"
         )
-    mean, eye = hessians.mean(0), np.eye(hessians.shape[1])
-    drift, noise = np.kron(mean, eye) + np.kron(eye, mean), _noise(hessians, rho)
+    drift, noise = _drift(hessians), _noise(hessians, rho)
     low, high = 0.0, 2 / float(spectrum[-1])
     if np.linalg.eigvalsh(drift - high * noise)[0] >= 0:
         return high
@@ -124,6 +127,40 @@ def second_moment(
         moment = operator @ moment
         sizes.append(float(np.trace(moment.reshape(n, n))))
     return np.array(sizes)
+
+
+@versioned(1)
+@tally.over_cases
+def stable(case: int) -> Iterator[pd.DataFrame]:
+    """P8 at the exact threshold of random per-sample Hessians."""
+    rng = np.random.default_rng(case)
+    n, size, outputs, batch = (int(rng.integers(a, b)) for a, b in ((6, 12), (2, 6), (1, 4), (1, 5)))
+    j = np.exp(rng.normal(size=(n, 1, 1))) * rng.standard_normal((n, size, outputs))
+    each, rho = j @ j.mT, sampling(n, batch)
+    h, eta = each.mean(0), largest_stable_step(each, rho=rho)
+    part = each[:, : size // 2, : size // 2]
+    for arm, hs in (("squared norm", each), ("squared norm, one block", part)):
+        yield tally.bound("P8", arm, eta * batch_norm_squared(hs, rho=rho), 2 * np.trace(hs.mean(0)))
+    limit = trace_bound(step_size=eta, rho=rho, outputs=outputs)
+    yield tally.bound("P8", "trace", np.trace(h), limit)
+    yield tally.bound("P8", "fourth moment", np.square(np.trace(each, axis1=1, axis2=2)).mean(), limit**2)
+    yield tally.bound("P8", "top eigenvalue", np.linalg.eigvalsh(h)[-1], 2 / eta)
+    # The spectral radius of T decides whether the second moment stays bounded.
+    operators = (second_moment_operator(each, step_size=factor * eta, rho=rho) for factor in (0.99, 1.01))
+    below, above = (float(np.linalg.eigvalsh(operator)[-1]) for operator in operators)
+    yield tally.bound("P8", "bounded below the threshold", below, 1.0)
+    yield tally.bound("P8", "unbounded above it", 1.0, above)
+
+
+def equality() -> pd.DataFrame:
+    """One sample per update, orthogonal gradients of equal norm."""
+    step = largest_stable_step(3 * np.eye(4)[:, :, None] * np.eye(4)[:, None], rho=1.0)
+    return tally.equalities({("P8", "orthogonal samples"): (3.0, trace_bound(step_size=step, rho=1.0))})
+
+
+def _drift(hessians: Hessians) -> Float[np.ndarray, "nn nn"]:
+    mean, eye = hessians.mean(0), np.eye(hessians.shape[1])
+    return np.kron(mean, eye) + np.kron(eye, mean)
 
 
 def _noise(hessians: Hessians, rho: float) -> Float[np.ndarray, "nn nn"]:

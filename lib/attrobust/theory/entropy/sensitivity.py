@@ -1,6 +1,6 @@
 """How much a softmax row moves when its scores do: the spectral norm of diag(p) - p p^T, exactly and bounded.
 
-With p_(1) >= p_(2) >= ... the sorted weights and n keys (P20 of notebook 06)
+With p_(1) >= p_(2) >= ... the sorted weights and n keys (P20)
 
     max{ p_(2), p_(1)(1 - p_(1)), (1 - |p|^2) / (n - 1) }  <=  lambda_max
     lambda_max  <=  min{ 1/2, p_(1), 2 p_(1)(1 - p_(1)), 1 - |p|^2 }
@@ -14,15 +14,18 @@ secular equation); the form in the entropy is ours.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attrobust.entropy.limits import leading_mass
-from attrobust.entropy.rows import PerRow, Scores, Weights, normalised
+from attrobust.theory import draws, tally
+from attrobust.theory.entropy.margins import leading_mass
+from attrobust.theory.entropy.rows import PerRow, Scores, Weights, normalised, softmax_entropy
+from attrobust.versions import versioned
 
 
 class Bounds(NamedTuple):
@@ -112,6 +115,40 @@ def sensitivity_envelope(entropy: PerRow, *, keys: int) -> Bounds:
     lower = torch.minimum(most * (1 - most), least * (1 - least))
     upper = torch.minimum(most.clamp(max=0.5), torch.where(few, 2 * pair * (1 - pair), 0.5))
     return Bounds(lower, upper)
+
+
+@versioned(1)
+@tally.over_cases
+def hump(case: int) -> Iterator[pd.DataFrame]:
+    """P20 on rows whose Jacobian is built and diagonalised; the library's fast route beside it."""
+    s = draws.scores(case)
+    p, h = s.softmax(1), softmax_entropy(s)
+    top = torch.linalg.eigvalsh(torch.diag_embed(p) - p[:, :, None] * p[:, None])[:, -1]
+    yield tally.residuals("P20", "secular equation", (softmax_jacobian_norm(p) - top).abs().max())
+    first, second = p.topk(2).values.unbind(1)
+    left = 1 - p.square().sum(1)
+    lower = {"second weight": second, "p(1 - p) of the first": first * (1 - first)}
+    lower |= {"mean eigenvalue": left / (p.shape[1] - 1)}
+    upper = {"one half": torch.full_like(top, 0.5), "first weight": first, "twice p(1 - p)": 2 * first * (1 - first)}
+    upper |= {"1 - |p|²": left}
+    for arm, side in lower.items():
+        yield tally.bound("P20", f"{arm}, below", side, top)
+    for arm, side in upper.items():
+        yield tally.bound("P20", f"{arm}, above", top, side)
+    yield tally.bound("P20", "1 - |p|² and entropy", left, -torch.expm1(-h))
+    envelope = sensitivity_envelope(h, keys=s.shape[1])
+    yield tally.bound("P20", "entropy alone, below", envelope.lower, top)
+    yield tally.bound("P20", "entropy alone, above", top, envelope.upper, entropy=h)
+
+
+def equality() -> pd.DataFrame:
+    """Two keys that share everything, and a uniform row."""
+    tie, even = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64), torch.ones(7, dtype=torch.float64)
+    return tally.equalities({
+        ("P20", "two keys share all"): (softmax_jacobian_norm(tie), 0.5),
+        ("P20", "uniform row"): (1 / 7, softmax_jacobian_norm(even)),
+        ("P20", "entropy, uniform row"): (1 - 1 / 7, -math.expm1(-math.log(7))),
+    })  # fmt: skip
 
 
 def _bounds(p: Weights) -> Bounds:

@@ -1,22 +1,26 @@
-"""Statements and their cases: every inequality of notebooks 02 and 06 as a table of left and right sides.
+"""Statements and their cases: every inequality of notebooks 02, 06 and 07 as a table of left and right sides.
 
 A *bound* says left <= right; it is violated where left exceeds right by more than the rounding of float64. An
 *identity* is stored as its residual and the tolerance it must stay under. One row per case:
 
-    statement, arm, case, left, right, kind ("bound" or "identity")
+    statement, arm, case, left, right, kind ("bound" or "identity"), holds
 
-The verdict on a statement is computed from such a table alone, so it can be recomputed wherever rows can be read.
+`holds` is False for a *wrong variant*: the statement slightly off, which the same trial must refute. The verdict on a
+statement is computed from such a table alone, so it can be recomputed wherever rows can be read.
 """
 
+import functools
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 
+from attrobust import checks
 from attrobust.claims import OPPOSITE, SUPPORTED, UNDECIDED
 
-TALLY = ("statement", "arm", "kind", "cases", "violations", "ratio", "residual", "verdict")
+#: Columns that every table of cases has.
+CASES = ("statement", "arm", "left", "right", "kind", "holds")
 
 #: Largest residual an identity may leave in float64, relative to the size of its sides (our choice; seen: 1e-13).
 RESIDUAL = 1e-10
@@ -25,7 +29,26 @@ RESIDUAL = 1e-10
 ROUNDING = 1e-9
 
 
-def bound(statement: str, arm: str, left: object, right: object, **columns: object) -> pd.DataFrame:
+def over_cases(one: Callable[[int], Iterator[pd.DataFrame]]) -> Callable[[int, int], pd.DataFrame]:
+    """Turn a function of one random case into one of (number of cases, first case) that joins their tables.
+
+    Example:
+        >>> two = over_cases(lambda case: iter([bound("S", "numbers", case, 10)]))
+        >>> two(3, 5)["left"].tolist()
+        [5.0, 6.0, 7.0]
+    """
+
+    @functools.wraps(one)
+    def table(cases: int, seed: int) -> pd.DataFrame:
+        checks.count("cases", cases)
+        return join(part for case in range(seed, seed + cases) for part in one(case))
+
+    return table
+
+
+def bound(
+    statement: str, arm: str, left: object, right: object, *, holds: bool = True, **columns: object
+) -> pd.DataFrame:
     """Cases of left <= right.
 
     Args:
@@ -33,6 +56,7 @@ def bound(statement: str, arm: str, left: object, right: object, **columns: obje
         arm: what it was tried on, such as "logit".
         left: smaller side, one number per case.
         right: larger side, one number per case; may be infinite.
+        holds: False for a wrong variant.
         **columns: further columns of the table, such as the radius.
 
     Raises:
@@ -45,12 +69,11 @@ def bound(statement: str, arm: str, left: object, right: object, **columns: obje
     left, right = np.broadcast_arrays(_numbers(left), _numbers(right))
     if np.isnan(left).any() or np.isnan(right).any():
         raise ValueError(f"{statement} ({arm}) has NaN on one side; both sides must be numbers")
-    sides = {"left": left.ravel(), "right": right.ravel()}
-    table = pd.DataFrame({"statement": statement, "arm": arm, "case": range(left.size), **sides, "kind": "bound"})
-    return table.assign(**columns)
+    sides = {"case": range(left.size), "left": left.ravel(), "right": right.ravel()}
+    return pd.DataFrame({"statement": statement, "arm": arm, **sides, "kind": "bound", "holds": holds, **columns})
 
 
-def identity(statement: str, arm: str, left: object, right: object, **columns: object) -> pd.DataFrame:
+def identity(statement: str, arm: str, left: object, right: object) -> pd.DataFrame:
     """One case of left = right: the largest difference over the larger of 1 and the largest entry.
 
     Example:
@@ -58,19 +81,35 @@ def identity(statement: str, arm: str, left: object, right: object, **columns: o
         0.0
     """
     left, right = _numbers(left), _numbers(right)
-    residual = np.abs(left - right).max() / max(1.0, np.abs(right).max())
-    return bound(statement, arm, residual, RESIDUAL, **columns).assign(kind="identity")
+    return residuals(statement, arm, np.abs(left - right).max() / max(1.0, np.abs(right).max()))
 
 
-def residuals(statement: str, arm: str, values: object, **columns: object) -> pd.DataFrame:
+def residuals(statement: str, arm: str, values: object, *, holds: bool = True) -> pd.DataFrame:
     """Cases of an identity whose residuals are known already, one number per case."""
-    return bound(statement, arm, np.abs(_numbers(values)), RESIDUAL, **columns).assign(kind="identity")
+    return bound(statement, arm, np.abs(_numbers(values)), RESIDUAL, holds=holds).assign(kind="identity")
+
+
+def equalities(cases: Mapping[tuple[str, str], tuple[object, object]]) -> pd.DataFrame:
+    """Examples that attain a bound: {(statement, what the example is): (left, right)}."""
+    return join(bound(statement, f"equality: {name}", *sides) for (statement, name), sides in cases.items())
 
 
 def join(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Tables of cases as one, cases numbered through within each statement and arm."""
     table = pd.concat(list(parts), ignore_index=True)
-    return table.assign(case=table.groupby(["statement", "arm"], sort=False).cumcount())
+    cases = table.groupby(["statement", "arm"], sort=False).cumcount()
+    return table.assign(case=cases, holds=table["holds"].astype(bool))  # empty parts have no type of their own
+
+
+def variants(cases: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Wrong variants in a table, by statement and arm.
+
+    Example:
+        >>> list(variants(bound("P2", "without the root", 2, 1, holds=False)))
+        ['P2 without the root']
+    """
+    groups = cases[~cases["holds"]].groupby(["statement", "arm"], sort=False)
+    return {" ".join(names): table for names, table in groups}
 
 
 def violated(cases: pd.DataFrame) -> pd.Series:
@@ -92,27 +131,17 @@ def tally(cases: pd.DataFrame) -> pd.DataFrame:
     """Cases tried, violations, and how close each statement came to its limit.
 
     Returns:
-        One row per statement and arm: kind, cases, violations, ratio (largest left over right), residual (largest
-        left side of an identity, NaN for a bound) and verdict: "supported" if there are cases and none is
-        violated, "opposite" if one is, "undecided" without cases.
+        One row per statement and arm: kind, holds, cases, violations, ratio (largest left over right), residual
+        (largest left side of an identity, NaN for a bound) and verdict: "supported" if there are cases and none is
+        violated, "opposite" if one is, "undecided" without cases. A wrong variant should come out "opposite".
     """
-    marked = cases.assign(violated=violated(cases), ratio=ratio(cases))
-    records = []
-    for (statement, arm), inside in marked.groupby(["statement", "arm"], sort=False):
-        kind = inside["kind"].iloc[0]
-        records.append(
-            {
-                "statement": statement,
-                "arm": arm,
-                "kind": kind,
-                "cases": len(inside),
-                "violations": int(inside["violated"].sum()),
-                "ratio": inside["ratio"].max(),
-                "residual": inside["left"].max() if kind == "identity" else np.nan,
-                "verdict": verdict(len(inside), int(inside["violated"].sum())),
-            }
-        )
-    return pd.DataFrame(records, columns=list(TALLY))
+    residual = cases["left"].where(cases["kind"] == "identity")
+    marked = cases.assign(violated=violated(cases), ratio=ratio(cases), residual=residual)
+    table = marked.groupby(["statement", "arm"], sort=False, as_index=False).agg(
+        kind=("kind", "first"), holds=("holds", "first"), cases=("left", "size"), violations=("violated", "sum"),
+        ratio=("ratio", "max"), residual=("residual", "max"),
+    )  # fmt: skip
+    return table.assign(verdict=list(map(verdict, table["cases"], table["violations"])))
 
 
 def verdict(cases: int, violations: int) -> str:
@@ -128,8 +157,8 @@ def verdict(cases: int, violations: int) -> str:
 
 
 def summary(cases: pd.DataFrame) -> str:
-    """One line per statement and arm: cases, violations, tightest ratio or largest residual."""
-    table = tally(cases)
+    """One line per true statement and arm: cases, violations, tightest ratio or largest residual."""
+    table = tally(cases[cases["holds"]])
     names = [f"{row.statement} {row.arm}" for row in table.itertuples()]
     width = max((len(name) for name in names), default=0)
     lines = []
@@ -142,7 +171,7 @@ def summary(cases: pd.DataFrame) -> str:
 
 
 def claim(cases: pd.DataFrame, *, name: str, sides: dict[str, str]) -> pd.DataFrame:
-    """Rows of a claims table, one per statement and arm.
+    """Rows of a claims table, one per true statement and arm.
 
     Args:
         cases: tables of cases, joined.
@@ -152,7 +181,7 @@ def claim(cases: pd.DataFrame, *, name: str, sides: dict[str, str]) -> pd.DataFr
     Raises:
         ValueError: if a statement has no side.
     """
-    table = tally(cases)
+    table = tally(cases[cases["holds"]])
     lost = sorted(set(table["statement"]) - set(sides))
     if lost:
         raise ValueError(f"sides says nothing about {', '.join(lost)}; it must name a side for every statement")

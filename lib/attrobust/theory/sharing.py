@@ -1,4 +1,4 @@
-"""Shared weights break the transfer; position embeddings restore it.
+"""Shared weights break the transfer of `duality`; position embeddings restore it (P4).
 
 A convolution (or a patch embedding) uses one kernel at many positions. Its gradient sums what the positions say, and
 the sum may vanish while the pixels matter. In a vision transformer the embedding is shared too, but the learned
@@ -10,15 +10,19 @@ and likewise with |E|_2^2 for the Hessians. Ours.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian, vmap
 
+from attrobust import curvature
 from attrobust.curvature import logit
+from attrobust.theory import duality, tally
 from attrobust.theory.duality import Readout
+from attrobust.versions import versioned
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
@@ -68,23 +72,6 @@ class TinyTransformer(nn.Module):
         return torch.tanh(z @ self.hidden.T).mean(1) @ self.head.T
 
 
-def position_gradients(
-    model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
-) -> Float[Tensor, "batch tokens dim"]:
-    """Gradient of each image's readout in the position embedding."""
-    return vmap(grad(_placed(model, readout)), in_dims=(None, 0, 0))(model.position.detach(), x, y).detach()
-
-
-def position_hessians(
-    model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
-) -> Float[Tensor, "batch n n"]:
-    """Dense Hessian of each image's readout in the position embedding, read token by token."""
-    n = model.position.numel()
-    placed = hessian(_placed(model, readout))
-    whole = [placed(model.position.detach(), i, c).reshape(n, n) for i, c in zip(x, y, strict=True)]
-    return torch.stack(whole).detach()
-
-
 def input_gradient_bound(
     model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
 ) -> Float[Tensor, " batch"]:
@@ -96,7 +83,7 @@ def input_gradient_bound(
         >>> input_gradient_bound(model, torch.rand(2, 1, 4, 4).double(), torch.tensor([0, 1])).shape
         torch.Size([2])
     """
-    norm = position_gradients(model, x, y, readout=readout).flatten(1).norm(dim=1)
+    norm = duality.parameter_gradients(model, x, y, readout=readout, only="position").norm(dim=1)
     return torch.linalg.matrix_norm(model.embedding.detach(), ord=2) * norm
 
 
@@ -104,7 +91,7 @@ def input_curvature_bound(
     model: TinyTransformer, x: Images, y: Labels, *, readout: Readout = logit
 ) -> Float[Tensor, " batch"]:
     """Upper bound |E|_2^2 |hess_Pos|_2 on each image's input curvature."""
-    bend = torch.linalg.matrix_norm(position_hessians(model, x, y, readout=readout), ord=2)
+    bend = duality.spectral_norms(duality.parameter_hessians(model, x, y, of="position", readout=readout))
     return torch.linalg.matrix_norm(model.embedding.detach(), ord=2).square() * bend
 
 
@@ -129,19 +116,38 @@ class DifferenceDetector(nn.Module):
         return (h[:, 0] - h[:, 1])[:, None]
 
 
-def kernel_gradients(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> Float[Tensor, "batch n"]:
-    """Gradient of each image's readout in the first layer's shared weights, flat."""
-    name, weights = next(iter(model.named_parameters()))
+@versioned(1)
+@tally.over_cases
+def transformers(case: int) -> Iterator[pd.DataFrame]:
+    """P4 on a random one-block transformer; and P2 misused through the kernel of a difference detector."""
+    g = torch.Generator().manual_seed(case)
+    model = TinyTransformer(4, patch=2, dim=3, classes=3, generator=g)
+    x, y = torch.rand(2, 1, 4, 4, generator=g, dtype=torch.float64), torch.randint(0, 3, (2,), generator=g)
+    for arm, readout in duality.READOUTS.items():
+        slope = curvature.input_gradient_norm(model, x, y, readout=readout)
+        limit = input_gradient_bound(model, x, y, readout=readout)
+        yield tally.bound("P4 gradient", f"transformer, {arm}", slope, limit)
+        bend = duality.spectral_norms(duality.input_hessians(model, x, y, readout=readout))
+        limit = input_curvature_bound(model, x, y, readout=readout)
+        yield tally.bound("P4 curvature", f"transformer, {arm}", bend, limit)
+    kernel, gap = np.random.default_rng(case).uniform((0.5, -6.0), (2.5, 0.0))
+    shared, label = DifferenceDetector(float(kernel)), torch.tensor([0])
+    pixels = torch.tensor([1.0, 1.0 - 10.0**gap], dtype=torch.float64).view(1, 1, 1, 2)
+    limit = kernel * duality.parameter_gradients(shared, pixels, label).norm(dim=1) / pixels.norm()
+    slope = curvature.input_gradient_norm(shared, pixels, label)
+    yield tally.bound("P2", "through a shared kernel", slope, limit, holds=False)
 
-    def value(kernel: Tensor, image: Tensor, label: Tensor) -> Tensor:
-        return readout(lambda im: functional_call(model, {name: kernel}, (im,)), image[None], label[None])[0]
 
-    return vmap(grad(value), in_dims=(None, 0, 0))(weights.detach(), x, y).flatten(1).detach()
-
-
-def _placed(model: TinyTransformer, readout: Readout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    def value(position: Tensor, image: Tensor, label: Tensor) -> Tensor:
-        network = {"position": position}
-        return readout(lambda im: functional_call(model, network, (im,)), image[None], label[None])[0]
-
-    return value
+@versioned(1)
+def detector(kernels: Sequence[float]) -> pd.DataFrame:
+    """Derivatives of the difference detector at (1, 1), in its kernel and in the pixels, for several kernels."""
+    rows, x, y = [], torch.ones(1, 1, 1, 2, dtype=torch.float64), torch.tensor([0])
+    for kernel in kernels:
+        model = DifferenceDetector(kernel)
+        values = {
+            "gradient in the kernel": duality.parameter_gradients(model, x, y).norm(),
+            "gradient in the pixels": curvature.input_gradient_norm(model, x, y),
+            "Hessian in the pixels": duality.spectral_norms(duality.input_hessians(model, x, y)),
+        }
+        rows += [{"kernel": kernel, "name": name, "value": float(value)} for name, value in values.items()]
+    return pd.DataFrame(rows)

@@ -7,104 +7,25 @@ With scores a (a map, or its absolute values), a change e of known size and thet
     Kendall    >= 1 - 2 #{i < j : |a_i - a_j| <= 2 |e|_inf} / (d (d - 1) / 2)
     Spearman   >= 1 - 6 sum_i N_i^2 / (d (d^2 - 1)),   N_i = #{j != i : |a_i - a_j| <= 2 |e|_inf}
 
-All four are scale-free: scaling a and e together changes nothing. The angle itself is at most the integrated
-relative curvature along the way (`turn`). Used by notebook 02; the guarantees are ours, proofs stand there.
+All four are scale-free: scaling a and e together changes nothing. They are P14 of notebook 02, where the proofs stand;
+ours. The first two are attained, as are gaps of twice the change per pixel.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
-import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
+from scipy.stats import kendalltau
 from torch import Tensor
 
-from attrobust import checks
+from attrobust import checks, similarity
+from attrobust.theory import tally
+from attrobust.versions import versioned
 
 Scores = Float[Tensor, "batch pixels"]
 PerImage = Float[Tensor, " batch"]
-
-
-def turn(
-    function: Callable[[Float[Tensor, " n"]], Float[Tensor, ""]],
-    start: Float[Tensor, " n"],
-    step: Float[Tensor, " n"],
-    *,
-    nodes: int = 32,
-) -> float:
-    """Most that the gradient's direction can turn on the way from `start` to `start + step`, in radians.
-
-        integral over t in [0, 1] of  |P H(x_t) step| / |g(x_t)|,   x_t = start + t step
-
-    with g the gradient, H the Hessian and P the projection that removes the direction of g. The gradient must not
-    vanish on the way: passing through zero it reverses at once, and no curvature tells.
-
-    Args:
-        function: smooth scalar function of a vector, differentiable twice.
-        start: where the way begins.
-        step: the whole way.
-        nodes: Gauss-Legendre nodes, at least 2 (32 is our choice); the distance from the rule with half as many is
-            added, so that the answer errs on the safe side.
-
-    Returns:
-        The integral; infinite, that is no guarantee, if the gradient turns by more than a right angle between two
-        neighbouring nodes, as it does where it passes through zero.
-
-    Raises:
-        ValueError: if `nodes` is not a whole number of at least 2.
-
-    Example:
-        >>> circle = lambda x: x[0] * x[1]
-        >>> start, step = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
-        >>> round(turn(circle, start, step), 6) == round(math.pi / 4, 6)
-        True
-
-    Reference: ours as stated; on level sets Dombrowski et al. 2019, "Explanations can be manipulated and geometry
-        is to blame".
-    """
-    checks.count("nodes", nodes, least=2)
-    gradient = torch.func.grad(function)
-
-    def at(place: Tensor) -> tuple[Tensor, Tensor]:
-        g, bend = torch.func.jvp(gradient, (start + place * step,), (step,))
-        across = bend - (bend @ g) / g.square().sum().clamp_min(torch.finfo(g.dtype).tiny) * g
-        return g / g.norm(), across.norm() / g.norm()
-
-    def rule(nodes: int) -> tuple[float, Tensor]:
-        places, weights = (torch.from_numpy(part).to(start) for part in np.polynomial.legendre.leggauss(nodes))
-        with torch.no_grad():
-            units, rates = torch.func.vmap(at)((places + 1) / 2)
-        return float((weights / 2 * rates).sum()), units
-
-    (fine, units), (coarse, _) = rule(nodes), rule(nodes // 2)
-    if bool(((units[1:] * units[:-1]).sum(1) < 0).any()) or not math.isfinite(fine + coarse):
-        return math.inf
-    return fine + abs(fine - coarse)
-
-
-def angle(first: Scores, second: Scores) -> PerImage:
-    """Angle between two maps in radians, accurate for small angles too; NaN where a map is zero.
-
-    Example:
-        >>> a, b = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([[1.0, 1.0]], dtype=torch.float64)
-        >>> round(angle(a, b).item() / math.pi, 6)
-        0.25
-    """
-    u, v = (m / m.norm(dim=1, keepdim=True) for m in (first, second))
-    return 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
-
-
-def change_of_turn(angle: PerImage) -> PerImage:
-    """Relative change |e| / |a| that a turn by `angle` can bring, up to the scale no rank or cosine sees.
-
-    The turned map may be rescaled freely; the nearest rescaled one lies sin(angle) away. Infinite from a right
-    angle on.
-
-    Example:
-        >>> change_of_turn(torch.tensor([0.0, math.pi / 6, 2.0]).double()).round(decimals=6).tolist()
-        [0.0, 0.5, inf]
-    """
-    return torch.where(angle < math.pi / 2, angle.sin(), torch.full_like(angle, math.inf))
 
 
 def cosine(relative: PerImage) -> PerImage:
@@ -240,6 +161,44 @@ def spearman(scores: Scores, change: PerImage) -> PerImage:
     pixels = _pixels(scores)
     moved = _close(scores, change).sum(2).to(scores).square().sum(1)
     return (1 - 6 * moved / (pixels * (pixels**2 - 1))).clamp_min(-1)
+
+
+def kendall_correlation(
+    first: Float[Tensor, "batch height width"], second: Float[Tensor, "batch height width"]
+) -> PerImage:
+    """Kendall correlation of the pixels of each pair of maps."""
+    pairs = zip(first.flatten(1), second.flatten(1), strict=True)
+    return torch.tensor([kendalltau(a, b).statistic for a, b in pairs], dtype=first.dtype)
+
+
+@versioned(1)
+@tally.over_cases
+def metrics(case: int) -> Iterator[pd.DataFrame]:
+    """P14 against changes built to break it; similarities enter as 1 - value, so that left <= right."""
+    g = torch.Generator().manual_seed(case)
+    pixels, k = (int(torch.randint(a, b, (1,), generator=g)) for a, b in ((6, 17), (1, 6)))
+    a, r = (torch.rand(1, n, generator=g, dtype=torch.float64) for n in (pixels, 1))
+    across = torch.randn(1, pixels, generator=g, dtype=torch.float64)
+    across = across - (across * a).sum() / a.square().sum() * a
+    yield _lost("cosine", similarity.cosine, a, worst_cosine(a, across, r[0]), cosine(r[0]))
+    top = partial(similarity.topk_intersection, k=k)
+    for swaps in range(1, min(k, pixels - k) + 1):
+        e = swap(a, k=k, swaps=swaps) * (1 + 1e-7)
+        yield _lost("top-k", top, a, e, topk(a, e.norm(dim=1), k=k))
+    size = 0.3 * r[0].square()
+    leading = torch.where(a >= a.topk(k).values[:, -1:], -1.0, 1.0).to(a)
+    upper = torch.where(a >= a.median(), -1.0, 1.0).to(a)
+    for direction in (leading, upper, torch.randn(1, pixels, generator=g, dtype=torch.float64).sign()):
+        e = size * direction
+        yield _lost("top-k per pixel", top, a, e, topk_within(a, size, k=k))
+        yield _lost("Kendall", kendall_correlation, a, e, kendall(a, size))
+        yield _lost("Spearman", similarity.spearman, a, e, spearman(a, size))
+
+
+def _lost(arm: str, metric: Callable, a: Tensor, e: Tensor, certified: Tensor) -> pd.DataFrame:
+    """What the change takes from the metric against what the certificate concedes."""
+    shape = (1, 1, 1, -1) if metric is similarity.cosine else (1, 1, -1)
+    return tally.bound("P14", arm, 1 - metric(a.view(shape), (a + e).view(shape)), 1 - certified)
 
 
 def _close(scores: Scores, change: PerImage) -> Bool[Tensor, "batch pixels pixels"]:

@@ -4,21 +4,24 @@ With n keys, p = softmax(s):
 
     floor      H(p) >= log(1 + (n-1) b) + a sqrt(n(n-1)) b / (1 + (n-1) b),
                a = |s - mean s|,  b = exp(-a sqrt(n/(n-1)))
-    deficit    log n - H(p) <= (max s - min s)^2 / 8
     margin     s_(k) - s_(k+1) <= G with  H(two levels, k of n keys raised by G) = H(p)
 
-The floor is that of Zhai et al. 2023 (arXiv 2303.06296), re-derived; the deficit follows from Hoeffding's lemma, the
-margin is ours. All three are attained: by one raised score, by two even halves in the limit, by two levels.
+The floor (P23) is that of Zhai et al. 2023 (arXiv 2303.06296), re-derived; the margin (P24) is ours. Both are
+attained: by one raised score, by two levels.
 """
 
 import math
+from collections.abc import Iterator
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from attrobust import checks
-from attrobust.entropy.rows import PerRow, Scores
+from attrobust.theory import draws, tally
+from attrobust.theory.entropy.rows import PerRow, Scores, centred_norm, softmax_entropy
+from attrobust.versions import versioned
 
 
 def entropy_floor(norm: PerRow, *, keys: int) -> PerRow:
@@ -47,21 +50,6 @@ def entropy_floor(norm: PerRow, *, keys: int) -> PerRow:
     b = (-norm * math.sqrt(keys / (keys - 1))).exp()
     steep = torch.where(b > 0, norm, torch.zeros_like(norm)) * b
     return torch.log1p((keys - 1) * b) + math.sqrt(keys * (keys - 1)) * steep / (1 + (keys - 1) * b)
-
-
-def deficit_bound(oscillation: PerRow) -> PerRow:
-    """Most that the entropy can fall short of log keys when the scores span `oscillation`: its square over 8.
-
-    Raises:
-        ValueError: if an entry is negative or NaN.
-
-    Example:
-        >>> deficit_bound(torch.tensor([0.0, 2.0])).tolist()
-        [0.0, 0.5]
-
-    Reference: Hoeffding 1963, the lemma in "Probability inequalities for sums of bounded random variables".
-    """
-    return checks.none_negative("oscillation", oscillation).square() / 8
 
 
 def topk_gap(scores: Scores, *, k: int) -> PerRow:
@@ -112,7 +100,7 @@ def margin_ceiling(entropy: PerRow, *, keys: int, k: int) -> PerRow:
         >>> round(margin_ceiling(-(two_levels * two_levels.log()).sum(), keys=5, k=2).item(), 6)
         1.3
 
-    Reference: ours (P24 of notebook 06).
+    Reference: ours (P24).
     """
     checks.count("keys", keys, least=2)
     checks.count("k", k, most=keys - 1)
@@ -140,6 +128,43 @@ def leading_mass(entropy: PerRow, *, keys: int, k: int) -> PerRow:
     """
     gap = margin_ceiling(entropy, keys=keys, k=k)
     return torch.sigmoid(gap - math.log((keys - k) / k))
+
+
+@versioned(1)
+@tally.over_cases
+def floors(case: int) -> Iterator[pd.DataFrame]:
+    """P23: the entropy of a row against its floor, given the norm of its centred scores."""
+    s = draws.scores(case)
+    norm, keys, h = centred_norm(s), s.shape[1], softmax_entropy(s)
+    yield tally.bound("P23", "entropy and norm", entropy_floor(norm, keys=keys), h, norm=norm, keys=keys)
+
+
+@versioned(1)
+@tally.over_cases
+def ceilings(case: int) -> Iterator[pd.DataFrame]:
+    """P24: the gap after the k-th score against its ceiling, and what half the gap certifies."""
+    s = draws.scores(case)
+    keys, g = s.shape[1], torch.Generator().manual_seed(case)
+    k = int(torch.randint(1, keys, (1,), generator=g))
+    temperature = 10 ** float(torch.rand(1, generator=g) - 0.5)
+    gap, h = topk_gap(s, k=k), softmax_entropy(s / temperature)
+    limit = margin_ceiling(h, keys=keys, k=k)
+    yield tally.bound("P24", "gap after the k-th score", gap, temperature * limit, temperature=temperature)
+    leading = torch.zeros_like(s, dtype=torch.bool).scatter(1, s.topk(k).indices, True)
+    clear = gap > 1e-6
+    for share, arm in ((0.999, "top-k set within half the gap"), (1.001, "just beyond half the gap")):
+        worst = s + share * gap[:, None] / 2 * torch.where(leading, -1.0, 1.0)
+        after = torch.zeros_like(leading).scatter(1, worst.topk(k).indices, True)
+        yield tally.bound("P24", arm, (leading & ~after).sum(1)[clear], 0.0, holds=share < 1)
+
+
+def equality() -> pd.DataFrame:
+    """One raised score, and two levels."""
+    raised, levels = (1.3 * (torch.arange(7) < k).double() for k in (1, 3))
+    return tally.equalities({
+        ("P23", "one raised score"): (entropy_floor(centred_norm(raised), keys=7), softmax_entropy(raised)),
+        ("P24", "two levels"): (1.3, margin_ceiling(softmax_entropy(levels), keys=7, k=3)),
+    })  # fmt: skip
 
 
 def _entropy(value: Float[Tensor, "*batch"], keys: int) -> Float[Tensor, "*batch"]:

@@ -4,18 +4,23 @@
     df/dW_K = q (X^T xi)^T           shared by all tokens: it sees the tokens through one sum
     df/dx_i = xi_i W_K^T q           through the scores, one for each token
 
-So with softmax the parameter gradient sees centred tokens only (P25b of notebook 06, ours). The sigmoid has the bias
+So with softmax the parameter gradient sees centred tokens only (P26, ours). The sigmoid has the bias
 b = -log n of Ramapuram et al. 2024 (arXiv 2409.04431), which gives its rows a mass near 1 at the start.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from attrobust import checks
+from attrobust.theory import tally
+from attrobust.theory.entropy.rows import row_entropy
+from attrobust.versions import versioned
 
 KINDS = ("softmax", "sigmoid")
 
@@ -86,3 +91,40 @@ def gradients(row: Readout, *, kind: str) -> Gradients:
     at = scores(row._replace(key=key, tokens=tokens))
     value = weights(at, kind=kind) @ row.values
     return Gradients(*torch.autograd.grad(value, (at, key, tokens)))
+
+
+@versioned(1)
+@tally.over_cases
+def readouts(case: int) -> Iterator[pd.DataFrame]:
+    """P26 on a random read-out: closed forms, the size of the score gradient, centred tokens, identical tokens."""
+    size = torch.rand(1, generator=torch.Generator().manual_seed(case))
+    row = draw(case, diversity=10 ** float(2 * size - 1.5))
+    p, v = weights(scores(row), kind="softmax"), row.values
+    found, xi = gradients(row, kind="softmax"), p * (v - p @ v)
+    yield tally.identity("P26", "gradient in the scores", found.scores, xi)
+    yield tally.identity("P26", "gradient in W_K", found.key, torch.outer(row.query, row.tokens.T @ xi))
+    yield tally.identity("P26", "gradient in the tokens", found.tokens, torch.outer(xi, row.key.T @ row.query))
+    yield tally.residuals("P26", "score gradient sums to 0", found.scores.sum())
+    variance, h = (p * (v - p @ v).square()).sum(), row_entropy(p)
+    size = found.scores.square().sum()
+    yield tally.bound("P26", "score gradient and variance", size, p.max() * variance)
+    limit = p.max() * (v.max() - v.min()).square() / 2 * -torch.expm1(-h)
+    yield tally.bound("P26", "score gradient and entropy", size, limit)
+    limit = p.max().square() * variance
+    yield tally.bound("P26", "variance times the squared first weight", size, limit, holds=False)
+    centred = torch.linalg.matrix_norm(row.tokens - row.tokens.mean(0), ord=2)
+    alike = draw(case, diversity=0.0)
+    seen = gradients(row, kind="softmax"), gradients(row, kind="sigmoid")
+    unseen = [gradients(alike, kind=kind).key.norm() for kind in KINDS]
+    limits = [row.query.norm() * centred * part.scores.norm() for part in seen]
+    yield tally.bound("P26", "W_K sees centred tokens", seen[0].key.norm(), limits[0])
+    yield tally.bound("P26", "centred tokens under a sigmoid", seen[1].key.norm(), limits[1], holds=False)
+    yield tally.residuals("P26", "identical tokens are unseen", unseen[0])
+    yield tally.residuals("P26", "identical tokens under a sigmoid", unseen[1], holds=False)
+
+
+def equality() -> pd.DataFrame:
+    """Two keys with half the weight each and opposite values: |xi|^2 is half the first weight times 4 (1 - 1/2)."""
+    p, values = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    sides = (p * (values - p @ values)).square().sum(), 0.5
+    return tally.equalities({("P26", "two opposite values"): sides})
