@@ -12,6 +12,7 @@ import ast
 import contextlib
 import hashlib
 import importlib
+import inspect
 import json
 import pkgutil
 import sys
@@ -25,9 +26,11 @@ import cases
 import numpy as np
 import pandas as pd
 import torch
-from attrobust import attacks, attention, attributions, data, experiments, paths, robustness, training, trials
+from attrobust import attacks, attention, attributions, data, experiments, paths, robustness, training
 from attrobust.balls import Ball
 from attrobust.experiments import control, costs, explanations, measure
+from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
+from attrobust.theory import descent, modified_loss, sharing, traps
 from attrobust.versions import VERSIONED
 
 swapping = importlib.import_module("attrobust.experiments.drop_in")  # the package shows the function of that name
@@ -142,6 +145,16 @@ def judge_of_strength() -> pd.DataFrame:
     return attacks.heavy(attributions.saliency, cases.mlp(), cases.images(2), Ball("linf", 8 / 255), **how).table
 
 
+def strengths() -> pd.DataFrame:
+    how = {"k": 2, "steps": 2, "starts": 1, "attributions": {"saliency": attributions.saliency}}
+    model, x, ball = cases.mlp(), cases.images(2), Ball("linf", 8 / 255)
+    found = [
+        robustness.strength(model, x, ball=ball, attack=attack, **how, generator=cases.generator())
+        for attack in ("auto", "heavy")
+    ]
+    return pd.concat(found, ignore_index=True)
+
+
 def untimed(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="seconds").sort_values([c for c in table if c != "seconds"], ignore_index=True)
 
@@ -162,43 +175,38 @@ CASES: dict[str, Callable[[], object]] = {
     "attribution_robustness": robust,
     "auto": suite,
     "heavy": judge_of_strength,
+    "strength": strengths,
     "read_out_twice": lambda: control.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
     "drop_in": lambda: swapping.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
     "training_steps": lambda: untimed(costs.training_steps(["l2"], 14, 8, 1, 2, 1)),
     "mixing": lambda: untimed(costs.mixing(["l2"], [4], 4, 1)),
-    "diversities": partial(trials.diversities, [0.01, 1.0], [0]),
-    "stability_sides": partial(trials.stability_sides, 0, [0.5, 1.5], 5),
-    "thresholds": partial(trials.thresholds, 0, [1, 4]),
-    "sweep": partial(trials.sweep, 60, [0]),
-    "orders": partial(trials.orders, [0], [0.1, 0.05]),
-    "attained": trials.attained,
-    "attained_by_rows": trials.attained_by_rows,
-    "attained_by_kernels": trials.attained_by_kernels,
-    "evidence_sweep": partial(trials.evidence_sweep, [0.0, 2.0], 9, [0]),
-    "detector": partial(trials.detector, [0.0, 0.5]),
-    "learning_digits": partial(trials.learning_digits, 40, 1, 0),
-    "blind_unit": partial(trials.blind_unit, 20, 1, 0, [0.0, 10.0]),
-    "one_factor": partial(trials.one_factor, 0, [0.5, 2.0]),
-    "line_numbers": partial(trials.line_numbers, 60, [0.05], [0]),
-    "line_pictures": partial(trials.line_pictures, 60, [0.05], 0),
-    "link_curves": partial(trials.link_curves, 4.0, 9),
-    "scale_sweep": partial(trials.scale_sweep, [0.1, 10.0], 9, [0]),
-    "scales": partial(trials.scales, [0], [0.1, 1.0]),
-    "fading": partial(trials.fading, 40, 2, 0, "cross_entropy"),
-    "certified": partial(trials.certified, 40, 2, 2, 2, 1, [0.1], 0),
-    "twins": partial(trials.twins, [0], [1.0, 10.0]),
-    "landscape": partial(trials.landscape, 0, 9, 2),
-    "landscape_limits": partial(trials.landscape_limits, 9, 2),
-    "slopes": partial(trials.slopes, [0.5, 2.0], 9, [0]),
-    "temperatures": partial(trials.temperatures, [0.5, 2.0], 9, [0]),
-    "swap_radii": partial(trials.swap_radii, 3, 0),
+    "diversities": partial(softmax_entropy.diversities, [0.01, 1.0], [0]),
+    "stability_sides": partial(two_curvatures.stability_sides, 0, [0.5, 1.5], 5),
+    "thresholds": partial(two_curvatures.thresholds, 0, [1, 4]),
+    "sweep": partial(descent.sweep, 60, [0]),
+    "orders": partial(modified_loss.orders, [0], [0.1, 0.05]),
+    "attained": two_curvatures.attained,
+    "attained_by_rows": softmax_entropy.attained_by_rows,
+    "attained_by_kernels": kernel_attention.attained_by_kernels,
+    "evidence_sweep": partial(kernel_attention.evidence_sweep, [0.0, 2.0], 9, [0]),
+    "detector": partial(sharing.detector, [0.0, 0.5]),
+    "learning_digits": partial(two_curvatures.learning_digits, 40, 1, 0),
+    "blind_unit": partial(two_curvatures.blind_unit, 20, 1, 0, [0.0, 10.0]),
+    "one_factor": partial(two_curvatures.one_factor, 0, [0.5, 2.0]),
+    "line_numbers": partial(two_curvatures.line_numbers, 60, [0.05], [0]),
+    "line_pictures": partial(two_curvatures.line_pictures, 60, [0.05], 0),
+    "link_curves": partial(kernel_attention.link_curves, 4.0, 9),
+    "scale_sweep": partial(kernel_attention.scale_sweep, [0.1, 10.0], 9, [0]),
+    "scales": partial(traps.scales, [0], [0.1, 1.0]),
+    "fading": partial(two_curvatures.fading, 40, 2, 0, "cross_entropy"),
+    "certified": partial(two_curvatures.certified, 40, 2, 2, 2, 1, [0.1], 0),
+    "twins": partial(traps.twins, [0], [1.0, 10.0]),
+    "landscape": partial(softmax_entropy.landscape, 0, 9, 2),
+    "landscape_limits": partial(softmax_entropy.landscape_limits, 9, 2),
+    "slopes": partial(softmax_entropy.slopes, [0.5, 2.0], 9, [0]),
+    "temperatures": partial(softmax_entropy.temperatures, [0.5, 2.0], 9, [0]),
+    "swap_radii": partial(kernel_attention.swap_radii, 3, 0),
 }
-OVER_CASES = (
-    "angles", "batches", "ceilings", "distances", "floors", "hump", "identities", "loss_gradients", "metrics", "nudged",
-    "one_score", "paths", "radii", "rank_orders", "readouts", "rescaled", "rescaling", "same_ranks", "scaled",
-    "shared_maps", "smoothed", "stable", "surfaces", "swapped", "transfer", "transformers", "turning",
-)  # fmt: skip
-CASES |= {name: partial(lambda n: getattr(trials, n)(1, 0), name) for name in OVER_CASES}
 
 
 def versioned() -> dict[str, Callable]:
@@ -207,6 +215,14 @@ def versioned() -> dict[str, Callable]:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     return {name: function for name, function in VERSIONED.items() if function.__module__.startswith("attrobust.")}
+
+
+#: Functions that give the sides of statements on random cases: (number of cases, first case).
+CASES |= {
+    name: partial(function, 1, 0)
+    for name, function in versioned().items()
+    if list(inspect.signature(function, follow_wrapped=False).parameters) == ["cases", "seed"] and name not in CASES
+}
 
 
 def row(name: str) -> dict[str, object]:
