@@ -25,9 +25,11 @@ import cases
 import numpy as np
 import pandas as pd
 import torch
-from attrobust import attacks, attention, attributions, data, experiments, paths, robustness, training, trials
+from attrobust import attacks, attention, attributions, data, experiments, paths, robustness, training
 from attrobust.balls import Ball
 from attrobust.experiments import control, costs, explanations, measure
+from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
+from attrobust.theory import descent, modified_loss, sharing, traps
 from attrobust.versions import VERSIONED
 
 swapping = importlib.import_module("attrobust.experiments.drop_in")  # the package shows the function of that name
@@ -39,7 +41,7 @@ LOOSE = {"train": (1e-3, 1e-4), "drop_in": (1e-3, 1e-5), "twins": (1e-6, 1e-6), 
 
 SMALL = experiments.Measurement(radii=(8,), effort=attacks.Effort(steps=2, restarts=1), n_attacked=3, trace_products=6)
 DENSE = {"dataset": "digits", "side": 4, "n_train": 24, "step_size": 0.1, "batch_size": 8, "epochs": 3, "seed": 0}
-ATTACK = {"radius": 8, "steps": 2, "restarts": 1, "seed": 0}
+ATTACK = {"radius": 8, "seed": 0}
 
 
 def experiment(**changes: object) -> experiments.Experiment:
@@ -127,8 +129,8 @@ def input_side() -> dict[str, float]:
 
 def robust() -> pd.DataFrame:
     model, x = cases.mlp(), cases.images(3)
-    how = {"attributions": {"saliency": attributions.saliency}, "ball": Ball("linf", 8 / 255), "k": 2, "steps": 2}
-    return robustness.attribution_robustness(model, x, **how, generator=cases.generator())
+    how = {"attributions": {"saliency": attributions.saliency}, "ball": Ball("linf", 8 / 255), "k": 2}
+    return robustness.attribution_robustness(model, x, **how, effort=SMALL.effort, generator=cases.generator())
 
 
 def suite() -> pd.DataFrame:
@@ -137,11 +139,26 @@ def suite() -> pd.DataFrame:
     return attacks.auto(attributions.saliency, cases.mlp(), cases.images(2), Ball("linf", 8 / 255), **how).table
 
 
+def judge_of_strength() -> pd.DataFrame:
+    how = {"k": 2, "steps": 3, "starts": 1, "generator": cases.generator()}
+    return attacks.heavy(attributions.saliency, cases.mlp(), cases.images(2), Ball("linf", 8 / 255), **how).table
+
+
+def strengths() -> pd.DataFrame:
+    how = {"k": 2, "steps": 2, "starts": 1, "attributions": {"saliency": attributions.saliency}}
+    model, x, ball = cases.mlp(), cases.images(2), Ball("linf", 8 / 255)
+    found = [
+        robustness.strength(model, x, ball=ball, attack=attack, **how, generator=cases.generator())
+        for attack in ("auto", "heavy")
+    ]
+    return pd.concat(found, ignore_index=True)
+
+
 def untimed(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="seconds").sort_values([c for c in table if c != "seconds"], ignore_index=True)
 
 
-DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8, "steps": 1, "restarts": 1}
+DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
 
 #: A small call of every versioned function.
 CASES: dict[str, Callable[[], object]] = {
@@ -153,46 +170,51 @@ CASES: dict[str, Callable[[], object]] = {
     "_input_side": input_side,
     "inside": lambda: explanations.inside(vit(), images(), patch=2, k=2),
     "margins": lambda: explanations.margins(vit("softmax"), images(2), k=2),
-    "under_attack": lambda: explanations.under_attack(vit(), images(2), patch=2, k=2, **ATTACK),
+    "under_attack": lambda: explanations.under_attack(vit(), images(2), patch=2, k=2, effort=SMALL.effort, **ATTACK),
     "attribution_robustness": robust,
     "auto": suite,
-    "read_out_twice": lambda: control.read_out_twice(vit(), images(2), **ATTACK, ascend_on=None),
-    "drop_in": lambda: swapping.drop_in(["gaussian"], 0, **DROP_IN),
+    "heavy": judge_of_strength,
+    "strength": strengths,
+    "read_out_twice": lambda: control.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
+    "drop_in": lambda: swapping.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
     "training_steps": lambda: untimed(costs.training_steps(["l2"], 14, 8, 1, 2, 1)),
     "mixing": lambda: untimed(costs.mixing(["l2"], [4], 4, 1)),
-    "diversities": partial(trials.diversities, [0.01, 1.0], [0]),
-    "stability_sides": partial(trials.stability_sides, 0, [0.5, 1.5], 5),
-    "thresholds": partial(trials.thresholds, 0, [1, 4]),
-    "sweep": partial(trials.sweep, 60, [0]),
-    "orders": partial(trials.orders, [0], [0.1, 0.05]),
-    "attained": trials.attained,
-    "attained_by_rows": trials.attained_by_rows,
-    "attained_by_kernels": trials.attained_by_kernels,
-    "evidence_sweep": partial(trials.evidence_sweep, [0.0, 2.0], 9, [0]),
-    "detector": partial(trials.detector, [0.0, 0.5]),
-    "learning_digits": partial(trials.learning_digits, 40, 1, 0),
-    "blind_unit": partial(trials.blind_unit, 20, 1, 0, [0.0, 10.0]),
-    "one_factor": partial(trials.one_factor, 0, [0.5, 2.0]),
-    "line_numbers": partial(trials.line_numbers, 60, [0.05], [0]),
-    "line_pictures": partial(trials.line_pictures, 60, [0.05], 0),
-    "link_curves": partial(trials.link_curves, 4.0, 9),
-    "scale_sweep": partial(trials.scale_sweep, [0.1, 10.0], 9, [0]),
-    "scales": partial(trials.scales, [0], [0.1, 1.0]),
-    "fading": partial(trials.fading, 40, 2, 0, "cross_entropy"),
-    "certified": partial(trials.certified, 40, 2, 2, 2, 1, [0.1], 0),
-    "twins": partial(trials.twins, [0], [1.0, 10.0]),
-    "landscape": partial(trials.landscape, 0, 9, 2),
-    "landscape_limits": partial(trials.landscape_limits, 9, 2),
-    "slopes": partial(trials.slopes, [0.5, 2.0], 9, [0]),
-    "temperatures": partial(trials.temperatures, [0.5, 2.0], 9, [0]),
-    "swap_radii": partial(trials.swap_radii, 3, 0),
+    "diversities": partial(softmax_entropy.diversities, [0.01, 1.0], [0]),
+    "stability_sides": partial(two_curvatures.stability_sides, 0, [0.5, 1.5], 5),
+    "thresholds": partial(two_curvatures.thresholds, 0, [1, 4]),
+    "sweep": partial(descent.sweep, 60, [0]),
+    "orders": partial(modified_loss.orders, [0], [0.1, 0.05]),
+    "attained": two_curvatures.attained,
+    "attained_by_rows": softmax_entropy.attained_by_rows,
+    "attained_by_kernels": kernel_attention.attained_by_kernels,
+    "evidence_sweep": partial(kernel_attention.evidence_sweep, [0.0, 2.0], 9, [0]),
+    "detector": partial(sharing.detector, [0.0, 0.5]),
+    "learning_digits": partial(two_curvatures.learning_digits, 40, 1, 0),
+    "blind_unit": partial(two_curvatures.blind_unit, 20, 1, 0, [0.0, 10.0]),
+    "one_factor": partial(two_curvatures.one_factor, 0, [0.5, 2.0]),
+    "line_numbers": partial(two_curvatures.line_numbers, 60, [0.05], [0]),
+    "line_pictures": partial(two_curvatures.line_pictures, 60, [0.05], 0),
+    "link_curves": partial(kernel_attention.link_curves, 4.0, 9),
+    "scale_sweep": partial(kernel_attention.scale_sweep, [0.1, 10.0], 9, [0]),
+    "scales": partial(traps.scales, [0], [0.1, 1.0]),
+    "fading": partial(two_curvatures.fading, 40, 2, 0, "cross_entropy"),
+    "certified": partial(two_curvatures.certified, 40, 2, 2, 2, 1, [0.1], 0),
+    "twins": partial(traps.twins, [0], [1.0, 10.0]),
+    "landscape": partial(softmax_entropy.landscape, 0, 9, 2),
+    "landscape_limits": partial(softmax_entropy.landscape_limits, 9, 2),
+    "slopes": partial(softmax_entropy.slopes, [0.5, 2.0], 9, [0]),
+    "temperatures": partial(softmax_entropy.temperatures, [0.5, 2.0], 9, [0]),
+    "swap_radii": partial(kernel_attention.swap_radii, 3, 0),
 }
+
+
+#: Sides of statements on random cases: (number of cases, first case).
 OVER_CASES = (
     "angles", "batches", "ceilings", "distances", "floors", "hump", "identities", "loss_gradients", "metrics", "nudged",
     "one_score", "paths", "radii", "rank_orders", "readouts", "rescaled", "rescaling", "same_ranks", "scaled",
     "shared_maps", "smoothed", "stable", "surfaces", "swapped", "transfer", "transformers", "turning",
 )  # fmt: skip
-CASES |= {name: partial(lambda n: getattr(trials, n)(1, 0), name) for name in OVER_CASES}
+CASES |= {name: partial(lambda n: versioned()[n](1, 0), name) for name in OVER_CASES}
 
 
 def versioned() -> dict[str, Callable]:

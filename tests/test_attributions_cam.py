@@ -1,4 +1,4 @@
-"""Grad-CAM; and what each attribution says about its own derivative."""
+"""Grad-CAM; and the derivative of every attribution."""
 
 from functools import partial
 
@@ -7,7 +7,6 @@ import cases
 import pytest
 import torch
 from attrobust import attacks, attributions, models, robustness, similarity
-from attrobust.attributions import differentiable
 from attrobust.balls import Ball
 from torch import nn
 
@@ -56,12 +55,15 @@ def test_grad_cam_of_a_smooth_network_bends_as_finite_differences_say():
     assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-7)
 
 
-def test_grad_cam_composes_with_pixelwise_objectives_and_similarities():
+def test_grad_cam_composes_with_attacks_and_similarities():
     model = cases.conv()
-    goal = attacks.lower_pearson(first, model, X, Y)
-    found = attacks.pgd(goal, X, Ball("linf", 0.1), steps=3, generator=cases.generator())
-    clean, moved = (attributions.pixelwise(first(model, im, Y)) for im in (X, found.x))
-    assert torch.allclose(found.objective, 1 - similarity.pearson(clean, moved).detach())
+    effort = attacks.Effort(steps=3, restarts=1, draws=0, walk=0, objectives=("pearson",))
+    found = attacks.auto(first, model, X, Ball("linf", 0.1), k=3, effort=effort, generator=cases.generator())
+    target = model(X).argmax(1)
+    clean, moved = (attributions.pixelwise(first(model, im, target)) for im in (X, found.x["pearson"]))
+    worst = found.table[found.table["part"] == "worst"]["pearson"]
+    assert worst.to_numpy() == pytest.approx(similarity.pearson(clean, moved).detach().numpy())
+    assert (worst < 1).all()
 
 
 def test_grad_cam_runs_the_same_layer_under_a_twin():
@@ -130,7 +132,7 @@ def test_grad_cam_leaves_the_model_as_found_and_may_be_drawn_of_a_frozen_one(tra
     assert torch.equal(first(model.requires_grad_(False), X, Y), maps)
 
 
-# ------------------------------------------------------------------ what each attribution says of its derivative
+# ------------------------------------------------------------------ derivatives of every attribution
 
 
 def drawn(method, **options):
@@ -153,7 +155,7 @@ ATTENTIVE = (
 
 
 def ready(method):
-    """Method, network and images on which the table's claim is tried."""
+    """Method, network and images on which its derivative is tried."""
     if method in ATTENTIVE:
         return method, cases.vit(), cases.images(3, shape=cases.VIT_SHAPE)
     return HOW.get(method, method), cases.conv(), X
@@ -175,44 +177,46 @@ def directional(attribution, model, x):
     return (gradient * direction).sum().item(), cases.slope(score, x, direction).item()
 
 
-@pytest.mark.parametrize("method", differentiable.ON_SMOOTH_NETWORKS, ids=lambda m: m.__name__)
-def test_what_is_called_analytic_agrees_with_finite_differences_and_nothing_else_does(method):
-    attribution, model, x = ready(method)
-    claimed = attributions.second_derivative(method, model, x)
-    autograd, finite = directional(attribution, model, x)
-    assert (autograd == pytest.approx(finite, rel=1e-5)) == (claimed == "analytic")
+HELPERS = {"on_patches", "patches", "pixelwise", "zero_maps", "similarities", "distances", "Images", "Labels"}
+METHODS = [getattr(attributions, name) for name in attributions.__all__ if name not in HELPERS]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_on_a_smooth_network_every_derivative_but_flows_agrees_with_finite_differences(method):
+    autograd, finite = directional(*ready(method))
+    assert (autograd == pytest.approx(finite, rel=1e-5)) == (method is not attributions.attention_flow)
     assert abs(finite) > 1e-4
 
 
-def test_every_attribution_of_the_package_is_in_the_table():
-    helpers = {"on_patches", "patches", "pixelwise", "zero_maps", "similarities", "distances"}
-    others = helpers | {"second_derivative", "Images", "Labels"}
-    methods = {getattr(attributions, name) for name in attributions.__all__ if name not in others}
-    assert methods == set(differentiable.ON_SMOOTH_NETWORKS)
+def audited(attribution, model, x):
+    signs = torch.randn(2, *x.shape, generator=cases.generator(3), dtype=x.dtype).sign()
+    return attacks.audit(lambda at: attribution(model, at, Y), x, signs)
 
 
-def test_a_network_with_kinks_is_attacked_through_its_twin():
-    relu = cases.conv(nn.ReLU())
-    twin = models.smooth_twin(relu, X, beta=10.0)
-    for method, claimed in differentiable.ON_SMOOTH_NETWORKS.items():
-        if claimed == "analytic" and method not in ATTENTIVE:
-            assert attributions.second_derivative(method, relu, X) == "through a smooth twin"
-            assert attributions.second_derivative(method, twin, X) == "analytic"
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_the_audit_passes_true_derivatives_and_refuses_flow(method):
+    found = audited(*ready(method))
+    assert found.moved.all()
+    assert found.refused == (method is attributions.attention_flow)
 
 
-def test_partials_are_seen_through_and_strangers_must_say_so_themselves():
-    model = cases.conv()
-    wrapped = partial(partial(attributions.integrated_gradients, steps=3), baseline=0.2)
-    assert attributions.second_derivative(wrapped, model, X) == "analytic"
-    pooled = partial(attributions.on_patches, attribution=wrapped, patch=3)
-    assert attributions.second_derivative(pooled, model, X) == "analytic"
+@pytest.mark.parametrize("method", [attributions.saliency, attributions.guided_backprop], ids=lambda m: m.__name__)
+def test_the_audit_refuses_a_network_with_kinks_and_passes_its_twin(method):
+    relu, x = cases.mlp(nn.ReLU(), width=40), X
+    assert audited(method, relu, x).refused
+    assert not audited(method, models.smooth_twin(relu, x, beta=5.0), x).refused
 
-    def stranger(model, x, target):
-        return captum.attr.InputXGradient(model).attribute(x.requires_grad_(), target=target)
 
-    assert attributions.second_derivative(stranger, model, X).startswith("none")
-    stranger.second_derivative = "analytic"
-    assert attributions.second_derivative(stranger, model, X) == "analytic"
+def test_strangers_are_judged_by_their_derivative_and_by_no_list():
+    def detached(model, x, target):
+        return captum.attr.InputXGradient(model).attribute(x.detach().requires_grad_(), target=target).detach()
+
+    model, effort = cases.conv(), attacks.Effort(steps=2, restarts=1, draws=0, walk=0)
+    how = {"k": 3, "effort": effort, "generator": cases.generator()}
+    with pytest.raises(ValueError, match="model has a detached map whose derivative does not predict"):
+        attacks.auto(detached, model, X, Ball("linf", 0.1), **how)
+    pooled = partial(attributions.on_patches, attribution=partial(attributions.integrated_gradients, steps=3), patch=3)
+    assert audited(pooled, cases.conv(), X).passed.all()
 
 
 NEW = {
@@ -228,9 +232,12 @@ NEW = {
 @pytest.mark.parametrize("activation", [nn.GELU(), nn.ReLU()])
 def test_every_map_can_be_attacked_and_the_attack_beats_noise(activation):
     model, x = cases.conv(activation), cases.images(4)
-    twins = [models.smooth_twin(model, x, beta=20.0)] if isinstance(activation, nn.ReLU) else None
-    how = {"ball": Ball("linf", 0.1), "k": 3, "steps": 3, "generator": cases.generator(), "ascend_on": twins}
+    effort = attacks.Effort(steps=3, restarts=1, betas=(20.0,))
+    how = {"ball": Ball("linf", 0.1), "k": 3, "effort": effort, "generator": cases.generator()}
     table = robustness.attribution_robustness(model, x, attributions=NEW, **how)
     means = table.groupby(["attribution", "attack"])["pearson"].mean().unstack()
     assert (means["worst"] < means["noise"]).all()
-    assert table.notna().all(axis=None)
+    for name, attribution in NEW.items():
+        worst = table[(table["attribution"] == name) & (table["attack"] == "worst")].set_index("image")
+        empty = attributions.zero_maps(attribution(model, x, model(x).argmax(1)).detach())
+        assert (worst.isna().any(axis=1).to_numpy() == empty.numpy()).all()

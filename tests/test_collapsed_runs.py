@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from attrobust import claims, experiments, figures, paths, training
+from attrobust import attacks, claims, experiments, figures, paths, training
 from attrobust.experiments import Experiment, Measurement, measure
+from attrobust.rows import ATTACKED
 from attrobust.store import Store
 from torch import nn
 from trees import copy_tree, run
@@ -103,10 +104,13 @@ def test_a_dead_network_is_neither_measured_nor_attacked(monkeypatch):
             if isinstance(layer, nn.Linear):
                 layer.weight.zero_()
                 layer.bias.fill_(-1.0)
-    for name in ("_flatness", "_input_side", "_robustness"):
+    for name in ("_flatness", "_input_side", "_one_map"):
         monkeypatch.setattr(measure, name, lambda *_: pytest.fail("a dead network was measured"))
-    row = measure.measure(experiment, SMALL, model.eval(), training.Fit(steps=3, train_loss=2.3, reached=False))
+    row, attacked = measure.measure(
+        experiment, SMALL, model.eval(), training.Fit(steps=3, train_loss=2.3, reached=False)
+    )
     assert set(row) == TRAINING
+    assert attacked.empty
     assert (row["comparable"], row["reason"]) == (False, "collapsed: no image has a gradient")
 
 
@@ -116,29 +120,34 @@ def test_a_sweep_of_steps_that_are_too_large_ends_with_a_row_and_a_reason_for_ev
     store = Store("x", out=folder / "out")
     rows = experiments.run(grid, SMALL, store=store, jobs=1)
     store.gather(rows)
-    assert [(r.step_size, r.seed, r.protocol) for r in rows.itertuples()] == [
+    runs, told = rows.runs, measure.names(grid[0], SMALL)
+    assert [(r.step_size, r.seed, r.protocol) for r in runs.itertuples()] == [
         (e.step_size, e.seed, e.protocol) for e in grid
     ]
-    assert (rows["reason"] == "").tolist() == rows["comparable"].tolist()
-    assert not rows[rows["step_size"] == STEPS[-1]]["comparable"].any()
-    told = [name for name in rows.columns if name in set(measure.names(grid[0], SMALL))]
-    assert set(rows.columns) == {"key", *measure.columns(grid[0]), *TRAINING, *told}
-    without = rows["reason"].str.startswith(("diverged", "collapsed"))
-    assert rows.loc[without, told].isna().all(axis=None)
-    calm = rows[rows["step_size"] == STEPS[0]]
+    assert (runs["reason"] == "").tolist() == runs["comparable"].tolist()
+    assert not runs[runs["step_size"] == STEPS[-1]]["comparable"].any()
+    assert set(runs.columns) == {"key", *measure.columns(grid[0]), *TRAINING, *told}
+    without = runs["reason"].str.startswith(("diverged", "collapsed"))
+    assert runs.loc[without, told].isna().all(axis=None)
+    assert set(rows.attacked["key"]) == set(runs.loc[~without, "key"])
+    calm = runs[runs["step_size"] == STEPS[0]]
     assert not calm["reason"].str.startswith(("diverged", "collapsed")).any()
     assert calm[["sharpness", "logit_gradient", told[-1]]].notna().all(axis=None)
-    assert set(told) == set(measure.names(grid[0], SMALL))
-    pd.testing.assert_frame_equal(experiments.run(grid, SMALL, store=Store("x", out=folder / "out"), jobs=1), rows)
+    assert set(rows.attacked["map"]) == set(measure.maps_of(grid[0], SMALL))
+    again = experiments.run(grid, SMALL, store=Store("x", out=folder / "out"), jobs=1)
+    for name in ("runs", "attacked"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(rows, name))
     judge_and_draw(rows, told)
 
 
 def test_a_sweep_without_a_single_run_left_still_has_every_column(folder):
     grid = experiments.grid(**BASE, step_size=[1e9, 1e10], seed=[0, 1], activation="relu", protocol="standard")
     rows = experiments.run(grid, SMALL, store=Store("x", out=folder / "out"), jobs=1)
-    assert rows["reason"].str.startswith(("diverged", "collapsed")).all()
+    assert rows.runs["reason"].str.startswith(("diverged", "collapsed")).all()
     told = measure.names(grid[0], SMALL)
-    assert set(told) <= set(rows.columns)
+    assert set(told) <= set(rows.runs.columns)
+    assert rows.attacked.empty
+    assert list(rows.attacked.columns) == [*ATTACKED]
     judge_and_draw(rows, told)
 
 
@@ -147,32 +156,50 @@ def test_a_sweep_without_a_single_run_left_still_has_every_column(folder):
 
 def judge_and_draw(rows, told):
     """Everything that notebooks do with the rows of networks."""
-    metrics = {name: "up" for name in told if not rows[name].dropna().empty or name == told[-1]}
-    verdicts = claims.assess(rows, {"C": metrics}, step=rows.index, batch=rows.index)
-    left = claims.comparable(rows)
+    runs = rows.runs
+    attacked = claims.named(rows.joined(map="saliency"))
+    long = pd.concat(
+        [runs.melt(list(runs.columns.difference(told)), told, var_name="metric"), attacked], ignore_index=True
+    )
+    metrics = {name: "up" for name in told if not runs[name].dropna().empty or name == told[-1]}
+    metrics |= {"worst_spearman_8": "up"} if len(rows.attacked) else {}
+    verdicts = claims.assess(long, {"C": metrics}, step=runs["key"], batch=runs["key"])
+    left = claims.comparable(runs)
     for row in verdicts.itertuples():
-        here = left[left["protocol"] == row.protocol].dropna(subset=row.metric)
-        assert row.runs <= len(left)
-        if here["step_size"].nunique() < 2:
+        here = claims.comparable(long[(long["metric"] == row.metric) & (long["protocol"] == row.protocol)])
+        assert row.runs == len(here)
+        assert row.runs + row.left_out == (runs["protocol"] == row.protocol).sum()
+        if here.dropna(subset="value")["step_size"].nunique() < 2:
             assert row.verdict == claims.UNDECIDED
     assert "[.]" in claims.overview(verdicts)
-    assert "pooled change" in claims.conditions(rows, metric=told[-1], by="step_size", cluster=["dataset"])
-    assert claims.left_out(rows)["runs"].sum() == (~rows["comparable"]).sum()
+    for metric in metrics:
+        assert "pooled change" in claims.conditions(long, metric=metric, by="step_size", cluster=["dataset"])
+    assert claims.left_out(runs)["runs"].sum() == (~runs["comparable"]).sum()
     for kept in (left, left[:1], left[:0]):
         drawn = kept.assign(panel=kept["dataset"].map(figures.label))
         figures.trends(drawn, x="step_size", metrics=dict.fromkeys(told[:2], ""), hue="protocol", column="panel")
         figures.scatter(drawn, x=told[0], y=told[-1], hue="protocol", shade="step_size", panels="panel")
+    wide = claims.comparable(rows.wide(attack="worst", map="saliency", radius=8)).assign(panel="")
+    drawn = {name: "" for name in ("spearman", "cosine") if name in wide}
+    assert set(drawn) == ({"spearman", "cosine"} if len(rows.attacked) else set())
+    if drawn:
+        figures.trends(wide, x="step_size", metrics=drawn, hue="protocol", column="panel")
     plt.close("all")
 
 
 def transformers(*kernels, seeds=3):
-    """Rows with a gain for saliency alone under every kernel."""
+    """Long rows with a gain for saliency alone under every kernel."""
+    values = {
+        "saliency": lambda seed, step: 0.1 * np.log(step) + 0.01 * seed,
+        "rollout": lambda seed, step: 0.5 + 0.01 * seed * step,
+    }
     return pd.DataFrame(
         {
             "dataset": "digits", "attention": kernel, "seed": seed, "step_size": step, "comparable": True,
-            "worst_saliency": 0.1 * np.log(step) + 0.01 * seed, "worst_rollout": 0.5 + 0.01 * seed * step,
+            "map": name, "metric": "spearman", "value": value(seed, step),
         }
         for kernel, seed, step in itertools.product(kernels, range(seeds), (0.01, 0.1))
+        for name, value in values.items()
     )  # fmt: skip
 
 
@@ -180,11 +207,11 @@ HOW = {"claim": "C", "by": "step_size"}
 
 
 def reached(rows):
-    return claims.reach(rows, ["worst_{}"], gaining="saliency", others=["rollout"], **HOW)
+    return claims.reach(rows, ["spearman"], gaining="saliency", others=["rollout"], **HOW)
 
 
 def restored(rows):
-    return claims.restored(rows, ["worst_{}"], explanations=["rollout"], reference="softmax", **HOW)
+    return claims.restored(rows, ["spearman"], explanations=["rollout"], reference="softmax", **HOW)
 
 
 @pytest.mark.parametrize("gone", ["softmax", "gaussian", "both"])
@@ -194,15 +221,16 @@ def test_an_attention_whose_runs_all_left_leaves_the_others_to_be_judged(gone):
     assert (reached(rows)["verdict"] == claims.UNDECIDED).all() == (gone == "both")
     told = claims.kernel_by_kernel(restored(rows))
     assert ("no run is left" in told) == (gone != "softmax")
-    level = claims.parity(claims.comparable(rows), metric="worst_rollout", reference="softmax", margin=0.1)
+    rollout = claims.comparable(rows[rows["map"] == "rollout"])
+    level = claims.parity(rollout, metric="value", reference="softmax", margin=0.1)
     assert level["pairs"].sum() == 0
     assert list(level.columns) == ["attention", "difference", "low", "high", "pairs", "within 0.1"]
 
 
 def test_a_run_that_could_not_be_attacked_leaves_its_trend_and_not_the_seeds_beside_it():
-    rows = transformers("softmax", seeds=4)
-    rows.loc[(rows["seed"] == 3) & (rows["step_size"] == 0.1), "worst_saliency"] = math.nan
-    whole, part = (claims.trend(r, metric="worst_saliency", by="step_size") for r in (rows, rows[rows["seed"] < 3]))
+    rows = transformers("softmax", seeds=4).query("map == 'saliency'").reset_index(drop=True)
+    rows.loc[(rows["seed"] == 3) & (rows["step_size"] == 0.1), "value"] = math.nan
+    whole, part = (claims.trend(r, metric="value", by="step_size") for r in (rows, rows[rows["seed"] < 3]))
     assert whole.seeds == 3
     assert whole.per_seed == part.per_seed
     assert (whole.low, whole.high) == (part.low, part.high)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from attrobust import (
+    attacks,
     attention,
     attributions,
     curvature,
@@ -100,8 +101,7 @@ def test_a_grid_of_what_cannot_be_is_refused(change, sentence):
     ("change", "sentence"),
     [
         ({"radii": (4.0, -1.0)}, "radius is -1.0; it must be a finite number of at least 0"),
-        ({"attack_steps": 0}, "attack_steps is 0; it must be a whole number of at least 1"),
-        ({"restarts": 0}, "restarts is 0; it must be a whole number of at least 1"),
+        ({"effort": attacks.Effort(steps=0)}, "effort.steps is 0; it must be a whole number of at least 1"),
         ({"n_attacked": 0}, "n_attacked is 0; it must be a whole number of at least 1"),
         ({"k_share": 0.0}, r"k_share is 0.0; it must lie in \(0, 1\]"),
         ({"k_share": 1.5}, r"k_share is 1.5; it must lie in \(0, 1\]"),
@@ -119,8 +119,12 @@ OTHER = {
 }  # fmt: skip
 OTHER_TRANSFORMER = {"attention": "another", "patch": 4, "dim": 8, "depth": 1}
 OTHER_MEASURE = {
-    "radii": (4,), "attack_steps": 3, "restarts": 2, "n_attacked": 5, "k_share": 0.2, "trace_products": 9,
-    "betas": (5,), "maps": ("rollout",), "curvature": False,
+    "radii": (4,), "effort": attacks.Effort(steps=3, restarts=1), "n_attacked": 5, "k_share": 0.2, "trace_products": 9,
+    "maps": ("rollout",), "curvature": False,
+}  # fmt: skip
+OTHER_EFFORT = {
+    "steps": 3, "restarts": 2, "draws": 1, "walk": 1, "eot": 2, "relative_step": 0.3, "momentum": 0.5,
+    "objectives": ("cosine",), "betas": (5,),
 }  # fmt: skip
 
 
@@ -166,13 +170,17 @@ def test_a_changed_default_is_another_row(monkeypatch):
     assert experiments.key(one(), Measurement(n_attacked=128)) == experiments.key(one(), Measurement())
 
 
-@pytest.mark.parametrize("change", [{"patience": 6}, {"warmup_share": 0.03}, {"momentum": 0.8}])
-def test_every_field_of_the_recipe_is_part_of_the_key(monkeypatch, change):
-    before, named = experiments.network(one()), training.recipes.RECIPES
-    monkeypatch.setitem(named, "plateau", named["plateau"] | {"stop_loss": None} | change)
-    if "momentum" in change:
-        monkeypatch.setattr(Experiment, "recipe", dataclasses.replace(one().recipe, **change))
-    assert experiments.network(one()) != before
+@pytest.mark.parametrize(
+    ("protocol", "change"),
+    [("matched", {"patience": 6}), ("plateau", {"warmup_share": 0.03}), ("plateau", {"momentum": 0.8})],
+)
+def test_every_field_of_the_recipe_is_part_of_the_key(monkeypatch, protocol, change):
+    experiment = one(protocol=protocol)
+    before, recipe = experiments.network(experiment), experiment.recipe
+    monkeypatch.setattr(Experiment, "recipe", dataclasses.replace(recipe, **change))
+    assert experiments.network(experiment) != before
+    monkeypatch.setattr(Experiment, "recipe", recipe)
+    assert experiments.network(experiment) == before
 
 
 @pytest.mark.parametrize("word", ["score", "link", "norm"])
@@ -203,7 +211,7 @@ def test_a_kernels_words_are_part_of_the_keys_of_transformers_alone(monkeypatch,
 def test_a_raised_version_is_another_key_of_exactly_what_the_function_makes(monkeypatch, function, networks, rows):
     kinds = {"mlp": one(), "vit": one(architecture="vit")}
     before = {k: (experiments.network(e), experiments.key(e, SMALL)) for k, e in kinds.items()}
-    monkeypatch.setattr(function, "version", 2)
+    monkeypatch.setattr(function, "version", function.version + 1)
     for kind, e in kinds.items():
         assert (experiments.network(e) != before[kind][0]) == (networks in ("both", kind)), kind
         assert (experiments.key(e, SMALL) != before[kind][1]) == (rows in ("both", kind)), kind
@@ -212,7 +220,7 @@ def test_a_raised_version_is_another_key_of_exactly_what_the_function_makes(monk
 def test_what_is_not_measured_is_not_in_the_key(monkeypatch):
     light = dataclasses.replace(SMALL, curvature=False)
     before = experiments.key(one(), light)
-    monkeypatch.setattr(measure._flatness, "version", 2)
+    monkeypatch.setattr(measure._flatness, "version", measure._flatness.version + 1)
     assert experiments.key(one(), light) == before
 
 
@@ -222,13 +230,14 @@ def test_another_device_is_another_network_and_row():
 
 
 def test_neither_order_nor_kind_of_numbers_matters(unchecked):
-    plain = Measurement(radii=(4, 8), betas=(5, 10), maps=("rollout", "saliency"))
+    plain = Measurement(radii=(4, 8), effort=attacks.Effort(betas=(5, 10)), maps=("rollout", "saliency"))
     for other in (
-        Measurement(radii=(8, 4.0), betas=[5.0, 10.0], maps=("saliency", "rollout")),
-        Measurement(radii=[4, 8.0, 8], betas=(5, 10.0), maps=["rollout", "saliency"]),
+        Measurement(radii=(8, 4.0), effort=attacks.Effort(betas=[5.0, 10.0]), maps=("saliency", "rollout")),
+        Measurement(radii=[4, 8.0, 8], effort=attacks.Effort(betas=(5, 10.0)), maps=["rollout", "saliency"]),
     ):
         assert experiments.key(one(), plain) == experiments.key(one(), other)
-    assert experiments.key(one(), plain) != experiments.key(one(), dataclasses.replace(plain, betas=(10, 5)))
+    turned = dataclasses.replace(plain, effort=attacks.Effort(betas=(10, 5)))
+    assert experiments.key(one(), plain) != experiments.key(one(), turned)
     assert experiments.network(one(step_size=1)) == experiments.network(one(step_size=1.0))
 
 
@@ -241,7 +250,8 @@ def test_a_transformer_is_trained_measured_and_its_words_are_columns(folder):
     rows = found.runs
     assert rows[["attention", "patch", "dim", "depth"]].iloc[0].tolist() == ["softmax", 2, 4, 1]
     assert rows[["sharpness", "logit_input_curvature"]].notna().all(axis=None)
-    assert found.wide(map="saliency", attack="worst", radius=8)["spearman"].notna().all()
+    assert found.wide(map="rollout", attack="worst", radius=8)["spearman"].notna().all()
+    assert found.wide(map="saliency", attack="noise", radius=8)["spearman"].notna().all()
     assert set(zip(found.attacked["map"], found.attacked["readout"], strict=True)) == {
         ("saliency", "logit"), ("gradient_attention", "logit"), ("relevance", "logit"), ("raw_attention", "none"),
         ("rollout", "none"),
@@ -270,7 +280,7 @@ def test_seeds_are_trained_together_where_that_is_faster_and_small_steps_begin(f
 def test_transformers_of_other_kernels_are_trained_and_measured_their_row_mass_too(folder):
     options = {"protocol": "plateau", "architecture": "vit", "patch": 2, "dim": 4, "depth": 1}
     grid = experiments.grid(**BASE | options | {"attention": ["softmax", "gaussian", "relu"]})
-    light = dataclasses.replace(SMALL, attack_steps=1, betas=(5,), n_attacked=2)
+    light = dataclasses.replace(SMALL, effort=attacks.Effort(steps=1, restarts=1, betas=(5,)), n_attacked=2)
     found = experiments.run(grid, light, store=Store("notebook", out=folder / "out"), jobs=1)
     rows = found.runs.set_index("attention")
     assert rows.loc[["gaussian", "relu"], "mass"].notna().all()
@@ -280,14 +290,42 @@ def test_transformers_of_other_kernels_are_trained_and_measured_their_row_mass_t
     alone = alone.set_index("attention")
     assert set(alone.columns) == set(shared)
     pd.testing.assert_frame_equal(alone, rows.loc[["softmax"], alone.columns])
-    worst = found.joined(attack="worst", metric="spearman")
-    assert worst[worst["map"].isin(["rollout", "saliency"])]["value"].notna().all()
+    assert found.wide(attack="worst", map="rollout", radius=8)["spearman"].notna().all()
+    assert found.wide(attack="noise", map="saliency", radius=8)["spearman"].notna().all()
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "vit"])
+def test_a_map_that_could_only_be_climbed_blindly_is_a_row_without_a_number_and_stops_no_sweep(
+    folder, monkeypatch, architecture
+):
+    def refused(*_, **__):
+        raise attacks.BlindError("the derivative says nothing")
+
+    monkeypatch.setattr(attacks, "auto", refused)
+    options = {"patch": 2, "dim": 4, "depth": 1} if architecture == "vit" else {}
+    grid = experiments.grid(**BASE | options | {"protocol": "plateau", "architecture": architecture})
+    found = run(grid, Store("03_x"))
+    worst, noise = (found.attacked[found.attacked["attack"] == attack] for attack in ("worst", "noise"))
+    measures = worst[worst["metric"] != "counted"]
+    assert measures["value"].isna().all()
+    assert (measures["n"] == 0).all()
+    assert not worst["value"].any(skipna=True)
+    assert noise[noise["map"] == "saliency"]["value"].notna().all()
+    assert len(worst) == len(noise) > 0
+    assert_equal(run(grid, Store("03_x")), found)
 
 
 def test_every_field_of_a_measurement_changes_the_row_and_not_the_network():
     assert set(OTHER_MEASURE) == {f.name for f in dataclasses.fields(Measurement)}
     others = [dataclasses.replace(SMALL, **{name: value}) for name, value in OTHER_MEASURE.items()]
     assert len({experiments.key(one(), m) for m in (SMALL, *others)}) == 1 + len(OTHER_MEASURE)
+
+
+def test_every_field_of_the_effort_changes_the_row():
+    assert set(OTHER_EFFORT) == {f.name for f in dataclasses.fields(attacks.Effort)}
+    efforts = [dataclasses.replace(SMALL.effort, **{name: value}) for name, value in OTHER_EFFORT.items()]
+    others = [dataclasses.replace(SMALL, effort=effort) for effort in efforts]
+    assert len({experiments.key(one(), m) for m in (SMALL, *others)}) == 1 + len(OTHER_EFFORT)
 
 
 def test_another_recipe_is_another_network(monkeypatch):
@@ -360,11 +398,11 @@ def value(attacked, attack, metric):
 def test_flatness_columns_are_drawn_by_the_experiments_own_seed(architecture):
     experiment = one(epochs=2, architecture=architecture, seed=3)
     (model,), (fit,) = measure.train([experiment])
-    once, again = (measure.measure(experiment, SMALL, model, fit) for _ in range(2))
+    (once, _), (again, _) = (measure.measure(experiment, SMALL, model, fit) for _ in range(2))
     random = ["sharpness", "sharpness_error", "logit_input_curvature", "relative_curvature"]
     random += ["trace", "trace_error"] if architecture == "convnet" else []
     assert all(once[name] == again[name] for name in [*random, "trace", "trace_error"])
-    other = measure.measure(dataclasses.replace(experiment, seed=4), SMALL, model, fit)
+    other, _ = measure.measure(dataclasses.replace(experiment, seed=4), SMALL, model, fit)
     for names in (["sharpness", "sharpness_error"], ["logit_input_curvature", "relative_curvature"]):
         assert any(once[name] != other[name] for name in names)  # the errors of another start
     if architecture == "convnet":
@@ -400,12 +438,12 @@ def test_columns_are_what_the_library_measures_on_the_trained_network(measured):
     gradient = attributions.saliency(model, attacked, target).flatten(1).norm(dim=1).mean().item()
     assert row["logit_gradient"] == pytest.approx(gradient, rel=1e-5)
     table = robustness.attribution_robustness(
-        model, attacked, attributions={"saliency": attributions.saliency}, ball=Ball("linf", 8 / 255), k=2, steps=2,
-        restarts=1, generator=cases.generator(experiment.seed),
+        model, attacked, attributions={"saliency": attributions.saliency}, ball=Ball("linf", 8 / 255), k=2,
+        effort=SMALL.effort, generator=cases.generator(experiment.seed),
     )  # fmt: skip
     for attack in ("worst", "noise"):
         rows = table[table["attack"] == attack]
-        for name in ("top_k", "cosine", "displacement", "kept"):
+        for name in ("top_k", "top_k_share", "cosine", "displacement", "counted"):
             assert value(attacked_rows, attack, name) == pytest.approx(rows[name].mean(), rel=1e-5)
     assert (attacked_rows["n"] == 4).all()
 
@@ -435,10 +473,9 @@ def test_a_networks_weights_do_not_depend_on_the_seeds_beside_it(measured):
     pd.testing.assert_frame_equal(attacked_again, attacked, check_exact=True)
 
 
-def test_flatness_and_attack_of_another_seed_draw_other_numbers(measured):
+def test_attack_and_noise_of_another_seed_draw_other_numbers(measured):
     experiment, model, fit, row, attacked = measured
     again, attacked_again = measure.measure(dataclasses.replace(experiment, seed=1), SMALL, model, fit)
-    assert again["trace"] != row["trace"]
     assert again["train_loss"] == row["train_loss"]
     for attack in ("noise", "worst"):
         assert value(attacked_again, attack, "displacement") != value(attacked, attack, "displacement")
@@ -616,10 +653,10 @@ def test_a_wrong_row_is_computed_again_in_a_sweep_and_refused_among_committed_on
 def test_a_wrong_attacked_line_is_named_by_file_and_line(folder, good):
     key = experiments.key(one(), SMALL)
     row = copy.deepcopy(good)
-    row["attacked"][3]["value"] = 99
+    row["attacked"][1]["value"] = 99
     write_csv(paths.figures / "03_x" / "runs.csv", pd.DataFrame([{"key": key, **row["run"]}]))
     write_csv(paths.figures / "03_x" / "attacked.csv", pd.DataFrame(row["attacked"]).assign(key=key))
-    with pytest.raises(EvidenceError, match=r"attacked\.csv, line 5: .* is 99"):
+    with pytest.raises(EvidenceError, match=r"attacked\.csv, line 3: .* is 99"):
         run([one()], Store("03_x"))
 
 

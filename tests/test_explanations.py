@@ -3,7 +3,7 @@ import math
 import cases
 import pytest
 import torch
-from attrobust import attention, attributions, experiments, models
+from attrobust import attacks, attention, attributions, experiments, models
 from attrobust.theory import entropy
 from torch import nn
 
@@ -21,8 +21,8 @@ def images(n=3):
     return cases.images(n, shape=(1, 4, 4))
 
 
-def attack(model, x, **change):
-    how = {"patch": PATCH, "k": K, "radius": 8, "steps": 2, "restarts": 1, "seed": 0} | change
+def attack(model, x, *, steps=2, **change):
+    how = {"patch": PATCH, "k": K, "radius": 8, "effort": attacks.Effort(steps=steps, restarts=1), "seed": 0} | change
     return experiments.under_attack(model, x, **how)
 
 
@@ -44,7 +44,7 @@ def test_the_attack_finds_no_less_than_noise_and_keeps_the_prediction():
     table = attack(vit(), images(6), radius=64, steps=20).set_index(["attribution", "attack"])
     for name in experiments.on_the_patch_grid(PATCH):
         assert table.loc[(name, "worst"), "displacement"] > table.loc[(name, "noise"), "displacement"]
-        assert table.loc[(name, "worst"), "kept"] == 1
+        assert table.loc[(name, "worst"), "counted"] == 1
 
 
 def test_only_the_named_maps_are_attacked_and_their_rows_are_the_same():
@@ -72,6 +72,7 @@ def test_images_without_a_map_are_counted_and_left_out():
     table = attack(NoGain(), images(), names=("gradient_attention", "raw_attention")).set_index("attribution")
     assert (table.loc["gradient_attention", "zero_maps"] == 3).all()
     assert (table.loc["gradient_attention", "n"] == 0).all()
+    assert table.loc["gradient_attention"].drop(columns=["attack", "n", "zero_maps"]).isna().all(axis=None)
     assert (table.loc["raw_attention", "zero_maps"] == 0).all()
 
 
@@ -187,10 +188,7 @@ def test_statements_about_softmax_rows_are_not_asked_of_other_kernels():
         experiments.margins(vit(attention="gaussian"), images(), k=K)
 
 
-def test_relu_attention_is_attacked_through_twins():
-    model, x = vit(attention="relu"), images()
-    with pytest.raises(ValueError, match="relu"):
-        attack(model, x, names=("rollout",))
-    twins = [models.smooth_twin(model, x, beta=b) for b in (5.0, 50.0)]
-    table = attack(model, x, names=("rollout",), ascend_on=twins, radius=64, steps=10).set_index("attack")
+@pytest.mark.parametrize("name", ["rollout", "saliency"])
+def test_relu_attention_is_attacked_without_being_told_how(name):
+    table = attack(vit(attention="relu"), images(), names=(name,), radius=64, steps=10).set_index("attack")
     assert table.loc["worst", "displacement"] > table.loc["noise", "displacement"]

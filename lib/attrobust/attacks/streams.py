@@ -9,11 +9,9 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
+from attrobust.shapes import Attribution, Images, Labels, Maps
 
 
 class Streams:
@@ -64,8 +62,8 @@ def stochastic(attribution: Callable) -> bool:
 
 
 def explain(
-    attribution: Callable, model: nn.Module, x: Images, target: Labels, streams: Sequence[torch.Generator]
-) -> Images:
+    attribution: Attribution, model: nn.Module, x: Images, target: Labels, streams: Sequence[torch.Generator]
+) -> Maps:
     """Maps of a batch; stochastic ones image by image, each with its own stream (its samples are then the batch)."""
     if not stochastic(attribution):
         return attribution(model, x, target)

@@ -1,14 +1,12 @@
 """Attribution maps, (model, x, target) -> map, differentiable in x unless said otherwise.
 
 Input attributions return a signed map of the image's shape (Grad-CAM one channel of it); attention attributions one
-non-negative number per patch, (batch, 1, rows, columns). `patches` brings the first to the grid of the second, and
-`second_derivative` says how an attack gets at the derivative of a map.
+non-negative number per patch, (batch, 1, rows, columns). `patches` brings the first to the grid of the second.
 """
 
 from attrobust.attributions.attention import gradient_attention, raw_attention, relevance, rollout
 from attrobust.attributions.cam import grad_cam
 from attrobust.attributions.comparison import distances, similarities
-from attrobust.attributions.differentiable import second_derivative
 from attrobust.attributions.flow import attention_flow
 from attrobust.attributions.gradients import (
     Images,
@@ -41,7 +39,6 @@ __all__ = [
     "relevance",
     "rollout",
     "saliency",
-    "second_derivative",
     "similarities",
     "smooth_grad",
     "uniform_grad",

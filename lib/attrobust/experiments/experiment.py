@@ -128,6 +128,7 @@ class Measurement:
     def __post_init__(self) -> None:
         for radius in self.radii:
             checks.at_least("radius", radius, 0)
+        checks.count("effort.steps", self.effort.steps)
         object.__setattr__(self, "radii", tuple(sorted({int(r) if r == int(r) else r for r in self.radii})))
         checks.count("n_attacked", self.n_attacked)
         if not 0 < self.k_share <= 1:

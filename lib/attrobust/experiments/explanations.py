@@ -58,8 +58,8 @@ def under_attack(
         names: of the attributions; all if empty.
 
     Returns:
-        Means over the images that were attacked of every similarity and distance, `zero_maps` (clean maps that are zero
-        everywhere) and `n` (images in the means).
+        Means over the images that were attacked of every similarity and distance and of `counted`, `zero_maps` (clean
+        maps that are zero everywhere) and `n` (images in the means); NaN where `n` is 0.
     """
     rows = []
     with torch.no_grad():
@@ -81,6 +81,7 @@ def under_attack(
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
         means, attacked = (t.reindex(["noise", "worst"]) for t in (by_attack.mean(), by_attack["spearman"].count()))
         counts = {"zero_maps": int(empty.sum()), "n": attacked.fillna(0).astype(int)}
+        means = means.where(attacked > 0)
         rows.append(means.assign(attribution=name, **counts).reset_index())
     return pd.concat(rows, ignore_index=True)
 
