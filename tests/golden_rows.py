@@ -2,6 +2,7 @@
 
     PYTHONPATH=tests python -m golden_rows            writes rows of new functions and of raised versions
     PYTHONPATH=tests python -m golden_rows --check    says what differs, and writes nothing
+    PYTHONPATH=tests python -m golden_rows hump       the same for one function (or several), in seconds
 
 A row of which only the numbers changed is never rewritten: raise the version of its function first. Everything runs in
 float64, so that processors differ in digits far behind the tolerance. Functions that stand in a notebook's own cells
@@ -25,7 +26,7 @@ import cases
 import numpy as np
 import pandas as pd
 import torch
-from attrobust import attacks, attention, attributions, data, experiments, paths, robustness, training
+from attrobust import attacks, attention, attributions, data, experiments, paths, regularizers, robustness, training
 from attrobust.balls import Ball
 from attrobust.experiments import control, costs, explanations, measure
 from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
@@ -35,9 +36,14 @@ from attrobust.versions import VERSIONED
 swapping = importlib.import_module("attrobust.experiments.drop_in")  # the package shows the function of that name
 
 FOLDER = Path(__file__).parent / "golden"
+#: How a complaint ends that this program itself can end.
+AGAIN = "run `PYTHONPATH=tests python -m golden_rows`"
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
 #: Where processors differ more: initial weights are drawn in float32 and then trained; zeros that are float32 rounding.
 LOOSE = {"train": (1e-3, 1e-4), "drop_in": (1e-3, 1e-5), "twins": (1e-6, 1e-6), "scales": (1e-6, 1e-6)}
+
+#: Functions whose golden row has a column for every member of a registry: another member may join.
+GROWING = ("kernel",)
 
 SMALL = experiments.Measurement(radii=(8,), effort=attacks.Effort(steps=2, restarts=1), n_attacked=3, trace_products=6)
 DENSE = {"dataset": "digits", "side": 4, "n_train": 24, "step_size": 0.1, "batch_size": 8, "epochs": 3, "seed": 0}
@@ -154,6 +160,10 @@ def strengths() -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
+def penalised(name: str) -> pd.DataFrame:
+    return pd.DataFrame({"penalty": regularizers.PENALTIES[name](cases.conv(), cases.images(), cases.labels()).tolist()})
+
+
 def untimed(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="seconds").sort_values([c for c in table if c != "seconds"], ignore_index=True)
 
@@ -215,6 +225,12 @@ OVER_CASES = (
     "shared_maps", "smoothed", "stable", "surfaces", "swapped", "transfer", "transformers", "turning",
 )  # fmt: skip
 CASES |= {name: partial(lambda n: versioned()[n](1, 0), name) for name in OVER_CASES}
+#: Penalties, where they are versioned.
+CASES |= {
+    penalty.__name__: partial(penalised, name)
+    for name, penalty in regularizers.PENALTIES.items()
+    if hasattr(penalty, "version")
+}
 
 
 def versioned() -> dict[str, Callable]:
@@ -244,18 +260,24 @@ def row(name: str) -> dict[str, object]:
 
 def difference(name: str, version: int, found: dict, pinned: dict | None) -> str:
     """What is wrong between today's row and the pinned one, as a sentence; "" if nothing is."""
-    again = "run `PYTHONPATH=tests python -m golden_rows`"
     if pinned is None:
-        return f"{name!r} is versioned and has no golden row: {again}"
+        return f"{name!r} is versioned and has no golden row: {AGAIN}"
     if pinned["version"] != version:
-        return f"{name!r} has version {version} and a golden row of version {pinned['version']}: {again}"
-    changed = _changed(found, pinned["row"], *LOOSE.get(name, (RELATIVE, ABSOLUTE)))
+        return f"{name!r} has version {version} and a golden row of version {pinned['version']}: {AGAIN}"
+    added = _joined(name, found, pinned)
+    known = found | {"columns": {column: part for column, part in found["columns"].items() if column not in added}}
+    changed = _changed(known, pinned["row"], *LOOSE.get(name, (RELATIVE, ABSOLUTE)))
     if not changed:
-        return ""
+        return f"{name!r} has no golden row of {', '.join(added)} yet: {AGAIN}" if added else ""
     return (
         f"the numbers of {name!r} changed and its version did not ({changed}): raise it to @versioned({version + 1})"
-        f" and {again}, or undo the change"
+        f" and {AGAIN}, or undo the change"
     )
+
+
+def _joined(name: str, found: dict, pinned: dict) -> list[str]:
+    """Columns of a growing row that are not pinned yet."""
+    return [column for column in found["columns"] if column not in pinned["row"]["columns"]] if name in GROWING else []
 
 
 def _changed(found: dict, pinned: dict, relative: float, absolute: float) -> str:
@@ -311,13 +333,12 @@ def _code(name: str, functions: dict[str, ast.FunctionDef]) -> str:
 
 def notebook_difference(where: str, found: dict, pinned_: dict | None) -> str:
     """What is wrong between the code of a notebook's function and the pinned one; "" if nothing is."""
-    again = "run `PYTHONPATH=tests python -m golden_rows`"
     if pinned_ is None or pinned_["version"] != found["version"]:
-        return f"{where} is stored with version {found['version']}, which is not pinned yet: {again}"
+        return f"{where} is stored with version {found['version']}, which is not pinned yet: {AGAIN}"
     if pinned_["code"] != found["code"]:
         return (
             f"the code of {where} changed and its version did not: if its numbers change, raise version="
-            f"{found['version']} where it is stored and {again}; if they do not, {again} --same"
+            f"{found['version']} where it is stored and {AGAIN}; if they do not, {AGAIN} --same"
         )
     return ""
 
@@ -332,18 +353,20 @@ def notebook_functions() -> dict[str, dict[str, object]]:
 
 def main(arguments: list[str]) -> int:
     """Write what is new; complain about the rest."""
-    complaints = []
-    for name, function in sorted(versioned().items()):
-        if name not in CASES:
-            complaints.append(f"{name!r} is versioned and has no case: add a small call to CASES")
+    functions, complaints = versioned(), []
+    asked = [argument for argument in arguments if not argument.startswith("--")]
+    for name in sorted(asked or functions):
+        if name not in functions or name not in CASES:
+            lacks = "case: add a small call to CASES" if name in functions else "version: write @versioned(1) above it"
+            complaints.append(f"{name!r} has no {lacks}")
             continue
-        found, known = row(name), pinned(name)
-        wrong = difference(name, function.version, found, known)
-        if wrong and "--check" not in arguments and (known is None or known["version"] != function.version):
+        version, found = functions[name].version, row(name)
+        wrong = difference(name, version, found, pinned(name))
+        if wrong.endswith(AGAIN) and "--check" not in arguments:
             FOLDER.mkdir(exist_ok=True)
-            text = json.dumps({"version": function.version, "row": found}, indent=1)
+            text = json.dumps({"version": version, "row": found}, indent=1)
             (FOLDER / f"{name}.json").write_text(text + "\n")
-            print(f"{name}: written, version {function.version}")
+            print(f"{name}: written, version {version}")
         elif wrong:
             complaints.append(wrong)
     file = FOLDER / "notebooks.json"

@@ -57,7 +57,7 @@ def test_text_files_name_no_machine_path():
 def test_the_top_level_holds_what_is_announced_and_nothing_else():
     announced = {
         "notebooks", "lib", "figures", "tests", "environment.yml", "README.md", "pyproject.toml", "Makefile",
-        "constraints.txt", "LICENSE", "CITATION.cff", "CHANGELOG.md", ".gitignore", ".github", ".ci",
+        "constraints.txt", "LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", ".gitignore", ".github", ".ci",
     }  # fmt: skip
     assert {file.split("/")[0] for file in tracked()} == announced
 
@@ -165,9 +165,9 @@ def test_the_benchmark_page_and_the_readme_say_what_the_rows_say():
     assert report.warm_start(rows["warm"]) in readme
 
 
-def test_every_relative_link_of_the_readme_leads_somewhere():
-    readme = (paths.root / "README.md").read_text()
-    for target in re.findall(r"\]\(([^)#\s]+)\)", readme):
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_relative_link_of_a_page_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)\)", (paths.root / page).read_text()):
         assert target.startswith("http") or (paths.root / target).exists(), target
 
 

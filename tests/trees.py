@@ -7,12 +7,14 @@ import subprocess
 from attrobust import paths
 
 
-def copy_tree(target, *, only=None):
-    """A copy of what the notebooks need, in which anything may be broken."""
-    for part in ("lib", "notebooks", "figures"):
-        shutil.copytree(
-            paths.root / part, target / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", ".ipynb_*")
-        )
+def copy_tree(target, *, only=None, parts=("lib", "notebooks", "figures")):
+    """A copy of what the notebooks need, or of other folders and files, in which anything may be broken."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", ".ipynb_*")
+    for part in parts:
+        if (paths.root / part).is_dir():
+            shutil.copytree(paths.root / part, target / part, ignore=ignore)
+        else:
+            shutil.copy(paths.root / part, target / part)
     for book in (target / "notebooks").glob("*.ipynb"):
         if only and book.stem != only:
             book.unlink()
