@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m golden_rows            writes rows of new functions and of raised versions
     PYTHONPATH=tests python -m golden_rows --check    says what differs, and writes nothing
-    PYTHONPATH=tests python -m golden_rows hump       the same for one function (or several), in seconds
+    PYTHONPATH=tests python -m golden_rows hump       the same for one function, or `notebooks`, in seconds
 
 A row of which only the numbers changed is never rewritten: raise the version of its function first. Everything runs in
 float64, so that processors differ in digits far behind the tolerance. Functions that stand in a notebook's own cells
@@ -161,7 +161,9 @@ def strengths() -> pd.DataFrame:
 
 
 def penalised(name: str) -> pd.DataFrame:
-    return pd.DataFrame({"penalty": regularizers.PENALTIES[name](cases.conv(), cases.images(), cases.labels()).tolist()})
+    return pd.DataFrame(
+        {"penalty": regularizers.PENALTIES[name](cases.conv(), cases.images(), cases.labels()).tolist()}
+    )
 
 
 def untimed(table: pd.DataFrame) -> pd.DataFrame:
@@ -355,7 +357,7 @@ def main(arguments: list[str]) -> int:
     """Write what is new; complain about the rest."""
     functions, complaints = versioned(), []
     asked = [argument for argument in arguments if not argument.startswith("--")]
-    for name in sorted(asked or functions):
+    for name in sorted(set(asked or functions) - {"notebooks"}):
         if name not in functions or name not in CASES:
             lacks = "case: add a small call to CASES" if name in functions else "version: write @versioned(1) above it"
             complaints.append(f"{name!r} has no {lacks}")

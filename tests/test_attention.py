@@ -312,7 +312,10 @@ def test_linear_time_never_forms_the_matrix():
             lambda: attention.kernel("softmx"),
             f"attention is 'softmx'; it must be one of {', '.join(attention.KERNELS)}; did you mean 'softmax'",
         ),
-        (lambda: attention.Kernel(score="dt"), f"score is 'dt'; it must be one of {', '.join(attention.SCORES)}; did you mean 'dot'"),
+        (
+            lambda: attention.Kernel(score="dt"),
+            f"score is 'dt'; it must be one of {', '.join(attention.SCORES)}; did you mean 'dot'",
+        ),
         (lambda: attention.Kernel(link="tan"), f"link is 'tan'; it must be one of {', '.join(attention.LINKS)}"),
         (lambda: attention.Kernel(norm="raw"), f"norm is 'raw'; it must be one of {', '.join(attention.NORMS)}"),
         (
