@@ -56,21 +56,20 @@ class Mutant:
     line: int
     column: int
     start: int
-    end: int
+    old: str
     new: str
 
-    def text(self) -> str:
-        """The faulty file."""
-        whole = self.path.read_bytes()
-        return (whole[: self.start] + self.new.encode() + whole[self.end :]).decode()
+    def planted(self, source: str) -> str:
+        """The file's source with the fault in it."""
+        whole, end = source.encode(), self.start + len(self.old.encode())
+        return (whole[: self.start] + self.new.encode() + whole[end:]).decode()
 
     def __str__(self) -> str:
-        old = " ".join(self.path.read_bytes()[self.start : self.end].decode().split())
-        return f"{self.path.relative_to(paths.root)}:{self.line}:{self.column}: {old}  ->  {self.new}"
+        return f"{self.path}:{self.line}:{self.column}: {' '.join(self.old.split())}  ->  {self.new}"
 
 
-def faults(path: Path) -> list[Mutant]:
-    """Every fault that can be planted in a file."""
+def faults(path: Path, name: Path) -> list[Mutant]:
+    """Every fault that can be planted in a file, which is called by a name within its tree."""
     source = path.read_text()
     starts = [0]
     for line in source.splitlines(keepends=True):
@@ -79,11 +78,11 @@ def faults(path: Path) -> list[Mutant]:
     for node in executed(ast.parse(source)):
         for new in changes(node):
             start = starts[node.lineno - 1] + node.col_offset
-            end = starts[node.end_lineno - 1] + node.end_col_offset
+            old = source.encode()[start : starts[node.end_lineno - 1] + node.end_col_offset].decode()
             # In brackets, since the tree binds as it did before whatever stands around it.
             text = f"({ast.unparse(new)})" if not isinstance(new, ast.Constant | ast.Call) else ast.unparse(new)
-            mutant = Mutant(path, node.lineno, node.col_offset + 1, start, end, text)
-            if compiles(mutant.text()):
+            mutant = Mutant(name, node.lineno, node.col_offset + 1, start, old, text)
+            if compiles(mutant.planted(source)):
                 found.append(mutant)
     return found
 
@@ -140,11 +139,11 @@ def compiles(text: str) -> bool:
     return True
 
 
-def drawn(seed: int, count: int) -> list[Mutant]:
-    """Faults at random, none twice: the area first, then the place."""
-    package, draw = paths.root / "lib" / "attrobust", random.Random(seed)
+def drawn(tree: Path, seed: int, count: int) -> list[Mutant]:
+    """Faults in a tree at random, none twice: the area first, then the place."""
+    package, draw = tree / "lib" / "attrobust", random.Random(seed)
     pools = {
-        area: [fault for glob in globs for path in sorted(package.glob(glob)) for fault in faults(path)]
+        area: [f for glob in globs for path in sorted(package.glob(glob)) for f in faults(path, path.relative_to(tree))]
         for area, globs in AREAS.items()
     }
     chosen = []
@@ -159,12 +158,12 @@ def concerned(path: Path) -> list[str]:
 
     Files that look at the smoke run are left out: it takes minutes, and every test of it would see any fault at all.
     """
-    (room,) = selection.rooms_of_file(path)
+    (room,) = selection.rooms_of_file(paths.root / path)
     files = [f for f in sorted(Path(__file__).parent.glob("test_*.py")) if room in seen_by(f)]
     files = [f for f in files if not re.search(r"\bdef \w+\([^)]*\bsmoke\b", f.read_text())]
     own = (f"test_{room}", f"test_{path.stem}", f"test_{room}_{path.stem}")
     files.sort(key=lambda f: (f.stem not in own, not f.stem.startswith(f"test_{room}"), f.name))
-    return [str(f.relative_to(paths.root)) for f in (path, *files)]
+    return [str(path), *(str(f.relative_to(paths.root)) for f in files)]
 
 
 def seen_by(file: Path) -> set[str]:
@@ -215,17 +214,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--limit", type=float, default=600, help="seconds for the tests of one fault")
     parser.add_argument("--list", action="store_true", help="say which faults were drawn and plant none")
     chosen = parser.parse_args(arguments)
-    mutants = drawn(chosen.seed, chosen.first + chosen.count)[chosen.first :]
-    if chosen.list:
-        print(*mutants, sep="\n")
-        return 0
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
-        tree = copied(Path(folder))
+        tree = copied(Path(folder))  # first, so that whoever works in the tree meanwhile moves no fault
+        mutants = drawn(tree, chosen.seed, chosen.first + chosen.count)[chosen.first :]
+        if chosen.list:
+            print(*mutants, sep="\n")
+            return 0
         for number, mutant in enumerate(mutants, start=1 + chosen.first):
-            there, began = tree / mutant.path.relative_to(paths.root), time.monotonic()
+            there, began = tree / mutant.path, time.monotonic()
             whole = there.read_text()
-            there.write_text(mutant.text())
+            there.write_text(mutant.planted(whole))
             ended, test = tried(tree, concerned(mutant.path), chosen.limit)
             there.write_text(whole)
             outcomes.append("SURVIVED" if ended == "passed" else "caught")

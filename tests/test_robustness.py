@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import cases
@@ -253,3 +254,48 @@ def test_noise_that_changes_the_prediction_is_counted_in_the_transfer_table():
 def test_transfer_refuses_bad_arguments(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         carried(**change)
+
+
+# ------------------------------------------------------------------ strength
+
+
+def strength(attack, attribution=attributions.saliency, model=None, x=None):
+    how = {"ball": HOW["ball"], "k": 2, "attack": attack, "steps": 3, "starts": 1, "generator": cases.generator()}
+    model, x = model or cases.conv(), cases.images(4) if x is None else x
+    return robustness.strength(model, x, attributions={"map": attribution}, **how).iloc[0]
+
+
+@pytest.mark.parametrize("attack", ["auto", "heavy"])
+def test_strength_is_the_mean_worst_case_of_the_attack_it_names(attack):
+    model, x = cases.conv(), cases.images(4)
+    effort = attacks.Effort(steps=3, restarts=1, draws=0, walk=0)
+    how = {"effort": effort} if attack == "auto" else {"steps": 3, "starts": 1}
+    found = getattr(attacks, attack)(
+        attributions.saliency, model, x, HOW["ball"], k=2, generator=cases.generator(), **how
+    ).table
+    worst = found[found["part"] == "worst"]
+    row = strength(attack)
+    assert (row["attack"], row["attribution"], row["n"]) == (attack, "map", 4)
+    for name in VALUES:
+        assert row[name] == pytest.approx(worst[name].mean())
+
+
+@pytest.mark.parametrize("attack", ["auto", "heavy"])
+def test_images_without_a_map_and_maps_that_cannot_be_climbed_count_for_no_strength(attack):
+    def half(model, x, target):
+        return attributions.saliency(model, x, target) * (x[:, :1, :1, :1] > cut)
+
+    x = cases.images(4)
+    cut = x[:, 0, 0, 0].sort().values[1:3].mean()  # two images have a map; none comes near enough to change sides
+    x = torch.where((x[:, :1, :1, :1] > cut), x.clamp(min=cut + 0.06), x.clamp(max=cut - 0.06))
+    row = strength(attack, half, x=x)
+    assert row["n"] == 2
+    assert 0 < row["displacement"] < math.inf
+    row = strength(attack, lambda model, x, target: attributions.saliency(model, x, target).detach())
+    assert row["n"] == 0
+    assert row[VALUES].isna().all()
+
+
+def test_another_attack_than_the_two_is_refused():
+    with pytest.raises(ValueError, match="attack is 'lazy'; it must be one of auto, heavy"):
+        strength("lazy")

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from attrobust import checks
-
-Images = Float[Tensor, "batch channels height width"]
+from attrobust.shapes import Images
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.attributions import pixelwise, similarities
+from attrobust.shapes import Images, Labels
 
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
 Importances = Float[Tensor, "batch rows columns"]
 Curves = Float[Tensor, "batch points"]
 Attribution = Callable[[nn.Module, Images, Labels], Tensor]

@@ -129,10 +129,8 @@ def strength(
             table = found.table
         except attacks.BlindError:
             table = _not_attacked(len(x))
-        worst = table[table["part"] == "worst"]
-        rows.append(
-            {"attribution": name, "attack": attack, "n": int(worst["counted"].sum()), **worst[[*COLUMNS]].mean()}
-        )
+        worst = table.loc[table["part"] == "worst", [*COLUMNS]]
+        rows.append({"attribution": name, "attack": attack, "n": int(worst["spearman"].count()), **worst.mean()})
     return pd.DataFrame(rows)
 
 

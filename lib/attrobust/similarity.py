@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attrobust import checks
+from attrobust.shapes import PerImage
 
 Maps = Float[Tensor, "batch channels height width"]
 Importances = Float[Tensor, "batch height width"]
-PerImage = Float[Tensor, " batch"]
 
 
 def topk_intersection(reference: Importances, perturbed: Importances, *, k: int) -> PerImage:

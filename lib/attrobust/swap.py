@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from attrobust import attention as kernels
 from attrobust import checks
+from attrobust.shapes import Images
 
-Images = Float[Tensor, "batch channels height width"]
 Maps = list[Float[Tensor, "batch heads tokens tokens"]]
 
 #: What a model of transformers may ask of its attention that a kernel does not know.

@@ -8,14 +8,13 @@ A map with a positive part may be zero for a whole image; `zero_maps` finds such
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.models.readouts import Readout, logit
+from attrobust.shapes import Images, Labels
 
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
 Patches = Float[Tensor, "batch 1 rows columns"]
 Tokens = Float[Tensor, "batch tokens tokens"]
 

@@ -1,15 +1,13 @@
 """Grad-CAM: what a convolutional layer saw, weighed by what the class makes of it, enlarged to the image."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.models.readouts import Readout, logit
-
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
+from attrobust.shapes import Images, Labels
 
 
 def grad_cam(

@@ -1,12 +1,8 @@
 """Two maps beside each other: every similarity and distance, signed where signs count, by importance elsewhere."""
 
-from jaxtyping import Float
-from torch import Tensor
-
 from attrobust import similarity
 from attrobust.attributions.importance import Images, pixelwise
-
-PerImage = Float[Tensor, " batch"]
+from attrobust.shapes import PerImage
 
 
 def similarities(clean: Images, there: Images, *, k: int) -> dict[str, PerImage]:

@@ -6,15 +6,13 @@ carried over to it, not climb on it.
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor, nn
 
 from attrobust.attributions.attention import attend, from_cls, with_skip
-
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
+from attrobust.shapes import Images, Labels
 
 #: Capacities become whole numbers whose sum over a token's pipes stays below this (a flow is a 32-bit number).
 LARGEST = 2**30

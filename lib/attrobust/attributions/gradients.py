@@ -10,15 +10,13 @@ image's own gradient.
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.balls import Ball
 from attrobust.models.readouts import Readout, logit
-
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
+from attrobust.shapes import Images, Labels
 
 
 def saliency(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Images:

@@ -6,8 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from attrobust import checks
-
-Images = Float[Tensor, "batch channels height width"]
+from attrobust.shapes import Images
 
 
 def pixelwise(signed: Images) -> Float[Tensor, "batch height width"]:

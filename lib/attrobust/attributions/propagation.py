@@ -10,14 +10,11 @@ repairs that. The logit is explained, as everywhere here.
 """
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.attributions.rerun import ACTIVATIONS, CORNERED, POOLS, Call, Linear, affine_gradient, record
-
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
+from attrobust.shapes import Images, Labels
 
 #: Layers with weights that the z+ rule knows, and linear calls that it does not.
 WEIGHTED = {"linear", "conv1d", "conv2d", "conv3d"}

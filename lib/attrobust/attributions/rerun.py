@@ -22,9 +22,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from attrobust import checks
+from attrobust.shapes import Images, Labels
 
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
 Logits = Float[Tensor, "batch classes"]
 Linear = Callable[[Tensor], Tensor]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from attrobust import checks
 from attrobust.models.layers import ACTIVATIONS, Standardize
 from attrobust.models.transformer import Patches, ViT
+from attrobust.shapes import Images
 
-Images = Float[Tensor, "batch channels height width"]
 Logits = Float[Tensor, "batch classes"]
 
 

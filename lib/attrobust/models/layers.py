@@ -1,10 +1,9 @@
 """What every network of the notebooks begins and bends with."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-Images = Float[Tensor, "batch channels height width"]
+from attrobust.shapes import Images
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -14,15 +14,13 @@ to blame".) Functional and in-place ReLUs are found and replaced too: both funct
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attrobust import checks
-
-Images = Float[Tensor, "batch channels height width"]
+from attrobust.shapes import Images
 
 _KINKED = {
     "relu", "relu_", "leaky_relu", "leaky_relu_", "threshold", "threshold_", "hardtanh", "hardtanh_", "clamp",

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Images = Float[Tensor, "batch channels height width"]
+from attrobust.shapes import Images
 
 
 def input_gradient(model: nn.Module, x: Images, y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Images = Float[Tensor, "batch channels height width"]
+from attrobust.shapes import Images
 
 
 class BlindUnit(nn.Module):

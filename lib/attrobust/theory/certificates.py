@@ -21,11 +21,11 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 from attrobust import checks, similarity
+from attrobust.shapes import PerImage
 from attrobust.theory import tally
 from attrobust.versions import versioned
 
 Scores = Float[Tensor, "batch pixels"]
-PerImage = Float[Tensor, " batch"]
 
 
 def cosine(relative: PerImage) -> PerImage:

@@ -19,17 +19,15 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, vmap
 
 from attrobust import curvature
+from attrobust.shapes import Images, Labels, PerImage
 from attrobust.theory import draws, tally
 from attrobust.versions import versioned
 
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
-PerImage = Float[Tensor, " batch"]
 Readout = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 
 

@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from attrobust import curvature
+from attrobust.shapes import Images, PerImage
 from attrobust.theory import draws, tally
 from attrobust.theory.duality import first_dense, input_hessians, spectral_norms
 from attrobust.versions import versioned
-
-Images = Float[Tensor, "batch channels height width"]
-PerImage = Float[Tensor, " batch"]
 
 
 def hidden_jacobians(model: nn.Module, x: Images) -> Float[Tensor, "batch classes units"]:

@@ -15,17 +15,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import curvature
 from attrobust.curvature import logit
+from attrobust.shapes import Images, Labels
 from attrobust.theory import duality, tally
 from attrobust.theory.duality import Readout
 from attrobust.versions import versioned
-
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int[Tensor, " batch"]
 
 
 class TinyTransformer(nn.Module):

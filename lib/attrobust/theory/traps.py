@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import curvature, similarity
+from attrobust.shapes import Images
 from attrobust.theory import draws, duality, tally, turning
 from attrobust.versions import versioned
-
-Images = Float[Tensor, "batch channels height width"]
 
 
 @versioned(1)

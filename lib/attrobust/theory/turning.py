@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import checks, similarity
+from attrobust.shapes import PerImage
 from attrobust.theory import certificates, draws, tally
 from attrobust.versions import versioned
 
 Maps = Float[Tensor, "batch pixels"]
-PerImage = Float[Tensor, " batch"]
 
 
 def turn(

@@ -6,11 +6,11 @@ An entry of `AUGMENTATIONS` takes images, how many pixels they may move and a ge
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-Images = Float[Tensor, "batch channels height width"]
+from attrobust.shapes import Images
+
 Augmentation = Callable[[Tensor, int, torch.Generator], Tensor]
 
 
