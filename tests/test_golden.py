@@ -3,7 +3,7 @@
 import golden_rows
 import pandas as pd
 import pytest
-from attrobust import versions
+from attrobust import attention, versions
 from attrobust.theory import entropy
 
 FUNCTIONS = golden_rows.versioned()
@@ -42,6 +42,18 @@ def test_changed_numbers_without_a_new_version_are_named_in_a_sentence(monkeypat
     again = golden_rows.difference("hump", 2, golden_rows.row("hump"), golden_rows.pinned("hump"))
     assert again.startswith("'hump' has version 2 and a golden row of version 1")
     assert "has no golden row" in golden_rows.difference("hump", 1, golden_rows.row("hump"), None)
+
+
+def test_a_registrys_new_member_joins_its_golden_row_and_an_old_ones_change_is_still_named(monkeypatch):
+    pinned = golden_rows.pinned("kernel")
+    monkeypatch.setitem(attention.KERNELS, "another", attention.KERNELS["softmax"])
+    wrong = golden_rows.difference("kernel", 1, golden_rows.row("kernel"), pinned)
+    assert wrong == f"'kernel' has no golden row of another yet: {golden_rows.AGAIN}"
+    monkeypatch.setitem(attention.KERNELS, "l2", attention.KERNELS["gaussian"])
+    wrong = golden_rows.difference("kernel", 1, golden_rows.row("kernel"), pinned)
+    assert wrong.startswith("the numbers of 'kernel' changed and its version did not (column 'l2'")
+    monkeypatch.delitem(attention.KERNELS, "l2")
+    assert "changed" in golden_rows.difference("kernel", 1, golden_rows.row("kernel"), pinned)
 
 
 def test_rounding_is_no_change_and_a_lost_row_or_column_is(monkeypatch):
