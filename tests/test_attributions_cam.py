@@ -1,5 +1,6 @@
 """Grad-CAM; and the derivative of every attribution."""
 
+import inspect
 from functools import partial
 
 import captum.attr
@@ -186,6 +187,22 @@ def test_on_a_smooth_network_every_derivative_but_flows_agrees_with_finite_diffe
     autograd, finite = directional(*ready(method))
     assert (autograd == pytest.approx(finite, rel=1e-5)) == (method is not attributions.attention_flow)
     assert abs(finite) > 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_a_map_knows_no_other_image_of_its_batch_and_leaves_all_as_found(method):
+    attribution, model, x = ready(method)
+    kept, weights = x.clone(), [p.clone() for p in model.parameters()]
+    whole = attribution(model, x, Y).detach()
+    assert torch.equal(x, kept)
+    assert not x.requires_grad
+    for p, before in zip(model.parameters(), weights, strict=True):
+        assert p.grad is None
+        assert torch.equal(p, before)
+    if "generator" in inspect.signature(method).parameters:
+        return  # another batch draws other noise
+    for i in range(len(x)):
+        assert torch.allclose(attribution(model, x[i : i + 1], Y[i : i + 1]), whole[i : i + 1], rtol=1e-10)
 
 
 def audited(attribution, model, x):

@@ -151,6 +151,7 @@ def test_a_new_attribution_is_exported_and_its_derivative_is_tried(tmp_path):
         "test_attributions.py::test_occlusion_of_a_linear_network_is_the_share_of_each_pixel",
         "test_attributions_cam.py::test_on_a_smooth_network_every_derivative_but_flows_agrees_with_finite_differences"
         "[occlusion]",
+        "test_attributions_cam.py::test_a_map_knows_no_other_image_of_its_batch_and_leaves_all_as_found[occlusion]",
         "test_attributions_cam.py::test_the_audit_passes_true_derivatives_and_refuses_flow[occlusion]",
         "occlusion.py::attrobust.attributions.occlusion.occlusion",
     }
