@@ -219,7 +219,9 @@ def test_smoothed_labels_spread_their_share_over_all_classes():
         assert torch.allclose(recipe.per_example_loss(logits, y), values, rtol=1e-12)
 
 
-@pytest.mark.parametrize("penalty", ["input_gradient", lambda model, x, y: model(x).square().sum(1)], ids=["named", "given"])
+@pytest.mark.parametrize(
+    "penalty", ["input_gradient", lambda model, x, y: model(x).square().sum(1)], ids=["named", "given"]
+)
 def test_a_penalty_is_added_with_its_strength_and_left_out_of_the_reported_loss(penalty):
     x, y = examples()
     nets = [build(s) for s in range(2)]
