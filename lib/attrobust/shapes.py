@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
+Logits = Float[Tensor, "batch classes"]
 Maps = Float[Tensor, "batch planes rows columns"]
 Importances = Float[Tensor, "batch rows columns"]
 Wanted = Float[Tensor, "wanted anyplanes anyrows anycolumns"]

@@ -8,7 +8,7 @@ absolute maps are compared by rank or by Pearson correlation instead.
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attrobust import checks
@@ -105,18 +105,43 @@ def ranks(importances: Importances) -> Float[Tensor, "batch pixels"]:
         >>> ranks(torch.tensor([[[0.2, 0.5], [0.5, 0.1]]])).tolist()
         [[2.0, 3.5, 3.5, 1.0]]
     """
+    return _sorted(importances)[0].double()
+
+
+def ranks_and_leaders(
+    importances: Importances, *, k: int
+) -> tuple[Float[Tensor, "batch pixels"], Int[Tensor, "batch k"]]:
+    """`ranks`, in the map's own precision, and which pixels are `leaders`, as indices: from one sorting."""
+    ranks, order, tied = _sorted(importances)
+    chosen = order[:, -k:]
+    if len(tied):  # between ties the order is chance: as `leaders` chooses
+        chosen = chosen.index_copy(0, tied, importances.flatten(1)[tied].topk(k).indices)
+    return ranks, chosen
+
+
+def ascending(values: Float[Tensor, "batch pixels"]) -> Int[Tensor, "batch pixels"]:
+    """The pixels of each map from the least to the most important; by chance between ties."""
+    values = values.detach()
+    return torch.from_numpy(np.argsort(values.numpy(), axis=1)) if values.device.type == "cpu" else values.argsort(1)
+
+
+def _sorted(
+    importances: Importances,
+) -> tuple[Float[Tensor, "batch pixels"], Int[Tensor, "batch pixels"], Int[Tensor, " tied"]]:
+    """Ranks, at least in single precision, the pixels in ascending order, and which maps have ties."""
     values = importances.detach().flatten(1)
-    order = torch.from_numpy(np.argsort(values.numpy(), axis=1)) if values.device.type == "cpu" else values.argsort(1)
-    ordered = values.gather(1, order)
-    place = torch.arange(ordered.shape[1], device=ordered.device).expand_as(ordered)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[:, 1:] = ordered.diff(dim=1) != 0
-    if bool(new.all()):
-        return torch.empty_like(ordered, dtype=torch.float64).scatter_(1, order, (place + 1).double())
-    # Ties stand side by side: they share the mean of the first and the last place of their run.
-    first = torch.where(new, place, 0).cummax(1).values
-    last = torch.where(new.roll(-1, 1), place, len(new[0])).flip(1).cummin(1).values.flip(1)
-    return torch.empty_like(ordered, dtype=torch.float64).scatter_(1, order, (first + last).double() / 2 + 1)
+    order, exact = ascending(values), torch.promote_types(values.dtype, torch.float32)
+    place = torch.arange(1, values.shape[1] + 1, dtype=exact, device=values.device)
+    ranks = torch.empty_like(values, dtype=exact).scatter_(1, order, place.expand_as(order))
+    new = values.gather(1, order).diff(dim=1) != 0
+    tied = (~new.all(1)).nonzero().flatten()
+    if len(tied):
+        # Ties stand side by side: they share the mean of the first and the last place of their run.
+        new, edge = new[tied], torch.ones_like(new[tied, :1])
+        first = torch.where(torch.cat([edge, new], 1), place, 0).cummax(1).values
+        last = torch.where(torch.cat([new, edge], 1), place, torch.inf).flip(1).cummin(1).values.flip(1)
+        ranks[tied] = ranks[tied].scatter(1, order[tied], (first + last) / 2)
+    return ranks, order, tied
 
 
 def pearson(reference: Importances, perturbed: Importances) -> PerImage:
@@ -185,8 +210,8 @@ def center_of_mass(importances: Importances) -> Float[Tensor, "batch 2"]:
     _, height, width = importances.shape
     grid = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1).to(importances)
     tiny = torch.finfo(importances.dtype).tiny
-    weights = importances + tiny
-    return torch.einsum("bhw,hwc->bc", weights / weights.sum((1, 2), keepdim=True), grid)
+    weights = (importances + tiny).flatten(1)
+    return weights @ grid.flatten(0, 1) / weights.sum(1, keepdim=True)
 
 
 def _flat_pair(reference: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,10 @@ every objective, searches at random beside it, and keeps the worst of each image
 """
 
 from attrobust.attacks.audit import Audit, BlindError, audit
+from attrobust.attacks.clean import Clean
 from attrobust.attacks.effort import BETAS, CLIMBABLE, FIRST_VERSION, OBJECTIVES, Effort, Passes, passes
 from attrobust.attacks.heavy import heavy
-from attrobust.attacks.judge import MEASURES, measure
+from attrobust.attacks.measures import MEASURES, measure
 from attrobust.attacks.objectives import (
     Objective,
     frame,
@@ -30,6 +31,7 @@ __all__ = [
     "OBJECTIVES",
     "Audit",
     "BlindError",
+    "Clean",
     "Effort",
     "Found",
     "Objective",

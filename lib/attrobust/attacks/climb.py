@@ -17,18 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from attrobust.attacks.audit import gradient
+from attrobust.attacks.clean import Clean, Rows
 from attrobust.attacks.effort import Effort
-from attrobust.attacks.judge import Judge, Rows
-from attrobust.attacks.problem import Goal, Problem, along, still_open
+from attrobust.attacks.judge import Judge
+from attrobust.attacks.objectives import Objective
+from attrobust.attacks.problem import Problem, along, still_open
 from attrobust.attacks.streams import each
-from attrobust.shapes import Images, Maps
+from attrobust.shapes import Images, Logits, Maps
 
 #: Pixels that climb at once; more objectives than fit take turns, so that large images do not fill the memory.
 SIDE_BY_SIDE = 2**20
 
 
 def climb(
-    problem: Problem, judge: Judge, network: nn.Module, goals: Mapping[str, Goal], *, rows: Rows, effort: Effort
+    problem: Problem, judge: Judge, network: nn.Module, goals: Mapping[str, Objective], *, rows: Rows, effort: Effort
 ) -> int:
     """Ascend goals for some images, goals and restarts side by side; images that are broken leave.
 
@@ -50,7 +52,7 @@ def climb(
 
 
 def _climb(
-    problem: Problem, judge: Judge, network: nn.Module, goals: Mapping[str, Goal], rows: Rows, effort: Effort
+    problem: Problem, judge: Judge, network: nn.Module, goals: Mapping[str, Objective], rows: Rows, effort: Effort
 ) -> int:
     parts, steps, restarts, lost = list(goals), effort.steps, effort.restarts, 0
     for part in parts:
@@ -70,9 +72,13 @@ def _climb(
         if step == steps:
             problem.see(judge, parts, at, rows, of)
             break
-        maps, direction = _slope(problem, network, list(goals.values()), at, rows, of, streams, eot=effort.eot)
-        kept = problem.kept(at, rows)
-        judge.see(parts, at, rows, problem.judged(at, rows) if maps is None else maps, kept, of)
+        maps, logits, direction = _slope(
+            problem, network, list(goals.values()), judge.clean, at, rows, of, streams, eot=effort.eot
+        )
+        if maps is None:
+            maps, logits = problem.look(problem.model, at, rows)
+        kept = problem.kept(at, rows, logits)
+        judge.see(parts, at, rows, maps, kept, of)
         astray = (~kept).nonzero().flatten()
         if len(astray):
             lost += len(astray)
@@ -87,28 +93,29 @@ def _climb(
 def _slope(
     problem: Problem,
     network: nn.Module,
-    goals: Sequence[Goal],
+    goals: Sequence[Objective],
+    clean: Clean,
     at: Images,
     rows: Rows,
     of: Rows,
     streams: Sequence[torch.Generator],
     *,
     eot: int,
-) -> tuple[Maps | None, Images]:
-    """The map, where the judge can use it, and the goals' gradient; averaged over fresh draws of a stochastic map."""
+) -> tuple[Maps | None, Logits | None, Images]:
+    """The map and logits, where the judge can use them, and the goals' gradient; averaged over fresh draws."""
     total = torch.zeros_like(at)
     for _ in range(eot if problem.stochastic else 1):
         leaf = at.detach().requires_grad_()
         with torch.enable_grad():
-            maps = problem.maps(network, leaf, rows, streams)
-            climbed = _climbed(goals, rows, of, maps)
+            maps, logits = problem.look(network, leaf, rows, streams)
+            climbed = _climbed(goals, clean, rows, of, maps)
         total += gradient(climbed, leaf)
     shared = network is problem.model and not problem.stochastic
-    return (maps.detach() if shared else None), total
+    return (maps, logits, total) if shared else (None, None, total)
 
 
-def _climbed(goals: Sequence[Goal], rows: Rows, of: Rows, maps: Maps) -> Tensor:
+def _climbed(goals: Sequence[Objective], clean: Clean, rows: Rows, of: Rows, maps: Maps) -> Tensor:
     """Each row's own goal; rows of one goal stand together."""
     counts = torch.bincount(of, minlength=len(goals)).tolist()
     parts = zip(goals, rows.split(counts), maps.split(counts), strict=True)
-    return torch.cat([goal(own, there) for goal, own, there in parts if len(own)])
+    return torch.cat([goal(clean[own], there) for goal, own, there in parts if len(own)])

@@ -92,6 +92,7 @@ def passes(
     stochastic: bool = False,
     starts: int = 0,
     lost: int = 0,
+    logits: bool = False,
     forward: int = 1,
     backward: int = 1,
 ) -> Passes:
@@ -112,6 +113,7 @@ def passes(
         stochastic: whether the map takes a generator.
         starts: sets of starts that are judged.
         lost: iterates that lost their prediction, over all parts (`Found.lost`).
+        logits: whether the map brings its logits along (it takes `logits`), which saves every prediction of an iterate.
         forward: images per map sent through the network: 1 for saliency, `steps` or `samples` for an average.
         backward: gradients per map sent back to the pixels: as many; 0 for attention itself.
 
@@ -129,6 +131,10 @@ def passes(
     maps = images + judged + audits * (2 * DIRECTIONS + 1) + (0 if shared else climbs * effort.steps * fresh)
     gradients = audits * DIRECTIONS + climbs * effort.steps * fresh
     return Passes(
-        forward=maps * forward + images + judged + lost + (1 + twins if built and effort.steps else 0),
+        forward=maps * forward
+        + images
+        + (0 if logits else judged)
+        + lost
+        + (1 + twins if built and effort.steps else 0),
         backward=maps * backward + gradients * forward + lost,
     )

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from attrobust.attacks.audit import gradient
+from attrobust.attacks.clean import Clean, Rows
 from attrobust.attacks.effort import CLIMBABLE, Effort
-from attrobust.attacks.judge import Judge, Rows
-from attrobust.attacks.problem import Goal, Problem
+from attrobust.attacks.judge import Judge
+from attrobust.attacks.objectives import Objective, match_map
+from attrobust.attacks.problem import Problem
 from attrobust.attacks.streams import Streams, each
-from attrobust.attacks.suite import Found, climbable, found, opened, passing
+from attrobust.attacks.suite import Found, found, opened, passing
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images, Maps, OnePlane
 from attrobust.versions import versioned
@@ -28,6 +30,9 @@ FIRST, SHRINK, LEAST, RISING = 0.22, 0.03, 0.06, 0.75
 
 #: Share of the new step in the next move; the rest is the last move.
 NEW = 0.75
+
+#: An objective, and the clean maps it compares with.
+Goal = tuple[Objective, Clean]
 
 #: Measures whose worst images every objective starts from again.
 SEEDS = ("top_k", "spearman", "cosine", "pearson")
@@ -80,9 +85,9 @@ def heavy(
         raise ValueError("attribution draws random numbers; the heavy attack judges maps that do not")
     judge, audits, lost = opened(problem, k=k), {}, 0
     networks = passing(problem, ascend_on or (), audits, betas=effort.betas)
-    goals = climbable(judge, effort.objectives, k=k, wanted=None)
-    for name, wanted in _wanted(judge.clean).items():
-        goals |= {name: climbable(judge, (), k=k, wanted=wanted)["match"]}
+    goals = {name: (CLIMBABLE[name], judge.clean) for name in effort.objectives}
+    wanted = _wanted(judge.clean.maps)
+    goals |= {name: (match_map, Clean(judge.clean.maps, k=k, wanted=maps)) for name, maps in wanted.items()}
     for name, goal in goals.items():
         for suffix, network in networks.items():
             rows = judge.open(name + suffix, audits[suffix].passed.nonzero().flatten())
@@ -157,14 +162,15 @@ def _look(
     problem: Problem, judge: Judge, part: str, network: nn.Module, goal: Goal, at: Images, rows: Rows
 ) -> tuple[Tensor, Images, int]:
     """Value and slope of the goal; for a lost iterate, of the way back, below every value of the goal."""
-    leaf = at.detach().requires_grad_()
+    (objective, clean), leaf = goal, at.detach().requires_grad_()
     with torch.enable_grad():
-        maps = problem.maps(network, leaf, rows)
-        climbed = goal(rows, maps)
+        maps, logits = problem.look(network, leaf, rows)
+        climbed = objective(clean[rows], maps)
     slope, value = gradient(climbed, leaf), climbed.detach().nan_to_num(nan=-torch.inf)
-    kept = problem.kept(at, rows)
-    judged = maps.detach() if network is problem.model else problem.judged(at, rows)
-    judge.see([part], at, rows, judged, kept, torch.zeros_like(rows))
+    if network is not problem.model:
+        maps, logits = problem.look(problem.model, at, rows)
+    kept = problem.kept(at, rows, logits)
+    judge.see([part], at, rows, maps, kept, torch.zeros_like(rows))
     astray = (~kept).nonzero().flatten()
     if len(astray):
         slope[astray] = problem.way_back(at[astray], rows[astray])

@@ -9,76 +9,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from attrobust import similarity
-from attrobust.attacks.objectives import match_map, share_of
-from attrobust.attributions import distances, pixelwise, zero_maps
-from attrobust.shapes import Images, Maps, Marks, PerImage, Wanted
-
-Rows = Int[Tensor, " iterates"]
-
-#: Measures of every table with the direction that is worse: similarities fall, distances rise.
-MEASURES = {
-    "top_k": -1, "top_k_share": -1, "spearman": -1, "cosine": -1, "pearson": -1,
-    "displacement": 1, "relative_displacement": 1, "center_shift": 1, "match": 1,
-}  # fmt: skip
+from attrobust.attacks.clean import Clean, Rows
+from attrobust.attacks.measures import MEASURES, compare
+from attrobust.shapes import Images, Maps, Marks
 
 #: An image gives way to one that is worse by more than this many units in the last place: between ties, which the
 #: maps of a piecewise linear network are full of, the first one stays, however a batch is rounded.
 ROUNDING = 64
-
-
-def measure(clean: Maps, there: Maps, *, k: int, wanted: Wanted | None = None) -> dict[str, PerImage]:
-    """Every similarity and distance of two batches of maps.
-
-    A clean map that is zero everywhere explains nothing: every measure of it is NaN. A map that has become zero is
-    unlike the clean one (similarity 0).
-
-    Args:
-        clean: maps of the clean images.
-        there: maps of the attacked images.
-        k: leading pixels.
-        wanted: maps that an attack aims at; adds `match`, the share of the squared way to them (see `match_map`).
-
-    Returns:
-        By name, in the order of `MEASURES`; `top_k_share` is the share of importance that the clean leaders hold,
-        over the share they held.
-    """
-    return Clean(clean, k=k, wanted=wanted).measure(there, torch.arange(len(clean), device=clean.device))
-
-
-class Clean:
-    """Clean maps, with everything that their comparison with other maps needs again and again.
-
-    Args:
-        maps: the clean maps.
-        k: leading pixels.
-        wanted: maps to be matched, if any.
-    """
-
-    def __init__(self, maps: Maps, *, k: int, wanted: Wanted | None = None) -> None:
-        self.maps, self._k, self._wanted = maps, k, wanted
-        self._importances = pixelwise(maps)
-        self._ranks, self._leaders = similarity.ranks(self._importances), similarity.leaders(self._importances, k=k)
-        self._held, self.zero = share_of(self._leaders, self._importances), zero_maps(maps)
-
-    def measure(self, there: Maps, rows: Rows) -> dict[str, Float[Tensor, " iterates"]]:
-        """Similarities and distances of maps and the clean ones that they belong to, as `measure` says."""
-        now, clean, gone = pixelwise(there), self.maps[rows], zero_maps(there)
-        leaders = self._leaders[rows]
-        alike = {
-            "top_k": (leaders & similarity.leaders(now, k=self._k)).sum(1).to(now) / self._k,
-            "top_k_share": share_of(leaders, now) / self._held[rows],
-            "spearman": similarity.pearson(self._ranks[rows][:, None], similarity.ranks(now)[:, None]).to(now),
-            "cosine": similarity.cosine(clean, there),
-            "pearson": similarity.pearson(self._importances[rows], now),
-        }
-        found = {name: torch.where(gone, 0.0, value) for name, value in alike.items()} | distances(clean, there)
-        if self._wanted is not None:
-            found["match"] = match_map(clean, there, wanted=self._wanted[rows])
-        return {name: torch.where(self.zero[rows], torch.nan, value) for name, value in found.items()}
 
 
 class Judge:
@@ -87,8 +27,6 @@ class Judge:
     Args:
         x: clean images.
         clean: their maps.
-        k: leading pixels.
-        wanted: maps to be matched, if any.
         goal: measure and value; an image that reaches it is broken.
 
     Attributes:
@@ -96,12 +34,11 @@ class Judge:
         broken: which images have reached the goal.
     """
 
-    def __init__(
-        self, x: Images, clean: Maps, *, k: int, wanted: Wanted | None = None, goal: tuple[str, float] | None = None
-    ) -> None:
-        self.clean, self._reference, self._goal = clean, Clean(clean, k=k, wanted=wanted), goal
-        self._names = [name for name in MEASURES if name != "match" or wanted is not None]
-        self._nothing = torch.full((len(self._names), len(x)), -torch.inf, dtype=clean.dtype, device=clean.device)
+    def __init__(self, x: Images, clean: Clean, *, goal: tuple[str, float] | None = None) -> None:
+        self.clean, self._goal, like = clean, goal, clean.length
+        self._names = [name for name in MEASURES if name != "match" or clean.wanted is not None]
+        self._worse = like.new_tensor([[MEASURES[name]] for name in self._names])
+        self._nothing = like.new_full((len(self._names), len(x)), -torch.inf)
         self._best, self._held = self._nothing.clone(), self._nothing.clone()  # of all iterates; of the image kept
         self._at, self._winner = x.repeat(len(self._names), 1, 1, 1, 1), torch.full_like(self._best, -1).long()
         self._parts: dict[str, dict[str, Tensor]] = {}
@@ -133,15 +70,19 @@ class Judge:
             kept: whether it still predicts the clean class.
             of: which of the parts each comes from.
         """
-        kept = kept & torch.isfinite(maps).flatten(1).all(1)
-        found = self._reference.measure(maps.detach().nan_to_num(), rows)
-        scores = torch.stack([MEASURES[name] * found[name] for name in self._names])
+        maps = maps.detach()
+        finite = maps.flatten(1).sum(1).isfinite()
+        if not bool(finite.all()):
+            kept, maps = kept & finite, maps.nan_to_num()
+        scores = self._worse * compare(self.clean[rows], maps)
         scores = torch.where(kept & ~scores.isnan(), scores, -torch.inf)
-        for index, part in enumerate(parts):
-            own = of == index
-            self._parts[part]["counted"][rows[own & kept]] = True
-            _raise(self._parts[part]["best"], rows[own], scores[:, own])
-        _raise(self._best, rows, scores)
+        n, place = len(self.clean), of * len(self.clean) + rows
+        found = self._nothing.repeat(1, len(parts)).scatter_reduce_(1, place.expand_as(scores), scores, "amax")
+        counted = torch.zeros_like(found[0], dtype=torch.bool).index_fill_(0, place[kept], True)
+        for part, best, some in zip(parts, found.split(n, dim=1), counted.split(n), strict=True):
+            self._parts[part]["best"] = self._parts[part]["best"].maximum(best)
+            self._parts[part]["counted"] = self._parts[part]["counted"] | some
+            self._best = self._best.maximum(best)
         margin = ROUNDING * torch.finfo(scores.dtype).eps * self._held.abs()
         worse = self._best > torch.where(self._held.isinf(), self._held, self._held + margin)
         if bool(worse.any()):
@@ -179,7 +120,7 @@ class Judge:
         for part, found in {**self._parts, "worst": {"best": self._best, **every}}.items():
             values = torch.where(found["best"].isinf(), torch.nan, found["best"])
             columns = {name: MEASURES[name] * value for name, value in zip(self._names, values, strict=True)}
-            columns |= {flag: found[flag] for flag in flags} | {"zero": self._reference.zero}
+            columns |= {flag: found[flag] for flag in flags} | {"zero": self.clean.zero}
             numbers = {name: value.double().cpu().numpy() for name, value in columns.items()}
             tables.append(pd.DataFrame({"image": range(len(self.clean)), "part": part, **numbers}))
         return pd.concat(tables, ignore_index=True)
@@ -193,8 +134,3 @@ class Judge:
 
     def _any(self, flag: str) -> Marks:
         return torch.stack([torch.zeros_like(self.broken), *(part[flag] for part in self._parts.values())]).any(0)
-
-
-def _raise(best: Float[Tensor, "measures n"], rows: Rows, scores: Float[Tensor, "measures iterates"]) -> None:
-    """Put the largest score of each image, in place."""
-    best.scatter_reduce_(1, rows.expand(len(best), -1), scores, "amax")

@@ -1,22 +1,20 @@
 """What every part of an attack shares: the map, the network that judges, the images, the ball, the random streams."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.attacks.audit import gradient
-from attrobust.attacks.judge import Judge, Rows
-from attrobust.attacks.streams import Streams, explain, stochastic
+from attrobust.attacks.clean import Rows
+from attrobust.attacks.judge import Judge
+from attrobust.attacks.streams import Streams, explain, stochastic, takes
 from attrobust.balls import Ball
-from attrobust.shapes import Attribution, Images, Labels, Maps
-
-#: (rows, their maps) -> one number per row, to be increased.
-Goal = Callable[[Rows, Maps], Float[Tensor, " iterates"]]
+from attrobust.shapes import Attribution, Images, Labels, Logits, Maps
 
 
 @dataclass(frozen=True)
@@ -66,18 +64,23 @@ class Problem:
 
     def maps(self, network: nn.Module, at: Images, rows: Rows, draws: Sequence[torch.Generator] = ()) -> Maps:
         """Maps on a network; a stochastic one under the given streams, or its image's common draws."""
-        if self.stochastic and not draws:
-            draws = self.streams.common(rows.tolist())
-        return explain(self.attribution, network, at, self.target[rows], draws)
+        return self.look(network, at, rows, draws)[0]
 
-    def judged(self, at: Images, rows: Rows) -> Maps:
-        """Maps on the judged network."""
-        return self.maps(self.model, at, rows).detach()
+    def look(
+        self, network: nn.Module, at: Images, rows: Rows, draws: Sequence[torch.Generator] = ()
+    ) -> tuple[Maps, Logits | None]:
+        """Maps as `maps` gives them, with the logits of the same forward pass if the attribution has them at hand."""
+        if self.stochastic:
+            draws = draws or self.streams.common(rows.tolist())
+            return explain(self.attribution, network, at, self.target[rows], draws), None
+        if takes(self.attribution, "logits"):
+            return self.attribution(network, at, self.target[rows], logits=True)
+        return self.attribution(network, at, self.target[rows]), None
 
-    def kept(self, at: Images, rows: Rows) -> Bool[Tensor, " iterates"]:
-        """Whether the clean class is still predicted."""
+    def kept(self, at: Images, rows: Rows, logits: Logits | None = None) -> Bool[Tensor, " iterates"]:
+        """Whether the judged network still predicts the clean class; `logits` if it has run already."""
         with torch.no_grad():
-            return self.model(at).argmax(1) == self.target[rows]
+            return (self.model(at) if logits is None else logits).argmax(1) == self.target[rows]
 
     def way_back(self, at: Images, rows: Rows) -> Images:
         """Gradient of the clean class's lead over the best other class."""
@@ -94,8 +97,8 @@ class Problem:
 
     def see(self, judge: Judge, parts: Sequence[str], at: Images, rows: Rows, of: Rows | None = None) -> None:
         """Show iterates to the judge that nobody has explained yet; they come from one part unless `of` says."""
-        of = torch.zeros_like(rows) if of is None else of
-        judge.see(parts, at, rows, self.judged(at, rows), self.kept(at, rows), of)
+        of, (maps, logits) = torch.zeros_like(rows) if of is None else of, self.look(self.model, at, rows)
+        judge.see(parts, at, rows, maps.detach(), self.kept(at, rows, logits), of)
 
 
 def along(back: Images, slope: Images) -> Images:

@@ -52,13 +52,19 @@ def each(draw: Callable, like: Images, streams: Sequence[torch.Generator]) -> Im
     return torch.cat([draw(one, generator=stream) for one, stream in zip(like.split(1), streams, strict=True)])
 
 
-def stochastic(attribution: Callable) -> bool:
-    """Whether an attribution waits for a generator: it has a parameter of that name without a value."""
+def takes(attribution: Callable, name: str) -> bool:
+    """Whether an attribution has a parameter of that name."""
     try:
-        parameter = inspect.signature(attribution).parameters.get("generator")
+        return name in inspect.signature(attribution).parameters
     except (TypeError, ValueError):
         return False
-    return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def stochastic(attribution: Callable) -> bool:
+    """Whether an attribution waits for a generator: it has a parameter of that name without a value."""
+    return takes(attribution, "generator") and (
+        inspect.signature(attribution).parameters["generator"].default is inspect.Parameter.empty
+    )
 
 
 def explain(

@@ -20,15 +20,17 @@ from torch import nn
 
 from attrobust import checks
 from attrobust.attacks.audit import Audit, BlindError, audit
+from attrobust.attacks.clean import Clean
 from attrobust.attacks.climb import climb
 from attrobust.attacks.effort import CLIMBABLE, DIRECTIONS, Effort
-from attrobust.attacks.judge import MEASURES, Judge, Rows
-from attrobust.attacks.objectives import check_wanted, match_map
-from attrobust.attacks.problem import Goal, Problem, still_open
+from attrobust.attacks.judge import Judge
+from attrobust.attacks.measures import MEASURES
+from attrobust.attacks.objectives import match_map
+from attrobust.attacks.problem import Problem, still_open
 from attrobust.attacks.streams import Streams, each
 from attrobust.balls import Ball
 from attrobust.models import SmoothTwin, kinks, smooth_twin
-from attrobust.shapes import Attribution, Images, Maps, Marks, Wanted
+from attrobust.shapes import Attribution, Images, Marks, Wanted
 from attrobust.versions import versioned
 
 #: Step of the walk over the radius: half a grey level of eight (Ghorbani et al. 2019, public code).
@@ -128,7 +130,9 @@ def auto(
     for name, images in starts.items():
         _check_start(name, images, x, ball)
     judge = opened(problem, k=k, wanted=wanted, goal=goal)
-    goals, audits, lost = climbable(judge, effort.objectives, k=k, wanted=wanted), {}, 0
+    goals, audits, lost = {name: CLIMBABLE[name] for name in effort.objectives}, {}, 0
+    if wanted is not None:
+        goals["match"] = match_map
     networks = passing(problem, ascend_on or (), audits, betas=effort.betas) if effort.steps else {}
     for suffix, network in networks.items():
         named, rows = {name + suffix: g for name, g in goals.items()}, audits[suffix].passed.nonzero().flatten()
@@ -154,25 +158,8 @@ def opened(problem: Problem, *, k: int, wanted: Wanted | None = None, goal: tupl
     Raises:
         ValueError: for a map that is not finite, `k` out of range, or wanted maps that cannot be reached.
     """
-    clean = checks.maps(_name(problem.attribution), problem.judged(problem.x, problem.everyone))
-    checks.count("k", k, most=clean.shape[-1] * clean.shape[-2] - 1)
-    if wanted is not None:
-        check_wanted(wanted, clean)
-    return Judge(problem.x, clean, k=k, wanted=wanted, goal=goal)
-
-
-def climbable(judge: Judge, names: Sequence[str], *, k: int, wanted: Wanted | None) -> dict[str, Goal]:
-    """The objectives as functions of rows and their maps."""
-
-    def goal(objective: Callable, rows: Rows, there: Maps) -> torch.Tensor:
-        return objective(judge.clean[rows], there)
-
-    bound = {name: CLIMBABLE[name] for name in names}
-    bound |= {name: partial(bound[name], k=k) for name in ("top_k", "unseat") if name in bound}
-    goals: dict[str, Goal] = {name: partial(goal, objective) for name, objective in bound.items()}
-    if wanted is not None:
-        goals["match"] = lambda rows, there: match_map(judge.clean[rows], there, wanted=wanted[rows])
-    return goals
+    maps = checks.maps(_name(problem.attribution), problem.maps(problem.model, problem.x, problem.everyone).detach())
+    return Judge(problem.x, Clean(maps, k=k, wanted=wanted), goal=goal)
 
 
 def passing(

@@ -13,19 +13,22 @@ from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.models.readouts import Readout, logit
-from attrobust.shapes import Images, Labels
+from attrobust.shapes import Images, Labels, Logits
 
 Patches = Float[Tensor, "batch 1 rows columns"]
 Tokens = Float[Tensor, "batch tokens tokens"]
 
 
-def raw_attention(model: nn.Module, x: Images, target: Labels) -> Patches:
+def raw_attention(
+    model: nn.Module, x: Images, target: Labels, *, logits: bool = False
+) -> Patches | tuple[Patches, Logits]:
     """What CLS attends to in the last block: m(A_L). The same for every class.
 
     Args:
         model: classifier in eval mode with `attend`, such as `models.ViT`.
         x: images, pixels in [0, 1].
         target: ignored; attributions share one signature.
+        logits: whether the logits of the same forward pass are returned beside the map.
 
     Returns:
         One non-negative number per patch; for softmax, at most 1 in sum.
@@ -33,10 +36,14 @@ def raw_attention(model: nn.Module, x: Images, target: Labels) -> Patches:
     Raises:
         ValueError: if the model has no `attend`.
     """
-    return from_cls(attend(model, x)[1][-1].mean(1), x)
+    scores, weights = attend(model, x)
+    raw = from_cls(weights[-1].mean(1), x)
+    return (raw, scores) if logits else raw
 
 
-def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = True) -> Patches:
+def rollout(
+    model: nn.Module, x: Images, target: Labels, *, renormalise: bool = True, logits: bool = False
+) -> Patches | tuple[Patches, Logits]:
     """Attention followed through all blocks and their skip connections: B_L ... B_1 with B_l = m(A_l) + I.
 
     Args:
@@ -45,6 +52,7 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
         target: ignored; the map is the same for every class.
         renormalise: whether each row of B_l is divided by its sum, as in the source. For a kernel whose rows do not
             sum to one this puts back the normalisation it left out, so look at both.
+        logits: whether the logits of the same forward pass are returned beside the map.
 
     Returns:
         One non-negative number per patch.
@@ -54,13 +62,15 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
 
     Reference: Abnar and Zuidema 2020, "Quantifying attention flow in transformers", eq. 1.
     """
-    maps = [with_skip(weights) for weights in attend(model, x)[1]]
+    scores, weights = attend(model, x)
+    maps = [with_skip(a) for a in weights]
     if renormalise:
         maps = [m / m.sum(-1, keepdim=True) for m in maps]
     rolled = maps[0]
     for m in maps[1:]:
         rolled = m @ rolled
-    return from_cls(rolled, x)
+    rolled = from_cls(rolled, x)
+    return (rolled, scores) if logits else rolled
 
 
 def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:

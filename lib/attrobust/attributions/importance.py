@@ -11,7 +11,7 @@ from attrobust.shapes import Images
 
 def pixelwise(signed: Images) -> Float[Tensor, "batch height width"]:
     """Importance of each pixel: absolute values summed over channels."""
-    return signed.abs().sum(1)
+    return signed.abs().squeeze(1) if signed.shape[1] == 1 else signed.abs().sum(1)
 
 
 def patches(signed: Images, *, patch: int) -> Float[Tensor, "batch 1 rows columns"]:

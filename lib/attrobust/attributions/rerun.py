@@ -22,9 +22,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from attrobust import checks
-from attrobust.shapes import Images, Labels
+from attrobust.shapes import Images, Labels, Logits
 
-Logits = Float[Tensor, "batch classes"]
 Linear = Callable[[Tensor], Tensor]
 
 #: Elementwise activations with corners, and those without.

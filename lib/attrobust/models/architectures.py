@@ -4,15 +4,12 @@ import math
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from attrobust import checks
 from attrobust.models.layers import ACTIVATIONS, Standardize
 from attrobust.models.transformer import Patches, ViT
-from attrobust.shapes import Images
-
-Logits = Float[Tensor, "batch classes"]
+from attrobust.shapes import Images, Logits
 
 
 class MLP(nn.Module):

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from attrobust import attention as kernels
 from attrobust import checks
 from attrobust.models.layers import ACTIVATIONS, Standardize
-from attrobust.shapes import Images
+from attrobust.shapes import Images, Logits
 
-Logits = Float[Tensor, "batch classes"]
 Tokens = Float[Tensor, "batch tokens dim"]
 Maps = list[Float[Tensor, "batch heads tokens tokens"]]
 
