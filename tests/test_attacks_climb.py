@@ -10,7 +10,7 @@ from attrobust import attacks, attributions, models
 from attrobust.attacks import Effort
 from attrobust.attacks.climb import climb
 from attrobust.attacks.problem import Problem, along
-from attrobust.attacks.suite import climbable, opened
+from attrobust.attacks.suite import opened
 from attrobust.balls import Ball
 from torch import nn
 
@@ -158,8 +158,7 @@ def climbing(model, x, ball, effort, goal="cosine"):
         see(parts, at, *others)
 
     judge.see = watched
-    objective = climbable(judge, [goal], k=2, wanted=None)[goal]
-    lost = climb(problem, judge, model, {goal: objective}, rows=problem.everyone, effort=effort)
+    lost = climb(problem, judge, model, {goal: attacks.CLIMBABLE[goal]}, rows=problem.everyone, effort=effort)
     return problem, iterates, lost
 
 
@@ -174,7 +173,9 @@ def test_iterates_follow_the_momentum_recipe_written_out_by_hand(norm):
     for step in range(6):
         assert torch.allclose(at, iterates[step], atol=1e-12)
         leaf = at.clone().requires_grad_()
-        value = attacks.lower_cosine(clean, attributions.saliency(model, leaf, problem.target)).sum()
+        value = attacks.lower_cosine(
+            attacks.Clean(clean, k=2), attributions.saliency(model, leaf, problem.target)
+        ).sum()
         (slope,) = torch.autograd.grad(value, leaf)
         velocity = 0.6 * velocity + slope / slope.abs().sum((1, 2, 3), keepdim=True)
         # Half a cosine from the first step, 0.4 of the radius, towards zero after the last.

@@ -6,7 +6,7 @@ import cases
 import pytest
 import torch
 from attrobust import attacks, attributions, similarity
-from attrobust.attacks import objectives
+from attrobust.attacks import Clean
 from attrobust.attributions import pixelwise
 from scipy.stats import rankdata, spearmanr
 
@@ -22,10 +22,16 @@ MAPS = {
     "integrated_gradients": partial(attributions.integrated_gradients, steps=4),
     "smooth_grad": smooth_grad,
 }
-OBJECTIVES = {
-    name: partial(objective, k=3) if name in ("top_k", "unseat") else objective
-    for name, objective in attacks.CLIMBABLE.items()
-} | {"match": partial(attacks.match_map, wanted=attacks.frame(cases.images()))}
+
+
+def beside(goal, k=3, **wanted):
+    """An objective as a function of two maps."""
+    return lambda clean, there: goal(Clean(clean, k=k, **wanted), there)
+
+
+OBJECTIVES = {name: beside(objective) for name, objective in attacks.CLIMBABLE.items()}
+OBJECTIVES["match"] = beside(attacks.match_map, wanted=attacks.frame(cases.images()))
+RANKS = beside(attacks.lower_spearman)
 
 
 def noise(seed, like, scale=0.05):
@@ -59,8 +65,8 @@ def test_the_gradient_an_attack_climbs_agrees_with_finite_differences(network, g
 def test_the_slope_of_the_rank_objective_is_right_for_small_and_for_large_maps(side):
     clean, at, direction = (maps(seed=seed, side=side) for seed in (0, 1, 2))
     leaf = at.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(attacks.lower_spearman(clean, leaf).sum(), leaf)
-    slopes = cases.slope(partial(attacks.lower_spearman, clean), at, direction, step=1e-6)
+    (gradient,) = torch.autograd.grad(RANKS(clean, leaf).sum(), leaf)
+    slopes = cases.slope(partial(RANKS, clean), at, direction, step=1e-6)
     assert torch.allclose((gradient * direction).flatten(1).sum(1), slopes, rtol=1e-5, atol=1e-9)
 
 
@@ -92,7 +98,7 @@ def test_soft_ranks_approach_the_true_ones_where_importances_are_far_apart():
     far = torch.tensor([1.0, 4, 9, 0, 6, 7.5, 2.5, 11, 13], dtype=torch.float64).view(1, 1, 3, 3)
     clean = maps(1)
     exact = spearmanr(pixelwise(clean).flatten(), far.flatten()).statistic
-    assert attacks.lower_spearman(clean, far).item() == pytest.approx(1 - exact, abs=0.02)
+    assert RANKS(clean, far).item() == pytest.approx(1 - exact, abs=0.02)
 
 
 @pytest.mark.parametrize("side", [4, 12])
@@ -101,7 +107,7 @@ def test_the_rank_objective_orders_maps_as_the_rank_correlation_does(side):
     importances = torch.rand(1, 1, side, side, generator=cases.generator(), dtype=torch.float64)
     reverse = 1 - importances
     way = torch.cat([(1 - t) * importances + t * reverse for t in (0.0, 0.2, 0.8, 1.0)])
-    climbed = attacks.lower_spearman(importances.expand_as(way), way)
+    climbed = RANKS(importances.expand_as(way), way)
     assert (climbed.diff()[[0, 2]].abs() < 0.1).all()
     assert climbed[2] - climbed[1] > 1.5
     assert climbed[0].item() == pytest.approx(0, abs=0.06)
@@ -115,7 +121,7 @@ def test_ranks_are_those_of_scipy_ties_included():
 
 def test_unseating_counts_leaders_that_still_lead():
     there = torch.tensor([[9.0, 8.0, 1.0, 0.0], [0.0, 1.0, 8.0, 9.0], [9.0, 0.0, 8.0, 1.0]]).view(3, 1, 2, 2)
-    still, gone, half = (-attacks.unseat_topk(there[:1].expand(3, -1, -1, -1), there, k=2)).tolist()
+    still, gone, half = (-beside(attacks.unseat_topk, k=2)(there[:1].expand(3, -1, -1, -1), there)).tolist()
     assert still > 0.95
     assert gone < 0.05
     assert half == pytest.approx(0.5, abs=0.05)
@@ -123,8 +129,9 @@ def test_unseating_counts_leaders_that_still_lead():
 
 def test_matching_starts_at_zero_and_ends_at_one():
     clean, wanted = maps(), maps(seed=1)
-    assert attacks.match_map(clean, clean, wanted=3 * wanted).tolist() == pytest.approx([0.0] * 3, abs=1e-12)
-    assert attacks.match_map(clean, wanted, wanted=3 * wanted).tolist() == pytest.approx([1.0] * 3)
+    match = beside(attacks.match_map, wanted=3 * wanted)
+    assert match(clean, clean).tolist() == pytest.approx([0.0] * 3, abs=1e-12)
+    assert match(clean, wanted).tolist() == pytest.approx([1.0] * 3)
 
 
 @pytest.mark.parametrize("goal", OBJECTIVES)
@@ -136,15 +143,29 @@ def test_a_map_that_is_zero_everywhere_has_a_finite_objective_and_slope(goal):
     assert torch.isfinite(gradient.nan_to_num()).all()
 
 
-@pytest.mark.parametrize(("objective", "most"), [(objectives.shift_topk, 9), (objectives.unseat_topk, 8)])
-@pytest.mark.parametrize("k", [0, 10])
-def test_k_outside_the_map_is_refused(objective, most, k):
-    with pytest.raises(ValueError, match=f"k is {k}; it must be a whole number from 1 to {most}"):
-        objective(maps(), maps(), k=k)
+@pytest.mark.parametrize("k", [0, 9])
+def test_k_outside_the_map_is_refused(k):
+    with pytest.raises(ValueError, match=f"k is {k}; it must be a whole number from 1 to 8"):
+        Clean(maps(), k=k)
 
 
 @pytest.mark.parametrize("wanted", ["zero", "wide", "infinite"])
 def test_maps_that_cannot_be_wanted_are_refused(wanted):
     bad = {"zero": torch.zeros(3, 1, 3, 3), "wide": torch.ones(3, 1, 3, 4), "infinite": maps() * torch.inf}
     with pytest.raises(ValueError, match=r"wanted has shape .*; it must hold, for each of 3 images, a finite map of 3"):
-        attacks.match_map(maps(), maps(), wanted=bad[wanted].double())
+        Clean(maps(), k=2, wanted=bad[wanted].double())
+
+
+def test_chosen_rows_of_clean_maps_are_the_clean_maps_of_the_chosen_rows():
+    clean, rows = Clean(maps(5), k=3, wanted=maps(5, seed=1)), torch.tensor([4, 0, 4])
+    alone, chosen = Clean(maps(5)[rows], k=3, wanted=maps(5, seed=1)[rows]), clean[rows]
+    for name, value in vars(alone).items():
+        assert torch.equal(torch.as_tensor(getattr(chosen, name)), torch.as_tensor(value)), name
+
+
+def test_one_sorting_gives_the_ranks_and_the_leaders_that_each_alone_gives_ties_included():
+    values = torch.rand(40, 5, 7, generator=cases.generator())
+    values[::2] = values[::2].round(decimals=1)
+    ranks, leaders = similarity.ranks_and_leaders(values, k=6)
+    assert torch.equal(ranks.double(), similarity.ranks(values))
+    assert torch.equal(torch.zeros(40, 35).bool().scatter(1, leaders, True), similarity.leaders(values, k=6))

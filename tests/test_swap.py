@@ -240,7 +240,7 @@ def test_maps_of_a_swapped_vit_are_attacked_by_their_true_gradient(transformers,
         clean = method(model, x, y).detach()
 
         def goal(images, method=method, clean=clean):
-            return attacks.lower_pearson(clean, method(model, images, y))
+            return attacks.lower_pearson(attacks.Clean(clean, k=1), method(model, images, y))
 
         at = (x + 0.05 * torch.randn(x.shape, generator=cases.generator(3), dtype=x.dtype)).requires_grad_()
         (gradient,) = torch.autograd.grad(goal(at).sum(), at)

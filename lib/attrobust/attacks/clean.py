@@ -1,0 +1,94 @@
+"""Clean maps, with what their comparison with other maps needs of them again and again."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from attrobust import checks, similarity
+from attrobust.attributions import pixelwise, zero_maps
+from attrobust.shapes import Importances, Maps, PerImage, Wanted
+
+Rows = Int[Tensor, " iterates"]
+Flat = Float[Tensor, "iterates pixels"]
+
+
+class Clean:
+    """Clean maps. `clean[rows]` stands for some of them, in any order and number.
+
+    Args:
+        maps: the clean maps.
+        k: leading pixels of the top-k measures and objectives, from 1 to height x width - 1.
+        wanted: maps that an attack aims at, one per image, if any; only their importances matter.
+
+    Raises:
+        ValueError: if `k` is out of range, or `wanted` has another shape, is zero for an image, or is not finite.
+    """
+
+    def __init__(self, maps: Maps, *, k: int, wanted: Wanted | None = None) -> None:
+        self.maps, self.k = maps, checks.count("k", k, most=maps[0, 0].numel() - 1)
+        self.importances, self.zero, self.length = pixelwise(maps), zero_maps(maps), maps.flatten(1).norm(dim=1)
+        self.center = similarity.center_of_mass(self.importances)
+        self.leaders = similarity.leaders(self.importances, k=k)
+        self.held = share_of(self.leaders, self.importances)
+        #: Ranks, importances and signed maps as directions: of unit length, the first two centred.
+        self.ranks = _unit(centred(similarity.ranks(self.importances))).to(maps)
+        self.profile, self.direction = _unit(centred(self.importances.flatten(1))), _unit(maps.flatten(1))
+        self.wanted = None if wanted is None else distribution(self._check(wanted))
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, rows: Rows) -> "Clean":
+        return _Chosen(self, rows)
+
+    def _check(self, wanted: Wanted) -> Importances:
+        goal, shape = pixelwise(wanted.detach()), tuple(self.importances.shape)
+        if goal.shape != shape or not bool(torch.isfinite(goal).all()) or not bool(goal.flatten(1).any(1).all()):
+            raise ValueError(
+                f"wanted has shape {tuple(wanted.shape)}; it must hold, for each of {shape[0]} images, a finite map of"
+                f" {shape[1]} x {shape[2]} that is not zero everywhere"
+            )
+        return goal
+
+
+class _Chosen(Clean):
+    """Rows of clean maps; each attribute is gathered when it is first asked for."""
+
+    def __init__(self, clean: Clean, rows: Rows) -> None:
+        self._clean, self._rows = clean, rows
+
+    def __getattr__(self, name: str) -> object:
+        value = getattr(self._clean, name)
+        value = value.index_select(0, self._rows) if isinstance(value, Tensor) else value
+        setattr(self, name, value)
+        return value
+
+
+def along(direction: Flat, vectors: Flat) -> PerImage:
+    """Cosine of vectors with directions of unit length; 0 of a vector that is zero."""
+    length = vectors.norm(dim=1)
+    return (direction * vectors).sum(1) / torch.where(length > 0, length, 1)
+
+
+def centred(m: Flat) -> Flat:
+    """Each row less its mean."""
+    return m - m.mean(1, keepdim=True)
+
+
+def share_of(chosen: Bool[Tensor, "batch pixels"], importances: Importances) -> PerImage:
+    """Share of a map's importance that the chosen pixels hold; 0 of a map that is zero."""
+    flat = importances.flatten(1)
+    return _share(torch.where(chosen, flat, 0).sum(1), flat.sum(1))
+
+
+def distribution(importances: Importances) -> Importances:
+    """Importances that sum to one; a map that is zero stays zero."""
+    return _share(importances, importances.sum((1, 2), keepdim=True))
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    return part / whole.clamp_min(torch.finfo(whole.dtype).tiny)
+
+
+def _unit(m: Flat) -> Flat:
+    return nn.functional.normalize(m, dim=1, eps=torch.finfo(m.dtype).tiny)
