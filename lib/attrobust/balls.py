@@ -1,7 +1,6 @@
 """A norm ball as a value: where an attack may go, and how it moves there.
 
-A norm enters an attack through three small operations only: sample, steepest step, project. Used by every
-attack and by the noise controls.
+A norm enters an attack through three small operations only: sample, steepest step, project.
 """
 
 from dataclasses import dataclass
@@ -43,15 +42,11 @@ class Ball:
             return (2 * _uniform(like, generator) - 1) * self.radius
         pixels = like[0].numel()
         length = _uniform(like[:, :1, :1, :1], generator) ** (1 / pixels)
-        return self._direction(_normal(like, generator)) * length * self.radius
+        return self.steepest(_normal(like, generator)) * length * self.radius
 
     def boundary(self, like: Images, *, generator: torch.Generator) -> Images:
         """Draw a perturbation of full size: random signs (linf), or a random direction (l2)."""
-        return self.radius * self._direction(_normal(like, generator))
-
-    def steepest(self, gradient: Images) -> Images:
-        """Return the unit-norm step along which a linear function with this gradient grows fastest."""
-        return self._direction(gradient)
+        return self.radius * self.steepest(_normal(like, generator))
 
     def project(self, perturbation: Images) -> Images:
         """Return the nearest perturbation inside the ball."""
@@ -60,7 +55,8 @@ class Ball:
         length = perturbation.flatten(1).norm(dim=1).clamp_min(torch.finfo(perturbation.dtype).tiny)
         return perturbation * (self.radius / length).clamp_max(1).view(-1, 1, 1, 1)
 
-    def _direction(self, gradient: Images) -> Images:
+    def steepest(self, gradient: Images) -> Images:
+        """Return the unit-norm step along which a linear function with this gradient grows fastest."""
         if self.norm == "linf":
             return gradient.sign()
         length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)

@@ -1,6 +1,7 @@
 """One sentence for every bad argument: its name, its value, what is accepted.
 
-Public functions call these first, so nothing is half-done when an error is raised.
+Public functions call these first, so nothing is half-done when an error is raised. Each returns the value that it was
+given, or raises ValueError.
 """
 
 import difflib
@@ -12,10 +13,7 @@ from torch import Tensor
 
 
 def positive(name: str, value: float) -> float:
-    """Return `value` if it is a finite number above zero.
-
-    Raises:
-        ValueError: otherwise.
+    """A finite number above zero.
 
     Example:
         >>> positive("step_size", 0.1)
@@ -27,33 +25,21 @@ def positive(name: str, value: float) -> float:
 
 
 def at_least(name: str, value: float, least: float) -> float:
-    """Return `value` if it is a finite number not below `least`.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """A finite number not below `least`."""
     if not _finite_number(value) or value < least:
         raise ValueError(f"{name} is {value!r}; it must be a finite number of at least {least}")
     return value
 
 
 def share(name: str, value: float) -> float:
-    """Return `value` if it is a number in [0, 1].
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """A number in [0, 1]."""
     if not _finite_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{name} is {value!r}; it must lie in [0, 1]")
     return value
 
 
 def count(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
-    """Return `value` if it is a whole number from `least` to `most`.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """A whole number from `least` to `most`."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         accepted = f"from {least} to {most}" if most is not None else f"of at least {least}"
@@ -62,11 +48,7 @@ def count(name: str, value: int, *, least: int = 1, most: int | None = None) -> 
 
 
 def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
-    """Return `value` if it is one of the `accepted` names.
-
-    Raises:
-        ValueError: otherwise, with the nearest accepted name.
-    """
+    """One of the `accepted` names; the sentence offers the nearest."""
     accepted = list(accepted)
     if value not in accepted:
         near = difflib.get_close_matches(str(value), accepted, n=1)
@@ -76,11 +58,7 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
 
 
 def images(name: str, value: Tensor) -> Tensor:
-    """Return `value` if it is a non-empty batch of finite pixels in [0, 1].
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """A non-empty batch of finite pixels in [0, 1]."""
     if value.ndim != 4 or value.numel() == 0:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; it must be (batch, channels, height, width) and not empty"
@@ -97,11 +75,7 @@ def images(name: str, value: Tensor) -> Tensor:
 
 
 def labels(name: str, value: Tensor, *, batch: int, classes: int) -> Tensor:
-    """Return `value` if it holds one class index below `classes` for each of `batch` images.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """One class index below `classes` for each of `batch` images."""
     if value.shape != (batch,) or value.is_floating_point():
         raise ValueError(
             f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; it must hold {batch} class indices"
@@ -114,9 +88,6 @@ def labels(name: str, value: Tensor, *, batch: int, classes: int) -> Tensor:
 
 def logits(name: str, value: object, *, batch: int) -> Tensor:
     """Return `value`, what the model `name` returned, if it is one tensor (batch, classes) of floating-point logits.
-
-    Raises:
-        ValueError: otherwise, say for a network that returns a tuple.
 
     Example:
         >>> logits("model", torch.zeros(2, 10), batch=2).shape
@@ -135,10 +106,7 @@ def logits(name: str, value: object, *, batch: int) -> Tensor:
 
 
 def per_image(name: str, value: Tensor, *, batch: int) -> Tensor:
-    """Return `value` if it is one number per image.
-
-    Raises:
-        ValueError: otherwise, say for a readout that returns all logits or their mean.
+    """One number per image.
 
     Example:
         >>> per_image("readout", torch.zeros(2), batch=2).shape
@@ -150,11 +118,7 @@ def per_image(name: str, value: Tensor, *, batch: int) -> Tensor:
 
 
 def finite(name: str, value: Tensor) -> Tensor:
-    """Return `value` if no entry is NaN or infinite.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """No entry that is NaN or infinite."""
     bad = int((~torch.isfinite(value)).sum())
     if bad:
         raise ValueError(f"{name} holds {bad} entries that are NaN or infinite; all must be finite")
@@ -162,11 +126,7 @@ def finite(name: str, value: Tensor) -> Tensor:
 
 
 def maps(name: str, value: Tensor) -> Tensor:
-    """Return `value` if it is a batch of finite maps; `name` is the attribution's.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """A batch of finite maps; `name` is the attribution's."""
     if value.ndim != 4:
         raise ValueError(f"attribution {name} gives shape {tuple(value.shape)}; it must give (batch, channels, h, w)")
     bad = int((~torch.isfinite(value)).flatten(1).any(1).sum())
@@ -178,11 +138,7 @@ def maps(name: str, value: Tensor) -> Tensor:
 
 
 def weights(name: str, value: Tensor) -> Tensor:
-    """Return `value` if its last axis holds rows of attention: finite floating-point numbers of at least 0.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """Rows of attention along the last axis: finite floating-point numbers of at least 0."""
     _rows(name, value)
     if not bool((torch.isfinite(value) & (value >= 0)).all()):
         bad = int((~(torch.isfinite(value) & (value >= 0))).sum())
@@ -191,11 +147,7 @@ def weights(name: str, value: Tensor) -> Tensor:
 
 
 def scores(name: str, value: Tensor) -> Tensor:
-    """Return `value` if its last axis holds rows of scores: finite, or -inf for a masked key, not all masked.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """Rows of scores along the last axis: finite, or -inf for a masked key, not all masked."""
     _rows(name, value)
     if bool((torch.isnan(value) | (value == math.inf)).any()):
         raise ValueError(f"{name} holds NaN or +inf; scores must be finite, or -inf for a masked key")
@@ -205,11 +157,7 @@ def scores(name: str, value: Tensor) -> Tensor:
 
 
 def none_negative(name: str, value: Tensor) -> Tensor:
-    """Return `value` if no entry is negative or NaN.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """No entry that is negative or NaN."""
     if not bool((value >= 0).all()):
         raise ValueError(f"{name} holds an entry that is negative or NaN; it must be at least 0")
     return value

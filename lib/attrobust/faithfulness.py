@@ -17,13 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attrobust import checks
-from attrobust.attributions import pixelwise, similarities
-from attrobust.shapes import Images, Labels
+from attrobust import attacks, checks
+from attrobust.attributions import pixelwise
+from attrobust.shapes import Attribution, Images, Importances, Labels, PerImage
 
-Importances = Float[Tensor, "batch rows columns"]
 Curves = Float[Tensor, "batch points"]
-Attribution = Callable[[nn.Module, Images, Labels], Tensor]
 
 #: Name of the control row: pixels in random order.
 RANDOM = "random"
@@ -47,9 +45,7 @@ def deletion(
     `steps` + 1 forward passes.
 
     Args:
-        model: classifier in eval mode.
-        x: images, pixels in [0, 1].
-        target: class whose probability is followed.
+        model, x, target: classifier in eval mode, images with pixels in [0, 1], the class that is followed.
         importances: one number per pixel, or per block of pixels (a patch) if coarser; only their order matters. Ties
             fall in random order, so a map without an order earns what the random control earns.
         generator: of the order of ties.
@@ -85,18 +81,12 @@ def insertion(
 ) -> Curves:
     """Probability of the class while pixels are brought into a baseline, the most important first; see `deletion`.
 
-    Returns:
-        Probabilities of each image, from the bare baseline to the whole image.
-
-    Raises:
-        ValueError: as `deletion` does.
-
     Reference: Petsiuk et al. 2018, section 4.2 (there into a blurred image; pass one as `baseline`).
     """
     return _walk(model, torch.zeros_like(x) + baseline, x, target, importances, steps=steps, generator=generator)
 
 
-def area(curves: Curves) -> Float[Tensor, " batch"]:
+def area(curves: Curves) -> PerImage:
     """Area under each curve over the share of pixels, in [0, 1]: small is good for deletion, large for insertion.
 
     Example:
@@ -122,12 +112,9 @@ def insertion_deletion(
     2 (`steps` + 1) forward passes for each attribution and each draw, beside the maps themselves.
 
     Args:
-        model: classifier in eval mode.
-        x: images, pixels in [0, 1].
+        model, x, baseline, steps: as in `deletion`.
         attributions: name -> (model, x, target) -> map.
         generator: of the order of ties and of the control.
-        baseline: value of an absent pixel, or images of absent pixels.
-        steps: stages of each curve, from 1 to height x width.
         reduction: map -> importances; `pixelwise` drops the signs, `lambda m: m.sum(1)` ranks signed contributions.
         draws: random orders, averaged for the control, at least 1.
 
@@ -136,7 +123,7 @@ def insertion_deletion(
         better). A map that is no better than "random" says nothing about where the network looks.
 
     Raises:
-        ValueError: for bad images, a number out of range, or a map with NaN in it.
+        ValueError: for bad images, a number out of range, or a map that is not finite.
 
     Reference: Petsiuk et al. 2018, section 4.2.
     """
@@ -182,8 +169,7 @@ def randomisation(
     duration, and put back whatever happens; buffers (running statistics) are left alone.
 
     Args:
-        model: classifier in eval mode; the maps explain the class that it predicts as it is.
-        x: images, pixels in [0, 1].
+        model, x: classifier in eval mode, images; the maps explain the class that is predicted as it is.
         attributions: name -> (model, x, target) -> map.
         k: pixels (or patches) compared by the top-k intersection.
         generator: of the new weights; both orders share them.
@@ -195,7 +181,7 @@ def randomisation(
         Near chance is good; near 1 throughout, the map does not depend on what was learned.
 
     Raises:
-        ValueError: for bad images, a model without weights, a `k` out of range, or a map with NaN in it.
+        ValueError: for bad images, a model without weights, a `k` out of range, or a map that is not finite.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -213,10 +199,8 @@ def randomisation(
     target = _predicted(model, x)
 
     def maps() -> dict[str, Tensor]:
-        return {
-            name: checks.finite(f"attributions[{name!r}]", attribution(model, x, target).detach())
-            for name, attribution in attributions.items()
-        }
+        found = {name: attribution(model, x, target).detach() for name, attribution in attributions.items()}
+        return {name: checks.finite(f"attributions[{name!r}]", m) for name, m in found.items()}
 
     clean, tables = maps(), []
     drawn = {name: [(p, draw(p.detach(), generator)) for p in weights] for name, weights in layers.items()}
@@ -228,9 +212,11 @@ def randomisation(
                 found = maps()
             depth = 1 + list(drawn).index(layer) if order == "cascading" else 1
             where = {"order": order, "layer": layer, "randomised": depth}
-            tables += [_similarities(clean[n], found[n], k=k).assign(attribution=n, **where) for n in attributions]
-    columns = ["image", "attribution", "order", "layer", "randomised", *SIMILARITIES]
-    return pd.concat(tables, ignore_index=True)[columns]
+            for n in attributions:
+                alike = attacks.measure(clean[n], found[n], k=k)
+                values = {name: alike[name].double().cpu().numpy() for name in SIMILARITIES}
+                tables.append(pd.DataFrame({"image": range(len(x)), "attribution": n, **where, **values}))
+    return pd.concat(tables, ignore_index=True)
 
 
 _CURVES = {"deletion": deletion, "insertion": insertion}
@@ -284,12 +270,6 @@ def _enlarged(importances: Tensor, size: tuple[int, int]) -> Importances:
 def _predicted(model: nn.Module, x: Images) -> Labels:
     with torch.no_grad():
         return checks.logits("model", model(x), batch=len(x)).argmax(1)
-
-
-def _similarities(clean: Tensor, found: Tensor, *, k: int) -> pd.DataFrame:
-    columns = similarities(clean, found, k=k)
-    table = pd.DataFrame({name: values.cpu().double().numpy() for name, values in columns.items()})
-    return table.assign(image=range(len(table)))
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """How much of an explanation survives an attack: attribution x attack x similarity, image by image.
 
 For every image the *worst case* over the attack's objectives is taken separately for each similarity, and beside it
-stands random noise of the same size, without which an attack table cannot be read.
+stands random noise of the same size, without which an attack table cannot be read. Every function takes a `model` in
+eval mode, on which every map is judged, images `x` with pixels in [0, 1], `attributions` by name, the `ball` of allowed
+perturbations, `k` leading pixels of the top-k measures (from 1 to one less than the map has), and a `generator`, which
+gives one number from which every image's streams follow; and refuses what `attacks.auto` refuses.
 """
 
 import dataclasses
@@ -31,7 +34,7 @@ def attribution_robustness(
     ball: Ball,
     k: int,
     generator: torch.Generator,
-    effort: attacks.Effort | None = None,
+    effort: attacks.Effort = attacks.DEFAULT,
     noise_draws: int = 4,
     ascend_on: Sequence[nn.Module] | None = None,
     refuse: bool = True,
@@ -39,14 +42,9 @@ def attribution_robustness(
     """Attack the maps of the predicted classes and compare them with the clean ones.
 
     Args:
-        model: classifier in eval mode; every map is judged on it.
-        x: clean images, pixels in [0, 1].
-        attributions: name -> (model, x, target) -> signed map.
-        ball: allowed perturbations.
-        k: pixels compared by the top-k intersection, from 1 to one less than the map has.
-        generator: gives one number, from which every image's streams follow.
-        effort: how hard `attacks.auto` climbs, `attacks.Effort()` if None; noise and walk are left out of the attack.
-        noise_draws: random perturbations of full size, averaged, for the noise row.
+        model, x, attributions, ball, k, generator: as above.
+        effort: how hard `attacks.auto` climbs; noise and walk are left out of the attack.
+        noise_draws: random perturbations of full size, averaged, for the noise row; at least 1.
         ascend_on: networks to climb on; twins of the model are built if its derivative fails the audit.
         refuse: whether a map that cannot be climbed is an error; if not, it was not attacked, and its row is NaN.
 
@@ -54,13 +52,9 @@ def attribution_robustness(
         One row per image, attribution and attack ("noise", each part of the attack, "worst"), with every measure of
         `COLUMNS` and `counted`: an iterate kept the prediction (for noise, the share of draws that did). An image that
         was not attacked has NaN.
-
-    Raises:
-        ValueError: for what `attacks.auto` refuses, an effort without gradient steps, or `noise_draws` below 1.
     """
     checks.images("x", x)
     checks.count("noise_draws", noise_draws)
-    effort = effort or attacks.Effort()
     checks.count("effort.steps", effort.steps)
     streams, tables = attacks.Streams(x, generator=generator), []
     target, noise = _predictions(model, x), _noise(model, x, ball, streams, noise_draws)
@@ -100,22 +94,13 @@ def strength(
     """Mean worst case under the default attack or under the heavy one, for the question whether the first suffices.
 
     Args:
-        model: classifier in eval mode.
-        x: clean images, pixels in [0, 1].
-        attributions: name -> (model, x, target) -> signed map.
-        ball: allowed perturbations.
-        k: pixels of the top-k measures.
-        generator: of the random starts.
+        model, x, attributions, ball, k, generator: as above.
         attack: "auto" (`attacks.auto`, gradient parts only) or "heavy" (`attacks.heavy`).
-        steps: gradient steps of each ascent.
-        starts: random starts of each objective.
+        steps, starts: gradient steps of each ascent, and random starts of each objective.
 
     Returns:
         One row per attribution: means of `COLUMNS` over the images that were attacked, their number `n`, `attack`. A
         map that cannot be climbed was not attacked.
-
-    Raises:
-        ValueError: for an unknown attack, and for what the attack refuses.
     """
     checks.one_of("attack", attack, ("auto", "heavy"))
     rows = []
@@ -142,33 +127,20 @@ def transfer(
     ball: Ball,
     k: int,
     generator: torch.Generator,
-    effort: attacks.Effort | None = None,
+    effort: attacks.Effort = attacks.DEFAULT,
     noise_draws: int = 4,
     ascend_on: Sequence[nn.Module] | None = None,
 ) -> pd.DataFrame:
     """Attack one map, measure another: every pair, image by image, beside random noise.
 
     Each map is attacked by `attacks.auto`; each measure is then taken on every map, at the images that are worst for
-    that measure on the attacked map. The diagonal is the suite's own worst case.
-
-    Args:
-        model: classifier in eval mode.
-        x: clean images, pixels in [0, 1].
-        attributions: name -> map; one that waits for a `generator` is measured under the same draws throughout.
-        ball: allowed perturbations.
-        k: pixels of the top-k measures.
-        generator: gives one number, from which every image's streams follow.
-        effort: how hard the suite tries; `attacks.Effort()` if None.
-        noise_draws: perturbations of full size, averaged, for the rows attacked on "noise".
-        ascend_on: networks to climb on; twins of the model are built if its derivative fails the audit.
+    that measure on the attacked map. The diagonal is the suite's own worst case. A stochastic map is measured under the
+    same draws throughout; arguments are those of `attribution_robustness`, and no map may be called "noise".
 
     Returns:
         One row per image, `attacked` (a name, or "noise") and `measured` (a name), with every measure of `COLUMNS`, and
         `counted`: an iterate kept the prediction (where none did every measure is NaN), for noise the share of draws
         that did.
-
-    Raises:
-        ValueError: for what `attacks.auto` refuses, a map called "noise", or `noise_draws` below 1.
 
     Reference: Wang et al. 2020, "Smoothed geometry for robust attribution", transfer of attacks between maps.
     """
@@ -197,17 +169,9 @@ def transfer(
 
 
 def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images, *, k: int) -> pd.DataFrame:
-    """Every similarity and distance between the maps of clean and moved images, one row per image.
+    """Every measure of `COLUMNS` between the maps of clean and moved images, one row per image.
 
-    Args:
-        model: classifier in eval mode; the maps explain the class it predicts for the clean image.
-        attribution: (model, x, target) -> signed map.
-        x: clean images.
-        moved: perturbed images.
-        k: pixels compared by the top-k intersection.
-
-    Returns:
-        `image`, every measure of `COLUMNS`, and `kept`: the moved image is given the clean class.
+    The maps explain the class that is predicted for the clean image; `kept` says whether the moved one is given it too.
     """
     target = _predictions(model, x)
     clean, there = (attribution(model, at, target).detach() for at in (x, moved))

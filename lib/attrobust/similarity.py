@@ -1,9 +1,9 @@
 """How alike are two attribution maps? One number per image; larger means more alike.
 
-Every table of this project shows several at once, because each is blind to something: top-k sees only
-which pixels lead, rank correlation only the order, cosine the signs and shape but not the scale, and the
-displacement (a distance) the scale too. Cosine of two *non-negative* maps is near 1 for any two maps, so
-absolute maps are compared by rank or by Pearson correlation instead.
+Every table of this project shows several at once, because each is blind to something: top-k sees only which pixels
+lead, rank correlation only the order, cosine the signs and shape but not the scale, and the displacement (a distance)
+the scale too. Cosine of two *non-negative* maps is near 1 for any two maps, so absolute maps are compared by rank or by
+Pearson correlation instead. All refuse maps whose shapes differ (ValueError).
 """
 
 import numpy as np
@@ -21,16 +21,7 @@ Importances = Float[Tensor, "batch height width"]
 def topk_intersection(reference: Importances, perturbed: Importances, *, k: int) -> PerImage:
     """Share of the k most important pixels of `reference` that stay among the k of `perturbed`.
 
-    Args:
-        reference: pixel importances of the clean image; only their order matters.
-        perturbed: pixel importances of the attacked image.
-        k: number of pixels compared, from 1 to height x width.
-
-    Returns:
-        One number per image in [0, 1]; 1 = same pixels, k / (height x width) = chance.
-
-    Raises:
-        ValueError: if `k` is outside its range or the shapes differ.
+    In [0, 1]: 1 = same pixels, k / (height x width) = chance; k runs from 1 to height x width.
 
     Example:
         >>> a = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])
@@ -60,18 +51,8 @@ def topk_above_chance(reference: Importances, perturbed: Importances, *, k: int)
 
         (s - k / n) / (1 - k / n),   s = `topk_intersection`, n = height x width
 
-    Maps of different sizes, or different k, can then be compared: 100 of 1,000 pixels and 1,000 of 1,024 cannot.
-
-    Args:
-        reference: pixel importances of the clean image; only their order matters.
-        perturbed: pixel importances of the attacked image.
-        k: number of pixels compared, from 1 to height x width - 1.
-
-    Returns:
-        One number per image in [-k / (n - k), 1]; 1 = same pixels, 0 = chance, negative = fewer than chance.
-
-    Raises:
-        ValueError: if `k` is outside its range or the shapes differ.
+    Maps of different sizes, or different k, can then be compared: 100 of 1,000 pixels and 1,000 of 1,024 cannot. In
+    [-k / (n - k), 1]: 1 = same pixels, 0 = chance, negative = fewer than chance; k runs from 1 to n - 1.
 
     Example:
         >>> a = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])
@@ -86,14 +67,7 @@ def topk_above_chance(reference: Importances, perturbed: Importances, *, k: int)
 
 
 def spearman(reference: Importances, perturbed: Importances) -> PerImage:
-    """Rank correlation of two importance maps; ties get average ranks.
-
-    Returns:
-        One number per image in [-1, 1]; 0 = chance, also where a map is constant and has no order.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
+    """Rank correlation of importances, in [-1, 1]; ties get average ranks, a constant map has no order and gets 0."""
     _flat_pair(reference, perturbed)
     return _correlation(ranks(reference), ranks(perturbed)).to(reference)
 
@@ -145,59 +119,31 @@ def _sorted(
 
 
 def pearson(reference: Importances, perturbed: Importances) -> PerImage:
-    """Linear correlation of two importance maps.
-
-    Returns:
-        One number per image in [-1, 1]; 0 = chance, also where a map is constant.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
+    """Linear correlation of importances, in [-1, 1]; 0 = chance, also where a map is constant."""
     return _correlation(*_flat_pair(reference, perturbed))
 
 
 def cosine(reference: Maps, perturbed: Maps) -> PerImage:
-    """Cosine of the angle between two signed maps.
-
-    Returns:
-        One number per image in [-1, 1]; 0 = chance for signed maps, also where a map is zero.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
+    """Cosine of the angle between signed maps, in [-1, 1]; 0 = chance, also where a map is zero."""
     first, second = _flat_pair(reference, perturbed)
     return _normalised(first).mul(_normalised(second)).sum(1)
 
 
 def displacement(reference: Maps, perturbed: Maps) -> PerImage:
-    """Euclidean length of the change of a signed map, in units of the map (a distance: 0 = same map).
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
+    """Euclidean length of the change of a signed map, in units of the map (a distance: 0 = same map)."""
     first, second = _flat_pair(reference, perturbed)
     return (second - first).norm(dim=1)
 
 
 def relative_displacement(reference: Maps, perturbed: Maps) -> PerImage:
-    """Length of the change of a signed map over the length of the clean map (a distance; scale-free).
-
-    Returns:
-        One number per image; infinite where the clean map is zero and the other is not, 0 where both are.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
+    """Length of a signed map's change over that of the clean map (a distance); infinite where the clean map is zero."""
     first, second = _flat_pair(reference, perturbed)
     change, length = (second - first).norm(dim=1), first.norm(dim=1)
     return torch.where(change == 0, torch.zeros_like(change), change / length)
 
 
 def center_shift(reference: Importances, perturbed: Importances) -> PerImage:
-    """Distance in pixels between the centres of mass of two importance maps (a distance: 0 = same centre).
-
-    Raises:
-        ValueError: if the shapes differ.
+    """Distance in pixels between the centres of mass of two importance maps (0 = same centre).
 
     Reference: Ghorbani et al. 2019 (there truncated to whole pixels, here exact).
     """

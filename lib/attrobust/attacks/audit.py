@@ -63,10 +63,7 @@ def audit(
     Args:
         explain: images -> maps, differentiable; the same random draws at every call.
         x: clean images; the points a grey level away may leave [0, 1].
-        signs: directions of +1 and -1, several for each image.
-
-    Returns:
-        Audit. An image passes if its share lies within `TOLERANCE` of 1.
+        signs: directions of +1 and -1, several for each image. It passes if its share lies within `TOLERANCE` of 1.
 
     Example:
         >>> from attrobust import attributions, models

@@ -32,18 +32,10 @@ SIDE_BY_SIDE = 2**20
 def climb(
     problem: Problem, judge: Judge, network: nn.Module, goals: Mapping[str, Objective], *, rows: Rows, effort: Effort
 ) -> int:
-    """Ascend goals for some images, goals and restarts side by side; images that are broken leave.
+    """Ascend `goals` on a network (the judged one, or a twin) for some images; broken ones leave.
 
-    Args:
-        problem: the setting.
-        judge: sees every iterate.
-        network: whose map is climbed; the judged one, or a smooth twin.
-        goals: what is increased, by the name of its part, for the judge and the random streams.
-        rows: images to climb for.
-        effort: how hard to try.
-
-    Returns:
-        How many iterates had lost their prediction and were steered back.
+    Goals go by the name of their part; they and the restarts climb side by side, and the judge sees every iterate.
+    Returned is how many iterates had lost their prediction and were steered back.
     """
     pixels = max(1, len(rows) * effort.restarts * problem.x[0].numel())
     together, parts = max(1, SIDE_BY_SIDE // pixels), list(goals)

@@ -40,8 +40,6 @@ class Effort:
         objectives: what is climbed, names out of `CLIMBABLE`.
         betas: sharpness of the smooth twins that are built for a network with kinks; empty to build none.
 
-    Raises:
-        ValueError: for a number out of range, an unknown objective, or if nothing would be tried.
     """
 
     steps: int = 40
@@ -69,6 +67,9 @@ class Effort:
         if not self.steps + self.draws + self.walk:
             raise ValueError("steps, draws and walk are all 0; one of them must be at least 1")
 
+
+#: What is tried unless something else is said.
+DEFAULT = Effort()
 
 #: The attack of this project's first results, kept for comparison at the same number of gradients as `Effort()`.
 FIRST_VERSION = Effort(steps=20, restarts=4, momentum=0, objectives=("top_k", "center", "cosine", "pearson"))
@@ -105,15 +106,14 @@ def passes(
     built, one image is shown to the network and to each twin to see its kinks.
 
     Args:
-        effort: how hard the suite tries.
-        images: in the batch; all of them pass the audit.
+        effort, images: how hard the suite tries, and on how many images; all of them pass the audit.
         wanted: whether a map is wanted, one objective more.
         twins: networks climbed in place of the judged one; 0 if the judged one is climbed.
         built: whether `auto` builds the twins itself, after the judged network failed the audit.
         stochastic: whether the map takes a generator.
         starts: sets of starts that are judged.
         lost: iterates that lost their prediction, over all parts (`Found.lost`).
-        logits: whether the map brings its logits along (it takes `logits`), which saves every prediction of an iterate.
+        logits: whether the map brings its logits along, which saves every prediction of an iterate.
         forward: images per map sent through the network: 1 for saliency, `steps` or `samples` for an average.
         backward: gradients per map sent back to the pixels: as many; 0 for attention itself.
 

@@ -53,22 +53,9 @@ def heavy(
 ) -> Found:
     """Attack the maps of the predicted classes by another and much longer attack than `auto`.
 
-    Args:
-        attribution: (model, x, target) -> map; as in `auto`, but not stochastic.
-        model: classifier in eval mode; every map and prediction is judged on it.
-        x: clean images, pixels in [0, 1].
-        ball: allowed perturbations.
-        k: pixels of the top-k measures, from 1 to one less than the map has.
-        generator: gives one number, from which every image's streams follow; or these streams.
-        steps: gradient steps of each ascent.
-        starts: random starts of each objective.
-        ascend_on: as in `auto`.
-
-    Returns:
-        Found, as `auto` returns it; the parts carry the objective's name, and "again" in the second round.
-
-    Raises:
-        ValueError: for what `auto` refuses, and a map that draws random numbers.
+    `steps` gradient steps from each of `starts` random starts of each objective, and as many from each measure's worst
+    images; the other arguments, the result and what is refused are those of `auto`, and a map that draws random numbers
+    is refused too. Parts carry the objective's name, and "again" in the second round.
 
     Example:
         >>> from attrobust import attributions, models

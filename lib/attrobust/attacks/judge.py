@@ -22,16 +22,9 @@ ROUNDING = 64
 
 
 class Judge:
-    """Keeps, for each image and measure, the worst that each part and all parts together have found.
+    """Keeps, for each clean image and measure, the worst that each part and all parts together have found.
 
-    Args:
-        x: clean images.
-        clean: their maps.
-        goal: measure and value; an image that reaches it is broken.
-
-    Attributes:
-        clean: the clean maps.
-        broken: which images have reached the goal.
+    An image that reaches the `goal`, a measure and its value, is broken.
     """
 
     def __init__(self, x: Images, clean: Clean, *, goal: tuple[str, float] | None = None) -> None:
@@ -60,15 +53,9 @@ class Judge:
     def see(
         self, parts: Sequence[str], at: Images, rows: Rows, maps: Maps, kept: Bool[Tensor, " iterates"], of: Rows
     ) -> None:
-        """Judge iterates.
+        """Judge iterates `at` of the images `rows`, with their maps on the judged network.
 
-        Args:
-            parts: open parts that they come from.
-            at: iterates.
-            rows: which image each belongs to.
-            maps: their maps on the judged network.
-            kept: whether it still predicts the clean class.
-            of: which of the parts each comes from.
+        `kept` says whether it still predicts the clean class, `of` which of the open `parts` each iterate comes from.
         """
         maps = maps.detach()
         finite = maps.flatten(1).sum(1).isfinite()

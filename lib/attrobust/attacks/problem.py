@@ -19,16 +19,7 @@ from attrobust.shapes import Attribution, Images, Labels, Logits, Maps
 
 @dataclass(frozen=True)
 class Problem:
-    """An attack's setting.
-
-    Attributes:
-        attribution: (model, x, target) -> map, perhaps with a `generator`.
-        model: judges every map and every prediction.
-        x: clean images.
-        target: their predicted classes.
-        ball: allowed perturbations.
-        streams: random streams of the images.
-    """
+    """An attack's setting: the model judges every map and every prediction, `target` are the predicted classes."""
 
     attribution: Attribution
     model: nn.Module
@@ -41,11 +32,7 @@ class Problem:
     def of(
         cls, attribution: Attribution, model: nn.Module, x: Images, ball: Ball, generator: torch.Generator | Streams
     ) -> "Problem":
-        """The problem of moving the maps of the predicted classes.
-
-        Raises:
-            ValueError: for bad images, or a model that returns no logits.
-        """
+        """The problem of moving the maps of the predicted classes."""
         checks.images("x", x)
         with torch.no_grad():
             target = checks.logits("model", model(x), batch=len(x)).argmax(1)

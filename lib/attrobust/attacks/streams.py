@@ -17,10 +17,6 @@ from attrobust.shapes import Attribution, Images, Labels, Maps
 class Streams:
     """Names the stream of each image; equal images have equal streams.
 
-    Args:
-        x: clean images.
-        generator: gives one number, shared by all streams.
-
     Example:
         >>> x = torch.rand(3, 1, 2, 2)
         >>> three, one = (Streams(x[i:], generator=torch.Generator()) for i in (0, 2))
@@ -42,13 +38,7 @@ class Streams:
 
 
 def each(draw: Callable, like: Images, streams: Sequence[torch.Generator]) -> Images:
-    """One draw per image, each from its own stream.
-
-    Args:
-        draw: (images, generator=) -> as many, such as `Ball.boundary`.
-        like: images.
-        streams: one per image.
-    """
+    """One draw per image, each from its own stream; `draw` is one such as `Ball.boundary`."""
     return torch.cat([draw(one, generator=stream) for one, stream in zip(like.split(1), streams, strict=True)])
 
 

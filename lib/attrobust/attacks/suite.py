@@ -22,7 +22,7 @@ from attrobust import checks
 from attrobust.attacks.audit import Audit, BlindError, audit
 from attrobust.attacks.clean import Clean
 from attrobust.attacks.climb import climb
-from attrobust.attacks.effort import CLIMBABLE, DIRECTIONS, Effort
+from attrobust.attacks.effort import CLIMBABLE, DEFAULT, DIRECTIONS, Effort
 from attrobust.attacks.judge import Judge
 from attrobust.attacks.measures import MEASURES
 from attrobust.attacks.objectives import match_map
@@ -83,7 +83,7 @@ def auto(
     *,
     k: int,
     generator: torch.Generator | Streams,
-    effort: Effort | None = None,
+    effort: Effort = DEFAULT,
     wanted: Wanted | None = None,
     ascend_on: Sequence[nn.Module] | None = None,
     starts: Mapping[str, Images] | None = None,
@@ -93,13 +93,13 @@ def auto(
 
     Args:
         attribution: (model, x, target) -> map. If it also waits for a `generator`, each image draws from a stream of
-            its own: fresh draws at every gradient step, the same ones at every judgement, clean and attacked.
+            its own: fresh draws at every gradient step, the same ones at every judgement, clean and attacked. If it has
+            a parameter `logits`, it is asked for the logits of its forward pass too, which saves the prediction's.
         model: classifier in eval mode; every map and prediction is judged on it.
-        x: clean images, pixels in [0, 1].
-        ball: allowed perturbations.
+        x, ball: clean images, pixels in [0, 1], and the allowed perturbations.
         k: pixels of the top-k measures, from 1 to one less than the map has.
         generator: gives one number, from which every image's streams follow; or these streams.
-        effort: how hard to try; `Effort()` if None.
+        effort: how hard to try.
         wanted: maps to move towards (see `match_map`); adds an objective and a measure.
         ascend_on: networks to climb on; if None, the model itself, or twins of it if its derivative fails the audit.
         starts: name -> images found elsewhere, inside the ball and [0, 1].
@@ -123,7 +123,7 @@ def auto(
         >>> sorted(set(found.table["part"]))
         ['cosine', 'noise', 'pearson', 'spearman', 'unseat', 'walk', 'worst']
     """
-    effort, starts = effort or Effort(), dict(starts or {})
+    starts = dict(starts or {})
     if goal is not None:
         checks.one_of("goal", goal[0], [m for m in MEASURES if m != "match" or wanted is not None])
     problem = Problem.of(attribution, model, x, ball, generator)
@@ -153,11 +153,7 @@ def found(judge: Judge, networks: Mapping[str, nn.Module], audits: dict[str, Aud
 
 
 def opened(problem: Problem, *, k: int, wanted: Wanted | None = None, goal: tuple[str, float] | None = None) -> Judge:
-    """A judge that knows the clean maps.
-
-    Raises:
-        ValueError: for a map that is not finite, `k` out of range, or wanted maps that cannot be reached.
-    """
+    """A judge that knows the clean maps, which must be finite."""
     maps = checks.maps(_name(problem.attribution), problem.maps(problem.model, problem.x, problem.everyone).detach())
     return Judge(problem.x, Clean(maps, k=k, wanted=wanted), goal=goal)
 
