@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from attrobust import checks
 from attrobust.curvature import factored, guards
 from attrobust.curvature.chain import layers_of, walks
-from attrobust.curvature.estimate import Estimate
 from attrobust.curvature.products import PerExampleLoss
+from attrobust.curvature.spectra import Estimate
 
 #: Losses known by name; neither Hessian depends on the labels.
 LOSSES: dict[str, PerExampleLoss] = {
@@ -74,46 +74,33 @@ class GaussNewton:
 
 
 def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimate:
-    """Exact trace of a Gauss-Newton matrix, or of one block of it.
+    """Exact trace of a Gauss-Newton matrix; `products` counts the gradients of one example.
 
     Args:
         gauss_newton: the matrix.
         block: only parameters whose name starts with this; "" for all.
 
-    Returns:
-        Estimate with error 0; `products` counts the gradients of one example.
-
     Raises:
         ValueError: for a block that names no parameter.
     """
-    model, x = gauss_newton.model, gauss_newton.x
+    model, x, y, chunk = gauss_newton.model, gauss_newton.x, gauss_newton.y, gauss_newton.chunk
     inside = {name: p for name, p in model.named_parameters() if name.startswith(block)}
     if not inside:
         raise ValueError(f"block is {block!r}; no parameter name starts with it")
-    layers = layers_of(model, x[:1])
-    total, outputs = 0.0, 0
-    if layers:
-        asked = factored.Asked.of(layers, inside.values())
-        for links, labels in walks(layers, x, gauss_newton.y):
-            factor = factored.logit_factor(gauss_newton.loss, links[-1].leaving, labels)
-            total += float(factored.gauss_newton(links, factor, asked).sum())
-            outputs = factor.slope.shape[1]
-        return Estimate(total / len(x), 0.0, outputs)
-    for images, labels in zip(x.split(gauss_newton.chunk), gauss_newton.y.split(gauss_newton.chunk), strict=True):
-        factor = factored.logit_factor(gauss_newton.loss, model(images), labels)
-        total += float(_by_jacobians(model, images, factor, list(inside)).sum())
-        outputs = factor.slope.shape[1]
-    return Estimate(total / len(x), 0.0, outputs)
+    layers, total = layers_of(model, x[:1]), 0.0
+    for part, labels in walks(layers, x, y) if layers else zip(x.split(chunk), y.split(chunk), strict=True):
+        logits = part[-1].leaving if layers else model(part)
+        _, factor = factored.logit_factor(gauss_newton.loss, logits, labels)
+        if layers:
+            traces = factored.gauss_newton(part, factor, set(inside.values()))
+        else:
+            traces = _by_jacobians(model, part, factor, list(inside))
+        total += float(traces.sum())
+    return Estimate(total / len(x), 0.0, logits.shape[1])
 
 
 def invariant_flatness(gauss_newton: GaussNewton) -> Estimate:
-    """Squared spectral norm of the first layer's weights times the Gauss-Newton trace of that layer.
-
-    Args:
-        gauss_newton: the matrix of a network whose first layer with weights is dense.
-
-    Returns:
-        Estimate with error 0.
+    """Squared spectral norm of the first layer's weights times the Gauss-Newton trace of that layer; exact.
 
     Raises:
         ValueError: if the first layer with weights is not dense: shared weights break the transfer from
@@ -139,9 +126,7 @@ def first_layer(model: nn.Module) -> tuple[str, nn.Module]:
     raise ValueError("model has no layer with weights")
 
 
-def _by_jacobians(
-    model: nn.Module, x: Tensor, factor: factored.LogitFactor, names: list[str]
-) -> Float[Tensor, " batch"]:
+def _by_jacobians(model: nn.Module, x: Tensor, factor: factored.Factor, names: list[str]) -> Float[Tensor, " batch"]:
     """Each example's trace from the Jacobian of its logits: any network, at the price of holding it."""
     whole = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()]}
     inside = {name: whole.pop(name) for name in names}

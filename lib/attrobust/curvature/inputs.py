@@ -13,10 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attrobust.curvature.estimate import Estimate
-from attrobust.curvature.lanczos import lanczos
 from attrobust.curvature.products import InputHessian
-from attrobust.curvature.traces import moments
+from attrobust.curvature.spectra import Estimate, lanczos, moments
 from attrobust.models.readouts import Readout, logit
 
 Images = Float[Tensor, "batch *shape"]
@@ -30,11 +28,7 @@ def input_gradient_norm(
 
 
 def input_extremes(
-    hessian: InputHessian,
-    *,
-    generator: torch.Generator,
-    steps: int = 15,
-    tolerance: float = 0.0,
+    hessian: InputHessian, *, generator: torch.Generator, steps: int = 15, tolerance: float = 0.0
 ) -> tuple[Estimate, Estimate]:
     """Lowest and highest eigenvalue of the readout's Hessian at each image, from the same products.
 
@@ -44,53 +38,29 @@ def input_extremes(
         steps: most Lanczos products; 15 reach a relative error near 1e-8 on small networks.
         tolerance: stop when both ends of every image have a residual below this share of the larger one.
     """
-    ends = lanczos(hessian.matvec, _start(hessian.x, generator), steps=steps, tolerance=tolerance, both=True)
-    low = Estimate(ends.low, ends.low_error, ends.products, ends.low_vector)
-    return low, Estimate(ends.high, ends.high_error, ends.products, ends.high_vector)
+    return lanczos(hessian.matvec, _start(hessian.x, generator), steps=steps, tolerance=tolerance, both=True)
 
 
 def input_moments(
     hessian: InputHessian, *, generator: torch.Generator, products: int = 30
 ) -> tuple[Estimate, Estimate]:
-    """Trace and Frobenius norm of the readout's Hessian at each image, by Hutch++ with standard errors.
-
-    Args:
-        hessian: of the readout at the images.
-        generator: of the random signs.
-        products: budget, at least 6.
-    """
+    """Trace and Frobenius norm of the readout's Hessian at each image, by Hutch++ from 6 products or more."""
     return moments(hessian.matvec, hessian.x.flatten(1), products=products, generator=generator)
 
 
 def input_curvature(hessian: InputHessian, *, generator: torch.Generator, steps: int = 15) -> Estimate:
-    """Largest absolute eigenvalue of the readout's Hessian in the pixels, at each image.
-
-    Args:
-        hessian: of the readout at the images.
-        generator: of the starting vectors.
-        steps: Lanczos products; 15 reach a relative error near 1e-8 on small networks.
-
-    Returns:
-        Estimate, one value and one residual bound per image.
-    """
-    ends = lanczos(hessian.matvec, _start(hessian.x, generator), steps=steps)
-    upper = ends.high.abs() >= ends.low.abs()
-    value = torch.where(upper, ends.high.abs(), ends.low.abs())
-    return Estimate(value, torch.where(upper, ends.high_error, ends.low_error), ends.products)
+    """Largest absolute eigenvalue of the readout's Hessian in the pixels, with its residual bound, at each image."""
+    low, high = input_extremes(hessian, generator=generator, steps=steps)
+    upper = high.value.abs() >= low.value.abs()
+    value = torch.where(upper, high.value.abs(), low.value.abs())
+    return Estimate(value, torch.where(upper, high.error, low.error), high.products)
 
 
 def relative_curvature(hessian: InputHessian, *, generator: torch.Generator, steps: int = 15) -> Estimate:
     """Spectral norm of the part of the Hessian that turns the gradient, over the gradient's length.
 
-    Lanczos runs on H P H, whose top eigenvalue is |P H|_2^2; each step costs two products.
-
-    Args:
-        hessian: of the readout at the images.
-        generator: of the starting vectors.
-        steps: Lanczos steps.
-
-    Returns:
-        Estimate in 1 / pixel units, per image; infinite where the gradient vanishes and the Hessian does not.
+    Lanczos runs on H P H, whose top eigenvalue is |P H|_2^2; each step costs two products. In 1 / pixel units, per
+    image; infinite where the gradient vanishes and the Hessian does not.
     """
     g = hessian.gradient.flatten(1)
     length = g.norm(dim=1)
@@ -100,12 +70,12 @@ def relative_curvature(hessian: InputHessian, *, generator: torch.Generator, ste
         w = hessian.matvec(v)
         return hessian.matvec(w - (w * unit).sum(1, keepdim=True) * unit)
 
-    ends = lanczos(turn_squared, _start(hessian.x, generator), steps=steps)
-    norm = ends.high.clamp_min(0).sqrt()
+    _, high = lanczos(turn_squared, _start(hessian.x, generator), steps=steps)
+    norm = high.value.clamp_min(0).sqrt()
     # |sqrt(a) - sqrt(b)| <= |a - b| / sqrt(a) turns the bound on the square into one on the norm.
-    error = torch.where(norm > 0, ends.high_error / norm, ends.high_error.sqrt())
-    value = torch.where(norm == 0, torch.zeros_like(norm), norm / length)
-    return Estimate(value, torch.where(norm == 0, torch.zeros_like(norm), error / length), 2 * ends.products)
+    error = torch.where(norm > 0, high.error / norm, high.error.sqrt())
+    value, error = (torch.where(norm == 0, torch.zeros_like(norm), bound / length) for bound in (norm, error))
+    return Estimate(value, error, 2 * high.products)
 
 
 def _start(x: Images, generator: torch.Generator) -> Tensor:
