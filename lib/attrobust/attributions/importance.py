@@ -1,28 +1,23 @@
-"""From signed maps to importances: per pixel, and per patch, where attention maps live."""
+"""From signed maps to importances, per pixel and per patch; and two maps beside each other."""
 
 from collections.abc import Callable
 
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import nn
 
-from attrobust import checks
-from attrobust.shapes import Images
+from attrobust import checks, similarity
+from attrobust.shapes import Images, Importances, Labels, Marks, OnePlane, PerImage
 
 
-def pixelwise(signed: Images) -> Float[Tensor, "batch height width"]:
+def pixelwise(signed: Images) -> Importances:
     """Importance of each pixel: absolute values summed over channels."""
     return signed.abs().sum(1)
 
 
-def patches(signed: Images, *, patch: int) -> Float[Tensor, "batch 1 rows columns"]:
-    """Importance of each patch: the mean importance of its pixels.
-
-    Args:
-        signed: maps of the image's shape.
-        patch: side of a patch; must divide height and width.
+def patches(signed: Images, *, patch: int) -> OnePlane:
+    """Importance of each patch of this side: the mean importance of its pixels.
 
     Raises:
-        ValueError: if `patch` does not divide them.
+        ValueError: if `patch` does not divide height and width.
 
     Example:
         >>> import torch
@@ -36,14 +31,12 @@ def patches(signed: Images, *, patch: int) -> Float[Tensor, "batch 1 rows column
     return nn.functional.avg_pool2d(pixelwise(signed)[:, None], patch)
 
 
-def on_patches(
-    model: nn.Module, x: Images, target: Int[Tensor, " batch"], *, attribution: Callable, patch: int
-) -> Float[Tensor, "batch 1 rows columns"]:
+def on_patches(model: nn.Module, x: Images, target: Labels, *, attribution: Callable, patch: int) -> OnePlane:
     """An input attribution pooled to patches: `partial(on_patches, attribution=saliency, patch=2)` is one itself."""
     return patches(attribution(model, x, target), patch=patch)
 
 
-def zero_maps(maps: Images) -> Bool[Tensor, " batch"]:
+def zero_maps(maps: Images) -> Marks:
     """Whether a map is zero everywhere, and hence explains nothing; the sum counts them.
 
     Maps that keep only a positive part can be. Cosine and correlations count such a map as unlike any other (0), its
@@ -55,3 +48,30 @@ def zero_maps(maps: Images) -> Bool[Tensor, " batch"]:
         1
     """
     return ~(maps != 0).flatten(1).any(1)
+
+
+def similarities(clean: Images, there: Images, *, k: int) -> dict[str, PerImage]:
+    """Top-k intersection, Spearman, cosine (of the signed maps) and Pearson; 1 = alike.
+
+    Example:
+        >>> import torch
+        >>> a = torch.rand(2, 1, 3, 3)
+        >>> similarities(a, 2 * a, k=2)["top_k"].tolist()
+        [1.0, 1.0]
+    """
+    a, b = pixelwise(clean), pixelwise(there)
+    return {
+        "top_k": similarity.topk_intersection(a, b, k=k),
+        "spearman": similarity.spearman(a, b),
+        "cosine": similarity.cosine(clean, there),
+        "pearson": similarity.pearson(a, b),
+    }
+
+
+def distances(clean: Images, there: Images) -> dict[str, PerImage]:
+    """How far a map moved, absolutely and relatively, and its centre in pixels; 0 = not at all."""
+    return {
+        "displacement": similarity.displacement(clean, there),
+        "relative_displacement": similarity.relative_displacement(clean, there),
+        "center_shift": similarity.center_shift(pixelwise(clean), pixelwise(there)),
+    }

@@ -22,9 +22,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from attrobust import checks
-from attrobust.shapes import Images, Labels
+from attrobust.shapes import Images, Labels, PerImage
 
-Logits = Float[Tensor, "batch classes"]
 Linear = Callable[[Tensor], Tensor]
 
 #: Elementwise activations with corners, and those without.
@@ -38,6 +37,7 @@ SMOOTH = {
 }  # fmt: skip
 ACTIVATIONS = CORNERED | SMOOTH
 POOLS = {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
+WATCHED = ACTIVATIONS | POOLS
 
 #: Power of the machine precision up to which a network counts as affine (0.08 % in single precision, where a deep
 #: residual network's own rounding is 5e-8 and that of a graphics card with ten-bit factors a thousand times that).
@@ -70,19 +70,11 @@ class Call:
 
 
 def record(
-    model: nn.Module, x: Images, *, watched: Collection[str], refused: Collection[str] = (), method: str
-) -> tuple[Logits, list[Call]]:
-    """Run the model on `x` and keep every call of a watched function whose input is in the graph; all live.
+    model: nn.Module, x: Images, *, method: str, watched: Collection[str] = WATCHED, refused: Collection[str] = ()
+) -> tuple[Float[Tensor, "batch classes"], list[Call]]:
+    """Logits of the model on `x`, and every call of a watched function whose input is in the graph; all live.
 
-    Args:
-        model: classifier in eval mode.
-        x: images that require a gradient.
-        watched: names of functions, without the underscore of in-place or internal forms.
-        refused: names of functions that `method` has no rule for.
-        method: name of the attribution, for the sentence.
-
-    Raises:
-        ValueError: if the model does not return logits, or calls a refused function.
+    Names are without the underscore of in-place or internal forms. What the named method has no rule for is refused.
     """
     calls = []
 
@@ -99,31 +91,29 @@ def affine_gradient(
     model: nn.Module,
     x: Images,
     target: Labels,
-    recorded: tuple[Logits, list[Call]],
-    rules: list[Linear],
+    rules_of: Callable[[list[Call]], list[Linear]],
     *,
     at: Images,
     method: str,
     cut: list[bool] | None = None,
-) -> Images:
-    """Gradient of the target's logit of the affine network, live in what the rules are made of.
+    **recorded: Collection[str],
+) -> tuple[Images, PerImage]:
+    """Gradient of the target's logit of the affine network, live in what the rules are made of; and the true logit.
 
     Args:
         model: classifier in eval mode.
         x: images, in the graph.
         target: explained class of each image.
-        recorded: what `record` returned for `x`.
-        rules: the linear map S of each recorded call.
+        rules_of: the linear map S of each call on the images.
         at: where the affine network is run; its gradient is the same everywhere, its value there tells whether it is
-            affine indeed.
+            affine indeed: one that is not has something in it that the rules do not cover, and is refused.
         method: name of the attribution, for the sentence.
         cut: a switch that the rules' backward hooks look at; turned on once the network is known to be affine.
-
-    Raises:
-        ValueError: if the network is not affine, hence has something in it that the rules do not cover.
+        **recorded: as for `record`.
     """
-    logits, calls = recorded
-    at, pairs = at.detach().requires_grad_(), list(zip(calls, rules, strict=True))[::-1]
+    logits, calls = record(model, x, method=method, **recorded)
+    logit = logits.gather(1, target[:, None])[:, 0]
+    at, pairs = at.detach().requires_grad_(), list(zip(calls, rules_of(calls), strict=True))[::-1]
 
     def answer(call: Call) -> Tensor:
         if not pairs:
@@ -135,18 +125,16 @@ def affine_gradient(
         there = model(at).gather(1, target[:, None])[:, 0]
     gradient = torch.autograd.grad(there.sum(), at, retain_graph=True, create_graph=cut is None)[0]
     with torch.no_grad():
-        here, steps = logits.gather(1, target[:, None])[:, 0], (gradient * (at - x)).flatten(1)
-        if bool((bend(here, there, steps) > torch.finfo(x.dtype).eps ** ROUNDING).any()):
+        steps = (gradient * (at - x)).flatten(1)
+        if bool((bend(logit, there, steps) > torch.finfo(x.dtype).eps ** ROUNDING).any()):
             raise ValueError(_uncovered(model, method))
-    if cut is None:
-        return gradient
-    cut.append(True)
-    return torch.autograd.grad(there.sum(), at, create_graph=True)[0]
+    if cut is not None:
+        cut.append(True)
+        gradient = torch.autograd.grad(there.sum(), at, create_graph=True)[0]
+    return gradient, logit
 
 
-def bend(
-    here: Float[Tensor, " batch"], there: Float[Tensor, " batch"], steps: Float[Tensor, "batch pixels"]
-) -> Float[Tensor, " batch"]:
+def bend(here: PerImage, there: PerImage, steps: Float[Tensor, "batch pixels"]) -> PerImage:
     """By how much a function is not affine between two points: what its gradient times the way does not explain.
 
     Relative to all that was added up; infinite where the second value is not a number though the first is, else 0.
