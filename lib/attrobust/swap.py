@@ -27,14 +27,9 @@ FOREIGN = ("softcap", "s_aux", "position_bias")
 
 
 def attention(model: nn.Module, name: str) -> nn.Module:
-    """The same network with another attention kernel and the same weights (shared, not copied).
+    """The same network with another of `attention.KERNELS` and the same weights (shared, not copied).
 
-    Args:
-        model: a network with our `attention.Attention` layers, or a model of transformers; or one that holds such.
-        name: one of `attention.KERNELS`.
-
-    Returns:
-        The swapped network; it follows later changes of the original weights, and the original those of its own.
+    The network has our `attention.Attention` layers, or is a model of transformers; or it holds such.
 
     Raises:
         ValueError: for an unknown name, a model without attention that can be swapped, or, when a model of
@@ -65,13 +60,7 @@ def attention(model: nn.Module, name: str) -> nn.Module:
 
 
 def register(name: str) -> str:
-    """Make a kernel known to transformers, with boolean masks; returns the name it goes by there.
-
-    Args:
-        name: one of `attention.KERNELS`.
-
-    Returns:
-        What a configuration accepts as `attn_implementation`.
+    """Make a kernel known to transformers, with boolean masks; returns the `attn_implementation` it is there.
 
     Raises:
         ImportError: if transformers is not installed.
@@ -97,18 +86,12 @@ def register(name: str) -> str:
 class ImageClassifier(nn.Module):
     """An image classifier of transformers that answers as our models do: logits, and `attend` for attention maps.
 
-    Args:
-        model: from `pixel_values` to an output with `logits`; its attention must return weights ("eager" does, and
-            every swapped one).
-        mean: of the training pixels, taken off before the model sees them.
-        std: of the training pixels, by which they are divided.
+    Pixels are standardised by `mean` and `std` of the training pixels before the model sees them.
     """
 
     def __init__(self, model: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
-        self.model = model
-        self.mean = mean
-        self.std = checks.positive("std", std)
+        self.model, self.mean, self.std = model, mean, checks.positive("std", std)
         self.training = model.training
 
     def forward(self, x: Images) -> Float[Tensor, "batch classes"]:
@@ -119,7 +102,7 @@ class ImageClassifier(nn.Module):
         """Logits, and the attention matrix of every block, first block first; live.
 
         Raises:
-            ValueError: if the model's attention returns no weights.
+            ValueError: if the model's attention returns no weights ("eager" does, and every swapped one).
         """
         output = self.model(pixel_values=(x - self.mean) / self.std, output_attentions=True)
         if not output.attentions or any(weights is None for weights in output.attentions):
@@ -142,7 +125,15 @@ def _interface(kernel: kernels.Kernel) -> Callable[..., tuple[Tensor, Tensor]]:
         **options: object,
     ) -> tuple[Float[Tensor, "batch queries heads width"], Float[Tensor, "batch heads queries keys"]]:
         """Mixed values, tokens before heads, and the matrix that mixed them."""
-        _refuse_foreign(query, attention_mask, scaling, options)
+        usual = query.shape[-1] ** -0.5
+        if scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-6):
+            raise ValueError(f"the model scales its scores by {scaling:g}; a kernel scales by 1 / sqrt(dim), {usual:g}")
+        if attention_mask is not None and attention_mask.dtype != torch.bool:
+            dtype = attention_mask.dtype
+            raise ValueError(f"attention_mask has dtype {dtype}; it must be boolean, True where a key may be read")
+        for foreign in FOREIGN:
+            if options.get(foreign) is not None:
+                raise ValueError(f"the model asks its attention for {foreign}, which a kernel does not know")
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
@@ -150,14 +141,3 @@ def _interface(kernel: kernels.Kernel) -> Callable[..., tuple[Tensor, Tensor]]:
         return (weights @ value).transpose(1, 2).contiguous(), weights
 
     return mix
-
-
-def _refuse_foreign(query: Tensor, mask: Tensor | None, scaling: float | None, options: dict[str, object]) -> None:
-    usual = query.shape[-1] ** -0.5
-    if scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-6):
-        raise ValueError(f"the model scales its scores by {scaling:g}; a kernel scales by 1 / sqrt(dim), {usual:g}")
-    if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"attention_mask has dtype {mask.dtype}; it must be boolean, True where a key may be read")
-    for name in FOREIGN:
-        if options.get(name) is not None:
-            raise ValueError(f"the model asks its attention for {name}, which a kernel does not know")

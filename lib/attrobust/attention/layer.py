@@ -10,20 +10,14 @@ Tokens = Float[Tensor, "batch tokens dim"]
 
 
 class Attention(nn.Module):
-    """Self-attention: y = concat_h(A_h V_h) W + b with A_h = kernel(Q_h, K_h).
-
-    Args:
-        dim: length of a token.
-        heads: number of heads; must divide `dim`.
-        kernel: from queries and keys to the attention matrix; softmax if None.
+    """Self-attention: y = concat_h(A_h V_h) W + b with A_h = kernel(Q_h, K_h), softmax if it is None.
 
     Raises:
         ValueError: if `heads` does not divide `dim`, or either is not a positive whole number.
 
     Example:
         >>> import torch
-        >>> layer = Attention(6, 2)
-        >>> output, weights = layer.attend(torch.rand(1, 3, 6))
+        >>> output, weights = Attention(6, 2).attend(torch.rand(1, 3, 6))
         >>> output.shape, weights.shape
         (torch.Size([1, 3, 6]), torch.Size([1, 2, 3, 3]))
 
@@ -50,9 +44,7 @@ class Attention(nn.Module):
     ) -> tuple[Float[Tensor, "batch read dim"], Float[Tensor, "batch heads tokens tokens"]]:
         """New tokens and the attention matrix they were mixed with, live.
 
-        Args:
-            x: tokens.
-            read: how many leading tokens are read by what follows; only these are mixed. All if None.
+        Only the `read` leading tokens are mixed, where what follows reads no other; all if None.
         """
         q, k, v = self._split(x)
         weights = self.kernel(q, k)
