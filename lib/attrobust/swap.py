@@ -1,15 +1,14 @@
 """Another attention in a network that exists: our kernels in our transformers and in those of Hugging Face.
 
 A swapped network is a copy of the modules around the *same* weights: training one trains the other, and swapping back
-is swapping in "softmax", or using the original. Hugging Face models look their attention up by name; `register` puts
-our kernels among the names. The weights they return are the kernel's matrix, in the graph.
-
-Hugging Face's transformers come with the extra: pip install attrobust[hf].
+is swapping in "softmax", or using the original. Hugging Face models (extra: pip install attrobust[hf]) look their
+attention up by name; `register` puts our kernels among the names. The weights they return are the kernel's matrix,
+in the graph.
 """
 
 import copy
 import math
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -66,7 +65,7 @@ def register(name: str) -> str:
         ImportError: if transformers is not installed.
         ValueError: for an unknown name.
     """
-    mix = _interface(kernels.kernel(name))
+    mix = partial(_mix, kernels.kernel(name))
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
         from transformers.masking_utils import sdpa_mask
@@ -110,34 +109,30 @@ class ImageClassifier(nn.Module):
         return output.logits, list(output.attentions)
 
 
-def _interface(kernel: kernels.Kernel) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The function that transformers calls in place of its attention."""
-
-    def mix(
-        module: nn.Module,
-        query: Float[Tensor, "batch heads queries dim"],
-        key: Float[Tensor, "batch key_heads keys dim"],
-        value: Float[Tensor, "batch key_heads keys width"],
-        attention_mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
-        *,
-        scaling: float | None = None,
-        dropout: float = 0.0,
-        **options: object,
-    ) -> tuple[Float[Tensor, "batch queries heads width"], Float[Tensor, "batch heads queries keys"]]:
-        """Mixed values, tokens before heads, and the matrix that mixed them."""
-        usual = query.shape[-1] ** -0.5
-        if scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-6):
-            raise ValueError(f"the model scales its scores by {scaling:g}; a kernel scales by 1 / sqrt(dim), {usual:g}")
-        if attention_mask is not None and attention_mask.dtype != torch.bool:
-            dtype = attention_mask.dtype
-            raise ValueError(f"attention_mask has dtype {dtype}; it must be boolean, True where a key may be read")
-        for foreign in FOREIGN:
-            if options.get(foreign) is not None:
-                raise ValueError(f"the model asks its attention for {foreign}, which a kernel does not know")
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-        weights = F.dropout(kernel(query, key, mask=attention_mask), dropout, module.training)
-        return (weights @ value).transpose(1, 2).contiguous(), weights
-
-    return mix
+def _mix(
+    kernel: kernels.Kernel,
+    module: nn.Module,
+    query: Float[Tensor, "batch heads queries dim"],
+    key: Float[Tensor, "batch key_heads keys dim"],
+    value: Float[Tensor, "batch key_heads keys width"],
+    attention_mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options: object,
+) -> tuple[Float[Tensor, "batch queries heads width"], Float[Tensor, "batch heads queries keys"]]:
+    """What transformers calls in place of its attention: mixed values, tokens before heads, and the mixing matrix."""
+    usual = query.shape[-1] ** -0.5
+    if scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-6):
+        raise ValueError(f"the model scales its scores by {scaling:g}; a kernel scales by 1 / sqrt(dim), {usual:g}")
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        dtype = attention_mask.dtype
+        raise ValueError(f"attention_mask has dtype {dtype}; it must be boolean, True where a key may be read")
+    for name in FOREIGN:
+        if options.get(name) is not None:
+            raise ValueError(f"the model asks its attention for {name}, which a kernel does not know")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    weights = F.dropout(kernel(query, key, mask=attention_mask), dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights

@@ -32,16 +32,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 
-#: Of the first position embeddings, where tokens of standardised pixels have 1: our choice. At the 0.02 of large
-#: transformers the place of a patch is at first not heard, and digits are learned more slowly and less well.
-POSITION_STD = 0.5
-NARROW_POSITION_STD = 0.02
+#: Of the first position embeddings, where tokens of standardised pixels have 1: our choice, and that of large
+#: transformers, with which the place of a patch is at first not heard: digits are learned more slowly and less well.
+POSITION_STD, NARROW_POSITION_STD = 0.5, 0.02
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std with one constant each, so that attack radii keep meaning pixel units."""
+    """(x - mean) / std with one constant each, of the training pixels: attack radii keep meaning pixel units."""
 
-    def __init__(self, mean: float, std: float) -> None:
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(float(mean)))
         self.register_buffer("std", torch.tensor(float(std)))
@@ -52,11 +51,11 @@ class Standardize(nn.Module):
 
 
 class _Layered(nn.Module):
-    """A chain of layers."""
+    """Layers one after the other, of which the first standardises the pixels."""
 
-    def __init__(self, *layers: nn.Module) -> None:
+    def __init__(self, standard: dict[str, float], *layers: nn.Module) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(Standardize(**standard), *layers)
 
     def forward(self, x: Images) -> Logits:
         """Logits of each image."""
@@ -68,39 +67,31 @@ class MLP(_Layered):
 
     def __init__(
         self,
-        input_shape: Shape,
+        inputs: Shape,
         classes: int,
         *,
         activation: str = "gelu",
         width: int = 64,
         depth: int = 3,
-        mean: float = 0.0,
-        std: float = 1.0,
+        **standard: float,
     ) -> None:
-        sizes = [math.prod(input_shape), *[width] * depth, classes]
-        layers: list[nn.Module] = [Standardize(mean, std), nn.Flatten()]
+        sizes = [math.prod(inputs), *[width] * depth, classes]
+        layers: list[nn.Module] = [nn.Flatten()]
         for fan_in, fan_out in pairwise(sizes[:-1]):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-        super().__init__(*layers, nn.Linear(*sizes[-2:]))
+        super().__init__(standard, *layers, nn.Linear(*sizes[-2:]))
 
 
 class ConvNet(_Layered):
     """Convolutional network: two strided 3 x 3 convolutions, then one hidden dense layer."""
 
     def __init__(
-        self,
-        input_shape: Shape,
-        classes: int,
-        *,
-        activation: str = "gelu",
-        width: int = 16,
-        mean: float = 0.0,
-        std: float = 1.0,
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, **standard: float
     ) -> None:
-        channels, rows, columns = input_shape
+        channels, rows, columns = inputs
         act = ACTIVATIONS[activation]
         super().__init__(
-            Standardize(mean, std),
+            standard,
             nn.Conv2d(channels, width, 3, stride=2, padding=1),
             act(),
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
@@ -145,13 +136,6 @@ class Patches(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
-    @torch.no_grad()
-    def narrow(self) -> None:
-        """Start as a dense layer of torch does: weights and biases uniform within 1 / sqrt(fan-in)."""
-        within = self.weight.shape[1] ** -0.5
-        for parameter in (self.weight, self.bias):
-            parameter.uniform_(-within, within)
-
     def forward(self, x: Images) -> Tokens:
         """Tokens of each image, in reading order."""
         p = self.patch
@@ -180,7 +164,7 @@ class ViT(nn.Module):
 
     def __init__(
         self,
-        input_shape: Shape,
+        inputs: Shape,
         classes: int,
         *,
         activation: str = "gelu",
@@ -189,17 +173,16 @@ class ViT(nn.Module):
         dim: int = 32,
         depth: int = 2,
         heads: int = 4,
-        mean: float = 0.0,
-        std: float = 1.0,
+        **standard: float,
     ) -> None:
         super().__init__()
-        channels, height, width = input_shape
+        channels, height, width = inputs
         for name, value in (("patch", patch), ("dim", dim), ("depth", depth)):
             checks.count(name, value)
         if height % patch or width % patch:
             raise ValueError(f"patch is {patch}; it must divide the image's height and width, {height} and {width}")
         tokens = 1 + (height // patch) * (width // patch)
-        self.standardize = Standardize(mean, std)
+        self.standardize = Standardize(**standard)
         self.patches = Patches(channels, patch, dim)
         self.cls = nn.Parameter(torch.zeros(1, dim))
         self.position = nn.Parameter(POSITION_STD * torch.randn(tokens, dim))
@@ -209,11 +192,6 @@ class ViT(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, classes)
-
-    @torch.no_grad()
-    def narrow(self) -> None:
-        """Start with the positions of large transformers."""
-        self.position.mul_(NARROW_POSITION_STD / POSITION_STD)
 
     def forward(self, x: Images) -> Logits:
         """Logits of each image."""
@@ -254,20 +232,12 @@ def build(
     initial: str = "wide",
     **options: float | str,
 ) -> nn.Module:
-    """Build a classifier whose weights depend on `seed` alone; the global random state is left as found.
+    """Build one of `ARCHITECTURES`, with weights that depend on `seed` alone; the global random state is left as found.
 
-    It is in train mode, on the CPU, in float32.
-
-    Args:
-        architecture: one of `ARCHITECTURES`.
-        input_shape: channels, height, width of one image.
-        classes: number of logits, at least 2.
-        seed: of the initial weights.
-        activation: one of `ACTIVATIONS`.
-        initial: size of the initial weights, one of `INITIAL`: "wide" as below; "narrow" as torch's own dense and
-            convolutional layers (uniform, variance 1 / (3 fan-in), biases too), and positions of a ViT at 0.02.
-        **options: of the architecture: mean, std of the training pixels; width, depth; attention, patch, dim, depth,
-            heads of a ViT.
+    The network is in train mode, on the CPU, in float32. Options of the architecture are mean and std of the training
+    pixels; width, depth; attention, patch, dim, depth, heads of a ViT. An image has `input_shape` (channels, height,
+    width). Initial weights are "wide" as below, or "narrow" as torch's own dense and convolutional layers (uniform,
+    variance 1 / (3 fan-in), biases too), with positions of a ViT at 0.02.
 
     Raises:
         ValueError: for an unknown architecture or activation, fewer than two classes, or what a ViT refuses.
@@ -288,9 +258,13 @@ def build(
         torch.manual_seed(seed)
         model = ARCHITECTURES[architecture](input_shape, classes, activation=activation, **options)
         for layer in model.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d) and initial == "wide":
+            if initial == "wide" and isinstance(layer, nn.Linear | nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
                 nn.init.zeros_(layer.bias)
-            if isinstance(layer, ViT | Patches) and initial == "narrow":
-                layer.narrow()
+            if initial == "narrow" and isinstance(layer, Patches):
+                within = layer.weight.shape[1] ** -0.5
+                for parameter in (layer.weight, layer.bias):
+                    nn.init.uniform_(parameter, -within, within)
+            if initial == "narrow" and isinstance(layer, ViT):
+                layer.position.data.mul_(NARROW_POSITION_STD / POSITION_STD)
     return model
