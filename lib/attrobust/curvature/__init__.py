@@ -2,13 +2,16 @@
 
 from attrobust.curvature.gauss_newton import GaussNewton, first_layer, gauss_newton_trace, invariant_flatness
 from attrobust.curvature.inputs import (
+    gram_spectrum,
     input_curvature,
     input_extremes,
     input_gradient_norm,
+    input_jacobian,
+    input_jacobian_norm,
     input_moments,
+    jacobian_of,
     relative_curvature,
 )
-from attrobust.curvature.jacobian import gram_spectrum, input_jacobian, input_jacobian_norm, jacobian_of
 from attrobust.curvature.parameters import extremes, frobenius, sharpness, spectral_density, trace
 from attrobust.curvature.products import InputHessian, ParameterHessian
 from attrobust.curvature.spectra import Density, Estimate, hutchpp, lanczos, moments, slq

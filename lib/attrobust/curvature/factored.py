@@ -4,7 +4,6 @@ A layer h = W a + b meets the example through its input alone: with a 1 appended
 patch a_p of it), and F the loss of one example as a function of h,
 
     tr Hess_(W, b) F = sum_pq (a_p . a_q) sum_o d2F / dh_op dh_oq        (dense: |a|^2 tr Hess_h F)
-
     Hess_h F = J' H J  +  sum_k J_k' diag(d_k) J_k,     d_k = s_k''(h_k) dF/ds_k
 
 J leads from h to the logits, H is the loss Hessian there, and J_k leads to the numbers h_k that the k-th activation
@@ -31,7 +30,7 @@ from torch.nn import functional as F
 
 from attrobust.curvature import guards
 from attrobust.curvature.chain import Link
-from attrobust.curvature.jacobian import jacobian_of
+from attrobust.curvature.inputs import jacobian_of
 from attrobust.curvature.spectra import signs
 
 #: Least probes of an example: two, so that each has a spread of its own.

@@ -6,8 +6,8 @@ the Jacobian of example i's logits in the parameters and H_i = sum_r s_r b_r b_r
     G = mean_i J_i' H_i J_i        tr G = mean_i sum_r s_r |J_i' b_r|^2
 
 one gradient per example and row r, of which the cross-entropy has one less than classes. Where the network is a
-chain of layers (`chain`), their lengths come from factors, without the gradients themselves: for a dense layer
-|delta|^2 (|a|^2 + 1), with a its input and delta the gradient at its output.
+`chain` of layers, their lengths come from factors: for a dense layer |delta|^2 (|a|^2 + 1), with a its input and delta
+the gradient at its output.
 
 Multiplying one layer by a and dividing the next by a leaves a homogeneous network's function alone and changes
 every Hessian quantity (Dinh et al. 2017); |W|_2^2 tr G_(W, b) of the first layer is unchanged (after Petzka et
@@ -34,14 +34,10 @@ LOSSES: dict[str, PerExampleLoss] = {
 
 
 class GaussNewton:
-    """Gauss-Newton matrix of the mean loss, mean_i J_i' H_i J_i, over all parameters of the network.
+    """Gauss-Newton matrix of the mean loss, mean_i J_i' H_i J_i, over all parameters of a network in eval mode.
 
-    Args:
-        model: network in eval mode that returns (batch, outputs).
-        x: examples the mean is taken over.
-        y: their labels; only a callable loss needs them.
-        loss: "cross_entropy", "squared" (half the squared distance), or (outputs, y) -> one loss per example.
-        chunk: examples whose Jacobians are held at once, where the network is no chain.
+    The loss is "cross_entropy", "squared" (half the squared distance), or (outputs, y) -> one loss per example, the
+    only one that needs the labels. The Jacobians of a chunk are held at once, where the network is no chain.
 
     Raises:
         ValueError: for an unknown loss, a callable loss without `y`, or what `ParameterHessian` refuses.
@@ -74,11 +70,9 @@ class GaussNewton:
 
 
 def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimate:
-    """Exact trace of a Gauss-Newton matrix; `products` counts the gradients of one example.
+    """Exact trace of a Gauss-Newton matrix, over parameters whose name starts with `block`.
 
-    Args:
-        gauss_newton: the matrix.
-        block: only parameters whose name starts with this; "" for all.
+    `products` counts the gradients of one example.
 
     Raises:
         ValueError: for a block that names no parameter.

@@ -43,14 +43,10 @@ def sharpness(
 ) -> Estimate:
     """Largest eigenvalue of the Hessian of the mean loss; an exact one lies within `error` of it, the residual bound.
 
-    Args:
-        hessian: a ParameterHessian, or any symmetric operator.
-        generator: of the starting vector.
-        steps: most products spent; the top eigenvalue is isolated and takes 6 to 12.
-        tolerance: residual, relative to the eigenvalue, at which Lanczos stops.
-        start: `vector` of an earlier Estimate: along a training run it saves products, more where it is closer. It
-            follows that eigenvector, so where another one overtakes it the value lags for a while, within reach
-            of the random part that is mixed in; start cold now and then.
+    Lanczos stops at `tolerance`, the residual relative to the eigenvalue, or after `steps` products; the top eigenvalue
+    is isolated and takes 6 to 12. To `start` from the `vector` of an earlier Estimate saves products along a training
+    run, more where it is closer. It follows that eigenvector, so where another one overtakes it the value lags for a
+    while, within reach of the random part that is mixed in; start cold now and then.
 
     Raises:
         ValueError: if `start` is not one vector of the operator's size.
@@ -84,13 +80,8 @@ def trace(hessian: ParameterHessian, *, generator: torch.Generator, products: in
     A chain of dense layers is exact, with error 0 and without chance. One with convolutions is exact but for the part
     of the remainder that lies below them (a few per cent as a rule), which random changes of the weights estimate,
     drawn for each example by itself; see `factored`. Any other network is multiplied: Hutch++.
-
-    Args:
-        hessian: of the network.
-        generator: of the random signs.
-        products: budget, at least 6. A chain with convolutions draws a tenth of it for each example, and the Estimate
-            counts these and backward passes to the activations; Hutch++ spends it on products, and 30 give one to
-            three per cent on trained networks.
+    Of `products`, the budget, a chain with convolutions draws a tenth for each example, and the Estimate counts these
+    and backward passes to the activations; Hutch++ spends it, and 30 give one to three per cent on trained networks.
 
     Raises:
         ValueError: if `products` is below 6, or the loss is not one finite number per example.

@@ -1,8 +1,7 @@
 """Hessian-vector products in the parameters and in the pixels, through gradient graphs that are built once.
 
 Pearlmutter 1994: H v = d(g . v)/dw, at the price of two gradients once the graph of the gradient g is there, of three
-where it is built again. Chunks of a few hundred images are also faster on a CPU than one large batch: their
-activations stay in reach of the cache and of the allocator.
+where it is built again. Chunks of a few hundred images are faster on a CPU than one batch: they stay in its cache.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +51,7 @@ class Graph:
 
 
 class _Hessian:
-    """A batch in chunks, and the graph of each: kept while memory lasts, built again where it does not."""
+    """A batch in chunks, and the `_graph` of each: kept while memory lasts, built again where it does not."""
 
     def __init__(
         self, model: nn.Module, x: Tensor, y: Tensor, chunk: int, keep_graph: bool | str, memory: int | None
@@ -67,10 +66,6 @@ class _Hessian:
         self.model, self.x, self.y, self.products = model, x, y, 0
         self._pairs = list(zip(x.split(chunk), y.split(chunk), strict=True))
         self._keep_graph, self._memory = keep_graph, memory
-
-    def _graph(self, images: Tensor, labels: Tensor) -> Graph:
-        """Run forward and backward on a chunk."""
-        raise NotImplementedError
 
     @cached_property
     def _graphs(self) -> list[Graph | None]:
@@ -112,15 +107,10 @@ class ParameterHessian(_Hessian):
         keep_graph: True, False (three gradients a product instead of two, far less memory), or "auto".
         memory: bytes that "auto" may fill; None for half of what is free.
 
-    Attributes:
-        parameters: those that require a gradient, in the order of the rows, of which there are `size`.
-        products: products computed so far.
-
     Raises:
-        ValueError: if the model couples its examples or is random (train mode), uses an operation without a
-            second derivative, or has no parameter to differentiate; if the batch is empty, not finite or of
-            integers that no embedding reads; if the loss is not one finite number per example. What only a pass of
-            the network can show is refused at the first product.
+        ValueError: if the model couples its examples or is random (train mode), uses an operation without a second
+            derivative, or has no parameter to differentiate; if the batch is empty, not finite or of integers that no
+            embedding reads; if the loss is not one finite number per example. What only a pass shows is refused then.
 
     Example:
         >>> from torch.nn.functional import mse_loss
@@ -185,21 +175,11 @@ class ParameterHessian(_Hessian):
 
 
 class InputHessian(_Hessian):
-    """Hessian of a scalar readout in the inputs, one matrix per image, multiplied in one batch.
+    """Hessian of a readout, one number per image, in the inputs: one matrix per image, multiplied in one batch.
 
-    Images do not interact, so one product of the summed readout multiplies every image's own Hessian.
-
-    Args:
-        model: network in eval mode.
-        x: images, or any floating-point inputs.
-        y: class each readout refers to.
-        readout: (model, x, y) -> one number per image.
-        chunk: images per graph; convolutions are fastest at about a hundred, dense networks do not care.
-        keep_graph: True, False or "auto", as for ParameterHessian.
-        memory: bytes that "auto" may fill; None for half of what is free.
-
-    Raises:
-        ValueError: as ParameterHessian, and for integer inputs.
+    Images do not interact, so one product of the summed readout multiplies every image's own Hessian. Arguments and
+    errors are as of ParameterHessian, but integer inputs are refused. Convolutions are fastest in chunks of about a
+    hundred images, dense networks do not care.
     """
 
     def __init__(
@@ -247,17 +227,11 @@ def _nodes(gradients: Sequence[Tensor]) -> set[torch.autograd.graph.Node]:
 
 def _saved_bytes(nodes: set[torch.autograd.graph.Node], inputs: Sequence[Tensor]) -> int:
     """Bytes of the distinct tensors that the nodes hold for later, without the inputs themselves."""
-    sizes: dict[int, int] = {}
-    for node in nodes:
-        for name in _saved_names(type(node)):
-            held = getattr(node, name)
-            for tensor in held if isinstance(held, tuple) else (held,):
-                if isinstance(tensor, Tensor):
-                    storage = tensor.untyped_storage()
-                    sizes[storage.data_ptr()] = storage.nbytes()
-    for tensor in inputs:
-        sizes.pop(tensor.untyped_storage().data_ptr(), None)
-    return sum(sizes.values())
+    held = (getattr(node, name) for node in nodes for name in _saved_names(type(node)))
+    tensors = (t for value in held for t in (value if isinstance(value, tuple) else (value,)) if isinstance(t, Tensor))
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in (t.untyped_storage() for t in tensors)}
+    own = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+    return sum(size for pointer, size in sizes.items() if pointer not in own)
 
 
 @cache

@@ -23,18 +23,15 @@ MatVec = Callable[[Float[Tensor, "batch n"]], Float[Tensor, "batch n"]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What every curvature function returns: a value, how wrong it may be, and what it cost.
+    """What every curvature function returns: a value, how wrong it may be, and what it cost."""
 
-    Attributes:
-        value: a number, or one per image.
-        error: residual bound (Lanczos), standard error (stochastic) or 0 (exact), same shape as `value`.
-        products: matrix-vector products spent; for exact routes the gradients they took.
-        vector: the Ritz vector of an eigenvalue, to start the next search from; None where there is none.
-    """
-
+    #: A number, or one per image.
     value: float | Tensor
+    #: Residual bound (Lanczos), standard error (stochastic) or 0 (exact), of the value's shape.
     error: float | Tensor
+    #: Matrix-vector products spent; for exact routes the gradients they took.
     products: int
+    #: The Ritz vector of an eigenvalue, to start the next search from.
     vector: Tensor | None = field(default=None, repr=False, compare=False)
 
     def single(self) -> "Estimate":
@@ -45,26 +42,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Krylov:
-    """The recursion after some steps: T by its diagonal and side, the next beta, and the basis Q.
-
-    A matrix whose recursion ended early (an exact invariant subspace) is padded with zeros.
-    """
+    """The recursion after some steps: T by its diagonal and side, next beta, basis Q; zeros where it ended early."""
 
     diagonal: Float[Tensor, "batch steps"]
     off: Float[Tensor, "batch less"]
     beta: Float[Tensor, " batch"]
     basis: Float[Tensor, "batch steps n"]
 
-    @property
-    def steps(self) -> int:
-        """Products spent."""
-        return self.diagonal.shape[1]
-
     def ritz(self) -> tuple[Float[Tensor, "batch steps"], Float[Tensor, "batch steps steps"]]:
         """Ritz values, ascending, and the eigenvectors of T in columns."""
         side = torch.diag_embed(self.off, offset=1)
-        t = torch.diag_embed(self.diagonal) + side + side.mT if self.steps > 1 else self.diagonal[..., None]
-        return torch.linalg.eigh(t)
+        return torch.linalg.eigh(torch.diag_embed(self.diagonal) + side + side.mT)
 
     def ends(self, *, vectors: bool) -> tuple[Estimate, Estimate]:
         """Lowest and highest Ritz value of each matrix with their residuals, and their Ritz vectors if asked for."""
@@ -74,19 +62,16 @@ class Krylov:
         weight = s[:, 0].abs() > torch.finfo(values.dtype).eps * 10
 
         def end(at: Tensor) -> Estimate:
-            pick = s.gather(2, at[:, None].expand(-1, self.steps, 1))[..., 0]
+            pick = s.gather(2, at[:, None].expand(-1, s.shape[1], 1))[..., 0]
             vector = torch.einsum("bk,bkn->bn", pick, self.basis) if vectors else None
-            return Estimate(values.gather(1, at)[:, 0], residual.gather(1, at)[:, 0], self.steps, vector)
+            return Estimate(values.gather(1, at)[:, 0], residual.gather(1, at)[:, 0], s.shape[1], vector)
 
         low = end(torch.where(weight, values, torch.inf).argmin(1, keepdim=True))
         return low, end(torch.where(weight, values, -torch.inf).argmax(1, keepdim=True))
 
 
 def krylov(matvec: MatVec, start: Float[Tensor, "batch n"], *, steps: int) -> Iterator[Krylov]:
-    """The recursion, one state a step; it ends after `steps` or when every matrix has an invariant subspace.
-
-    Bases are fully re-orthogonalised (twice is enough, Kahan and Parlett).
-    """
+    """The recursion, one state a step; it ends after `steps` or when every matrix has an invariant subspace."""
     tiny = torch.finfo(start.dtype).eps
     steps = min(steps, start.shape[1])
     # Room for sixteen vectors, doubled when it is full: most searches end sooner and never copy their basis.
@@ -99,7 +84,7 @@ def krylov(matvec: MatVec, start: Float[Tensor, "batch n"], *, steps: int) -> It
         w = matvec(basis[:, -1])
         alpha = (w * basis[:, -1]).sum(1)
         w = w - alpha[:, None] * basis[:, -1]
-        for _ in range(2):
+        for _ in range(2):  # fully re-orthogonalised: twice is enough (Kahan and Parlett)
             w = w - torch.einsum("bkn,bk->bn", basis, torch.einsum("bkn,bn->bk", basis, w))
         beta = w.norm(dim=1)
         scale = torch.maximum(scale, torch.maximum(alpha.abs(), beta))
@@ -118,26 +103,19 @@ def lanczos(
 ) -> tuple[Estimate, Estimate]:
     """Lowest and highest eigenvalue of each matrix of a batch, with residual bounds and Ritz vectors.
 
-    An exact invariant subspace ends the recursion early with a zero bound.
-
-    Args:
-        matvec: multiplies row i of its argument with matrix i.
-        start: one starting vector per matrix, not zero.
-        steps: most products spent, at least 1.
-        tolerance: stop when every matrix's highest Ritz value has a residual below this share of the largest
-            absolute Ritz value; 0 spends all steps.
-        both: whether the lowest Ritz value must reach the tolerance too.
+    `matvec` multiplies row i of its argument with matrix i, and row i of `start`, not zero, is where its search begins
+    (Paige 1972; Kuczynski and Wozniakowski 1992 for random ones). It ends after `steps`; or when every matrix's highest
+    Ritz value, and its lowest if `both` must, has a residual below `tolerance` times the largest absolute Ritz value;
+    or with a zero bound at an exact invariant subspace.
 
     Raises:
-        ValueError: if `steps` or `tolerance` is out of range.
+        ValueError: if `steps` is below 1 or `tolerance` below 0, which spends all steps.
 
     Example:
         >>> a = torch.diag(torch.tensor([3.0, 1.0, -2.0]))
         >>> low, high = lanczos(lambda v: v @ a, torch.ones(1, 3), steps=3)
         >>> round(low.value.item(), 4), round(high.value.item(), 4)
         (-2.0, 3.0)
-
-    Reference: Paige 1972; Kuczynski and Wozniakowski 1992 (random start).
     """
     checks.count("steps", steps)
     checks.at_least("tolerance", tolerance, 0)
@@ -189,28 +167,23 @@ def slq(matvec: MatVec, start: Float[Tensor, "probes n"], *, steps: int) -> Dens
     """Spectral density of one matrix by stochastic Lanczos quadrature: the whole spectrum from a few dozen products.
 
     A probe z of unit length sees the measure sum_i <z, u_i>^2 delta(lambda_i), whose Gauss quadrature is read off T.
-    It is exact for f(t) = t and t^2 after two steps, so trace and Frobenius norm come with it.
-
-    Args:
-        matvec: multiplies each row of its argument with the matrix.
-        start: random vectors with independent entries of mean 0; a single one leaves the standard errors infinite.
-        steps: products per probe, at least 2.
+    It is exact for f(t) = t and t^2 after two steps, so trace and Frobenius norm come with it. Probes are random with
+    independent entries of mean 0; a single one leaves the standard errors infinite. (Golub and Welsch 1969; Ubaru, Chen
+    and Saad 2017; for networks Ghorbani et al. 2019.)
 
     Raises:
-        ValueError: if `steps` is below 2.
+        ValueError: if `steps`, the products per probe, is below 2.
 
     Example:
         >>> a = torch.diag(torch.tensor([3.0, 1.0, -2.0]))
         >>> found = slq(lambda v: v @ a, torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 1.0]]), steps=3)
         >>> round(found.trace.value, 4), round(found.frobenius.value ** 2, 3)
         (2.0, 14.0)
-
-    Reference: Golub and Welsch 1969; Ubaru, Chen and Saad 2017; for networks Ghorbani et al. 2019.
     """
     checks.count("steps", steps, least=2)
     *_, state = krylov(matvec, start, steps=steps)
     nodes, vectors = state.ritz()
-    return Density(nodes, vectors[:, 0].square(), start.shape[1], len(start) * state.steps)
+    return Density(nodes, vectors[:, 0].square(), start.shape[1], nodes.numel())
 
 
 def hutchpp(
@@ -227,25 +200,18 @@ def moments(
     """Trace and Frobenius norm of each matrix of a batch by Hutch++, both from the same products.
 
     The first parts of the formulas above are exact and catch the outlying eigenvalues; Hutchinson probes z estimate
-    the small remainders, z'Rz for the trace and |Rz|^2 for the norm. Errors are standard errors of these, and 0 where
-    the budget covers the whole space.
-
-    Args:
-        matvec: multiplies row i of its argument with matrix i.
-        like: gives batch, size, dtype and device; its values are not read.
-        products: total budget, at least 6; a third each for sketch, exact part and probes.
-        generator: of the random signs.
+    the small remainders, z'Rz for the trace and |Rz|^2 for the norm (Meyer, Musco, Musco and Woodruff 2021, algorithm
+    1; the norm by the same split). Errors are standard errors of these, and 0 where the budget covers the whole space.
+    `like` gives batch, size, dtype and device; its values are not read.
 
     Raises:
-        ValueError: if `products` is below 6.
+        ValueError: if `products`, a third each for sketch, exact part and probes, is below 6.
 
     Example:
         >>> a = torch.diag(torch.tensor([3.0, 1.0, -2.0]))
         >>> trace, norm = moments(lambda v: v @ a, torch.ones(1, 3), products=9, generator=torch.Generator())
         >>> trace.value.tolist(), round(norm.value.item() ** 2, 3)
         ([2.0], 14.0)
-
-    Reference: Meyer, Musco, Musco and Woodruff 2021, algorithm 1; the norm by the same split.
     """
     checks.count("products", products, least=6)
     batch, size = like.shape
