@@ -8,8 +8,7 @@
 
 n is the number of keys a query may attend to. `l2` and `gaussian` are the matched pair: the same score and bandwidth,
 with and without the row normalisation; `gaussian` is not divided by n either, as in Lu et al. 2021. The 1 / d of
-"elu" is our choice; it cancels in a row that is normalised and starts the row mass near 1 in one that is not. The
-reading of attention as a kernel is that of Tsai et al. 2019.
+"elu" is our choice; it cancels in a normalised row and starts the mass of any other near 1. (After Tsai et al. 2019.)
 """
 
 import math
@@ -34,10 +33,6 @@ def feature(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return F.elu(x) + 1
 
 
-def _dot(q: Queries, k: Keys) -> Weights:
-    return (q / math.sqrt(q.shape[-1])) @ k.mT
-
-
 def _sqdist(q: Queries, k: Keys) -> Weights:
     squared = q.square().sum(-1)[..., :, None] + k.square().sum(-1)[..., None, :] + (-2 * q) @ k.mT
     # Rounding below 0 is taken off the value alone: a clamp would cut the derivatives too, where q meets k.
@@ -46,29 +41,31 @@ def _sqdist(q: Queries, k: Keys) -> Weights:
     return (squared - below) / (-2 * math.sqrt(q.shape[-1]))
 
 
-def _elu(q: Queries, k: Keys) -> Weights:
-    return feature(q) @ feature(k).mT / q.shape[-1]
-
-
 def _row(weights: Weights, n: Tensor) -> Weights:
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total > 0, total, torch.ones_like(total))
 
 
-SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dot": _dot, "sqdist": _sqdist, "elu": _elu}
-LINKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+Words = dict[str, Callable[[Tensor, Tensor], Tensor]]
+SCORES: Words = {
+    "dot": lambda q, k: (q / math.sqrt(q.shape[-1])) @ k.mT,
+    "sqdist": _sqdist,
+    "elu": lambda q, k: feature(q) @ feature(k).mT / q.shape[-1],
+}
+LINKS: Words = {
     "exp": lambda scores, n: scores.exp(),
     "relu": lambda scores, n: scores.relu(),
     "identity": lambda scores, n: scores,
     "sigmoid": lambda scores, n: torch.sigmoid(scores - n.log()),
 }
-NORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+NORMS: Words = {
     "row": _row,
     "count": lambda weights, n: weights / n,
     "none": lambda weights, n: weights,
 }
 
-#: Kernels by name, as the three words that describe them.
+#: Kernels by name, as their three words: Vaswani et al. 2017, eq. 1 (softmax); Kim et al. 2021 (l2); Lu et al. 2021
+#: (gaussian); Katharopoulos et al. 2020 (linear); Wortsman et al. 2023 (relu); Ramapuram et al. 2024 (sigmoid).
 KERNELS: dict[str, dict[str, str]] = {
     "softmax": {"score": "dot", "link": "exp", "norm": "row"},
     "l2": {"score": "sqdist", "link": "exp", "norm": "row"},
@@ -91,9 +88,6 @@ class Kernel(nn.Module):
         >>> weights = Kernel()(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 4, 3))
         >>> weights.shape, weights.unique().tolist()
         (torch.Size([1, 1, 2, 4]), [0.25])
-
-    Reference: Vaswani et al. 2017, eq. 1 (softmax); Kim et al. 2021 (l2); Lu et al. 2021 (gaussian); Katharopoulos et
-    al. 2020 (linear); Wortsman et al. 2023 (relu); Ramapuram et al. 2024 (sigmoid).
     """
 
     def __init__(self, *, score: str = "dot", link: str = "exp", norm: str = "row") -> None:
@@ -159,9 +153,9 @@ def mix_in_linear_time(
 ) -> Float[Tensor, "batch heads queries width"]:
     """kernel(q, k) @ v in time and memory linear in the numbers of queries and keys: phi(Q) (phi(K)^T V).
 
-    The matrix phi(Q) phi(K)^T of n queries and n keys has n^2 entries; bracketed from the right, the product never
-    forms it. Without the matrix there is nothing to explain; this form serves the comparison of costs. The mask, of
-    the keys that count, is the same for every query.
+    Bracketed from the right, the product never forms the n^2 entries of the matrix phi(Q) phi(K)^T (Katharopoulos et
+    al. 2020, "Transformers are RNNs", eqs. 4 to 6). Without the matrix there is nothing to explain; this form serves
+    the comparison of costs. The mask, of the keys that count, is the same for every query.
 
     Raises:
         ValueError: for a kernel whose weights are not products of features (score "elu", link "identity").
@@ -170,8 +164,6 @@ def mix_in_linear_time(
         >>> q, k, v = torch.rand(3, 1, 1, 5, 2)
         >>> torch.allclose(mix_in_linear_time(kernel("linear"), q, k, v), kernel("linear")(q, k) @ v)
         True
-
-    Reference: Katharopoulos et al. 2020, "Transformers are RNNs", eqs. 4 to 6.
     """
     if kernel.link != "identity":
         raise ValueError(f"kernel is {kernel}; linear time needs score 'elu' and link 'identity'")

@@ -32,10 +32,9 @@ def raw_attention(model: nn.Module, x: Images, target: Labels) -> Patches:
 def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = True) -> Patches:
     """Attention followed through all blocks and their skip connections: B_L ... B_1 with B_l = m(A_l) + I.
 
-    The same for every class. With `renormalise`, as in the source, each row of B_l is divided by its sum. For a kernel
-    whose rows do not sum to one this puts back the normalisation it left out, so look at both.
-
-    Reference: Abnar and Zuidema 2020, "Quantifying attention flow in transformers", eq. 1.
+    The same for every class. With `renormalise`, as in the source (Abnar and Zuidema 2020, "Quantifying attention flow
+    in transformers", eq. 1), each row of B_l is divided by its sum. For a kernel whose rows do not sum to one this puts
+    back the normalisation it left out, so look at both.
     """
     maps = [_with_skip(weights) for weights in _attend(model, x)[1]]
     if renormalise:
@@ -47,10 +46,7 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
 
 
 def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
-    """Attention of the last block that speaks for the class: m((dA_L * A_L)^+).
-
-    Reference: Chefer et al. 2021, "Generic attention-model explainability", eq. 5, of the last block.
-    """
+    """Attention of the last block that speaks for the class: m((dA_L * A_L)^+), eq. 5 of `relevance`'s source."""
     return _from_cls(_speaking_for(model, x, target, readout, blocks=1)[0], x)
 
 

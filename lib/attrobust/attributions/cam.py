@@ -14,16 +14,14 @@ def grad_cam(
 ) -> OnePlane:
     """Sum of a layer's channels A_k, each times the mean over places of dz_target / dA_k; enlarged bilinearly.
 
-    The layer returns (batch, channels, rows, columns) and runs once; as a rule it is the last convolution or the
-    activation behind it. The map has the image's height and width, and is zero if the readout does not depend on the
-    layer. With `positive`, as in the source, negative values become 0 before enlarging; then a map may be zero for a
-    whole image, see `zero_maps`.
-
-    1 forward pass, 1 backward down to the layer. Differentiable in x where the network is smooth from the pixels to
-    the logit (and `positive` is off); on a ReLU network attack it on a smooth twin, which runs the same layer.
+    The layer is as a rule the last convolution or the activation behind it; a readout that does not depend on it has a
+    map of zeros. With `positive`, as in the source, negative values become 0 before enlarging; then a map may be zero
+    for a whole image, see `zero_maps`. 1 forward pass, 1 backward down to the layer. Differentiable in x where the
+    network is smooth from the pixels to the logit (and `positive` is off); on a ReLU network attack it on a smooth
+    twin, which runs the same layer.
 
     Raises:
-        ValueError: if the layer does not run exactly once, or its output is not such a tensor.
+        ValueError: if the layer does not run exactly once, or does not return (batch, channels, rows, columns).
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(8, 3))

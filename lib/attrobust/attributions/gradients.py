@@ -32,13 +32,13 @@ def explained(model: Callable[[Tensor], Tensor], x: Images, target: Labels, read
 def saliency(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Images:
     """Gradient of the target's readout with respect to the pixels, signed; of the logit: dz_target / dx.
 
+    Simonyan et al. 2014, "Deep inside convolutional networks" (there with absolute values).
+
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
         >>> m = saliency(linear, torch.rand(1, 1, 2, 2), torch.tensor([2]))
         >>> torch.equal(m.flatten(), linear[1].weight[2])
         True
-
-    Reference: Simonyan et al. 2014, "Deep inside convolutional networks" (there with absolute values).
     """
     x = live(x)
     with torch.enable_grad():
@@ -48,12 +48,12 @@ def saliency(model: nn.Module, x: Images, target: Labels, *, readout: Readout = 
 def input_x_gradient(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Images:
     """Pixel times gradient: x . dz_target / dx, the first-order share of each pixel in the readout.
 
+    Shrikumar et al. 2017, "Learning important features through propagating activation differences".
+
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)), torch.rand(1, 1, 2, 2)
         >>> torch.allclose(input_x_gradient(linear, x, torch.tensor([1])).sum(), linear(x)[0, 1])
         True
-
-    Reference: Shrikumar et al. 2017, "Learning important features through propagating activation differences".
     """
     x = live(x)
     return x * saliency(model, x, target, readout=readout)
@@ -67,12 +67,11 @@ def integrated_gradients(
         (x - x0) . mean_k dz_target/dx at x0 + a_k (x - x0),   a_k = (k - 1/2) / steps
 
     x0 is an image of the constant `baseline`, black if 0 (our choice, the field's habit). The map sums to the readout's
-    change from x0 to x as `steps` of the midpoint rule grow; 32 is our choice, the error falls with their square.
+    change from x0 to x as `steps` of the midpoint rule grow; 32 is our choice, the error falls with their square
+    (Sundararajan et al. 2017, "Axiomatic attribution for deep networks", eq. 3).
 
     Raises:
         ValueError: if `steps` is not a positive whole number.
-
-    Reference: Sundararajan et al. 2017, "Axiomatic attribution for deep networks", eq. 3.
     """
     checks.count("steps", steps)
     x = live(x)
@@ -91,15 +90,13 @@ def smooth_grad(
     generator: torch.Generator,
     readout: Readout = logit,
 ) -> Images:
-    """Gradient averaged over Gaussian noise: mean of dz_target/dx at x + n, n ~ N(0, sigma^2).
+    """Gradient averaged over Gaussian noise: mean of dz_target/dx at x + n, n ~ N(0, sigma^2), in pixel units.
 
-    sigma is in pixel units, noisy pixels may leave [0, 1], and 0 gives the saliency map. Seed the generator alike to
-    compare maps under common noise.
+    Noisy pixels may leave [0, 1]. Seed the generator alike to compare maps under common noise (Smilkov et al. 2017,
+    "SmoothGrad: removing noise by adding noise").
 
     Raises:
         ValueError: if `sigma` is negative or `samples` is not a positive whole number.
-
-    Reference: Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise".
     """
     checks.at_least("sigma", sigma, 0)
     checks.count("samples", samples)
@@ -119,21 +116,18 @@ def uniform_grad(
 ) -> Images:
     """Gradient averaged uniformly over a ball: mean of dz_target/dx at x + n, n uniform in `ball`.
 
-    Ball("linf", r) is the box of half-width r of the source, and radius 0 gives the saliency map. Moved pixels may
-    leave [0, 1]. Seed the generator alike to compare maps under common noise. One forward and one backward pass of
-    `samples` images per image.
+    Ball("linf", r) is the box of half-width r of the source (Wang et al. 2020, "Smoothed geometry for robust
+    attribution", definition 6). Moved pixels may leave [0, 1]. Seed the generator alike to
+    compare maps under common noise. One forward and one backward pass of `samples` images per image.
 
     Raises:
         ValueError: if `samples` is not a positive whole number.
 
     Example:
-        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
-        >>> how = {"ball": Ball("linf", 0.1), "samples": 3, "generator": torch.Generator()}
-        >>> m = uniform_grad(linear, torch.rand(1, 1, 2, 2), torch.tensor([2]), **how)
+        >>> linear, how = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), {"samples": 3, "generator": torch.Generator()}
+        >>> m = uniform_grad(linear, torch.rand(1, 1, 2, 2), torch.tensor([2]), ball=Ball("linf", 0.1), **how)
         >>> torch.allclose(m.flatten(), linear[1].weight[2])
         True
-
-    Reference: Wang et al. 2020, "Smoothed geometry for robust attribution", definition 6 (uniform gradient).
     """
     checks.count("samples", samples)
     moves = ball.sample(x.detach().repeat(samples, 1, 1, 1), generator=generator)

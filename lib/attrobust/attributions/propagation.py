@@ -1,10 +1,10 @@
 """Maps with rules of their own at every nonlinear call: DeepLIFT, layer-wise relevance, guided backpropagation.
 
 All take any network of linear layers, elementwise activations and max-pools, however it calls them (dense,
-convolutional, residual, average-pooled, batch norm in eval mode), and refuse every other one (attention, layer norm)
-in one sentence. All are differentiable in x where the network is smooth; on a ReLU network their derivative misses what
-the gates would do, so attack them on a smooth twin. A max-pool makes them jump where its winner changes; no twin
-repairs that. The logit is explained. "Passes" are of the whole batch, for a map that is read, not differentiated.
+convolutional, residual, average-pooled, batch norm in eval mode), and raise a ValueError for every other one
+(attention, layer norm). All are differentiable in x where the network is smooth; on a ReLU network their derivative
+misses what the gates would do, so attack them on a smooth twin. A max-pool makes them jump where its winner changes; no
+twin repairs that. They explain the logit. "Passes" are of the batch, for a map that is read, not differentiated.
 """
 
 import torch
@@ -30,9 +30,6 @@ def deep_lift(model: nn.Module, x: Images, target: Labels, *, baseline: float = 
     (f(h) - f(h0)) / (h - h0), h0 its input on the baseline; where the two all but meet, its derivative between them. A
     max-pool hands its change to the winner of the image if it rose, to the winner of the baseline if it fell. The map
     sums to z_target(x) - z_target(x0) exactly. 3 forward passes, 1 backward.
-
-    Raises:
-        ValueError: if the model is not made of linear layers, elementwise activations and max-pools.
 
     Example:
         >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), torch.rand(1, 1, 2, 2)
@@ -69,13 +66,11 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
 
     Activations pass relevance on, max-pools to the winner. Under "epsilon" an activation with f(0) other than 0, such
     as softplus, is f(0), a bias, and the rest. Under both the map of a smooth twin tends to that of its original.
-
     `epsilon` moves every denominator away from zero, in units of the features (1e-6 is our choice: for stability only;
     a larger one silences weak features). Under "epsilon" it acts where linear calls end in an activation or in the
     logit. With epsilon = 0 the map sums to the logit if nothing adds a constant (under z_plus, if nothing but a bias
-    does); what constants contributed is missing from the sum.
-
-    2 forward passes, 1 backward; z_plus runs every weighted layer three times a pass.
+    does); what constants contributed is missing from the sum. 2 forward passes, 1 backward; z_plus runs every weighted
+    layer three times a pass.
 
     Raises:
         ValueError: for an unknown rule, a negative `epsilon`, or a model with layers that the rule does not know.
@@ -109,13 +104,9 @@ def guided_backprop(model: nn.Module, x: Images, target: Labels) -> Images:
     The map may hardly depend on the class or on late layers: see `faithfulness.randomisation`.
     2 forward passes, 2 backward.
 
-    Raises:
-        ValueError: if the model is not made of linear layers, elementwise activations and max-pools.
-
     Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
-        >>> for p, values in zip(net.parameters(), ([[1.0], [1.0]], [0.0, 0.0], [[2.0, -3.0]], [0.0]), strict=True):
-        ...     p.data = torch.tensor(values)
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+        >>> net[1].weight.data, net[3].weight.data = torch.tensor([[1.0], [1.0]]), torch.tensor([[2.0, -3.0]])
         >>> guided_backprop(net, torch.ones(1, 1, 1, 1), torch.tensor([0])).item()
         2.0
 

@@ -1,15 +1,13 @@
 """Running a network again with other slopes: the engine of DeepLIFT, LRP and guided backpropagation.
 
-These methods are backward passes with a slope of their own at every nonlinear call, where the gradient has f'(h).
-Written forwards, that is the gradient of an *affine* network: same linear layers, and every nonlinear call replaced by
+These methods have a slope of their own at every nonlinear call, where the gradient has f'(h). Written forwards, that is
+the gradient of an *affine* network: same linear layers, and every nonlinear call, whoever makes it, replaced by
 
     h'  ->  f(h) + S (h' - h),      S the method's slopes, made of the h's of an ordinary run on the images.
 
-So the network runs twice, once as it is and once affine, on images of its own. Differentiating an attribution a second
-time then goes through the slopes alone, along the ordinary run, whose derivatives are the true ones. (Replacing the
-backward rules of a single run would put the same rules into the second derivative, where they are wrong.)
-
-Calls are taken as they happen, whoever makes them: modules, functions, methods, in place or not.
+So the network runs twice, as it is and affine, the second time on images of its own. Differentiating an attribution
+again goes through the slopes alone, along the ordinary run, whose derivatives are the true ones. (Backward rules put
+into a single run would act in the second derivative too, where they are wrong.)
 """
 
 from collections.abc import Callable, Collection
@@ -72,10 +70,7 @@ class Call:
 def record(
     model: nn.Module, x: Images, *, method: str, watched: Collection[str] = WATCHED, refused: Collection[str] = ()
 ) -> tuple[Float[Tensor, "batch classes"], list[Call]]:
-    """Logits of the model on `x`, and every call of a watched function whose input is in the graph; all live.
-
-    Names are without the underscore of in-place or internal forms. What the named method has no rule for is refused.
-    """
+    """Logits of the model on `x`, and every call of a watched function whose input is in the graph; all live."""
     calls = []
 
     def answer(call: Call) -> Tensor:
@@ -100,16 +95,10 @@ def affine_gradient(
 ) -> tuple[Images, PerImage]:
     """Gradient of the target's logit of the affine network, live in what the rules are made of; and the true logit.
 
-    Args:
-        model: classifier in eval mode.
-        x: images, in the graph.
-        target: explained class of each image.
-        rules_of: the linear map S of each call on the images.
-        at: where the affine network is run; its gradient is the same everywhere, its value there tells whether it is
-            affine indeed: one that is not has something in it that the rules do not cover, and is refused.
-        method: name of the attribution, for the sentence.
-        cut: a switch that the rules' backward hooks look at; turned on once the network is known to be affine.
-        **recorded: as for `record`.
+    `rules_of` gives the linear map S of each call on the images. The affine network is run `at` other images: its
+    gradient is the same everywhere, its value there tells whether it is affine indeed. One that is not has something
+    in it that the rules do not cover, and is refused. `cut` is a switch that the rules' backward hooks look at; it is
+    turned on once the network is known to be affine.
     """
     logits, calls = record(model, x, method=method, **recorded)
     logit = logits.gather(1, target[:, None])[:, 0]
@@ -135,7 +124,7 @@ def affine_gradient(
 
 
 def bend(here: PerImage, there: PerImage, steps: Float[Tensor, "batch pixels"]) -> PerImage:
-    """By how much a function is not affine between two points: what its gradient times the way does not explain.
+    """What the gradient times the way between two points does not explain of a function, so it is not affine.
 
     Relative to all that was added up; infinite where the second value is not a number though the first is, else 0.
     """
@@ -145,7 +134,7 @@ def bend(here: PerImage, there: PerImage, steps: Float[Tensor, "batch pixels"]) 
 
 
 class _Intercept(TorchFunctionMode):
-    """Lets `answer` say what every watched call returns."""
+    """Lets `answer` say what watched calls return; names are without the underscore of in-place or internal forms."""
 
     def __init__(
         self,

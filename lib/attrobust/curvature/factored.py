@@ -25,7 +25,7 @@ from itertools import takewhile
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from attrobust.curvature import guards
@@ -121,9 +121,7 @@ class Remainder:
         """Whether something is left to probes."""
         return any(meets.patches is not None and len(here) < len(after) for _, meets, after, here in self.layers)
 
-    def sampled(
-        self, *, probes: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    def sampled(self, *, probes: int, generator: Generator) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """The rest: mean and variance of the mean of each example's probes.
 
         `probes` for each example on average, more where there are few examples; beyond `LEAST` they go where the loss
@@ -140,7 +138,7 @@ class Remainder:
         return mean, square / (counts - 1) / counts
 
     @torch.no_grad()
-    def _probe(self, rows: Tensor, generator: torch.Generator) -> Float[Tensor, " rows"]:
+    def _probe(self, rows: Tensor, generator: Generator) -> Float[Tensor, " rows"]:
         """One sample of the rest for each row, of the example that the row names; their mean is the rest's trace."""
         total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
         for layer, meets, after, here in self.layers:
@@ -217,7 +215,7 @@ class _Meets:
             return ((delta @ self.gram) * delta).sum((1, 2))
         return (delta @ self.patches.mT).square().sum((1, 2))
 
-    def change(self, rows: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    def change(self, rows: Tensor, shape: torch.Size, generator: Generator) -> Tensor:
         """Change of the layer's output when all its parameters change by random signs, anew for every row."""
         patches = self.patches[rows]
         e = signs((len(rows), shape[0], patches.shape[1]), patches, generator)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from attrobust import checks
 from attrobust.curvature import factored, guards
 from attrobust.curvature.chain import layers_of, walks
+from attrobust.curvature.inputs import Inputs
 from attrobust.curvature.products import PerExampleLoss
 from attrobust.curvature.spectra import Estimate
 
@@ -37,7 +38,7 @@ class GaussNewton:
     """Gauss-Newton matrix of the mean loss, mean_i J_i' H_i J_i, over all parameters of a network in eval mode.
 
     The loss is "cross_entropy", "squared" (half the squared distance), or (outputs, y) -> one loss per example, the
-    only one that needs the labels. The Jacobians of a chunk are held at once, where the network is no chain.
+    only one that needs the labels.
 
     Raises:
         ValueError: for an unknown loss, a callable loss without `y`, or what `ParameterHessian` refuses.
@@ -48,23 +49,19 @@ class GaussNewton:
         2.0
     """
 
+    #: Examples whose Jacobians are held at once, where the network is no chain.
+    chunk = 64
+
     def __init__(
-        self,
-        model: nn.Module,
-        x: Float[Tensor, "batch *shape"],
-        y: Tensor | None = None,
-        *,
-        loss: str | PerExampleLoss = "cross_entropy",
-        chunk: int = 64,
+        self, model: nn.Module, x: Inputs, y: Tensor | None = None, *, loss: str | PerExampleLoss = "cross_entropy"
     ) -> None:
         if not callable(loss):
             checks.one_of("loss", loss, LOSSES)
         elif y is None:
             raise ValueError("y is None; a callable loss needs the labels")
-        checks.count("chunk", chunk)
         guards.batch(x, y)
         guards.model(model)
-        self.model, self.x, self.chunk = model, x, chunk
+        self.model, self.x = model, x
         self.y = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
         self.loss = loss if callable(loss) else LOSSES[loss]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from attrobust import checks
 from attrobust.curvature import guards
@@ -32,7 +32,7 @@ def input_gradient_norm(
 
 
 def input_extremes(
-    hessian: InputHessian, *, generator: torch.Generator, steps: int = 15, tolerance: float = 0.0
+    hessian: InputHessian, *, generator: Generator, steps: int = 15, tolerance: float = 0.0
 ) -> tuple[Estimate, Estimate]:
     """Lowest and highest eigenvalue of the readout's Hessian at each image, from the same products.
 
@@ -42,14 +42,12 @@ def input_extremes(
     return lanczos(hessian.matvec, _start(hessian.x, generator), steps=steps, tolerance=tolerance, both=True)
 
 
-def input_moments(
-    hessian: InputHessian, *, generator: torch.Generator, products: int = 30
-) -> tuple[Estimate, Estimate]:
+def input_moments(hessian: InputHessian, *, generator: Generator, products: int = 30) -> tuple[Estimate, Estimate]:
     """Trace and Frobenius norm of the readout's Hessian at each image, by Hutch++ from 6 products or more."""
     return moments(hessian.matvec, hessian.x.flatten(1), products=products, generator=generator)
 
 
-def input_curvature(hessian: InputHessian, *, generator: torch.Generator, steps: int = 15) -> Estimate:
+def input_curvature(hessian: InputHessian, *, generator: Generator, steps: int = 15) -> Estimate:
     """Largest absolute eigenvalue of the readout's Hessian in the pixels, with its residual bound, at each image."""
     low, high = input_extremes(hessian, generator=generator, steps=steps)
     upper = high.value.abs() >= low.value.abs()
@@ -57,7 +55,7 @@ def input_curvature(hessian: InputHessian, *, generator: torch.Generator, steps:
     return Estimate(value, torch.where(upper, high.error, low.error), high.products)
 
 
-def relative_curvature(hessian: InputHessian, *, generator: torch.Generator, steps: int = 15) -> Estimate:
+def relative_curvature(hessian: InputHessian, *, generator: Generator, steps: int = 15) -> Estimate:
     """Spectral norm of the part of the Hessian that turns the gradient, over the gradient's length.
 
     Lanczos runs on H P H, whose top eigenvalue is |P H|_2^2; each step costs two products. In 1 / pixel units, per
@@ -102,7 +100,7 @@ def jacobian_of(outputs: Float[Tensor, "batch outputs"], x: Inputs) -> Float[Ten
     return torch.stack([torch.autograd.grad(z.sum(), x, **how)[0].flatten(1) for z in outputs.unbind(1)], 1)
 
 
-def input_jacobian_norm(model: nn.Module, x: Inputs, *, norm: str = "spectral", chunk: int = 256) -> Estimate:
+def input_jacobian_norm(model: nn.Module, x: Inputs, *, norm: str = "spectral") -> Estimate:
     """Norm of each image's Jacobian, "spectral" or "frobenius": how fast the logits can move per unit of input change.
 
     Exact; `products` counts backward passes. Errors as of `input_jacobian`.
@@ -112,7 +110,7 @@ def input_jacobian_norm(model: nn.Module, x: Inputs, *, norm: str = "spectral", 
         "frobenius": lambda j: j.flatten(1).norm(dim=1),
     }
     length = norms[checks.one_of("norm", norm, norms)]
-    found = [(length(jacobian), jacobian.shape[1]) for _, jacobian in _logits_and_jacobians(model, x, chunk)]
+    found = [(length(jacobian), jacobian.shape[1]) for _, jacobian in _logits_and_jacobians(model, x)]
     value = torch.cat([lengths for lengths, _ in found])
     return Estimate(value, torch.zeros_like(value), found[-1][1])
 
@@ -139,12 +137,12 @@ def gram_spectrum(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Estimate:
     return Estimate(value, torch.zeros_like(value), value.shape[1])
 
 
-def _start(x: Inputs, generator: torch.Generator) -> Tensor:
+def _start(x: Inputs, generator: Generator) -> Tensor:
     flat = x.flatten(1)
     return torch.randn(flat.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)
 
 
-def _logits_and_jacobians(model: nn.Module, x: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _logits_and_jacobians(model: nn.Module, x: Tensor, chunk: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
     checks.count("chunk", chunk)
     guards.batch(x)
     guards.floating(x)

@@ -9,13 +9,15 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 from attrobust import checks
 from attrobust.curvature import factored
 from attrobust.curvature.chain import layers_of, walks
 from attrobust.curvature.products import ParameterHessian
 from attrobust.curvature.spectra import Density, Estimate, hutchpp, lanczos, moments, slq
+
+Vector = Float[Tensor, " n"]
 
 #: Random part mixed into a warm start, relative to its length (our choice, see `sharpness`).
 FRESH = 0.1
@@ -34,12 +36,7 @@ class Symmetric(Protocol):
 
 
 def sharpness(
-    hessian: Symmetric,
-    *,
-    generator: torch.Generator,
-    steps: int = 40,
-    tolerance: float = 1e-3,
-    start: Float[Tensor, " n"] | None = None,
+    hessian: Symmetric, *, generator: Generator, steps: int = 40, tolerance: float = 1e-3, start: Vector | None = None
 ) -> Estimate:
     """Largest eigenvalue of the Hessian of the mean loss; an exact one lies within `error` of it, the residual bound.
 
@@ -58,12 +55,7 @@ def sharpness(
 
 
 def extremes(
-    hessian: Symmetric,
-    *,
-    generator: torch.Generator,
-    steps: int = 60,
-    tolerance: float = 1e-2,
-    start: Float[Tensor, " n"] | None = None,
+    hessian: Symmetric, *, generator: Generator, steps: int = 60, tolerance: float = 1e-2, start: Vector | None = None
 ) -> tuple[Estimate, Estimate]:
     """Lowest and highest eigenvalue of the Hessian of the mean loss, from the same products.
 
@@ -74,7 +66,7 @@ def extremes(
     return low.single(), high.single()
 
 
-def trace(hessian: ParameterHessian, *, generator: torch.Generator, products: int = 30) -> Estimate:
+def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30) -> Estimate:
     """Trace of the Hessian of the mean loss, with its standard error.
 
     A chain of dense layers is exact, with error 0 and without chance. One with convolutions is exact but for the part
@@ -90,7 +82,7 @@ def trace(hessian: ParameterHessian, *, generator: torch.Generator, products: in
         >>> from torch import nn
         >>> net, x = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 3)), torch.zeros(4, 2)
         >>> h = ParameterHessian(net, lambda out, y: (out - y).square().sum(1), x, torch.ones(4, 3))
-        >>> trace(h, generator=torch.Generator()).error
+        >>> trace(h, generator=Generator()).error
         0.0
     """
     checks.count("products", products, least=6)
@@ -111,18 +103,18 @@ def trace(hessian: ParameterHessian, *, generator: torch.Generator, products: in
     return Estimate(total / count, variance**0.5 / count, spent)
 
 
-def frobenius(hessian: Symmetric, *, generator: torch.Generator, products: int = 30) -> Estimate:
+def frobenius(hessian: Symmetric, *, generator: Generator, products: int = 30) -> Estimate:
     """Frobenius norm of the Hessian of the mean loss, with its standard error, from a budget of 6 products or more."""
     like = torch.empty(1, hessian.size, dtype=hessian.dtype, device=hessian.device)
     return moments(hessian.matvec, like, products=products, generator=generator)[1].single()
 
 
-def spectral_density(hessian: Symmetric, *, generator: torch.Generator, probes: int = 4, steps: int = 30) -> Density:
+def spectral_density(hessian: Symmetric, *, generator: Generator, probes: int = 4, steps: int = 30) -> Density:
     """Density of the Hessian's eigenvalues by stochastic Lanczos quadrature, `steps` products for each probe."""
     return slq(hessian.matvec, _draw(hessian, generator, rows=probes), steps=steps)
 
 
-def _start(hessian: Symmetric, generator: torch.Generator, warm: Tensor | None) -> Tensor:
+def _start(hessian: Symmetric, generator: Generator, warm: Tensor | None) -> Tensor:
     draw = _draw(hessian, generator)
     if warm is None:
         return draw
@@ -131,6 +123,6 @@ def _start(hessian: Symmetric, generator: torch.Generator, warm: Tensor | None) 
     return (warm / warm.norm()).to(draw)[None] + FRESH * draw / draw.norm()
 
 
-def _draw(hessian: Symmetric, generator: torch.Generator, *, rows: int = 1) -> Tensor:
+def _draw(hessian: Symmetric, generator: Generator, *, rows: int = 1) -> Tensor:
     shape = (rows, hessian.size)
     return torch.randn(shape, dtype=hessian.dtype, device=generator.device, generator=generator).to(hessian.device)

@@ -20,6 +20,7 @@ from attrobust.curvature import guards
 from attrobust.models.readouts import Readout, logit
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
+Option = bool | str | int | None
 
 #: Share of the free memory that kept graphs may take (our choice: the products need room too).
 SHARE = 0.5
@@ -54,7 +55,7 @@ class _Hessian:
     """A batch in chunks, and the `_graph` of each: kept while memory lasts, built again where it does not."""
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, chunk: int, keep_graph: bool | str, memory: int | None
+        self, model: nn.Module, x: Tensor, y: Tensor, chunk: int, keep_graph: Option = "auto", memory: Option = None
     ) -> None:
         checks.count("chunk", chunk)
         if keep_graph not in (True, False, "auto"):
@@ -104,8 +105,8 @@ class ParameterHessian(_Hessian):
         x: examples the mean is taken over.
         y: their labels, or whatever `loss` compares with.
         chunk: examples per graph; the mean is weighted by chunk size, so ragged chunks are exact.
-        keep_graph: True, False (three gradients a product instead of two, far less memory), or "auto".
-        memory: bytes that "auto" may fill; None for half of what is free.
+        **graphs: keep_graph = True, False (three gradients a product instead of two, far less memory) or "auto", the
+            default; memory = bytes that "auto" may fill, half of what is free unless said.
 
     Raises:
         ValueError: if the model couples its examples or is random (train mode), uses an operation without a second
@@ -121,17 +122,9 @@ class ParameterHessian(_Hessian):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: PerExampleLoss,
-        x: Tensor,
-        y: Tensor,
-        *,
-        chunk: int = 256,
-        keep_graph: bool | str = "auto",
-        memory: int | None = None,
+        self, model: nn.Module, loss: PerExampleLoss, x: Tensor, y: Tensor, *, chunk: int = 256, **graphs: Option
     ) -> None:
-        super().__init__(model, x, y, chunk, keep_graph, memory)
+        super().__init__(model, x, y, chunk, **graphs)
         self.loss, self.parameters = loss, guards.trainable(model, x)
         self._sizes = [p.numel() for p in self.parameters]
         self.size = sum(self._sizes)
@@ -183,17 +176,9 @@ class InputHessian(_Hessian):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        readout: Readout = logit,
-        chunk: int = 128,
-        keep_graph: bool | str = "auto",
-        memory: int | None = None,
+        self, model: nn.Module, x: Tensor, y: Tensor, *, readout: Readout = logit, chunk: int = 128, **graphs: Option
     ) -> None:
-        super().__init__(model, x, y, chunk, keep_graph, memory)
+        super().__init__(model, x, y, chunk, **graphs)
         guards.floating(x)
         self._readout, self._chunk = readout, chunk
         _ = self._graphs  # built at once: refused here is what only a pass can show

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 from attrobust import checks
 
@@ -187,7 +187,7 @@ def slq(matvec: MatVec, start: Float[Tensor, "probes n"], *, steps: int) -> Dens
 
 
 def hutchpp(
-    matvec: MatVec, size: int, *, products: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    matvec: MatVec, size: int, *, products: int, generator: Generator, dtype: torch.dtype = torch.float32
 ) -> Estimate:
     """Trace of one matrix of `size` rows, with its standard error: see `moments`."""
     like = torch.empty(1, size, dtype=dtype, device=generator.device)
@@ -195,7 +195,7 @@ def hutchpp(
 
 
 def moments(
-    matvec: MatVec, like: Float[Tensor, "batch n"], *, products: int, generator: torch.Generator
+    matvec: MatVec, like: Float[Tensor, "batch n"], *, products: int, generator: Generator
 ) -> tuple[Estimate, Estimate]:
     """Trace and Frobenius norm of each matrix of a batch by Hutch++, both from the same products.
 
@@ -209,7 +209,7 @@ def moments(
 
     Example:
         >>> a = torch.diag(torch.tensor([3.0, 1.0, -2.0]))
-        >>> trace, norm = moments(lambda v: v @ a, torch.ones(1, 3), products=9, generator=torch.Generator())
+        >>> trace, norm = moments(lambda v: v @ a, torch.ones(1, 3), products=9, generator=Generator())
         >>> trace.value.tolist(), round(norm.value.item() ** 2, 3)
         ([2.0], 14.0)
     """
@@ -240,7 +240,7 @@ def moments(
     return Estimate(trace, _standard_error(remainder), products), Estimate(norm, spread, products)
 
 
-def signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+def signs(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
     """Random signs of this shape, with dtype and device of `like`."""
     return (2 * torch.randint(0, 2, shape, device=generator.device, generator=generator) - 1).to(like)
 

@@ -24,13 +24,8 @@ Logits = Float[Tensor, "batch classes"]
 Tokens = Float[Tensor, "batch tokens dim"]
 Maps = list[Float[Tensor, "batch heads tokens tokens"]]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
+ACTIVATIONS: dict[str, type[nn.Module]]
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
 
 #: Of the first position embeddings, where tokens of standardised pixels have 1: our choice, and that of large
 #: transformers, with which the place of a patch is at first not heard: digits are learned more slowly and less well.
@@ -147,19 +142,17 @@ class Patches(nn.Module):
 class ViT(nn.Module):
     """Vision transformer: standardise, embed patches, `depth` blocks, read the class from the CLS token.
 
-    `attention` is one of `attention.KERNELS`, `patch` the side of a patch in pixels, `dim` the length of a token.
+    `attention` is one of `attention.KERNELS`, `patch` the side of a patch in pixels, `dim` the length of a token
+    (Dosovitskiy et al. 2021, "An image is worth 16x16 words", eqs. 1-4).
 
     Raises:
         ValueError: for a number out of range, a patch that does not divide height and width, heads that do not divide
             `dim`, or an unknown kernel.
 
     Example:
-        >>> model = ViT((1, 8, 8), 10, patch=4, dim=8, depth=3, heads=2)
-        >>> logits, maps = model.attend(torch.rand(5, 1, 8, 8))
+        >>> logits, maps = ViT((1, 8, 8), 10, patch=4, dim=8, depth=3, heads=2).attend(torch.rand(5, 1, 8, 8))
         >>> logits.shape, len(maps), maps[-1].shape
         (torch.Size([5, 10]), 3, torch.Size([5, 2, 5, 5]))
-
-    Reference: Dosovitskiy et al. 2021, "An image is worth 16x16 words", eqs. 1-4.
     """
 
     def __init__(

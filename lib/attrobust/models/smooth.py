@@ -6,8 +6,7 @@ on a twin with the same weights in which every ReLU is a softplus, and is judged
 
     softplus_beta(h) = log(1 + exp(beta h)) / beta  ->  relu(h)  as  beta -> infinity
 
-Functional and in-place ReLUs are found and replaced too: both functions watch what the network *does*, not which
-modules it lists.
+Both functions watch what the network *does*, not which modules it lists.
 """
 
 from collections.abc import Callable
@@ -47,21 +46,17 @@ def kinks(model: nn.Module, x: Images) -> list[str]:
 def smooth_twin(model: nn.Module, x: Images, *, beta: float) -> "SmoothTwin":
     """Same network, same weights (shared, not copied, so it follows their changes), softplus in place of every ReLU.
 
-    Args:
-        model: any network whose only kinks are ReLUs or leaky ReLUs: modules, functional calls, in-place calls.
-        x: images the network accepts; used to check that no kink is left.
-        beta: sharpness of the softplus, above 0; the curvature of the twin grows with it. Our attacks use
-            5, 10 and 50 and count the worst.
+    The network may call ReLU and leaky ReLU as module, function or in place; that no other kink is left is checked on
+    images `x`. The curvature of the twin grows with `beta`, the sharpness of the softplus. Our attacks use 5, 10 and 50
+    and count the worst (Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame", section 4).
 
     Raises:
         ValueError: if `beta` is not positive, or if a kink remains that the twin cannot replace.
 
     Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())
-        >>> kinks(smooth_twin(net, torch.rand(1, 1, 2, 2), beta=10.0), torch.rand(1, 1, 2, 2))
+        >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()), torch.rand(1, 1, 2, 2)
+        >>> kinks(smooth_twin(net, x, beta=10.0), x)
         []
-
-    Reference: Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame", section 4.
     """
     twin = SmoothTwin(model, checks.positive("beta", beta))
     left = kinks(twin, x)
