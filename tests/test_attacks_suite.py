@@ -186,8 +186,8 @@ def test_a_broken_image_costs_nothing_more():
     x, model = cases.images(8), Counting(cases.mlp())
     attack(model, x, goal=("cosine", 1.0))
     stopped = model.forwards
-    # The clean maps and predictions, the audit, and the first iterates of all ascents.
-    assert stopped == 8 * (2 + 5 + 2 * len(QUICK.objectives) * QUICK.restarts)
+    # The clean maps and predictions, the audit, and the first iterates of all ascents, whose maps bring the logits.
+    assert stopped == 8 * (2 + 5 + len(QUICK.objectives) * QUICK.restarts)
 
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another():
@@ -225,8 +225,8 @@ def test_more_of_anything_that_is_tried_never_weakens_the_worst_case(few, more):
 
 MAPS = {
     "saliency": (attributions.saliency, {}),
-    "integrated": (partial(attributions.integrated_gradients, steps=4), {"forward": 4, "backward": 4}),
-    "stochastic": (smooth_grad, {"forward": 3, "backward": 3, "stochastic": True}),
+    "integrated": (partial(attributions.integrated_gradients, steps=4), {"forward": 4, "backward": 4, "logits": False}),
+    "stochastic": (smooth_grad, {"forward": 3, "backward": 3, "stochastic": True, "logits": False}),
 }
 
 

@@ -196,3 +196,13 @@ def test_smooth_grad_refuses_bad_noise(change, sentence):
     asked = {"sigma": 0.1, "samples": 2, "generator": cases.generator()} | change
     with pytest.raises(ValueError, match=sentence):
         attributions.smooth_grad(cases.mlp(), cases.images(), cases.labels(), **asked)
+
+
+@pytest.mark.parametrize("readout", [readouts.logit, readouts.log_probability, lambda model, x, y: model(x)[:, 0]])
+def test_logits_that_a_map_brings_along_are_those_of_the_model_and_the_map_stays_the_same(readout):
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    alone = attributions.saliency(model, x, y, readout=readout)
+    found, logits = attributions.saliency(model, x, y, readout=readout, logits=True)
+    assert torch.equal(found, alone)
+    known = readout in readouts.OF_LOGITS
+    assert torch.equal(logits, model(x)) if known else logits is None

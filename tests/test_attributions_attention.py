@@ -8,7 +8,7 @@ import pytest
 import torch
 from attrobust import attacks, attention, attributions, models, similarity
 from attrobust.attributions import attention as maps_of
-from attrobust.attributions.flow import LARGEST, max_flow
+from attrobust.attributions.attention import LARGEST, max_flow
 from torch import nn
 
 ROWS, COLUMNS = 2, 3

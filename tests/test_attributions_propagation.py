@@ -497,7 +497,7 @@ def refused_networks():
 def test_a_network_with_anything_else_in_it_is_refused(name, network):
     if (name, network) == ("z_plus", "a hand-written kink"):
         return  # all shares keep their signs, and so does the kink: see the next law
-    sentence = "for which (deep_lift|lrp|guided_backprop) has no rule|model runs .*, for which lrp"
+    sentence = r"for which (deep_lift|lrp with rule='\w+'|guided_backprop) has no rule|model runs .*, for which lrp"
     with pytest.raises(ValueError, match=sentence):
         RULES[name](refused_networks()[network], X, Y)
 

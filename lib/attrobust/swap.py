@@ -1,15 +1,14 @@
 """Another attention in a network that exists: our kernels in our transformers and in those of Hugging Face.
 
 A swapped network is a copy of the modules around the *same* weights: training one trains the other, and swapping back
-is swapping in "softmax", or using the original. Hugging Face models look their attention up by name; `register` puts
-our kernels among the names. The weights they return are the kernel's matrix, in the graph.
-
-Hugging Face's transformers come with the extra: pip install attrobust[hf].
+is swapping in "softmax", or using the original. Hugging Face models (extra: pip install attrobust[hf]) look their
+attention up by name; `register` puts our kernels among the names. The weights they return are the kernel's matrix,
+in the graph.
 """
 
 import copy
 import math
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,14 +26,9 @@ FOREIGN = ("softcap", "s_aux", "position_bias")
 
 
 def attention(model: nn.Module, name: str) -> nn.Module:
-    """The same network with another attention kernel and the same weights (shared, not copied).
+    """The same network with another of `attention.KERNELS` and the same weights (shared, not copied).
 
-    Args:
-        model: a network with our `attention.Attention` layers, or a model of transformers; or one that holds such.
-        name: one of `attention.KERNELS`.
-
-    Returns:
-        The swapped network; it follows later changes of the original weights, and the original those of its own.
+    The network has our `attention.Attention` layers, or is a model of transformers; or it holds such.
 
     Raises:
         ValueError: for an unknown name, a model without attention that can be swapped, or, when a model of
@@ -65,19 +59,13 @@ def attention(model: nn.Module, name: str) -> nn.Module:
 
 
 def register(name: str) -> str:
-    """Make a kernel known to transformers, with boolean masks; returns the name it goes by there.
-
-    Args:
-        name: one of `attention.KERNELS`.
-
-    Returns:
-        What a configuration accepts as `attn_implementation`.
+    """Make a kernel known to transformers, with boolean masks; returns the `attn_implementation` it is there.
 
     Raises:
         ImportError: if transformers is not installed.
         ValueError: for an unknown name.
     """
-    mix = _interface(kernels.kernel(name))
+    mix = partial(_mix, kernels.kernel(name))
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
         from transformers.masking_utils import sdpa_mask
@@ -97,18 +85,12 @@ def register(name: str) -> str:
 class ImageClassifier(nn.Module):
     """An image classifier of transformers that answers as our models do: logits, and `attend` for attention maps.
 
-    Args:
-        model: from `pixel_values` to an output with `logits`; its attention must return weights ("eager" does, and
-            every swapped one).
-        mean: of the training pixels, taken off before the model sees them.
-        std: of the training pixels, by which they are divided.
+    Pixels are standardised by `mean` and `std` of the training pixels before the model sees them.
     """
 
     def __init__(self, model: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
-        self.model = model
-        self.mean = mean
-        self.std = checks.positive("std", std)
+        self.model, self.mean, self.std = model, mean, checks.positive("std", std)
         self.training = model.training
 
     def forward(self, x: Images) -> Float[Tensor, "batch classes"]:
@@ -119,7 +101,7 @@ class ImageClassifier(nn.Module):
         """Logits, and the attention matrix of every block, first block first; live.
 
         Raises:
-            ValueError: if the model's attention returns no weights.
+            ValueError: if the model's attention returns no weights ("eager" does, and every swapped one).
         """
         output = self.model(pixel_values=(x - self.mean) / self.std, output_attentions=True)
         if not output.attentions or any(weights is None for weights in output.attentions):
@@ -127,37 +109,30 @@ class ImageClassifier(nn.Module):
         return output.logits, list(output.attentions)
 
 
-def _interface(kernel: kernels.Kernel) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The function that transformers calls in place of its attention."""
-
-    def mix(
-        module: nn.Module,
-        query: Float[Tensor, "batch heads queries dim"],
-        key: Float[Tensor, "batch key_heads keys dim"],
-        value: Float[Tensor, "batch key_heads keys width"],
-        attention_mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
-        *,
-        scaling: float | None = None,
-        dropout: float = 0.0,
-        **options: object,
-    ) -> tuple[Float[Tensor, "batch queries heads width"], Float[Tensor, "batch heads queries keys"]]:
-        """Mixed values, tokens before heads, and the matrix that mixed them."""
-        _refuse_foreign(query, attention_mask, scaling, options)
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-        weights = F.dropout(kernel(query, key, mask=attention_mask), dropout, module.training)
-        return (weights @ value).transpose(1, 2).contiguous(), weights
-
-    return mix
-
-
-def _refuse_foreign(query: Tensor, mask: Tensor | None, scaling: float | None, options: dict[str, object]) -> None:
+def _mix(
+    kernel: kernels.Kernel,
+    module: nn.Module,
+    query: Float[Tensor, "batch heads queries dim"],
+    key: Float[Tensor, "batch key_heads keys dim"],
+    value: Float[Tensor, "batch key_heads keys width"],
+    attention_mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options: object,
+) -> tuple[Float[Tensor, "batch queries heads width"], Float[Tensor, "batch heads queries keys"]]:
+    """What transformers calls in place of its attention: mixed values, tokens before heads, and the mixing matrix."""
     usual = query.shape[-1] ** -0.5
     if scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-6):
         raise ValueError(f"the model scales its scores by {scaling:g}; a kernel scales by 1 / sqrt(dim), {usual:g}")
-    if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"attention_mask has dtype {mask.dtype}; it must be boolean, True where a key may be read")
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        dtype = attention_mask.dtype
+        raise ValueError(f"attention_mask has dtype {dtype}; it must be boolean, True where a key may be read")
     for name in FOREIGN:
         if options.get(name) is not None:
             raise ValueError(f"the model asks its attention for {name}, which a kernel does not know")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    weights = F.dropout(kernel(query, key, mask=attention_mask), dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights

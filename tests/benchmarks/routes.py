@@ -106,7 +106,7 @@ def input_ends(network: str) -> dict[str, Route]:
 
     def search(matvec, begin):
         ends = curvature.lanczos(matvec, begin, steps=setting.STEPS)
-        return torch.stack([ends.low, ends.high], 1)
+        return torch.stack([end.value for end in ends], 1)
 
     def one_by_one(matvec_of):
         found = [search(matvec_of(x[i : i + 1], y[i : i + 1]), start[i : i + 1]) for i in range(len(x))]

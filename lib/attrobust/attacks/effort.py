@@ -93,17 +93,17 @@ def passes(
     stochastic: bool = False,
     starts: int = 0,
     lost: int = 0,
-    logits: bool = False,
+    logits: bool = True,
     forward: int = 1,
     backward: int = 1,
 ) -> Passes:
     """What `auto` spends on `images` images if none is broken early, exactly; with a goal, at most that.
 
     A map costs `forward` and `backward` passes, its gradient in the pixels `forward` backward passes more. Judging an
-    iterate costs a map and a prediction; the map is the one just climbed where the attack climbs on the judged network
-    itself and the map is deterministic. An iterate that lost its prediction costs one pass each way for the way back.
-    Before that, the derivative is audited: five maps and two gradients of one on each network; and where twins are
-    built, one image is shown to the network and to each twin to see its kinks.
+    iterate costs a map (the one just climbed, where that is deterministic and of the judged network itself), and a
+    prediction unless the map brings its logits along. An iterate that lost its prediction costs one pass each way for
+    the way back. Before that, the derivative is audited: five maps and two gradients of one on each network; and where
+    twins are built, one image is shown to the network and to each twin to see its kinks.
 
     Args:
         effort, images: how hard the suite tries, and on how many images; all of them pass the audit.
@@ -119,8 +119,8 @@ def passes(
 
     Example:
         >>> effort = Effort(steps=2, restarts=1, draws=0, walk=0, objectives=("cosine",))
-        >>> passes(effort, images=1)  # 1 + 5 + 3 maps; 1 + 3 predictions; gradients of 2 audited and 2 climbed maps
-        Passes(forward=13, backward=13)
+        >>> passes(effort, images=1)  # 1 + 5 + 3 maps, 1 prediction; gradients of 2 audited and 2 climbed maps
+        Passes(forward=10, backward=13)
     """
     rows, networks = images * effort.restarts, twins or 1
     climbs = (len(effort.objectives) + wanted) * networks * rows if effort.steps else 0

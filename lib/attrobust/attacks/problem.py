@@ -12,7 +12,8 @@ from attrobust import checks
 from attrobust.attacks.audit import gradient
 from attrobust.attacks.clean import Rows
 from attrobust.attacks.judge import Judge
-from attrobust.attacks.streams import Streams, explain, stochastic, takes
+from attrobust.attacks.streams import Streams, explain, stochastic
+from attrobust.attributions import with_logits
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images, Labels, Logits, Maps
 
@@ -60,9 +61,7 @@ class Problem:
         if self.stochastic:
             draws = draws or self.streams.common(rows.tolist())
             return explain(self.attribution, network, at, self.target[rows], draws), None
-        if takes(self.attribution, "logits"):
-            return self.attribution(network, at, self.target[rows], logits=True)
-        return self.attribution(network, at, self.target[rows]), None
+        return with_logits(self.attribution, network, at, self.target[rows])
 
     def kept(self, at: Images, rows: Rows, logits: Logits | None = None) -> Bool[Tensor, " iterates"]:
         """Whether the judged network still predicts the clean class; `logits` if it has run already."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
+from attrobust.attributions import takes
 from attrobust.shapes import Attribution, Images, Labels, Maps
 
 
@@ -40,14 +41,6 @@ class Streams:
 def each(draw: Callable, like: Images, streams: Sequence[torch.Generator]) -> Images:
     """One draw per image, each from its own stream; `draw` is one such as `Ball.boundary`."""
     return torch.cat([draw(one, generator=stream) for one, stream in zip(like.split(1), streams, strict=True)])
-
-
-def takes(attribution: Callable, name: str) -> bool:
-    """Whether an attribution has a parameter of that name."""
-    try:
-        return name in inspect.signature(attribution).parameters
-    except (TypeError, ValueError):
-        return False
 
 
 def stochastic(attribution: Callable) -> bool:

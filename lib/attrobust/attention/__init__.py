@@ -4,8 +4,7 @@ The matrix is the *output* of a module and stays in the graph: nobody needs a ho
 fused product that has no second derivative.
 """
 
-from attrobust.attention.kernels import KERNELS, LINKS, NORMS, SCORES, Kernel, kernel
+from attrobust.attention.kernels import KERNELS, LINKS, NORMS, SCORES, Kernel, kernel, mix_in_linear_time
 from attrobust.attention.layer import Attention
-from attrobust.attention.linear import mix_in_linear_time
 
 __all__ = ["KERNELS", "LINKS", "NORMS", "SCORES", "Attention", "Kernel", "kernel", "mix_in_linear_time"]

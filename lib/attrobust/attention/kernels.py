@@ -8,8 +8,7 @@
 
 n is the number of keys a query may attend to. `l2` and `gaussian` are the matched pair: the same score and bandwidth,
 with and without the row normalisation; `gaussian` is not divided by n either, as in Lu et al. 2021. The 1 / d of
-"elu" is our choice; it cancels in a row that is normalised and starts the row mass near 1 in one that is not. The
-reading of attention as a kernel is that of Tsai et al. 2019.
+"elu" is our choice; it cancels in a normalised row and starts the mass of any other near 1. (After Tsai et al. 2019.)
 """
 
 import math
@@ -34,10 +33,6 @@ def feature(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return F.elu(x) + 1
 
 
-def _dot(q: Queries, k: Keys) -> Weights:
-    return (q / math.sqrt(q.shape[-1])) @ k.mT
-
-
 def _sqdist(q: Queries, k: Keys) -> Weights:
     squared = q.square().sum(-1)[..., :, None] + k.square().sum(-1)[..., None, :] + (-2 * q) @ k.mT
     # Rounding below 0 is taken off the value alone: a clamp would cut the derivatives too, where q meets k.
@@ -46,29 +41,31 @@ def _sqdist(q: Queries, k: Keys) -> Weights:
     return (squared - below) / (-2 * math.sqrt(q.shape[-1]))
 
 
-def _elu(q: Queries, k: Keys) -> Weights:
-    return feature(q) @ feature(k).mT / q.shape[-1]
-
-
 def _row(weights: Weights, n: Tensor) -> Weights:
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total > 0, total, torch.ones_like(total))
 
 
-SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dot": _dot, "sqdist": _sqdist, "elu": _elu}
-LINKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+Words = dict[str, Callable[[Tensor, Tensor], Tensor]]
+SCORES: Words = {
+    "dot": lambda q, k: (q / math.sqrt(q.shape[-1])) @ k.mT,
+    "sqdist": _sqdist,
+    "elu": lambda q, k: feature(q) @ feature(k).mT / q.shape[-1],
+}
+LINKS: Words = {
     "exp": lambda scores, n: scores.exp(),
     "relu": lambda scores, n: scores.relu(),
     "identity": lambda scores, n: scores,
     "sigmoid": lambda scores, n: torch.sigmoid(scores - n.log()),
 }
-NORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+NORMS: Words = {
     "row": _row,
     "count": lambda weights, n: weights / n,
     "none": lambda weights, n: weights,
 }
 
-#: Kernels by name, as the three words that describe them.
+#: Kernels by name, as their three words: Vaswani et al. 2017, eq. 1 (softmax); Kim et al. 2021 (l2); Lu et al. 2021
+#: (gaussian); Katharopoulos et al. 2020 (linear); Wortsman et al. 2023 (relu); Ramapuram et al. 2024 (sigmoid).
 KERNELS: dict[str, dict[str, str]] = {
     "softmax": {"score": "dot", "link": "exp", "norm": "row"},
     "l2": {"score": "sqdist", "link": "exp", "norm": "row"},
@@ -82,24 +79,15 @@ KERNELS: dict[str, dict[str, str]] = {
 
 
 class Kernel(nn.Module):
-    """Attention matrix of queries and keys; a module, so that its output can be pointed at.
-
-    Args:
-        score: one of `SCORES`.
-        link: one of `LINKS`.
-        norm: one of `NORMS`.
+    """Attention matrix of queries and keys, by a word each of `SCORES`, `LINKS` and `NORMS`.
 
     Raises:
         ValueError: for an unknown word, or where weights could be negative ("identity" of a score other than "elu").
 
     Example:
-        >>> import torch
         >>> weights = Kernel()(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 4, 3))
         >>> weights.shape, weights.unique().tolist()
         (torch.Size([1, 1, 2, 4]), [0.25])
-
-    Reference: Vaswani et al. 2017, eq. 1 (softmax); Kim et al. 2021 (l2); Lu et al. 2021 (gaussian); Katharopoulos et
-    al. 2020 (linear); Wortsman et al. 2023 (relu); Ramapuram et al. 2024 (sigmoid).
     """
 
     def __init__(self, *, score: str = "dot", link: str = "exp", norm: str = "row") -> None:
@@ -115,21 +103,18 @@ class Kernel(nn.Module):
         return SCORES[self.score](q, k)
 
     def weights(self, scores: Weights, *, mask: Mask | None = None) -> Weights:
-        """The attention matrix of given scores: link, then norm.
+        """The attention matrix of given scores: link, then norm; weights of at least 0.
 
-        Args:
-            scores: of every query with every key.
-            mask: which keys a query may attend to; all if None.
-
-        Returns:
-            Weights of at least 0, exactly 0 at the other keys; n of the module's formulas counts the allowed ones. A
-            query without any has a row of zeros.
+        `mask` says which keys a query may attend to, all if None; n of the module's formulas counts these. Weights are
+        exactly 0 at the others, and a query without any key has a row of zeros.
         """
-        if self.link == "exp" and self.norm == "row":
-            return _softmax(scores, mask)
-        n = torch.full((1,), scores.shape[-1], dtype=scores.dtype, device=scores.device)
+        softmax = self.link == "exp" and self.norm == "row"  # torch subtracts the largest score of a row first
         if mask is None:
-            return NORMS[self.norm](LINKS[self.link](scores, n), n)
+            n = torch.full((1,), scores.shape[-1], dtype=scores.dtype, device=scores.device)
+            return scores.softmax(-1) if softmax else NORMS[self.norm](LINKS[self.link](scores, n), n)
+        if softmax:
+            empty = ~mask.any(-1, keepdim=True)
+            return scores.masked_fill(~(mask | empty), -torch.inf).softmax(-1).masked_fill(~mask, 0)
         n = mask.sum(-1, keepdim=True).to(scores)
         n = torch.where(n > 0, n, torch.ones_like(n))
         scores = scores.masked_fill(~mask, 0)  # before the link: exp of a key that does not count may overflow
@@ -146,10 +131,7 @@ class Kernel(nn.Module):
 
 @versioned(1)
 def kernel(name: str) -> Kernel:
-    """The kernel of that name.
-
-    Args:
-        name: one of `KERNELS`.
+    """The kernel of that name in `KERNELS`.
 
     Raises:
         ValueError: for an unknown name.
@@ -161,9 +143,36 @@ def kernel(name: str) -> Kernel:
     return Kernel(**KERNELS[checks.one_of("attention", name, KERNELS)])
 
 
-def _softmax(scores: Weights, mask: Mask | None) -> Weights:
-    """Weights exp(s) over their row sum; torch subtracts the largest score of a row first."""
-    if mask is None:
-        return scores.softmax(-1)
-    empty = ~mask.any(-1, keepdim=True)
-    return scores.masked_fill(~(mask | empty), -torch.inf).softmax(-1).masked_fill(~mask, 0)
+def mix_in_linear_time(
+    kernel: Kernel,
+    q: Queries,
+    k: Keys,
+    v: Float[Tensor, "batch heads keys width"],
+    *,
+    mask: Bool[Tensor, "#batch #heads 1 keys"] | None = None,
+) -> Float[Tensor, "batch heads queries width"]:
+    """kernel(q, k) @ v in time and memory linear in the numbers of queries and keys: phi(Q) (phi(K)^T V).
+
+    Bracketed from the right, the product never forms the n^2 entries of the matrix phi(Q) phi(K)^T (Katharopoulos et
+    al. 2020, "Transformers are RNNs", eqs. 4 to 6). Without the matrix there is nothing to explain; this form serves
+    the comparison of costs. The mask, of the keys that count, is the same for every query.
+
+    Raises:
+        ValueError: for a kernel whose weights are not products of features (score "elu", link "identity").
+
+    Example:
+        >>> q, k, v = torch.rand(3, 1, 1, 5, 2)
+        >>> torch.allclose(mix_in_linear_time(kernel("linear"), q, k, v), kernel("linear")(q, k) @ v)
+        True
+    """
+    if kernel.link != "identity":
+        raise ValueError(f"kernel is {kernel}; linear time needs score 'elu' and link 'identity'")
+    phi_q, phi_k = feature(q), feature(k)
+    n = torch.full((1,), k.shape[-2], dtype=k.dtype, device=k.device)
+    if mask is not None:
+        phi_k, n = phi_k.masked_fill(~mask.mT, 0), mask.sum(-1, keepdim=True).to(k)
+    if kernel.norm == "row":
+        total = phi_q @ phi_k.sum(-2)[..., None]
+    else:
+        total = q.shape[-1] * (n if kernel.norm == "count" else torch.ones_like(n))
+    return phi_q @ (phi_k.mT @ v) / torch.where(total > 0, total, torch.ones_like(total))

@@ -7,27 +7,22 @@ from attrobust import checks
 from attrobust.attention.kernels import Kernel
 
 Tokens = Float[Tensor, "batch tokens dim"]
+Matrix = Float[Tensor, "batch heads tokens tokens"]
 
 
 class Attention(nn.Module):
-    """Self-attention: y = concat_h(A_h V_h) W + b with A_h = kernel(Q_h, K_h).
+    """Self-attention: y = concat_h(A_h V_h) W + b with A_h = kernel(Q_h, K_h), softmax if it is None.
 
-    Args:
-        dim: length of a token.
-        heads: number of heads; must divide `dim`.
-        kernel: from queries and keys to the attention matrix; softmax if None.
+    After Vaswani et al. 2017, "Attention is all you need", section 3.2.2.
 
     Raises:
         ValueError: if `heads` does not divide `dim`, or either is not a positive whole number.
 
     Example:
         >>> import torch
-        >>> layer = Attention(6, 2)
-        >>> output, weights = layer.attend(torch.rand(1, 3, 6))
+        >>> output, weights = Attention(6, 2).attend(torch.rand(1, 3, 6))
         >>> output.shape, weights.shape
         (torch.Size([1, 3, 6]), torch.Size([1, 2, 3, 3]))
-
-    Reference: Vaswani et al. 2017, "Attention is all you need", section 3.2.2.
     """
 
     def __init__(self, dim: int, heads: int, *, kernel: Kernel | None = None) -> None:
@@ -45,21 +40,17 @@ class Attention(nn.Module):
         """New tokens."""
         return self.attend(x)[0]
 
-    def attend(
-        self, x: Tokens, *, read: int | None = None
-    ) -> tuple[Float[Tensor, "batch read dim"], Float[Tensor, "batch heads tokens tokens"]]:
+    def attend(self, x: Tokens, *, read: int | None = None) -> tuple[Float[Tensor, "batch read dim"], Matrix]:
         """New tokens and the attention matrix they were mixed with, live.
 
-        Args:
-            x: tokens.
-            read: how many leading tokens are read by what follows; only these are mixed. All if None.
+        Only the `read` leading tokens are mixed, where what follows reads no other; all if None.
         """
         q, k, v = self._split(x)
         weights = self.kernel(q, k)
         mixed = (weights[:, :, :read] @ v).transpose(1, 2).flatten(2)
         return self.projection(mixed), weights
 
-    def scores(self, x: Tokens) -> Float[Tensor, "batch heads tokens tokens"]:
+    def scores(self, x: Tokens) -> Matrix:
         """Scores that the kernel makes the matrix of, live."""
         q, k, _ = self._split(x)
         return self.kernel.scores(q, k)

@@ -2,45 +2,21 @@
 
 Input attributions return a signed map of the image's shape (Grad-CAM one channel of it); attention attributions one
 non-negative number per patch, (batch, 1, rows, columns). `patches` brings the first to the grid of the second.
+
+All take a classifier in eval mode, whose flags are left as found, images with pixels in [0, 1], and the explained class
+of each; many a `readout` too: (model, x, target) -> the number of each image that is explained, instead of the logit.
+They refuse a model that does not return logits of shape (batch, classes), or a readout not one number per image.
 """
 
-from attrobust.attributions.attention import gradient_attention, raw_attention, relevance, rollout
+from attrobust.attributions.attention import attention_flow, gradient_attention, raw_attention, relevance, rollout
 from attrobust.attributions.cam import grad_cam
-from attrobust.attributions.comparison import distances, similarities
-from attrobust.attributions.flow import attention_flow
-from attrobust.attributions.gradients import (
-    Images,
-    Labels,
-    input_x_gradient,
-    integrated_gradients,
-    saliency,
-    smooth_grad,
-    uniform_grad,
-)
-from attrobust.attributions.importance import on_patches, patches, pixelwise, zero_maps
+from attrobust.attributions.gradients import input_x_gradient, integrated_gradients, saliency, smooth_grad, uniform_grad
+from attrobust.attributions.importance import on_patches, patches, pixelwise, takes, with_logits, zero_maps
 from attrobust.attributions.propagation import deep_lift, guided_backprop, lrp
 
 __all__ = [
-    "Images",
-    "Labels",
-    "attention_flow",
-    "deep_lift",
-    "distances",
-    "grad_cam",
-    "gradient_attention",
-    "guided_backprop",
-    "input_x_gradient",
-    "integrated_gradients",
-    "lrp",
-    "on_patches",
-    "patches",
-    "pixelwise",
-    "raw_attention",
-    "relevance",
-    "rollout",
-    "saliency",
-    "similarities",
-    "smooth_grad",
-    "uniform_grad",
-    "zero_maps",
-]
+    "attention_flow", "deep_lift", "grad_cam", "gradient_attention", "guided_backprop", "input_x_gradient",
+    "integrated_gradients", "lrp",
+    "on_patches", "patches", "pixelwise", "raw_attention", "relevance", "rollout", "saliency", "smooth_grad",
+    "takes", "uniform_grad", "with_logits", "zero_maps",
+]  # fmt: skip

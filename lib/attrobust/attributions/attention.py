@@ -1,43 +1,35 @@
 """Attention attributions: how much the CLS token takes from each patch, (model, x, target) -> one number per patch.
 
-They read the attention matrices A_1 .. A_L that `model.attend(x)` returns, token 0 being CLS; dA_l is the gradient
-of the target's readout (the logit, unless said otherwise) in A_l, m(.) the mean over heads, (.)^+ the positive part.
-Maps are (batch, 1, rows, columns): the CLS row without the CLS column, in reading order, not enlarged to pixels.
-
-A map with a positive part may be zero for a whole image; `zero_maps` finds such images.
+They read the attention matrices A_1 .. A_L that `model.attend(x)` returns, token 0 being CLS, and refuse a model
+without `attend`; dA_l is the gradient of the target's readout (the logit, unless said otherwise) in A_l, m(.) the mean
+over heads, (.)^+ the positive part. Maps are non-negative, (batch, 1, rows, columns): the CLS row without the CLS
+column, in reading order, not enlarged to pixels. One with a positive part may be zero for a whole image: `zero_maps`.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor, nn
 
-from attrobust import checks
+from attrobust.attributions.gradients import explained, live
 from attrobust.models.readouts import Readout, logit
 from attrobust.shapes import Images, Labels, Logits
 
 Patches = Float[Tensor, "batch 1 rows columns"]
 Tokens = Float[Tensor, "batch tokens tokens"]
 
+#: Capacities become whole numbers whose sum over a token's pipes stays below this (a flow is a 32-bit number).
+LARGEST = 2**30
+
 
 def raw_attention(
     model: nn.Module, x: Images, target: Labels, *, logits: bool = False
 ) -> Patches | tuple[Patches, Logits]:
-    """What CLS attends to in the last block: m(A_L). The same for every class.
-
-    Args:
-        model: classifier in eval mode with `attend`, such as `models.ViT`.
-        x: images, pixels in [0, 1].
-        target: ignored; attributions share one signature.
-        logits: whether the logits of the same forward pass are returned beside the map.
-
-    Returns:
-        One non-negative number per patch; for softmax, at most 1 in sum.
-
-    Raises:
-        ValueError: if the model has no `attend`.
-    """
-    scores, weights = attend(model, x)
-    raw = from_cls(weights[-1].mean(1), x)
+    """What CLS attends to in the last block: m(A_L), for softmax at most 1 in sum. The same for every class."""
+    scores, weights = _attend(model, x)
+    raw = _from_cls(weights[-1].mean(1), x)
     return (raw, scores) if logits else raw
 
 
@@ -46,71 +38,32 @@ def rollout(
 ) -> Patches | tuple[Patches, Logits]:
     """Attention followed through all blocks and their skip connections: B_L ... B_1 with B_l = m(A_l) + I.
 
-    Args:
-        model: classifier in eval mode with `attend`.
-        x: images, pixels in [0, 1].
-        target: ignored; the map is the same for every class.
-        renormalise: whether each row of B_l is divided by its sum, as in the source. For a kernel whose rows do not
-            sum to one this puts back the normalisation it left out, so look at both.
-        logits: whether the logits of the same forward pass are returned beside the map.
-
-    Returns:
-        One non-negative number per patch.
-
-    Raises:
-        ValueError: if the model has no `attend`.
-
-    Reference: Abnar and Zuidema 2020, "Quantifying attention flow in transformers", eq. 1.
+    The same for every class. With `renormalise`, as in the source (Abnar and Zuidema 2020, "Quantifying attention flow
+    in transformers", eq. 1), each row of B_l is divided by its sum. For a kernel whose rows do not sum to one this puts
+    back the normalisation it left out, so look at both.
     """
-    scores, weights = attend(model, x)
-    maps = [with_skip(a) for a in weights]
+    scores, weights = _attend(model, x)
+    maps = [_with_skip(a) for a in weights]
     if renormalise:
         maps = [m / m.sum(-1, keepdim=True) for m in maps]
     rolled = maps[0]
     for m in maps[1:]:
         rolled = m @ rolled
-    rolled = from_cls(rolled, x)
+    rolled = _from_cls(rolled, x)
     return (rolled, scores) if logits else rolled
 
 
 def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
-    """Attention of the last block that speaks for the class: m((dA_L * A_L)^+).
-
-    Args:
-        model: classifier in eval mode with `attend`.
-        x: images, pixels in [0, 1].
-        target: explained class of each image.
-        readout: (model, x, target) -> the number of each image that is explained.
-
-    Returns:
-        One non-negative number per patch.
-
-    Raises:
-        ValueError: if the model has no `attend`.
-
-    Reference: Chefer et al. 2021, "Generic attention-model explainability", eq. 5, of the last block.
-    """
-    return from_cls(_speaking_for(model, x, target, readout, blocks=1)[0], x)
+    """Attention of the last block that speaks for the class: m((dA_L * A_L)^+), eq. 5 of `relevance`'s source."""
+    return _from_cls(_speaking_for(model, x, target, readout, blocks=1)[0], x)
 
 
 def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
     """Relevance passed through all blocks: R <- R + m((dA_l * A_l)^+) R, from R = I.
 
-    Args:
-        model: classifier in eval mode with `attend`.
-        x: images, pixels in [0, 1].
-        target: explained class of each image.
-        readout: (model, x, target) -> the number of each image that is explained.
-
-    Returns:
-        One non-negative number per patch.
-
-    Raises:
-        ValueError: if the model has no `attend`.
-
     Reference: Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
     """
-    return from_cls(passed_on(_speaking_for(model, x, target, readout)), x)
+    return _from_cls(passed_on(_speaking_for(model, x, target, readout)), x)
 
 
 def passed_on(updates: list[Tokens]) -> Tokens:
@@ -121,12 +74,42 @@ def passed_on(updates: list[Tokens]) -> Tokens:
     return relevances
 
 
-def attend(model: nn.Module, x: Images) -> tuple[Tensor, list[Tensor]]:
-    """Logits and attention matrices of the model.
+def attention_flow(model: nn.Module, x: Images, target: Labels) -> Patches:
+    """Maximum flow from the top CLS token to each patch; between blocks, token i to token j holds (m(A_l) + I)_ij.
 
-    Raises:
-        ValueError: if it has none.
+    In units of attention, exact to about 1e-7, the same for every class. Slow (one maximum flow per patch and image, on
+    the CPU) and without a gradient: an attack can only be carried over to it, not climb on it.
+
+    Reference: Abnar and Zuidema 2020, "Quantifying attention flow in transformers", section 3 (there with rows
+    divided by their sum, for softmax a factor of two).
     """
+    with torch.no_grad():
+        maps = torch.stack([_with_skip(weights) for weights in _attend(model, x)[1]], dim=1)
+    rows = torch.zeros_like(maps[:, 0])
+    for image, layers in enumerate(maps.double().cpu().numpy()):
+        for token in range(1, layers.shape[-1]):
+            rows[image, 0, token] = max_flow(layers, token)
+    return _from_cls(rows, x)
+
+
+def max_flow(capacities: Float[np.ndarray, "layers tokens tokens"], token: int) -> float:
+    """Maximum flow from token 0 above the last layer to `token` below the first.
+
+    Example:
+        >>> max_flow(np.array([[[0.5, 0.5], [0.0, 1.0]], [[0.25, 0.75], [0.0, 1.0]]]), 1)
+        1.0
+    """
+    depth, n, _ = capacities.shape
+    unit = LARGEST / (n * capacities.max())
+    layer, above, below = np.indices(capacities.shape)
+    whole = np.rint(capacities * unit).astype(np.int32).ravel()
+    start, end = (layer + 1) * n + above, layer * n + below
+    graph = coo_array((whole, (start.ravel(), end.ravel())), shape=((depth + 1) * n,) * 2).tocsr()
+    return float(maximum_flow(graph, depth * n, token).flow_value / unit)
+
+
+def _attend(model: nn.Module, x: Images) -> tuple[Tensor, list[Tensor]]:
+    """Logits and attention matrices of the model."""
     if not callable(getattr(model, "attend", None)):
         raise ValueError(
             f"model is {type(model).__name__}, which has no `attend`; an attention map needs a transformer such as"
@@ -135,12 +118,12 @@ def attend(model: nn.Module, x: Images) -> tuple[Tensor, list[Tensor]]:
     return model.attend(x)
 
 
-def with_skip(weights: Float[Tensor, "batch heads tokens tokens"]) -> Tokens:
+def _with_skip(weights: Float[Tensor, "batch heads tokens tokens"]) -> Tokens:
     """Mean over heads, and one on the diagonal for the skip connection: m(A) + I."""
     return weights.mean(1) + torch.eye(weights.shape[-1]).to(weights)
 
 
-def from_cls(matrix: Tokens, x: Images) -> Patches:
+def _from_cls(matrix: Tokens, x: Images) -> Patches:
     """The CLS row without its own column, laid out as the patches of the images lie."""
     row = matrix[:, 0, 1:]
     height, width = x.shape[-2:]
@@ -154,17 +137,16 @@ def _speaking_for(model: nn.Module, x: Images, target: Labels, readout: Readout,
     The matrices need a graph even where neither images nor weights ask for one; their gradient needs one only if
     somebody can differentiate through the map.
     """
-    live = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in model.parameters()))
-    x = x if x.requires_grad else x.detach().requires_grad_()
+    lasting = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in model.parameters()))
     with torch.enable_grad():
         maps: list[Tensor] = []
 
         def run(images: Images) -> Tensor:
-            logits, maps[:] = attend(model, images)
+            logits, maps[:] = _attend(model, images)
             return logits
 
-        chosen = checks.per_image("readout", readout(run, x, target), batch=len(x)).sum()
+        chosen = explained(run, live(x), target, readout)
         maps = maps[-blocks:]
-        slopes = torch.autograd.grad(chosen, maps, create_graph=live)
+        slopes = torch.autograd.grad(chosen, maps, create_graph=lasting)
         updates = [(slope * a).clamp_min(0).mean(1) for slope, a in zip(slopes, maps, strict=True)]
-    return updates if live else [u.detach() for u in updates]
+    return updates if lasting else [u.detach() for u in updates]

@@ -1,45 +1,27 @@
 """Grad-CAM: what a convolutional layer saw, weighed by what the class makes of it, enlarged to the image."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attrobust import checks
+from attrobust.attributions.gradients import explained, live
 from attrobust.models.readouts import Readout, logit
-from attrobust.shapes import Images, Labels
+from attrobust.shapes import Images, Labels, OnePlane
 
 
 def grad_cam(
-    model: nn.Module,
-    x: Images,
-    target: Labels,
-    *,
-    layer: nn.Module,
-    positive: bool = False,
-    readout: Readout = logit,
-) -> Float[Tensor, "batch 1 height width"]:
+    model: nn.Module, x: Images, target: Labels, *, layer: nn.Module, positive: bool = False, readout: Readout = logit
+) -> OnePlane:
     """Sum of a layer's channels A_k, each times the mean over places of dz_target / dA_k; enlarged bilinearly.
 
-    1 forward pass, 1 backward down to the layer. Differentiable in x where the network is smooth from the pixels to
-    the logit (and `positive` is off); on a ReLU network attack it on a smooth twin, which runs the same layer.
-
-    Args:
-        model: classifier in eval mode.
-        x: images, pixels in [0, 1].
-        target: explained class of each image.
-        layer: module of the model whose output is (batch, channels, rows, columns), as a rule the last convolution or
-            the activation behind it; it must run once.
-        positive: whether negative values become 0 before enlarging, as in the source; then a map may be zero for a
-            whole image, see `zero_maps`.
-        readout: (model, x, target) -> the number z_target of each image that is explained.
-
-    Returns:
-        One map per image, of one channel and of the image's height and width; zero if the readout does not depend on
-        the layer.
+    The layer is as a rule the last convolution or the activation behind it; a readout that does not depend on it has a
+    map of zeros. With `positive`, as in the source, negative values become 0 before enlarging; then a map may be zero
+    for a whole image, see `zero_maps`. 1 forward pass, 1 backward down to the layer. Differentiable in x where the
+    network is smooth from the pixels to the logit (and `positive` is off); on a ReLU network attack it on a smooth
+    twin, which runs the same layer.
 
     Raises:
-        ValueError: if the layer does not run exactly once, or its output is not such a tensor.
+        ValueError: if the layer does not run exactly once, or does not return (batch, channels, rows, columns).
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(8, 3))
@@ -54,11 +36,10 @@ def grad_cam(
         seen.append(output)
         return output.clone() if isinstance(output, Tensor) else output  # the next layer may work in place
 
-    x = x if x.requires_grad else x.detach().requires_grad_()
-    hook = layer.register_forward_hook(keep)
+    x, hook = live(x), layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            chosen = checks.per_image("readout", readout(model, x, target), batch=len(x)).sum()
+            chosen = explained(model, x, target, readout)
     finally:
         hook.remove()
     features = _features(seen, layer, len(x))

@@ -3,11 +3,11 @@
 The explained quantity is the logit of `target`, or another readout of the model (`models.readouts`). Maps stay in
 the autograd graph, so that an attack or a penalty can differentiate *through* them; captum's input-level methods
 either detach their maps or return one whose derivative silently misses the second-order term, so captum serves as an
-oracle for values only.
-
-A map of a batch costs one backward pass: images do not interact, hence the gradient of the summed readout is each
-image's own gradient.
+oracle for values only. A map of a batch costs one backward pass: images do not interact, hence the gradient of the
+summed readout is each image's own gradient.
 """
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -15,90 +15,81 @@ from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.balls import Ball
-from attrobust.models.readouts import Readout, logit
-from attrobust.shapes import Images, Labels
+from attrobust.models.readouts import OF_LOGITS, Readout, logit
+from attrobust.shapes import Images, Labels, Logits
 
 
-def saliency(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Images:
+def live(x: Images) -> Images:
+    """The images as part of a graph: as they are, or as a leaf of their own."""
+    return x if x.requires_grad else x.detach().requires_grad_()
+
+
+def explained(model: Callable[[Tensor], Tensor], x: Images, target: Labels, readout: Readout) -> Float[Tensor, ""]:
+    """What is differentiated: the readout, one number per image, summed."""
+    return checks.per_image("readout", readout(model, x, target), batch=len(x)).sum()
+
+
+def saliency(
+    model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit, logits: bool = False
+) -> Images | tuple[Images, Logits | None]:
     """Gradient of the target's readout with respect to the pixels, signed; of the logit: dz_target / dx.
 
-    Args:
-        model: classifier in eval mode; its flags are left as found.
-        x: images, pixels in [0, 1].
-        target: explained class of each image.
-        readout: (model, x, target) -> the number of each image that is explained.
+    With `logits`, those of the same forward pass stand beside the map; None under a readout of the caller's own.
 
-    Returns:
-        One signed map per image.
-
-    Raises:
-        ValueError: if the model does not return logits of shape (batch, classes), or the readout not one number
-            per image.
+    Simonyan et al. 2014, "Deep inside convolutional networks" (there with absolute values).
 
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
         >>> m = saliency(linear, torch.rand(1, 1, 2, 2), torch.tensor([2]))
         >>> torch.equal(m.flatten(), linear[1].weight[2])
         True
-
-    Reference: Simonyan et al. 2014, "Deep inside convolutional networks" (there with absolute values).
     """
-    x = x if x.requires_grad else x.detach().requires_grad_()
+    x, scores = live(x), []
+
+    def run(images: Images) -> Logits:
+        scores.append(model(images))
+        return scores[-1]
+
+    known = logits and readout in OF_LOGITS
     with torch.enable_grad():
-        value = checks.per_image("readout", readout(model, x, target), batch=len(x)).sum()
-        return torch.autograd.grad(value, x, create_graph=True)[0]
+        chosen = explained(run if known else model, x, target, readout)
+        found = torch.autograd.grad(chosen, x, create_graph=True)[0]
+    return (found, scores[0] if known else None) if logits else found
 
 
 def input_x_gradient(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Images:
     """Pixel times gradient: x . dz_target / dx, the first-order share of each pixel in the readout.
 
+    Shrikumar et al. 2017, "Learning important features through propagating activation differences".
+
     Example:
-        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
-        >>> x = torch.rand(1, 1, 2, 2)
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)), torch.rand(1, 1, 2, 2)
         >>> torch.allclose(input_x_gradient(linear, x, torch.tensor([1])).sum(), linear(x)[0, 1])
         True
-
-    Reference: Shrikumar et al. 2017, "Learning important features through propagating activation differences".
     """
-    x = x if x.requires_grad else x.detach().requires_grad_()
+    x = live(x)
     return x * saliency(model, x, target, readout=readout)
 
 
 def integrated_gradients(
-    model: nn.Module,
-    x: Images,
-    target: Labels,
-    *,
-    baseline: float = 0.0,
-    steps: int = 32,
-    readout: Readout = logit,
+    model: nn.Module, x: Images, target: Labels, *, baseline: float = 0.0, steps: int = 32, readout: Readout = logit
 ) -> Images:
     """Gradient averaged along the straight path from a baseline, times the way travelled.
 
         (x - x0) . mean_k dz_target/dx at x0 + a_k (x - x0),   a_k = (k - 1/2) / steps
 
-    Args:
-        model: classifier in eval mode.
-        x: images, pixels in [0, 1].
-        target: explained class of each image.
-        baseline: pixel value of the constant baseline image x0; 0 = black (our choice, the field's habit).
-        steps: points on the path (midpoint rule), at least 1; 32 is our choice, the error falls with its square.
-        readout: (model, x, target) -> the number of each image that is explained.
-
-    Returns:
-        One signed map per image; it sums to the readout's change from x0 to x as steps grow.
+    x0 is an image of the constant `baseline`, black if 0 (our choice, the field's habit). The map sums to the readout's
+    change from x0 to x as `steps` of the midpoint rule grow; 32 is our choice, the error falls with their square
+    (Sundararajan et al. 2017, "Axiomatic attribution for deep networks", eq. 3).
 
     Raises:
         ValueError: if `steps` is not a positive whole number.
-
-    Reference: Sundararajan et al. 2017, "Axiomatic attribution for deep networks", eq. 3.
     """
     checks.count("steps", steps)
-    x = x if x.requires_grad else x.detach().requires_grad_()
+    x = live(x)
     shares = (torch.arange(steps, device=x.device, dtype=x.dtype) + 0.5) / steps
     path = baseline + shares.view(-1, 1, 1, 1, 1) * (x - baseline)
-    gradients = saliency(model, path.flatten(0, 1), target.repeat(steps), readout=readout)
-    return (x - baseline) * gradients.view(steps, *x.shape).mean(0)
+    return (x - baseline) * _averaged(model, path, target, readout)
 
 
 def smooth_grad(
@@ -111,30 +102,18 @@ def smooth_grad(
     generator: torch.Generator,
     readout: Readout = logit,
 ) -> Images:
-    """Gradient averaged over Gaussian noise: mean of dz_target/dx at x + n, n ~ N(0, sigma^2).
+    """Gradient averaged over Gaussian noise: mean of dz_target/dx at x + n, n ~ N(0, sigma^2), in pixel units.
 
-    Args:
-        model: classifier in eval mode.
-        x: images, pixels in [0, 1]; noisy pixels may leave this range.
-        target: explained class of each image.
-        sigma: standard deviation of the noise in pixel units, at least 0; 0 gives the saliency map.
-        samples: noisy copies per image, at least 1.
-        generator: of the noise; seed it alike to compare maps under common noise.
-        readout: (model, x, target) -> the number of each image that is explained.
-
-    Returns:
-        One signed map per image.
+    Noisy pixels may leave [0, 1]. Seed the generator alike to compare maps under common noise (Smilkov et al. 2017,
+    "SmoothGrad: removing noise by adding noise").
 
     Raises:
         ValueError: if `sigma` is negative or `samples` is not a positive whole number.
-
-    Reference: Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise".
     """
     checks.at_least("sigma", sigma, 0)
     checks.count("samples", samples)
-    x = x if x.requires_grad else x.detach().requires_grad_()
     noise = torch.randn(samples, *x.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)
-    return _averaged(model, x, target, sigma * noise, readout)
+    return _averaged(model, live(x) + sigma * noise, target, readout)
 
 
 def uniform_grad(
@@ -149,45 +128,26 @@ def uniform_grad(
 ) -> Images:
     """Gradient averaged uniformly over a ball: mean of dz_target/dx at x + n, n uniform in `ball`.
 
-    One forward and one backward pass of `samples` images per image.
-
-    Args:
-        model: classifier in eval mode.
-        x: images, pixels in [0, 1]; moved pixels may leave this range.
-        target: explained class of each image.
-        ball: where the gradient is averaged; Ball("linf", r) is the box of half-width r of the source. Radius 0 gives
-            the saliency map.
-        samples: moved copies per image, at least 1.
-        generator: of the moves; seed it alike to compare maps under common noise.
-        readout: (model, x, target) -> the number of each image that is explained.
-
-    Returns:
-        One signed map per image.
+    Ball("linf", r) is the box of half-width r of the source (Wang et al. 2020, "Smoothed geometry for robust
+    attribution", definition 6). Moved pixels may leave [0, 1]. Seed the generator alike to
+    compare maps under common noise. One forward and one backward pass of `samples` images per image.
 
     Raises:
         ValueError: if `samples` is not a positive whole number.
 
     Example:
-        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
-        >>> how = {"ball": Ball("linf", 0.1), "samples": 3, "generator": torch.Generator()}
-        >>> m = uniform_grad(linear, torch.rand(1, 1, 2, 2), torch.tensor([2]), **how)
+        >>> linear, how = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), {"samples": 3, "generator": torch.Generator()}
+        >>> m = uniform_grad(linear, torch.rand(1, 1, 2, 2), torch.tensor([2]), ball=Ball("linf", 0.1), **how)
         >>> torch.allclose(m.flatten(), linear[1].weight[2])
         True
-
-    Reference: Wang et al. 2020, "Smoothed geometry for robust attribution", definition 6 (uniform gradient).
     """
     checks.count("samples", samples)
-    x = x if x.requires_grad else x.detach().requires_grad_()
     moves = ball.sample(x.detach().repeat(samples, 1, 1, 1), generator=generator)
-    return _averaged(model, x, target, moves.view(samples, *x.shape), readout)
+    return _averaged(model, live(x) + moves.view(samples, *x.shape), target, readout)
 
 
 def _averaged(
-    model: nn.Module,
-    x: Images,
-    target: Labels,
-    moves: Float[Tensor, "samples batch channels height width"],
-    readout: Readout,
+    model: nn.Module, copies: Float[Tensor, "samples batch channels height width"], target: Labels, readout: Readout
 ) -> Images:
-    noisy = (x + moves).flatten(0, 1)
-    return saliency(model, noisy, target.repeat(len(moves)), readout=readout).view_as(moves).mean(0)
+    """Mean of the saliency maps of some copies of each image."""
+    return saliency(model, copies.flatten(0, 1), target.repeat(len(copies)), readout=readout).view_as(copies).mean(0)

@@ -1,28 +1,24 @@
-"""From signed maps to importances: per pixel, and per patch, where attention maps live."""
+"""From signed maps to importances, per pixel and per patch, where attention maps live."""
 
+import inspect
 from collections.abc import Callable
 
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from attrobust import checks
-from attrobust.shapes import Images
+from attrobust.shapes import Images, Importances, Labels, Logits, Maps, Marks, OnePlane
 
 
-def pixelwise(signed: Images) -> Float[Tensor, "batch height width"]:
+def pixelwise(signed: Images) -> Importances:
     """Importance of each pixel: absolute values summed over channels."""
     return signed.abs().squeeze(1) if signed.shape[1] == 1 else signed.abs().sum(1)
 
 
-def patches(signed: Images, *, patch: int) -> Float[Tensor, "batch 1 rows columns"]:
-    """Importance of each patch: the mean importance of its pixels.
-
-    Args:
-        signed: maps of the image's shape.
-        patch: side of a patch; must divide height and width.
+def patches(signed: Images, *, patch: int) -> OnePlane:
+    """Importance of each patch of this side: the mean importance of its pixels.
 
     Raises:
-        ValueError: if `patch` does not divide them.
+        ValueError: if `patch` does not divide height and width.
 
     Example:
         >>> import torch
@@ -37,13 +33,29 @@ def patches(signed: Images, *, patch: int) -> Float[Tensor, "batch 1 rows column
 
 
 def on_patches(
-    model: nn.Module, x: Images, target: Int[Tensor, " batch"], *, attribution: Callable, patch: int
-) -> Float[Tensor, "batch 1 rows columns"]:
+    model: nn.Module, x: Images, target: Labels, *, attribution: Callable, patch: int, logits: bool = False
+) -> OnePlane | tuple[OnePlane, Logits | None]:
     """An input attribution pooled to patches: `partial(on_patches, attribution=saliency, patch=2)` is one itself."""
-    return patches(attribution(model, x, target), patch=patch)
+    maps, scores = with_logits(attribution, model, x, target)
+    return (patches(maps, patch=patch), scores) if logits else patches(maps, patch=patch)
 
 
-def zero_maps(maps: Images) -> Bool[Tensor, " batch"]:
+def with_logits(attribution: Callable, model: nn.Module, x: Images, target: Labels) -> tuple[Maps, Logits | None]:
+    """Maps, and the logits of the same forward pass if the attribution has a parameter `logits` to ask for them."""
+    if takes(attribution, "logits"):
+        return attribution(model, x, target, logits=True)
+    return attribution(model, x, target), None
+
+
+def takes(attribution: Callable, name: str) -> bool:
+    """Whether an attribution has a parameter of that name."""
+    try:
+        return name in inspect.signature(attribution).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def zero_maps(maps: Images) -> Marks:
     """Whether a map is zero everywhere, and hence explains nothing; the sum counts them.
 
     Maps that keep only a positive part can be. Cosine and correlations count such a map as unlike any other (0), its

@@ -1,19 +1,18 @@
 """Maps with rules of their own at every nonlinear call: DeepLIFT, layer-wise relevance, guided backpropagation.
 
 All take any network of linear layers, elementwise activations and max-pools, however it calls them (dense,
-convolutional, residual, average-pooled, batch norm in eval mode), and refuse every other one (attention, layer norm)
-in one sentence. All are differentiable in x where the network is smooth; on a ReLU network their derivative misses what
-the gates would do, so attack them on a smooth twin. A max-pool makes them jump where its winner changes; no twin
-repairs that. The logit is explained, as everywhere here.
-
-"Passes" below are of the whole batch, for a map that is read, not differentiated.
+convolutional, residual, average-pooled, batch norm in eval mode), and raise a ValueError for every other one
+(attention, layer norm). All are differentiable in x where the network is smooth; on a ReLU network their derivative
+misses what the gates would do, so attack them on a smooth twin. A max-pool makes them jump where its winner changes; no
+twin repairs that. They explain the logit. "Passes" are of the batch, for a map that is read, not differentiated.
 """
 
 import torch
 from torch import Tensor, nn
 
 from attrobust import checks
-from attrobust.attributions.rerun import ACTIVATIONS, CORNERED, POOLS, Call, Linear, affine_gradient, record
+from attrobust.attributions.gradients import live
+from attrobust.attributions.rerun import ACTIVATIONS, CORNERED, POOLS, WATCHED, Call, Linear, affine_gradient, record
 from attrobust.shapes import Images, Labels
 
 #: Layers with weights that the z+ rule knows, and linear calls that it does not.
@@ -27,27 +26,13 @@ UNWEIGHTED = {
 def deep_lift(model: nn.Module, x: Images, target: Labels, *, baseline: float = 0.0) -> Images:
     """Shares of the logit's change from a baseline, by the rescale rule: (x - x0) . multipliers.
 
-    An activation's multiplier is its secant (f(h) - f(h0)) / (h - h0), h0 its input on the baseline; where the two
-    all but meet, its derivative between them. A max-pool hands its change to the winner of the image if it rose, to
-    the winner of the baseline if it fell.
-
-    3 forward passes, 1 backward.
-
-    Args:
-        model: classifier in eval mode.
-        x: images, pixels in [0, 1].
-        target: explained class of each image.
-        baseline: pixel value of the constant baseline image x0; 0 = black (our choice, as in `integrated_gradients`).
-
-    Returns:
-        One signed map per image; it sums to z_target(x) - z_target(x0) exactly.
-
-    Raises:
-        ValueError: if the model is not made of linear layers, elementwise activations and max-pools.
+    x0 is an image of the constant `baseline`, black if 0. An activation's multiplier is its secant
+    (f(h) - f(h0)) / (h - h0), h0 its input on the baseline; where the two all but meet, its derivative between them. A
+    max-pool hands its change to the winner of the image if it rose, to the winner of the baseline if it fell. The map
+    sums to z_target(x) - z_target(x0) exactly. 3 forward passes, 1 backward.
 
     Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
-        >>> x = torch.rand(1, 1, 2, 2)
+        >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), torch.rand(1, 1, 2, 2)
         >>> change = (net(x) - net(torch.zeros_like(x)))[0, 1]
         >>> torch.allclose(deep_lift(net, x, torch.tensor([1])).sum(), change, atol=1e-6)
         True
@@ -55,14 +40,15 @@ def deep_lift(model: nn.Module, x: Images, target: Labels, *, baseline: float = 
     Reference: Shrikumar et al. 2017, "Learning important features through propagating activation differences",
     section 3.5.1; max-pools as in Lundberg and Lee's shap.
     """
-    how = {"watched": ACTIVATIONS | POOLS, "method": "deep_lift"}
-    x = x if x.requires_grad else x.detach().requires_grad_()
+    x = live(x)
     with torch.enable_grad():
         start = torch.full_like(x, baseline).requires_grad_()
-        _, there = record(model, start, **how)
-        here = record(model, x, **how)
-        rules = [_rescale(call, reference) for call, reference in zip(here[1], there, strict=True)]
-        return (x - start.detach()) * affine_gradient(model, x, target, here, rules, at=start, method="deep_lift")
+        _, there = record(model, start, method="deep_lift")
+
+        def rules(calls: list[Call]) -> list[Linear]:
+            return [_rescale(call, reference) for call, reference in zip(calls, there, strict=True)]
+
+        return (x - start.detach()) * affine_gradient(model, x, target, rules, at=start, method="deep_lift")[0]
 
 
 def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", epsilon: float = 1e-6) -> Images:
@@ -80,21 +66,11 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
 
     Activations pass relevance on, max-pools to the winner. Under "epsilon" an activation with f(0) other than 0, such
     as softplus, is f(0), a bias, and the rest. Under both the map of a smooth twin tends to that of its original.
-
-    2 forward passes, 1 backward; z_plus runs every weighted layer three times a pass.
-
-    Args:
-        model: classifier in eval mode.
-        x: images, pixels in [0, 1].
-        target: explained class of each image.
-        rule: "epsilon" or "z_plus".
-        epsilon: moves every denominator away from zero, in units of the features, at least 0 (1e-6 is our choice: for
-            stability only; a larger one silences weak features). Under "epsilon" it acts where linear calls end in
-            an activation or in the logit.
-
-    Returns:
-        One signed map per image. With epsilon = 0 it sums to the logit if nothing adds a constant (under z_plus, if
-        nothing but a bias does); what constants contributed is missing from the sum.
+    `epsilon` moves every denominator away from zero, in units of the features (1e-6 is our choice: for stability only;
+    a larger one silences weak features). Under "epsilon" it acts where linear calls end in an activation or in the
+    logit. With epsilon = 0 the map sums to the logit if nothing adds a constant (under z_plus, if nothing but a bias
+    does); what constants contributed is missing from the sum. 2 forward passes, 1 backward; z_plus runs every weighted
+    layer three times a pass.
 
     Raises:
         ValueError: for an unknown rule, a negative `epsilon`, or a model with layers that the rule does not know.
@@ -111,15 +87,13 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
     """
     checks.one_of("rule", rule, ("epsilon", "z_plus"))
     checks.at_least("epsilon", epsilon, 0)
-    plus = rule == "z_plus"
-    watched, refused = ACTIVATIONS | POOLS | (WEIGHTED if plus else set()), UNWEIGHTED if plus else ()
-    x = x if x.requires_grad else x.detach().requires_grad_()
+    x, share, known = live(x), _from_zero, {}
+    if rule == "z_plus":
+        share, known = _positive, {"watched": WATCHED | WEIGHTED, "refused": UNWEIGHTED}
+    how = {"at": 1 - x, "method": f"lrp with rule={rule!r}", **known}
     with torch.enable_grad():
-        recorded = record(model, x, watched=watched, refused=refused, method=f"lrp with rule={rule!r}")
-        rules = [_positive(call, epsilon) if plus else _from_zero(call, epsilon) for call in recorded[1]]
-        slopes = affine_gradient(model, x, target, recorded, rules, at=1 - x, method="lrp")
-        logit = recorded[0].gather(1, target[:, None]).view(-1, 1, 1, 1)
-        return x * slopes * _damped(logit, 0.0 if plus else epsilon)
+        slopes, logit = affine_gradient(model, x, target, lambda calls: [share(c, epsilon) for c in calls], **how)
+        return x * slopes * _damped(logit.view(-1, 1, 1, 1), 0.0 if rule == "z_plus" else epsilon)
 
 
 def guided_backprop(model: nn.Module, x: Images, target: Labels) -> Images:
@@ -127,36 +101,22 @@ def guided_backprop(model: nn.Module, x: Images, target: Labels) -> Images:
 
     The source defines it for ReLU, f' = 1[h > 0]. A smooth activation keeps its derivative as the gate, so the map of
     a smooth twin tends to that of its original; Dombrowski et al. 2019 soften max(g, 0) too, which adds a scale.
-
+    The map may hardly depend on the class or on late layers: see `faithfulness.randomisation`.
     2 forward passes, 2 backward.
 
-    Args:
-        model: classifier in eval mode.
-        x: images, pixels in [0, 1].
-        target: explained class of each image.
-
-    Returns:
-        One signed map per image. It may hardly depend on the class or on late layers: see
-        `faithfulness.randomisation`.
-
-    Raises:
-        ValueError: if the model is not made of linear layers, elementwise activations and max-pools.
-
     Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
-        >>> for p, values in zip(net.parameters(), ([[1.0], [1.0]], [0.0, 0.0], [[2.0, -3.0]], [0.0]), strict=True):
-        ...     p.data = torch.tensor(values)
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+        >>> net[1].weight.data, net[3].weight.data = torch.tensor([[1.0], [1.0]]), torch.tensor([[2.0, -3.0]])
         >>> guided_backprop(net, torch.ones(1, 1, 1, 1), torch.tensor([0])).item()
         2.0
 
     Reference: Springenberg et al. 2015, "Striving for simplicity: the all convolutional net", section 3.4.
     """
     cut: list[bool] = []
-    x = x if x.requires_grad else x.detach().requires_grad_()
+    x = live(x)
+    how = {"at": 1 - x, "method": "guided_backprop", "cut": cut}
     with torch.enable_grad():
-        recorded = record(model, x, watched=ACTIVATIONS | POOLS, method="guided_backprop")
-        rules = [_guided(call, cut) for call in recorded[1]]
-        return affine_gradient(model, x, target, recorded, rules, at=1 - x, method="guided_backprop", cut=cut)
+        return affine_gradient(model, x, target, lambda calls: [_guided(call, cut) for call in calls], **how)[0]
 
 
 def _rescale(call: Call, reference: Call) -> Linear:

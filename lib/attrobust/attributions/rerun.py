@@ -1,15 +1,13 @@
 """Running a network again with other slopes: the engine of DeepLIFT, LRP and guided backpropagation.
 
-These methods are backward passes with a slope of their own at every nonlinear call, where the gradient has f'(h).
-Written forwards, that is the gradient of an *affine* network: same linear layers, and every nonlinear call replaced by
+These methods have a slope of their own at every nonlinear call, where the gradient has f'(h). Written forwards, that is
+the gradient of an *affine* network: same linear layers, and every nonlinear call, whoever makes it, replaced by
 
     h'  ->  f(h) + S (h' - h),      S the method's slopes, made of the h's of an ordinary run on the images.
 
-So the network runs twice, once as it is and once affine, on images of its own. Differentiating an attribution a second
-time then goes through the slopes alone, along the ordinary run, whose derivatives are the true ones. (Replacing the
-backward rules of a single run would put the same rules into the second derivative, where they are wrong.)
-
-Calls are taken as they happen, whoever makes them: modules, functions, methods, in place or not.
+So the network runs twice, as it is and affine, the second time on images of its own. Differentiating an attribution
+again goes through the slopes alone, along the ordinary run, whose derivatives are the true ones. (Backward rules put
+into a single run would act in the second derivative too, where they are wrong.)
 """
 
 from collections.abc import Callable, Collection
@@ -22,7 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from attrobust import checks
-from attrobust.shapes import Images, Labels, Logits
+from attrobust.shapes import Images, Labels, PerImage
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -37,6 +35,7 @@ SMOOTH = {
 }  # fmt: skip
 ACTIVATIONS = CORNERED | SMOOTH
 POOLS = {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
+WATCHED = ACTIVATIONS | POOLS
 
 #: Power of the machine precision up to which a network counts as affine (0.08 % in single precision, where a deep
 #: residual network's own rounding is 5e-8 and that of a graphics card with ten-bit factors a thousand times that).
@@ -69,20 +68,9 @@ class Call:
 
 
 def record(
-    model: nn.Module, x: Images, *, watched: Collection[str], refused: Collection[str] = (), method: str
-) -> tuple[Logits, list[Call]]:
-    """Run the model on `x` and keep every call of a watched function whose input is in the graph; all live.
-
-    Args:
-        model: classifier in eval mode.
-        x: images that require a gradient.
-        watched: names of functions, without the underscore of in-place or internal forms.
-        refused: names of functions that `method` has no rule for.
-        method: name of the attribution, for the sentence.
-
-    Raises:
-        ValueError: if the model does not return logits, or calls a refused function.
-    """
+    model: nn.Module, x: Images, *, method: str, watched: Collection[str] = WATCHED, refused: Collection[str] = ()
+) -> tuple[Float[Tensor, "batch classes"], list[Call]]:
+    """Logits of the model on `x`, and every call of a watched function whose input is in the graph; all live."""
     calls = []
 
     def answer(call: Call) -> Tensor:
@@ -98,31 +86,23 @@ def affine_gradient(
     model: nn.Module,
     x: Images,
     target: Labels,
-    recorded: tuple[Logits, list[Call]],
-    rules: list[Linear],
+    rules_of: Callable[[list[Call]], list[Linear]],
     *,
     at: Images,
     method: str,
     cut: list[bool] | None = None,
-) -> Images:
-    """Gradient of the target's logit of the affine network, live in what the rules are made of.
+    **recorded: Collection[str],
+) -> tuple[Images, PerImage]:
+    """Gradient of the target's logit of the affine network, live in what the rules are made of; and the true logit.
 
-    Args:
-        model: classifier in eval mode.
-        x: images, in the graph.
-        target: explained class of each image.
-        recorded: what `record` returned for `x`.
-        rules: the linear map S of each recorded call.
-        at: where the affine network is run; its gradient is the same everywhere, its value there tells whether it is
-            affine indeed.
-        method: name of the attribution, for the sentence.
-        cut: a switch that the rules' backward hooks look at; turned on once the network is known to be affine.
-
-    Raises:
-        ValueError: if the network is not affine, hence has something in it that the rules do not cover.
+    `rules_of` gives the linear map S of each call on the images. The affine network is run `at` other images: its
+    gradient is the same everywhere, its value there tells whether it is affine indeed. One that is not has something
+    in it that the rules do not cover, and is refused. `cut` is a switch that the rules' backward hooks look at; it is
+    turned on once the network is known to be affine.
     """
-    logits, calls = recorded
-    at, pairs = at.detach().requires_grad_(), list(zip(calls, rules, strict=True))[::-1]
+    logits, calls = record(model, x, method=method, **recorded)
+    logit = logits.gather(1, target[:, None])[:, 0]
+    at, pairs = at.detach().requires_grad_(), list(zip(calls, rules_of(calls), strict=True))[::-1]
 
     def answer(call: Call) -> Tensor:
         if not pairs:
@@ -134,19 +114,17 @@ def affine_gradient(
         there = model(at).gather(1, target[:, None])[:, 0]
     gradient = torch.autograd.grad(there.sum(), at, retain_graph=True, create_graph=cut is None)[0]
     with torch.no_grad():
-        here, steps = logits.gather(1, target[:, None])[:, 0], (gradient * (at - x)).flatten(1)
-        if bool((bend(here, there, steps) > torch.finfo(x.dtype).eps ** ROUNDING).any()):
+        steps = (gradient * (at - x)).flatten(1)
+        if bool((bend(logit, there, steps) > torch.finfo(x.dtype).eps ** ROUNDING).any()):
             raise ValueError(_uncovered(model, method))
-    if cut is None:
-        return gradient
-    cut.append(True)
-    return torch.autograd.grad(there.sum(), at, create_graph=True)[0]
+    if cut is not None:
+        cut.append(True)
+        gradient = torch.autograd.grad(there.sum(), at, create_graph=True)[0]
+    return gradient, logit
 
 
-def bend(
-    here: Float[Tensor, " batch"], there: Float[Tensor, " batch"], steps: Float[Tensor, "batch pixels"]
-) -> Float[Tensor, " batch"]:
-    """By how much a function is not affine between two points: what its gradient times the way does not explain.
+def bend(here: PerImage, there: PerImage, steps: Float[Tensor, "batch pixels"]) -> PerImage:
+    """What the gradient times the way between two points does not explain of a function, so it is not affine.
 
     Relative to all that was added up; infinite where the second value is not a number though the first is, else 0.
     """
@@ -156,7 +134,7 @@ def bend(
 
 
 class _Intercept(TorchFunctionMode):
-    """Lets `answer` say what every watched call returns."""
+    """Lets `answer` say what watched calls return; names are without the underscore of in-place or internal forms."""
 
     def __init__(
         self,

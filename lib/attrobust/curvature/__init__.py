@@ -1,51 +1,26 @@
 """Curvature in the parameters and in the pixels; every result is a small Estimate: value, error, products."""
 
-from attrobust.curvature.density import Density, slq
-from attrobust.curvature.estimate import Estimate
 from attrobust.curvature.gauss_newton import GaussNewton, first_layer, gauss_newton_trace, invariant_flatness
 from attrobust.curvature.inputs import (
+    gram_spectrum,
     input_curvature,
     input_extremes,
     input_gradient_norm,
+    input_jacobian,
+    input_jacobian_norm,
     input_moments,
+    jacobian_of,
     relative_curvature,
 )
-from attrobust.curvature.jacobian import gram_spectrum, input_jacobian, input_jacobian_norm, jacobian_of
-from attrobust.curvature.lanczos import Ends, lanczos
 from attrobust.curvature.parameters import extremes, frobenius, sharpness, spectral_density, trace
 from attrobust.curvature.products import InputHessian, ParameterHessian
-from attrobust.curvature.traces import hutchpp, moments
+from attrobust.curvature.spectra import Density, Estimate, hutchpp, lanczos, moments, slq
 from attrobust.models.readouts import cross_entropy, logit, margin
 
 __all__ = [
-    "Density",
-    "Ends",
-    "Estimate",
-    "GaussNewton",
-    "InputHessian",
-    "ParameterHessian",
-    "cross_entropy",
-    "extremes",
-    "first_layer",
-    "frobenius",
-    "gauss_newton_trace",
-    "gram_spectrum",
-    "hutchpp",
-    "input_curvature",
-    "input_extremes",
-    "input_gradient_norm",
-    "input_jacobian",
-    "input_jacobian_norm",
-    "input_moments",
-    "invariant_flatness",
-    "jacobian_of",
-    "lanczos",
-    "logit",
-    "margin",
-    "moments",
-    "relative_curvature",
-    "sharpness",
-    "slq",
-    "spectral_density",
-    "trace",
-]
+    "Density", "Estimate", "GaussNewton", "InputHessian", "ParameterHessian", "cross_entropy", "extremes",
+    "first_layer", "frobenius", "gauss_newton_trace", "gram_spectrum", "hutchpp", "input_curvature", "input_extremes",
+    "input_gradient_norm", "input_jacobian", "input_jacobian_norm", "input_moments", "invariant_flatness",
+    "jacobian_of", "lanczos", "logit", "margin", "moments", "relative_curvature", "sharpness", "slq",
+    "spectral_density", "trace",
+]  # fmt: skip

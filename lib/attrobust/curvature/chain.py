@@ -24,20 +24,13 @@ ELEMENTWISE = (
 #: Layers without parameters that are linear, or linear and a constant.
 AFFINE = (nn.Flatten, nn.Identity, nn.Dropout, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Standardize)
 
-
 #: Numbers that a chunk of examples holds at once, about (our choice: they stay in reach of the cache).
 HELD = 2**21
 
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """One layer of a chain and what passed through it, one row an example.
-
-    Attributes:
-        layer: the module.
-        entering: its input.
-        leaving: its output.
-    """
+    """One layer of a chain and what passed through it, one row an example."""
 
     layer: nn.Module
     entering: Tensor
@@ -58,6 +51,10 @@ class Link:
         """Whether the layer is a function of one number, applied to every entry."""
         return type(self.layer) in ELEMENTWISE
 
+    def holds(self, parameters: set[nn.Parameter]) -> bool:
+        """Whether one of these is the layer's."""
+        return self.weighted and (self.layer.weight in parameters or self.layer.bias in parameters)
+
     def push(self, t: Tensor) -> Tensor:
         """What the linear part of a layer without bend makes of `t`."""
         if self.dense:
@@ -69,16 +66,11 @@ class Link:
 
 
 def layers_of(model: nn.Module, x: Tensor) -> list[nn.Module] | None:
-    """The layers of a chain, in the order in which they run; None where the network is none.
-
-    Args:
-        model: network in eval mode.
-        x: one example or more, a batch.
+    """The layers of a chain in the order in which they run on the batch `x`; None where the network is none.
 
     Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.GELU(), nn.Linear(3, 2))
-        >>> len(layers_of(net, torch.zeros(1, 1, 2, 2)))
-        4
+        >>> len(layers_of(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.GELU()), torch.zeros(1, 1, 2, 2)))
+        3
     """
     seen: list[tuple[nn.Module, Tensor, Tensor, int, int]] = []
 
@@ -103,35 +95,33 @@ def layers_of(model: nn.Module, x: Tensor) -> list[nn.Module] | None:
     layers = [module for module, *_ in seen]
     if not layers or last is not before or last._version != version or last.ndim != 2:
         return None
-    weighted = [m for m in layers if next(m.parameters(), None) is not None]
-    inside = [id(p) for m in weighted for p in m.parameters()]
+    inside = [id(p) for layer in layers for p in layer.parameters()]
     alone = len(set(inside)) == len(inside) and set(inside) == {id(p) for p in model.parameters()}
     # A network may run its layers under a mode that changes what they do, as a smooth twin does.
-    return layers if alone and torch.allclose(walk(layers, x)[-1].leaving, last, rtol=1e-4) else None
+    return layers if alone and torch.allclose(_walk(layers, x)[-1].leaving, last, rtol=1e-4) else None
 
 
-def walk(layers: list[nn.Module], x: Tensor) -> list[Link]:
+def walks(layers: list[nn.Module], x: Tensor, y: Tensor) -> Iterator[tuple[list[Link], Tensor]]:
+    """The chain at all examples, a chunk at a time, with the labels of the chunk."""
+    single = _walk(layers, x[:1])
+    widths = [link.leaving[0].numel() for link in single if link.dense]
+    held = sum(link.leaving[0].numel() for link in single) + max((a * b for a, b in combinations(widths, 2)), default=0)
+    chunk = min(512, max(64, HELD // held))
+    for images, labels in zip(x.split(chunk), y.split(chunk), strict=True):
+        yield _walk(layers, images), labels
+
+
+def _walk(layers: list[nn.Module], x: Tensor) -> list[Link]:
     """The chain at these examples, with the graph that leads from the first weighted layer's output on."""
     links, at = [], x.detach()
     for layer in layers:
         entering = at
         with torch.enable_grad():
             at = layer(at.clone() if getattr(layer, "inplace", False) else at)
-        link = Link(layer, entering, at)
-        if link.weighted and not at.requires_grad:
+        links.append(Link(layer, entering, at))
+        if links[-1].weighted and not at.requires_grad:
             at.requires_grad_()
-        links.append(link)
     return links
-
-
-def walks(layers: list[nn.Module], x: Tensor, y: Tensor) -> Iterator[tuple[list[Link], Tensor]]:
-    """The chain at all examples, a chunk at a time, with the labels of the chunk."""
-    single = walk(layers, x[:1])
-    widths = [link.leaving[0].numel() for link in single if link.dense]
-    held = sum(link.leaving[0].numel() for link in single) + max((a * b for a, b in combinations(widths, 2)), default=0)
-    chunk = min(512, max(64, HELD // held))
-    for images, labels in zip(x.split(chunk), y.split(chunk), strict=True):
-        yield walk(layers, images), labels
 
 
 def _known(module: nn.Module, entering: Tensor) -> bool:

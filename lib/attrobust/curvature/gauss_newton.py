@@ -6,8 +6,8 @@ the Jacobian of example i's logits in the parameters and H_i = sum_r s_r b_r b_r
     G = mean_i J_i' H_i J_i        tr G = mean_i sum_r s_r |J_i' b_r|^2
 
 one gradient per example and row r, of which the cross-entropy has one less than classes. Where the network is a
-chain of layers (`chain`), their lengths come from factors, without the gradients themselves: for a dense layer
-|delta|^2 (|a|^2 + 1), with a its input and delta the gradient at its output.
+`chain` of layers, their lengths come from factors: for a dense layer |delta|^2 (|a|^2 + 1), with a its input and delta
+the gradient at its output.
 
 Multiplying one layer by a and dividing the next by a leaves a homogeneous network's function alone and changes
 every Hessian quantity (Dinh et al. 2017); |W|_2^2 tr G_(W, b) of the first layer is unchanged (after Petzka et
@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from attrobust import checks
 from attrobust.curvature import factored, guards
 from attrobust.curvature.chain import layers_of, walks
-from attrobust.curvature.estimate import Estimate
+from attrobust.curvature.inputs import Inputs
 from attrobust.curvature.products import PerExampleLoss
+from attrobust.curvature.spectra import Estimate
 
 #: Losses known by name; neither Hessian depends on the labels.
 LOSSES: dict[str, PerExampleLoss] = {
@@ -34,14 +35,10 @@ LOSSES: dict[str, PerExampleLoss] = {
 
 
 class GaussNewton:
-    """Gauss-Newton matrix of the mean loss, mean_i J_i' H_i J_i, over all parameters of the network.
+    """Gauss-Newton matrix of the mean loss, mean_i J_i' H_i J_i, over all parameters of a network in eval mode.
 
-    Args:
-        model: network in eval mode that returns (batch, outputs).
-        x: examples the mean is taken over.
-        y: their labels; only a callable loss needs them.
-        loss: "cross_entropy", "squared" (half the squared distance), or (outputs, y) -> one loss per example.
-        chunk: examples whose Jacobians are held at once, where the network is no chain.
+    The loss is "cross_entropy", "squared" (half the squared distance), or (outputs, y) -> one loss per example, the
+    only one that needs the labels.
 
     Raises:
         ValueError: for an unknown loss, a callable loss without `y`, or what `ParameterHessian` refuses.
@@ -52,68 +49,49 @@ class GaussNewton:
         2.0
     """
 
+    #: Examples whose Jacobians are held at once, where the network is no chain.
+    chunk = 64
+
     def __init__(
-        self,
-        model: nn.Module,
-        x: Float[Tensor, "batch *shape"],
-        y: Tensor | None = None,
-        *,
-        loss: str | PerExampleLoss = "cross_entropy",
-        chunk: int = 64,
+        self, model: nn.Module, x: Inputs, y: Tensor | None = None, *, loss: str | PerExampleLoss = "cross_entropy"
     ) -> None:
         if not callable(loss):
             checks.one_of("loss", loss, LOSSES)
         elif y is None:
             raise ValueError("y is None; a callable loss needs the labels")
-        checks.count("chunk", chunk)
         guards.batch(x, y)
         guards.model(model)
-        self.model, self.x, self.chunk = model, x, chunk
+        self.model, self.x = model, x
         self.y = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
         self.loss = loss if callable(loss) else LOSSES[loss]
 
 
 def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimate:
-    """Exact trace of a Gauss-Newton matrix, or of one block of it.
+    """Exact trace of a Gauss-Newton matrix, over parameters whose name starts with `block`.
 
-    Args:
-        gauss_newton: the matrix.
-        block: only parameters whose name starts with this; "" for all.
-
-    Returns:
-        Estimate with error 0; `products` counts the gradients of one example.
+    `products` counts the gradients of one example.
 
     Raises:
         ValueError: for a block that names no parameter.
     """
-    model, x = gauss_newton.model, gauss_newton.x
+    model, x, y, chunk = gauss_newton.model, gauss_newton.x, gauss_newton.y, gauss_newton.chunk
     inside = {name: p for name, p in model.named_parameters() if name.startswith(block)}
     if not inside:
         raise ValueError(f"block is {block!r}; no parameter name starts with it")
-    layers = layers_of(model, x[:1])
-    total, outputs = 0.0, 0
-    if layers:
-        asked = factored.Asked.of(layers, inside.values())
-        for links, labels in walks(layers, x, gauss_newton.y):
-            factor = factored.logit_factor(gauss_newton.loss, links[-1].leaving, labels)
-            total += float(factored.gauss_newton(links, factor, asked).sum())
-            outputs = factor.slope.shape[1]
-        return Estimate(total / len(x), 0.0, outputs)
-    for images, labels in zip(x.split(gauss_newton.chunk), gauss_newton.y.split(gauss_newton.chunk), strict=True):
-        factor = factored.logit_factor(gauss_newton.loss, model(images), labels)
-        total += float(_by_jacobians(model, images, factor, list(inside)).sum())
-        outputs = factor.slope.shape[1]
-    return Estimate(total / len(x), 0.0, outputs)
+    layers, total = layers_of(model, x[:1]), 0.0
+    for part, labels in walks(layers, x, y) if layers else zip(x.split(chunk), y.split(chunk), strict=True):
+        logits = part[-1].leaving if layers else model(part)
+        _, factor = factored.logit_factor(gauss_newton.loss, logits, labels)
+        if layers:
+            traces = factored.gauss_newton(part, factor, set(inside.values()))
+        else:
+            traces = _by_jacobians(model, part, factor, list(inside))
+        total += float(traces.sum())
+    return Estimate(total / len(x), 0.0, logits.shape[1])
 
 
 def invariant_flatness(gauss_newton: GaussNewton) -> Estimate:
-    """Squared spectral norm of the first layer's weights times the Gauss-Newton trace of that layer.
-
-    Args:
-        gauss_newton: the matrix of a network whose first layer with weights is dense.
-
-    Returns:
-        Estimate with error 0.
+    """Squared spectral norm of the first layer's weights times the Gauss-Newton trace of that layer; exact.
 
     Raises:
         ValueError: if the first layer with weights is not dense: shared weights break the transfer from
@@ -139,9 +117,7 @@ def first_layer(model: nn.Module) -> tuple[str, nn.Module]:
     raise ValueError("model has no layer with weights")
 
 
-def _by_jacobians(
-    model: nn.Module, x: Tensor, factor: factored.LogitFactor, names: list[str]
-) -> Float[Tensor, " batch"]:
+def _by_jacobians(model: nn.Module, x: Tensor, factor: factored.Factor, names: list[str]) -> Float[Tensor, " batch"]:
     """Each example's trace from the Jacobian of its logits: any network, at the price of holding it."""
     whole = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()]}
     inside = {name: whole.pop(name) for name in names}

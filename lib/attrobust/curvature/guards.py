@@ -1,22 +1,15 @@
-"""Inputs that have no curvature, or a wrong one, refused in one sentence before any work."""
+"""Inputs that have no curvature, or a wrong one, refused in one sentence before any work: ValueError each."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from attrobust import checks
-
 COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 def model(network: nn.Module) -> None:
-    """Refuse layers that couple the images of a batch or draw random numbers.
-
-    Raises:
-        ValueError: for dropout or batch normalisation in train mode, also inside attention and recurrent layers,
-            and for batch normalisation without running statistics.
-    """
+    """Refuse layers, also inside attention and recurrent ones, that couple the images of a batch or draw numbers."""
     for name, module in network.named_modules():
         kind = type(module).__name__
         random = isinstance(module, COUPLED) or float(getattr(module, "dropout", 0) or 0) > 0
@@ -27,11 +20,7 @@ def model(network: nn.Module) -> None:
 
 
 def batch(x: Tensor, y: Tensor | None = None) -> None:
-    """Refuse an empty batch, values that are not finite, and labels of another length.
-
-    Raises:
-        ValueError: with the argument, its value and what is accepted.
-    """
+    """Refuse an empty batch, values that are not finite, and labels of another length."""
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be a batch and not empty")
     if x.is_floating_point() and not bool(torch.isfinite(x).all()):
@@ -41,21 +30,13 @@ def batch(x: Tensor, y: Tensor | None = None) -> None:
 
 
 def floating(x: Tensor) -> None:
-    """Refuse inputs that cannot be differentiated.
-
-    Raises:
-        ValueError: for integer inputs.
-    """
+    """Refuse inputs that cannot be differentiated."""
     if not x.is_floating_point():
         raise ValueError(f"x has dtype {x.dtype}; it must be floating-point, such as pixels in [0, 1]")
 
 
 def trainable(network: nn.Module, x: Tensor) -> list[nn.Parameter]:
-    """Parameters that require a gradient.
-
-    Raises:
-        ValueError: if there is none, or if integer inputs meet a model without an embedding to look them up in.
-    """
+    """Parameters that require a gradient; refuse a lack of them, and integers that no embedding looks up."""
     if not any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in network.modules()):
         floating(x)
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -65,11 +46,7 @@ def trainable(network: nn.Module, x: Tensor) -> list[nn.Parameter]:
 
 
 def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
-    """Return `numbers` if they are finite, one per example.
-
-    Raises:
-        ValueError: otherwise.
-    """
+    """Return `numbers` if they are finite, one per example."""
     if numbers.shape != (len(x),):
         hint = "; a loss such as F.cross_entropy does so with reduction='none'"
         raise ValueError(f"{name} has shape {tuple(numbers.shape)}; it must be one number per example{hint}")
@@ -79,24 +56,8 @@ def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
     return numbers
 
 
-def graphs(keep_graph: bool | str, memory: int | None) -> None:
-    """Refuse what does not say how many graphs are kept.
-
-    Raises:
-        ValueError: with the argument, its value and what is accepted.
-    """
-    if keep_graph not in (True, False, "auto"):
-        raise ValueError(f"keep_graph is {keep_graph!r}; it must be True, False or 'auto'")
-    if memory is not None:
-        checks.count("memory", memory, least=0)
-
-
 def twice_differentiable(nodes: Iterable[torch.autograd.graph.Node]) -> None:
-    """Refuse a gradient graph with an operation whose own gradient torch does not know.
-
-    Raises:
-        ValueError: naming the operation that is usually to blame.
-    """
+    """Refuse a gradient graph with an operation whose own gradient torch does not know."""
     names = {node.name() for node in nodes}
     if "torch::autograd::NotImplemented" in names:
         fused = sorted(name.removesuffix("Backward0") for name in names if name.startswith("ScaledDotProduct"))

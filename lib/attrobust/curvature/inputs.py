@@ -1,96 +1,65 @@
-"""Curvature of a network in its pixels, per image: how fast the gradient map can turn.
+"""Curvature of a network in its pixels, per image: how fast the gradient map can turn; and Jacobians of the logits.
 
     input curvature     |H|_2              largest absolute eigenvalue of the Hessian H of the readout
     relative curvature  |P H|_2 / |g|      g the gradient, P the projection that removes its direction
+    Gram spectrum       B B',   H = J' (diag p - p p') J = B'B,   B_c = sqrt(p_c) (J_c - sum_k p_k J_k)
 
-The first bounds how far a saliency map moves per unit of input change, in absolute terms. Scale-free
-similarities (cosine, ranks) see the second: the angle of the map turns at most this fast. Both ends of the
-spectrum, its trace and its Frobenius norm say what kind of bend it is. Each is of one `InputHessian(model, x, y,
-readout=...)`, whose graph they share; the readout is any of `models.readouts` or of the reader's own.
+The first bounds how far a saliency map moves per unit of input change, in absolute terms. Scale-free similarities
+(cosine, ranks) see the second: the angle of the map turns at most this fast. Both ends of the spectrum, its trace and
+its norm say what kind of bend it is. All are of one `InputHessian` of any readout, whose graph they share.
 """
+
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from attrobust.curvature.estimate import Estimate
-from attrobust.curvature.lanczos import lanczos
+from attrobust import checks
+from attrobust.curvature import guards
 from attrobust.curvature.products import InputHessian
-from attrobust.curvature.traces import moments
+from attrobust.curvature.spectra import Estimate, lanczos, moments
 from attrobust.models.readouts import Readout, logit
 
-Images = Float[Tensor, "batch *shape"]
+Inputs = Float[Tensor, "batch *shape"]
 
 
 def input_gradient_norm(
-    model: nn.Module, x: Images, y: Int[Tensor, " batch"], *, readout: Readout = logit
+    model: nn.Module, x: Inputs, y: Int[Tensor, " batch"], *, readout: Readout = logit
 ) -> Float[Tensor, " batch"]:
     """Euclidean length of the readout's gradient at each image."""
     return InputHessian(model, x, y, readout=readout).gradient.flatten(1).norm(dim=1)
 
 
 def input_extremes(
-    hessian: InputHessian,
-    *,
-    generator: torch.Generator,
-    steps: int = 15,
-    tolerance: float = 0.0,
+    hessian: InputHessian, *, generator: Generator, steps: int = 15, tolerance: float = 0.0
 ) -> tuple[Estimate, Estimate]:
     """Lowest and highest eigenvalue of the readout's Hessian at each image, from the same products.
 
-    Args:
-        hessian: of the readout at the images.
-        generator: of the starting vectors.
-        steps: most Lanczos products; 15 reach a relative error near 1e-8 on small networks.
-        tolerance: stop when both ends of every image have a residual below this share of the larger one.
+    Lanczos stops when both ends of every image have a residual below `tolerance` times the larger one, or after
+    `steps` products; 15 reach a relative error near 1e-8 on small networks.
     """
-    ends = lanczos(hessian.matvec, _start(hessian.x, generator), steps=steps, tolerance=tolerance, both=True)
-    low = Estimate(ends.low, ends.low_error, ends.products, ends.low_vector)
-    return low, Estimate(ends.high, ends.high_error, ends.products, ends.high_vector)
+    return lanczos(hessian.matvec, _start(hessian.x, generator), steps=steps, tolerance=tolerance, both=True)
 
 
-def input_moments(
-    hessian: InputHessian, *, generator: torch.Generator, products: int = 30
-) -> tuple[Estimate, Estimate]:
-    """Trace and Frobenius norm of the readout's Hessian at each image, by Hutch++ with standard errors.
-
-    Args:
-        hessian: of the readout at the images.
-        generator: of the random signs.
-        products: budget, at least 6.
-    """
+def input_moments(hessian: InputHessian, *, generator: Generator, products: int = 30) -> tuple[Estimate, Estimate]:
+    """Trace and Frobenius norm of the readout's Hessian at each image, by Hutch++ from 6 products or more."""
     return moments(hessian.matvec, hessian.x.flatten(1), products=products, generator=generator)
 
 
-def input_curvature(hessian: InputHessian, *, generator: torch.Generator, steps: int = 15) -> Estimate:
-    """Largest absolute eigenvalue of the readout's Hessian in the pixels, at each image.
-
-    Args:
-        hessian: of the readout at the images.
-        generator: of the starting vectors.
-        steps: Lanczos products; 15 reach a relative error near 1e-8 on small networks.
-
-    Returns:
-        Estimate, one value and one residual bound per image.
-    """
-    ends = lanczos(hessian.matvec, _start(hessian.x, generator), steps=steps)
-    upper = ends.high.abs() >= ends.low.abs()
-    value = torch.where(upper, ends.high.abs(), ends.low.abs())
-    return Estimate(value, torch.where(upper, ends.high_error, ends.low_error), ends.products)
+def input_curvature(hessian: InputHessian, *, generator: Generator, steps: int = 15) -> Estimate:
+    """Largest absolute eigenvalue of the readout's Hessian in the pixels, with its residual bound, at each image."""
+    low, high = input_extremes(hessian, generator=generator, steps=steps)
+    upper = high.value.abs() >= low.value.abs()
+    value = torch.where(upper, high.value.abs(), low.value.abs())
+    return Estimate(value, torch.where(upper, high.error, low.error), high.products)
 
 
-def relative_curvature(hessian: InputHessian, *, generator: torch.Generator, steps: int = 15) -> Estimate:
+def relative_curvature(hessian: InputHessian, *, generator: Generator, steps: int = 15) -> Estimate:
     """Spectral norm of the part of the Hessian that turns the gradient, over the gradient's length.
 
-    Lanczos runs on H P H, whose top eigenvalue is |P H|_2^2; each step costs two products.
-
-    Args:
-        hessian: of the readout at the images.
-        generator: of the starting vectors.
-        steps: Lanczos steps.
-
-    Returns:
-        Estimate in 1 / pixel units, per image; infinite where the gradient vanishes and the Hessian does not.
+    Lanczos runs on H P H, whose top eigenvalue is |P H|_2^2; each step costs two products. In 1 / pixel units, per
+    image; infinite where the gradient vanishes and the Hessian does not.
     """
     g = hessian.gradient.flatten(1)
     length = g.norm(dim=1)
@@ -100,14 +69,85 @@ def relative_curvature(hessian: InputHessian, *, generator: torch.Generator, ste
         w = hessian.matvec(v)
         return hessian.matvec(w - (w * unit).sum(1, keepdim=True) * unit)
 
-    ends = lanczos(turn_squared, _start(hessian.x, generator), steps=steps)
-    norm = ends.high.clamp_min(0).sqrt()
+    _, high = lanczos(turn_squared, _start(hessian.x, generator), steps=steps)
+    norm = high.value.clamp_min(0).sqrt()
     # |sqrt(a) - sqrt(b)| <= |a - b| / sqrt(a) turns the bound on the square into one on the norm.
-    error = torch.where(norm > 0, ends.high_error / norm, ends.high_error.sqrt())
-    value = torch.where(norm == 0, torch.zeros_like(norm), norm / length)
-    return Estimate(value, torch.where(norm == 0, torch.zeros_like(norm), error / length), 2 * ends.products)
+    error = torch.where(norm > 0, high.error / norm, high.error.sqrt())
+    value, error = (torch.where(norm == 0, torch.zeros_like(norm), bound / length) for bound in (norm, error))
+    return Estimate(value, error, 2 * high.products)
 
 
-def _start(x: Images, generator: torch.Generator) -> Tensor:
+def input_jacobian(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Float[Tensor, "batch classes n"]:
+    """Derivative of every logit in every input, by one backward pass per class for each chunk of the batch.
+
+    Raises:
+        ValueError: for a batch that is empty, not finite or of integers, or a model in train mode that couples it.
+    """
+    return torch.cat([jacobian for _, jacobian in _logits_and_jacobians(model, x, chunk)])
+
+
+def jacobian_of(outputs: Float[Tensor, "batch outputs"], x: Inputs) -> Float[Tensor, "batch outputs n"]:
+    """Derivative of outputs in each entry of `x`, every row from its own example alone; zero if `x` is never used.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0]], requires_grad=True)
+        >>> jacobian_of(x.square(), x).tolist()
+        [[[2.0, 0.0], [0.0, 4.0]]]
+    """
+    if not outputs.requires_grad:
+        return outputs.new_zeros(*outputs.shape, x[0].numel())
+    how = {"retain_graph": True, "materialize_grads": True}
+    return torch.stack([torch.autograd.grad(z.sum(), x, **how)[0].flatten(1) for z in outputs.unbind(1)], 1)
+
+
+def input_jacobian_norm(model: nn.Module, x: Inputs, *, norm: str = "spectral") -> Estimate:
+    """Norm of each image's Jacobian, "spectral" or "frobenius": how fast the logits can move per unit of input change.
+
+    Exact; `products` counts backward passes. Errors as of `input_jacobian`.
+    """
+    norms = {
+        "spectral": lambda j: torch.linalg.eigvalsh(j @ j.mT)[:, -1].clamp_min(0).sqrt(),
+        "frobenius": lambda j: j.flatten(1).norm(dim=1),
+    }
+    length = norms[checks.one_of("norm", norm, norms)]
+    found = [(length(jacobian), jacobian.shape[1]) for _, jacobian in _logits_and_jacobians(model, x)]
+    value = torch.cat([lengths for lengths, _ in found])
+    return Estimate(value, torch.zeros_like(value), found[-1][1])
+
+
+def gram_spectrum(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Estimate:
+    """Eigenvalues, ascending, of each image's cross-entropy Hessian, shape (batch, classes); all others are zero.
+
+    Exact where the logits are piecewise linear (ReLU, max-pooling), as their own Hessian is zero almost everywhere: one
+    backward pass per class, which `products` counts, and a small eigenproblem instead of Lanczos. For any other network
+    this is the Gauss-Newton part. Errors as of `input_jacobian`.
+
+    Example:
+        >>> net = nn.Linear(2, 2, bias=False)
+        >>> net.weight.data = torch.eye(2)
+        >>> gram_spectrum(net, torch.zeros(1, 2)).value.abs().round(decimals=4).tolist()
+        [[0.0, 0.5]]
+    """
+    found = []
+    for logits, jacobian in _logits_and_jacobians(model, x, chunk):
+        p = logits.softmax(1)
+        b = p.sqrt()[..., None] * (jacobian - torch.einsum("bc,bcn->bn", p, jacobian)[:, None])
+        found.append(torch.linalg.eigvalsh(b @ b.mT))
+    value = torch.cat(found)
+    return Estimate(value, torch.zeros_like(value), value.shape[1])
+
+
+def _start(x: Inputs, generator: Generator) -> Tensor:
     flat = x.flatten(1)
     return torch.randn(flat.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)
+
+
+def _logits_and_jacobians(model: nn.Module, x: Tensor, chunk: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+    checks.count("chunk", chunk)
+    guards.batch(x)
+    guards.floating(x)
+    guards.model(model)
+    for images in x.split(chunk):
+        at = images.detach().requires_grad_()
+        logits = model(at)
+        yield logits.detach(), jacobian_of(logits, at)

@@ -9,16 +9,15 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 from attrobust import checks
 from attrobust.curvature import factored
 from attrobust.curvature.chain import layers_of, walks
-from attrobust.curvature.density import Density, slq
-from attrobust.curvature.estimate import Estimate
-from attrobust.curvature.lanczos import lanczos
 from attrobust.curvature.products import ParameterHessian
-from attrobust.curvature.traces import hutchpp, moments
+from attrobust.curvature.spectra import Density, Estimate, hutchpp, lanczos, moments, slq
+
+Vector = Float[Tensor, " n"]
 
 #: Random part mixed into a warm start, relative to its length (our choice, see `sharpness`).
 FRESH = 0.1
@@ -37,125 +36,85 @@ class Symmetric(Protocol):
 
 
 def sharpness(
-    hessian: Symmetric,
-    *,
-    generator: torch.Generator,
-    steps: int = 40,
-    tolerance: float = 1e-3,
-    start: Float[Tensor, " n"] | None = None,
+    hessian: Symmetric, *, generator: Generator, steps: int = 40, tolerance: float = 1e-3, start: Vector | None = None
 ) -> Estimate:
-    """Largest eigenvalue of the Hessian of the mean loss.
+    """Largest eigenvalue of the Hessian of the mean loss; an exact one lies within `error` of it, the residual bound.
 
-    Args:
-        hessian: a ParameterHessian, or any symmetric operator.
-        generator: of the starting vector.
-        steps: most products spent; the top eigenvalue is isolated and takes 6 to 12.
-        tolerance: residual, relative to the eigenvalue, at which Lanczos stops.
-        start: `vector` of an earlier Estimate: along a training run it saves products, more where it is closer. It
-            follows that eigenvector, so where another one overtakes it the value lags for a while, within reach
-            of the random part that is mixed in; start cold now and then.
-
-    Returns:
-        Estimate with the residual bound as `error`: an exact eigenvalue lies within it.
+    Lanczos stops at `tolerance`, the residual relative to the eigenvalue, or after `steps` products; the top eigenvalue
+    is isolated and takes 6 to 12. To `start` from the `vector` of an earlier Estimate saves products along a training
+    run, more where it is closer. It follows that eigenvector, so where another one overtakes it the value lags for a
+    while, within reach of the random part that is mixed in; start cold now and then.
 
     Raises:
         ValueError: if `start` is not one vector of the operator's size.
 
     Reference: Cohen et al. 2021, "Gradient descent on neural networks typically occurs at the edge of stability".
     """
-    ends = lanczos(hessian.matvec, _start(hessian, generator, start), steps=steps, tolerance=tolerance)
-    return Estimate(float(ends.high[0]), float(ends.high_error[0]), ends.products, ends.high_vector[0])
+    begin = _start(hessian, generator, start)
+    return lanczos(hessian.matvec, begin, steps=steps, tolerance=tolerance)[1].single()
 
 
 def extremes(
-    hessian: Symmetric,
-    *,
-    generator: torch.Generator,
-    steps: int = 60,
-    tolerance: float = 1e-2,
-    start: Float[Tensor, " n"] | None = None,
+    hessian: Symmetric, *, generator: Generator, steps: int = 60, tolerance: float = 1e-2, start: Vector | None = None
 ) -> tuple[Estimate, Estimate]:
     """Lowest and highest eigenvalue of the Hessian of the mean loss, from the same products.
 
     Both residuals are below `tolerance` times the larger of the two sizes. The arguments are those of `sharpness`.
     """
     begin = _start(hessian, generator, start)
-    ends = lanczos(hessian.matvec, begin, steps=steps, tolerance=tolerance, both=True)
-    low = Estimate(float(ends.low[0]), float(ends.low_error[0]), ends.products, ends.low_vector[0])
-    return low, Estimate(float(ends.high[0]), float(ends.high_error[0]), ends.products, ends.high_vector[0])
+    low, high = lanczos(hessian.matvec, begin, steps=steps, tolerance=tolerance, both=True)
+    return low.single(), high.single()
 
 
-def trace(hessian: ParameterHessian, *, generator: torch.Generator, products: int = 30) -> Estimate:
+def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30) -> Estimate:
     """Trace of the Hessian of the mean loss, with its standard error.
 
     A chain of dense layers is exact, with error 0 and without chance. One with convolutions is exact but for the part
     of the remainder that lies below them (a few per cent as a rule), which random changes of the weights estimate,
     drawn for each example by itself; see `factored`. Any other network is multiplied: Hutch++.
-
-    Args:
-        hessian: of the network.
-        generator: of the random signs.
-        products: budget, at least 6. A chain with convolutions draws a tenth of it for each example; Hutch++ spends
-            it on products, and 30 give one to three per cent on trained networks.
-
-    Returns:
-        Estimate; `products` counts backward passes to the activations and random changes of a chain, or products.
+    Of `products`, the budget, a chain with convolutions draws a tenth for each example, and the Estimate counts these
+    and backward passes to the activations; Hutch++ spends it, and 30 give one to three per cent on trained networks.
 
     Raises:
         ValueError: if `products` is below 6, or the loss is not one finite number per example.
 
     Example:
         >>> from torch import nn
-        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 3))
-        >>> x, y = torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)
-        >>> h = ParameterHessian(net, lambda out, y: nn.functional.cross_entropy(out, y, reduction="none"), x, y)
-        >>> trace(h, generator=torch.Generator()).error
+        >>> net, x = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 3)), torch.zeros(4, 2)
+        >>> h = ParameterHessian(net, lambda out, y: (out - y).square().sum(1), x, torch.ones(4, 3))
+        >>> trace(h, generator=Generator()).error
         0.0
     """
     checks.count("products", products, least=6)
     layers = layers_of(hessian.model, hessian.x[:1])
     if not layers:
         return hutchpp(hessian.matvec, hessian.size, products=products, generator=generator, dtype=hessian.dtype)
-    asked = factored.Asked.of(layers, hessian.parameters)
+    asked = set(hessian.parameters)
     total, variance, spent = 0.0, 0.0, 0
     for links, y in walks(layers, hessian.x, hessian.y):
-        factor = factored.logit_factor(hessian.loss, links[-1].leaving, y)
-        remainder = factored.Remainder(links, factor.slope, asked)
+        slope, factor = factored.logit_factor(hessian.loss, links[-1].leaving, y)
+        remainder = factored.Remainder(links, slope, asked)
         total += float((factored.gauss_newton(links, factor, asked) + remainder.exact()).sum())
-        spent = factor.slope.shape[1] + 1
+        spent = slope.shape[1] + 1
         if remainder.random:
-            mean, spread = factored.samples(remainder, probes=products // 10, generator=generator)
+            mean, spread = remainder.sampled(probes=products // 10, generator=generator)
             total, variance, spent = total + float(mean.sum()), variance + float(spread.sum()), spent + products // 10
     count = len(hessian.x)
     return Estimate(total / count, variance**0.5 / count, spent)
 
 
-def frobenius(hessian: Symmetric, *, generator: torch.Generator, products: int = 30) -> Estimate:
-    """Frobenius norm of the Hessian of the mean loss, with its standard error.
-
-    Args:
-        hessian: a ParameterHessian, or any symmetric operator.
-        generator: of the random signs.
-        products: budget, at least 6.
-    """
+def frobenius(hessian: Symmetric, *, generator: Generator, products: int = 30) -> Estimate:
+    """Frobenius norm of the Hessian of the mean loss, with its standard error, from a budget of 6 products or more."""
     like = torch.empty(1, hessian.size, dtype=hessian.dtype, device=hessian.device)
-    _, norm = moments(hessian.matvec, like, products=products, generator=generator)
-    return Estimate(float(norm.value), float(norm.error), products)
+    return moments(hessian.matvec, like, products=products, generator=generator)[1].single()
 
 
-def spectral_density(hessian: Symmetric, *, generator: torch.Generator, probes: int = 4, steps: int = 30) -> Density:
-    """Density of the Hessian's eigenvalues by stochastic Lanczos quadrature.
-
-    Args:
-        hessian: a ParameterHessian, or any symmetric operator.
-        generator: of the probes.
-        probes: starting vectors.
-        steps: products per probe.
-    """
+def spectral_density(hessian: Symmetric, *, generator: Generator, probes: int = 4, steps: int = 30) -> Density:
+    """Density of the Hessian's eigenvalues by stochastic Lanczos quadrature, `steps` products for each probe."""
     return slq(hessian.matvec, _draw(hessian, generator, rows=probes), steps=steps)
 
 
-def _start(hessian: Symmetric, generator: torch.Generator, warm: Tensor | None) -> Tensor:
+def _start(hessian: Symmetric, generator: Generator, warm: Tensor | None) -> Tensor:
     draw = _draw(hessian, generator)
     if warm is None:
         return draw
@@ -164,6 +123,6 @@ def _start(hessian: Symmetric, generator: torch.Generator, warm: Tensor | None) 
     return (warm / warm.norm()).to(draw)[None] + FRESH * draw / draw.norm()
 
 
-def _draw(hessian: Symmetric, generator: torch.Generator, *, rows: int = 1) -> Tensor:
+def _draw(hessian: Symmetric, generator: Generator, *, rows: int = 1) -> Tensor:
     shape = (rows, hessian.size)
     return torch.randn(shape, dtype=hessian.dtype, device=generator.device, generator=generator).to(hessian.device)

@@ -1,12 +1,15 @@
 """Hessian-vector products in the parameters and in the pixels, through gradient graphs that are built once.
 
-Pearlmutter 1994: H v = d(g . v)/dw, at the price of two gradients once the graph of the gradient g is there.
+Pearlmutter 1994: H v = d(g . v)/dw, at the price of two gradients once the graph of the gradient g is there, of three
+where it is built again. Chunks of a few hundred images are faster on a CPU than one batch: they stay in its cache.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
+import psutil
 import torch
 from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
@@ -14,14 +17,87 @@ from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.curvature import guards
-from attrobust.curvature.graphs import Graph, Graphs
 from attrobust.models.readouts import Readout, logit
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
+Option = bool | str | int | None
+
+#: Share of the free memory that kept graphs may take (our choice: the products need room too).
+SHARE = 0.5
 
 
-class ParameterHessian:
+@dataclass(frozen=True)
+class Graph:
+    """Gradients of a scalar with respect to `inputs`, with the graph that differentiates them again."""
+
+    inputs: Sequence[Tensor]
+    gradients: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, total: Tensor, inputs: Sequence[Tensor]) -> "Graph":
+        """The gradient of `total`; zero where it does not use an input."""
+        if not total.requires_grad:
+            return cls(inputs, [torch.zeros_like(piece) for piece in inputs])
+        how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
+        return cls(inputs, torch.autograd.grad(total, inputs, **how))
+
+    def times(self, vectors: Sequence[Tensor], *, retain: bool) -> Sequence[Tensor]:
+        """Hessian times `vectors`, one piece per input; a gradient that is constant adds nothing."""
+        live = [(g, v) for g, v in zip(self.gradients, vectors, strict=True) if g.requires_grad]
+        if not live:
+            return [torch.zeros_like(piece) for piece in self.inputs]
+        outputs, directions = zip(*live, strict=True)
+        how = {"retain_graph": retain, "allow_unused": True, "materialize_grads": True}
+        return torch.autograd.grad(outputs, self.inputs, directions, **how)
+
+
+class _Hessian:
+    """A batch in chunks, and the `_graph` of each: kept while memory lasts, built again where it does not."""
+
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, chunk: int, keep_graph: Option = "auto", memory: Option = None
+    ) -> None:
+        checks.count("chunk", chunk)
+        if keep_graph not in (True, False, "auto"):
+            raise ValueError(f"keep_graph is {keep_graph!r}; it must be True, False or 'auto'")
+        if memory is not None:
+            checks.count("memory", memory, least=0)
+        guards.batch(x, y)
+        guards.model(model)
+        self.model, self.x, self.y, self.products = model, x, y, 0
+        self._pairs = list(zip(x.split(chunk), y.split(chunk), strict=True))
+        self._keep_graph, self._memory = keep_graph, memory
+
+    @cached_property
+    def _graphs(self) -> list[Graph | None]:
+        """The graph of every chunk, None where it is built again for every product."""
+        graphs, spent, budget = [], 0, self._memory
+        for pair in self._pairs:
+            graph = self._graph(*pair)
+            nodes = _nodes(graph.gradients)
+            guards.twice_differentiable(nodes)
+            if self._keep_graph == "auto":
+                budget = _free(graph.inputs[0].device) if budget is None else budget
+                spent += _saved_bytes(nodes, graph.inputs)
+            keep = self._keep_graph is True or (self._keep_graph == "auto" and spent <= budget)
+            graphs.append(graph if keep else None)
+        return graphs
+
+    def _gradients(self) -> Iterator[Sequence[Tensor]]:
+        """The gradients of every chunk, detached."""
+        for graph, pair in zip(self._graphs, self._pairs, strict=True):
+            yield [g.detach() for g in (graph or self._graph(*pair)).gradients]
+
+    def _products(self, pieces: Callable[[int], Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
+        """Hessian times `pieces(i)` for every chunk i."""
+        for i, (graph, pair) in enumerate(zip(self._graphs, self._pairs, strict=True)):
+            yield (graph or self._graph(*pair)).times(pieces(i), retain=graph is not None)
+
+
+class ParameterHessian(_Hessian):
     """Hessian of the mean loss over all parameters that require a gradient, as a product `matvec(v)`.
+
+    The graph is built at the first product and is of the weights at that time; build another Hessian after training on.
 
     Args:
         model: network in eval mode; whatever it returns is handed to `loss`.
@@ -29,76 +105,44 @@ class ParameterHessian:
         x: examples the mean is taken over.
         y: their labels, or whatever `loss` compares with.
         chunk: examples per graph; the mean is weighted by chunk size, so ragged chunks are exact.
-        keep_graph: True, False (three gradients a product instead of two, far less memory), or "auto".
-        memory: bytes that "auto" may fill; None for half of what is free.
-
-    The graph is built at the first product and is of the weights at that time; build another Hessian after training on.
-
-    Attributes:
-        model, loss, x, y: as given.
-        parameters: those that require a gradient, in the order of the rows.
-        size: number of rows.
-        products: products computed so far.
+        **graphs: keep_graph = True, False (three gradients a product instead of two, far less memory) or "auto", the
+            default; memory = bytes that "auto" may fill, half of what is free unless said.
 
     Raises:
-        ValueError: if the model couples its examples or is random (train mode), uses an operation without a
-            second derivative, or has no parameter to differentiate; if the batch is empty, not finite or of
-            integers that no embedding reads; if the loss is not one finite number per example. What only a pass of
-            the network can show is refused at the first product.
+        ValueError: if the model couples its examples or is random (train mode), uses an operation without a second
+            derivative, or has no parameter to differentiate; if the batch is empty, not finite or of integers that no
+            embedding reads; if the loss is not one finite number per example. What only a pass shows is refused then.
 
     Example:
         >>> from torch.nn.functional import mse_loss
-        >>> net = nn.Linear(2, 1, bias=False)
-        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> net, x = nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
         >>> h = ParameterHessian(net, lambda out, y: mse_loss(out, y, reduction="none")[:, 0], x, x[:, :1])
         >>> h.matvec(torch.eye(2)).tolist()
         [[1.0, 0.0], [0.0, 4.0]]
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: PerExampleLoss,
-        x: Tensor,
-        y: Tensor,
-        *,
-        chunk: int = 256,
-        keep_graph: bool | str = "auto",
-        memory: int | None = None,
+        self, model: nn.Module, loss: PerExampleLoss, x: Tensor, y: Tensor, *, chunk: int = 256, **graphs: Option
     ) -> None:
-        checks.count("chunk", chunk)
-        guards.graphs(keep_graph, memory)
-        guards.batch(x, y)
-        guards.model(model)
-        self.model, self.loss, self.x, self.y = model, loss, x, y
-        self.parameters = guards.trainable(model, x)
-        self.sizes = [p.numel() for p in self.parameters]
-        self.size = sum(self.sizes)
+        super().__init__(model, x, y, chunk, **graphs)
+        self.loss, self.parameters = loss, guards.trainable(model, x)
+        self._sizes = [p.numel() for p in self.parameters]
+        self.size = sum(self._sizes)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
-        self.products = 0
-        self._chunk, self._keep_graph, self._memory = chunk, keep_graph, memory
 
-    @cached_property
-    def _graphs(self) -> Graphs:
-        def builder(images: Tensor, labels: Tensor) -> Callable[[], Graph]:
-            def build() -> Graph:
-                total = guards.values("loss", self.loss(self.model(images), labels), images).sum() / len(self.x)
-                return Graph(self.parameters, _gradients(total, self.parameters))
-
-            return build
-
-        pairs = zip(self.x.split(self._chunk), self.y.split(self._chunk), strict=True)
-        return Graphs([builder(*pair) for pair in pairs], keep_graph=self._keep_graph, memory=self._memory)
+    def _graph(self, images: Tensor, labels: Tensor) -> Graph:
+        losses = guards.values("loss", self.loss(self.model(images), labels), images)
+        return Graph.of(losses.sum() / len(self.x), self.parameters)
 
     @property
     def kept(self) -> int:
         """Chunks whose graph is kept; the others are built again for every product."""
-        return self._graphs.kept
+        return sum(graph is not None for graph in self._graphs)
 
     @property
     def gradient(self) -> Float[Tensor, " n"]:
         """Gradient of the mean loss, flat."""
-        return sum(torch.cat([g.flatten() for g in chunk]) for chunk in self._graphs.gradients())
+        return sum(torch.cat([g.flatten() for g in chunk]) for chunk in self._gradients())
 
     def matvec(self, v: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """H v for each row of `v`."""
@@ -116,76 +160,70 @@ class ParameterHessian:
 
     def _one(self, v: Tensor) -> Tensor:
         self.products += 1
-        pieces = [piece.view_as(p) for piece, p in zip(v.split(self.sizes), self.parameters, strict=True)]
+        pieces = [piece.view_as(p) for piece, p in zip(v.split(self._sizes), self.parameters, strict=True)]
         total = torch.zeros_like(v)
-        for product in self._graphs.products(lambda _: pieces):
+        for product in self._products(lambda _: pieces):
             total += torch.cat([part.flatten() for part in product])
         return total
 
 
-class InputHessian:
-    """Hessian of a scalar readout in the inputs, one matrix per image, multiplied in one batch.
+class InputHessian(_Hessian):
+    """Hessian of a readout, one number per image, in the inputs: one matrix per image, multiplied in one batch.
 
-    Images do not interact, so one product of the summed readout multiplies every image's own Hessian.
-
-    Args:
-        model: network in eval mode.
-        x: images, or any floating-point inputs.
-        y: class each readout refers to.
-        readout: (model, x, y) -> one number per image; the logit by default.
-        chunk: images per graph; convolutions are fastest at about a hundred, dense networks do not care.
-        keep_graph: True, False or "auto", as for ParameterHessian.
-        memory: bytes that "auto" may fill; None for half of what is free.
-
-    Raises:
-        ValueError: as ParameterHessian, and for integer inputs.
+    Images do not interact, so one product of the summed readout multiplies every image's own Hessian. Arguments and
+    errors are as of ParameterHessian, but integer inputs are refused. Convolutions are fastest in chunks of about a
+    hundred images, dense networks do not care.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        readout: Readout = logit,
-        chunk: int = 128,
-        keep_graph: bool | str = "auto",
-        memory: int | None = None,
+        self, model: nn.Module, x: Tensor, y: Tensor, *, readout: Readout = logit, chunk: int = 128, **graphs: Option
     ) -> None:
-        checks.count("chunk", chunk)
-        guards.graphs(keep_graph, memory)
-        guards.batch(x, y)
+        super().__init__(model, x, y, chunk, **graphs)
         guards.floating(x)
-        guards.model(model)
-        self.products = 0
-        self.x, self.shape = x, x.shape
+        self._readout, self._chunk = readout, chunk
+        _ = self._graphs  # built at once: refused here is what only a pass can show
 
-        def builder(images: Tensor, labels: Tensor) -> Callable[[], Graph]:
-            def build() -> Graph:
-                at = images.detach().requires_grad_()
-                total = guards.values("readout", readout(model, at, labels), images).sum()
-                return Graph([at], _gradients(total, [at]))
-
-            return build
-
-        self._chunk = chunk
-        builders = [builder(*pair) for pair in zip(x.split(chunk), y.split(chunk), strict=True)]
-        self._graphs = Graphs(builders, keep_graph=keep_graph, memory=memory)
+    def _graph(self, images: Tensor, labels: Tensor) -> Graph:
+        at = images.detach().requires_grad_()
+        return Graph.of(guards.values("readout", self._readout(self.model, at, labels), images).sum(), [at])
 
     @property
     def gradient(self) -> Float[Tensor, "batch *shape"]:
         """Gradient of each image's readout, detached."""
-        return torch.cat([gradient for (gradient,) in self._graphs.gradients()])
+        return torch.cat([gradient for (gradient,) in self._gradients()])
 
     def matvec(self, v: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """H_i v_i for each image i."""
         self.products += 1
-        parts = v.view(self.shape).split(self._chunk)
-        return torch.cat([product for (product,) in self._graphs.products(lambda i: [parts[i]])]).flatten(1)
+        parts = v.view(self.x.shape).split(self._chunk)
+        return torch.cat([product for (product,) in self._products(lambda i: [parts[i]])]).flatten(1)
 
 
-def _gradients(total: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Gradient with its graph; zero where `total` does not use an input."""
-    if not total.requires_grad:
-        return [torch.zeros_like(piece) for piece in inputs]
-    return torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True, materialize_grads=True)
+def _nodes(gradients: Sequence[Tensor]) -> set[torch.autograd.graph.Node]:
+    """Every node of the graph behind the gradients, which includes the forward pass."""
+    waiting, seen = [g.grad_fn for g in gradients if g.grad_fn is not None], set()
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += [below for below, _ in node.next_functions if below is not None]
+    return seen
+
+
+def _saved_bytes(nodes: set[torch.autograd.graph.Node], inputs: Sequence[Tensor]) -> int:
+    """Bytes of the distinct tensors that the nodes hold for later, without the inputs themselves."""
+    held = (getattr(node, name) for node in nodes for name in _saved_names(type(node)))
+    tensors = (t for value in held for t in (value if isinstance(value, tuple) else (value,)) if isinstance(t, Tensor))
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in (t.untyped_storage() for t in tensors)}
+    own = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+    return sum(size for pointer, size in sizes.items() if pointer not in own)
+
+
+@cache
+def _saved_names(kind: type) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_saved_"))
+
+
+def _free(device: torch.device) -> int:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(SHARE * free)

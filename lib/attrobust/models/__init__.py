@@ -6,22 +6,10 @@ number of a network a map explains.
 """
 
 from attrobust.models import readouts
-from attrobust.models.architectures import ARCHITECTURES, INITIAL, MLP, ConvNet, build
-from attrobust.models.layers import ACTIVATIONS, Standardize
+from attrobust.models.architectures import ACTIVATIONS, ARCHITECTURES, INITIAL, MLP, ConvNet, Standardize, ViT, build
 from attrobust.models.smooth import SmoothTwin, kinks, smooth_twin
-from attrobust.models.transformer import ViT
 
 __all__ = [
-    "ACTIVATIONS",
-    "ARCHITECTURES",
-    "INITIAL",
-    "MLP",
-    "ConvNet",
-    "SmoothTwin",
-    "Standardize",
-    "ViT",
-    "build",
-    "kinks",
-    "readouts",
-    "smooth_twin",
-]
+    "ACTIVATIONS", "ARCHITECTURES", "INITIAL", "MLP", "ConvNet", "SmoothTwin", "Standardize", "ViT", "build", "kinks",
+    "readouts", "smooth_twin",
+]  # fmt: skip

@@ -1,75 +1,213 @@
-"""Dense and convolutional classifiers, small enough to read at a glance; and the function that builds every network."""
+"""The classifiers, small enough to read at a glance: dense, convolutional, a vision transformer; and their builder.
+
+The transformer's attention maps are ordinary outputs, with no dropout and nothing fused (notebooks 06 and 07):
+
+    z_0 = [cls; E patches] + position
+    z  <- z + attention(norm(z)),   z <- z + mlp(norm(z))        (norm first: Xiong et al. 2020)
+    logits = head(norm(z_L[cls]))
+"""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from attrobust import attention as kernels
 from attrobust import checks
-from attrobust.models.layers import ACTIVATIONS, Standardize
-from attrobust.models.transformer import Patches, ViT
 from attrobust.shapes import Images, Logits
 
+Shape = tuple[int, int, int]
+Tokens = Float[Tensor, "batch tokens dim"]
+Maps = list[Float[Tensor, "batch heads tokens tokens"]]
 
-class MLP(nn.Module):
+ACTIVATIONS: dict[str, type[nn.Module]]
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
+
+#: Of the first position embeddings, where tokens of standardised pixels have 1: our choice, and that of large
+#: transformers, with which the place of a patch is at first not heard: digits are learned more slowly and less well.
+POSITION_STD, NARROW_POSITION_STD = 0.5, 0.02
+
+
+class Standardize(nn.Module):
+    """(x - mean) / std with one constant each, of the training pixels: attack radii keep meaning pixel units."""
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("std", torch.tensor(float(std)))
+
+    def forward(self, x: Images) -> Images:
+        """Standardise the pixels."""
+        return (x - self.mean) / self.std
+
+
+class _Layered(nn.Module):
+    """Layers one after the other, of which the first standardises the pixels."""
+
+    def __init__(self, standard: dict[str, float], *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(Standardize(**standard), *layers)
+
+    def forward(self, x: Images) -> Logits:
+        """Logits of each image."""
+        return self.layers(x)
+
+
+class MLP(_Layered):
     """Dense network: standardise, flatten, `depth` hidden layers of `width` units, one logit per class."""
 
     def __init__(
         self,
-        input_shape: tuple[int, int, int],
+        inputs: Shape,
         classes: int,
         *,
         activation: str = "gelu",
         width: int = 64,
         depth: int = 3,
-        mean: float = 0.0,
-        std: float = 1.0,
+        **standard: float,
     ) -> None:
-        super().__init__()
-        sizes = [math.prod(input_shape), *[width] * depth, classes]
-        layers: list[nn.Module] = [Standardize(mean, std), nn.Flatten()]
+        sizes = [math.prod(inputs), *[width] * depth, classes]
+        layers: list[nn.Module] = [nn.Flatten()]
         for fan_in, fan_out in pairwise(sizes[:-1]):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
-
-    def forward(self, x: Images) -> Logits:
-        """Logits of each image."""
-        return self.layers(x)
+        super().__init__(standard, *layers, nn.Linear(*sizes[-2:]))
 
 
-class ConvNet(nn.Module):
+class ConvNet(_Layered):
     """Convolutional network: two strided 3 x 3 convolutions, then one hidden dense layer."""
 
     def __init__(
-        self,
-        input_shape: tuple[int, int, int],
-        classes: int,
-        *,
-        activation: str = "gelu",
-        width: int = 16,
-        mean: float = 0.0,
-        std: float = 1.0,
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, **standard: float
     ) -> None:
-        super().__init__()
-        channels, height, width_pixels = input_shape
+        channels, rows, columns = inputs
         act = ACTIVATIONS[activation]
-        flat = 2 * width * math.ceil(height / 4) * math.ceil(width_pixels / 4)
-        self.layers = nn.Sequential(
-            Standardize(mean, std),
+        super().__init__(
+            standard,
             nn.Conv2d(channels, width, 3, stride=2, padding=1),
             act(),
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
             act(),
             nn.Flatten(),
-            nn.Linear(flat, 4 * width),
+            nn.Linear(2 * width * math.ceil(rows / 4) * math.ceil(columns / 4), 4 * width),
             act(),
             nn.Linear(4 * width, classes),
         )
 
+
+class Block(nn.Module):
+    """Attention, then a dense layer of twice the width, each on normalised tokens and added to them."""
+
+    def __init__(self, dim: int, heads: int, *, kernel: kernels.Kernel, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.before_attention = nn.LayerNorm(dim)
+        self.attention = kernels.Attention(dim, heads, kernel=kernel)
+        self.before_mlp = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), activation(), nn.Linear(2 * dim, dim))
+
+    def attend(
+        self, tokens: Tokens, *, read: int | None = None
+    ) -> tuple[Float[Tensor, "batch read dim"], Float[Tensor, "batch heads tokens tokens"]]:
+        """New tokens (the `read` first ones, or all) and the block's attention matrix."""
+        mixed, weights = self.attention.attend(self.before_attention(tokens), read=read)
+        tokens = tokens[:, :read] + mixed
+        return tokens + self.mlp(self.before_mlp(tokens)), weights
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """New tokens."""
+        return self.attend(tokens)[0]
+
+
+class Patches(nn.Module):
+    """One token per patch of the image: its pixels times a weight that all patches share, row by row."""
+
+    def __init__(self, channels: int, patch: int, dim: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.weight = nn.Parameter(torch.empty(dim, channels * patch**2))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+
+    def forward(self, x: Images) -> Tokens:
+        """Tokens of each image, in reading order."""
+        p = self.patch
+        batch, channels, height, width = x.shape
+        tiles = x.reshape(batch, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
+        return nn.functional.linear(tiles.flatten(3).flatten(1, 2), self.weight, self.bias)
+
+
+class ViT(nn.Module):
+    """Vision transformer: standardise, embed patches, `depth` blocks, read the class from the CLS token.
+
+    `attention` is one of `attention.KERNELS`, `patch` the side of a patch in pixels, `dim` the length of a token
+    (Dosovitskiy et al. 2021, "An image is worth 16x16 words", eqs. 1-4).
+
+    Raises:
+        ValueError: for a number out of range, a patch that does not divide height and width, heads that do not divide
+            `dim`, or an unknown kernel.
+
+    Example:
+        >>> logits, maps = ViT((1, 8, 8), 10, patch=4, dim=8, depth=3, heads=2).attend(torch.rand(5, 1, 8, 8))
+        >>> logits.shape, len(maps), maps[-1].shape
+        (torch.Size([5, 10]), 3, torch.Size([5, 2, 5, 5]))
+    """
+
+    def __init__(
+        self,
+        inputs: Shape,
+        classes: int,
+        *,
+        activation: str = "gelu",
+        attention: str = "softmax",
+        patch: int = 2,
+        dim: int = 32,
+        depth: int = 2,
+        heads: int = 4,
+        **standard: float,
+    ) -> None:
+        super().__init__()
+        channels, height, width = inputs
+        for name, value in (("patch", patch), ("dim", dim), ("depth", depth)):
+            checks.count(name, value)
+        if height % patch or width % patch:
+            raise ValueError(f"patch is {patch}; it must divide the image's height and width, {height} and {width}")
+        tokens = 1 + (height // patch) * (width // patch)
+        self.standardize = Standardize(**standard)
+        self.patches = Patches(channels, patch, dim)
+        self.cls = nn.Parameter(torch.zeros(1, dim))
+        self.position = nn.Parameter(POSITION_STD * torch.randn(tokens, dim))
+        act = ACTIVATIONS[activation]
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, kernel=kernels.kernel(attention), activation=act) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, classes)
+
     def forward(self, x: Images) -> Logits:
         """Logits of each image."""
-        return self.layers(x)
+        return self.attend(x)[0]
+
+    def attend(self, x: Images) -> tuple[Logits, Maps]:
+        """Logits, and the attention matrix of every block, first block first; live, token 0 is CLS."""
+        tokens, maps = self._embed(x), []
+        for block in self.blocks:
+            tokens, weights = block.attend(tokens, read=1 if block is self.blocks[-1] else None)
+            maps.append(weights)
+        return self.head(self.norm(tokens[:, 0])), maps
+
+    def scores(self, x: Images) -> Maps:
+        """Scores from which every block's kernel makes its attention matrix; live."""
+        tokens, scores = self._embed(x), []
+        for block in self.blocks:
+            scores.append(block.attention.scores(block.before_attention(tokens)))
+            tokens = block(tokens)
+        return scores
+
+    def _embed(self, x: Images) -> Tokens:
+        patches = self.patches(self.standardize(x))
+        return torch.cat([self.cls.expand(len(x), 1, -1), patches], dim=1) + self.position
 
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet, "vit": ViT}
@@ -79,34 +217,25 @@ INITIAL = ("wide", "narrow")
 def build(
     architecture: str,
     *,
-    input_shape: tuple[int, int, int],
+    input_shape: Shape,
     classes: int,
     seed: int,
     activation: str = "gelu",
     initial: str = "wide",
     **options: float | str,
 ) -> nn.Module:
-    """Build a classifier whose weights depend on `seed` alone; the global random state is left as found.
+    """Build one of `ARCHITECTURES`, with weights that depend on `seed` alone; the global random state is left as found.
 
-    Args:
-        architecture: one of `ARCHITECTURES`.
-        input_shape: channels, height, width of one image.
-        classes: number of logits, at least 2.
-        seed: of the initial weights.
-        activation: one of `ACTIVATIONS`.
-        initial: size of the initial weights, one of `INITIAL`: "wide" as below; "narrow" as torch's own dense and
-            convolutional layers (uniform, variance 1 / (3 fan-in), biases too), and positions of a ViT at 0.02.
-        **options: passed on to the architecture: mean, std; width, depth; attention, patch, dim, depth, heads of a ViT.
-
-    Returns:
-        The network in train mode, on the CPU, in float32.
+    The network is in train mode, on the CPU, in float32. Options of the architecture are mean and std of the training
+    pixels; width, depth; attention, patch, dim, depth, heads of a ViT. An image has `input_shape` (channels, height,
+    width). Initial weights are "wide" as below, or "narrow" as torch's own dense and convolutional layers (uniform,
+    variance 1 / (3 fan-in), biases too), with positions of a ViT at 0.02.
 
     Raises:
         ValueError: for an unknown architecture or activation, fewer than two classes, or what a ViT refuses.
 
     Example:
-        >>> model = build("mlp", input_shape=(1, 8, 8), classes=10, seed=0, width=16)
-        >>> model(torch.zeros(2, 1, 8, 8)).shape
+        >>> build("mlp", input_shape=(1, 8, 8), classes=10, seed=0, width=16)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
 
     Reference: He et al. 2015, "Delving deep into rectifiers", eq. 10 (initialisation). A ViT's dense layers read
@@ -121,9 +250,13 @@ def build(
         torch.manual_seed(seed)
         model = ARCHITECTURES[architecture](input_shape, classes, activation=activation, **options)
         for layer in model.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d) and initial == "wide":
+            if initial == "wide" and isinstance(layer, nn.Linear | nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
                 nn.init.zeros_(layer.bias)
-            if isinstance(layer, ViT | Patches) and initial == "narrow":
-                layer.narrow()
+            if initial == "narrow" and isinstance(layer, Patches):
+                within = layer.weight.shape[1] ** -0.5
+                for parameter in (layer.weight, layer.bias):
+                    nn.init.uniform_(parameter, -within, within)
+            if initial == "narrow" and isinstance(layer, ViT):
+                layer.position.data.mul_(NARROW_POSITION_STD / POSITION_STD)
     return model

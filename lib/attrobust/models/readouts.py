@@ -1,14 +1,14 @@
 """Readouts: which number of a classifier a map explains, (model, x, y) -> one number per image.
 
     logit            z_y
-    log-probability  log p_y = -softplus(logsumexp_{j != y} z_j - z_y)
+    log-probability  log p_y = -softplus(t),   1 - p_y = sigmoid(t),   t = logsumexp_{j != y} z_j - z_y
     margin           z_y - max_{j != y} z_j
     cross-entropy    -log p_y
 
 An explanation is of a readout as much as of a network: the gradient of the log-probability,
 sum_j p_j (dz_y/dx - dz_j/dx), fades where the network is sure, that of the logit does not. Attributions
 (`saliency(model, x, target, readout=log_probability)`) and curvature in the pixels take any of these, or one of
-the reader's own.
+the reader's own. All refuse a model that does not return logits of shape (batch, classes).
 """
 
 from collections.abc import Callable
@@ -16,39 +16,27 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from attrobust import checks
 
-Readout = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
+Model = Callable[[Tensor], Tensor]
+Readout = Callable[[Model, Tensor, Tensor], Tensor]
 
 #: From here on the softplus is its argument to the last digit, in float64 too; above 88, float32 would overflow.
 STRAIGHT = 60
 
 
-def logit(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
-    """Logit of class y: the function a saliency map is the gradient of, unless said otherwise.
-
-    Raises:
-        ValueError: if the model does not return logits of shape (batch, classes).
-    """
+def logit(model: Model, x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
+    """Logit of class y: the function a saliency map is the gradient of, unless said otherwise."""
     return _logits(model, x).gather(1, y[:, None])[:, 0]
 
 
-def log_probability(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
+def log_probability(model: Model, x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
     """Logarithm of the softmax's probability of class y, exact where that is close to 1.
 
     The common form z_y - logsumexp z subtracts nearly equal numbers there, and its gradient holds the complement
-    1 - p_y, of which float32 keeps nothing above 1 - 6e-8. Against the other classes alone both stay exact:
-
-        log p_y = -softplus(t),   1 - p_y = sigmoid(t),   t = logsumexp_{j != y} z_j - z_y
-
-    Args:
-        model: returns logits of two classes or more.
-        x: images.
-        y: class of each image.
-
-    Raises:
-        ValueError: if the model does not return logits of shape (batch, classes).
+    1 - p_y, of which float32 keeps nothing above 1 - 6e-8. Against the other classes alone both stay exact.
 
     Example:
         >>> sure = torch.tensor([[40.0, 0.0]])
@@ -57,32 +45,28 @@ def log_probability(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> 
         ('-4.25e-18', 0.0)
     """
     own, others = _against_others(model, x, y)
-    return -torch.nn.functional.softplus(others.logsumexp(1) - own, threshold=STRAIGHT)
+    return -F.softplus(others.logsumexp(1) - own, threshold=STRAIGHT)
 
 
-def margin(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
-    """Logit of class y minus the largest of the others: how far the decision is from turning.
-
-    Raises:
-        ValueError: if the model does not return logits of shape (batch, classes).
-    """
+def margin(model: Model, x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
+    """Logit of class y minus the largest of the others: how far the decision is from turning."""
     own, others = _against_others(model, x, y)
     return own - others.amax(1)
 
 
-def cross_entropy(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
-    """Cross-entropy of each image.
-
-    Raises:
-        ValueError: if the model does not return logits of shape (batch, classes).
-    """
-    return torch.nn.functional.cross_entropy(_logits(model, x), y, reduction="none")
+def cross_entropy(model: Model, x: Tensor, y: Tensor) -> Float[Tensor, " batch"]:
+    """Cross-entropy of each image."""
+    return F.cross_entropy(_logits(model, x), y, reduction="none")
 
 
-def _against_others(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+#: Readouts that run the model once, on x, and see nothing of it but the logits.
+OF_LOGITS = (logit, log_probability, margin, cross_entropy)
+
+
+def _against_others(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     logits = _logits(model, x)
     return logits.gather(1, y[:, None])[:, 0], logits.scatter(1, y[:, None], -torch.inf)
 
 
-def _logits(model: Callable[[Tensor], Tensor], x: Tensor) -> Float[Tensor, "batch classes"]:
+def _logits(model: Model, x: Tensor) -> Float[Tensor, "batch classes"]:
     return checks.logits("model", model(x), batch=len(x))

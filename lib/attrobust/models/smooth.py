@@ -2,13 +2,11 @@
 
 Between its kinks a ReLU network is linear, so its saliency map is locally constant and an attack's ascent
 direction on it is exactly zero: the attack moves nothing and would report "robust". The attack therefore climbs
-on a twin with the same weights in which every ReLU is a softplus,
+on a twin with the same weights in which every ReLU is a softplus, and is judged on the original network:
 
-    softplus_beta(h) = log(1 + exp(beta h)) / beta  ->  relu(h)  as  beta -> infinity,
+    softplus_beta(h) = log(1 + exp(beta h)) / beta  ->  relu(h)  as  beta -> infinity
 
-and is judged on the original network. (Dombrowski et al. 2019, "Explanations can be manipulated and geometry is
-to blame".) Functional and in-place ReLUs are found and replaced too: both functions watch what the network
-*does*, not which modules it lists.
+Both functions watch what the network *does*, not which modules it lists.
 """
 
 from collections.abc import Callable
@@ -28,9 +26,8 @@ _KINKED = {
     "maximum", "minimum", "abs", "hardsigmoid", "hardswish", "hardswish_", "hardshrink", "softshrink",
 }  # fmt: skip
 
-_RELUS = {F.relu, torch.relu, torch.Tensor.relu}
 _RELUS_IN_PLACE = {F.relu_, torch.relu_, torch.Tensor.relu_}
-_SOFTENED = _RELUS | _RELUS_IN_PLACE | {F.leaky_relu}
+_SOFTENED = {F.relu, torch.relu, torch.Tensor.relu, F.leaky_relu} | _RELUS_IN_PLACE
 _CLAMPS = {torch.clamp, torch.Tensor.clamp, torch.clamp_min, torch.Tensor.clamp_min}
 
 
@@ -47,29 +44,21 @@ def kinks(model: nn.Module, x: Images) -> list[str]:
 
 
 def smooth_twin(model: nn.Module, x: Images, *, beta: float) -> "SmoothTwin":
-    """Same network, same weights (shared, not copied), with softplus in place of every ReLU.
+    """Same network, same weights (shared, not copied, so it follows their changes), softplus in place of every ReLU.
 
-    Args:
-        model: any network whose only kinks are ReLUs or leaky ReLUs: modules, functional calls, in-place calls.
-        x: images the network accepts; used to check that no kink is left.
-        beta: sharpness of the softplus, above 0; the curvature of the twin grows with it. Our attacks use
-            5, 10 and 50 and count the worst.
-
-    Returns:
-        The twin; it follows later changes of the original weights.
+    The network may call ReLU and leaky ReLU as module, function or in place; that no other kink is left is checked on
+    images `x`. The curvature of the twin grows with `beta`, the sharpness of the softplus. Our attacks use 5, 10 and 50
+    and count the worst (Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame", section 4).
 
     Raises:
         ValueError: if `beta` is not positive, or if a kink remains that the twin cannot replace.
 
     Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())
-        >>> kinks(smooth_twin(net, torch.rand(1, 1, 2, 2), beta=10.0), torch.rand(1, 1, 2, 2))
+        >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()), torch.rand(1, 1, 2, 2)
+        >>> kinks(smooth_twin(net, x, beta=10.0), x)
         []
-
-    Reference: Dombrowski et al. 2019, section 4.
     """
-    checks.positive("beta", beta)
-    twin = SmoothTwin(model, beta)
+    twin = SmoothTwin(model, checks.positive("beta", beta))
     left = kinks(twin, x)
     if left:
         raise ValueError(
@@ -84,9 +73,7 @@ class SmoothTwin(nn.Module):
 
     def __init__(self, original: nn.Module, beta: float) -> None:
         super().__init__()
-        self.original = original
-        self.beta = beta
-        self.training = original.training
+        self.original, self.beta, self.training = original, beta, original.training
 
     def forward(self, x: Images) -> Tensor:
         """Output of the original network with every ReLU softened."""
@@ -106,6 +93,8 @@ class SmoothTwin(nn.Module):
 
 
 class _Watch(TorchDispatchMode):
+    """Notes the kinks that run."""
+
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
@@ -118,6 +107,8 @@ class _Watch(TorchDispatchMode):
 
 
 class _Soften(TorchFunctionMode):
+    """Runs a softplus where a ReLU is called."""
+
     def __init__(self, beta: float) -> None:
         super().__init__()
         self.beta = beta
@@ -125,11 +116,12 @@ class _Soften(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
         if func in _SOFTENED:
-            call = _bind(func, args, kwargs)
-            x, slope = call["input"], call.get("negative_slope", 0.0)
-            if call["inplace"]:
-                return x.copy_(self._soft(x.clone(), slope))
-            return self._soft(x, slope)
+            leaky = func is F.leaky_relu
+            names = ("input", "negative_slope", "inplace") if leaky else ("input", "inplace")
+            call = {"negative_slope": 0.01 if leaky else 0.0, "inplace": func in _RELUS_IN_PLACE}
+            call |= dict(zip(names, args, strict=False)) | kwargs
+            x, slope = call["input"], call["negative_slope"]
+            return x.copy_(self._soft(x.clone(), slope)) if call["inplace"] else self._soft(x, slope)
         if func in _CLAMPS and _is_relu(args, kwargs):
             return self._soft(args[0], 0.0)
         return func(*args, **kwargs)
@@ -138,13 +130,8 @@ class _Soften(TorchFunctionMode):
         return slope * x + (1 - slope) * F.softplus(x, self.beta) if slope else F.softplus(x, self.beta)
 
 
-def _bind(func: Callable, args: tuple, kwargs: dict) -> dict:
-    names = ["input", "negative_slope", "inplace"] if func is F.leaky_relu else ["input", "inplace"]
-    defaults = {"inplace": func in _RELUS_IN_PLACE} | ({"negative_slope": 0.01} if func is F.leaky_relu else {})
-    return defaults | dict(zip(names, args, strict=False)) | kwargs
-
-
 def _is_relu(args: tuple, kwargs: dict) -> bool:
+    """Whether a clamp is one from 0 upwards."""
     low = args[1] if len(args) > 1 else kwargs.get("min")
     high = args[2] if len(args) > 2 else kwargs.get("max")
     return isinstance(low, int | float) and low == 0 and high is None

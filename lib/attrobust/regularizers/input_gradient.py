@@ -6,30 +6,19 @@ their input gradients".
 """
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from attrobust.shapes import Images
+from attrobust.shapes import Images, Labels, PerImage
 
 
-def input_gradient(model: nn.Module, x: Images, y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def input_gradient(model: nn.Module, x: Images, y: Labels) -> PerImage:
     """Squared l2 norm of the cross-entropy's input gradient, of each example; live in the model's parameters.
 
-    Args:
-        model: from images to logits, each image on its own.
-        x: images.
-        y: their labels.
-
-    Returns:
-        One number per image, at least 0.
-
     Example:
-        >>> x, y = torch.zeros(2, 1, 1, 2), torch.tensor([0, 1])
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
-        >>> with torch.no_grad():
-        ...     _ = model[1].weight.copy_(torch.eye(2)), model[1].bias.zero_()
-        >>> input_gradient(model, x, y).tolist()
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+        >>> model[1].weight.data = torch.eye(2)
+        >>> input_gradient(model, torch.zeros(2, 1, 1, 2), torch.tensor([0, 1])).tolist()
         [0.5, 0.5]
     """
     at = x.detach().requires_grad_()
