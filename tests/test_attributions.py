@@ -6,6 +6,7 @@ import cases
 import pytest
 import torch
 from attrobust import attributions, models
+from attrobust.models import readouts
 from torch import nn
 
 
