@@ -13,19 +13,13 @@ from attrobust.shapes import Images
 
 
 class BlindUnit(nn.Module):
-    """A network with one square unit added to all its logits.
-
-    Args:
-        network: the network underneath.
-        x: training images that must not notice; fewer than pixels plus one.
-        strength: v, the curvature that every logit gains (|w| = 1).
+    """A network with one square unit, of curvature `strength` = v (|w| = 1), added to all its logits.
 
     Raises:
-        ValueError: if the images leave no direction free.
+        ValueError: if the training images x, which must not notice it, leave no direction free.
 
     Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double()
-        >>> x = torch.rand(3, 1, 2, 2).double()
+        >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double(), torch.rand(3, 1, 2, 2).double()
         >>> bool(torch.allclose(BlindUnit(net, x, strength=9.0)(x), net(x)))
         True
     """

@@ -11,7 +11,7 @@ All four are scale-free: scaling a and e together changes nothing. They are P14 
 ours. The first two are attained, as are gaps of twice the change per pixel.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pandas as pd
@@ -21,9 +21,9 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 from attrobust import checks, similarity
-from attrobust.shapes import PerImage
-from attrobust.theory import tally
-from attrobust.versions import versioned
+from attrobust.shapes import Importances, PerImage
+from attrobust.theory.draws import Source
+from attrobust.theory.tally import Cases, bound, trial
 
 Scores = Float[Tensor, "batch pixels"]
 
@@ -31,14 +31,10 @@ Scores = Float[Tensor, "batch pixels"]
 def cosine(relative: PerImage) -> PerImage:
     """Least cosine between two maps when the second lies within `relative` times the length of the first.
 
-    Args:
-        relative: |e|_2 / |a|_2, at least 0.
-
-    Returns:
-        sqrt(1 - relative^2), and -1 from relative = 1 on, where nothing is guaranteed. Attained (`worst_cosine`).
+    sqrt(1 - relative^2), and -1 from relative = 1 on, where nothing is guaranteed. Attained (`worst_cosine`).
 
     Raises:
-        ValueError: if an entry is negative.
+        ValueError: if an entry is negative or NaN.
 
     Example:
         >>> cosine(torch.tensor([0.0, 0.6, 1.5], dtype=torch.float64)).round(decimals=9).tolist()
@@ -49,12 +45,9 @@ def cosine(relative: PerImage) -> PerImage:
 
 
 def worst_cosine(scores: Scores, across: Scores, relative: PerImage) -> Scores:
-    """Change of relative size `relative` that attains `cosine`: along -a by r^2, across by r sqrt(1 - r^2).
+    """Change of `relative` size below 1 that attains `cosine`: along -a by r^2, across by r sqrt(1 - r^2).
 
-    Args:
-        scores: the maps a, not zero.
-        across: directions perpendicular to the maps; any length.
-        relative: size of the change over the length of the map, below 1.
+    The maps a are not zero, and the directions `across` perpendicular to them, of any length.
     """
     r = relative[:, None]
     unit = across / across.norm(dim=1, keepdim=True)
@@ -62,15 +55,9 @@ def worst_cosine(scores: Scores, across: Scores, relative: PerImage) -> Scores:
 
 
 def topk(scores: Scores, change: PerImage, *, k: int) -> PerImage:
-    """Least top-k intersection after any change of Euclidean length at most `change`.
+    """Least top-k intersection after any change of Euclidean length at most `change`, which may be infinite.
 
-    Args:
-        scores: importances of the clean map.
-        change: largest |e|_2, at least 0; may be infinite.
-        k: pixels compared, from 1 to the number of pixels.
-
-    Returns:
-        Certified share of the k leading pixels that stay, in [0, 1]. Exact: `swap` attains it.
+    The certified share of the k leading pixels that stay, in [0, 1]. Exact: `swap` attains it. Ours.
 
     Raises:
         ValueError: if `k` is out of range or a change is negative.
@@ -79,12 +66,9 @@ def topk(scores: Scores, change: PerImage, *, k: int) -> PerImage:
         >>> a = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).double()
         >>> topk(a, torch.tensor([0.7]).double(), k=2).item(), topk(a, torch.tensor([0.71]).double(), k=2).item()
         (1.0, 0.5)
-
-    Reference: ours.
     """
     _not_negative("change", change)
-    costs = swap_costs(scores, k=k)
-    return 1 - (costs <= change[:, None].square()).sum(1).to(scores) / k
+    return 1 - (swap_costs(scores, k=k) <= change[:, None].square()).sum(1).to(scores) / k
 
 
 def swap_costs(scores: Scores, *, k: int) -> Float[Tensor, "batch swaps"]:
@@ -94,10 +78,8 @@ def swap_costs(scores: Scores, *, k: int) -> Float[Tensor, "batch swaps"]:
 
     S: the m smallest of the leading k; T: the m largest of the rest. There are min(k, d - k) columns, growing.
     """
-    tau, inner, outer = _levels(scores, k)
-    down = (inner - tau[..., None]).clamp_min(0).square()
-    up = (tau[..., None] - outer).clamp_min(0).square()
-    return (_first(down) + _first(up)).sum(-1)
+    _, down, up = _levels(scores, k)
+    return (down.square() + up.square()).sum(-1)
 
 
 def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
@@ -106,13 +88,11 @@ def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
     Raises:
         ValueError: if `swaps` is not from 1 to min(k, pixels - k).
     """
-    most = min(k, scores.shape[1] - k)
-    checks.count("swaps", swaps, most=most)
+    checks.count("swaps", swaps, most=min(k, scores.shape[1] - k))
     tau = _levels(scores, k)[0][:, swaps - 1, None]
     order = scores.argsort(dim=1, descending=True, stable=True)
     lower, raise_ = order[:, k - swaps : k], order[:, k : k + swaps]
-    change = torch.zeros_like(scores)
-    change.scatter_(1, lower, (tau - scores.gather(1, lower)).clamp_max(0))
+    change = torch.zeros_like(scores).scatter(1, lower, (tau - scores.gather(1, lower)).clamp_max(0))
     return change.scatter(1, raise_, (tau - scores.gather(1, raise_)).clamp_min(0))
 
 
@@ -141,44 +121,28 @@ def kendall(scores: Scores, change: PerImage) -> PerImage:
         >>> round(kendall(torch.tensor([[0.0, 1.0, 5.0]]).double(), torch.tensor([0.5]).double()).item(), 6)
         0.333333
     """
-    pixels = _pixels(scores)
-    return 1 - 2 * _close(scores, change).sum((1, 2)).to(scores) / 2 / (pixels * (pixels - 1) / 2)
+    close, pixels = _close(scores, change), scores.shape[1]
+    return 1 - 2 * close.sum((1, 2)).to(scores) / 2 / (pixels * (pixels - 1) / 2)
 
 
 def spearman(scores: Scores, change: PerImage) -> PerImage:
-    """Least Spearman correlation after a change of at most `change` in every pixel: a rank moves at most N_i.
-
-    Args:
-        scores: importances without ties.
-        change: largest |e|_inf, at least 0; |e|_2 is a valid, looser choice.
-
-    Returns:
-        The guarantee, never below -1.
-
-    Raises:
-        ValueError: if a change is negative or there are fewer than two pixels.
-    """
-    pixels = _pixels(scores)
-    moved = _close(scores, change).sum(2).to(scores).square().sum(1)
+    """Least Spearman correlation after the change of `kendall`, never below -1: a rank moves at most N_i."""
+    moved, pixels = _close(scores, change).sum(2).to(scores).square().sum(1), scores.shape[1]
     return (1 - 6 * moved / (pixels * (pixels**2 - 1))).clamp_min(-1)
 
 
-def kendall_correlation(
-    first: Float[Tensor, "batch height width"], second: Float[Tensor, "batch height width"]
-) -> PerImage:
+def kendall_correlation(first: Importances, second: Importances) -> PerImage:
     """Kendall correlation of the pixels of each pair of maps."""
     pairs = zip(first.flatten(1), second.flatten(1), strict=True)
     return torch.tensor([kendalltau(a, b).statistic for a, b in pairs], dtype=first.dtype)
 
 
-@versioned(1)
-@tally.over_cases
-def metrics(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def metrics(case: int) -> Cases:
     """P14 against changes built to break it; similarities enter as 1 - value, so that left <= right."""
-    g = torch.Generator().manual_seed(case)
-    pixels, k = (int(torch.randint(a, b, (1,), generator=g)) for a, b in ((6, 17), (1, 6)))
-    a, r = (torch.rand(1, n, generator=g, dtype=torch.float64) for n in (pixels, 1))
-    across = torch.randn(1, pixels, generator=g, dtype=torch.float64)
+    g = Source(case)
+    pixels, k = g.whole(6, 16), g.whole(1, 5)
+    a, r, across = g.uniform(1, pixels), g.uniform(1, 1), g.normal(1, pixels)
     across = across - (across * a).sum() / a.square().sum() * a
     yield _lost("cosine", similarity.cosine, a, worst_cosine(a, across, r[0]), cosine(r[0]))
     top = partial(similarity.topk_intersection, k=k)
@@ -188,7 +152,7 @@ def metrics(case: int) -> Iterator[pd.DataFrame]:
     size = 0.3 * r[0].square()
     leading = torch.where(a >= a.topk(k).values[:, -1:], -1.0, 1.0).to(a)
     upper = torch.where(a >= a.median(), -1.0, 1.0).to(a)
-    for direction in (leading, upper, torch.randn(1, pixels, generator=g, dtype=torch.float64).sign()):
+    for direction in (leading, upper, g.normal(1, pixels).sign()):
         e = size * direction
         yield _lost("top-k per pixel", top, a, e, topk_within(a, size, k=k))
         yield _lost("Kendall", kendall_correlation, a, e, kendall(a, size))
@@ -198,10 +162,13 @@ def metrics(case: int) -> Iterator[pd.DataFrame]:
 def _lost(arm: str, metric: Callable, a: Tensor, e: Tensor, certified: Tensor) -> pd.DataFrame:
     """What the change takes from the metric against what the certificate concedes."""
     shape = (1, 1, 1, -1) if metric is similarity.cosine else (1, 1, -1)
-    return tally.bound("P14", arm, 1 - metric(a.view(shape), (a + e).view(shape)), 1 - certified)
+    return bound("P14", arm, 1 - metric(a.view(shape), (a + e).view(shape)), 1 - certified)
 
 
 def _close(scores: Scores, change: PerImage) -> Bool[Tensor, "batch pixels pixels"]:
+    """Pairs of pixels whose order the change can turn."""
+    if scores.shape[1] < 2:
+        raise ValueError(f"scores has {scores.shape[1]} pixels; a rank correlation needs at least 2")
     _not_negative("change", change)
     near = (scores[:, :, None] - scores[:, None, :]).abs() <= 2 * change[:, None, None]
     return near & ~torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
@@ -216,32 +183,29 @@ def _sides(scores: Scores, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _levels(scores: Scores, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For every number of swaps the level at which they meet, with the values that can move."""
+    """For every number of swaps the level at which they meet, and how far pixels move down and up to it.
+
+    Row m of the pixels, `tril`, is the first m of them: those that m swaps touch.
+    """
     inner, outer = _sides(scores, k)
     most = inner.shape[1]
     inner, outer = (side[:, None].expand(-1, most, -1) for side in (inner, outer))
-    low, high = outer.amin(-1) if most else outer.sum(-1), inner.amax(-1) if most else inner.sum(-1)
+    low, high = (outer.amin(-1), inner.amax(-1)) if most else (outer.sum(-1), inner.sum(-1))
+
+    def moves(tau: Tensor) -> tuple[Tensor, Tensor]:
+        return (inner - tau[..., None]).clamp_min(0).tril(), (tau[..., None] - outer).clamp_min(0).tril()
+
     for _ in range(60):  # the derivative of the cost in tau rises: bisect it
         tau = (low + high) / 2
-        down, up = (inner - tau[..., None]).clamp_min(0), (tau[..., None] - outer).clamp_min(0)
-        rising = _first(up).sum(-1) > _first(down).sum(-1)
+        down, up = moves(tau)
+        rising = up.sum(-1) > down.sum(-1)
         low, high = torch.where(rising, low, tau), torch.where(rising, tau, high)
-    tau = ((low + high) / 2)[..., None]
-    moving = _first((inner >= tau).to(inner)), _first((outer <= tau).to(outer))
-    count = moving[0].sum(-1) + moving[1].sum(-1)
-    exact = ((moving[0] * inner).sum(-1) + (moving[1] * outer).sum(-1)) / count.clamp_min(1)
-    return torch.where(count > 0, exact, tau[..., 0]), inner, outer
-
-
-def _first(costs: Float[Tensor, "batch swaps swaps"]) -> Float[Tensor, "batch swaps swaps"]:
-    """Row m keeps its first m entries: the pixels that m swaps touch."""
-    return costs.tril()
-
-
-def _pixels(scores: Scores) -> int:
-    if scores.shape[1] < 2:
-        raise ValueError(f"scores has {scores.shape[1]} pixels; a rank correlation needs at least 2")
-    return scores.shape[1]
+    tau = (low + high) / 2
+    lowered, raised = (inner >= tau[..., None]).to(inner).tril(), (outer <= tau[..., None]).to(outer).tril()
+    count = lowered.sum(-1) + raised.sum(-1)
+    exact = ((lowered * inner).sum(-1) + (raised * outer).sum(-1)) / count.clamp_min(1)
+    tau = torch.where(count > 0, exact, tau)
+    return tau, *moves(tau)
 
 
 def _not_negative(name: str, value: Tensor) -> None:

@@ -30,7 +30,7 @@ def descend(
     stop: float = 1e-20,
     scale: float = 1.0,
 ) -> tuple[list[TwoLayer], Float[np.ndarray, " runs"]]:
-    """Train one network per entry of `step_sizes`.
+    """Train one network per entry of `step_sizes`; the networks and their final losses, infinite if diverged.
 
     Args:
         x: training points.
@@ -43,34 +43,30 @@ def descend(
         stop: all runs end once every loss (half the mean squared error) is below this.
         scale: of the initial weights.
 
-    Returns:
-        The networks and their final losses; a diverged run has an infinite loss.
-
     Raises:
         ValueError: if the lists differ in length or a number is out of range.
     """
     if not len(step_sizes) == len(batch_sizes) == len(seeds):
         raise ValueError(f"step_sizes has {len(step_sizes)} entries; batch_sizes and seeds must have as many")
-    for name, number in (("units", units), ("updates", updates)):
-        checks.count(name, number)
+    checks.count("units", units)
+    checks.count("updates", updates)
     for step in step_sizes:
         checks.positive("step_size", step)
     extended = np.column_stack([x, np.ones(len(x))])
     first, readout = map(np.stack, zip(*[_start(x.shape[1], units, seed, scale) for seed in seeds], strict=True))
     offset, eta = np.zeros(len(seeds)), np.asarray(step_sizes)[:, None]
-    draws = [np.random.default_rng(1000 + seed) for seed in seeds]
-    block = 500
+    draws, block = [np.random.default_rng(1000 + seed) for seed in seeds], 500
     with np.errstate(over="ignore", invalid="ignore"):
         for begin in range(0, updates, block):
-            shares = _shares(draws, batch_sizes, len(x), min(block, updates - begin))
-            for share in shares:
+            for share in _shares(draws, batch_sizes, len(x), min(block, updates - begin)):
                 hidden = np.maximum(extended @ first.mT, 0)  # (runs, points, units)
                 pull = share * ((hidden @ readout[..., None])[..., 0] + offset[:, None] - y)
                 back = pull[..., None] * (hidden > 0) * readout[:, None, :]
                 first = first - eta[..., None] * (back.mT @ extended)
                 readout = readout - eta * (pull[:, None, :] @ hidden)[:, 0]
                 offset = offset - eta[:, 0] * pull.sum(1)
-            nets = [_net(*parts) for parts in zip(first, readout, offset, strict=True)]
+            parts = zip(first, readout, offset, strict=True)
+            nets = [TwoLayer(w[:, :-1].copy(), w[:, -1].copy(), v.copy(), float(c)) for w, v, c in parts]
             losses = np.array([0.5 * np.square(net(x) - y).mean() for net in nets])
             if (losses[np.isfinite(losses)] < stop).all():
                 break
@@ -81,8 +77,7 @@ def descend(
 def sweep(updates: int, seeds: Sequence[int]) -> pd.DataFrame:
     """Two-layer ReLU networks at the end of plain SGD: 20 points in five dimensions, labels -1 and 1.
 
-    Returns:
-        One row per run with every quantity of P8, P9 and P11; `settled` where the loss is below 1e-8.
+    One row per run with every quantity of P8, P9 and P11; `settled` where the loss is below 1e-8.
     """
     rng = np.random.default_rng(0)
     x, y, fresh = rng.standard_normal((20, 5)), rng.choice([-1.0, 1.0], 20), rng.standard_normal((200, 5))
@@ -119,10 +114,6 @@ def _at_minimum(
         "path_limit": batch / step - 0.5,
         "unseen": pi[g < 0.1].sum() / pi.sum(),
     }
-
-
-def _net(first: np.ndarray, readout: np.ndarray, offset: float) -> TwoLayer:
-    return TwoLayer(first[:, :-1].copy(), first[:, -1].copy(), readout.copy(), float(offset))
 
 
 def _start(inputs: int, units: int, seed: int, scale: float) -> tuple[np.ndarray, np.ndarray]:

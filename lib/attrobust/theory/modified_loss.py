@@ -13,69 +13,54 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad
 
 from attrobust import checks, curvature
-from attrobust.theory import draws, duality, tally
+from attrobust.theory import draws, duality
 from attrobust.theory.stability import sampling
+from attrobust.theory.tally import Cases, bound, identity, named_values, trial
 from attrobust.versions import versioned
 
 Loss = Callable[[Float[Tensor, " n"]], Float[Tensor, ""]]
 
 
-def step_errors(loss: Loss, start: Float[Tensor, " n"], *, step_size: float, substeps: int = 16) -> tuple[float, float]:
-    """Distance of one step of gradient descent from the flows of the loss and of the modified loss.
+def step_errors(loss: Loss, start: Float[Tensor, " n"], *, step_size: float) -> tuple[float, float]:
+    """Distance of one step of descent from the flow of the loss, and from that of the modified loss, for as long.
+
+    Barrett and Dherin 2021, "Implicit gradient regularization", section 3.
 
     Args:
         loss: smooth function of a float64 vector.
         start: where the step begins.
         step_size: eta, above 0; also the time the flows run.
-        substeps: Runge-Kutta steps for the flow; 16 leave it exact to rounding (our choice).
-
-    Returns:
-        Error against the plain flow and against the modified flow.
 
     Raises:
-        ValueError: for arguments out of range.
+        ValueError: if `step_size` is not positive.
 
     Example:
-        >>> loss = lambda w: (w.square() / 2).sum()
-        >>> plain, modified = step_errors(loss, torch.ones(1).double(), step_size=0.1)
+        >>> plain, modified = step_errors(lambda w: (w.square() / 2).sum(), torch.ones(1).double(), step_size=0.1)
         >>> modified < plain / 10
         True
-
-    Reference: Barrett and Dherin 2021, "Implicit gradient regularization", section 3.
     """
     checks.positive("step_size", step_size)
-    checks.count("substeps", substeps)
 
     def modified(w: Tensor) -> Tensor:
         return loss(w) + step_size / 4 * grad(loss)(w).square().sum()
 
     arrived = start - step_size * grad(loss)(start)
-    ends = [_flow(f, start, step_size, substeps) for f in (loss, modified)]
-    return tuple(float((arrived - end).norm()) for end in ends)
+    return tuple(float((arrived - _flow(f, start, step_size)).norm()) for f in (loss, modified))
 
 
 def batch_gradient_norms(
     gradients: Float[np.ndarray, "samples n"], batch_size: int, *, replacement: bool
 ) -> tuple[float, float]:
-    """E|grad L_B|^2 by listing every batch, and by the formula.
-
-    Args:
-        gradients: per-sample gradients.
-        batch_size: B, at least 1; without replacement at most the number of samples.
-        replacement: whether a batch may hold a sample twice.
-
-    Returns:
-        (listed, formula).
+    """E|grad L_B|^2 from per-sample gradients, by listing every batch, and by the formula.
 
     Raises:
-        ValueError: if `batch_size` is out of range.
+        ValueError: if `batch_size` is below 1, or above the number of samples without replacement.
 
     Example:
         >>> listed, formula = batch_gradient_norms(np.eye(3), 2, replacement=False)
@@ -90,9 +75,8 @@ def batch_gradient_norms(
     return float(listed), float(formula)
 
 
-@versioned(1)
-@tally.over_cases
-def batches(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def batches(case: int) -> Cases:
     """P10: every batch out of eight images listed, and the input-gradient penalty underneath."""
     model, x, y = draws.network(case, images=8)
     first = duality.first_dense(model, x)
@@ -101,29 +85,28 @@ def batches(case: int) -> Iterator[pd.DataFrame]:
     inputs = float((first.extended.square().sum(1) * slopes.square()).mean()) / first.spectral**2
     for batch, replacement in ((1, True), (2, True), (3, True), (2, False), (3, False), (8, False)):
         listed, formula = batch_gradient_norms(gradients, batch, replacement=replacement)
+        yield identity("P10", "listed batches and formula", listed, formula)
         rho = sampling(8, batch, replacement=replacement)
-        yield tally.identity("P10", "listed batches and formula", listed, formula)
-        yield tally.bound("P10", "input-gradient penalty", rho * inputs, listed)
+        yield bound("P10", "input-gradient penalty", rho * inputs, listed)
 
 
 @versioned(1)
-def orders(seeds: Sequence[int], step_sizes: Sequence[float]) -> pd.DataFrame:
+@named_values
+def orders(seeds: Sequence[int], step_sizes: Sequence[float]) -> Iterator[tuple[dict, dict]]:
     """Error of one step of descent against the flows of the loss and of the modified loss."""
-    rows = []
     for seed in seeds:
-        g = torch.Generator().manual_seed(seed)
-        a, w = torch.randn(6, 6, generator=g, dtype=torch.float64), torch.randn(6, generator=g, dtype=torch.float64)
+        g = draws.Source(seed)
+        a, w = g.normal(6, 6), g.normal(6)
         for step in step_sizes:
             plain, modified = step_errors(lambda v, a=a: torch.tanh(a @ v).square().sum(), w, step_size=step)
-            for name, error in (("flow of the loss", plain), ("flow of the modified loss", modified)):
-                rows.append({"case": seed, "step_size": step, "name": name, "value": error})
-    return pd.DataFrame(rows)
+            named = {"flow of the loss": plain, "flow of the modified loss": modified}
+            yield {"case": seed, "step_size": step}, named
 
 
-def _flow(loss: Loss, start: Tensor, time: float, substeps: int) -> Tensor:
-    """End of the gradient flow w' = -grad loss(w), by the classical Runge-Kutta method."""
-    slope, w, h = grad(loss), start, time / substeps
-    for _ in range(substeps):
+def _flow(loss: Loss, start: Tensor, time: float) -> Tensor:
+    """End of the gradient flow w' = -grad loss(w): 16 classical Runge-Kutta steps, exact to rounding (our choice)."""
+    slope, w, h = grad(loss), start, time / 16
+    for _ in range(16):
         a = -slope(w)
         b = -slope(w + h / 2 * a)
         c = -slope(w + h / 2 * b)

@@ -15,59 +15,41 @@ unit changes flatness and not the function; |W|^2 tr H_(W,b) does not notice one
 2017, Petzka et al. 2021).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
 from attrobust import checks
-from attrobust.theory import tally
+from attrobust.theory.tally import Cases, bound, identity, trial
 from attrobust.theory.turning import angle
-from attrobust.versions import versioned
 
 Points = Float[np.ndarray, "points inputs"]
 PerUnit = Float[np.ndarray, " units"]
+PerPoint = Float[np.ndarray, " points"]
 
 
 @dataclass(frozen=True)
 class TwoLayer:
-    """A two-layer ReLU network with one output.
-
-    Attributes:
-        weights: w, one row per unit.
-        biases: b.
-        readout: v.
-        offset: c.
-    """
+    """A two-layer ReLU network with one output: w (one row per unit), b, v and c of the formula."""
 
     weights: Float[np.ndarray, "units inputs"]
     biases: PerUnit
     readout: PerUnit
     offset: float = 0.0
 
-    def __call__(self, x: Points) -> Float[np.ndarray, " points"]:
+    def __call__(self, x: Points) -> PerPoint:
         """Value at each point."""
-        return np.maximum(x @ self.weights.T + self.biases, 0) @ self.readout + self.offset
+        return _hidden(self, x) @ self.readout + self.offset
 
     def gradients(self, x: Points) -> Points:
         """Gradient at each point (off the kinks): the attribution."""
         return (active(self, x) * self.readout) @ self.weights
 
 
-def draw(seed: int, *, inputs: int = 0, points: int = 12) -> tuple[TwoLayer, Float[np.ndarray, "points inputs"]]:
-    """A two-layer ReLU network with points, in numpy.
-
-    Args:
-        seed: decides everything.
-        inputs: of the network; 0 draws one to four.
-        points: how many, at least 1.
-
-    Returns:
-        Network of one to eight units with unbalanced layers, and normal points.
-    """
+def draw(seed: int, *, inputs: int = 0, points: int = 12) -> tuple[TwoLayer, Points]:
+    """A network of one to eight units with unbalanced layers, and normal points; 0 inputs draws one to four."""
     rng = np.random.default_rng(seed)
     inputs = inputs or int(rng.integers(1, 5))
     units = int(rng.integers(1, 9))
@@ -85,8 +67,7 @@ def path_norms(net: TwoLayer) -> PerUnit:
     """pi_k = |v_k| |w_k|; unchanged by re-scaling units.
 
     Example:
-        >>> net = TwoLayer(np.array([[3.0, 4.0]]), np.zeros(1), np.array([-2.0]))
-        >>> path_norms(net).tolist()
+        >>> path_norms(TwoLayer(np.array([[3.0, 4.0]]), np.zeros(1), np.array([-2.0]))).tolist()
         [10.0]
     """
     return np.abs(net.readout) * np.linalg.norm(net.weights, axis=1)
@@ -95,38 +76,30 @@ def path_norms(net: TwoLayer) -> PerUnit:
 def reach(net: TwoLayer, x: Points) -> PerUnit:
     """g_k: how much of the training set unit k sees; small for units that fire on few points."""
     t, on = _distances(net, x)
-    return np.sqrt(np.square(np.maximum(t, 0)).mean(0)) * np.sqrt((on * _extended_norm(x)[:, None]).mean(0))
+    return np.sqrt(np.square(t).mean(0)) * np.sqrt((on * _squared_norms(x)).mean(0))
 
 
 def mean_reach(net: TwoLayer, x: Points) -> PerUnit:
     """g'_k, which goes with the largest eigenvalue as g_k goes with the trace; never above g_k."""
     t, on = _distances(net, x)
-    extended = np.column_stack([x, np.ones(len(x))])
-    return np.maximum(t, 0).mean(0) * np.linalg.norm(on.T @ extended / len(x), axis=1)
+    return t.mean(0) * np.linalg.norm(on.T @ _extended(x) / len(x), axis=1)
 
 
 def jacobian(net: TwoLayer, x: Points) -> Float[np.ndarray, "points parameters"]:
     """Derivative of f in (W, b), v, c at each point."""
     on = active(net, x) * net.readout
-    extended = np.column_stack([x, np.ones(len(x))])
-    first = (on[:, :, None] * extended[:, None, :]).reshape(len(x), -1)
-    return np.column_stack([first, np.maximum(x @ net.weights.T + net.biases, 0), np.ones(len(x))])
+    first = (on[:, :, None] * _extended(x)[:, None, :]).reshape(len(x), -1)
+    return np.column_stack([first, _hidden(net, x), np.ones(len(x))])
 
 
 def trace(net: TwoLayer, x: Points, *, block: str = "all") -> float:
-    """Trace of the Gauss-Newton Hessian of the squared loss (half the mean squared error).
-
-    Args:
-        net: the network.
-        x: training points.
-        block: "all", "first" for (W, b), or "rest" for (v, c).
+    """Trace of the Gauss-Newton Hessian of half the mean squared error: "all", "first" for (W, b), "rest" for (v, c).
 
     Raises:
         ValueError: for another block.
     """
     checks.one_of("block", block, ("all", "first", "rest"))
-    squares = np.square(jacobian(net, x)).mean(0)
-    size = net.weights.size + net.biases.size
+    squares, size = np.square(jacobian(net, x)).mean(0), net.weights.size + net.biases.size
     return float({"all": squares, "first": squares[:size], "rest": squares[size:]}[block].sum())
 
 
@@ -143,9 +116,8 @@ def invariant_flatness(net: TwoLayer, x: Points) -> float:
 
 def rescaled(net: TwoLayer, factors: PerUnit) -> TwoLayer:
     """The same function with (w_k, b_k) multiplied and v_k divided by a positive factor for each unit."""
-    return replace(
-        net, weights=net.weights * factors[:, None], biases=net.biases * factors, readout=net.readout / factors
-    )
+    weights = net.weights * factors[:, None]
+    return replace(net, weights=weights, biases=net.biases * factors, readout=net.readout / factors)
 
 
 def balanced(net: TwoLayer, x: Points) -> TwoLayer:
@@ -153,9 +125,8 @@ def balanced(net: TwoLayer, x: Points) -> TwoLayer:
 
     Units that never fire, or have no readout, are left as they are.
     """
-    pre = np.maximum(x @ net.weights.T + net.biases, 0)
-    a = np.square(pre).mean(0)
-    b = np.square(net.readout) * (active(net, x) * _extended_norm(x)[:, None]).mean(0)
+    a = np.square(_hidden(net, x)).mean(0)
+    b = np.square(net.readout) * (active(net, x) * _squared_norms(x)).mean(0)
     fires = (a > 0) & (b > 0)
     return rescaled(net, np.where(fires, (b / np.where(fires, a, 1)) ** 0.25, 1.0))
 
@@ -178,7 +149,7 @@ def total_variation(net: TwoLayer, low: float = -np.inf, high: float = np.inf) -
     return float(path_norms(net)[(kink > low) & (kink < high)].sum())
 
 
-def angle_bound(net: TwoLayer, x: Points, y: Points) -> Float[np.ndarray, " points"]:
+def angle_bound(net: TwoLayer, x: Points, y: Points) -> PerPoint:
     """Largest angle between gradients anywhere on the segment from x to y (P12), in radians.
 
         2 arcsin(V D / Delta),  V = sum of pi_k over flips,  D = |x - y|,  Delta = |f(x) - f(y)|
@@ -190,39 +161,36 @@ def angle_bound(net: TwoLayer, x: Points, y: Points) -> Float[np.ndarray, " poin
     return np.where(share < 1, 2 * np.arcsin(np.minimum(share, 1)), np.inf)
 
 
-@versioned(1)
-@tally.over_cases
-def rescaling(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def rescaling(case: int) -> Cases:
     """P5: function, attribution and invariant flatness under a random factor between the layers."""
     net, x = draw(case)
     factor = np.exp(np.random.default_rng(case).normal())
     other = rescaled(net, np.full(len(net.readout), factor))
     before, after = (invariant_flatness(n, x) for n in (net, other))
-    yield tally.identity("P5", "function", other(x), net(x))
-    yield tally.identity("P5", "attribution", other.gradients(x), net.gradients(x))
-    yield tally.identity("P5", "invariant flatness", before / after if after else 1.0, 1.0)
+    yield identity("P5", "function", other(x), net(x))
+    yield identity("P5", "attribution", other.gradients(x), net.gradients(x))
+    yield identity("P5", "invariant flatness", before / after if after else 1.0, 1.0)
 
 
-@versioned(1)
-@tally.over_cases
-def paths(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def paths(case: int) -> Cases:
     """P11: both lower bounds, their equality, and what flips can do to the attribution."""
     net, x = draw(case)
     pi, best = path_norms(net), balanced(net, x)
     least, mean = (1 + 2 * pi @ weight(net, x) for weight in (reach, mean_reach))
-    yield tally.bound("P11", "path norm and trace", least, trace(net, x))
-    yield tally.bound("P11", "path norm and trace, best re-scaling", least, trace(best, x))
-    yield tally.bound("P11", "path norm and top eigenvalue", mean, sharpness(best, x))
+    yield bound("P11", "path norm and trace", least, trace(net, x))
+    yield bound("P11", "path norm and trace, best re-scaling", least, trace(best, x))
+    yield bound("P11", "path norm and top eigenvalue", mean, sharpness(best, x))
     changed = np.linalg.norm(net.gradients(x[1:]) - net.gradients(x[:-1]), axis=1)
-    yield tally.bound("P11", "attribution and flips", changed, flips(net, x[1:], x[:-1]) @ pi)
+    yield bound("P11", "attribution and flips", changed, flips(net, x[1:], x[:-1]) @ pi)
     line, _ = draw(case, inputs=1)
     slopes = line.gradients(np.linspace(-50, 50, 20001)[:, None])[:, 0]
-    yield tally.bound("P11", "variation, one input", np.abs(np.diff(slopes)).sum(), total_variation(line))
+    yield bound("P11", "variation, one input", np.abs(np.diff(slopes)).sum(), total_variation(line))
 
 
-@versioned(1)
-@tally.over_cases
-def angles(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def angles(case: int) -> Cases:
     """P12: the largest angle between gradients of random pairs on segments that satisfy its condition."""
     net, x = draw(case, inputs=3)
     rng, points = np.random.default_rng(case), 41
@@ -232,14 +200,25 @@ def angles(case: int) -> Iterator[pd.DataFrame]:
     a, b = (torch.from_numpy(slopes[rng.permutation(points)]) for _ in range(2))
     meets = np.isfinite(limit) & flips(net, x, y).any(1)
     largest = [float(angle(a[:, i], b[:, i]).max()) for i in np.flatnonzero(meets)]
-    yield tally.bound("P12", "angle on a segment", largest, limit[meets])
+    yield bound("P12", "angle on a segment", largest, limit[meets])
+
+
+def _hidden(net: TwoLayer, x: Points) -> Float[np.ndarray, "points units"]:
+    """Value of each unit at each point."""
+    return np.maximum(x @ net.weights.T + net.biases, 0)
 
 
 def _distances(net: TwoLayer, x: Points) -> tuple[np.ndarray, np.ndarray]:
+    """t_k+ and 1_k at each point."""
     length = np.linalg.norm(net.weights, axis=1)
     t = (x @ net.weights.T + net.biases) / np.where(length > 0, length, 1)
-    return t, t > 0
+    return np.maximum(t, 0), t > 0
 
 
-def _extended_norm(x: Points) -> Float[np.ndarray, " points"]:
-    return np.square(x).sum(1) + 1
+def _extended(x: Points) -> Float[np.ndarray, "points inputs_and_one"]:
+    return np.column_stack([x, np.ones(len(x))])
+
+
+def _squared_norms(x: Points) -> Float[np.ndarray, "points 1"]:
+    """|x~|^2 of each point."""
+    return np.square(x).sum(1, keepdims=True) + 1

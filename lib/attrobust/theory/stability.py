@@ -13,17 +13,15 @@ moment stays bounded from every start iff the largest eigenvalue of T is at most
 Thresholds: Wu et al. 2018, Ma and Ying 2021, Mulayoff and Michaeli 2024; the short trace form is ours (P8).
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from attrobust import checks
-from attrobust.theory import tally
-from attrobust.versions import versioned
+from attrobust.theory.tally import Cases, bound, equalities, trial
 
 Hessians = Float[np.ndarray, "samples n n"]
+Operator = Float[np.ndarray, "nn nn"]
 
 
 def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> float:
@@ -43,50 +41,40 @@ def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> floa
     return (samples - batch_size) / (batch_size * (samples - 1)) if samples > 1 else 0.0
 
 
-def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) -> Float[np.ndarray, "nn nn"]:
-    """Matrix of T on row-major vectors of M.
-
-    Args:
-        hessians: per-sample Hessians, symmetric positive semi-definite.
-        step_size: eta, above 0.
-        rho: from `sampling`.
-    """
-    drift = _drift(hessians)
-    return np.eye(len(drift)) - step_size * drift + step_size**2 * _noise(hessians, rho)
+def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) -> Operator:
+    """Matrix of T on row-major vectors of M, for symmetric positive semi-definite Hessians and rho from `sampling`."""
+    drift, noise = _drift_and_noise(hessians, rho)
+    return np.eye(len(drift)) - step_size * drift + step_size**2 * noise
 
 
-def largest_stable_step(hessians: Hessians, *, rho: float, iterations: int = 60) -> float:
+def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
     """Largest step size with a bounded second moment from every start, by bisection on the top eigenvalue of T.
 
-    Args:
-        hessians: per-sample Hessians whose mean is positive definite.
-        rho: from `sampling`.
-        iterations: halvings of the interval (0, 2 / lambda_max(H)], at least 1; 60 reach rounding.
+    A closed form stands in Mulayoff and Michaeli 2024, "Exact mean square linear stability analysis for SGD".
 
     Raises:
         ValueError: if the mean Hessian is singular: directions without curvature never decay.
 
     Example:
-        >>> one = np.diag([2.0])[None]
-        >>> round(largest_stable_step(one, rho=1.0), 9)
+        >>> round(largest_stable_step(np.diag([2.0])[None], rho=1.0), 9)
         1.0
-
-    Reference: Mulayoff and Michaeli 2024, "Exact mean square linear stability analysis for SGD" (closed form).
     """
-    checks.count("iterations", iterations)
     spectrum = np.linalg.eigvalsh(hessians.mean(0))
     if spectrum[0] <= 1e-10 * spectrum[-1]:
         raise ValueError(
             f"hessians have a mean with smallest eigenvalue {spectrum[0]:.2g}; it must be positive definite"
         )
-    drift, noise = _drift(hessians), _noise(hessians, rho)
+    drift, noise = _drift_and_noise(hessians, rho)
     low, high = 0.0, 2 / float(spectrum[-1])
-    if np.linalg.eigvalsh(drift - high * noise)[0] >= 0:
+
+    def stable(step: float) -> bool:
+        return bool(np.linalg.eigvalsh(drift - step * noise)[0] >= 0)  # (I - T) / eta is positive semi-definite
+
+    if stable(high):
         return high
-    for _ in range(iterations):
+    for _ in range(60):  # halvings that reach rounding
         middle = (low + high) / 2
-        stable = np.linalg.eigvalsh(drift - middle * noise)[0] >= 0  # (I - T) / eta is positive semi-definite
-        low, high = (middle, high) if stable else (low, middle)
+        low, high = (middle, high) if stable(middle) else (low, middle)
     return (low + high) / 2
 
 
@@ -120,8 +108,7 @@ def second_moment(
     hessians: Hessians, *, step_size: float, rho: float, updates: int
 ) -> Float[np.ndarray, " updates_and_one"]:
     """E|z|^2 after 0, 1, ... updates, started at the identity: decay below the threshold, growth above."""
-    operator = second_moment_operator(hessians, step_size=step_size, rho=rho)
-    n = hessians.shape[1]
+    operator, n = second_moment_operator(hessians, step_size=step_size, rho=rho), hessians.shape[1]
     moment, sizes = np.eye(n).ravel() / n, [1.0]
     for _ in range(updates):
         moment = operator @ moment
@@ -129,9 +116,8 @@ def second_moment(
     return np.array(sizes)
 
 
-@versioned(1)
-@tally.over_cases
-def stable(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def stable(case: int) -> Cases:
     """P8 at the exact threshold of random per-sample Hessians."""
     rng = np.random.default_rng(case)
     n, size, outputs, batch = (int(rng.integers(a, b)) for a, b in ((6, 12), (2, 6), (1, 4), (1, 5)))
@@ -140,30 +126,26 @@ def stable(case: int) -> Iterator[pd.DataFrame]:
     h, eta = each.mean(0), largest_stable_step(each, rho=rho)
     part = each[:, : size // 2, : size // 2]
     for arm, hs in (("squared norm", each), ("squared norm, one block", part)):
-        yield tally.bound("P8", arm, eta * batch_norm_squared(hs, rho=rho), 2 * np.trace(hs.mean(0)))
+        yield bound("P8", arm, eta * batch_norm_squared(hs, rho=rho), 2 * np.trace(hs.mean(0)))
     limit = trace_bound(step_size=eta, rho=rho, outputs=outputs)
-    yield tally.bound("P8", "trace", np.trace(h), limit)
-    yield tally.bound("P8", "fourth moment", np.square(np.trace(each, axis1=1, axis2=2)).mean(), limit**2)
-    yield tally.bound("P8", "top eigenvalue", np.linalg.eigvalsh(h)[-1], 2 / eta)
+    yield bound("P8", "trace", np.trace(h), limit)
+    yield bound("P8", "fourth moment", np.square(np.trace(each, axis1=1, axis2=2)).mean(), limit**2)
+    yield bound("P8", "top eigenvalue", np.linalg.eigvalsh(h)[-1], 2 / eta)
     # The spectral radius of T decides whether the second moment stays bounded.
     operators = (second_moment_operator(each, step_size=factor * eta, rho=rho) for factor in (0.99, 1.01))
     below, above = (float(np.linalg.eigvalsh(operator)[-1]) for operator in operators)
-    yield tally.bound("P8", "bounded below the threshold", below, 1.0)
-    yield tally.bound("P8", "unbounded above it", 1.0, above)
+    yield bound("P8", "bounded below the threshold", below, 1.0)
+    yield bound("P8", "unbounded above it", 1.0, above)
 
 
 def equality() -> pd.DataFrame:
     """One sample per update, orthogonal gradients of equal norm."""
     step = largest_stable_step(3 * np.eye(4)[:, :, None] * np.eye(4)[:, None], rho=1.0)
-    return tally.equalities({("P8", "orthogonal samples"): (3.0, trace_bound(step_size=step, rho=1.0))})
+    return equalities({("P8", "orthogonal samples"): (3.0, trace_bound(step_size=step, rho=1.0))})
 
 
-def _drift(hessians: Hessians) -> Float[np.ndarray, "nn nn"]:
+def _drift_and_noise(hessians: Hessians, rho: float) -> tuple[Operator, Operator]:
+    """The parts of T that go with eta and with its square."""
     mean, eye = hessians.mean(0), np.eye(hessians.shape[1])
-    return np.kron(mean, eye) + np.kron(eye, mean)
-
-
-def _noise(hessians: Hessians, rho: float) -> Float[np.ndarray, "nn nn"]:
-    mean = hessians.mean(0)
     each = np.einsum("sab,scd->acbd", hessians, hessians).reshape(len(mean) ** 2, -1) / len(hessians)
-    return (1 - rho) * np.kron(mean, mean) + rho * each
+    return np.kron(mean, eye) + np.kron(eye, mean), (1 - rho) * np.kron(mean, mean) + rho * each

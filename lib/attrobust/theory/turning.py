@@ -9,7 +9,7 @@ rank sees, changed by the sine of the angle, so `certificates` apply. Ours as st
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -19,22 +19,18 @@ from torch import Tensor, nn
 
 from attrobust import checks, similarity
 from attrobust.shapes import PerImage
-from attrobust.theory import certificates, draws, tally
-from attrobust.versions import versioned
+from attrobust.theory import certificates, draws
+from attrobust.theory.tally import Cases, bound, equalities, trial
 
 Maps = Float[Tensor, "batch pixels"]
+Vector = Float[Tensor, " n"]
 
 
-def turn(
-    function: Callable[[Float[Tensor, " n"]], Float[Tensor, ""]],
-    start: Float[Tensor, " n"],
-    step: Float[Tensor, " n"],
-    *,
-    nodes: int = 32,
-) -> float:
+def turn(function: Callable[[Vector], Float[Tensor, ""]], start: Vector, step: Vector, *, nodes: int = 32) -> float:
     """Most that the gradient's direction can turn on the way from `start` to `start + step`, in radians.
 
-    The gradient must not vanish on the way: passing through zero it reverses at once, and no curvature tells.
+    Infinite, that is no guarantee, if the gradient turns by more than a right angle between two neighbouring nodes:
+    passing through zero it reverses at once, and no curvature tells.
 
     Args:
         function: smooth scalar function of a vector, differentiable twice.
@@ -43,17 +39,12 @@ def turn(
         nodes: Gauss-Legendre nodes, at least 2 (32 is our choice); the distance from the rule with half as many is
             added, so that the answer errs on the safe side.
 
-    Returns:
-        The integral; infinite, that is no guarantee, if the gradient turns by more than a right angle between two
-        neighbouring nodes, as it does where it passes through zero.
-
     Raises:
         ValueError: if `nodes` is not a whole number of at least 2.
 
     Example:
-        >>> circle = lambda x: x[0] * x[1]
         >>> start, step = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
-        >>> round(turn(circle, start, step), 6) == round(math.pi / 4, 6)
+        >>> round(turn(lambda x: x[0] * x[1], start, step), 6) == round(math.pi / 4, 6)
         True
     """
     checks.count("nodes", nodes, least=2)
@@ -77,13 +68,7 @@ def turn(
 
 
 def angle(first: Maps, second: Maps) -> PerImage:
-    """Angle between two maps in radians, accurate for small angles too; NaN where a map is zero.
-
-    Example:
-        >>> a, b = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([[1.0, 1.0]], dtype=torch.float64)
-        >>> round(angle(a, b).item() / math.pi, 6)
-        0.25
-    """
+    """Angle between two maps in radians, accurate for small angles too; NaN where a map is zero."""
     u, v = (m / m.norm(dim=1, keepdim=True) for m in (first, second))
     return 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
 
@@ -106,28 +91,27 @@ def logit_at(model: nn.Module, x: Float[Tensor, "one channels height width"], y:
     return lambda flat: model(flat.view(x.shape))[0, y[0]]
 
 
-@versioned(1)
-@tally.over_cases
-def turning(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def turning(case: int) -> Cases:
     """P13: the angle between two maps of a smooth network and what it certifies, by the curvature on the way."""
     model, x, y = draws.network(case, images=1)
-    g = torch.Generator().manual_seed(case)
-    step = torch.randn(x.numel(), generator=g, dtype=x.dtype) * 10 ** float(2 * torch.rand(1, generator=g) - 1.7)
+    g = draws.Source(case)
+    step = g.normal(x.numel()) * 10 ** float(2 * torch.rand(1, generator=g.generator) - 1.7)
     value = logit_at(model, x, y)
     first, last = (torch.func.grad(value)(x.flatten() + t * step)[None] for t in (0, 1))
     limit = turn(value, x.flatten(), step, nodes=128)
-    yield tally.bound("P13", "angle and integrated curvature", angle(first, last), limit)
+    yield bound("P13", "angle and integrated curvature", angle(first, last), limit)
     cosine = similarity.cosine(first.view(x.shape), last.view(x.shape))
-    yield tally.bound("P13", "1 - cosine, certified", 1 - cosine, 1 - np.cos(min(limit, np.pi)))
+    yield bound("P13", "1 - cosine, certified", 1 - cosine, 1 - np.cos(min(limit, np.pi)))
     a, b = first.abs() / first.norm(), last.abs() / last.norm()
     change = change_of_turn(torch.tensor([limit], dtype=x.dtype))
     lost = 1 - similarity.topk_intersection(a[:, None], b[:, None], k=2)
-    yield tally.bound("P13", "1 - top-2, certified", lost, 1 - certificates.topk(a, change, k=2))
+    yield bound("P13", "1 - top-2, certified", lost, 1 - certificates.topk(a, change, k=2))
     lost = 1 - similarity.spearman(a[:, None], b[:, None])
-    yield tally.bound("P13", "1 - Spearman, certified", lost, 1 - certificates.spearman(a, change))
+    yield bound("P13", "1 - Spearman, certified", lost, 1 - certificates.spearman(a, change))
 
 
 def equality() -> pd.DataFrame:
     """The gradient of x_1 x_2 turns in a plane."""
     quarter = turn(lambda p: p[0] * p[1], *torch.eye(2, dtype=torch.float64))
-    return tally.equalities({("P13", "turn in a plane"): (np.pi / 4, quarter)})
+    return equalities({("P13", "turn in a plane"): (np.pi / 4, quarter)})

@@ -3,45 +3,38 @@
 A *row* is what one query of one head gives to its keys: the last axis of a tensor of *weights* (softmax or any other
 kernel, at least 0) or of *scores* (what stands before the softmax; -inf masks a key). All other axes are batch axes.
 Weights are divided by their sum first, so that kernels without normalisation can be compared. Entropy is in nats.
-
-Used by notebook 06; proofs stand there.
+Proofs stand in notebook 06.
 """
 
 from attrobust.theory.entropy.blind_spot import readouts
-from attrobust.theory.entropy.distance import (
-    distances,
-    hilbert_distance,
-    rank_similarity,
-    ranks,
-    relative_score_change,
-    total_variation,
-    total_variation_bound,
-)  # fmt: skip
 from attrobust.theory.entropy.margins import ceilings, entropy_floor, floors, leading_mass, margin_ceiling, topk_gap
 from attrobust.theory.entropy.rows import (
     centred_norm,
+    distances,
     effective_keys,
     entropy_deficit,
-    normalised,
+    hilbert_distance,
     oscillation,
+    relative_score_change,
     row_entropy,
     row_mass,
     softmax_entropy,
-)  # fmt: skip
+    total_variation,
+    total_variation_bound,
+)
 from attrobust.theory.entropy.scaling import deficit_bound, scaled
 from attrobust.theory.entropy.sensitivity import (
-    Bounds,
     hump,
     jacobian_bounds,
     row_jacobian_norm,
     sensitivity_envelope,
     softmax_jacobian_norm,
-)  # fmt: skip
+)
 
 __all__ = [
-    "Bounds", "ceilings", "centred_norm", "deficit_bound", "distances", "effective_keys", "entropy_deficit",
-    "entropy_floor", "floors", "hilbert_distance", "hump", "jacobian_bounds", "leading_mass", "margin_ceiling",
-    "normalised", "oscillation", "rank_similarity", "ranks", "readouts", "relative_score_change", "row_entropy",
-    "row_jacobian_norm", "row_mass", "scaled", "sensitivity_envelope", "softmax_entropy", "softmax_jacobian_norm",
-    "topk_gap", "total_variation", "total_variation_bound",
+    "ceilings", "centred_norm", "deficit_bound", "distances", "effective_keys", "entropy_deficit", "entropy_floor",
+    "floors", "hilbert_distance", "hump", "jacobian_bounds", "leading_mass", "margin_ceiling", "oscillation",
+    "readouts", "relative_score_change", "row_entropy", "row_jacobian_norm", "row_mass", "scaled",
+    "sensitivity_envelope", "softmax_entropy", "softmax_jacobian_norm", "topk_gap", "total_variation",
+    "total_variation_bound",
 ]  # fmt: skip

@@ -9,7 +9,6 @@ b = -log n of Ramapuram et al. 2024 (arXiv 2409.04431), which gives its rows a m
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import pandas as pd
@@ -18,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attrobust import checks
-from attrobust.theory import tally
+from attrobust.theory.draws import Source
 from attrobust.theory.entropy.rows import row_entropy
-from attrobust.versions import versioned
+from attrobust.theory.tally import Cases, bound, equalities, identity, residual, trial
 
 KINDS = ("softmax", "sigmoid")
 
@@ -51,19 +50,12 @@ def draw(seed: int, *, diversity: float = 1.0) -> Readout:
 
     Raises:
         ValueError: if `diversity` is negative.
-
-    Example:
-        >>> tokens = draw(0, diversity=0.0).tokens
-        >>> bool((tokens == tokens[0]).all())
-        True
     """
     checks.at_least("diversity", diversity, 0)
-    g = torch.Generator().manual_seed(seed)
-    n, dim = int(torch.randint(2, 17, (1,), generator=g)), int(torch.randint(2, 7, (1,), generator=g))
-    shared, query, own = (torch.randn(*size, generator=g, dtype=torch.float64) for size in ((1, dim), (dim,), (n, dim)))
-    key = torch.randn(dim, dim, generator=g, dtype=torch.float64) / math.sqrt(dim)
-    values = torch.randn(n, generator=g, dtype=torch.float64)
-    return Readout(query, key, shared + diversity * own, values)
+    g = Source(seed)
+    n, dim = g.whole(2, 16), g.whole(2, 6)
+    shared, query, own = g.normal(1, dim), g.normal(dim), g.normal(n, dim)
+    return Readout(query, g.normal(dim, dim) / math.sqrt(dim), shared + diversity * own, g.normal(n))
 
 
 def weights(scores: Float[Tensor, " n"], *, kind: str) -> Float[Tensor, " n"]:
@@ -82,49 +74,38 @@ def scores(row: Readout) -> Float[Tensor, " n"]:
 
 
 def gradients(row: Readout, *, kind: str) -> Gradients:
-    """Gradients of the read-out.
-
-    Raises:
-        ValueError: for a `kind` other than "softmax" and "sigmoid".
-    """
+    """Gradients of the read-out under one of the `KINDS`."""
     key, tokens = (part.clone().requires_grad_() for part in (row.key, row.tokens))
     at = scores(row._replace(key=key, tokens=tokens))
-    value = weights(at, kind=kind) @ row.values
-    return Gradients(*torch.autograd.grad(value, (at, key, tokens)))
+    return Gradients(*torch.autograd.grad(weights(at, kind=kind) @ row.values, (at, key, tokens)))
 
 
-@versioned(1)
-@tally.over_cases
-def readouts(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def readouts(case: int) -> Cases:
     """P26 on a random read-out: closed forms, the size of the score gradient, centred tokens, identical tokens."""
-    size = torch.rand(1, generator=torch.Generator().manual_seed(case))
-    row = draw(case, diversity=10 ** float(2 * size - 1.5))
+    spread = torch.rand(1, generator=Source(case).generator)
+    row, alike = draw(case, diversity=10 ** float(2 * spread - 1.5)), draw(case, diversity=0.0)
+    found, sigmoid = (gradients(row, kind=kind) for kind in KINDS)
     p, v = weights(scores(row), kind="softmax"), row.values
-    found, xi = gradients(row, kind="softmax"), p * (v - p @ v)
-    yield tally.identity("P26", "gradient in the scores", found.scores, xi)
-    yield tally.identity("P26", "gradient in W_K", found.key, torch.outer(row.query, row.tokens.T @ xi))
-    yield tally.identity("P26", "gradient in the tokens", found.tokens, torch.outer(xi, row.key.T @ row.query))
-    yield tally.residuals("P26", "score gradient sums to 0", found.scores.sum())
-    variance, h = (p * (v - p @ v).square()).sum(), row_entropy(p)
-    size = found.scores.square().sum()
-    yield tally.bound("P26", "score gradient and variance", size, p.max() * variance)
-    limit = p.max() * (v.max() - v.min()).square() / 2 * -torch.expm1(-h)
-    yield tally.bound("P26", "score gradient and entropy", size, limit)
-    limit = p.max().square() * variance
-    yield tally.bound("P26", "variance times the squared first weight", size, limit, holds=False)
-    centred = torch.linalg.matrix_norm(row.tokens - row.tokens.mean(0), ord=2)
-    alike = draw(case, diversity=0.0)
-    seen = gradients(row, kind="softmax"), gradients(row, kind="sigmoid")
-    unseen = [gradients(alike, kind=kind).key.norm() for kind in KINDS]
-    limits = [row.query.norm() * centred * part.scores.norm() for part in seen]
-    yield tally.bound("P26", "W_K sees centred tokens", seen[0].key.norm(), limits[0])
-    yield tally.bound("P26", "centred tokens under a sigmoid", seen[1].key.norm(), limits[1], holds=False)
-    yield tally.residuals("P26", "identical tokens are unseen", unseen[0])
-    yield tally.residuals("P26", "identical tokens under a sigmoid", unseen[1], holds=False)
+    xi, centred = p * (v - p @ v), torch.linalg.matrix_norm(row.tokens - row.tokens.mean(0), ord=2)
+    yield identity("P26", "gradient in the scores", found.scores, xi)
+    yield identity("P26", "gradient in W_K", found.key, torch.outer(row.query, row.tokens.T @ xi))
+    yield identity("P26", "gradient in the tokens", found.tokens, torch.outer(xi, row.key.T @ row.query))
+    yield residual("P26", "score gradient sums to 0", found.scores.sum())
+    variance, size = (p * (v - p @ v).square()).sum(), found.scores.square().sum()
+    yield bound("P26", "score gradient and variance", size, p.max() * variance)
+    limit = p.max() * (v.max() - v.min()).square() / 2 * -torch.expm1(-row_entropy(p))
+    yield bound("P26", "score gradient and entropy", size, limit)
+    yield bound("P26", "variance times the squared first weight", size, p.max().square() * variance, holds=False)
+    limit, other = (row.query.norm() * centred * part.scores.norm() for part in (found, sigmoid))
+    yield bound("P26", "W_K sees centred tokens", found.key.norm(), limit)
+    yield bound("P26", "centred tokens under a sigmoid", sigmoid.key.norm(), other, holds=False)
+    unseen, seen = (gradients(alike, kind=kind).key.norm() for kind in KINDS)
+    yield residual("P26", "identical tokens are unseen", unseen)
+    yield residual("P26", "identical tokens under a sigmoid", seen, holds=False)
 
 
 def equality() -> pd.DataFrame:
     """Two keys with half the weight each and opposite values: |xi|^2 is half the first weight times 4 (1 - 1/2)."""
     p, values = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
-    sides = (p * (values - p @ values)).square().sum(), 0.5
-    return tally.equalities({("P26", "two opposite values"): sides})
+    return equalities({("P26", "two opposite values"): ((p * (values - p @ values)).square().sum(), 0.5)})

@@ -14,38 +14,33 @@ secular equation); the form in the entropy is ours.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from attrobust.theory import draws, tally
+from attrobust.theory import draws
 from attrobust.theory.entropy.margins import leading_mass
 from attrobust.theory.entropy.rows import PerRow, Scores, Weights, normalised, softmax_entropy
-from attrobust.versions import versioned
+from attrobust.theory.tally import Cases, bound, equalities, residual, trial
 
 
 class Bounds(NamedTuple):
     """Lower and upper bound, one number per row each."""
 
-    lower: Float[Tensor, "*batch"]
-    upper: Float[Tensor, "*batch"]
+    lower: PerRow
+    upper: PerRow
 
 
 def softmax_jacobian_norm(weights: Weights) -> PerRow:
-    """Largest eigenvalue of diag(p) - p p^T, the Jacobian of softmax at the row p.
+    """Largest eigenvalue of diag(p) - p p^T, the Jacobian of softmax at the row p = weights over their mass.
 
-    Args:
-        weights: rows; divided by their mass first.
-
-    Returns:
-        One number per row in [0, 1/2]: 0 at one-hot, 1 / keys at uniform, 1/2 where two keys share everything; NaN
-        for a row without mass. Times 1 / temperature it is the norm of the derivative of the weights in the scores.
-        Derivatives of any order are exact where the two largest weights differ. Where they are equal the first one is
-        exact too, or one of the subgradients if the eigenvalue is multiple, and no higher one should be used.
+    In [0, 1/2]: 0 at one-hot, 1 / keys at uniform, 1/2 where two keys share everything; NaN for a row without mass.
+    Times 1 / temperature it is the norm of the derivative of the weights in the scores. Derivatives of any order are
+    exact where the two largest weights differ. Where they are equal the first one is exact too, or one of the
+    subgradients if the eigenvalue is multiple, and no higher one should be used.
 
     Raises:
         ValueError: if a weight is negative, infinite or NaN.
@@ -60,13 +55,8 @@ def softmax_jacobian_norm(weights: Weights) -> PerRow:
 def row_jacobian_norm(kernel: Callable[[Scores], Weights], scores: Scores) -> PerRow:
     """Largest singular value of the Jacobian of a row in its scores, for any kernel; by the dense matrix.
 
-    Args:
-        kernel: from scores to weights, row by row.
-        scores: rows.
-
-    Returns:
-        One number per row. For softmax it is `softmax_jacobian_norm`, which is faster and accurate to the last digit;
-        where each weight depends on its own score alone, it is the largest slope.
+    For softmax it is `softmax_jacobian_norm`, which is faster and accurate to the last digit; where each weight
+    depends on its own score alone, it is the largest slope.
 
     Example:
         >>> round(row_jacobian_norm(lambda s: s.exp() / 4, torch.tensor([0.0, -1.0, -1.0, -5.0])).item(), 4)
@@ -79,9 +69,6 @@ def row_jacobian_norm(kernel: Callable[[Scores], Weights], scores: Scores) -> Pe
 def jacobian_bounds(weights: Weights) -> Bounds:
     """The bounds on `softmax_jacobian_norm` that the largest weights, and the sum of squares, give.
 
-    Raises:
-        ValueError: if a weight is negative, infinite or NaN.
-
     Example:
         >>> [round(b.item(), 2) for b in jacobian_bounds(torch.tensor([0.7, 0.2, 0.1]))]
         [0.23, 0.42]
@@ -90,17 +77,13 @@ def jacobian_bounds(weights: Weights) -> Bounds:
 
 
 def sensitivity_envelope(entropy: PerRow, *, keys: int) -> Bounds:
-    """What the entropy H alone says about `softmax_jacobian_norm`.
+    """What the entropy H (in nats) of a row of at least two keys alone says about `softmax_jacobian_norm`.
 
         min{ m(1 - m), l(1 - l) }  <=  lambda_max  <=  min{ 1/2, m, 2 l(1 - l) where H <= log 2 }
 
     with m the largest and l the least size that the first weight of a row of that entropy can have: m from two levels
     (`leading_mass`, k = 1); l from two keys alone where H <= log 2, above that l >= e^-H. Both sides vanish at entropy
     0 and meet near 1 / keys at log keys: a hump. Ours.
-
-    Args:
-        entropy: of each row, in nats.
-        keys: of a row, at least 2.
 
     Raises:
         ValueError: if `keys` is below 2 or an entropy lies outside [0, log keys].
@@ -113,38 +96,35 @@ def sensitivity_envelope(entropy: PerRow, *, keys: int) -> Bounds:
     pair = leading_mass(entropy.clamp(max=math.log(2)), keys=2, k=1)
     most, least = leading_mass(entropy, keys=keys, k=1), torch.where(few, pair, (-entropy).exp())
     lower = torch.minimum(most * (1 - most), least * (1 - least))
-    upper = torch.minimum(most.clamp(max=0.5), torch.where(few, 2 * pair * (1 - pair), 0.5))
-    return Bounds(lower, upper)
+    return Bounds(lower, torch.minimum(most.clamp(max=0.5), torch.where(few, 2 * pair * (1 - pair), 0.5)))
 
 
-@versioned(1)
-@tally.over_cases
-def hump(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def hump(case: int) -> Cases:
     """P20 on rows whose Jacobian is built and diagonalised; the library's fast route beside it."""
     s = draws.scores(case)
     p, h = s.softmax(1), softmax_entropy(s)
     top = torch.linalg.eigvalsh(torch.diag_embed(p) - p[:, :, None] * p[:, None])[:, -1]
-    yield tally.residuals("P20", "secular equation", (softmax_jacobian_norm(p) - top).abs().max())
+    yield residual("P20", "secular equation", softmax_jacobian_norm(p) - top)
     first, second = p.topk(2).values.unbind(1)
     left = 1 - p.square().sum(1)
     lower = {"second weight": second, "p(1 - p) of the first": first * (1 - first)}
     lower |= {"mean eigenvalue": left / (p.shape[1] - 1)}
-    upper = {"one half": torch.full_like(top, 0.5), "first weight": first, "twice p(1 - p)": 2 * first * (1 - first)}
-    upper |= {"1 - |p|²": left}
+    upper = {"one half": 0.5, "first weight": first, "twice p(1 - p)": 2 * first * (1 - first), "1 - |p|²": left}
     for arm, side in lower.items():
-        yield tally.bound("P20", f"{arm}, below", side, top)
+        yield bound("P20", f"{arm}, below", side, top)
     for arm, side in upper.items():
-        yield tally.bound("P20", f"{arm}, above", top, side)
-    yield tally.bound("P20", "1 - |p|² and entropy", left, -torch.expm1(-h))
+        yield bound("P20", f"{arm}, above", top, side)
+    yield bound("P20", "1 - |p|² and entropy", left, -torch.expm1(-h))
     envelope = sensitivity_envelope(h, keys=s.shape[1])
-    yield tally.bound("P20", "entropy alone, below", envelope.lower, top)
-    yield tally.bound("P20", "entropy alone, above", top, envelope.upper, entropy=h)
+    yield bound("P20", "entropy alone, below", envelope.lower, top)
+    yield bound("P20", "entropy alone, above", top, envelope.upper, entropy=h)
 
 
 def equality() -> pd.DataFrame:
     """Two keys that share everything, and a uniform row."""
     tie, even = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64), torch.ones(7, dtype=torch.float64)
-    return tally.equalities({
+    return equalities({
         ("P20", "two keys share all"): (softmax_jacobian_norm(tie), 0.5),
         ("P20", "uniform row"): (1 / 7, softmax_jacobian_norm(even)),
         ("P20", "entropy, uniform row"): (1 - 1 / 7, -math.expm1(-math.log(7))),
@@ -157,8 +137,7 @@ def _bounds(p: Weights) -> Bounds:
     rest = others.sum(-1)
     spread = first * rest + (others * (1 - others)).sum(-1)  # 1 - |p|^2 without cancellation
     second = others[..., 0] if others.shape[-1] else torch.zeros_like(first)
-    mean = spread / max(p.shape[-1] - 1, 1)
-    lower = torch.maximum(torch.maximum(second, first * rest), mean)
+    lower = torch.maximum(torch.maximum(second, first * rest), spread / max(p.shape[-1] - 1, 1))
     upper = torch.minimum(torch.minimum(first, 2 * first * rest), spread).clamp(max=0.5)
     return Bounds(lower, torch.maximum(lower, upper))
 
@@ -176,9 +155,8 @@ class _TopEigenvalue(torch.autograd.Function):
             inside = (first * others.sum(-1) - middle) / (first - middle)  # 1 - p_1^2 / (p_1 - middle)
             above = inside + (others.square() / (middle.unsqueeze(-1) - others)).nan_to_num(0).sum(-1) > 0
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        value = torch.where(first.isnan(), first, (low + high) / 2)
         ctx.save_for_backward(p)
-        return value
+        return torch.where(first.isnan(), first, (low + high) / 2)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
@@ -189,8 +167,7 @@ class _TopEigenvalue(torch.autograd.Function):
         if p.shape[-1] > 1:
             tie = torch.zeros_like(p)
             tie[..., 0], tie[..., 1] = 1, -1
-            tied = p[..., :1] - p[..., 1:2] <= 4 * torch.finfo(p.dtype).eps
-            v = torch.where(tied, tie, v)
+            v = torch.where(p[..., :1] - p[..., 1:2] <= 4 * torch.finfo(p.dtype).eps, tie, v)
         v = v / v.abs().amax(-1, keepdim=True)
         v = v / v.norm(dim=-1, keepdim=True)
         return grad.unsqueeze(-1) * (v.square() - 2 * (v * p).sum(-1, keepdim=True) * v)

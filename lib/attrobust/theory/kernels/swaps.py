@@ -11,7 +11,6 @@ products is not Lipschitz: Kim et al. 2021.
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import pandas as pd
@@ -19,40 +18,43 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attrobust.theory import tally
-from attrobust.versions import versioned
+from attrobust.theory.draws import Source
+from attrobust.theory.tally import Cases, bound, equalities, identity, residual, trial
+
+Vectors = Float[Tensor, "*some rows dim"]
 
 
 class Pair(NamedTuple):
     """Queries with two keys each: the one ahead and the one behind."""
 
-    query: Float[Tensor, "*some rows dim"]
-    ahead: Float[Tensor, "*some rows dim"]
-    behind: Float[Tensor, "*some rows dim"]
+    query: Vectors
+    ahead: Vectors
+    behind: Vectors
 
 
-@versioned(1)
-@tally.over_cases
-def swapped(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def swapped(case: int) -> Cases:
     """P31 on 15 queries with two keys each: radii, equal norms, gradients, Lipschitz constants."""
-    g = torch.Generator().manual_seed(case)
-    dim = int(torch.randint(2, 9, (1,), generator=g))
-    draw = 10 ** (torch.rand(3, 15, 1, generator=g, dtype=torch.float64) - 0.5)
-    query, one, other = draw * torch.randn(3, 15, dim, generator=g, dtype=torch.float64)
+    g = Source(case)
+    dim, draw = g.whole(2, 8), 10 ** (g.uniform(3, 15, 1) - 0.5)
+    query, one, other = draw * g.normal(3, 15, dim)
     for score in ("dot", "distance"):
         yield from _radius(score, ordered(query, one, other, score), g)
-    near = (torch.arange(15)[:, None] % 2) * 3 * query / query.norm(dim=1, keepdim=True)
-    length = query.norm(dim=1, keepdim=True) * draw[1]
+    length = query.norm(dim=1, keepdim=True)
+    near, length = (torch.arange(15)[:, None] % 2) * 3 * query / length, length * draw[1]
     one, other = (length * k / k.norm(dim=1, keepdim=True) for k in (near + one, near + other))
     yield from _equal_norms(ordered(query, one, other, "dot"))
-    yield from _gradients(query, one)
+    at = one.clone().requires_grad_()
+    dot, half = (query * at).sum(), -(query - at).square().sum() / 2
+    (steep,), (flat,) = torch.autograd.grad(dot, at), torch.autograd.grad(half, at)
+    yield identity("P31", "gradient of the dot product", steep.norm(dim=1), query.norm(dim=1))
+    yield identity("P31", "gradient of the distance", flat.norm(dim=1), (query - one).norm(dim=1))
     yield from _lipschitz(query, g)
 
 
 def radius(pair: Pair, score: str) -> Float[Tensor, "*some rows"]:
     """Smallest joint l2 change of the two keys that lets them draw level (P31)."""
-    size = pair.query.norm(dim=-1) if score == "dot" else 1.0
-    return lead(pair, score) / (math.sqrt(2) * size)
+    return lead(pair, score) / (math.sqrt(2) * (pair.query.norm(dim=-1) if score == "dot" else 1.0))
 
 
 def lead(pair: Pair, score: str) -> Float[Tensor, "*some rows"]:
@@ -74,87 +76,74 @@ def equality() -> pd.DataFrame:
     own = torch.exp(-at.square() / (2 * 0.7**2))
     (steep,) = torch.autograd.grad(own.sum(), at, retain_graph=True)
     (normed,) = torch.autograd.grad(own[0] / own.sum(), at)
-    return tally.equalities({
+    return equalities({
         ("P31", "Gaussian at one width"): (steep[0].abs(), math.exp(-0.5) / 0.7),
         ("P31", "two keys as near"): (normed[0].abs(), 0.7 / (4 * 0.7**2)),
     })  # fmt: skip
 
 
-def _radius(score: str, pair: Pair, g: torch.Generator) -> Iterator[pd.DataFrame]:
+def _radius(score: str, pair: Pair, g: Source) -> Cases:
     """The radius is attained, nothing found gets further, and just beyond it the order turns."""
     far, start = radius(pair, score)[:, None], lead(pair, score)
-    best = _straight(pair, score)
     size = pair.query.norm(dim=1) if score == "dot" else torch.ones_like(start)
-    level = lead(_changed(pair, far * best), score) / (size * (1 + sum(k.norm(dim=1) for k in pair)))
-    yield tally.residuals("P31", f"{score}: the radius is attained", level.abs().max())
-    wander = torch.randn(40, *best.shape, generator=g, dtype=best.dtype)
-    wander *= torch.logspace(-4, 1, 40, dtype=best.dtype)[:, None, None] / math.sqrt(best.shape[1])
-    tried = best + wander
-    tried = tried / tried.norm(dim=-1, keepdim=True)
-    gained = (start - lead(_changed(pair, 0.999 * far * tried), score)).amax(0)
-    limit = math.sqrt(2) * size * 0.999 * far[:, 0]
-    yield tally.bound("P31", f"{score}: best of 40 changes", gained, limit)
-    yield tally.bound("P31", f"{score}: order within the radius", (gained > start).double(), 0.0)
-    turned = lead(_changed(pair, 1.001 * far * best), score) < 0
-    yield tally.bound("P31", f"{score}: order just beyond the radius", turned.double(), 0.0, holds=False)
     if score == "dot":
-        yield tally.bound("P31", "dot: the radius of one key for two", gained, limit / math.sqrt(2), holds=False)
+        away = back = -_unit(pair.query)
+    else:
+        away, back = (_unit(k - pair.query) for k in (pair.ahead, pair.behind))
+    best = torch.cat([away, -back], 1) / math.sqrt(2)  # the shortest joint change, of length 1
+
+    def led(change: Tensor) -> Tensor:
+        away, back = change.chunk(2, -1)
+        return lead(Pair(pair.query, pair.ahead + away, pair.behind + back), score)
+
+    level = led(far * best) / (size * (1 + sum(k.norm(dim=1) for k in pair)))
+    yield residual("P31", f"{score}: the radius is attained", level)
+    wander = torch.logspace(-4, 1, 40, dtype=best.dtype)[:, None, None] / math.sqrt(best.shape[1])
+    tried = best + g.normal(40, *best.shape) * wander
+    gained = (start - led(0.999 * far * (tried / tried.norm(dim=-1, keepdim=True)))).amax(0)
+    limit = math.sqrt(2) * size * 0.999 * far[:, 0]
+    yield bound("P31", f"{score}: best of 40 changes", gained, limit)
+    yield bound("P31", f"{score}: order within the radius", (gained > start).double(), 0.0)
+    turned = (led(1.001 * far * best) < 0).double()
+    yield bound("P31", f"{score}: order just beyond the radius", turned, 0.0, holds=False)
+    if score == "dot":
+        yield bound("P31", "dot: the radius of one key for two", gained, limit / math.sqrt(2), holds=False)
 
 
-def _equal_norms(pair: Pair) -> Iterator[pd.DataFrame]:
+def _equal_norms(pair: Pair) -> Cases:
     """With keys of one length both scores rank alike, and the radii have the ratio 2 |q| / (d_i + d_j)."""
     dot, far = radius(pair, "dot"), radius(pair, "distance")
-    ahead, behind = ((k - pair.query).norm(dim=1) for k in (pair.ahead, pair.behind))
+    both = (pair.ahead - pair.query).norm(dim=1) + (pair.behind - pair.query).norm(dim=1)
     length, size = pair.query.norm(dim=1), pair.query.norm(dim=1) + pair.ahead.norm(dim=1)
-    off = (far * (ahead + behind) - 2 * length * dot) / size.square()
-    yield tally.residuals("P31", "ratio of the radii, keys of one length", off.abs().max())
-    near = ahead + behind < 2 * length
-    yield tally.bound("P31", "distance is safer for near keys", dot[near], far[near])
-    yield tally.bound("P31", "distance is always safer", dot, far, holds=False)
+    off = (far * both - 2 * length * dot) / size.square()
+    yield residual("P31", "ratio of the radii, keys of one length", off)
+    near = both < 2 * length
+    yield bound("P31", "distance is safer for near keys", dot[near], far[near])
+    yield bound("P31", "distance is always safer", dot, far, holds=False)
 
 
-def _gradients(query: Tensor, key: Tensor) -> Iterator[pd.DataFrame]:
-    """Gradients of the two scores in the key: |q| and |q - k|."""
-    at = key.clone().requires_grad_()
-    dot, half = (query * at).sum(), -(query - at).square().sum() / 2
-    (steep,), (flat,) = torch.autograd.grad(dot, at), torch.autograd.grad(half, at)
-    yield tally.identity("P31", "gradient of the dot product", steep.norm(dim=1), query.norm(dim=1))
-    yield tally.identity("P31", "gradient of the distance", flat.norm(dim=1), (query - key).norm(dim=1))
-
-
-def _lipschitz(query: Tensor, g: torch.Generator) -> Iterator[pd.DataFrame]:
+def _lipschitz(query: Tensor, g: Source) -> Cases:
     """How fast the weight of one key of two can move with the key, for keys at all distances from the query."""
-    width = 10 ** (torch.rand(len(query), 1, generator=g, dtype=query.dtype) - 0.5)
-    away, aside = torch.randn(2, *query.shape, generator=g, dtype=query.dtype)
-    share = 10 ** (2 * torch.rand(len(query), 1, generator=g, dtype=query.dtype) - 1)
+    rows = len(query)
+    width = 10 ** (g.uniform(rows, 1) - 0.5)
+    away, aside = g.normal(2, *query.shape)
+    share = 10 ** (2 * g.uniform(rows, 1) - 1)
     share[::3] = 1 + 0.01 * away[::3, :1]  # at one width the Gaussian is steepest
     reach = share * width
-    further = torch.where(torch.arange(len(query))[:, None] % 2 == 0, reach, reach + aside[:, :1].abs() * width)
+    further = torch.where(torch.arange(rows)[:, None] % 2 == 0, reach, reach + aside[:, :1].abs() * width)
     first, second = (query + r * u / u.norm(dim=1, keepdim=True) for r, u in ((reach, away), (further, aside)))
-    at = first.clone().requires_grad_()
-    logs = [-(query - k).square().sum(1) / (2 * width[:, 0] ** 2) for k in (at, second)]
-    product = torch.exp((query * at).sum(1) / width[:, 0] ** 2)
-    weights = (logs[0].exp(), torch.sigmoid(logs[0] - logs[1]), product)
-    rates = [torch.autograd.grad(w.sum(), at, retain_graph=True)[0].norm(dim=1) for w in weights]
-    limit = math.exp(-0.5) / width[:, 0]
-    yield tally.bound("P31", "Gaussian: Lipschitz in a key", rates[0], limit)
-    quarter = (query - first).norm(dim=1) / (4 * width[:, 0] ** 2)
-    yield tally.bound("P31", "Gaussian, normalised: grows with the distance", rates[1], quarter)
-    yield tally.bound("P31", "Gaussian, normalised: Lipschitz in a key", rates[1], limit, holds=False)
-    finite = rates[2].isfinite()
+    at, width = first.clone().requires_grad_(), width[:, 0]
+    logs = [-(query - k).square().sum(1) / (2 * width**2) for k in (at, second)]
+    weights = (logs[0].exp(), torch.sigmoid(logs[0] - logs[1]), torch.exp((query * at).sum(1) / width**2))
+    own, normed, product = (torch.autograd.grad(w.sum(), at, retain_graph=True)[0].norm(dim=1) for w in weights)
+    limit, finite = math.exp(-0.5) / width, product.isfinite()
+    yield bound("P31", "Gaussian: Lipschitz in a key", own, limit)
+    quarter = (query - first).norm(dim=1) / (4 * width**2)
+    yield bound("P31", "Gaussian, normalised: grows with the distance", normed, quarter)
+    yield bound("P31", "Gaussian, normalised: Lipschitz in a key", normed, limit, holds=False)
     arm = "exp of the dot product: Lipschitz in a key"
-    yield tally.bound("P31", arm, rates[2][finite], limit[finite], holds=False)
+    yield bound("P31", arm, product[finite], limit[finite], holds=False)
 
 
-def _straight(pair: Pair, score: str) -> Float[Tensor, "rows twodim"]:
-    """Direction of the shortest joint change, of length 1: key ahead and key behind, side by side."""
-    if score == "dot":
-        away = back = -pair.query / pair.query.norm(dim=1, keepdim=True)
-    else:
-        away, back = ((k - pair.query) / (k - pair.query).norm(dim=1, keepdim=True) for k in (pair.ahead, pair.behind))
-    return torch.cat([away, -back], 1) / math.sqrt(2)
-
-
-def _changed(pair: Pair, change: Float[Tensor, "*some rows twodim"]) -> Pair:
-    away, back = change.chunk(2, -1)
-    return Pair(pair.query, pair.ahead + away, pair.behind + back)
+def _unit(vectors: Vectors) -> Vectors:
+    return vectors / vectors.norm(dim=-1, keepdim=True)
