@@ -7,6 +7,7 @@ import pytest
 import torch
 from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
 from attrobust.theory import (
+    blind,
     certificates,
     descent,
     duality,
@@ -23,7 +24,6 @@ from attrobust.theory import (
     traps,
     turning,
 )  # fmt: skip
-from attrobust.theory.kernels import swaps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,7 +49,7 @@ TRIALS = {
     entropy.scaled: 10,
     entropy.ceilings: 10,
     entropy.floors: 10,
-    entropy.readouts: 10,
+    blind.readouts: 10,
     kernels.rescaled: 10,
     kernels.nudged: 10,
     kernels.shared_maps: 10,
@@ -85,7 +85,7 @@ def test_every_wrong_variant_breaks(trial):
     ("trial", "variants"),
     [
         (sharing.transformers, 1), (duality.radii, 1), (entropy.distances, 1), (entropy.ceilings, 1),
-        (ranks.rank_orders, 2), (entropy.scaled, 2), (entropy.readouts, 3), (kernels.rescaled, 6), (kernels.nudged, 3),
+        (ranks.rank_orders, 2), (entropy.scaled, 2), (blind.readouts, 3), (kernels.rescaled, 6), (kernels.nudged, 3),
         (kernels.shared_maps, 2), (kernels.one_score, 2), (kernels.swapped, 6), (ranks.same_ranks, 3),
     ],
     ids=name,
@@ -141,8 +141,8 @@ def test_a_planted_fault_in_a_kernel_breaks_the_statement(trial, function, fault
 
 
 def test_a_radius_that_is_too_large_breaks_the_statement(monkeypatch):
-    right = swaps.radius
-    monkeypatch.setattr(swaps, "radius", lambda pair, score: 1.01 * right(pair, score))
+    right = kernels.radius
+    monkeypatch.setattr(kernels, "radius", lambda pair, score: 1.01 * right(pair, score))
     tallied = tally.tally(kernels.swapped(5, 0)).set_index("arm")["violations"]
     for score in ("dot", "distance"):
         assert tallied[f"{score}: the radius is attained"] == 5

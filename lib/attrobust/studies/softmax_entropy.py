@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from attrobust import similarity
-from attrobust.theory import entropy
+from attrobust.theory import blind, entropy
 from attrobust.theory.draws import Source
-from attrobust.theory.entropy import blind_spot, margins, rows, scaling, sensitivity
 from attrobust.theory.tally import join, named_values
 from attrobust.versions import versioned
 
@@ -48,7 +47,7 @@ def slopes(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd.Data
     for seed in seeds:
         s = _noisy(keys, seed)[0]
         measured = (entropy.softmax_entropy((c + step) * s) - entropy.softmax_entropy((c - step) * s)) / (2 * step)
-        formula = -c[:, 0] * scaling.variance((c * s).softmax(1), s)
+        formula = -c[:, 0] * entropy.variance((c * s).softmax(1), s)
         named = {"central differences": measured, "-c Var(s)": formula}
         parts += [pd.DataFrame({"name": n, "value": v, "factor": factors, "seed": seed}) for n, v in named.items()]
     return pd.concat(parts)
@@ -102,8 +101,8 @@ def diversities(values: Sequence[float], seeds: Sequence[int]) -> Iterator[tuple
     """Norms of both gradients while the tokens become alike, for softmax and sigmoid."""
     for seed in seeds:
         for value in values:
-            for kind in blind_spot.KINDS:
-                found = blind_spot.gradients(blind_spot.draw(seed, diversity=value), kind=kind)
+            for kind in blind.KINDS:
+                found = blind.gradients(blind.draw(seed, diversity=value), kind=kind)
                 named = {"gradient in the key matrix": found.key.norm(), "gradient in the tokens": found.tokens.norm()}
                 yield {"kind": kind, "diversity": value, "seed": seed}, named
 
@@ -111,7 +110,7 @@ def diversities(values: Sequence[float], seeds: Sequence[int]) -> Iterator[tuple
 @versioned(1)
 def attained_by_rows() -> pd.DataFrame:
     """Both sides of the inequalities about attention rows on their equality examples."""
-    return join(chain.equality() for chain in (sensitivity, scaling, margins, rows, blind_spot))
+    return join(chain.equality() for chain in (entropy, blind))
 
 
 def _noisy(keys: int, seed: int) -> tuple[Tensor, Tensor]:

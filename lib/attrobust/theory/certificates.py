@@ -31,10 +31,8 @@ Scores = Float[Tensor, "batch pixels"]
 def cosine(relative: PerImage) -> PerImage:
     """Least cosine between two maps when the second lies within `relative` times the length of the first.
 
-    sqrt(1 - relative^2), and -1 from relative = 1 on, where nothing is guaranteed. Attained (`worst_cosine`).
-
-    Raises:
-        ValueError: if an entry is negative or NaN.
+    sqrt(1 - relative^2), and -1 from relative = 1 on, where nothing is guaranteed. Attained (`worst_cosine`). Raises
+    ValueError if an entry is negative or NaN.
 
     Example:
         >>> cosine(torch.tensor([0.0, 0.6, 1.5], dtype=torch.float64)).round(decimals=9).tolist()
@@ -57,10 +55,8 @@ def worst_cosine(scores: Scores, across: Scores, relative: PerImage) -> Scores:
 def topk(scores: Scores, change: PerImage, *, k: int) -> PerImage:
     """Least top-k intersection after any change of Euclidean length at most `change`, which may be infinite.
 
-    The certified share of the k leading pixels that stay, in [0, 1]. Exact: `swap` attains it. Ours.
-
-    Raises:
-        ValueError: if `k` is out of range or a change is negative.
+    The certified share of the k leading pixels that stay, in [0, 1]. Exact: `swap` attains it. Ours. Raises ValueError
+    if `k` is out of range or a change is negative.
 
     Example:
         >>> a = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).double()
@@ -85,8 +81,7 @@ def swap_costs(scores: Scores, *, k: int) -> Float[Tensor, "batch swaps"]:
 def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
     """Cheapest change that takes `swaps` pixels out of the leading k (up to a tie, which any nudge breaks).
 
-    Raises:
-        ValueError: if `swaps` is not from 1 to min(k, pixels - k).
+    Raises ValueError if `swaps` is not from 1 to min(k, pixels - k).
     """
     checks.count("swaps", swaps, most=min(k, scores.shape[1] - k))
     tau = _levels(scores, k)[0][:, swaps - 1, None]
@@ -99,8 +94,7 @@ def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
 def topk_within(scores: Scores, change: PerImage, *, k: int) -> PerImage:
     """Least top-k intersection after a change of at most `change` in every pixel: gaps of more than twice it hold.
 
-    Raises:
-        ValueError: if `k` is out of range or a change is negative.
+    Raises ValueError if `k` is out of range or a change is negative.
     """
     _not_negative("change", change)
     inner, outer = _sides(scores, k)
@@ -110,12 +104,11 @@ def topk_within(scores: Scores, change: PerImage, *, k: int) -> PerImage:
 def kendall(scores: Scores, change: PerImage) -> PerImage:
     """Least Kendall correlation after a change of at most `change` in every pixel.
 
+    Raises ValueError if a change is negative or there are fewer than two pixels.
+
     Args:
         scores: importances without ties.
         change: largest |e|_inf, at least 0; |e|_2 is a valid, looser choice.
-
-    Raises:
-        ValueError: if a change is negative or there are fewer than two pixels.
 
     Example:
         >>> round(kendall(torch.tensor([[0.0, 1.0, 5.0]]).double(), torch.tensor([0.5]).double()).item(), 6)

@@ -32,6 +32,8 @@ def descend(
 ) -> tuple[list[TwoLayer], Float[np.ndarray, " runs"]]:
     """Train one network per entry of `step_sizes`; the networks and their final losses, infinite if diverged.
 
+    Raises ValueError if the lists differ in length or a number is out of range.
+
     Args:
         x: training points.
         y: targets.
@@ -42,9 +44,6 @@ def descend(
         updates: at most this many.
         stop: all runs end once every loss (half the mean squared error) is below this.
         scale: of the initial weights.
-
-    Raises:
-        ValueError: if the lists differ in length or a number is out of range.
     """
     if not len(step_sizes) == len(batch_sizes) == len(seeds):
         raise ValueError(f"step_sizes has {len(step_sizes)} entries; batch_sizes and seeds must have as many")

@@ -45,9 +45,7 @@ def network(
     """A dense network in eval mode with images and labels.
 
     One to three hidden layers of one to six units, images of 2 x 2 or 3 x 3 pixels in [0, 1], two to four classes.
-
-    Raises:
-        ValueError: for an unknown activation.
+    Raises ValueError for an unknown activation.
 
     Example:
         >>> model, x, y = network(0)
@@ -70,8 +68,7 @@ def network(
 def scores(seed: int, *, rows: int = 15) -> Rows:
     """Rows of scores of one random length (2 to 40 keys), five shapes in turn, each of a random scale (0.1 to 10).
 
-    Raises:
-        ValueError: if `rows` is below 1.
+    Raises ValueError if `rows` is below 1.
 
     Example:
         >>> scores(0).dtype, len(scores(0, rows=7))

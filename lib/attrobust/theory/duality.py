@@ -63,9 +63,8 @@ class FirstLayer:
 def first_dense(model: nn.Module, x: Images) -> FirstLayer:
     """The dense first layer, at these images, of a network in eval mode that is affine before it.
 
-    Raises:
-        ValueError: if the first layer with weights is not a Linear with a bias, or runs on several positions of one
-            image: its weights are then shared and bound nothing.
+    Raises ValueError if the first layer with weights is not a Linear with a bias, or runs on several positions of one
+    image: its weights are then shared and bound nothing.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
@@ -152,10 +151,8 @@ def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Rea
         |grad_x phi| <= |W|_2 |grad_[W,b] phi|_F / |x~|
 
     In units of the readout per pixel unit; attained iff dphi/dh is a top left singular vector of W. Ma and Ying 2021,
-    "On linear stability of SGD and input-smoothness of neural networks".
-
-    Raises:
-        ValueError: if the first layer is convolutional or otherwise shared.
+    "On linear stability of SGD and input-smoothness of neural networks". Raises ValueError if the first layer is
+    convolutional or otherwise shared.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 1), nn.Tanh(), nn.Linear(1, 2)).double()
@@ -174,10 +171,7 @@ def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Re
         |hess_x phi|_2 <= |W|_2^2 |hess_[W,b] phi|_2 / |x~|^2 = |W|_2^2 |hess_b phi|_2
 
     The Hessian is that of one image's readout: the Hessian of a mean over images bounds no single one. Ours, by
-    differentiating P1 twice.
-
-    Raises:
-        ValueError: if the first layer is convolutional or otherwise shared.
+    differentiating P1 twice. Raises ValueError if the first layer is convolutional or otherwise shared.
     """
     first = first_dense(model, x)
     return first.spectral**2 * spectral_norms(parameter_hessians(model, x, y, of=f"{first.name}.bias", readout=readout))
@@ -191,10 +185,7 @@ def all_layers_gradient_bound(
         |grad_x phi|^2 sum_l |h~_(l-1)|^2 / (|D_(l-1)|_2^2 |W_l|_2^2) <= |grad_theta phi|^2,    D_l = dh_l / dx
 
     The model must be dense layers and activations in a row. Ours, in the spirit of Dherin et al. 2022, "Why neural
-    networks find simple solutions".
-
-    Raises:
-        ValueError: if the first layer is not dense.
+    networks find simple solutions". Raises ValueError if the first layer is not dense.
     """
     first_dense(model, x)
     weight = torch.zeros(len(x), dtype=x.dtype)

@@ -30,15 +30,13 @@ Loss = Callable[[Float[Tensor, " n"]], Float[Tensor, ""]]
 def step_errors(loss: Loss, start: Float[Tensor, " n"], *, step_size: float) -> tuple[float, float]:
     """Distance of one step of descent from the flow of the loss, and from that of the modified loss, for as long.
 
-    Barrett and Dherin 2021, "Implicit gradient regularization", section 3.
+    Barrett and Dherin 2021, "Implicit gradient regularization", section 3. Raises ValueError if `step_size` is not
+    positive.
 
     Args:
         loss: smooth function of a float64 vector.
         start: where the step begins.
         step_size: eta, above 0; also the time the flows run.
-
-    Raises:
-        ValueError: if `step_size` is not positive.
 
     Example:
         >>> plain, modified = step_errors(lambda w: (w.square() / 2).sum(), torch.ones(1).double(), step_size=0.1)
@@ -59,8 +57,7 @@ def batch_gradient_norms(
 ) -> tuple[float, float]:
     """E|grad L_B|^2 from per-sample gradients, by listing every batch, and by the formula.
 
-    Raises:
-        ValueError: if `batch_size` is below 1, or above the number of samples without replacement.
+    Raises ValueError if `batch_size` is below 1, or above the number of samples without replacement.
 
     Example:
         >>> listed, formula = batch_gradient_norms(np.eye(3), 2, replacement=False)

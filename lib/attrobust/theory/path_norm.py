@@ -95,8 +95,7 @@ def jacobian(net: TwoLayer, x: Points) -> Float[np.ndarray, "points parameters"]
 def trace(net: TwoLayer, x: Points, *, block: str = "all") -> float:
     """Trace of the Gauss-Newton Hessian of half the mean squared error: "all", "first" for (W, b), "rest" for (v, c).
 
-    Raises:
-        ValueError: for another block.
+    Raises ValueError for another block.
     """
     checks.one_of("block", block, ("all", "first", "rest"))
     squares, size = np.square(jacobian(net, x)).mean(0), net.weights.size + net.biases.size
@@ -139,8 +138,7 @@ def flips(net: TwoLayer, x: Points, y: Points) -> Bool[np.ndarray, "points units
 def total_variation(net: TwoLayer, low: float = -np.inf, high: float = np.inf) -> float:
     """Total variation of f' over an interval, for one input: sum of pi_k over the kinks inside (if distinct).
 
-    Raises:
-        ValueError: if the network has more than one input.
+    Raises ValueError if the network has more than one input.
     """
     if net.weights.shape[1] != 1:
         raise ValueError(f"net has {net.weights.shape[1]} inputs; the total variation needs exactly 1")

@@ -42,12 +42,10 @@ def top_curvature(jacobian: Float[Tensor, "batch classes n"], logits: Float[Tens
 def ordering(model: nn.Module, x: Images) -> tuple[float, float, float]:
     """The three members of the chain of P6: mean penalty, mean curvature in W, invariant flatness of W.
 
-    They are mean |x|^2 lambda_max(hess_x), |W|^2 mean lambda_max(hess_W), |W|^2 tr H_W, of the cross-entropy; x is
-    what enters the first layer, and W its weights in pixel units. Labels do not enter. The network is in eval mode,
-    piecewise linear, with a dense first layer.
-
-    Raises:
-        ValueError: if the first layer is convolutional or otherwise shared.
+    They are mean |x|^2 lambda_max(hess_x), |W|^2 mean lambda_max(hess_W), |W|^2 tr H_W, of the cross-entropy; x is what
+    enters the first layer, and W its weights in pixel units. Labels do not enter. The network is in eval mode,
+    piecewise linear, with a dense first layer. Raises ValueError if the first layer is convolutional or otherwise
+    shared.
     """
     first, logits = first_dense(model, x), model(x).detach()
 

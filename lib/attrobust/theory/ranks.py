@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from attrobust.theory import draws
-from attrobust.theory.entropy.rows import rank_similarity, ranks
+from attrobust.theory.entropy import rank_similarity, ranks
 from attrobust.theory.kernels import SMOOTH, log_weight, shared_map, weight
 from attrobust.theory.tally import Cases, residual, trial
 

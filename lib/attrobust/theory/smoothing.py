@@ -27,13 +27,12 @@ Points = Float[np.ndarray, " points"]
 def gaussian_constant(*, slope: float = math.inf, height: float = math.inf, sigma: float) -> float:
     """Lipschitz constant of SmoothGrad maps: the smaller bound, in readout units per squared pixel unit.
 
+    Raises ValueError if `sigma` is not positive.
+
     Args:
         slope: G, largest gradient norm of the function.
         height: F, largest distance of the function from some constant; 0.5 for a probability.
         sigma: standard deviation of the noise, above 0.
-
-    Raises:
-        ValueError: if `sigma` is not positive.
 
     Example:
         >>> round(gaussian_constant(slope=1.0, sigma=1.0), 5), round(gaussian_constant(height=1.0, sigma=1.0), 5)
@@ -46,8 +45,7 @@ def gaussian_constant(*, slope: float = math.inf, height: float = math.inf, sigm
 def ball_constant(*, slope: float, radius: float, dimensions: int) -> float:
     """Lipschitz constant of gradients averaged over a Euclidean ball: 2 (V_{d-1} / V_d) G / r.
 
-    Raises:
-        ValueError: if `radius` is not positive or `dimensions` is below 1.
+    Raises ValueError if `radius` is not positive or `dimensions` is below 1.
 
     Example:
         >>> round(ball_constant(slope=1.0, radius=0.5, dimensions=1), 9)
@@ -64,15 +62,13 @@ def two_layer_constant(
 ) -> float:
     """Bound on the input Hessian of sum_k v_k s(w_k . x + b_k) over *all* inputs, for 0 <= s'' <= `bend`.
 
-    The units with positive and with negative readout are bounded apart; the larger norm counts.
+    The units with positive and with negative readout are bounded apart; the larger norm counts. Raises ValueError if
+    `bend` is not positive.
 
     Args:
         weights: w, one row per unit, in pixel units.
         readout: v.
         bend: largest second derivative of the activation, above 0; 1/4 for softplus.
-
-    Raises:
-        ValueError: if `bend` is not positive.
 
     Example:
         >>> two_layer_constant(np.array([[2.0]]), np.array([-3.0]))

@@ -27,8 +27,7 @@ Operator = Float[np.ndarray, "nn nn"]
 def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> float:
     """rho, the share of per-sample noise that a batch keeps; 1 for a single sample, 0 for all without replacement.
 
-    Raises:
-        ValueError: if `batch_size` is below 1, or above `samples` without replacement.
+    Raises ValueError if `batch_size` is below 1, or above `samples` without replacement.
 
     Example:
         >>> sampling(8, 2), sampling(8, 8, replacement=False)
@@ -50,10 +49,8 @@ def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) 
 def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
     """Largest step size with a bounded second moment from every start, by bisection on the top eigenvalue of T.
 
-    A closed form stands in Mulayoff and Michaeli 2024, "Exact mean square linear stability analysis for SGD".
-
-    Raises:
-        ValueError: if the mean Hessian is singular: directions without curvature never decay.
+    A closed form stands in Mulayoff and Michaeli 2024, "Exact mean square linear stability analysis for SGD". Raises
+    ValueError if the mean Hessian is singular: directions without curvature never decay.
 
     Example:
         >>> round(largest_stable_step(np.diag([2.0])[None], rho=1.0), 9)
@@ -81,13 +78,12 @@ def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
 def trace_bound(*, step_size: float, rho: float, outputs: int = 1) -> float:
     """Largest trace of a Hessian at which SGD can stay: 2 C / (eta rho); infinite for full batches.
 
+    Raises ValueError for arguments out of range.
+
     Args:
         step_size: eta, above 0.
         rho: from `sampling`.
         outputs: C, the rank of a per-sample Hessian (number of logits; one less for cross-entropy).
-
-    Raises:
-        ValueError: for arguments out of range.
 
     Example:
         >>> trace_bound(step_size=0.1, rho=0.5)

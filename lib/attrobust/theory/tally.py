@@ -72,6 +72,8 @@ def bound(
 ) -> pd.DataFrame:
     """Cases of left <= right.
 
+    Raises ValueError if a side is NaN: a case that cannot be computed must not pass as one that holds.
+
     Args:
         statement: its name, such as "P2".
         arm: what it was tried on, such as "logit".
@@ -79,9 +81,6 @@ def bound(
         right: larger side, one number per case; may be infinite.
         holds: False for a wrong variant.
         **columns: further columns of the table, such as the radius.
-
-    Raises:
-        ValueError: if a side is NaN: a case that cannot be computed must not pass as one that holds.
 
     Example:
         >>> bound("P2", "logit", [1.0, 2.0], [2.0, 2.0])["left"].tolist()
@@ -191,15 +190,12 @@ def summary(cases: pd.DataFrame) -> str:
 
 
 def claim(cases: pd.DataFrame, *, name: str, sides: dict[str, str]) -> pd.DataFrame:
-    """Rows of a claims table, one per true statement and arm.
+    """Rows of a claims table, one per true statement and arm. Raises ValueError if a statement has no side.
 
     Args:
         cases: tables of cases, joined.
         name: id of the claim, such as "C1".
         sides: statement -> what it speaks about ("gradient", "curvature", ...), which sorts the rows.
-
-    Raises:
-        ValueError: if a statement has no side.
     """
     table = tally(cases[cases["holds"]])
     lost = sorted(set(table["statement"]) - set(sides))

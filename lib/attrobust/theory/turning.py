@@ -30,7 +30,8 @@ def turn(function: Callable[[Vector], Float[Tensor, ""]], start: Vector, step: V
     """Most that the gradient's direction can turn on the way from `start` to `start + step`, in radians.
 
     Infinite, that is no guarantee, if the gradient turns by more than a right angle between two neighbouring nodes:
-    passing through zero it reverses at once, and no curvature tells.
+    passing through zero it reverses at once, and no curvature tells. Raises ValueError if `nodes` is not a whole number
+    of at least 2.
 
     Args:
         function: smooth scalar function of a vector, differentiable twice.
@@ -38,9 +39,6 @@ def turn(function: Callable[[Vector], Float[Tensor, ""]], start: Vector, step: V
         step: the whole way.
         nodes: Gauss-Legendre nodes, at least 2 (32 is our choice); the distance from the rule with half as many is
             added, so that the answer errs on the safe side.
-
-    Raises:
-        ValueError: if `nodes` is not a whole number of at least 2.
 
     Example:
         >>> start, step = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
