@@ -9,11 +9,9 @@ from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
 from attrobust.theory import (
     blind,
     certificates,
-    descent,
     duality,
     entropy,
     kernels,
-    modified_loss,
     path_norm,
     penalty,
     ranks,
@@ -22,7 +20,6 @@ from attrobust.theory import (
     stability,
     tally,
     traps,
-    turning,
 )  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,10 +33,10 @@ TRIALS = {
     path_norm.rescaling: 20,
     penalty.surfaces: 10,
     stability.stable: 20,
-    modified_loss.batches: 8,
+    stability.batches: 8,
     path_norm.paths: 20,
     path_norm.angles: 20,
-    turning.turning: 15,
+    certificates.turning: 15,
     certificates.metrics: 10,
     traps.loss_gradients: 10,
     smoothing.smoothed: 20,
@@ -268,7 +265,7 @@ def test_the_shared_kernel_has_no_gradient_and_the_pixels_have():
 
 
 def test_step_errors_fall_by_four_and_by_eight_per_halving():
-    table = modified_loss.orders([0], [0.001, 0.0005]).pivot(index="name", columns="step_size", values="value")
+    table = stability.orders([0], [0.001, 0.0005]).pivot(index="name", columns="step_size", values="value")
     ratio = table[0.001] / table[0.0005]
     assert ratio["flow of the loss"] == pytest.approx(4, rel=0.02)
     assert ratio["flow of the modified loss"] == pytest.approx(8, rel=0.02)
@@ -288,7 +285,7 @@ def test_a_blind_unit_leaves_flatness_alone_and_bends_the_logit():
 
 
 def test_settled_runs_of_sgd_stay_under_what_their_step_allows():
-    runs = descent.sweep(6000, [3])
+    runs = path_norm.sweep(6000, [3])
     settled = runs[runs.settled]
     assert len(settled) >= 4
     assert (settled.trace <= settled.limit).all()

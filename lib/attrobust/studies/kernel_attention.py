@@ -58,14 +58,12 @@ def evidence_sweep(
             s = torch.cat([2 * pattern.expand(2, keys), own - shift])
             for name, of in maps.items():
                 a, b = (of(u)[None, None] for u in (s, s + 0.8 * noise))
-                yield (
-                    {"kernel": name, "shift": shift, "seed": seed},
-                    {
-                        f"top-{k}": similarity.topk_intersection(a, b, k=k),
-                        "Spearman": similarity.spearman(a, b),
-                        "plain cosine": similarity.cosine(a[None], b[None]),
-                    },
-                )
+                numbers = {
+                    f"top-{k}": similarity.topk_intersection(a, b, k=k),
+                    "Spearman": similarity.spearman(a, b),
+                    "plain cosine": similarity.cosine(a[None], b[None]),
+                }
+                yield {"kernel": name, "shift": shift, "seed": seed}, numbers
 
 
 @versioned(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attrobust import attacks, attributions, balls, curvature, experiments, models, similarity, training
-from attrobust.theory import blind, certificates, descent, path_norm, penalty, smoothing, stability, turning
+from attrobust.theory import blind, certificates, path_norm, penalty, smoothing, stability
 from attrobust.theory.tally import join, named_values
 from attrobust.versions import versioned
 
@@ -23,16 +23,14 @@ def one_factor(seed: int, factors: Sequence[float]) -> Iterator[tuple[dict, dict
     net, x = path_norm.draw(seed, inputs=2)
     for factor in factors:
         n = path_norm.rescaled(net, np.full(len(net.readout), factor))
-        yield (
-            {"factor": factor},
-            {
-                "trace": path_norm.trace(n, x),
-                "sharpness": path_norm.sharpness(n, x),
-                "invariant flatness": path_norm.invariant_flatness(n, x),
-                "mean squared input gradient": np.square(n.gradients(x)).sum(1).mean(),
-                "least trace (P11)": 1 + 2 * path_norm.path_norms(n) @ path_norm.reach(n, x),
-            },
-        )
+        numbers = {
+            "trace": path_norm.trace(n, x),
+            "sharpness": path_norm.sharpness(n, x),
+            "invariant flatness": path_norm.invariant_flatness(n, x),
+            "mean squared input gradient": np.square(n.gradients(x)).sum(1).mean(),
+            "least trace (P11)": 1 + 2 * path_norm.path_norms(n) @ path_norm.reach(n, x),
+        }
+        yield {"factor": factor}, numbers
 
 
 @versioned(1)
@@ -61,14 +59,12 @@ def thresholds(seed: int, batch_sizes: Sequence[int]) -> Iterator[tuple[dict, di
     for panel, j in (("gradients spread out", spread), ("gradients alike", alike)):
         each = j[:, :, None] * j[:, None]
         for batch in batch_sizes:
-            yield (
-                {"panel": panel, "batch_size": batch},
-                {
-                    "exact threshold": stability.largest_stable_step(each, rho=stability.sampling(12, batch)),
-                    "2 B / trace": 2 * batch / np.trace(each.mean(0)),
-                    "2 / top eigenvalue": 2 / np.linalg.eigvalsh(each.mean(0))[-1],
-                },
-            )
+            numbers = {
+                "exact threshold": stability.largest_stable_step(each, rho=stability.sampling(12, batch)),
+                "2 B / trace": 2 * batch / np.trace(each.mean(0)),
+                "2 / top eigenvalue": 2 / np.linalg.eigvalsh(each.mean(0))[-1],
+            }
+            yield {"panel": panel, "batch_size": batch}, numbers
 
 
 @versioned(1)
@@ -189,22 +185,20 @@ def blind_unit(n_train: int, epochs: int, seed: int, strengths: Sequence[float])
     for strength in strengths:
         bent, generator = blind.BlindUnit(model, x, strength=strength), torch.Generator().manual_seed(0)
         hessian, matrix = curvature.InputHessian(bent, x, y), curvature.GaussNewton(bent, x)
-        yield (
-            {"strength": strength},
-            {
-                "Gauss-Newton trace": curvature.gauss_newton_trace(matrix).value,
-                "invariant flatness": curvature.invariant_flatness(matrix).value,
-                "input gradient": hessian.gradient.detach().flatten(1).norm(dim=1).mean(),
-                "input curvature": curvature.input_curvature(hessian, generator=generator).value.mean(),
-                "relative curvature": curvature.relative_curvature(hessian, generator=generator).value.mean(),
-            },
-        )
+        numbers = {
+            "Gauss-Newton trace": curvature.gauss_newton_trace(matrix).value,
+            "invariant flatness": curvature.invariant_flatness(matrix).value,
+            "input gradient": hessian.gradient.detach().flatten(1).norm(dim=1).mean(),
+            "input curvature": curvature.input_curvature(hessian, generator=generator).value.mean(),
+            "relative curvature": curvature.relative_curvature(hessian, generator=generator).value.mean(),
+        }
+        yield {"strength": strength}, numbers
 
 
 @versioned(1)
 def attained() -> pd.DataFrame:
     """Both sides of the inequalities of notebook 02 on their equality examples; each ratio is 1 up to rounding."""
-    return join(chain.equality() for chain in (penalty, stability, turning, smoothing))
+    return join(chain.equality() for chain in (penalty, stability, certificates, smoothing))
 
 
 def _digits(n_train: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,7 +230,7 @@ def _descended(updates: int, step_sizes: Sequence[float], seeds: Sequence[int]) 
     grid = [(step, seed) for step in step_sizes for seed in seeds]
     steps, starts = zip(*grid, strict=True)
     runs = {"step_sizes": steps, "batch_sizes": [0] * len(grid), "seeds": starts}
-    nets, losses = descent.descend(x, _target(x[:, 0]), **runs, units=100, updates=updates, scale=1.7, stop=1e-24)
+    nets, losses = path_norm.descend(x, _target(x[:, 0]), **runs, units=100, updates=updates, scale=1.7, stop=1e-24)
     return x, grid, nets, losses
 
 

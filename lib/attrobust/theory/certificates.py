@@ -1,5 +1,10 @@
-"""From a change of the map to a guarantee for each similarity: what a bound on the gradient is worth.
+"""How far a map can turn (P13), and from its change to a guarantee for each similarity (P14).
 
+With g the gradient, H the Hessian and P the projection that removes the direction of g (g / |g| moves on the sphere):
+
+    angle(g(x), g(x + d)) <= integral over t in [0, 1] of |P H(x_t) d| / |g(x_t)|,   x_t = x + t d
+
+A map that has turned by less than a right angle has, up to a scale that no rank sees, changed by the sine of the angle.
 With scores a (a map, or its absolute values), a change e of known size and theta the angle a map has turned:
 
     cosine     >= sqrt(1 - r^2),  r = |e|_2 / |a|_2          (and cos theta)
@@ -7,25 +12,92 @@ With scores a (a map, or its absolute values), a change e of known size and thet
     Kendall    >= 1 - 2 #{i < j : |a_i - a_j| <= 2 |e|_inf} / (d (d - 1) / 2)
     Spearman   >= 1 - 6 sum_i N_i^2 / (d (d^2 - 1)),   N_i = #{j != i : |a_i - a_j| <= 2 |e|_inf}
 
-All four are scale-free: scaling a and e together changes nothing. They are P14 of notebook 02, where the proofs stand;
-ours. The first two are attained, as are gaps of twice the change per pixel.
+All four are scale-free: scaling a and e together changes nothing. The first two are attained, as are gaps of twice the
+change per pixel. Proofs stand in notebook 02; ours as stated. On level sets the angle is of Dombrowski et al. 2019,
+"Explanations can be manipulated and geometry is to blame".
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from scipy.stats import kendalltau
-from torch import Tensor
+from torch import Tensor, nn
 
 from attrobust import checks, similarity
 from attrobust.shapes import Importances, PerImage
-from attrobust.theory.draws import Source
-from attrobust.theory.tally import Cases, bound, trial
+from attrobust.theory.draws import Source, network
+from attrobust.theory.tally import Cases, bound, equalities, trial
 
 Scores = Float[Tensor, "batch pixels"]
+Vector = Float[Tensor, " n"]
+
+
+def turn(function: Callable[[Vector], Float[Tensor, ""]], start: Vector, step: Vector, *, nodes: int = 32) -> float:
+    """Most that the gradient's direction can turn on the way from `start` to `start + step`, in radians.
+
+    Infinite, that is no guarantee, if the gradient turns by more than a right angle between two neighbouring nodes:
+    passing through zero it reverses at once, and no curvature tells. Raises ValueError if `nodes` is not a whole number
+    of at least 2.
+
+    Args:
+        function: smooth scalar function of a vector, differentiable twice.
+        start: where the way begins.
+        step: the whole way.
+        nodes: Gauss-Legendre nodes, at least 2 (32 is our choice); the distance from the rule with half as many is
+            added, so that the answer errs on the safe side.
+
+    Example:
+        >>> start, step = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
+        >>> round(turn(lambda x: x[0] * x[1], start, step), 6) == round(math.pi / 4, 6)
+        True
+    """
+    checks.count("nodes", nodes, least=2)
+    gradient = torch.func.grad(function)
+
+    def at(place: Tensor) -> tuple[Tensor, Tensor]:
+        g, bend = torch.func.jvp(gradient, (start + place * step,), (step,))
+        across = bend - (bend @ g) / g.square().sum().clamp_min(torch.finfo(g.dtype).tiny) * g
+        return g / g.norm(), across.norm() / g.norm()
+
+    def rule(nodes: int) -> tuple[float, Tensor]:
+        places, weights = (torch.from_numpy(part).to(start) for part in np.polynomial.legendre.leggauss(nodes))
+        with torch.no_grad():
+            units, rates = torch.func.vmap(at)((places + 1) / 2)
+        return float((weights / 2 * rates).sum()), units
+
+    (fine, units), (coarse, _) = rule(nodes), rule(nodes // 2)
+    if bool(((units[1:] * units[:-1]).sum(1) < 0).any()) or not math.isfinite(fine + coarse):
+        return math.inf
+    return fine + abs(fine - coarse)
+
+
+def angle(first: Scores, second: Scores) -> PerImage:
+    """Angle between two maps in radians, accurate for small angles too; NaN where a map is zero."""
+    u, v = (m / m.norm(dim=1, keepdim=True) for m in (first, second))
+    return 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
+
+
+def change_of_turn(angle: PerImage) -> PerImage:
+    """Relative change |e| / |a| that a turn by `angle` can bring, up to the scale no rank or cosine sees.
+
+    The turned map may be rescaled freely; the nearest rescaled one lies sin(angle) away. Infinite from a right
+    angle on.
+
+    Example:
+        >>> change_of_turn(torch.tensor([0.0, math.pi / 6, 2.0]).double()).round(decimals=6).tolist()
+        [0.0, 0.5, inf]
+    """
+    return torch.where(angle < math.pi / 2, angle.sin(), torch.full_like(angle, math.inf))
+
+
+def logit_at(model: nn.Module, x: Float[Tensor, "one channels height width"], y: Tensor) -> Callable[[Tensor], Tensor]:
+    """The logit of class y[0] as a function of one flat image of the shape of x."""
+    return lambda flat: model(flat.view(x.shape))[0, y[0]]
 
 
 def cosine(relative: PerImage) -> PerImage:
@@ -131,6 +203,26 @@ def kendall_correlation(first: Importances, second: Importances) -> PerImage:
 
 
 @trial(version=1)
+def turning(case: int) -> Cases:
+    """P13: the angle between two maps of a smooth network and what it certifies, by the curvature on the way."""
+    model, x, y = network(case, images=1)
+    g = Source(case)
+    step = g.normal(x.numel()) * 10 ** float(2 * torch.rand(1, generator=g.generator) - 1.7)
+    value = logit_at(model, x, y)
+    first, last = (torch.func.grad(value)(x.flatten() + t * step)[None] for t in (0, 1))
+    limit = turn(value, x.flatten(), step, nodes=128)
+    yield bound("P13", "angle and integrated curvature", angle(first, last), limit)
+    cosine = similarity.cosine(first.view(x.shape), last.view(x.shape))
+    yield bound("P13", "1 - cosine, certified", 1 - cosine, 1 - np.cos(min(limit, np.pi)))
+    a, b = first.abs() / first.norm(), last.abs() / last.norm()
+    change = change_of_turn(torch.tensor([limit], dtype=x.dtype))
+    lost = 1 - similarity.topk_intersection(a[:, None], b[:, None], k=2)
+    yield bound("P13", "1 - top-2, certified", lost, 1 - topk(a, change, k=2))
+    lost = 1 - similarity.spearman(a[:, None], b[:, None])
+    yield bound("P13", "1 - Spearman, certified", lost, 1 - spearman(a, change))
+
+
+@trial(version=1)
 def metrics(case: int) -> Cases:
     """P14 against changes built to break it; similarities enter as 1 - value, so that left <= right."""
     g = Source(case)
@@ -150,6 +242,12 @@ def metrics(case: int) -> Cases:
         yield _lost("top-k per pixel", top, a, e, topk_within(a, size, k=k))
         yield _lost("Kendall", kendall_correlation, a, e, kendall(a, size))
         yield _lost("Spearman", similarity.spearman, a, e, spearman(a, size))
+
+
+def equality() -> pd.DataFrame:
+    """The gradient of x_1 x_2 turns in a plane."""
+    quarter = turn(lambda p: p[0] * p[1], *torch.eye(2, dtype=torch.float64))
+    return equalities({("P13", "turn in a plane"): (np.pi / 4, quarter)})
 
 
 def _lost(arm: str, metric: Callable, a: Tensor, e: Tensor, certified: Tensor) -> pd.DataFrame:

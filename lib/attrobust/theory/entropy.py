@@ -4,7 +4,8 @@ A *row* is what one query of one head gives to its keys: the last axis of a tens
 kernel, at least 0) or of *scores* (what stands before the softmax). All other axes are batch axes. Entropy is in nats,
 H(p) = - sum_i p_i log p_i of the weights over their sum. A key whose weight is 0, or whose score is -inf, counts as
 absent and gets gradient 0; in a row without any mass the entropy is NaN, so that such rows can be counted. Weights that
-are negative, infinite or NaN, scores that are NaN or +inf, and rows of -inf only raise ValueError everywhere.
+are negative, infinite or NaN, scores that are NaN or +inf, rows of -inf only, and two rows of different shapes raise a
+ValueError everywhere.
 
 P20  How much a row moves with its scores: lambda_max of diag(p) - p p^T. With p_(1) >= p_(2) >= ... and n keys
          max{ p_(2), p_(1)(1 - p_(1)), (1 - |p|^2) / (n - 1) }  <=  lambda_max
@@ -43,9 +44,9 @@ from torch import Tensor
 
 from attrobust import checks
 from attrobust.theory import draws
+from attrobust.theory.certificates import angle
 from attrobust.theory.draws import Source
 from attrobust.theory.tally import Cases, bound, equalities, residual, trial
-from attrobust.theory.turning import angle
 
 Weights = Float[Tensor, "*batch keys"]
 Scores = Float[Tensor, "*batch keys"]
@@ -57,23 +58,18 @@ SKEW = 1 / (6 * math.sqrt(3))
 
 
 def row_mass(weights: Weights) -> PerRow:
-    """Sum of each row: 1 under softmax, free under a kernel without normalisation.
-
-    Raises ValueError if a weight is negative, infinite or NaN.
-    """
+    """Sum of each row: 1 under softmax, free under a kernel without normalisation."""
     return checks.weights("weights", weights).sum(-1)
 
 
 def normalised(weights: Weights) -> Weights:
-    """Each row over its mass (see `row_mass`); NaN in a row without mass."""
+    """Each row over its mass; NaN in a row without mass."""
     total = row_mass(weights).unsqueeze(-1)
     return weights / torch.where(total > 0, total, torch.nan)
 
 
 def row_entropy(weights: Weights) -> PerRow:
     """Entropy of each row in nats, after dividing the row by its mass: from 0 to log keys; NaN for a row without mass.
-
-    Raises ValueError if a weight is negative, infinite or NaN.
 
     Example:
         >>> row_entropy(torch.tensor([[1.0, 0.0], [3.0, 3.0]]).double()).round(decimals=6).tolist()
@@ -84,7 +80,7 @@ def row_entropy(weights: Weights) -> PerRow:
 
 
 def effective_keys(weights: Weights) -> PerRow:
-    """Number of keys a uniform row of the same entropy (see `row_entropy`) would have: exp(H), from 1 to keys.
+    """Number of keys a uniform row of the same entropy would have: exp(H), from 1 to keys.
 
     Example:
         >>> round(effective_keys(torch.tensor([0.5, 0.5, 0.0])).item(), 4)
@@ -95,8 +91,6 @@ def effective_keys(weights: Weights) -> PerRow:
 
 def softmax_entropy(scores: Scores) -> PerRow:
     """Entropy of softmax(scores) in nats, accurate for the most peaked rows too.
-
-    Raises ValueError if scores hold NaN or +inf, or a row is masked altogether.
 
     Example:
         >>> softmax_entropy(torch.tensor([0.0, -50.0], dtype=torch.float64)).item() > 0
@@ -113,7 +107,7 @@ def softmax_entropy(scores: Scores) -> PerRow:
 def entropy_deficit(scores: Scores) -> PerRow:
     """What the entropy of softmax(scores) lacks to the logarithm of the unmasked keys; accurate near uniform rows too.
 
-    It is the Kullback-Leibler divergence from the uniform row. Bad scores are refused as by `softmax_entropy`.
+    It is the Kullback-Leibler divergence from the uniform row.
 
     Example:
         >>> round(entropy_deficit(torch.tensor([1e-6, -1e-6], dtype=torch.float64)).item() * 1e12, 6)
@@ -129,7 +123,7 @@ def entropy_deficit(scores: Scores) -> PerRow:
 
 
 def oscillation(scores: Scores) -> PerRow:
-    """Largest minus smallest score of each row, over unmasked keys; refuses what `softmax_entropy` does."""
+    """Largest minus smallest score of each row, over unmasked keys."""
     least = torch.where(torch.isfinite(checks.scores("scores", scores)), scores, torch.inf)
     return scores.amax(-1) - least.amin(-1)
 
@@ -145,7 +139,7 @@ def centred_norm(scores: Scores) -> PerRow:
 
 
 def centred(scores: Scores) -> Scores:
-    """Scores minus the mean of the unmasked ones; 0 at masked keys. Refuses what `softmax_entropy` does."""
+    """Scores minus the mean of the unmasked ones; 0 at masked keys."""
     kept = torch.isfinite(checks.scores("scores", scores))
     filled = torch.where(kept, scores, torch.zeros_like(scores))
     mean = filled.sum(-1, keepdim=True) / kept.sum(-1, keepdim=True)
@@ -156,8 +150,7 @@ def hilbert_distance(first: Weights, second: Weights) -> PerRow:
     """Hilbert's projective distance: max_i log(q_i / p_i) - min_i log(q_i / p_i); rows need no normalisation.
 
     0 iff the rows are proportional; infinite where a key has weight 0 in one row only, keys with weight 0 in both are
-    left out; NaN where a row has no mass. Birkhoff 1957, "Extensions of Jentzsch's theorem". Raises ValueError if a
-    weight is negative, infinite or NaN, or the shapes differ.
+    left out; NaN where a row has no mass. Birkhoff 1957, "Extensions of Jentzsch's theorem".
 
     Example:
         >>> round(hilbert_distance(torch.tensor([1.0, 1.0]), torch.tensor([2.0, 0.5])).exp().item(), 4)
@@ -174,8 +167,6 @@ def hilbert_distance(first: Weights, second: Weights) -> PerRow:
 
 def total_variation(first: Weights, second: Weights) -> PerRow:
     """Share of attention that has to be moved to turn one row into the other, in [0, 1]; rows are normalised first.
-
-    Raises ValueError if a weight is negative, infinite or NaN, or the shapes differ.
 
     Example:
         >>> total_variation(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])).item()
@@ -197,7 +188,7 @@ def relative_score_change(scores: Scores, moved: Scores) -> PerRow:
     """Length of the change of the centred scores over the length of the centred scores: R_s, blind to scale and shift.
 
     Infinite where all scores are equal and the moved ones are not, 0 where nothing moves. Ours (P22). Raises ValueError
-    if the shapes or the masks differ, or scores are no scores.
+    if the masks differ.
 
     Example:
         >>> s, t = torch.tensor([1.0, -1.0]), torch.tensor([1.5, -1.5])
@@ -230,11 +221,7 @@ def entropy_floor(norm: PerRow, *, keys: int) -> PerRow:
 
     In nats: log keys at norm 0, falling exponentially to 0. Attained where one score is raised and the others equal.
     Zhai et al. 2023, "Stabilizing transformer training by preventing attention entropy collapse". Raises ValueError if
-    a norm is negative or NaN, or `keys` is below 1.
-
-    Args:
-        norm: of the centred scores (`centred_norm`), at least 0; may be infinite.
-        keys: of a row, at least 1.
+    a `centred_norm`, which may be infinite, is negative or NaN, or `keys` is below 1.
 
     Example:
         >>> entropy_floor(torch.tensor([1.0, 3.0, 6.0]).double(), keys=17).round(decimals=2).tolist()
@@ -252,8 +239,7 @@ def entropy_floor(norm: PerRow, *, keys: int) -> PerRow:
 def topk_gap(scores: Scores, *, k: int) -> PerRow:
     """Difference of the k-th and the next score; half of it is the largest change per score that keeps the top-k set.
 
-    At least 0; infinite where the next key is masked (-inf), 0 where the k-th is. Raises ValueError if `k` is not from
-    1 to keys - 1 or scores are no scores.
+    Infinite where the next key is masked, 0 where the k-th is. Raises ValueError if `k` is not from 1 to keys - 1.
 
     Example:
         >>> topk_gap(torch.tensor([3.0, 2.5, 0.0]), k=2).item()
@@ -272,13 +258,8 @@ def margin_ceiling(entropy: PerRow, *, keys: int, k: int) -> PerRow:
     Found by bisection in the gap t of the row with k keys raised by t, whose entropy falls with t. The entropy is
     lowered by a few units of rounding first, so the answer errs on the safe side (by up to 1e-7 at log keys in
     float64). Carries no gradient. At temperature T the ceiling is T times as high. Near 0 at log keys; infinite from
-    log k down, where k keys can hold everything; NaN where the entropy is. Ours (P24). Raises ValueError if `k` is out
-    of range or an entropy lies outside [0, log keys].
-
-    Args:
-        entropy: of each row in nats.
-        keys: of a row, at least 2.
-        k: number of leading keys, from 1 to keys - 1.
+    log k down, where k keys can hold everything; NaN where the entropy is. Ours (P24). Raises ValueError if `keys` is
+    below 2, `k` is not from 1 to keys - 1, or an entropy lies outside [0, log keys] nats.
 
     Example:
         >>> two_levels = torch.tensor([1.3, 1.3, 0, 0, 0], dtype=torch.float64)
@@ -304,8 +285,6 @@ def margin_ceiling(entropy: PerRow, *, keys: int, k: int) -> PerRow:
 
 def leading_mass(entropy: PerRow, *, keys: int, k: int) -> PerRow:
     """Largest share that the k leading keys of a row of a given entropy can hold, from k / keys to 1.
-
-    Refuses what `margin_ceiling` does.
 
     Example:
         >>> round(leading_mass(torch.tensor(4.0).log(), keys=4, k=1).item(), 2)
@@ -352,8 +331,7 @@ def softmax_jacobian_norm(weights: Weights) -> PerRow:
     In [0, 1/2]: 0 at one-hot, 1 / keys at uniform, 1/2 where two keys share everything; NaN for a row without mass.
     Times 1 / temperature it is the norm of the derivative of the weights in the scores. Derivatives of any order are
     exact where the two largest weights differ. Where they are equal the first one is exact too, or one of the
-    subgradients if the eigenvalue is multiple, and no higher one should be used. Raises ValueError if a weight is
-    negative, infinite or NaN.
+    subgradients if the eigenvalue is multiple, and no higher one should be used.
 
     Example:
         >>> softmax_jacobian_norm(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])).round(decimals=4).abs().tolist()

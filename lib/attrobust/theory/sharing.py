@@ -126,11 +126,9 @@ def detector(kernels: Sequence[float]) -> Iterator[tuple[dict, dict]]:
     x, y = torch.ones(1, 1, 1, 2, dtype=torch.float64), torch.tensor([0])
     for kernel in kernels:
         model = DifferenceDetector(kernel)
-        yield (
-            {"kernel": kernel},
-            {
-                "gradient in the kernel": parameter_gradients(model, x, y).norm(),
-                "gradient in the pixels": input_gradient_norm(model, x, y),
-                "Hessian in the pixels": spectral_norms(input_hessians(model, x, y)),
-            },
-        )
+        numbers = {
+            "gradient in the kernel": parameter_gradients(model, x, y).norm(),
+            "gradient in the pixels": input_gradient_norm(model, x, y),
+            "Hessian in the pixels": spectral_norms(input_hessians(model, x, y)),
+        }
+        yield {"kernel": kernel}, numbers

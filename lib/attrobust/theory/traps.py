@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attrobust import curvature, similarity
-from attrobust.theory import draws, duality, turning
+from attrobust.theory import certificates, draws, duality
 from attrobust.theory.tally import Cases, identity, named_values, trial
 from attrobust.versions import versioned
 
@@ -35,16 +35,14 @@ def scales(seeds: Sequence[int], factors: Sequence[float]) -> Iterator[tuple[dic
             hessian = curvature.InputHessian(model, x, y, readout=readout)
             maps = [h.gradient.detach() for h in (hessian, curvature.InputHessian(model, moved, y, readout=readout))]
             generator = torch.Generator().manual_seed(0)
-            yield (
-                {"case": seed, "factor": factor},
-                {
-                    "input curvature": duality.spectral_norms(duality.input_hessians(model, x, y, readout=readout)),
-                    "displacement": similarity.displacement(*maps),
-                    "relative curvature": curvature.relative_curvature(hessian, generator=generator, steps=9).value,
-                    "cosine": similarity.cosine(*maps),
-                    "Spearman": similarity.spearman(*(m.abs().sum(1) for m in maps)),
-                },
-            )
+            numbers = {
+                "input curvature": duality.spectral_norms(duality.input_hessians(model, x, y, readout=readout)),
+                "displacement": similarity.displacement(*maps),
+                "relative curvature": curvature.relative_curvature(hessian, generator=generator, steps=9).value,
+                "cosine": similarity.cosine(*maps),
+                "Spearman": similarity.spearman(*(m.abs().sum(1) for m in maps)),
+            }
+            yield {"case": seed, "factor": factor}, numbers
 
 
 @trial(version=1)
@@ -72,13 +70,7 @@ def twins(seeds: Sequence[int], betas: Sequence[float]) -> Iterator[tuple[dict, 
             twin, generator = nn.Sequential(*soft), torch.Generator().manual_seed(0)
             hessian = curvature.InputHessian(twin, way, y[:1].expand(201))
             turn = curvature.relative_curvature(hessian, generator=generator, steps=9).value
-            value = turning.logit_at(twin, x[:1], y[:1])
-            yield (
-                {"case": seed, "beta": beta},
-                {
-                    "at the image": turn[0],
-                    "largest on the way": turn.max(),
-                    "turn over the whole way": turning.turn(value, x[0].flatten(), (x[1] - x[0]).flatten(), nodes=400),
-                    "ReLU Hessian": zero,
-                },
-            )
+            value = certificates.logit_at(twin, x[:1], y[:1])
+            total = certificates.turn(value, x[0].flatten(), (x[1] - x[0]).flatten(), nodes=400)
+            numbers = {"at the image": turn[0], "largest on the way": turn.max(), "turn over the whole way": total}
+            yield {"case": seed, "beta": beta}, {**numbers, "ReLU Hessian": zero}
