@@ -467,59 +467,48 @@ def variance(p: Tensor, s: Tensor) -> Tensor:
 def scaled(case: int) -> Cases:
     """The five parts of P22 on random rows, each at a random factor c in (0, 1]."""
     s, g = draws.scores(case), Source(case)
-    t = draws.moved(s, seed=case)
+    t, n = draws.moved(s, seed=case), s.shape[1]
     c = 10 ** (-2 * g.uniform(len(s), 1))
-    yield from _absolute(c, s, g)
-    whole, shrunk = (rank_similarity((f * s).log_softmax(1), (f * t).log_softmax(1)) for f in (torch.ones_like(c), c))
-    yield residual("P22.2", "ranks of a pair", shrunk - whole)
-    yield from _entropies(c, s)
-    yield from _relative(c, s, t)
-
-
-def _absolute(c: Tensor, s: Tensor, g: Source) -> Cases:
-    """P22.1 for scores that are linear in an input of three entries; every other map pulls two leaders apart."""
+    factor, small, other = c[:, 0], c * s, c * t
+    p, q = small.softmax(1), other.softmax(1)
+    # 1: scores that are linear in an input of three entries; every other map pulls two leaders apart.
     maps, row = g.normal(*s.shape, 3), torch.arange(len(s))
     first, second = s.topk(2).indices.unbind(1)
     pull = torch.zeros_like(maps)
     pull[row, first], pull[row, second] = maps[:, 0], -maps[:, 0]
-    maps, p = torch.where(row[:, None, None] % 2 == 0, pull, maps), (c * s).softmax(1)
+    maps = torch.where(row[:, None, None] % 2 == 0, pull, maps)
     jacobian = c[:, :, None] * (p[:, :, None] * maps - p[:, :, None] * (p[:, None] @ maps))
     moved, limit = (torch.linalg.matrix_norm(m, ord=2) for m in (jacobian, maps))
-    yield bound("P22.1", "absolute sensitivity", moved, c[:, 0] / 2 * limit)
-
-
-def _entropies(c: Tensor, s: Tensor) -> Cases:
-    """P22.3: slope in c, fall, Hoeffding's bound, and the second order near c = 0."""
-    p, at = (c * s).softmax(1), c.clone().requires_grad_()
+    yield bound("P22.1", "absolute sensitivity", moved, factor / 2 * limit)
+    whole = rank_similarity(s.log_softmax(1), t.log_softmax(1))
+    shrunk = rank_similarity(small.log_softmax(1), other.log_softmax(1))
+    yield residual("P22.2", "ranks of a pair", shrunk - whole)
+    # 3: slope in c, fall, Hoeffding's bound, and the second order near c = 0.
+    at = c.clone().requires_grad_()
     (slope,) = torch.autograd.grad(softmax_entropy(at * s).sum(), at)
-    spread, slope, c = variance(p, s), slope[:, 0], c[:, 0]
-    size = (c * spread).clamp(min=1)
-    yield residual("P22.3", "slope of the entropy", (slope + c * spread) / size)
+    spread, slope = variance(p, s), slope[:, 0]
+    size = (factor * spread).clamp(min=1)
+    yield residual("P22.3", "slope of the entropy", (slope + factor * spread) / size)
     yield residual("P22.3", "slope without the factor c", (slope + spread) / size, holds=False)
-    yield bound("P22.3", "entropy falls", softmax_entropy(s), softmax_entropy(c[:, None] * s))
-    deficit, span = entropy_deficit(c[:, None] * s), c * oscillation(s)
+    yield bound("P22.3", "entropy falls", softmax_entropy(s), softmax_entropy(small))
+    deficit, span = entropy_deficit(small), factor * oscillation(s)
     yield bound("P22.3", "deficit and range", deficit, deficit_bound(span))
-    even = c.square() / 2 * s.var(1, correction=0)
+    even = factor.square() / 2 * s.var(1, correction=0)
     yield bound("P22.3", "second order", (deficit - even).abs(), span**3 * SKEW / 3)
-
-
-def _relative(c: Tensor, s: Tensor, t: Tensor) -> Cases:
-    """P22.4 and 5: small scores are linear in c and keep their relative change; rows of high entropy are near."""
-    n = s.shape[1]
-    p, q = ((c * u).softmax(1) for u in (s, t))
-    rest, other = (SKEW * (c[:, 0] * oscillation(u)) ** 2 for u in (s, t))
+    # 4: the row is linear in small scores, and its relative change that of the scores up to the remainders. The bound
+    # says something where the denominator cannot be 0.
+    rest, remainder = (SKEW * (factor * oscillation(u)) ** 2 for u in (s, t))
     line = 1 / n + c / n * (s - s.mean(1, keepdim=True))
     yield bound("P22.4", "linear in small scores", (p - line).abs().sum(1), rest)
-    length, change = centred_norm(c * s) / n, centred_norm(c * (t - s)) / n
-    seen = (q - p).norm(dim=1) / (p - 1 / n).norm(dim=1)
-    # Numerator and denominator are known up to their remainders; the bound says something where the latter is not 0.
-    sure = length > rest
-    most, least = (change + rest + other) / (length - rest), (change - rest - other) / (length + rest)
+    length, change = centred_norm(small) / n, centred_norm(c * (t - s)) / n
+    seen, sure = (q - p).norm(dim=1) / (p - 1 / n).norm(dim=1), length > rest
+    most, least = (change + rest + remainder) / (length - rest), (change - rest - remainder) / (length + rest)
     yield bound("P22.4", "relative change, above", seen[sure], most[sure])
     yield bound("P22.4", "relative change, below", least[sure], seen[sure])
-    gained, small = c[:, 0] * relative_score_change(s, t), c[:, 0] < 0.5
-    yield bound("P22.4", "scaling down lowers relative change", seen[small], gained[small], holds=False)
-    deficit = torch.maximum(*(entropy_deficit(c * u) for u in (s, t)))
+    gained, low = factor * relative_score_change(s, t), factor < 0.5
+    yield bound("P22.4", "scaling down lowers relative change", seen[low], gained[low], holds=False)
+    # 5: any two rows of high entropy are near in l1 (Pinsker) and have a cosine near 1.
+    deficit = torch.maximum(deficit, entropy_deficit(other))
     yield bound("P22.5", "distance of any two rows", (q - p).abs().sum(1), 2 * (2 * deficit).sqrt())
     turn = 2 * torch.atan((2 * n * deficit).sqrt())
     yield bound("P22.5", "angle of any two rows", angle(p, q), turn.clamp(max=math.pi / 2))

@@ -38,16 +38,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attrobust import attention, checks
-from attrobust.theory import draws
+from attrobust.theory import draws, entropy
 from attrobust.theory.draws import Source
-from attrobust.theory.entropy import (
-    hilbert_distance,
-    normalised,
-    oscillation,
-    row_entropy,
-    softmax_entropy,
-    total_variation_bound,
-)
 from attrobust.theory.tally import Cases, bound, equalities, identity, residual, trial
 
 Values = Float[Tensor, "..."]
@@ -56,21 +48,11 @@ Vectors = Float[Tensor, "*some rows dim"]
 #: Below this score softplus(s) is exp(s) up to less than half a unit of rounding in float64.
 _TAIL = -40.0
 
-
-def _log_softplus(s: Values) -> Values:
-    return torch.where(s < _TAIL, s, F.softplus(s.clamp(min=_TAIL), threshold=40).log())
-
-
-def _softplus_slope(s: Values) -> Values:
-    inside = s.clamp(min=_TAIL)
-    return torch.where(s < _TAIL, 1.0, inside.sigmoid() / F.softplus(inside, threshold=40))
-
-
 #: Logarithms of the links; exact where the weight itself would under- or overflow.
 LOGS: dict[str, Callable[[Values], Values]] = {
     "exp": lambda s: s,
     "sigmoid": F.logsigmoid,
-    "softplus": _log_softplus,
+    "softplus": lambda s: torch.where(s < _TAIL, s, F.softplus(s.clamp(min=_TAIL), threshold=40).log()),
     "elu + 1": lambda s: torch.where(s < 0, s, s.clamp(min=0).log1p()),
     "ReLU": lambda s: torch.where(s > 0, s, 0.0).log(),
     "ReLU²": lambda s: 2 * torch.where(s > 0, s, 0.0).log(),
@@ -79,7 +61,7 @@ LOGS: dict[str, Callable[[Values], Values]] = {
 SLOPES: dict[str, Callable[[Values], Values]] = {
     "exp": torch.ones_like,
     "sigmoid": lambda s: (-s).sigmoid(),
-    "softplus": _softplus_slope,
+    "softplus": lambda s: torch.where(s < _TAIL, 1.0, s.sigmoid() / F.softplus(s.clamp(min=_TAIL), threshold=40)),
     "elu + 1": lambda s: 1 / (1 + s.clamp(min=0)),
     "ReLU": lambda s: torch.where(s > 0, 1 / s, torch.nan),
     "ReLU²": lambda s: torch.where(s > 0, 2 / s, torch.nan),
@@ -147,14 +129,33 @@ def elasticity(scores: Values, *, kind: str) -> Values:
 def rescaled(case: int) -> Cases:
     """P27 on random rows, each with a random factor: powers keep map and output, other links drift and sharpen."""
     s, g = draws.scores(case), Source(case)
-    centred, c = s - s.mean(1, keepdim=True), 10 ** (2 * g.uniform(len(s), 1) - 1)
-    values = g.normal(*s.shape)
-    for kind in POWERS:
-        yield from _kept(kind, centred, c, values)
+    centred, c, values = s - s.mean(1, keepdim=True), 10 ** (2 * g.uniform(len(s), 1) - 1), g.normal(*s.shape)
+    for kind, power in POWERS.items():
+        at, further = ((f * centred).requires_grad_() for f in (1, c))
+        a, b = (weight(u, kind=kind) for u in (at, further))
+        (slope,), (steeper,) = torch.autograd.grad(a.sum(), at), torch.autograd.grad(b.sum(), further)
+        size, output = (a * values.abs()).sum(1), (a * values).sum(1)
+        yield residual("P27", f"output, {kind}", ((b * values / c**power).sum(1) - output) / size)
+        yield residual("P27", f"map, {kind}", entropy.normalised(b) - entropy.normalised(a))
+        yield residual("P27", f"entropy, {kind}", entropy.row_entropy(b) - entropy.row_entropy(a))
+        yield residual("P27", f"sensitivity, {kind}", (c * steeper / c**power - slope) / slope.amax(1, keepdim=True))
+        if power > 1:
+            off = ((b * values / c).sum(1) - output) / size
+            yield residual("P27", f"output, {kind} with the power 1", off, holds=False)
     q, k = g.normal(len(s), 4), g.normal(s.shape[1], 4)
-    first, second = (normalised(u.abs() @ k.abs().T) for u in (q, c * q))
+    first, second = (entropy.normalised(u.abs() @ k.abs().T) for u in (q, c * q))
     yield residual("P27", "map, homogeneous features", second - first)
-    yield from _drifting(s, torch.maximum(c, 1 / c))
+    # A factor of at least 1: the map drifts by no more than the elasticity varies, and sharpens.
+    c, positive = torch.maximum(c, 1 / c), s.abs()
+    for kind in SHARPENING:
+        most, least = (elasticity(u, kind=kind) for u in (c[:, 0] * positive.amax(1), positive.amin(1)))
+        drift = _distance(positive, c * positive, kind)
+        yield bound("P27", f"drift and elasticity, {kind}", drift, c[:, 0].log() * (most - least))
+        yield bound("P27", f"scaling up sharpens, {kind}", *_entropies(c * s, s, kind))
+    for kind in SMOOTH:
+        first, second = (log_weight(u, kind=kind).softmax(1) for u in (s, c * s))
+        yield residual("P27", f"map unchanged, {kind}", second - first, holds=False)
+    yield bound("P27", "scaling up sharpens, sigmoid", *_entropies(c * positive, positive, "sigmoid"), holds=False)
 
 
 @trial(version=1)
@@ -162,8 +163,8 @@ def nudged(case: int) -> Cases:
     """P28: Hilbert distance of a row before and after a change of its scores; half the changes have a common part."""
     s, g = draws.scores(case), Source(case)
     t = draws.moved(s, seed=case) + 3 * g.normal(len(s), 1) * (torch.arange(len(s)) % 2)[:, None]
-    reach, span = _reach(t - s), oscillation(t - s)
-    off = hilbert_distance(s.softmax(1), t.softmax(1)) - span
+    reach, span = _reach(t - s), entropy.oscillation(t - s)
+    off = entropy.hilbert_distance(s.softmax(1), t.softmax(1)) - span
     yield residual("P28", "exp: the oscillation", off / span.clamp(min=1))
     lowest = torch.minimum(s, t).amin(1)
     for kind in SMOOTH[1:]:
@@ -181,48 +182,14 @@ def nudged(case: int) -> Cases:
     yield bound("P28", "ReLU: slope 1", _distance(s, t, "ReLU"), reach, holds=False)
 
 
-def _kept(kind: str, s: Tensor, c: Tensor, values: Tensor) -> Cases:
-    """P27 (a): what a power of the score keeps when the scores are multiplied."""
-    power = POWERS[kind]
-    (a, slope), (b, steeper) = ((weight(u, kind=kind), _derivative(u, kind)) for u in (s, c * s))
-    size, output = (a * values.abs()).sum(1), (a * values).sum(1)
-    yield residual("P27", f"output, {kind}", ((b * values / c**power).sum(1) - output) / size)
-    yield residual("P27", f"map, {kind}", normalised(b) - normalised(a))
-    yield residual("P27", f"entropy, {kind}", row_entropy(b) - row_entropy(a))
-    off = c * steeper / c**power - slope
-    yield residual("P27", f"sensitivity, {kind}", off / slope.amax(1, keepdim=True))
-    if power > 1:
-        off = ((b * values / c).sum(1) - output) / size
-        yield residual("P27", f"output, {kind} with the power 1", off, holds=False)
-
-
-def _drifting(s: Tensor, c: Tensor) -> Cases:
-    """P27 (b, c) for a factor of at least 1: the map drifts by no more than the elasticity varies, and sharpens."""
-    positive = s.abs()
-    for kind in SHARPENING:
-        most, least = (elasticity(u, kind=kind) for u in (c[:, 0] * positive.amax(1), positive.amin(1)))
-        drift = _distance(positive, c * positive, kind)
-        yield bound("P27", f"drift and elasticity, {kind}", drift, c[:, 0].log() * (most - least))
-        yield bound("P27", f"scaling up sharpens, {kind}", *_spread(c * s, s, kind))
-    for kind in SMOOTH:
-        first, second = (log_weight(u, kind=kind).softmax(1) for u in (s, c * s))
-        yield residual("P27", f"map unchanged, {kind}", second - first, holds=False)
-    yield bound("P27", "scaling up sharpens, sigmoid", *_spread(c * positive, positive, "sigmoid"), holds=False)
-
-
-def _spread(s: Tensor, t: Tensor, kind: str) -> list[Tensor]:
+def _entropies(s: Tensor, t: Tensor, kind: str) -> list[Tensor]:
     """Entropies of the two rows of weights."""
-    return [softmax_entropy(log_weight(u, kind=kind)) for u in (s, t)]
-
-
-def _derivative(s: Tensor, kind: str) -> Tensor:
-    at = s.clone().requires_grad_()
-    return torch.autograd.grad(weight(at, kind=kind).sum(), at)[0]
+    return [entropy.softmax_entropy(log_weight(u, kind=kind)) for u in (s, t)]
 
 
 def _distance(s: Tensor, t: Tensor, kind: str) -> Tensor:
     """Hilbert distance of the two rows of weights, from their logarithms."""
-    return oscillation(log_weight(t, kind=kind) - log_weight(s, kind=kind))
+    return entropy.oscillation(log_weight(t, kind=kind) - log_weight(s, kind=kind))
 
 
 def _reach(change: Tensor) -> Tensor:
@@ -256,11 +223,33 @@ def shared_maps(case: int) -> Cases:
     lowered, flat = g.whole(1, count - 1), draws.scores(case, rows=15 * count)
     s, t = (u.unflatten(0, (15, count)) for u in (flat, draws.moved(flat, seed=case)))
     down = 6 * g.uniform(15, 1, 1)
-    yield from _abstention(s, down)
-    yield from _weighting(s, t)
+    # What a row gives when all its scores are lowered.
+    yield residual("P29", "softmax: lowering a row changes nothing", (s - down).softmax(-1) - s.softmax(-1))
+    for kind in SMOOTH:
+        before, after = (log_weight(u, kind=kind).logsumexp(-1) for u in (s, s - down))
+        lost = before - after  # of every row under exp, of one row of each map below
+        if kind == "exp":
+            yield residual("P29", "exp: mass falls by exp(-L)", (lost - down[..., 0]) / (1 + before.abs()))
+        else:
+            yield bound("P29", f"{kind}: log of the mass lost", lost[:, 0], down[:, 0, 0])
+    yield residual("P29", "ReLU: a row can be silent", weight(s - s.amax(-1, keepdim=True), kind="ReLU").sum())
+    # An exp map is the softmax rows weighted by their evidence; how far the softmax mean can move.
+    weighted = (s.logsumexp(-1).softmax(-1)[..., None] * s.softmax(-1)).sum(1)
+    yield residual("P29", "exp: rows by evidence", shared_map(s, kind="exp") - weighted)
+    limit = 2 / count * entropy.total_variation_bound(entropy.oscillation(t - s)).sum(1)
+    yield bound("P29", "softmax mean: all rows count alike", _mean_change(s, t), limit)
+    yield bound("P29", "exp: all rows count alike", _change(s, t, "exp"), limit, holds=False)
+    # Rows that change move a map by at most twice their share of its mass.
     changes = torch.arange(count)[:, None] < lowered
     s = torch.where(changes, s - down, s)
-    yield from _outvoted(s, torch.where(changes, t - down, s), lowered)
+    t, shares = torch.where(changes, t - down, s), {}
+    change = _mean_change(s, t)
+    yield bound("P29", "softmax mean: share of the rows", change, 2 * (lowered / count))
+    for kind in ("exp", "sigmoid", "elu + 1"):
+        masses = (log_weight(u, kind=kind).logsumexp(-1) for u in (s, t))
+        shares[kind] = torch.maximum(*(mass.softmax(-1)[:, :lowered].sum(1) for mass in masses))
+        yield bound("P29", f"{kind}: share of the mass", _change(s, t, kind), 2 * shares[kind])
+    yield bound("P29", "softmax mean: share of the mass", change, 2 * shares["exp"], holds=False)
 
 
 @trial(version=1)
@@ -286,42 +275,6 @@ def one_score(case: int) -> Cases:
         yield residual("P30", f"{kind}: others stay", (b - a).scatter(1, j, 0).abs().sum(1))
     a, b = (log_weight(u, kind="sigmoid").softmax(1) for u in (s, t))
     yield residual("P30", "sigmoid, rows normalised: others stay", (b - a).scatter(1, j, 0).abs().sum(1), holds=False)
-
-
-def _abstention(s: Tensor, down: Tensor) -> Cases:
-    """P29 (b): what a row gives when all its scores are lowered."""
-    yield residual("P29", "softmax: lowering a row changes nothing", (s - down).softmax(-1) - s.softmax(-1))
-    for kind in SMOOTH:
-        before, after = (log_weight(u, kind=kind).logsumexp(-1) for u in (s, s - down))
-        lost = before - after  # of every row under exp, of one row of each map below
-        if kind == "exp":
-            yield residual("P29", "exp: mass falls by exp(-L)", (lost - down[..., 0]) / (1 + before.abs()))
-        else:
-            yield bound("P29", f"{kind}: log of the mass lost", lost[:, 0], down[:, 0, 0])
-    yield residual("P29", "ReLU: a row can be silent", weight(s - s.amax(-1, keepdim=True), kind="ReLU").sum())
-
-
-def _weighting(s: Tensor, t: Tensor) -> Cases:
-    """P29 (a, c): an exp map is the softmax rows weighted by their evidence; how far the softmax mean can move."""
-    weighted = (s.logsumexp(-1).softmax(-1)[..., None] * s.softmax(-1)).sum(1)
-    yield residual("P29", "exp: rows by evidence", shared_map(s, kind="exp") - weighted)
-    limit = 2 / s.shape[1] * total_variation_bound(oscillation(t - s)).sum(1)
-    yield bound("P29", "softmax mean: all rows count alike", _mean_change(s, t), limit)
-    yield bound("P29", "exp: all rows count alike", _change(s, t, "exp"), limit, holds=False)
-
-
-def _outvoted(s: Tensor, t: Tensor, lowered: int) -> Cases:
-    """P29 (d): rows that change move a map by at most twice their share of its mass."""
-
-    def limit(kind: str) -> Tensor:
-        masses = (log_weight(u, kind=kind).logsumexp(-1) for u in (s, t))
-        return 2 * torch.maximum(*(mass.softmax(-1)[:, :lowered].sum(1) for mass in masses))
-
-    change = _mean_change(s, t)
-    yield bound("P29", "softmax mean: share of the rows", change, 2 * (lowered / s.shape[1]))
-    for kind in ("exp", "sigmoid", "elu + 1"):
-        yield bound("P29", f"{kind}: share of the mass", _change(s, t, kind), limit(kind))
-    yield bound("P29", "softmax mean: share of the mass", change, limit("exp"), holds=False)
 
 
 def _change(s: Tensor, t: Tensor, kind: str) -> Tensor:
@@ -353,11 +306,19 @@ def swapped(case: int) -> Cases:
     length = query.norm(dim=1, keepdim=True)
     near, length = (torch.arange(15)[:, None] % 2) * 3 * query / length, length * draw[1]
     one, other = (length * k / k.norm(dim=1, keepdim=True) for k in (near + one, near + other))
-    yield from _equal_norms(ordered(query, one, other, "dot"))
+    # With keys of one length both scores rank alike, and the radii have the ratio 2 |q| / (d_i + d_j).
+    pair, length = ordered(query, one, other, "dot"), query.norm(dim=1)
+    dot, far = radius(pair, "dot"), radius(pair, "distance")
+    both = (pair.ahead - query).norm(dim=1) + (pair.behind - query).norm(dim=1)
+    off = (far * both - 2 * length * dot) / (length + pair.ahead.norm(dim=1)).square()
+    yield residual("P31", "ratio of the radii, keys of one length", off)
+    near = both < 2 * length
+    yield bound("P31", "distance is safer for near keys", dot[near], far[near])
+    yield bound("P31", "distance is always safer", dot, far, holds=False)
     at = one.clone().requires_grad_()
     dot, half = (query * at).sum(), -(query - at).square().sum() / 2
     (steep,), (flat,) = torch.autograd.grad(dot, at), torch.autograd.grad(half, at)
-    yield identity("P31", "gradient of the dot product", steep.norm(dim=1), query.norm(dim=1))
+    yield identity("P31", "gradient of the dot product", steep.norm(dim=1), length)
     yield identity("P31", "gradient of the distance", flat.norm(dim=1), (query - one).norm(dim=1))
     yield from _lipschitz(query, g)
 
@@ -408,18 +369,6 @@ def _radius(score: str, pair: Pair, g: Source) -> Cases:
         yield bound("P31", "dot: the radius of one key for two", gained, limit / math.sqrt(2), holds=False)
 
 
-def _equal_norms(pair: Pair) -> Cases:
-    """With keys of one length both scores rank alike, and the radii have the ratio 2 |q| / (d_i + d_j)."""
-    dot, far = radius(pair, "dot"), radius(pair, "distance")
-    both = (pair.ahead - pair.query).norm(dim=1) + (pair.behind - pair.query).norm(dim=1)
-    length, size = pair.query.norm(dim=1), pair.query.norm(dim=1) + pair.ahead.norm(dim=1)
-    off = (far * both - 2 * length * dot) / size.square()
-    yield residual("P31", "ratio of the radii, keys of one length", off)
-    near = both < 2 * length
-    yield bound("P31", "distance is safer for near keys", dot[near], far[near])
-    yield bound("P31", "distance is always safer", dot, far, holds=False)
-
-
 def _lipschitz(query: Tensor, g: Source) -> Cases:
     """How fast the weight of one key of two can move with the key, for keys at all distances from the query."""
     rows = len(query)
@@ -450,10 +399,11 @@ def _unit(vectors: Vectors) -> Vectors:
 def equality() -> pd.DataFrame:
     """Examples that attain the statements, those of P27 in the limit."""
     two, c = torch.tensor([0.0, 2.0], dtype=torch.float64), 1 + 1e-7  # two keys times a factor near 1
+    varies = math.log(c) * elasticity(c * two, kind="exp").max()
     low = torch.tensor([-9.0, -7.0, -8.0], dtype=torch.float64)  # scores below 0, where elu + 1 is exp
     mass = [log_weight(u, kind="elu + 1").logsumexp(0) for u in (low, low - 3)]
     swap = torch.tensor([[1.3, -1.3]] * 3, dtype=torch.float64)
-    gained, limit = swap.softmax(1) - (-swap).softmax(1), total_variation_bound(oscillation(2 * swap))
+    gained, limit = swap.softmax(1) - (-swap).softmax(1), entropy.total_variation_bound(entropy.oscillation(2 * swap))
     # Two rows, each with all its weight on one key; the second row's key changes.
     steady, turned = torch.full((2, 2, 3), -60.0, dtype=torch.float64)
     steady[0, 0] = steady[1, 1] = turned[0, 0] = turned[1, 2] = 0.0
@@ -462,10 +412,9 @@ def equality() -> pd.DataFrame:
     own = torch.exp(-at.square() / (2 * 0.7**2))
     (steep,) = torch.autograd.grad(own.sum(), at, retain_graph=True)
     (normed,) = torch.autograd.grad(own[0] / own.sum(), at)
-    up_and_down = torch.tensor([1.0, -2.0, 0.5])
     return equalities({
-        ("P27", "factor near 1"): (oscillation(c * two - two), math.log(c) * elasticity(c * two, kind="exp").max()),
-        ("P28", "one key up, one down"): (_distance(low, low + up_and_down, "elu + 1"), 3.0),
+        ("P27", "factor near 1"): (entropy.oscillation(c * two - two), varies),
+        ("P28", "one key up, one down"): (_distance(low, low + torch.tensor([1.0, -2.0, 0.5]), "elu + 1"), 3.0),
         ("P29", "scores below 0"): (mass[0] - mass[1], 3.0),
         ("P29", "all rows swap"): (gained.mean(0).abs().sum(), 2 * limit.mean()),
         ("P29", "half the mass moves"): (_change(steady, turned, "exp"), 1.0),
