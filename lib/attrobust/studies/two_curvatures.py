@@ -84,8 +84,10 @@ def stability_sides(seed: int, factors: Sequence[float], updates: int) -> pd.Dat
 def line_pictures(updates: int, step_sizes: Sequence[float], seed: int) -> pd.DataFrame:
     """Fit and attribution of networks with one input on a fine grid, one line per step size."""
     fine = np.linspace(-1, 1, 401)[:, None]
-    _, grid, nets, _ = _descended(updates, step_sizes, [seed])
-    drawn = {f"step size {step:g}": (n(fine), n.gradients(fine)[:, 0]) for (step, _), n in zip(grid, nets, strict=True)}
+    _, runs, nets, _ = _descended(updates, step_sizes, [seed])
+    drawn = {
+        f"step size {step:g}": (n(fine), n.gradients(fine)[:, 0]) for (step, *_), n in zip(runs, nets, strict=True)
+    }
     drawn["data"] = (_target(fine[:, 0]), 2.0 * (fine[:, 0] > 0))
     return pd.concat(
         pd.DataFrame({"panel": panel, "name": name, "x": fine[:, 0], "value": values[place]})
@@ -97,9 +99,9 @@ def line_pictures(updates: int, step_sizes: Sequence[float], seed: int) -> pd.Da
 @versioned(1)
 def line_numbers(updates: int, step_sizes: Sequence[float], seeds: Sequence[int]) -> pd.DataFrame:
     """Sharpness, weighted path norm and total variation of every network with one input."""
-    x, grid, nets, losses = _descended(updates, step_sizes, seeds)
+    x, runs, nets, losses = _descended(updates, step_sizes, seeds)
     rows = []
-    for (step, seed), net, loss in zip(grid, nets, losses, strict=True):
+    for (step, _, seed), net, loss in zip(runs, nets, losses, strict=True):
         numbers = {"loss": loss, "sharpness": path_norm.sharpness(net, x), "settled": loss < 1e-8}
         numbers |= {"path": path_norm.path_norms(net) @ path_norm.mean_reach(net, x)}
         numbers |= {"variation": path_norm.total_variation(net, -1, 1)}
@@ -225,13 +227,11 @@ def _digits_network(
 
 
 def _descended(updates: int, step_sizes: Sequence[float], seeds: Sequence[int]) -> tuple:
-    """Eight points on |x| + x, the grid of runs, the networks after full-batch descent, their losses."""
+    """Eight points on |x| + x, the runs, the networks after full-batch descent, their losses."""
     x = np.linspace(-1, 1, 8)[:, None]
-    grid = [(step, seed) for step in step_sizes for seed in seeds]
-    steps, starts = zip(*grid, strict=True)
-    runs = {"step_sizes": steps, "batch_sizes": [0] * len(grid), "seeds": starts}
-    nets, losses = path_norm.descend(x, _target(x[:, 0]), **runs, units=100, updates=updates, scale=1.7, stop=1e-24)
-    return x, grid, nets, losses
+    runs = [(step, 0, seed) for step in step_sizes for seed in seeds]
+    nets, losses = path_norm.descend(x, _target(x[:, 0]), runs, units=100, updates=updates, scale=1.7, stop=1e-24)
+    return x, runs, nets, losses
 
 
 def _target(x: np.ndarray) -> np.ndarray:

@@ -80,11 +80,10 @@ class Gradients(NamedTuple):
 
 
 def draw(seed: int, *, diversity: float = 1.0) -> Readout:
-    """A random read-out of 2 to 16 tokens in 2 to 6 dimensions. Raises ValueError if `diversity` is negative.
+    """A random read-out of 2 to 16 tokens in 2 to 6 dimensions.
 
-    Args:
-        seed: decides everything but the diversity.
-        diversity: size of what tells tokens apart, beside what they share; 0 makes them identical.
+    The diversity is the size of what tells tokens apart, beside what they share; 0 makes them identical. Raises
+    ValueError if it is negative.
     """
     checks.at_least("diversity", diversity, 0)
     g = Source(seed)

@@ -13,8 +13,9 @@ With scores a (a map, or its absolute values), a change e of known size and thet
     Spearman   >= 1 - 6 sum_i N_i^2 / (d (d^2 - 1)),   N_i = #{j != i : |a_i - a_j| <= 2 |e|_inf}
 
 All four are scale-free: scaling a and e together changes nothing. The first two are attained, as are gaps of twice the
-change per pixel. Proofs stand in notebook 02; ours as stated. On level sets the angle is of Dombrowski et al. 2019,
-"Explanations can be manipulated and geometry is to blame".
+change per pixel. A ValueError says where a change is negative or NaN, or k not from 1 to the number of pixels. Proofs
+stand in notebook 02; ours as stated. On level sets the angle is of Dombrowski et al. 2019, "Explanations can be
+manipulated and geometry is to blame".
 """
 
 import math
@@ -41,15 +42,9 @@ def turn(function: Callable[[Vector], Float[Tensor, ""]], start: Vector, step: V
     """Most that the gradient's direction can turn on the way from `start` to `start + step`, in radians.
 
     Infinite, that is no guarantee, if the gradient turns by more than a right angle between two neighbouring nodes:
-    passing through zero it reverses at once, and no curvature tells. Raises ValueError if `nodes` is not a whole number
-    of at least 2.
-
-    Args:
-        function: smooth scalar function of a vector, differentiable twice.
-        start: where the way begins.
-        step: the whole way.
-        nodes: Gauss-Legendre nodes, at least 2 (32 is our choice); the distance from the rule with half as many is
-            added, so that the answer errs on the safe side.
+    passing through zero it reverses at once, and no curvature tells. The function is differentiable twice; there are
+    `nodes` of Gauss and Legendre (32 is our choice), and the distance from the rule with half as many is added, so that
+    the answer errs on the safe side. Raises ValueError if `nodes` is not a whole number of at least 2.
 
     Example:
         >>> start, step = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
@@ -85,8 +80,7 @@ def angle(first: Scores, second: Scores) -> PerImage:
 def change_of_turn(angle: PerImage) -> PerImage:
     """Relative change |e| / |a| that a turn by `angle` can bring, up to the scale no rank or cosine sees.
 
-    The turned map may be rescaled freely; the nearest rescaled one lies sin(angle) away. Infinite from a right
-    angle on.
+    The turned map may be rescaled freely; the nearest rescaled one lies sin(angle) away. Infinite from pi / 2 on.
 
     Example:
         >>> change_of_turn(torch.tensor([0.0, math.pi / 6, 2.0]).double()).round(decimals=6).tolist()
@@ -103,8 +97,7 @@ def logit_at(model: nn.Module, x: Float[Tensor, "one channels height width"], y:
 def cosine(relative: PerImage) -> PerImage:
     """Least cosine between two maps when the second lies within `relative` times the length of the first.
 
-    sqrt(1 - relative^2), and -1 from relative = 1 on, where nothing is guaranteed. Attained (`worst_cosine`). Raises
-    ValueError if an entry is negative or NaN.
+    sqrt(1 - relative^2), and -1 from relative = 1 on, where nothing is guaranteed. Attained (`worst_cosine`).
 
     Example:
         >>> cosine(torch.tensor([0.0, 0.6, 1.5], dtype=torch.float64)).round(decimals=9).tolist()
@@ -127,8 +120,7 @@ def worst_cosine(scores: Scores, across: Scores, relative: PerImage) -> Scores:
 def topk(scores: Scores, change: PerImage, *, k: int) -> PerImage:
     """Least top-k intersection after any change of Euclidean length at most `change`, which may be infinite.
 
-    The certified share of the k leading pixels that stay, in [0, 1]. Exact: `swap` attains it. Ours. Raises ValueError
-    if `k` is out of range or a change is negative.
+    The certified share of the k leading pixels that stay, in [0, 1]. Exact: `swap` attains it.
 
     Example:
         >>> a = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).double()
@@ -164,10 +156,7 @@ def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
 
 
 def topk_within(scores: Scores, change: PerImage, *, k: int) -> PerImage:
-    """Least top-k intersection after a change of at most `change` in every pixel: gaps of more than twice it hold.
-
-    Raises ValueError if `k` is out of range or a change is negative.
-    """
+    """Least top-k intersection after a change of at most `change` in every pixel: gaps of more than twice it hold."""
     _not_negative("change", change)
     inner, outer = _sides(scores, k)
     return 1 - (inner - outer <= 2 * change[:, None]).sum(1).to(scores) / k
@@ -176,11 +165,7 @@ def topk_within(scores: Scores, change: PerImage, *, k: int) -> PerImage:
 def kendall(scores: Scores, change: PerImage) -> PerImage:
     """Least Kendall correlation after a change of at most `change` in every pixel.
 
-    Raises ValueError if a change is negative or there are fewer than two pixels.
-
-    Args:
-        scores: importances without ties.
-        change: largest |e|_inf, at least 0; |e|_2 is a valid, looser choice.
+    The scores have no ties; |e|_2 is a valid, looser choice. Raises ValueError if there are fewer than two pixels.
 
     Example:
         >>> round(kendall(torch.tensor([[0.0, 1.0, 5.0]]).double(), torch.tensor([0.5]).double()).item(), 6)

@@ -32,32 +32,23 @@ Readout = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 Changes = Float[Tensor, "batch units inputs_and_one"]
 
 
-def probability(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> PerImage:
-    """Probability of class y."""
-    return model(x).softmax(1).gather(1, y[:, None])[:, 0]
-
-
 #: What a statement is tried on: name -> (model, x, y) -> one number per image.
-READOUTS: dict[str, Readout] = {"logit": curvature.logit, "loss": curvature.cross_entropy, "probability": probability}
+READOUTS: dict[str, Readout] = {
+    "logit": curvature.logit,
+    "loss": curvature.cross_entropy,
+    "probability": lambda model, x, y: model(x).softmax(1).gather(1, y[:, None])[:, 0],
+}
 
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """A dense first layer as the transfer sees it.
-
-    Attributes:
-        name: of the module.
-        matrix: its weights and biases side by side, [W, b].
-        jacobian: dh / dx, the weights in pixel units.
-        extended: input of the layer with a 1 appended, x~, one row per image.
-        spectral: largest singular value of `jacobian`.
-    """
+    """A dense first layer as the transfer sees it."""
 
     name: str
-    matrix: Float[Tensor, "units inputs_and_one"]
-    jacobian: Float[Tensor, "units pixels"]
-    extended: Float[Tensor, "batch inputs_and_one"]
-    spectral: float
+    matrix: Float[Tensor, "units inputs_and_one"]  # [W, b], weights and biases side by side
+    jacobian: Float[Tensor, "units pixels"]  # dh / dx, the weights in pixel units
+    extended: Float[Tensor, "batch inputs_and_one"]  # x~, the input of the layer with a 1 appended
+    spectral: float  # largest singular value of the jacobian
 
 
 def first_dense(model: nn.Module, x: Images) -> FirstLayer:
@@ -85,10 +76,8 @@ def first_dense(model: nn.Module, x: Images) -> FirstLayer:
     try:
         model(x)
         if len(seen) != 1 or seen[0].ndim != 2:
-            raise ValueError(
-                f"the first layer runs on inputs of shape {tuple(seen[0].shape)}; it must see each image once, as a"
-                " flat vector, or its weights are shared"
-            )
+            shape = f"the first layer runs on inputs of shape {tuple(seen[0].shape)}"
+            raise ValueError(f"{shape}; it must see each image once, as a flat vector, or its weights are shared")
         jacobian = torch.autograd.functional.jacobian(lambda im: (model(im), hidden[-1][0])[1], x[:1]).flatten(1)
     finally:
         handle.remove()

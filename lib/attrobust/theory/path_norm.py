@@ -34,6 +34,9 @@ Points = Float[np.ndarray, "points inputs"]
 PerUnit = Float[np.ndarray, " units"]
 PerPoint = Float[np.ndarray, " points"]
 
+#: Step size above 0, batch size or 0 for the whole set in every update, seed of the initial weights.
+Run = tuple[float, int, int]
+
 
 @dataclass(frozen=True)
 class TwoLayer:
@@ -207,38 +210,17 @@ def angles(case: int) -> Cases:
 
 
 def descend(
-    x: Points,
-    y: PerPoint,
-    *,
-    step_sizes: Sequence[float],
-    batch_sizes: Sequence[int],
-    seeds: Sequence[int],
-    units: int,
-    updates: int,
-    stop: float = 1e-20,
-    scale: float = 1.0,
+    x: Points, y: PerPoint, runs: Sequence[Run], *, units: int, updates: int, stop: float = 1e-20, scale: float = 1.0
 ) -> tuple[list[TwoLayer], Float[np.ndarray, " runs"]]:
-    """Train one network per entry of `step_sizes`, side by side; their final losses are infinite if diverged.
+    """Train one network per run, side by side, and say where they end; the loss of a diverged run is infinite.
 
-    Squared loss, batches drawn with replacement, balanced initialisation, no momentum: the setting of P8 and P11.
-
-    Raises ValueError if the lists differ in length or a number is out of range.
-
-    Args:
-        x: training points.
-        y: targets.
-        step_sizes: of SGD, one per run, above 0.
-        batch_sizes: one per run; 0 for the whole set in every update.
-        seeds: of the initial weights, one per run.
-        units: hidden units, at least 1.
-        updates: at most this many.
-        stop: all runs end once every loss (half the mean squared error) is below this.
-        scale: of the initial weights.
+    Squared loss, batches drawn with replacement, balanced initialisation of size `scale`, no momentum: the setting of
+    P8 and P11. At most `updates` are made; all runs end once every loss (half the mean squared error) is below `stop`.
+    Raises ValueError if a number is out of range.
     """
-    if not len(step_sizes) == len(batch_sizes) == len(seeds):
-        raise ValueError(f"step_sizes has {len(step_sizes)} entries; batch_sizes and seeds must have as many")
     checks.count("units", units)
     checks.count("updates", updates)
+    step_sizes, batch_sizes, seeds = zip(*runs, strict=True)
     for step in step_sizes:
         checks.positive("step_size", step)
     extended = _extended(x)
@@ -272,11 +254,22 @@ def sweep(updates: int, seeds: Sequence[int]) -> pd.DataFrame:
     x, y, fresh = rng.standard_normal((20, 5)), rng.choice([-1.0, 1.0], 20), rng.standard_normal((200, 5))
     pairs = [(step, 1) for step in (0.005, 0.01, 0.02, 0.03, 0.04, 0.06)] + [(0.04, b) for b in (2, 4, 16)]
     grid = [(step, batch, seed) for step, batch in pairs for seed in seeds]
-    steps, batches, starts = zip(*grid, strict=True)
-    nets, losses = descend(
-        x, y, step_sizes=steps, batch_sizes=batches, seeds=starts, units=60, updates=updates, scale=1.5, stop=1e-24
-    )
-    rows = [_at_minimum(net, x, fresh, *run) for net, run in zip(nets, grid, strict=True)]
+    nets, losses = descend(x, y, grid, units=60, updates=updates, scale=1.5, stop=1e-24)
+    rows = []
+    for net, (step, batch, seed) in zip(nets, grid, strict=True):
+        pi, g = path_norms(net), reach(net, x)
+        total, rest = trace(net, x), trace(net, x, block="rest")
+        slopes, scale = np.square(net.gradients(x)).sum(1), np.linalg.norm(net.weights, 2) ** 2
+        sizes = {"step_size": step, "batch_size": batch, "seed": seed, "trace": total, "limit": 2 * batch / step}
+        gradients = {
+            "gradients": _squared_norms(x)[:, 0] @ slopes / len(x),
+            "flatness": scale * (total - rest),
+            "allowed": scale * (2 * batch / step - rest),
+            "plain_gradients": slopes.mean(),
+            "fresh_gradients": np.square(net.gradients(fresh)).sum(1).mean(),
+        }
+        paths = {"least_trace": 1 + 2 * pi @ g, "path": pi @ g, "path_limit": batch / step - 0.5}
+        rows.append({**sizes, **gradients, **paths, "unseen": pi[g < 0.1].sum() / pi.sum()})
     return pd.DataFrame(rows).assign(loss=losses, settled=losses < 1e-8)
 
 
@@ -299,31 +292,6 @@ def _extended(x: Points) -> Float[np.ndarray, "points inputs_and_one"]:
 def _squared_norms(x: Points) -> Float[np.ndarray, "points 1"]:
     """|x~|^2 of each point."""
     return np.square(x).sum(1, keepdims=True) + 1
-
-
-def _at_minimum(
-    net: TwoLayer, x: np.ndarray, fresh: np.ndarray, step: float, batch: int, seed: int
-) -> dict[str, float]:
-    """Every quantity of P8, P9 and P11 for one network."""
-    pi, g = path_norms(net), reach(net, x)
-    total, rest = trace(net, x), trace(net, x, block="rest")
-    slopes, scale = np.square(net.gradients(x)).sum(1), np.linalg.norm(net.weights, 2) ** 2
-    return {
-        "step_size": step,
-        "batch_size": batch,
-        "seed": seed,
-        "trace": total,
-        "limit": 2 * batch / step,
-        "gradients": _squared_norms(x)[:, 0] @ slopes / len(x),
-        "flatness": scale * (total - rest),
-        "allowed": scale * (2 * batch / step - rest),
-        "plain_gradients": slopes.mean(),
-        "fresh_gradients": np.square(net.gradients(fresh)).sum(1).mean(),
-        "least_trace": 1 + 2 * pi @ g,
-        "path": pi @ g,
-        "path_limit": batch / step - 0.5,
-        "unseen": pi[g < 0.1].sum() / pi.sum(),
-    }
 
 
 def _start(inputs: int, units: int, seed: int, scale: float) -> tuple[np.ndarray, np.ndarray]:

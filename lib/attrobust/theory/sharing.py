@@ -35,14 +35,8 @@ from attrobust.versions import versioned
 class TinyTransformer(nn.Module):
     """One softmax-attention block over square patches, written out, with a learned position embedding.
 
-    Raises ValueError if `patch` does not divide `side`.
-
-    Args:
-        side: height and width of the one-channel image.
-        patch: side of a patch; must divide `side`.
-        dim: length of a token after the embedding.
-        classes: number of logits.
-        generator: of the weights (float64).
+    Images have one channel, tokens the length `dim`, weights float64. Raises ValueError if the side of a patch does not
+    divide the side of an image.
     """
 
     def __init__(self, side: int, *, patch: int, dim: int, classes: int, generator: torch.Generator) -> None:

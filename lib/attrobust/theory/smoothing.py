@@ -25,14 +25,9 @@ Points = Float[np.ndarray, " points"]
 
 
 def gaussian_constant(*, slope: float = math.inf, height: float = math.inf, sigma: float) -> float:
-    """Lipschitz constant of SmoothGrad maps: the smaller bound, in readout units per squared pixel unit.
+    """Lipschitz constant of SmoothGrad maps from G = slope or F = height, in readout units per squared pixel unit.
 
-    Raises ValueError if `sigma` is not positive.
-
-    Args:
-        slope: G, largest gradient norm of the function.
-        height: F, largest distance of the function from some constant; 0.5 for a probability.
-        sigma: standard deviation of the noise, above 0.
+    The smaller of the two bounds; F is 0.5 for a probability. Raises ValueError if `sigma` is not positive.
 
     Example:
         >>> round(gaussian_constant(slope=1.0, sigma=1.0), 5), round(gaussian_constant(height=1.0, sigma=1.0), 5)
@@ -62,13 +57,8 @@ def two_layer_constant(
 ) -> float:
     """Bound on the input Hessian of sum_k v_k s(w_k . x + b_k) over *all* inputs, for 0 <= s'' <= `bend`.
 
-    The units with positive and with negative readout are bounded apart; the larger norm counts. Raises ValueError if
-    `bend` is not positive.
-
-    Args:
-        weights: w, one row per unit, in pixel units.
-        readout: v.
-        bend: largest second derivative of the activation, above 0; 1/4 for softplus.
+    The units with positive and with negative readout are bounded apart; the larger norm counts. Weights are in pixel
+    units; softplus bends by 1/4. Raises ValueError if `bend` is not positive.
 
     Example:
         >>> two_layer_constant(np.array([[2.0]]), np.array([-3.0]))

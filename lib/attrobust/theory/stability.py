@@ -72,9 +72,8 @@ def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
     """
     spectrum = np.linalg.eigvalsh(hessians.mean(0))
     if spectrum[0] <= 1e-10 * spectrum[-1]:
-        raise ValueError(
-            f"hessians have a mean with smallest eigenvalue {spectrum[0]:.2g}; it must be positive definite"
-        )
+        least = f"{spectrum[0]:.2g}"
+        raise ValueError(f"hessians have a mean with smallest eigenvalue {least}; it must be positive definite")
     drift, noise = _drift_and_noise(hessians, rho)
     low, high = 0.0, 2 / float(spectrum[-1])
 
@@ -92,12 +91,8 @@ def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
 def trace_bound(*, step_size: float, rho: float, outputs: int = 1) -> float:
     """Largest trace of a Hessian at which SGD can stay: 2 C / (eta rho); infinite for full batches.
 
-    Raises ValueError for arguments out of range.
-
-    Args:
-        step_size: eta, above 0.
-        rho: from `sampling`.
-        outputs: C, the rank of a per-sample Hessian (number of logits; one less for cross-entropy).
+    `outputs` is C, the rank of a per-sample Hessian: the number of logits, or one less for cross-entropy. Raises
+    ValueError for numbers out of range.
 
     Example:
         >>> trace_bound(step_size=0.1, rho=0.5)
@@ -151,13 +146,8 @@ def stable(case: int) -> Cases:
 def step_errors(loss: Loss, start: Float[Tensor, " n"], *, step_size: float) -> tuple[float, float]:
     """Distance of one step of descent from the flow of the loss, and from that of the modified loss, for as long.
 
-    Barrett and Dherin 2021, "Implicit gradient regularization", section 3. Raises ValueError if `step_size` is not
-    positive.
-
-    Args:
-        loss: smooth function of a float64 vector.
-        start: where the step begins.
-        step_size: eta, above 0; also the time the flows run.
+    The loss is a smooth function of a float64 vector. Barrett and Dherin 2021, "Implicit gradient regularization",
+    section 3. Raises ValueError if `step_size` is not positive.
 
     Example:
         >>> plain, modified = step_errors(lambda w: (w.square() / 2).sum(), torch.ones(1).double(), step_size=0.1)

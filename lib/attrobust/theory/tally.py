@@ -70,17 +70,10 @@ def named_values(of: Callable[..., Iterator[tuple[dict, Mapping]]]) -> Callable[
 def bound(
     statement: str, arm: str, left: object, right: object, *, holds: bool = True, **columns: object
 ) -> pd.DataFrame:
-    """Cases of left <= right.
+    """Cases of left <= right, one number per case; the right side may be infinite.
 
-    Raises ValueError if a side is NaN: a case that cannot be computed must not pass as one that holds.
-
-    Args:
-        statement: its name, such as "P2".
-        arm: what it was tried on, such as "logit".
-        left: smaller side, one number per case.
-        right: larger side, one number per case; may be infinite.
-        holds: False for a wrong variant.
-        **columns: further columns of the table, such as the radius.
+    A statement such as "P2" is tried on an arm such as "logit"; `columns` are further ones of the table, such as the
+    radius. Raises ValueError if a side is NaN: a case that cannot be computed must not pass as one that holds.
 
     Example:
         >>> bound("P2", "logit", [1.0, 2.0], [2.0, 2.0])["left"].tolist()
@@ -153,9 +146,8 @@ def ratio(cases: pd.DataFrame) -> pd.Series:
 def tally(cases: pd.DataFrame) -> pd.DataFrame:
     """Cases tried, violations, and how close each statement came to its limit, per statement and arm.
 
-    Returns:
-        Columns kind, holds, cases, violations, ratio (largest left over right), residual (largest left side of an
-        identity, NaN for a bound) and verdict. A wrong variant should come out "opposite".
+    The ratio is the largest left over right, the residual the largest left side of an identity, NaN for a bound. The
+    verdict on a wrong variant should come out "opposite".
     """
     residual = cases["left"].where(cases["kind"] == "identity")
     marked = cases.assign(violated=violated(cases), ratio=ratio(cases), residual=residual)
@@ -190,12 +182,10 @@ def summary(cases: pd.DataFrame) -> str:
 
 
 def claim(cases: pd.DataFrame, *, name: str, sides: dict[str, str]) -> pd.DataFrame:
-    """Rows of a claims table, one per true statement and arm. Raises ValueError if a statement has no side.
+    """Rows of a claims table, one per true statement and arm, for the claim of this name, such as "C1".
 
-    Args:
-        cases: tables of cases, joined.
-        name: id of the claim, such as "C1".
-        sides: statement -> what it speaks about ("gradient", "curvature", ...), which sorts the rows.
+    The side of a statement is what it speaks about ("gradient", "curvature", ...); sides sort the rows. Raises
+    ValueError if a statement has none.
     """
     table = tally(cases[cases["holds"]])
     lost = sorted(set(table["statement"]) - set(sides))
