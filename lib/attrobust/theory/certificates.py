@@ -81,10 +81,6 @@ def change_of_turn(angle: PerImage) -> PerImage:
     """Relative change |e| / |a| that a turn by `angle` can bring, up to the scale no rank or cosine sees.
 
     The turned map may be rescaled freely; the nearest rescaled one lies sin(angle) away. Infinite from pi / 2 on.
-
-    Example:
-        >>> change_of_turn(torch.tensor([0.0, math.pi / 6, 2.0]).double()).round(decimals=6).tolist()
-        [0.0, 0.5, inf]
     """
     return torch.where(angle < math.pi / 2, angle.sin(), torch.full_like(angle, math.inf))
 
@@ -98,10 +94,6 @@ def cosine(relative: PerImage) -> PerImage:
     """Least cosine between two maps when the second lies within `relative` times the length of the first.
 
     sqrt(1 - relative^2), and -1 from relative = 1 on, where nothing is guaranteed. Attained (`worst_cosine`).
-
-    Example:
-        >>> cosine(torch.tensor([0.0, 0.6, 1.5], dtype=torch.float64)).round(decimals=9).tolist()
-        [1.0, 0.8, -1.0]
     """
     _not_negative("relative", relative)
     return torch.where(relative < 1, (1 - relative.square()).clamp_min(0).sqrt(), -torch.ones_like(relative))
@@ -166,10 +158,6 @@ def kendall(scores: Scores, change: PerImage) -> PerImage:
     """Least Kendall correlation after a change of at most `change` in every pixel.
 
     The scores have no ties; |e|_2 is a valid, looser choice. Raises ValueError if there are fewer than two pixels.
-
-    Example:
-        >>> round(kendall(torch.tensor([[0.0, 1.0, 5.0]]).double(), torch.tensor([0.5]).double()).item(), 6)
-        0.333333
     """
     close, pixels = _close(scores, change), scores.shape[1]
     return 1 - 2 * close.sum((1, 2)).to(scores) / 2 / (pixels * (pixels - 1) / 2)

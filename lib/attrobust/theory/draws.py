@@ -69,10 +69,6 @@ def scores(seed: int, *, rows: int = 15) -> Rows:
     """Rows of scores of one random length (2 to 40 keys), five shapes in turn, each of a random scale (0.1 to 10).
 
     Raises ValueError if `rows` is below 1.
-
-    Example:
-        >>> scores(0).dtype, len(scores(0, rows=7))
-        (torch.float64, 7)
     """
     checks.count("rows", rows)
     g = Source(seed)

@@ -56,11 +56,6 @@ def first_dense(model: nn.Module, x: Images) -> FirstLayer:
 
     Raises ValueError if the first layer with weights is not a Linear with a bias, or runs on several positions of one
     image: its weights are then shared and bound nothing.
-
-    Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
-        >>> first_dense(net, torch.rand(5, 1, 2, 2)).extended.shape
-        torch.Size([5, 5])
     """
     name, layer = curvature.first_layer(model)
     if not isinstance(layer, nn.Linear) or layer.bias is None:

@@ -90,12 +90,7 @@ def effective_keys(weights: Weights) -> PerRow:
 
 
 def softmax_entropy(scores: Scores) -> PerRow:
-    """Entropy of softmax(scores) in nats, accurate for the most peaked rows too.
-
-    Example:
-        >>> softmax_entropy(torch.tensor([0.0, -50.0], dtype=torch.float64)).item() > 0
-        True
-    """
+    """Entropy of softmax(scores) in nats, accurate for the most peaked rows too."""
     top = checks.scores("scores", scores).argmax(-1, keepdim=True)
     below = scores - scores.gather(-1, top)
     raised = below.exp()
@@ -108,10 +103,6 @@ def entropy_deficit(scores: Scores) -> PerRow:
     """What the entropy of softmax(scores) lacks to the logarithm of the unmasked keys; accurate near uniform rows too.
 
     It is the Kullback-Leibler divergence from the uniform row.
-
-    Example:
-        >>> round(entropy_deficit(torch.tensor([1e-6, -1e-6], dtype=torch.float64)).item() * 1e12, 6)
-        0.5
     """
     kept, small = torch.isfinite(scores), (oscillation(scores) < 1).unsqueeze(-1)
     near = torch.where(small, centred(scores), torch.zeros_like(scores))
@@ -129,12 +120,7 @@ def oscillation(scores: Scores) -> PerRow:
 
 
 def centred_norm(scores: Scores) -> PerRow:
-    """Euclidean norm of the centred scores, see `centred`.
-
-    Example:
-        >>> centred_norm(torch.tensor([3.0, 0.0, -3.0])).square().round(decimals=4).item()
-        18.0
-    """
+    """Euclidean norm of the centred scores, see `centred`."""
     return centred(scores).norm(dim=-1)
 
 
@@ -151,10 +137,6 @@ def hilbert_distance(first: Weights, second: Weights) -> PerRow:
 
     0 iff the rows are proportional; infinite where a key has weight 0 in one row only, keys with weight 0 in both are
     left out; NaN where a row has no mass. Birkhoff 1957, "Extensions of Jentzsch's theorem".
-
-    Example:
-        >>> round(hilbert_distance(torch.tensor([1.0, 1.0]), torch.tensor([2.0, 0.5])).exp().item(), 4)
-        4.0
     """
     _pair(checks.weights("first", first), checks.weights("second", second))
     both, one = (first > 0) & (second > 0), (first > 0) ^ (second > 0)
@@ -166,12 +148,7 @@ def hilbert_distance(first: Weights, second: Weights) -> PerRow:
 
 
 def total_variation(first: Weights, second: Weights) -> PerRow:
-    """Share of attention that has to be moved to turn one row into the other, in [0, 1]; rows are normalised first.
-
-    Example:
-        >>> total_variation(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])).item()
-        1.0
-    """
+    """Share of attention that has to be moved to turn one row into the other, in [0, 1]; rows are normalised first."""
     _pair(first, second)
     return (normalised(first) - normalised(second)).abs().sum(-1) / 2
 
@@ -189,11 +166,6 @@ def relative_score_change(scores: Scores, moved: Scores) -> PerRow:
 
     Infinite where all scores are equal and the moved ones are not, 0 where nothing moves. Ours (P22). Raises ValueError
     if the masks differ.
-
-    Example:
-        >>> s, t = torch.tensor([1.0, -1.0]), torch.tensor([1.5, -1.5])
-        >>> [round(relative_score_change(*pair).item(), 4) for pair in ((s, t), (10 * s + 3, 10 * t))]
-        [0.5, 0.5]
     """
     _pair(scores, moved)
     a, b = centred(scores), centred(moved)
@@ -240,10 +212,6 @@ def topk_gap(scores: Scores, *, k: int) -> PerRow:
     """Difference of the k-th and the next score; half of it is the largest change per score that keeps the top-k set.
 
     Infinite where the next key is masked, 0 where the k-th is. Raises ValueError if `k` is not from 1 to keys - 1.
-
-    Example:
-        >>> topk_gap(torch.tensor([3.0, 2.5, 0.0]), k=2).item()
-        2.5
     """
     keys = checks.scores("scores", scores).shape[-1]
     checks.count("k", k, most=keys - 1)
@@ -284,12 +252,7 @@ def margin_ceiling(entropy: PerRow, *, keys: int, k: int) -> PerRow:
 
 
 def leading_mass(entropy: PerRow, *, keys: int, k: int) -> PerRow:
-    """Largest share that the k leading keys of a row of a given entropy can hold, from k / keys to 1.
-
-    Example:
-        >>> round(leading_mass(torch.tensor(4.0).log(), keys=4, k=1).item(), 2)
-        0.25
-    """
+    """Largest share that the k leading keys of a row of a given entropy can hold, from k / keys to 1."""
     return torch.sigmoid(margin_ceiling(entropy, keys=keys, k=k) - math.log((keys - k) / k))
 
 
@@ -345,22 +308,13 @@ def row_jacobian_norm(kernel: Callable[[Scores], Weights], scores: Scores) -> Pe
 
     For softmax it is `softmax_jacobian_norm`, which is faster and accurate to the last digit; where each weight
     depends on its own score alone, it is the largest slope.
-
-    Example:
-        >>> round(row_jacobian_norm(lambda s: s.exp() / 4, torch.tensor([0.0, -1.0, -1.0, -5.0])).item(), 4)
-        0.25
     """
     jacobian = torch.func.vmap(torch.func.jacrev(lambda row: kernel(row[None])[0]))
     return torch.linalg.matrix_norm(jacobian(scores.reshape(-1, scores.shape[-1])), ord=2).view(scores.shape[:-1])
 
 
 def jacobian_bounds(weights: Weights) -> Bounds:
-    """The bounds on `softmax_jacobian_norm` that the largest weights, and the sum of squares, give.
-
-    Example:
-        >>> [round(b.item(), 2) for b in jacobian_bounds(torch.tensor([0.7, 0.2, 0.1]))]
-        [0.23, 0.42]
-    """
+    """The bounds on `softmax_jacobian_norm` that the largest weights, and the sum of squares, give."""
     return _bounds(normalised(weights).sort(-1, descending=True).values)
 
 
@@ -373,10 +327,6 @@ def sensitivity_envelope(entropy: PerRow, *, keys: int) -> Bounds:
     (`leading_mass`, k = 1); l from two keys alone where H <= log 2, above that l >= e^-H. Both sides vanish at entropy
     0 and meet near 1 / keys at log keys: a hump. Ours. Raises ValueError if `keys` is below 2 or an entropy lies
     outside [0, log keys].
-
-    Example:
-        >>> [round(b.item(), 3) for b in sensitivity_envelope(torch.tensor(0.0), keys=9)]
-        [0.0, 0.0]
     """
     few = entropy <= math.log(2)
     pair = leading_mass(entropy.clamp(max=math.log(2)), keys=2, k=1)

@@ -96,32 +96,17 @@ def weight(scores: Values, *, kind: str) -> Values:
 
 
 def log_weight(scores: Values, *, kind: str) -> Values:
-    """Logarithm of `weight`; -inf where the weight is 0.
-
-    Example:
-        >>> log_weight(torch.tensor([-800.0, 0.0]).double(), kind="sigmoid").round(decimals=3).tolist()
-        [-800.0, -0.693]
-    """
+    """Logarithm of `weight`; -inf where the weight is 0."""
     return LOGS[checks.one_of("kind", kind, KINDS)](scores)
 
 
 def slope(scores: Values, *, kind: str) -> Values:
-    """Derivative of `log_weight`, psi(s); NaN where the weight is 0.
-
-    Example:
-        >>> slope(torch.tensor([-1.0, 0.0, 3.0]), kind="elu + 1").tolist()
-        [1.0, 1.0, 0.25]
-    """
+    """Derivative of `log_weight`, psi(s); NaN where the weight is 0."""
     return SLOPES[checks.one_of("kind", kind, KINDS)](scores)
 
 
 def elasticity(scores: Values, *, kind: str) -> Values:
-    """Derivative of `log_weight` in the logarithm of the score's size, m(s) = s psi(s).
-
-    Example:
-        >>> elasticity(torch.tensor([1.0, 3.0]), kind="exp").tolist()
-        [1.0, 3.0]
-    """
+    """Derivative of `log_weight` in the logarithm of the score's size, m(s) = s psi(s)."""
     return scores * slope(scores, kind=kind)
 
 

@@ -72,12 +72,7 @@ def active(net: TwoLayer, x: Points) -> Bool[np.ndarray, "points units"]:
 
 
 def path_norms(net: TwoLayer) -> PerUnit:
-    """pi_k = |v_k| |w_k|; unchanged by re-scaling units.
-
-    Example:
-        >>> path_norms(TwoLayer(np.array([[3.0, 4.0]]), np.zeros(1), np.array([-2.0]))).tolist()
-        [10.0]
-    """
+    """pi_k = |v_k| |w_k|; unchanged by re-scaling units."""
     return np.abs(net.readout) * np.linalg.norm(net.weights, axis=1)
 
 

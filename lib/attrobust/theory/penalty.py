@@ -28,10 +28,6 @@ def top_curvature(jacobian: Float[Tensor, "batch classes n"], logits: Float[Tens
 
     The factor L with L L^T = diag p - p p^T is that of Wang et al. 2020, "Smoothed geometry for robust attribution";
     here L = diag(sqrt p) (I - sqrt p sqrt p^T).
-
-    Example:
-        >>> round(top_curvature(torch.eye(2).double()[None], torch.zeros(1, 2).double()).item(), 9)
-        0.5
     """
     root = logits.softmax(1).sqrt()
     factor = torch.diag_embed(root) - root.square()[:, :, None] * root[:, None]

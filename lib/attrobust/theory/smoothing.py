@@ -41,10 +41,6 @@ def ball_constant(*, slope: float, radius: float, dimensions: int) -> float:
     """Lipschitz constant of gradients averaged over a Euclidean ball: 2 (V_{d-1} / V_d) G / r.
 
     Raises ValueError if `radius` is not positive or `dimensions` is below 1.
-
-    Example:
-        >>> round(ball_constant(slope=1.0, radius=0.5, dimensions=1), 9)
-        2.0
     """
     checks.positive("radius", radius)
     checks.count("dimensions", dimensions)
@@ -59,10 +55,6 @@ def two_layer_constant(
 
     The units with positive and with negative readout are bounded apart; the larger norm counts. Weights are in pixel
     units; softplus bends by 1/4. Raises ValueError if `bend` is not positive.
-
-    Example:
-        >>> two_layer_constant(np.array([[2.0]]), np.array([-3.0]))
-        3.0
     """
     checks.positive("bend", bend)
     sides = [np.maximum(readout, 0), np.maximum(-readout, 0)]

@@ -87,12 +87,7 @@ def bound(
 
 
 def identity(statement: str, arm: str, left: object, right: object) -> pd.DataFrame:
-    """One case of left = right: the largest difference over the larger of 1 and the largest entry.
-
-    Example:
-        >>> float(identity("P1", "logit", [1.0, 2.0], [1.0, 2.0])["left"].iloc[0])
-        0.0
-    """
+    """One case of left = right: the largest difference over the larger of 1 and the largest entry."""
     left, right = _numbers(left), _numbers(right)
     return residual(statement, arm, (left - right) / max(1.0, np.abs(right).max()))
 
