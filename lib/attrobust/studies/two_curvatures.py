@@ -74,9 +74,13 @@ def stability_sides(seed: int, factors: Sequence[float], updates: int) -> pd.Dat
     each = j[:, :, None] * j[:, None]
     eta, parts = stability.largest_stable_step(each, rho=0.5), []
     for factor in factors:
-        moment = stability.second_moment(each, step_size=factor * eta, rho=0.5, updates=updates)
+        operator = stability.second_moment_operator(each, step_size=factor * eta, rho=0.5)
+        moment, sizes = np.eye(6).ravel() / 6, [1.0]
+        for _ in range(updates):
+            moment = operator @ moment
+            sizes.append(np.trace(moment.reshape(6, 6)))
         name = f"{factor:g} × threshold"
-        parts.append(pd.DataFrame({"name": name, "update": range(updates + 1), "value": moment}))
+        parts.append(pd.DataFrame({"name": name, "update": range(updates + 1), "value": sizes}))
     return pd.concat(parts)
 
 

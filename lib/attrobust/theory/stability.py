@@ -101,18 +101,6 @@ def batch_norm_squared(hessians: Hessians, *, rho: float) -> float:
     return float((1 - rho) * np.square(hessians.mean(0)).sum() + rho * np.square(hessians).sum((1, 2)).mean())
 
 
-def second_moment(
-    hessians: Hessians, *, step_size: float, rho: float, updates: int
-) -> Float[np.ndarray, " updates_and_one"]:
-    """E|z|^2 after 0, 1, ... updates, started at the identity: decay below the threshold, growth above."""
-    operator, n = second_moment_operator(hessians, step_size=step_size, rho=rho), hessians.shape[1]
-    moment, sizes = np.eye(n).ravel() / n, [1.0]
-    for _ in range(updates):
-        moment = operator @ moment
-        sizes.append(float(np.trace(moment.reshape(n, n))))
-    return np.array(sizes)
-
-
 @trial(version=1)
 def stable(case: int) -> Cases:
     """P8 at the exact threshold of random per-sample Hessians."""
