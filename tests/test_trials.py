@@ -14,7 +14,6 @@ from attrobust.theory import (
     kernels,
     path_norm,
     penalty,
-    ranks,
     sharing,
     smoothing,
     stability,
@@ -41,7 +40,7 @@ TRIALS = {
     traps.loss_gradients: 10,
     smoothing.smoothed: 20,
     entropy.hump: 10,
-    ranks.rank_orders: 5,
+    kernels.rank_orders: 5,
     entropy.distances: 10,
     entropy.scaled: 10,
     entropy.ceilings: 10,
@@ -52,7 +51,7 @@ TRIALS = {
     kernels.shared_maps: 10,
     kernels.one_score: 10,
     kernels.swapped: 10,
-    ranks.same_ranks: 5,
+    kernels.same_ranks: 5,
 }
 
 
@@ -82,8 +81,8 @@ def test_every_wrong_variant_breaks(trial):
     ("trial", "variants"),
     [
         (sharing.transformers, 1), (duality.radii, 1), (entropy.distances, 1), (entropy.ceilings, 1),
-        (ranks.rank_orders, 2), (entropy.scaled, 2), (blind.readouts, 3), (kernels.rescaled, 6), (kernels.nudged, 3),
-        (kernels.shared_maps, 2), (kernels.one_score, 2), (kernels.swapped, 6), (ranks.same_ranks, 3),
+        (kernels.rank_orders, 2), (entropy.scaled, 2), (blind.readouts, 3), (kernels.rescaled, 6), (kernels.nudged, 3),
+        (kernels.shared_maps, 2), (kernels.one_score, 2), (kernels.swapped, 6), (kernels.same_ranks, 3),
     ],
     ids=name,
 )  # fmt: skip
@@ -129,7 +128,7 @@ def test_a_planted_fault_breaks_the_statement(trial, function, factor, monkeypat
         (kernels.shared_maps, "shared_map", lambda right, s, kind: right(1.001 * s, kind=kind)),
         (kernels.shared_maps, "log_weight", lambda right, s, kind: 1.01 * right(s, kind=kind)),
         (kernels.one_score, "log_weight", lambda right, s, kind: right(s, kind=kind) - 0.01 * s.mean(-1, keepdim=True)),
-        (ranks.same_ranks, "weight", lambda right, s, kind: right(s, kind=kind).round(decimals=1)),
+        (kernels.same_ranks, "weight", lambda right, s, kind: right(s, kind=kind).round(decimals=1)),
     ],
     ids=name,
 )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import pandas as pd
 import torch
@@ -99,12 +100,10 @@ def landscape_limits(keys: int, k: int) -> pd.DataFrame:
 @named_values
 def diversities(values: Sequence[float], seeds: Sequence[int]) -> Iterator[tuple[dict, dict]]:
     """Norms of both gradients while the tokens become alike, for softmax and sigmoid."""
-    for seed in seeds:
-        for value in values:
-            for kind in blind.KINDS:
-                found = blind.gradients(blind.draw(seed, diversity=value), kind=kind)
-                named = {"gradient in the key matrix": found.key.norm(), "gradient in the tokens": found.tokens.norm()}
-                yield {"kind": kind, "diversity": value, "seed": seed}, named
+    for seed, value, kind in product(seeds, values, blind.KINDS):
+        found = blind.gradients(blind.draw(seed, diversity=value), kind=kind)
+        numbers = {"gradient in the key matrix": found.key.norm(), "gradient in the tokens": found.tokens.norm()}
+        yield {"kind": kind, "diversity": value, "seed": seed}, numbers
 
 
 @versioned(1)

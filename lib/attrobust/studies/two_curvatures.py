@@ -92,7 +92,7 @@ def line_pictures(updates: int, step_sizes: Sequence[float], seed: int) -> pd.Da
     drawn = {
         f"step size {step:g}": (n(fine), n.gradients(fine)[:, 0]) for (step, *_), n in zip(runs, nets, strict=True)
     }
-    drawn["data"] = (_target(fine[:, 0]), 2.0 * (fine[:, 0] > 0))
+    drawn["data"] = (np.abs(fine[:, 0]) + fine[:, 0], 2.0 * (fine[:, 0] > 0))
     return pd.concat(
         pd.DataFrame({"panel": panel, "name": name, "x": fine[:, 0], "value": values[place]})
         for place, panel in enumerate(("fit f", "attribution f'"))
@@ -128,7 +128,6 @@ def certified(
     a, effort = attributions.pixelwise(clean), attacks.Effort(steps=steps, restarts=restarts, draws=0, walk=0)
 
     def survived(at: Tensor) -> dict[str, Tensor]:
-        """Similarities of the clean maps and those of attacked images."""
         moved = attributions.saliency(model, at, target).detach()
         b = attributions.pixelwise(moved)
         return {
@@ -139,7 +138,6 @@ def certified(
         }
 
     def guaranteed(change: Tensor) -> dict[str, Tensor]:
-        """Every certificate for maps that move by at most `change`."""
         scores = a.flatten(1)
         return {
             "top-k": certificates.topk(scores, change, k=LEADERS),
@@ -234,9 +232,6 @@ def _descended(updates: int, step_sizes: Sequence[float], seeds: Sequence[int]) 
     """Eight points on |x| + x, the runs, the networks after full-batch descent, their losses."""
     x = np.linspace(-1, 1, 8)[:, None]
     runs = [(step, 0, seed) for step in step_sizes for seed in seeds]
-    nets, losses = path_norm.descend(x, _target(x[:, 0]), runs, units=100, updates=updates, scale=1.7, stop=1e-24)
+    y = np.abs(x[:, 0]) + x[:, 0]
+    nets, losses = path_norm.descend(x, y, runs, units=100, updates=updates, scale=1.7, stop=1e-24)
     return x, runs, nets, losses
-
-
-def _target(x: np.ndarray) -> np.ndarray:
-    return np.abs(x) + x

@@ -24,17 +24,19 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 
 from attrobust import curvature
+from attrobust.curvature import logit
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.theory import draws
 from attrobust.theory.tally import Cases, bound, identity, trial
 
 Readout = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 Changes = Float[Tensor, "batch units inputs_and_one"]
+Matrices = Float[Tensor, "batch n n"]
 
 
 #: What a statement is tried on: name -> (model, x, y) -> one number per image.
 READOUTS: dict[str, Readout] = {
-    "logit": curvature.logit,
+    "logit": logit,
     "loss": curvature.cross_entropy,
     "probability": lambda model, x, y: model(x).softmax(1).gather(1, y[:, None])[:, 0],
 }
@@ -87,23 +89,19 @@ def weight_change(first: FirstLayer, step: Float[Tensor, "batch pixels"]) -> Cha
     return torch.einsum("bu,bi->bui", moved, first.extended) / first.extended.square().sum(1)[:, None, None]
 
 
-def with_change(
-    model: nn.Module, x: Images, y: Labels, change: Changes, *, readout: Readout = curvature.logit
-) -> PerImage:
+def with_change(model: nn.Module, x: Images, y: Labels, change: Changes, *, readout: Readout = logit) -> PerImage:
     """Readout of each image when [W, b] is changed, by another amount for every image; differentiable in it."""
     first = first_dense(model, x)
     return vmap(_of_matrix(model, first, readout))(first.matrix + change, x, y)
 
 
-def weight_gradients(model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit) -> Changes:
+def weight_gradients(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> Changes:
     """Gradient of each image's readout in [W, b], by automatic differentiation."""
     first = first_dense(model, x)
     return vmap(grad(_of_matrix(model, first, readout)), in_dims=(None, 0, 0))(first.matrix, x, y).detach()
 
 
-def input_hessians(
-    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
-) -> Float[Tensor, "batch pixels pixels"]:
+def input_hessians(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> Matrices:
     """Dense Hessian of each image's readout in its pixels; for small images."""
 
     def value(image: Tensor, label: Tensor) -> Tensor:
@@ -113,7 +111,7 @@ def input_hessians(
 
 
 def parameter_gradients(
-    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit, only: str = ""
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit, only: str = ""
 ) -> Float[Tensor, "batch parameters"]:
     """Gradient of each image's readout in one parameter, or in all in the order of `model.parameters()`, flat."""
     weights = {name: p.detach() for name, p in model.named_parameters() if only in ("", name)}
@@ -121,15 +119,13 @@ def parameter_gradients(
     return torch.cat([parts[name].flatten(1) for name in weights], dim=1).detach()
 
 
-def parameter_hessians(
-    model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = curvature.logit
-) -> Float[Tensor, "batch n n"]:
+def parameter_hessians(model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = logit) -> Matrices:
     """Dense Hessian of each image's readout in the parameter called `of`, flat."""
     value, weights = _of_parameters(model, readout), dict(model.named_parameters())[of].detach()
     return _hessians(lambda at, image, label: value({of: at}, image, label), weights, x, y)
 
 
-def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit) -> PerImage:
+def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> PerImage:
     """Upper bound on each image's input gradient by its gradient in the first layer (P2).
 
         |grad_x phi| <= |W|_2 |grad_[W,b] phi|_F / |x~|
@@ -149,7 +145,7 @@ def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Rea
     return first.spectral * gradients.flatten(1).norm(dim=1) / first.extended.norm(dim=1)
 
 
-def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit) -> PerImage:
+def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> PerImage:
     """Upper bound on each image's input curvature by its own curvature in the first layer (P3).
 
         |hess_x phi|_2 <= |W|_2^2 |hess_[W,b] phi|_2 / |x~|^2 = |W|_2^2 |hess_b phi|_2
@@ -161,9 +157,7 @@ def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Re
     return first.spectral**2 * spectral_norms(parameter_hessians(model, x, y, of=f"{first.name}.bias", readout=readout))
 
 
-def all_layers_gradient_bound(
-    model: nn.Sequential, x: Images, y: Labels, *, readout: Readout = curvature.logit
-) -> PerImage:
+def all_layers_gradient_bound(model: nn.Sequential, x: Images, y: Labels, *, readout: Readout = logit) -> PerImage:
     """Upper bound on each image's input gradient by its gradient in all parameters (P2, summed over layers).
 
         |grad_x phi|^2 sum_l |h~_(l-1)|^2 / (|D_(l-1)|_2^2 |W_l|_2^2) <= |grad_theta phi|^2,    D_l = dh_l / dx
@@ -282,6 +276,6 @@ def _hessians(value: Callable[[Tensor, Tensor, Tensor], Tensor], at: Tensor, x: 
     return _square(hessian(value)(at, image, label) for image, label in zip(x, y, strict=True))
 
 
-def _square(hessians: Iterable[Tensor]) -> Float[Tensor, "batch n n"]:
+def _square(hessians: Iterable[Tensor]) -> Matrices:
     """Hessians in tensors of any shape as matrices."""
     return torch.stack([h.reshape(math.isqrt(h.numel()), -1) for h in hessians]).detach()

@@ -1,4 +1,4 @@
-"""Attention kernels without normalisation: what links (P27, P28), rows put together (P29, P30) and scores (P31) decide.
+"""Attention kernels: what links (P27, P28), shared maps (P29, P30) and scores (P31) decide, and ranks, which stay.
 
 A *link* makes a weight out of a score and asks no other score. How fast the weight grows is said by
 
@@ -22,6 +22,10 @@ P31  What makes two keys change places under one query, by the product or by the
      weight     exp(-d^2 / 2 sigma^2) moves with its key at a rate of at most exp(-1/2) / sigma; divided by the sum of
                 two such weights at most d / (4 sigma^2), which is attained and has no bound in d
      With keys of one length both scores rank alike and the radii have the ratio 2 |q| / (d_i + d_j).
+P21, P32  No kernel and no scale changes the ranks of one row: for c > 0 the keys have one order under softmax(c s), s
+     and k(s), for every strictly increasing kernel k, divided by its sum or not. So all rank metrics of one row, the
+     change at which its ranks flip, and the attacks that flip them are the same for all of them. Several rows put
+     together, ties, and other scores may differ.
 
 Ours; proofs stand in notebook 07. "Probability cage" for P30: Richter and Wattenhofer 2020; that attention by products
 is not Lipschitz: Kim et al. 2021.
@@ -29,6 +33,7 @@ is not Lipschitz: Kim et al. 2021.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -379,6 +384,51 @@ def _lipschitz(query: Tensor, g: Source) -> Cases:
 
 def _unit(vectors: Vectors) -> Vectors:
     return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+@trial(version=1)
+def rank_orders(case: int) -> Cases:
+    """P21: ranks of a row under every kernel; similarity of a pair of rows likewise; the head mean, which differs."""
+    s = draws.scores(case)
+    t = draws.moved(s, seed=case)
+    kernels = {f"softmax at {name}": lambda u, c=c: (c * u).log_softmax(-1) for name, c in (("1/10", 0.1), ("10", 10))}
+    kernels |= {kind: partial(log_weight, kind=kind) for kind in ("exp", "sigmoid", "elu + 1", "softplus")}
+    for arm, kernel in kernels.items():  # logarithms, exact where the kernel itself under- or overflows
+        yield residual("P21", f"ranks, {arm}", entropy.ranks(kernel(s)) - entropy.ranks(s))
+        kept = entropy.rank_similarity(kernel(s), kernel(t)) - entropy.rank_similarity(s, t)
+        yield residual("P21", f"Spearman and top-k of a pair, {arm}", kept)
+    yield residual("P21", "with a ReLU kernel", entropy.ranks(s.relu()) - entropy.ranks(s), holds=False)
+    mean, wider = (torch.logaddexp((c * s).log_softmax(1), (c * t).log_softmax(1)) for c in (1, 3))
+    yield residual("P21", "after averaging two heads", entropy.ranks(mean) - entropy.ranks(wider), holds=False)
+
+
+@trial(version=1)
+def same_ranks(case: int) -> Cases:
+    """P32: links, normalised or not, rank one row alike, before and after each of six changes of the scores."""
+    s = _bounded(draws.scores(case))
+    attacks = [_bounded(draws.moved(s, seed=100 * case + i)) for i in range(6)]
+    expected = torch.stack([entropy.rank_similarity(s, t) for t in attacks])
+    for kind in SMOOTH:
+        plain = [weight(u, kind=kind) for u in (s, *attacks)]
+        for norm, maps in {"": plain, ", normalised": [a / a.sum(1, keepdim=True) for a in plain]}.items():
+            seen = torch.stack([entropy.rank_similarity(maps[0], a) for a in maps[1:]])
+            yield residual("P32", f"six attacks on one row, {kind}{norm}", seen - expected)
+    seen = torch.stack([entropy.rank_similarity(s.relu(), t.relu()) for t in attacks])
+    yield residual("P32", "one row, ReLU", seen - expected, holds=False)
+    mean, shared = (entropy.ranks(m[None]) for m in (s.softmax(1).mean(0), shared_map(s, kind="exp")))
+    yield residual("P32", "several rows in one map", shared - mean, holds=False)
+    # Product and distance rank keys of one length alike, and keys of several lengths not.
+    g = Source(case)
+    count, dim = g.whole(3, 39), g.whole(2, 8)
+    query, keys = g.normal(15, 1, dim), g.normal(15, count, dim)
+    for length, k in (("one", 3 * keys / keys.norm(dim=2, keepdim=True)), ("any", keys)):
+        off = entropy.ranks((query * k).sum(2)) - entropy.ranks(-(query - k).norm(dim=2))
+        yield residual("P32", f"dot and distance, keys of {length} length", off, holds=length == "one")
+
+
+def _bounded(s: draws.Rows) -> draws.Rows:
+    """Scores of at most 8: ranks are taken of the weights themselves, which then do not underflow."""
+    return s * (8 / s.abs().amax(1, keepdim=True)).clamp(max=1)
 
 
 def equality() -> pd.DataFrame:

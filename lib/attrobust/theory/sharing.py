@@ -19,14 +19,8 @@ from torch import Tensor, nn
 
 from attrobust.curvature import input_gradient_norm
 from attrobust.shapes import Images
+from attrobust.theory import duality
 from attrobust.theory.draws import Source
-from attrobust.theory.duality import (
-    READOUTS,
-    input_hessians,
-    parameter_gradients,
-    parameter_hessians,
-    spectral_norms,
-)
 from attrobust.theory.tally import Cases, bound, named_values, trial
 from attrobust.versions import versioned
 
@@ -86,17 +80,17 @@ def transformers(case: int) -> Cases:
     model = TinyTransformer(4, patch=2, dim=3, classes=3, generator=g.generator)
     x, y = g.uniform(2, 1, 4, 4), torch.randint(0, 3, (2,), generator=g.generator)
     stretch = torch.linalg.matrix_norm(model.embedding.detach(), ord=2)
-    for arm, readout in READOUTS.items():
+    for arm, readout in duality.READOUTS.items():
         slope = input_gradient_norm(model, x, y, readout=readout)
-        position = parameter_gradients(model, x, y, readout=readout, only="position").norm(dim=1)
+        position = duality.parameter_gradients(model, x, y, readout=readout, only="position").norm(dim=1)
         yield bound("P4 gradient", f"transformer, {arm}", slope, stretch * position)
-        bend = spectral_norms(input_hessians(model, x, y, readout=readout))
-        position = spectral_norms(parameter_hessians(model, x, y, of="position", readout=readout))
+        bend = duality.spectral_norms(duality.input_hessians(model, x, y, readout=readout))
+        position = duality.spectral_norms(duality.parameter_hessians(model, x, y, of="position", readout=readout))
         yield bound("P4 curvature", f"transformer, {arm}", bend, stretch.square() * position)
     kernel, gap = np.random.default_rng(case).uniform((0.5, -6.0), (2.5, 0.0))
     shared, label = DifferenceDetector(float(kernel)), torch.tensor([0])
     pixels = torch.tensor([1.0, 1.0 - 10.0**gap], dtype=torch.float64).view(1, 1, 1, 2)
-    limit = kernel * parameter_gradients(shared, pixels, label).norm(dim=1) / pixels.norm()
+    limit = kernel * duality.parameter_gradients(shared, pixels, label).norm(dim=1) / pixels.norm()
     yield bound("P2", "through a shared kernel", input_gradient_norm(shared, pixels, label), limit, holds=False)
 
 
@@ -108,8 +102,8 @@ def detector(kernels: Sequence[float]) -> Iterator[tuple[dict, dict]]:
     for kernel in kernels:
         model = DifferenceDetector(kernel)
         numbers = {
-            "gradient in the kernel": parameter_gradients(model, x, y).norm(),
+            "gradient in the kernel": duality.parameter_gradients(model, x, y).norm(),
             "gradient in the pixels": input_gradient_norm(model, x, y),
-            "Hessian in the pixels": spectral_norms(input_hessians(model, x, y)),
+            "Hessian in the pixels": duality.spectral_norms(duality.input_hessians(model, x, y)),
         }
         yield {"kernel": kernel}, numbers
