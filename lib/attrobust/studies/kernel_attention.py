@@ -1,7 +1,7 @@
 """What notebook 07 alone calls: pictures of links, of shared maps and of the radii at which keys change places."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
@@ -10,7 +10,7 @@ from attrobust import similarity
 from attrobust.theory import kernels
 from attrobust.theory.draws import Source
 from attrobust.theory.entropy import softmax_entropy
-from attrobust.theory.tally import named_values
+from attrobust.theory.tally import NamedValues, named_values
 from attrobust.versions import versioned
 
 
@@ -40,9 +40,7 @@ def link_curves(reach: float, points: int) -> pd.DataFrame:
 
 @versioned(1)
 @named_values
-def evidence_sweep(
-    shifts: Sequence[float], keys: int, seeds: Sequence[int], *, k: int = 5
-) -> Iterator[tuple[dict, dict]]:
+def evidence_sweep(shifts: Sequence[float], keys: int, seeds: Sequence[int], *, k: int = 5) -> NamedValues:
     """Similarity of maps before and after noise, while 18 rows that know nothing are lowered beside 2 that know.
 
     The two rows share one pattern of size 2; the 18 have scores of size 1 of their own. Noise of size 0.8 meets all

@@ -1,7 +1,7 @@
 """What notebook 06 alone calls: pictures of softmax rows over scale, entropy and diversity of the tokens."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import pandas as pd
@@ -11,7 +11,7 @@ from torch import Tensor
 from attrobust import similarity
 from attrobust.theory import blind, entropy
 from attrobust.theory.draws import Source
-from attrobust.theory.tally import join, named_values
+from attrobust.theory.tally import NamedValues, join, named_values
 from attrobust.versions import versioned
 
 
@@ -98,7 +98,7 @@ def landscape_limits(keys: int, k: int) -> pd.DataFrame:
 
 @versioned(1)
 @named_values
-def diversities(values: Sequence[float], seeds: Sequence[int]) -> Iterator[tuple[dict, dict]]:
+def diversities(values: Sequence[float], seeds: Sequence[int]) -> NamedValues:
     """Norms of both gradients while the tokens become alike, for softmax and sigmoid."""
     for seed, value, kind in product(seeds, values, blind.KINDS):
         found = blind.gradients(blind.draw(seed, diversity=value), kind=kind)

@@ -1,6 +1,6 @@
 """What notebook 02 alone calls: pictures of its statements, and the chain on a network trained on real digits."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attrobust import attacks, attributions, balls, curvature, experiments, models, similarity, training
 from attrobust.theory import blind, certificates, path_norm, penalty, smoothing, stability
-from attrobust.theory.tally import join, named_values
+from attrobust.theory.tally import NamedValues, join, named_values
 from attrobust.versions import versioned
 
 #: Pixels compared by the top-k certificates on digits, a tenth of them.
@@ -18,7 +18,7 @@ LEADERS = 6
 
 @versioned(1)
 @named_values
-def one_factor(seed: int, factors: Sequence[float]) -> Iterator[tuple[dict, dict]]:
+def one_factor(seed: int, factors: Sequence[float]) -> NamedValues:
     """Flatness and input gradient of one network along the factor between its layers."""
     net, x = path_norm.draw(seed, inputs=2)
     for factor in factors:
@@ -52,7 +52,7 @@ def learning_digits(n_train: int, epochs: int, seed: int) -> pd.DataFrame:
 
 @versioned(1)
 @named_values
-def thresholds(seed: int, batch_sizes: Sequence[int]) -> Iterator[tuple[dict, dict]]:
+def thresholds(seed: int, batch_sizes: Sequence[int]) -> NamedValues:
     """Largest stable step against the batch size, with its two limits, for gradients spread out and alike."""
     rng = np.random.default_rng(seed)
     spread, alike = 1.2 * rng.standard_normal((12, 6)), 2 * np.eye(6)[0] + 0.3 * rng.standard_normal((12, 6))
@@ -183,7 +183,7 @@ def fading(n_train: int, epochs: int, seed: int, loss: str) -> pd.DataFrame:
 
 @versioned(1)
 @named_values
-def blind_unit(n_train: int, epochs: int, seed: int, strengths: Sequence[float]) -> Iterator[tuple[dict, dict]]:
+def blind_unit(n_train: int, epochs: int, seed: int, strengths: Sequence[float]) -> NamedValues:
     """P19: flatness, gradient and curvature of a trained network with a blind unit of growing strength."""
     model, (x, y, _) = _digits_network(n_train, seed, epochs=epochs), _digits(n_train)
     for strength in strengths:

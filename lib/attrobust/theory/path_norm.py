@@ -218,13 +218,20 @@ def descend(
     step_sizes, batch_sizes, seeds = zip(*runs, strict=True)
     for step in step_sizes:
         checks.positive("step_size", step)
-    extended = _extended(x)
-    first, readout = map(np.stack, zip(*[_start(x.shape[1], units, seed, scale) for seed in seeds], strict=True))
+    extended, even, block = _extended(x), np.full(len(x), 1 / len(x)), 500
+    starts, draws = ([np.random.default_rng(more + seed) for seed in seeds] for more in (0, 1000))
+    first = np.stack([rng.standard_normal((units, x.shape[1] + 1)) for rng in starts])
+    first *= scale / units**0.25 / np.linalg.norm(first, axis=2, keepdims=True)  # balanced: |w_k, b_k| = |v_k|
+    readout = np.stack([scale * rng.choice([-1.0, 1.0], units) / units**0.25 for rng in starts])
     offset, eta = np.zeros(len(seeds)), np.asarray(step_sizes)[:, None]
-    draws, block = [np.random.default_rng(1000 + seed) for seed in seeds], 500
     with np.errstate(over="ignore", invalid="ignore"):
         for begin in range(0, updates, block):
-            for share in _shares(draws, batch_sizes, len(x), min(block, updates - begin)):
+            size = min(block, updates - begin)
+            batches = [
+                rng.multinomial(batch, even, size=size) / batch if batch else np.broadcast_to(even, (size, len(x)))
+                for rng, batch in zip(draws, batch_sizes, strict=True)
+            ]
+            for share in np.stack(batches, axis=1):  # of every point in every run, summing to 1
                 hidden = np.maximum(extended @ first.mT, 0)  # (runs, points, units)
                 pull = share * ((hidden @ readout[..., None])[..., 0] + offset[:, None] - y)
                 back = pull[..., None] * (hidden > 0) * readout[:, None, :]
@@ -287,21 +294,3 @@ def _extended(x: Points) -> Float[np.ndarray, "points inputs_and_one"]:
 def _squared_norms(x: Points) -> Float[np.ndarray, "points 1"]:
     """|x~|^2 of each point."""
     return np.square(x).sum(1, keepdims=True) + 1
-
-
-def _start(inputs: int, units: int, seed: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weights, biases and readouts with |w_k, b_k| = |v_k| on average."""
-    rng = np.random.default_rng(seed)
-    first = rng.standard_normal((units, inputs + 1))
-    first *= scale / units**0.25 / np.linalg.norm(first, axis=1, keepdims=True)
-    return first, scale * rng.choice([-1.0, 1.0], units) / units**0.25
-
-
-def _shares(draws: list, batch_sizes: Sequence[int], points: int, updates: int) -> np.ndarray:
-    """Weight of every point in every update of every run: (updates, runs, points), rows summing to 1."""
-    even = np.full(points, 1 / points)
-    each = [
-        rng.multinomial(batch, even, size=updates) / batch if batch else np.broadcast_to(even, (updates, points))
-        for rng, batch in zip(draws, batch_sizes, strict=True)
-    ]
-    return np.stack(each, axis=1)

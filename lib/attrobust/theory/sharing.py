@@ -10,7 +10,7 @@ and likewise with |E|_2^2 for the Hessians. Ours.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from attrobust.curvature import input_gradient_norm
 from attrobust.shapes import Images
 from attrobust.theory import duality
 from attrobust.theory.draws import Source
-from attrobust.theory.tally import Cases, bound, named_values, trial
+from attrobust.theory.tally import Cases, NamedValues, bound, named_values, trial
 from attrobust.versions import versioned
 
 
@@ -96,7 +96,7 @@ def transformers(case: int) -> Cases:
 
 @versioned(1)
 @named_values
-def detector(kernels: Sequence[float]) -> Iterator[tuple[dict, dict]]:
+def detector(kernels: Sequence[float]) -> NamedValues:
     """Derivatives of the difference detector at (1, 1), in its kernel and in the pixels, for several kernels."""
     x, y = torch.ones(1, 1, 1, 2, dtype=torch.float64), torch.tensor([0])
     for kernel in kernels:

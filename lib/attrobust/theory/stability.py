@@ -18,7 +18,7 @@ For one batch of size B the added term is exactly E|grad L_B|^2 = (1 - rho) |gra
 with P2 its second part is a penalty on input gradients (P10, ours).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 
 import numpy as np
@@ -30,7 +30,7 @@ from torch.func import grad
 
 from attrobust import checks, curvature
 from attrobust.theory import draws, duality
-from attrobust.theory.tally import Cases, bound, equalities, identity, named_values, trial
+from attrobust.theory.tally import Cases, NamedValues, bound, equalities, identity, named_values, trial
 from attrobust.versions import versioned
 
 Hessians = Float[np.ndarray, "samples n n"]
@@ -138,21 +138,6 @@ def step_errors(loss: Loss, start: Float[Tensor, " n"], *, step_size: float) -> 
     return tuple(float((arrived - _flow(f, start, step_size)).norm()) for f in (loss, modified))
 
 
-def batch_gradient_norms(
-    gradients: Float[np.ndarray, "samples n"], batch_size: int, *, replacement: bool
-) -> tuple[float, float]:
-    """E|grad L_B|^2 from per-sample gradients, by listing every batch, and by the formula.
-
-    Raises ValueError if `batch_size` is below 1, or above the number of samples without replacement.
-    """
-    samples = len(gradients)
-    rho = sampling(samples, batch_size, replacement=replacement)
-    batches = product(range(samples), repeat=batch_size) if replacement else combinations(range(samples), batch_size)
-    listed = np.mean([np.square(gradients[list(batch)].mean(0)).sum() for batch in batches])
-    formula = (1 - rho) * np.square(gradients.mean(0)).sum() + rho * np.square(gradients).sum(1).mean()
-    return float(listed), float(formula)
-
-
 @trial(version=1)
 def batches(case: int) -> Cases:
     """P10: every batch out of eight images listed, and the input-gradient penalty underneath."""
@@ -162,15 +147,17 @@ def batches(case: int) -> Cases:
     slopes = curvature.input_gradient_norm(model, x, y, readout=curvature.cross_entropy)
     inputs = float((first.extended.square().sum(1) * slopes.square()).mean()) / first.spectral**2
     for batch, replacement in ((1, True), (2, True), (3, True), (2, False), (3, False), (8, False)):
-        listed, formula = batch_gradient_norms(gradients, batch, replacement=replacement)
-        yield identity("P10", "listed batches and formula", listed, formula)
         rho = sampling(8, batch, replacement=replacement)
+        every = product(range(8), repeat=batch) if replacement else combinations(range(8), batch)
+        listed = np.mean([np.square(gradients[list(chosen)].mean(0)).sum() for chosen in every])
+        formula = (1 - rho) * np.square(gradients.mean(0)).sum() + rho * np.square(gradients).sum(1).mean()
+        yield identity("P10", "listed batches and formula", listed, formula)
         yield bound("P10", "input-gradient penalty", rho * inputs, listed)
 
 
 @versioned(1)
 @named_values
-def orders(seeds: Sequence[int], step_sizes: Sequence[float]) -> Iterator[tuple[dict, dict]]:
+def orders(seeds: Sequence[int], step_sizes: Sequence[float]) -> NamedValues:
     """Error of one step of descent against the flows of the loss and of the modified loss."""
     for seed in seeds:
         g = draws.Source(seed)

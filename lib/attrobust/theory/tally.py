@@ -23,6 +23,9 @@ from attrobust.versions import versioned
 #: What a trial yields: tables of cases.
 Cases = Iterator[pd.DataFrame]
 
+#: What `named_values` makes a table of: columns, and numbers by name.
+NamedValues = Iterator[tuple[dict[str, object], Mapping[str, object]]]
+
 #: Columns that every table of cases has.
 CASES = ("statement", "arm", "left", "right", "kind", "holds")
 
@@ -56,7 +59,7 @@ def trial(*, version: int) -> Callable[[Callable[[int], Cases]], Callable[[int, 
     return over_cases
 
 
-def named_values(of: Callable[..., Iterator[tuple[dict, Mapping]]]) -> Callable[..., pd.DataFrame]:
+def named_values(of: Callable[..., NamedValues]) -> Callable[..., pd.DataFrame]:
     """Turn a generator of (columns, {name: number}) into a table with one row per number."""
 
     @functools.wraps(of)

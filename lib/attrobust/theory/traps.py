@@ -9,20 +9,20 @@
 P15 and P16 are ours, P17 is textbook.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from attrobust import curvature, similarity
 from attrobust.theory import certificates, draws, duality
-from attrobust.theory.tally import Cases, identity, named_values, trial
+from attrobust.theory.tally import Cases, NamedValues, identity, named_values, trial
 from attrobust.versions import versioned
 
 
 @versioned(1)
 @named_values
-def scales(seeds: Sequence[int], factors: Sequence[float]) -> Iterator[tuple[dict, dict]]:
+def scales(seeds: Sequence[int], factors: Sequence[float]) -> NamedValues:
     """P15: one random step measured by absolute and by scale-free numbers, for logits times a factor."""
     for seed in seeds:
         model, x, y = draws.network(seed, images=1)
@@ -59,7 +59,7 @@ def loss_gradients(case: int) -> Cases:
 
 @versioned(1)
 @named_values
-def twins(seeds: Sequence[int], betas: Sequence[float]) -> Iterator[tuple[dict, dict]]:
+def twins(seeds: Sequence[int], betas: Sequence[float]) -> NamedValues:
     """P17: softplus twins of ReLU networks on a segment: curvature at its start, largest on it, total turn."""
     for seed in seeds:
         relu, x, y = draws.network(seed, activations=("relu",), images=2)
