@@ -56,7 +56,7 @@ def slopes(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd.Data
 
 @versioned(1)
 def landscape(case: int, keys: int, k: int) -> pd.DataFrame:
-    """Rows of one length under the ceiling of P24, over the floor of P25 and within the envelope of P20.
+    """Rows of one length under the ceiling of P24, over the floor of P23 and within the envelope of P20.
 
     Rows with two exact levels lie on the ceiling and on the floor, two keys that lead on the envelope.
     """
