@@ -30,7 +30,7 @@ from attrobust import attacks, attention, attributions, data, experiments, paths
 from attrobust.balls import Ball
 from attrobust.experiments import control, costs, explanations, measure
 from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
-from attrobust.theory import descent, modified_loss, sharing, traps
+from attrobust.theory import path_norm, sharing, stability, traps
 from attrobust.versions import VERSIONED
 
 swapping = importlib.import_module("attrobust.experiments.drop_in")  # the package shows the function of that name
@@ -194,8 +194,8 @@ CASES: dict[str, Callable[[], object]] = {
     "diversities": partial(softmax_entropy.diversities, [0.01, 1.0], [0]),
     "stability_sides": partial(two_curvatures.stability_sides, 0, [0.5, 1.5], 5),
     "thresholds": partial(two_curvatures.thresholds, 0, [1, 4]),
-    "sweep": partial(descent.sweep, 60, [0]),
-    "orders": partial(modified_loss.orders, [0], [0.1, 0.05]),
+    "sweep": partial(path_norm.sweep, 60, [0]),
+    "orders": partial(stability.orders, [0], [0.1, 0.05]),
     "attained": two_curvatures.attained,
     "attained_by_rows": softmax_entropy.attained_by_rows,
     "attained_by_kernels": kernel_attention.attained_by_kernels,

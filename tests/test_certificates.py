@@ -5,7 +5,7 @@ import cases
 import pytest
 import torch
 from attrobust import similarity
-from attrobust.theory import certificates, turning
+from attrobust.theory import certificates
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
@@ -95,8 +95,8 @@ def test_a_change_that_just_reaches_is_conceded():
     for certificate in (certificates.kendall, certificates.spearman, lambda s, e: certificates.topk_within(s, e, k=1)):
         assert certificate(apart, one(1 - 1e-9)).item() == 1
         assert certificate(apart, one(1.0)).item() < 1
-    assert turning.change_of_turn(one(math.pi / 2)).item() == math.inf
-    assert turning.change_of_turn(one(math.pi / 2 - 1e-9)).item() == pytest.approx(1)
+    assert certificates.change_of_turn(one(math.pi / 2)).item() == math.inf
+    assert certificates.change_of_turn(one(math.pi / 2 - 1e-9)).item() == pytest.approx(1)
 
 
 def test_when_all_pixels_lead_nothing_can_be_lost():
@@ -155,7 +155,7 @@ def test_every_certificate_is_free_of_scale(seed, scale, size):
 def test_angles_are_exact_even_when_tiny(angle):
     first = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
     second = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
-    assert turning.angle(first, second).item() == pytest.approx(angle, rel=1e-7)
+    assert certificates.angle(first, second).item() == pytest.approx(angle, rel=1e-7)
 
 
 @given(seed=seeds)
@@ -168,13 +168,13 @@ def test_a_gradient_turns_at_most_by_the_integrated_relative_curvature(seed):
         return (torch.tanh(a @ x) * torch.softmax(b @ x, 0)).sum()
 
     first, last = (torch.func.grad(value)(start + t * step)[None] for t in (0, 1))
-    assert float(turning.angle(first, last)) <= turning.turn(value, start, step, nodes=200) + 1e-6
+    assert float(certificates.angle(first, last)) <= certificates.turn(value, start, step, nodes=200) + 1e-6
 
 
 def test_a_straight_valley_does_not_turn_and_a_sign_change_gives_no_guarantee():
     start, step = torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
-    assert turning.turn(lambda x: x[0].exp(), start, step) == pytest.approx(0, abs=1e-12)
-    assert turning.turn(lambda x: (x[0] - 0.5).square(), start, step) == math.inf
+    assert certificates.turn(lambda x: x[0].exp(), start, step) == pytest.approx(0, abs=1e-12)
+    assert certificates.turn(lambda x: (x[0] - 0.5).square(), start, step) == math.inf
 
 
 # ---------------------------------------------------------------------- refusals
@@ -190,4 +190,4 @@ def test_bad_arguments_are_refused_with_one_sentence(unchecked):
     with pytest.raises(ValueError, match="relative has an entry of nan"):
         certificates.cosine(one(math.nan))
     with pytest.raises(ValueError, match="nodes is 0"):
-        turning.turn(lambda x: x.sum(), torch.zeros(2), torch.ones(2), nodes=0)
+        certificates.turn(lambda x: x.sum(), torch.zeros(2), torch.ones(2), nodes=0)

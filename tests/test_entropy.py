@@ -7,8 +7,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from attrobust.theory import draws, entropy, tally
-from attrobust.theory.entropy import blind_spot
+from attrobust.theory import blind, draws, entropy, tally
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
@@ -312,12 +311,12 @@ def test_the_relative_score_change_of_equal_scores():
 # ---------------------------------------------------------------------- the read-out
 
 
-@pytest.mark.parametrize("kind", blind_spot.KINDS)
+@pytest.mark.parametrize("kind", blind.KINDS)
 def test_readout_gradients_are_their_closed_forms(kind):
-    row = blind_spot.draw(3)
-    a = blind_spot.weights(blind_spot.scores(row), kind=kind)
+    row = blind.draw(3)
+    a = blind.weights(blind.scores(row), kind=kind)
     xi = a * (row.values - a @ row.values) if kind == "softmax" else a * (1 - a) * row.values
-    found = blind_spot.gradients(row, kind=kind)
+    found = blind.gradients(row, kind=kind)
     assert torch.allclose(found.scores, xi)
     assert torch.allclose(found.key, torch.outer(row.query, row.tokens.T @ xi))
     assert torch.allclose(found.tokens, torch.outer(xi, row.key.T @ row.query))
@@ -348,8 +347,8 @@ def test_readout_gradients_are_their_closed_forms(kind):
             lambda: entropy.relative_score_change(tensor(1.0, -math.inf), tensor(1.0, 2.0)),
             "moved masks other keys than scores",
         ),
-        (lambda: blind_spot.draw(0, diversity=-1.0), "diversity is -1.0"),
-        (lambda: blind_spot.weights(tensor(1.0), kind="relu"), "kind is 'relu'; it must be one of softmax, sigmoid"),
+        (lambda: blind.draw(0, diversity=-1.0), "diversity is -1.0"),
+        (lambda: blind.weights(tensor(1.0), kind="relu"), "kind is 'relu'; it must be one of softmax, sigmoid"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, sentence, unchecked):

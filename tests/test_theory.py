@@ -9,7 +9,6 @@ import torch
 from attrobust import curvature, models
 from attrobust.theory import (
     blind,
-    descent,
     draws,
     duality,
     kernels,
@@ -200,9 +199,8 @@ def test_the_total_variation_needs_one_input():
 def test_one_update_of_descent_is_one_step_along_the_gradient():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((6, 2)), rng.standard_normal(6)
-    how = {"batch_sizes": [0], "seeds": [0], "units": 5}
-    (far,), _ = descent.descend(x, y, step_sizes=[0.1], updates=1, **how)
-    (near,), _ = descent.descend(x, y, step_sizes=[1e-12], updates=1, **how)
+    (far,), _ = path_norm.descend(x, y, [(0.1, 0, 0)], units=5, updates=1)
+    (near,), _ = path_norm.descend(x, y, [(1e-12, 0, 0)], units=5, updates=1)
     pull = path_norm.jacobian(near, x).T @ (near(x) - y) / 6
     units, inputs = near.weights.shape
     first = pull[: units * (inputs + 1)].reshape(units, inputs + 1)
@@ -215,12 +213,12 @@ def test_a_run_does_not_depend_on_its_companions():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((6, 2)), rng.standard_normal(6)
     how = {"units": 4, "updates": 700}
-    (alone,), _ = descent.descend(x, y, step_sizes=[0.05], batch_sizes=[2], seeds=[1], **how)
-    nets, losses = descent.descend(x, y, step_sizes=[0.01, 0.05, 50.0], batch_sizes=[1, 2, 1], seeds=[0, 1, 2], **how)
+    (alone,), _ = path_norm.descend(x, y, [(0.05, 2, 1)], **how)
+    nets, losses = path_norm.descend(x, y, [(0.01, 1, 0), (0.05, 2, 1), (50.0, 1, 2)], **how)
     assert np.allclose(nets[1].weights, alone.weights, rtol=1e-12)
     assert losses[2] == math.inf
-    with pytest.raises(ValueError, match="batch_sizes and seeds must have as many"):
-        descent.descend(x, y, step_sizes=[0.1], batch_sizes=[1, 1], seeds=[0], **how)
+    with pytest.raises(ValueError, match=r"step_size is 0\.0; it must be a finite number above 0"):
+        path_norm.descend(x, y, [(0.0, 1, 0)], **how)
 
 
 # ---------------------------------------------------------------------- smoothing

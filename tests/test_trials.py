@@ -7,23 +7,19 @@ import pytest
 import torch
 from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
 from attrobust.theory import (
+    blind,
     certificates,
-    descent,
     duality,
     entropy,
     kernels,
-    modified_loss,
     path_norm,
     penalty,
-    ranks,
     sharing,
     smoothing,
     stability,
     tally,
     traps,
-    turning,
 )  # fmt: skip
-from attrobust.theory.kernels import swaps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,26 +32,26 @@ TRIALS = {
     path_norm.rescaling: 20,
     penalty.surfaces: 10,
     stability.stable: 20,
-    modified_loss.batches: 8,
+    stability.batches: 8,
     path_norm.paths: 20,
     path_norm.angles: 20,
-    turning.turning: 15,
+    certificates.turning: 15,
     certificates.metrics: 10,
     traps.loss_gradients: 10,
     smoothing.smoothed: 20,
     entropy.hump: 10,
-    ranks.rank_orders: 5,
+    kernels.rank_orders: 5,
     entropy.distances: 10,
     entropy.scaled: 10,
     entropy.ceilings: 10,
     entropy.floors: 10,
-    entropy.readouts: 10,
+    blind.readouts: 10,
     kernels.rescaled: 10,
     kernels.nudged: 10,
     kernels.shared_maps: 10,
     kernels.one_score: 10,
     kernels.swapped: 10,
-    ranks.same_ranks: 5,
+    kernels.same_ranks: 5,
 }
 
 
@@ -85,8 +81,8 @@ def test_every_wrong_variant_breaks(trial):
     ("trial", "variants"),
     [
         (sharing.transformers, 1), (duality.radii, 1), (entropy.distances, 1), (entropy.ceilings, 1),
-        (ranks.rank_orders, 2), (entropy.scaled, 2), (entropy.readouts, 3), (kernels.rescaled, 6), (kernels.nudged, 3),
-        (kernels.shared_maps, 2), (kernels.one_score, 2), (kernels.swapped, 6), (ranks.same_ranks, 3),
+        (kernels.rank_orders, 2), (entropy.scaled, 2), (blind.readouts, 3), (kernels.rescaled, 6), (kernels.nudged, 3),
+        (kernels.shared_maps, 2), (kernels.one_score, 2), (kernels.swapped, 6), (kernels.same_ranks, 3),
     ],
     ids=name,
 )  # fmt: skip
@@ -132,7 +128,7 @@ def test_a_planted_fault_breaks_the_statement(trial, function, factor, monkeypat
         (kernels.shared_maps, "shared_map", lambda right, s, kind: right(1.001 * s, kind=kind)),
         (kernels.shared_maps, "log_weight", lambda right, s, kind: 1.01 * right(s, kind=kind)),
         (kernels.one_score, "log_weight", lambda right, s, kind: right(s, kind=kind) - 0.01 * s.mean(-1, keepdim=True)),
-        (ranks.same_ranks, "weight", lambda right, s, kind: right(s, kind=kind).round(decimals=1)),
+        (kernels.same_ranks, "weight", lambda right, s, kind: right(s, kind=kind).round(decimals=1)),
     ],
     ids=name,
 )
@@ -141,8 +137,8 @@ def test_a_planted_fault_in_a_kernel_breaks_the_statement(trial, function, fault
 
 
 def test_a_radius_that_is_too_large_breaks_the_statement(monkeypatch):
-    right = swaps.radius
-    monkeypatch.setattr(swaps, "radius", lambda pair, score: 1.01 * right(pair, score))
+    right = kernels.radius
+    monkeypatch.setattr(kernels, "radius", lambda pair, score: 1.01 * right(pair, score))
     tallied = tally.tally(kernels.swapped(5, 0)).set_index("arm")["violations"]
     for score in ("dot", "distance"):
         assert tallied[f"{score}: the radius is attained"] == 5
@@ -268,7 +264,7 @@ def test_the_shared_kernel_has_no_gradient_and_the_pixels_have():
 
 
 def test_step_errors_fall_by_four_and_by_eight_per_halving():
-    table = modified_loss.orders([0], [0.001, 0.0005]).pivot(index="name", columns="step_size", values="value")
+    table = stability.orders([0], [0.001, 0.0005]).pivot(index="name", columns="step_size", values="value")
     ratio = table[0.001] / table[0.0005]
     assert ratio["flow of the loss"] == pytest.approx(4, rel=0.02)
     assert ratio["flow of the modified loss"] == pytest.approx(8, rel=0.02)
@@ -288,7 +284,7 @@ def test_a_blind_unit_leaves_flatness_alone_and_bends_the_logit():
 
 
 def test_settled_runs_of_sgd_stay_under_what_their_step_allows():
-    runs = descent.sweep(6000, [3])
+    runs = path_norm.sweep(6000, [3])
     settled = runs[runs.settled]
     assert len(settled) >= 4
     assert (settled.trace <= settled.limit).all()

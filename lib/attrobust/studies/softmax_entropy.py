@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from itertools import product
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from attrobust import similarity
-from attrobust.theory import entropy, tally
-from attrobust.theory.entropy import blind_spot, distance, margins, scaling, sensitivity
+from attrobust.theory import blind, entropy
+from attrobust.theory.draws import Source
+from attrobust.theory.tally import NamedValues, join, named_values
 from attrobust.versions import versioned
 
 
@@ -21,20 +22,20 @@ def temperatures(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> p
     Ranks are taken of log p, where factors cannot underflow; top-8 counts for at least 9 keys.
     """
     parts = []
+    pair = [torch.stack(part) for part in zip(*(_noisy(keys, seed) for seed in seeds), strict=True)]
     for factor in factors:
-        s, t = (torch.stack(pair) for pair in zip(*(_noisy(keys, seed) for seed in seeds), strict=True))
-        p, q = ((factor * u).softmax(1) for u in (s, t))
-        a, b = ((factor * u).log_softmax(1)[:, None] for u in (s, t))
+        s, t = (factor * u for u in pair)
+        (p, q), (a, b) = (s.softmax(1), t.softmax(1)), (u.log_softmax(1)[:, None] for u in (s, t))
         numbers = {
-            "entropy / log n": entropy.softmax_entropy(factor * s) / math.log(keys),
+            "entropy / log n": entropy.softmax_entropy(s) / math.log(keys),
             "absolute change": (q - p).norm(dim=1),
             "relative change": (q - p).norm(dim=1) / (p - 1 / keys).norm(dim=1),
             "cosine of p": similarity.cosine(p[:, None, None], q[:, None, None]),
             "1 - Pearson of p": 1 - similarity.pearson(p[:, None], q[:, None]),
             "Spearman of log p": similarity.spearman(a, b),
             "top-8": similarity.topk_intersection(a, b, k=8),
+            "R_s of the scores": entropy.relative_score_change(s, t),
         }
-        numbers["R_s of the scores"] = entropy.relative_score_change(factor * s, factor * t)
         columns = {"factor": factor, "seed": list(seeds)}
         parts += [pd.DataFrame({"name": n, "value": v.numpy(), **columns}) for n, v in numbers.items()]
     return pd.concat(parts)
@@ -43,12 +44,11 @@ def temperatures(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> p
 @versioned(1)
 def slopes(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd.DataFrame:
     """Slope of the entropy in the factor by central differences, and the formula -c Var, row by row."""
-    c, step = torch.tensor(factors, dtype=torch.float64)[:, None], 1e-4
-    parts = []
+    c, step, parts = torch.tensor(factors, dtype=torch.float64)[:, None], 1e-4, []
     for seed in seeds:
         s = _noisy(keys, seed)[0]
         measured = (entropy.softmax_entropy((c + step) * s) - entropy.softmax_entropy((c - step) * s)) / (2 * step)
-        formula = -c[:, 0] * scaling.variance((c * s).softmax(1), s)
+        formula = -c[:, 0] * entropy.variance((c * s).softmax(1), s)
         named = {"central differences": measured, "-c Var(s)": formula}
         parts += [pd.DataFrame({"name": n, "value": v, "factor": factors, "seed": seed}) for n, v in named.items()]
     return pd.concat(parts)
@@ -56,21 +56,19 @@ def slopes(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd.Data
 
 @versioned(1)
 def landscape(case: int, keys: int, k: int) -> pd.DataFrame:
-    """Rows of one length under the ceiling of P24, over the floor of P25 and within the envelope of P20.
+    """Rows of one length under the ceiling of P24, over the floor of P23 and within the envelope of P20.
 
     Rows with two exact levels lie on the ceiling and on the floor, two keys that lead on the envelope.
     """
-    g = torch.Generator().manual_seed(case)
-    size = 10 ** (2.2 * torch.rand(600, 1, generator=g, dtype=torch.float64) - 1)
-    normal = size * torch.randn(600, keys, generator=g, dtype=torch.float64) / 2
-    few = (torch.arange(keys) < torch.randint(1, keys, (300, 1), generator=g)).double()
-    few += 0.3 * torch.rand(300, 1, generator=g, dtype=few.dtype) * torch.rand(300, keys, generator=g)
-    few *= size[:300]
-    level = size[:300] * (torch.arange(keys) < k).double()
-    raised = size[:300] * (torch.arange(keys) < 1).double()
-    leaders = torch.full((300, keys), -40.0, dtype=few.dtype) * torch.rand(300, 1, generator=g, dtype=few.dtype)
-    leaders[:, 0], leaders[:, 1] = 0, torch.where(torch.arange(300) % 2 == 0, 0, -size[:300, 0] / 2)
-    shapes = {"normal": normal, "a few raised": few, "two leaders": leaders}
+    g = Source(case)
+    size = 10 ** (2.2 * g.uniform(600, 1) - 1)
+    normal, size = size * g.normal(600, keys) / 2, size[:300]
+    few = (torch.arange(keys) < torch.randint(1, keys, (300, 1), generator=g.generator)).double()
+    few += 0.3 * g.uniform(300, 1) * torch.rand(300, keys, generator=g.generator)
+    level, raised = (size * (torch.arange(keys) < n).double() for n in (k, 1))
+    leaders = torch.full((300, keys), -40.0, dtype=few.dtype) * g.uniform(300, 1)
+    leaders[:, 0], leaders[:, 1] = 0, torch.where(torch.arange(300) % 2 == 0, 0, -size[:, 0] / 2)
+    shapes = {"normal": normal, "a few raised": few * size, "two leaders": leaders}
     shapes |= {f"exactly {k} raised": level, "exactly 1 raised": raised}
     return pd.concat(
         pd.DataFrame({
@@ -86,8 +84,7 @@ def landscape(case: int, keys: int, k: int) -> pd.DataFrame:
 def landscape_limits(keys: int, k: int) -> pd.DataFrame:
     """Curves `landscape` may not cross: ceiling and envelope over the entropy, floor and deficit over the scores."""
     share = torch.linspace(0.002, 0.9999, 300, dtype=torch.float64)
-    h = share * math.log(keys)
-    size = torch.logspace(-1, 2, 300, dtype=torch.float64)
+    h, size = share * math.log(keys), torch.logspace(-1, 2, 300, dtype=torch.float64)
     envelope = entropy.sensitivity_envelope(h, keys=keys)
     curves = {
         "ceiling": (share, entropy.margin_ceiling(h, keys=keys, k=k)),
@@ -100,27 +97,23 @@ def landscape_limits(keys: int, k: int) -> pd.DataFrame:
 
 
 @versioned(1)
-def diversities(values: Sequence[float], seeds: Sequence[int]) -> pd.DataFrame:
+@named_values
+def diversities(values: Sequence[float], seeds: Sequence[int]) -> NamedValues:
     """Norms of both gradients while the tokens become alike, for softmax and sigmoid."""
-    records = []
-    for seed in seeds:
-        for value in values:
-            for kind in blind_spot.KINDS:
-                found = blind_spot.gradients(blind_spot.draw(seed, diversity=value), kind=kind)
-                common = {"kind": kind, "diversity": value, "seed": seed}
-                records.append({**common, "name": "gradient in the key matrix", "value": float(found.key.norm())})
-                records.append({**common, "name": "gradient in the tokens", "value": float(found.tokens.norm())})
-    return pd.DataFrame(records)
+    for seed, value, kind in product(seeds, values, blind.KINDS):
+        found = blind.gradients(blind.draw(seed, diversity=value), kind=kind)
+        numbers = {"gradient in the key matrix": found.key.norm(), "gradient in the tokens": found.tokens.norm()}
+        yield {"kind": kind, "diversity": value, "seed": seed}, numbers
 
 
 @versioned(1)
 def attained_by_rows() -> pd.DataFrame:
     """Both sides of the inequalities about attention rows on their equality examples."""
-    return tally.join(chain.equality() for chain in (sensitivity, scaling, margins, distance, blind_spot))
+    return join(chain.equality() for chain in (entropy, blind))
 
 
 def _noisy(keys: int, seed: int) -> tuple[Tensor, Tensor]:
     """Scores of one query with random keys, and with the same keys plus noise of a quarter of their size."""
-    draw = partial(torch.randn, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    query, key, noise = draw(16), draw(keys, 16), draw(keys, 16)
+    g = Source(seed)
+    query, key, noise = g.normal(16), g.normal(keys, 16), g.normal(keys, 16)
     return key @ query / 2, (key + 0.25 * noise) @ query / 2

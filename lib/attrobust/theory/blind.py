@@ -1,31 +1,44 @@
-"""What flatness cannot see: a unit that is invisible on the training set and bends every logit.
+"""What a measure does not see: a unit that flatness misses (P19), tokens that a parameter gradient misses (P26).
 
-Add v (w . x + b)^2 / 2 to the logits, with w . x_i + b = 0 on every training image. There the unit's value, its input
-gradient and its gradient in (v, w, b) all vanish, so the Gauss-Newton Hessian of any loss on the training set, hence
-every flatness of a fitted minimum, is what it was; the logit's input Hessian gains v w w^T of any size (P19). Ours.
+P19  Add v (w . x + b)^2 / 2 to the logits, with w . x_i + b = 0 on every training image. There the unit's value, its
+     input gradient and its gradient in (v, w, b) all vanish, so the Gauss-Newton Hessian of any loss on the training
+     set, hence every flatness of a fitted minimum, is what it was; the logit's input Hessian gains v w w^T of any size.
+P26  One attention read-out, f = sum_i a_i v_i with a made from scores s_i = q^T W_K x_i, has three gradients:
+
+         xi = df/ds          softmax: p_i (v_i - sum_j p_j v_j), which sums to 0;  sigmoid: sigma'(s_i + b) v_i
+         df/dW_K = q (X^T xi)^T           shared by all tokens: it sees the tokens through one sum
+         df/dx_i = xi_i W_K^T q           through the scores, one for each token
+
+     So with softmax the parameter gradient sees centred tokens only. The sigmoid has the bias b = -log n of Ramapuram
+     et al. 2024 (arXiv 2409.04431), which gives its rows a mass near 1 at the start.
+
+Both are ours.
 """
 
+import math
+from typing import NamedTuple
+
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attrobust import checks
 from attrobust.shapes import Images
+from attrobust.theory.draws import Source
+from attrobust.theory.entropy import row_entropy
+from attrobust.theory.tally import Cases, bound, equalities, identity, residual, trial
+
+KINDS = ("softmax", "sigmoid")
 
 
 class BlindUnit(nn.Module):
-    """A network with one square unit added to all its logits.
+    """A network with one square unit, of curvature `strength` = v (|w| = 1), added to all its logits.
 
-    Args:
-        network: the network underneath.
-        x: training images that must not notice; fewer than pixels plus one.
-        strength: v, the curvature that every logit gains (|w| = 1).
-
-    Raises:
-        ValueError: if the images leave no direction free.
+    Raises ValueError if the training images x, which must not notice it, leave no direction free.
 
     Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double()
-        >>> x = torch.rand(3, 1, 2, 2).double()
+        >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double(), torch.rand(3, 1, 2, 2).double()
         >>> bool(torch.allclose(BlindUnit(net, x, strength=9.0)(x), net(x)))
         True
     """
@@ -47,3 +60,82 @@ class BlindUnit(nn.Module):
         """Logits of each image."""
         h = x.flatten(1) @ self.direction + self.shift
         return self.network(x) + (self.strength * h.square() / 2)[:, None]
+
+
+class Readout(NamedTuple):
+    """Query, key matrix, tokens and values of one row of attention."""
+
+    query: Float[Tensor, " dim"]
+    key: Float[Tensor, "dim width"]
+    tokens: Float[Tensor, "n width"]
+    values: Float[Tensor, " n"]
+
+
+class Gradients(NamedTuple):
+    """By automatic differentiation: in the scores, in W_K, and in the tokens through the scores."""
+
+    scores: Float[Tensor, " n"]
+    key: Float[Tensor, "dim width"]
+    tokens: Float[Tensor, "n width"]
+
+
+def draw(seed: int, *, diversity: float = 1.0) -> Readout:
+    """A random read-out of 2 to 16 tokens in 2 to 6 dimensions.
+
+    The diversity is the size of what tells tokens apart, beside what they share; 0 makes them identical. Raises
+    ValueError if it is negative.
+    """
+    checks.at_least("diversity", diversity, 0)
+    g = Source(seed)
+    n, dim = g.whole(2, 16), g.whole(2, 6)
+    shared, query, own = g.normal(1, dim), g.normal(dim), g.normal(n, dim)
+    return Readout(query, g.normal(dim, dim) / math.sqrt(dim), shared + diversity * own, g.normal(n))
+
+
+def weights(scores: Float[Tensor, " n"], *, kind: str) -> Float[Tensor, " n"]:
+    """Row of attention from scores. Raises ValueError for a `kind` other than "softmax" and "sigmoid"."""
+    checks.one_of("kind", kind, KINDS)
+    return scores.softmax(0) if kind == "softmax" else torch.sigmoid(scores - math.log(len(scores)))
+
+
+def scores(row: Readout) -> Float[Tensor, " n"]:
+    """Scores of the row."""
+    return row.tokens @ (row.key.T @ row.query)
+
+
+def gradients(row: Readout, *, kind: str) -> Gradients:
+    """Gradients of the read-out under one of the `KINDS`."""
+    key, tokens = (part.clone().requires_grad_() for part in (row.key, row.tokens))
+    at = scores(row._replace(key=key, tokens=tokens))
+    return Gradients(*torch.autograd.grad(weights(at, kind=kind) @ row.values, (at, key, tokens)))
+
+
+@trial(version=1)
+def readouts(case: int) -> Cases:
+    """P26 on a random read-out: closed forms, the size of the score gradient, centred tokens, identical tokens."""
+    spread = torch.rand(1, generator=Source(case).generator)
+    row, alike = draw(case, diversity=10 ** float(2 * spread - 1.5)), draw(case, diversity=0.0)
+    found, sigmoid = (gradients(row, kind=kind) for kind in KINDS)
+    p, v = weights(scores(row), kind="softmax"), row.values
+    xi, centred = p * (v - p @ v), torch.linalg.matrix_norm(row.tokens - row.tokens.mean(0), ord=2)
+    yield identity("P26", "gradient in the scores", found.scores, xi)
+    yield identity("P26", "gradient in W_K", found.key, torch.outer(row.query, row.tokens.T @ xi))
+    yield identity("P26", "gradient in the tokens", found.tokens, torch.outer(xi, row.key.T @ row.query))
+    yield residual("P26", "score gradient sums to 0", found.scores.sum())
+    variance, size = (p * (v - p @ v).square()).sum(), found.scores.square().sum()
+    yield bound("P26", "score gradient and variance", size, p.max() * variance)
+    limit = p.max() * (v.max() - v.min()).square() / 2 * -torch.expm1(-row_entropy(p))
+    yield bound("P26", "score gradient and entropy", size, limit)
+    yield bound("P26", "variance times the squared first weight", size, p.max().square() * variance, holds=False)
+    limit, other = (row.query.norm() * centred * part.scores.norm() for part in (found, sigmoid))
+    yield bound("P26", "W_K sees centred tokens", found.key.norm(), limit)
+    yield bound("P26", "centred tokens under a sigmoid", sigmoid.key.norm(), other, holds=False)
+    unseen, seen = (gradients(alike, kind=kind).key.norm() for kind in KINDS)
+    yield residual("P26", "identical tokens are unseen", unseen)
+    yield residual("P26", "identical tokens under a sigmoid", seen, holds=False)
+
+
+def equality() -> pd.DataFrame:
+    """Two keys with half the weight each and opposite values: |xi|^2 is half the first weight times 4 (1 - 1/2)."""
+    p, values = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    return equalities({("P26", "two opposite values"): ((p * (values - p @ values)).square().sum(), 0.5)})

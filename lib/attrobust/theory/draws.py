@@ -17,26 +17,36 @@ from torch import Tensor, nn
 from attrobust import checks, models
 
 Rows = Float[Tensor, "rows keys"]
-
 SMOOTH = ("tanh", "softplus", "gelu", "silu")
+
+
+class Source:
+    """Random float64 numbers that a seed decides."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def whole(self, low: int, high: int) -> int:
+        """A whole number from low to high, both included."""
+        return int(torch.randint(low, high + 1, (1,), generator=self.generator))
+
+    def normal(self, *shape: int) -> Float[Tensor, "..."]:
+        """Standard normal numbers."""
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+    def uniform(self, *shape: int) -> Float[Tensor, "..."]:
+        """Uniform numbers in [0, 1)."""
+        return torch.rand(shape, generator=self.generator, dtype=torch.float64)
 
 
 def network(
     seed: int, *, activations: Sequence[str] = SMOOTH, images: int = 3
 ) -> tuple[nn.Sequential, Float[Tensor, "batch 1 height width"], Int[Tensor, " batch"]]:
-    """A dense network with images and labels.
+    """A dense network in eval mode with images and labels.
 
-    Args:
-        seed: decides everything.
-        activations: names to draw from.
-        images: how many, at least 1; pixels in [0, 1].
-
-    Returns:
-        Network in eval mode with one to three hidden layers of one to six units, images of 2 x 2 or 3 x 3 pixels,
-        labels of two to four classes.
-
-    Raises:
-        ValueError: for an unknown activation.
+    One to three hidden layers of one to six units, images of 2 x 2 or 3 x 3 pixels in [0, 1], two to four classes. The
+    weights of a layer have a standard deviation between 0.5 and 3 over the root of what enters it.
+    Raises ValueError for an unknown activation.
 
     Example:
         >>> model, x, y = network(0)
@@ -45,52 +55,30 @@ def network(
     """
     for name in activations:
         checks.one_of("activations", name, models.ACTIVATIONS)
-    g = torch.Generator().manual_seed(seed)
-    side, classes, depth = (_whole(low, high, g) for low, high in ((2, 3), (2, 4), (1, 3)))
-    sizes = [side**2, *[_whole(1, 6, g) for _ in range(depth)], classes]
-    activation = models.ACTIVATIONS[activations[_whole(0, len(activations) - 1, g)]]
+    g = Source(seed)
+    side, classes, depth = g.whole(2, 3), g.whole(2, 4), g.whole(1, 3)
+    sizes = [side**2, *[g.whole(1, 6) for _ in range(depth)], classes]
+    activation = models.ACTIVATIONS[activations[g.whole(0, len(activations) - 1)]]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in pairwise(sizes):
-        layers += [dense(fan_in, fan_out, generator=g), activation()]
-    x = torch.rand(images, 1, side, side, generator=g, dtype=torch.float64)
-    y = torch.randint(0, classes, (images,), generator=g)
+        layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float64)
+        scale = 0.5 + 2.5 * float(torch.rand(1, generator=g.generator))
+        layer.weight.data, layer.bias.data = scale / fan_in**0.5 * g.normal(fan_out, fan_in), 0.5 * g.normal(fan_out)
+        layers += [layer, activation()]
+    x, y = g.uniform(images, 1, side, side), torch.randint(0, classes, (images,), generator=g.generator)
     return nn.Sequential(*layers[:-1]).eval(), x, y
 
 
-def dense(fan_in: int, fan_out: int, *, generator: torch.Generator) -> nn.Linear:
-    """A float64 layer with normal weights of standard deviation between 0.5 and 3 over the root of `fan_in`."""
-    with torch.random.fork_rng(devices=[]):
-        layer = nn.Linear(fan_in, fan_out).double()
-    scale = 0.5 + 2.5 * float(torch.rand(1, generator=generator))
-    with torch.no_grad():
-        for parameter, size in ((layer.weight, scale / fan_in**0.5), (layer.bias, 0.5)):
-            parameter.copy_(size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return layer
-
-
 def scores(seed: int, *, rows: int = 15) -> Rows:
-    """Rows of scores of one random length, five shapes in turn, each of a random scale.
+    """Rows of scores of one random length (2 to 40 keys), five shapes in turn, each of a random scale (0.1 to 10).
 
-    Args:
-        seed: decides everything.
-        rows: how many, at least 1.
-
-    Returns:
-        Scores of 2 to 40 keys; typical sizes from 0.1 to 10.
-
-    Raises:
-        ValueError: if `rows` is below 1.
-
-    Example:
-        >>> scores(0).dtype, len(scores(0, rows=7))
-        (torch.float64, 7)
+    Raises ValueError if `rows` is below 1.
     """
     checks.count("rows", rows)
-    g = torch.Generator().manual_seed(seed)
-    keys = int(torch.randint(2, 41, (1,), generator=g))
+    g = Source(seed)
+    keys = g.whole(2, 40)
     drawn = torch.stack([_shapes(keys, g)[row % 5] for row in range(rows)])
-    size = 10 ** (2 * torch.rand(rows, 1, generator=g, dtype=torch.float64) - 1)
-    return size * drawn
+    return 10 ** (2 * g.uniform(rows, 1) - 1) * drawn
 
 
 def moved(start: Rows, *, seed: int) -> Rows:
@@ -99,10 +87,9 @@ def moved(start: Rows, *, seed: int) -> Rows:
     Every third row is moved by t up on a random set of keys and t down on the others, with t such that the set's
     share p becomes 1 - p: then the total variation is the largest that this range of score changes allows.
     """
-    g = torch.Generator().manual_seed(seed)
-    noise = torch.randn(start.shape, generator=g, dtype=start.dtype)
-    size = 10 ** (2.5 * torch.rand(len(start), 1, generator=g, dtype=start.dtype) - 1.5)
-    chosen = torch.rand(start.shape, generator=g) < 0.5
+    g = Source(seed)
+    noise, size = g.normal(*start.shape), 10 ** (2.5 * g.uniform(len(start), 1) - 1.5)
+    chosen = torch.rand(start.shape, generator=g.generator) < 0.5
     chosen[:, 0], chosen[:, 1] = True, False
     inside = torch.where(chosen, start, -torch.inf).logsumexp(1) - torch.where(chosen, -torch.inf, start).logsumexp(1)
     swap = torch.where(chosen, -1.0, 1.0) * inside[:, None]  # the log odds of the set change sign
@@ -110,15 +97,12 @@ def moved(start: Rows, *, seed: int) -> Rows:
     return start + torch.where(third, swap, size * noise)
 
 
-def _whole(low: int, high: int, generator: torch.Generator) -> int:
-    return int(torch.randint(low, high + 1, (1,), generator=generator))
-
-
-def _shapes(keys: int, g: torch.Generator) -> list[Float[Tensor, " keys"]]:
-    normal, noise = (torch.randn(keys, generator=g, dtype=torch.float64) for _ in range(2))
-    raised, levels, leaders = (torch.zeros(keys, dtype=torch.float64) for _ in range(3))
+def _shapes(keys: int, g: Source) -> list[Float[Tensor, " keys"]]:
+    """Normal scores, one raised, two levels, two leaders, long-tailed ones."""
+    normal, noise = g.normal(keys), g.normal(keys)
+    raised, levels, leaders = torch.zeros(3, keys, dtype=torch.float64)
     raised[0], leaders[:2] = 3.0, 2.0
-    levels[: int(torch.randint(1, keys, (1,), generator=g))] = 2.0
-    faint = 10 ** (-4 * float(torch.rand(1, generator=g))) * noise
-    tailed = normal.sign() * (-torch.rand(keys, generator=g, dtype=torch.float64).log()) ** 2 / math.sqrt(2)
+    levels[: g.whole(1, keys - 1)] = 2.0
+    faint = 10 ** (-4 * float(torch.rand(1, generator=g.generator))) * noise
+    tailed = normal.sign() * (-g.uniform(keys).log()) ** 2 / math.sqrt(2)
     return [normal, raised + faint, levels + faint, leaders + faint, tailed]

@@ -1,4 +1,4 @@
-"""Two-layer ReLU networks, where flatness provably smooths the attribution itself.
+"""Two-layer ReLU networks, where flatness provably smooths the attribution itself, and where SGD ends on them.
 
     f(x) = sum_k v_k (w_k . x + b_k)_+ + c,    pi_k = |v_k| |w_k|   (path norm of unit k)
 
@@ -12,10 +12,12 @@ for the Gauss-Newton Hessian H, so a stable step size bounds the weighted path n
 where units flip: |grad f(x) - grad f(y)| <= sum of pi_k over flips. Mulayoff, Michaeli and Soudry 2021 (one input),
 Nacson et al. 2023 (several); the trace form with its equality case and the angle bound (P12) are ours. Re-scaling a
 unit changes flatness and not the function; |W|^2 tr H_(W,b) does not notice one factor for all units (P5: Dinh et al.
-2017, Petzka et al. 2021).
+2017, Petzka et al. 2021). P2 and P8 together say at a minimum with loss zero (P9)
+
+    mean_i |x~_i|^2 |grad f(x_i)|^2  <=  |W|_2^2 tr H_(W,b)  <=  |W|_2^2 (2 B / eta - tr H_rest)
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,50 +26,38 @@ import torch
 from jaxtyping import Bool, Float
 
 from attrobust import checks
-from attrobust.theory import tally
-from attrobust.theory.turning import angle
+from attrobust.theory.certificates import angle
+from attrobust.theory.tally import Cases, bound, identity, trial
 from attrobust.versions import versioned
 
 Points = Float[np.ndarray, "points inputs"]
 PerUnit = Float[np.ndarray, " units"]
+PerPoint = Float[np.ndarray, " points"]
+
+#: Step size above 0, batch size or 0 for the whole set in every update, seed of the initial weights.
+Run = tuple[float, int, int]
 
 
 @dataclass(frozen=True)
 class TwoLayer:
-    """A two-layer ReLU network with one output.
-
-    Attributes:
-        weights: w, one row per unit.
-        biases: b.
-        readout: v.
-        offset: c.
-    """
+    """A two-layer ReLU network with one output: w (one row per unit), b, v and c of the formula."""
 
     weights: Float[np.ndarray, "units inputs"]
     biases: PerUnit
     readout: PerUnit
     offset: float = 0.0
 
-    def __call__(self, x: Points) -> Float[np.ndarray, " points"]:
+    def __call__(self, x: Points) -> PerPoint:
         """Value at each point."""
-        return np.maximum(x @ self.weights.T + self.biases, 0) @ self.readout + self.offset
+        return _hidden(self, x) @ self.readout + self.offset
 
     def gradients(self, x: Points) -> Points:
         """Gradient at each point (off the kinks): the attribution."""
         return (active(self, x) * self.readout) @ self.weights
 
 
-def draw(seed: int, *, inputs: int = 0, points: int = 12) -> tuple[TwoLayer, Float[np.ndarray, "points inputs"]]:
-    """A two-layer ReLU network with points, in numpy.
-
-    Args:
-        seed: decides everything.
-        inputs: of the network; 0 draws one to four.
-        points: how many, at least 1.
-
-    Returns:
-        Network of one to eight units with unbalanced layers, and normal points.
-    """
+def draw(seed: int, *, inputs: int = 0, points: int = 12) -> tuple[TwoLayer, Points]:
+    """A network of one to eight units with unbalanced layers, and normal points; 0 inputs draws one to four."""
     rng = np.random.default_rng(seed)
     inputs = inputs or int(rng.integers(1, 5))
     units = int(rng.integers(1, 9))
@@ -82,51 +72,36 @@ def active(net: TwoLayer, x: Points) -> Bool[np.ndarray, "points units"]:
 
 
 def path_norms(net: TwoLayer) -> PerUnit:
-    """pi_k = |v_k| |w_k|; unchanged by re-scaling units.
-
-    Example:
-        >>> net = TwoLayer(np.array([[3.0, 4.0]]), np.zeros(1), np.array([-2.0]))
-        >>> path_norms(net).tolist()
-        [10.0]
-    """
+    """pi_k = |v_k| |w_k|; unchanged by re-scaling units."""
     return np.abs(net.readout) * np.linalg.norm(net.weights, axis=1)
 
 
 def reach(net: TwoLayer, x: Points) -> PerUnit:
     """g_k: how much of the training set unit k sees; small for units that fire on few points."""
     t, on = _distances(net, x)
-    return np.sqrt(np.square(np.maximum(t, 0)).mean(0)) * np.sqrt((on * _extended_norm(x)[:, None]).mean(0))
+    return np.sqrt(np.square(t).mean(0)) * np.sqrt((on * _squared_norms(x)).mean(0))
 
 
 def mean_reach(net: TwoLayer, x: Points) -> PerUnit:
     """g'_k, which goes with the largest eigenvalue as g_k goes with the trace; never above g_k."""
     t, on = _distances(net, x)
-    extended = np.column_stack([x, np.ones(len(x))])
-    return np.maximum(t, 0).mean(0) * np.linalg.norm(on.T @ extended / len(x), axis=1)
+    return t.mean(0) * np.linalg.norm(on.T @ _extended(x) / len(x), axis=1)
 
 
 def jacobian(net: TwoLayer, x: Points) -> Float[np.ndarray, "points parameters"]:
     """Derivative of f in (W, b), v, c at each point."""
     on = active(net, x) * net.readout
-    extended = np.column_stack([x, np.ones(len(x))])
-    first = (on[:, :, None] * extended[:, None, :]).reshape(len(x), -1)
-    return np.column_stack([first, np.maximum(x @ net.weights.T + net.biases, 0), np.ones(len(x))])
+    first = (on[:, :, None] * _extended(x)[:, None, :]).reshape(len(x), -1)
+    return np.column_stack([first, _hidden(net, x), np.ones(len(x))])
 
 
 def trace(net: TwoLayer, x: Points, *, block: str = "all") -> float:
-    """Trace of the Gauss-Newton Hessian of the squared loss (half the mean squared error).
+    """Trace of the Gauss-Newton Hessian of half the mean squared error: "all", "first" for (W, b), "rest" for (v, c).
 
-    Args:
-        net: the network.
-        x: training points.
-        block: "all", "first" for (W, b), or "rest" for (v, c).
-
-    Raises:
-        ValueError: for another block.
+    Raises ValueError for another block.
     """
     checks.one_of("block", block, ("all", "first", "rest"))
-    squares = np.square(jacobian(net, x)).mean(0)
-    size = net.weights.size + net.biases.size
+    squares, size = np.square(jacobian(net, x)).mean(0), net.weights.size + net.biases.size
     return float({"all": squares, "first": squares[:size], "rest": squares[size:]}[block].sum())
 
 
@@ -143,9 +118,8 @@ def invariant_flatness(net: TwoLayer, x: Points) -> float:
 
 def rescaled(net: TwoLayer, factors: PerUnit) -> TwoLayer:
     """The same function with (w_k, b_k) multiplied and v_k divided by a positive factor for each unit."""
-    return replace(
-        net, weights=net.weights * factors[:, None], biases=net.biases * factors, readout=net.readout / factors
-    )
+    weights = net.weights * factors[:, None]
+    return replace(net, weights=weights, biases=net.biases * factors, readout=net.readout / factors)
 
 
 def balanced(net: TwoLayer, x: Points) -> TwoLayer:
@@ -153,9 +127,8 @@ def balanced(net: TwoLayer, x: Points) -> TwoLayer:
 
     Units that never fire, or have no readout, are left as they are.
     """
-    pre = np.maximum(x @ net.weights.T + net.biases, 0)
-    a = np.square(pre).mean(0)
-    b = np.square(net.readout) * (active(net, x) * _extended_norm(x)[:, None]).mean(0)
+    a = np.square(_hidden(net, x)).mean(0)
+    b = np.square(net.readout) * (active(net, x) * _squared_norms(x)).mean(0)
     fires = (a > 0) & (b > 0)
     return rescaled(net, np.where(fires, (b / np.where(fires, a, 1)) ** 0.25, 1.0))
 
@@ -168,8 +141,7 @@ def flips(net: TwoLayer, x: Points, y: Points) -> Bool[np.ndarray, "points units
 def total_variation(net: TwoLayer, low: float = -np.inf, high: float = np.inf) -> float:
     """Total variation of f' over an interval, for one input: sum of pi_k over the kinks inside (if distinct).
 
-    Raises:
-        ValueError: if the network has more than one input.
+    Raises ValueError if the network has more than one input.
     """
     if net.weights.shape[1] != 1:
         raise ValueError(f"net has {net.weights.shape[1]} inputs; the total variation needs exactly 1")
@@ -178,7 +150,7 @@ def total_variation(net: TwoLayer, low: float = -np.inf, high: float = np.inf) -
     return float(path_norms(net)[(kink > low) & (kink < high)].sum())
 
 
-def angle_bound(net: TwoLayer, x: Points, y: Points) -> Float[np.ndarray, " points"]:
+def angle_bound(net: TwoLayer, x: Points, y: Points) -> PerPoint:
     """Largest angle between gradients anywhere on the segment from x to y (P12), in radians.
 
         2 arcsin(V D / Delta),  V = sum of pi_k over flips,  D = |x - y|,  Delta = |f(x) - f(y)|
@@ -190,39 +162,36 @@ def angle_bound(net: TwoLayer, x: Points, y: Points) -> Float[np.ndarray, " poin
     return np.where(share < 1, 2 * np.arcsin(np.minimum(share, 1)), np.inf)
 
 
-@versioned(1)
-@tally.over_cases
-def rescaling(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def rescaling(case: int) -> Cases:
     """P5: function, attribution and invariant flatness under a random factor between the layers."""
     net, x = draw(case)
     factor = np.exp(np.random.default_rng(case).normal())
     other = rescaled(net, np.full(len(net.readout), factor))
     before, after = (invariant_flatness(n, x) for n in (net, other))
-    yield tally.identity("P5", "function", other(x), net(x))
-    yield tally.identity("P5", "attribution", other.gradients(x), net.gradients(x))
-    yield tally.identity("P5", "invariant flatness", before / after if after else 1.0, 1.0)
+    yield identity("P5", "function", other(x), net(x))
+    yield identity("P5", "attribution", other.gradients(x), net.gradients(x))
+    yield identity("P5", "invariant flatness", before / after if after else 1.0, 1.0)
 
 
-@versioned(1)
-@tally.over_cases
-def paths(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def paths(case: int) -> Cases:
     """P11: both lower bounds, their equality, and what flips can do to the attribution."""
     net, x = draw(case)
     pi, best = path_norms(net), balanced(net, x)
     least, mean = (1 + 2 * pi @ weight(net, x) for weight in (reach, mean_reach))
-    yield tally.bound("P11", "path norm and trace", least, trace(net, x))
-    yield tally.bound("P11", "path norm and trace, best re-scaling", least, trace(best, x))
-    yield tally.bound("P11", "path norm and top eigenvalue", mean, sharpness(best, x))
+    yield bound("P11", "path norm and trace", least, trace(net, x))
+    yield bound("P11", "path norm and trace, best re-scaling", least, trace(best, x))
+    yield bound("P11", "path norm and top eigenvalue", mean, sharpness(best, x))
     changed = np.linalg.norm(net.gradients(x[1:]) - net.gradients(x[:-1]), axis=1)
-    yield tally.bound("P11", "attribution and flips", changed, flips(net, x[1:], x[:-1]) @ pi)
+    yield bound("P11", "attribution and flips", changed, flips(net, x[1:], x[:-1]) @ pi)
     line, _ = draw(case, inputs=1)
     slopes = line.gradients(np.linspace(-50, 50, 20001)[:, None])[:, 0]
-    yield tally.bound("P11", "variation, one input", np.abs(np.diff(slopes)).sum(), total_variation(line))
+    yield bound("P11", "variation, one input", np.abs(np.diff(slopes)).sum(), total_variation(line))
 
 
-@versioned(1)
-@tally.over_cases
-def angles(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def angles(case: int) -> Cases:
     """P12: the largest angle between gradients of random pairs on segments that satisfy its condition."""
     net, x = draw(case, inputs=3)
     rng, points = np.random.default_rng(case), 41
@@ -232,14 +201,96 @@ def angles(case: int) -> Iterator[pd.DataFrame]:
     a, b = (torch.from_numpy(slopes[rng.permutation(points)]) for _ in range(2))
     meets = np.isfinite(limit) & flips(net, x, y).any(1)
     largest = [float(angle(a[:, i], b[:, i]).max()) for i in np.flatnonzero(meets)]
-    yield tally.bound("P12", "angle on a segment", largest, limit[meets])
+    yield bound("P12", "angle on a segment", largest, limit[meets])
+
+
+def descend(
+    x: Points, y: PerPoint, runs: Sequence[Run], *, units: int, updates: int, stop: float = 1e-20, scale: float = 1.0
+) -> tuple[list[TwoLayer], Float[np.ndarray, " runs"]]:
+    """Train one network per run, side by side, and say where they end; the loss of a diverged run is infinite.
+
+    Squared loss, batches drawn with replacement, balanced initialisation of size `scale`, no momentum: the setting of
+    P8 and P11. At most `updates` are made; all runs end once every loss (half the mean squared error) is below `stop`.
+    Raises ValueError if a number is out of range.
+    """
+    checks.count("units", units)
+    checks.count("updates", updates)
+    step_sizes, batch_sizes, seeds = zip(*runs, strict=True)
+    for step in step_sizes:
+        checks.positive("step_size", step)
+    extended, even, block = _extended(x), np.full(len(x), 1 / len(x)), 500
+    starts, draws = ([np.random.default_rng(more + seed) for seed in seeds] for more in (0, 1000))
+    first = np.stack([rng.standard_normal((units, x.shape[1] + 1)) for rng in starts])
+    first *= scale / units**0.25 / np.linalg.norm(first, axis=2, keepdims=True)  # balanced: |w_k, b_k| = |v_k|
+    readout = np.stack([scale * rng.choice([-1.0, 1.0], units) / units**0.25 for rng in starts])
+    offset, eta = np.zeros(len(seeds)), np.asarray(step_sizes)[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for begin in range(0, updates, block):
+            size = min(block, updates - begin)
+            batches = [
+                rng.multinomial(batch, even, size=size) / batch if batch else np.broadcast_to(even, (size, len(x)))
+                for rng, batch in zip(draws, batch_sizes, strict=True)
+            ]
+            for share in np.stack(batches, axis=1):  # of every point in every run, summing to 1
+                hidden = np.maximum(extended @ first.mT, 0)  # (runs, points, units)
+                pull = share * ((hidden @ readout[..., None])[..., 0] + offset[:, None] - y)
+                back = pull[..., None] * (hidden > 0) * readout[:, None, :]
+                first = first - eta[..., None] * (back.mT @ extended)
+                readout = readout - eta * (pull[:, None, :] @ hidden)[:, 0]
+                offset = offset - eta[:, 0] * pull.sum(1)
+            parts = zip(first, readout, offset, strict=True)
+            nets = [TwoLayer(w[:, :-1].copy(), w[:, -1].copy(), v.copy(), float(c)) for w, v, c in parts]
+            losses = np.array([0.5 * np.square(net(x) - y).mean() for net in nets])
+            if (losses[np.isfinite(losses)] < stop).all():
+                break
+    return nets, np.where(np.isfinite(losses), losses, np.inf)
+
+
+@versioned(1)
+def sweep(updates: int, seeds: Sequence[int]) -> pd.DataFrame:
+    """Two-layer ReLU networks at the end of plain SGD: 20 points in five dimensions, labels -1 and 1.
+
+    One row per run with every quantity of P8, P9 and P11; `settled` where the loss is below 1e-8.
+    """
+    rng = np.random.default_rng(0)
+    x, y, fresh = rng.standard_normal((20, 5)), rng.choice([-1.0, 1.0], 20), rng.standard_normal((200, 5))
+    pairs = [(step, 1) for step in (0.005, 0.01, 0.02, 0.03, 0.04, 0.06)] + [(0.04, b) for b in (2, 4, 16)]
+    grid = [(step, batch, seed) for step, batch in pairs for seed in seeds]
+    nets, losses = descend(x, y, grid, units=60, updates=updates, scale=1.5, stop=1e-24)
+    rows = []
+    for net, (step, batch, seed) in zip(nets, grid, strict=True):
+        pi, g = path_norms(net), reach(net, x)
+        total, rest = trace(net, x), trace(net, x, block="rest")
+        slopes, scale = np.square(net.gradients(x)).sum(1), np.linalg.norm(net.weights, 2) ** 2
+        sizes = {"step_size": step, "batch_size": batch, "seed": seed, "trace": total, "limit": 2 * batch / step}
+        gradients = {
+            "gradients": _squared_norms(x)[:, 0] @ slopes / len(x),
+            "flatness": scale * (total - rest),
+            "allowed": scale * (2 * batch / step - rest),
+            "plain_gradients": slopes.mean(),
+            "fresh_gradients": np.square(net.gradients(fresh)).sum(1).mean(),
+        }
+        paths = {"least_trace": 1 + 2 * pi @ g, "path": pi @ g, "path_limit": batch / step - 0.5}
+        rows.append({**sizes, **gradients, **paths, "unseen": pi[g < 0.1].sum() / pi.sum()})
+    return pd.DataFrame(rows).assign(loss=losses, settled=losses < 1e-8)
+
+
+def _hidden(net: TwoLayer, x: Points) -> Float[np.ndarray, "points units"]:
+    """Value of each unit at each point."""
+    return np.maximum(x @ net.weights.T + net.biases, 0)
 
 
 def _distances(net: TwoLayer, x: Points) -> tuple[np.ndarray, np.ndarray]:
+    """t_k+ and 1_k at each point."""
     length = np.linalg.norm(net.weights, axis=1)
     t = (x @ net.weights.T + net.biases) / np.where(length > 0, length, 1)
-    return t, t > 0
+    return np.maximum(t, 0), t > 0
 
 
-def _extended_norm(x: Points) -> Float[np.ndarray, " points"]:
-    return np.square(x).sum(1) + 1
+def _extended(x: Points) -> Float[np.ndarray, "points inputs_and_one"]:
+    return np.column_stack([x, np.ones(len(x))])
+
+
+def _squared_norms(x: Points) -> Float[np.ndarray, "points 1"]:
+    """|x~|^2 of each point."""
+    return np.square(x).sum(1, keepdims=True) + 1

@@ -11,7 +11,7 @@ or textbook (P18).
 """
 
 import math
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,23 +19,15 @@ from jaxtyping import Float
 from scipy.stats import norm
 
 from attrobust import checks
-from attrobust.theory import tally
-from attrobust.versions import versioned
+from attrobust.theory.tally import Cases, bound, equalities, trial
+
+Points = Float[np.ndarray, " points"]
 
 
 def gaussian_constant(*, slope: float = math.inf, height: float = math.inf, sigma: float) -> float:
-    """Lipschitz constant of SmoothGrad maps from the function's slope or height.
+    """Lipschitz constant of SmoothGrad maps from G = slope or F = height, in readout units per squared pixel unit.
 
-    Args:
-        slope: G, largest gradient norm of the function.
-        height: F, largest distance of the function from some constant; 0.5 for a probability.
-        sigma: standard deviation of the noise, above 0.
-
-    Returns:
-        The smaller of the two bounds, in readout units per squared pixel unit.
-
-    Raises:
-        ValueError: if `sigma` is not positive.
+    The smaller of the two bounds; F is 0.5 for a probability. Raises ValueError if `sigma` is not positive.
 
     Example:
         >>> round(gaussian_constant(slope=1.0, sigma=1.0), 5), round(gaussian_constant(height=1.0, sigma=1.0), 5)
@@ -48,12 +40,7 @@ def gaussian_constant(*, slope: float = math.inf, height: float = math.inf, sigm
 def ball_constant(*, slope: float, radius: float, dimensions: int) -> float:
     """Lipschitz constant of gradients averaged over a Euclidean ball: 2 (V_{d-1} / V_d) G / r.
 
-    Raises:
-        ValueError: if `radius` is not positive or `dimensions` is below 1.
-
-    Example:
-        >>> round(ball_constant(slope=1.0, radius=0.5, dimensions=1), 9)
-        2.0
+    Raises ValueError if `radius` is not positive or `dimensions` is below 1.
     """
     checks.positive("radius", radius)
     checks.count("dimensions", dimensions)
@@ -66,35 +53,19 @@ def two_layer_constant(
 ) -> float:
     """Bound on the input Hessian of sum_k v_k s(w_k . x + b_k) over *all* inputs, for 0 <= s'' <= `bend`.
 
-    The units with positive and with negative readout are bounded apart; the larger norm counts.
-
-    Args:
-        weights: w, one row per unit, in pixel units.
-        readout: v.
-        bend: largest second derivative of the activation, above 0; 1/4 for softplus.
-
-    Raises:
-        ValueError: if `bend` is not positive.
-
-    Example:
-        >>> two_layer_constant(np.array([[2.0]]), np.array([-3.0]))
-        3.0
+    The units with positive and with negative readout are bounded apart; the larger norm counts. Weights are in pixel
+    units; softplus bends by 1/4. Raises ValueError if `bend` is not positive.
     """
     checks.positive("bend", bend)
     sides = [np.maximum(readout, 0), np.maximum(-readout, 0)]
     return bend * float(max(np.linalg.norm(weights.T @ (side[:, None] * weights), 2) for side in sides))
 
 
-class Folds:
-    """f(x) = sum_k c_k |x - t_k| on the line: every smoothed derivative is known in closed form.
+class Folds(NamedTuple):
+    """f(x) = sum_k c_k |x - t_k| on the line: every smoothed derivative is known in closed form."""
 
-    Args:
-        heights: c_k.
-        places: t_k, the kinks.
-    """
-
-    def __init__(self, heights: Float[np.ndarray, " kinks"], places: Float[np.ndarray, " kinks"]) -> None:
-        self.heights, self.places = heights, places
+    heights: Float[np.ndarray, " kinks"]
+    places: Float[np.ndarray, " kinks"]
 
     def pieces(self) -> Float[np.ndarray, " kinks_and_one"]:
         """Values of f' between the kinks, from left to right."""
@@ -105,49 +76,42 @@ class Folds:
         """G, the largest |f'|."""
         return float(np.abs(self.pieces()).max())
 
-    def half_range(self) -> float:
-        """F of the step function f': half of what lies between its lowest and highest value."""
-        return float(np.ptp(self.pieces()) / 2)
-
-    def derivative(self, x: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+    def derivative(self, x: Points) -> Points:
         """Slope f' off the kinks: the attribution."""
         return np.sign(x[:, None] - self.places) @ self.heights
 
-    def gaussian_bend(self, x: Float[np.ndarray, " points"], sigma: float) -> Float[np.ndarray, " points"]:
+    def gaussian_bend(self, x: Points, sigma: float) -> Points:
         """Derivative of the SmoothGrad map at x."""
         return 2 * norm.pdf(x[:, None], self.places, sigma) @ self.heights
 
-    def step_bend(self, x: Float[np.ndarray, " points"], sigma: float) -> Float[np.ndarray, " points"]:
+    def step_bend(self, x: Points, sigma: float) -> Points:
         """Derivative of the SmoothGrad map of the step function f' at x."""
         away = x[:, None] - self.places
         return (-away / sigma**2 * 2 * norm.pdf(away, scale=sigma)) @ self.heights
 
-    def ball_bend(self, x: Float[np.ndarray, " points"], radius: float) -> Float[np.ndarray, " points"]:
-        """Derivative of the map averaged over [x - radius, x + radius]."""
-        return (self.derivative(x + radius) - self.derivative(x - radius)) / (2 * radius)
 
-
-@versioned(1)
-@tally.over_cases
-def smoothed(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def smoothed(case: int) -> Cases:
     """P18 on a random folded function of one input, whose smoothed derivatives are known in closed form."""
     rng = np.random.default_rng(case)
     n, size = int(rng.integers(1, 6)), 10 ** rng.uniform(-1, 0.5)
     folds = Folds(rng.standard_normal(n), rng.normal(size=n))
     at = np.concatenate([np.linspace(-4, 4, 401), *(folds.places + shift * size for shift in (-1, 0, 1))])
     limit = gaussian_constant(slope=folds.slope(), sigma=size)
-    yield tally.bound("P18", "SmoothGrad, slope", np.abs(folds.gaussian_bend(at, size)).max(), limit)
-    limit = gaussian_constant(height=folds.half_range(), sigma=size)
-    yield tally.bound("P18", "SmoothGrad, height", np.abs(folds.step_bend(at, size)).max(), limit)
+    yield bound("P18", "SmoothGrad, slope", np.abs(folds.gaussian_bend(at, size)).max(), limit)
+    limit = gaussian_constant(height=float(np.ptp(folds.pieces()) / 2), sigma=size)
+    yield bound("P18", "SmoothGrad, height", np.abs(folds.step_bend(at, size)).max(), limit)
     limit = ball_constant(slope=folds.slope(), radius=size, dimensions=1)
-    yield tally.bound("P18", "ball average", np.abs(folds.ball_bend(at + 1e-9, size)).max(), limit)
+    at = at + 1e-9  # off the kinks: the map averaged over [x - size, x + size] has the slope below
+    bend = (folds.derivative(at + size) - folds.derivative(at - size)) / (2 * size)
+    yield bound("P18", "ball average", np.abs(bend).max(), limit)
 
 
 def equality() -> pd.DataFrame:
     """A single fold for the slope, sign(x^2 - s^2) for the height."""
-    zero, places = np.zeros(1), np.array([-0.7, 0.7])
-    fold, bump = Folds(np.ones(1), zero), Folds(np.array([-1.0, 1.0]), places)
-    return tally.equalities({
+    zero = np.zeros(1)
+    fold, bump = Folds(np.ones(1), zero), Folds(np.array([-1.0, 1.0]), np.array([-0.7, 0.7]))
+    return equalities({
         ("P18", "one fold"): (np.abs(fold.gaussian_bend(zero, 0.7)), gaussian_constant(slope=1.0, sigma=0.7)),
         ("P18", "a bump"): (np.abs(bump.step_bend(zero, 0.7)), gaussian_constant(height=1.0, sigma=0.7)),
     })  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a step size lets SGD stay at: the second moment near a minimum, exactly, and the trace bound it implies.
+"""What a step size does: where it lets SGD stay (P8), and which loss it follows (P10).
 
 Near an interpolating minimum with per-sample Hessians H_i (positive semi-definite, H their mean), SGD is
 z <- (I - eta H^) z with H^ the mean over a random batch, and E z z^T evolves by the linear map
@@ -11,26 +11,37 @@ moment stays bounded from every start iff the largest eigenvalue of T is at most
     eta E|H^|_F^2 <= 2 tr H,     and with rank H_i <= C:     tr H <= 2 C / (eta rho)  ( = 2 B C / eta )
 
 Thresholds: Wu et al. 2018, Ma and Ying 2021, Mulayoff and Michaeli 2024; the short trace form is ours (P8).
+
+Gradient descent with step eta follows, up to O(eta^3) per step, the gradient flow of L + (eta / 4) |grad L|^2
+(Barrett and Dherin 2021; for SGD with random reshuffling Smith et al. 2021), and only up to O(eta^2) that of L.
+For one batch of size B the added term is exactly E|grad L_B|^2 = (1 - rho) |grad L|^2 + rho mean_i |grad loss_i|^2;
+with P2 its second part is a penalty on input gradients (P10, ours).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad
 
-from attrobust import checks
-from attrobust.theory import tally
+from attrobust import checks, curvature
+from attrobust.theory import draws, duality
+from attrobust.theory.tally import Cases, NamedValues, bound, equalities, identity, named_values, trial
 from attrobust.versions import versioned
 
 Hessians = Float[np.ndarray, "samples n n"]
+Operator = Float[np.ndarray, "nn nn"]
+Loss = Callable[[Float[Tensor, " n"]], Float[Tensor, ""]]
 
 
 def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> float:
     """rho, the share of per-sample noise that a batch keeps; 1 for a single sample, 0 for all without replacement.
 
-    Raises:
-        ValueError: if `batch_size` is below 1, or above `samples` without replacement.
+    Raises ValueError if `batch_size` is below 1, or above `samples` without replacement.
 
     Example:
         >>> sampling(8, 2), sampling(8, 8, replacement=False)
@@ -43,67 +54,41 @@ def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> floa
     return (samples - batch_size) / (batch_size * (samples - 1)) if samples > 1 else 0.0
 
 
-def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) -> Float[np.ndarray, "nn nn"]:
-    """Matrix of T on row-major vectors of M.
-
-    Args:
-        hessians: per-sample Hessians, symmetric positive semi-definite.
-        step_size: eta, above 0.
-        rho: from `sampling`.
-    """
-    drift = _drift(hessians)
-    return np.eye(len(drift)) - step_size * drift + step_size**2 * _noise(hessians, rho)
+def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) -> Operator:
+    """Matrix of T on row-major vectors of M, for symmetric positive semi-definite Hessians and rho from `sampling`."""
+    drift, noise = _drift_and_noise(hessians, rho)
+    return np.eye(len(drift)) - step_size * drift + step_size**2 * noise
 
 
-def largest_stable_step(hessians: Hessians, *, rho: float, iterations: int = 60) -> float:
+def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
     """Largest step size with a bounded second moment from every start, by bisection on the top eigenvalue of T.
 
-    Args:
-        hessians: per-sample Hessians whose mean is positive definite.
-        rho: from `sampling`.
-        iterations: halvings of the interval (0, 2 / lambda_max(H)], at least 1; 60 reach rounding.
-
-    Raises:
-        ValueError: if the mean Hessian is singular: directions without curvature never decay.
-
-    Example:
-        >>> one = np.diag([2.0])[None]
-        >>> round(largest_stable_step(one, rho=1.0), 9)
-        1.0
-
-    Reference: Mulayoff and Michaeli 2024, "Exact mean square linear stability analysis for SGD" (closed form).
+    A closed form stands in Mulayoff and Michaeli 2024, "Exact mean square linear stability analysis for SGD". Raises
+    ValueError if the mean Hessian is singular: directions without curvature never decay.
     """
-    checks.count("iterations", iterations)
     spectrum = np.linalg.eigvalsh(hessians.mean(0))
     if spectrum[0] <= 1e-10 * spectrum[-1]:
-        raise ValueError(
-            f"hessians have a mean with smallest eigenvalue {spectrum[0]:.2g}; it must be positive definite"
-        )
-    drift, noise = _drift(hessians), _noise(hessians, rho)
+        least = f"{spectrum[0]:.2g}"
+        raise ValueError(f"hessians have a mean with smallest eigenvalue {least}; it must be positive definite")
+    drift, noise = _drift_and_noise(hessians, rho)
     low, high = 0.0, 2 / float(spectrum[-1])
-    if np.linalg.eigvalsh(drift - high * noise)[0] >= 0:
+
+    def stable(step: float) -> bool:
+        return bool(np.linalg.eigvalsh(drift - step * noise)[0] >= 0)  # (I - T) / eta is positive semi-definite
+
+    if stable(high):
         return high
-    for _ in range(iterations):
+    for _ in range(60):  # halvings that reach rounding
         middle = (low + high) / 2
-        stable = np.linalg.eigvalsh(drift - middle * noise)[0] >= 0  # (I - T) / eta is positive semi-definite
-        low, high = (middle, high) if stable else (low, middle)
+        low, high = (middle, high) if stable(middle) else (low, middle)
     return (low + high) / 2
 
 
 def trace_bound(*, step_size: float, rho: float, outputs: int = 1) -> float:
     """Largest trace of a Hessian at which SGD can stay: 2 C / (eta rho); infinite for full batches.
 
-    Args:
-        step_size: eta, above 0.
-        rho: from `sampling`.
-        outputs: C, the rank of a per-sample Hessian (number of logits; one less for cross-entropy).
-
-    Raises:
-        ValueError: for arguments out of range.
-
-    Example:
-        >>> trace_bound(step_size=0.1, rho=0.5)
-        40.0
+    `outputs` is C, the rank of a per-sample Hessian: the number of logits, or one less for cross-entropy. Raises
+    ValueError for numbers out of range.
     """
     checks.positive("step_size", step_size)
     checks.at_least("rho", rho, 0)
@@ -116,22 +101,8 @@ def batch_norm_squared(hessians: Hessians, *, rho: float) -> float:
     return float((1 - rho) * np.square(hessians.mean(0)).sum() + rho * np.square(hessians).sum((1, 2)).mean())
 
 
-def second_moment(
-    hessians: Hessians, *, step_size: float, rho: float, updates: int
-) -> Float[np.ndarray, " updates_and_one"]:
-    """E|z|^2 after 0, 1, ... updates, started at the identity: decay below the threshold, growth above."""
-    operator = second_moment_operator(hessians, step_size=step_size, rho=rho)
-    n = hessians.shape[1]
-    moment, sizes = np.eye(n).ravel() / n, [1.0]
-    for _ in range(updates):
-        moment = operator @ moment
-        sizes.append(float(np.trace(moment.reshape(n, n))))
-    return np.array(sizes)
-
-
-@versioned(1)
-@tally.over_cases
-def stable(case: int) -> Iterator[pd.DataFrame]:
+@trial(version=1)
+def stable(case: int) -> Cases:
     """P8 at the exact threshold of random per-sample Hessians."""
     rng = np.random.default_rng(case)
     n, size, outputs, batch = (int(rng.integers(a, b)) for a, b in ((6, 12), (2, 6), (1, 4), (1, 5)))
@@ -140,30 +111,83 @@ def stable(case: int) -> Iterator[pd.DataFrame]:
     h, eta = each.mean(0), largest_stable_step(each, rho=rho)
     part = each[:, : size // 2, : size // 2]
     for arm, hs in (("squared norm", each), ("squared norm, one block", part)):
-        yield tally.bound("P8", arm, eta * batch_norm_squared(hs, rho=rho), 2 * np.trace(hs.mean(0)))
+        yield bound("P8", arm, eta * batch_norm_squared(hs, rho=rho), 2 * np.trace(hs.mean(0)))
     limit = trace_bound(step_size=eta, rho=rho, outputs=outputs)
-    yield tally.bound("P8", "trace", np.trace(h), limit)
-    yield tally.bound("P8", "fourth moment", np.square(np.trace(each, axis1=1, axis2=2)).mean(), limit**2)
-    yield tally.bound("P8", "top eigenvalue", np.linalg.eigvalsh(h)[-1], 2 / eta)
+    yield bound("P8", "trace", np.trace(h), limit)
+    yield bound("P8", "fourth moment", np.square(np.trace(each, axis1=1, axis2=2)).mean(), limit**2)
+    yield bound("P8", "top eigenvalue", np.linalg.eigvalsh(h)[-1], 2 / eta)
     # The spectral radius of T decides whether the second moment stays bounded.
     operators = (second_moment_operator(each, step_size=factor * eta, rho=rho) for factor in (0.99, 1.01))
     below, above = (float(np.linalg.eigvalsh(operator)[-1]) for operator in operators)
-    yield tally.bound("P8", "bounded below the threshold", below, 1.0)
-    yield tally.bound("P8", "unbounded above it", 1.0, above)
+    yield bound("P8", "bounded below the threshold", below, 1.0)
+    yield bound("P8", "unbounded above it", 1.0, above)
+
+
+def step_errors(loss: Loss, start: Float[Tensor, " n"], *, step_size: float) -> tuple[float, float]:
+    """Distance of one step of descent from the flow of the loss, and from that of the modified loss, for as long.
+
+    The loss is a smooth function of a float64 vector. Barrett and Dherin 2021, "Implicit gradient regularization",
+    section 3. Raises ValueError if `step_size` is not positive.
+    """
+    checks.positive("step_size", step_size)
+
+    def modified(w: Tensor) -> Tensor:
+        return loss(w) + step_size / 4 * grad(loss)(w).square().sum()
+
+    arrived = start - step_size * grad(loss)(start)
+    return tuple(float((arrived - _flow(f, start, step_size)).norm()) for f in (loss, modified))
+
+
+@trial(version=1)
+def batches(case: int) -> Cases:
+    """P10: every batch out of eight images listed, and the input-gradient penalty underneath."""
+    model, x, y = draws.network(case, images=8)
+    first = duality.first_dense(model, x)
+    gradients = duality.parameter_gradients(model, x, y, readout=curvature.cross_entropy).numpy()
+    slopes = curvature.input_gradient_norm(model, x, y, readout=curvature.cross_entropy)
+    inputs = float((first.extended.square().sum(1) * slopes.square()).mean()) / first.spectral**2
+    for batch, replacement in ((1, True), (2, True), (3, True), (2, False), (3, False), (8, False)):
+        rho = sampling(8, batch, replacement=replacement)
+        every = product(range(8), repeat=batch) if replacement else combinations(range(8), batch)
+        listed = np.mean([np.square(gradients[list(chosen)].mean(0)).sum() for chosen in every])
+        formula = (1 - rho) * np.square(gradients.mean(0)).sum() + rho * np.square(gradients).sum(1).mean()
+        yield identity("P10", "listed batches and formula", listed, formula)
+        yield bound("P10", "input-gradient penalty", rho * inputs, listed)
+
+
+@versioned(1)
+@named_values
+def orders(seeds: Sequence[int], step_sizes: Sequence[float]) -> NamedValues:
+    """Error of one step of descent against the flows of the loss and of the modified loss."""
+    for seed in seeds:
+        g = draws.Source(seed)
+        a, w = g.normal(6, 6), g.normal(6)
+        for step in step_sizes:
+            plain, modified = step_errors(lambda v, a=a: torch.tanh(a @ v).square().sum(), w, step_size=step)
+            named = {"flow of the loss": plain, "flow of the modified loss": modified}
+            yield {"case": seed, "step_size": step}, named
 
 
 def equality() -> pd.DataFrame:
     """One sample per update, orthogonal gradients of equal norm."""
     step = largest_stable_step(3 * np.eye(4)[:, :, None] * np.eye(4)[:, None], rho=1.0)
-    return tally.equalities({("P8", "orthogonal samples"): (3.0, trace_bound(step_size=step, rho=1.0))})
+    return equalities({("P8", "orthogonal samples"): (3.0, trace_bound(step_size=step, rho=1.0))})
 
 
-def _drift(hessians: Hessians) -> Float[np.ndarray, "nn nn"]:
+def _drift_and_noise(hessians: Hessians, rho: float) -> tuple[Operator, Operator]:
+    """The parts of T that go with eta and with its square."""
     mean, eye = hessians.mean(0), np.eye(hessians.shape[1])
-    return np.kron(mean, eye) + np.kron(eye, mean)
-
-
-def _noise(hessians: Hessians, rho: float) -> Float[np.ndarray, "nn nn"]:
-    mean = hessians.mean(0)
     each = np.einsum("sab,scd->acbd", hessians, hessians).reshape(len(mean) ** 2, -1) / len(hessians)
-    return (1 - rho) * np.kron(mean, mean) + rho * each
+    return np.kron(mean, eye) + np.kron(eye, mean), (1 - rho) * np.kron(mean, mean) + rho * each
+
+
+def _flow(loss: Loss, start: Tensor, time: float) -> Tensor:
+    """End of the gradient flow w' = -grad loss(w): 16 classical Runge-Kutta steps, exact to rounding (our choice)."""
+    slope, w, h = grad(loss), start, time / 16
+    for _ in range(16):
+        a = -slope(w)
+        b = -slope(w + h / 2 * a)
+        c = -slope(w + h / 2 * b)
+        d = -slope(w + h * c)
+        w = w + h / 6 * (a + 2 * b + 2 * c + d)
+    return w

@@ -18,6 +18,13 @@ import pandas as pd
 
 from attrobust import checks
 from attrobust.claims import OPPOSITE, SUPPORTED, UNDECIDED
+from attrobust.versions import versioned
+
+#: What a trial yields: tables of cases.
+Cases = Iterator[pd.DataFrame]
+
+#: What `named_values` makes a table of: columns, and numbers by name.
+NamedValues = Iterator[tuple[dict[str, object], Mapping[str, object]]]
 
 #: Columns that every table of cases has.
 CASES = ("statement", "arm", "left", "right", "kind", "holds")
@@ -29,19 +36,36 @@ RESIDUAL = 1e-10
 ROUNDING = 1e-9
 
 
-def over_cases(one: Callable[[int], Iterator[pd.DataFrame]]) -> Callable[[int, int], pd.DataFrame]:
-    """Turn a function of one random case into one of (number of cases, first case) that joins their tables.
+def trial(*, version: int) -> Callable[[Callable[[int], Cases]], Callable[[int, int], pd.DataFrame]]:
+    """Turn a function of one random case into a versioned one of (number of cases, first case) that joins their tables.
 
     Example:
-        >>> two = over_cases(lambda case: iter([bound("S", "numbers", case, 10)]))
-        >>> two(3, 5)["left"].tolist()
+        >>> from attrobust.versions import VERSIONED
+        >>> @trial(version=1)
+        ... def numbers(case):
+        ...     yield bound("S", "numbers", case, 10)
+        >>> VERSIONED.pop("numbers")(3, 5)["left"].tolist()
         [5.0, 6.0, 7.0]
     """
 
-    @functools.wraps(one)
-    def table(cases: int, seed: int) -> pd.DataFrame:
-        checks.count("cases", cases)
-        return join(part for case in range(seed, seed + cases) for part in one(case))
+    def over_cases(one: Callable[[int], Cases]) -> Callable[[int, int], pd.DataFrame]:
+        @functools.wraps(one)
+        def table(cases: int, seed: int) -> pd.DataFrame:
+            checks.count("cases", cases)
+            return join(part for case in range(seed, seed + cases) for part in one(case))
+
+        return versioned(version)(table)
+
+    return over_cases
+
+
+def named_values(of: Callable[..., NamedValues]) -> Callable[..., pd.DataFrame]:
+    """Turn a generator of (columns, {name: number}) into a table with one row per number."""
+
+    @functools.wraps(of)
+    def table(*given: object, **options: object) -> pd.DataFrame:
+        parts = of(*given, **options)
+        return pd.DataFrame([{**part, "name": n, "value": float(v)} for part, named in parts for n, v in named.items()])
 
     return table
 
@@ -49,18 +73,10 @@ def over_cases(one: Callable[[int], Iterator[pd.DataFrame]]) -> Callable[[int, i
 def bound(
     statement: str, arm: str, left: object, right: object, *, holds: bool = True, **columns: object
 ) -> pd.DataFrame:
-    """Cases of left <= right.
+    """Cases of left <= right, one number per case; the right side may be infinite.
 
-    Args:
-        statement: its name, such as "P2".
-        arm: what it was tried on, such as "logit".
-        left: smaller side, one number per case.
-        right: larger side, one number per case; may be infinite.
-        holds: False for a wrong variant.
-        **columns: further columns of the table, such as the radius.
-
-    Raises:
-        ValueError: if a side is NaN: a case that cannot be computed must not pass as one that holds.
+    A statement such as "P2" is tried on an arm such as "logit"; `columns` are further ones of the table, such as the
+    radius. Raises ValueError if a side is NaN: a case that cannot be computed must not pass as one that holds.
 
     Example:
         >>> bound("P2", "logit", [1.0, 2.0], [2.0, 2.0])["left"].tolist()
@@ -74,14 +90,14 @@ def bound(
 
 
 def identity(statement: str, arm: str, left: object, right: object) -> pd.DataFrame:
-    """One case of left = right: the largest difference over the larger of 1 and the largest entry.
-
-    Example:
-        >>> float(identity("P1", "logit", [1.0, 2.0], [1.0, 2.0])["left"].iloc[0])
-        0.0
-    """
+    """One case of left = right: the largest difference over the larger of 1 and the largest entry."""
     left, right = _numbers(left), _numbers(right)
-    return residuals(statement, arm, np.abs(left - right).max() / max(1.0, np.abs(right).max()))
+    return residual(statement, arm, (left - right) / max(1.0, np.abs(right).max()))
+
+
+def residual(statement: str, arm: str, differences: object, *, holds: bool = True) -> pd.DataFrame:
+    """One case of an identity: the largest of the differences it leaves."""
+    return residuals(statement, arm, np.abs(_numbers(differences)).max(), holds=holds)
 
 
 def residuals(statement: str, arm: str, values: object, *, holds: bool = True) -> pd.DataFrame:
@@ -120,20 +136,16 @@ def violated(cases: pd.DataFrame) -> pd.Series:
 
 def ratio(cases: pd.DataFrame) -> pd.Series:
     """Left over right; 0 where both vanish up to rounding, infinite where only the right side does."""
-    left, right = cases["left"].to_numpy(dtype=float), cases["right"].to_numpy(dtype=float)
-    nothing = (np.abs(left) <= ROUNDING * 1e-3) & (np.abs(right) <= ROUNDING * 1e-3)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = np.where(nothing & (cases["kind"] == "bound"), 0.0, left / right)
-    return pd.Series(value, index=cases.index)
+    left, right = cases["left"].astype(float), cases["right"].astype(float)
+    nothing = (left.abs() <= ROUNDING * 1e-3) & (right.abs() <= ROUNDING * 1e-3) & (cases["kind"] == "bound")
+    return (left / right).mask(nothing, 0.0)
 
 
 def tally(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases tried, violations, and how close each statement came to its limit.
+    """Cases tried, violations, and how close each statement came to its limit, per statement and arm.
 
-    Returns:
-        One row per statement and arm: kind, holds, cases, violations, ratio (largest left over right), residual
-        (largest left side of an identity, NaN for a bound) and verdict: "supported" if there are cases and none is
-        violated, "opposite" if one is, "undecided" without cases. A wrong variant should come out "opposite".
+    The ratio is the largest left over right, the residual the largest left side of an identity, NaN for a bound. The
+    verdict on a wrong variant should come out "opposite".
     """
     residual = cases["left"].where(cases["kind"] == "identity")
     marked = cases.assign(violated=violated(cases), ratio=ratio(cases), residual=residual)
@@ -145,23 +157,20 @@ def tally(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(cases: int, violations: int) -> str:
-    """Judge a statement by its cases.
+    """Judge a statement by its cases: supported if there are some and none is violated.
 
     Example:
         >>> verdict(200, 0), verdict(200, 1), verdict(0, 0)
         ('supported', 'opposite', 'undecided')
     """
-    if cases == 0:
-        return UNDECIDED
-    return OPPOSITE if violations else SUPPORTED
+    return UNDECIDED if cases == 0 else OPPOSITE if violations else SUPPORTED
 
 
 def summary(cases: pd.DataFrame) -> str:
     """One line per true statement and arm: cases, violations, tightest ratio or largest residual."""
     table = tally(cases[cases["holds"]])
-    names = [f"{row.statement} {row.arm}" for row in table.itertuples()]
-    width = max((len(name) for name in names), default=0)
-    lines = []
+    names = table["statement"] + " " + table["arm"]
+    lines, width = [], max(map(len, names), default=0)
     for name, row in zip(names, table.itertuples(), strict=True):
         tight = f"residual below {RESIDUAL:g}" if row.kind == "identity" else f"tightest ratio {row.ratio:.4f}"
         if row.kind == "identity" and row.violations:
@@ -171,15 +180,10 @@ def summary(cases: pd.DataFrame) -> str:
 
 
 def claim(cases: pd.DataFrame, *, name: str, sides: dict[str, str]) -> pd.DataFrame:
-    """Rows of a claims table, one per true statement and arm.
+    """Rows of a claims table, one per true statement and arm, for the claim of this name, such as "C1".
 
-    Args:
-        cases: tables of cases, joined.
-        name: id of the claim, such as "C1".
-        sides: statement -> what it speaks about ("gradient", "curvature", ...), which sorts the rows.
-
-    Raises:
-        ValueError: if a statement has no side.
+    The side of a statement is what it speaks about ("gradient", "curvature", ...); sides sort the rows. Raises
+    ValueError if a statement has none.
     """
     table = tally(cases[cases["holds"]])
     lost = sorted(set(table["statement"]) - set(sides))
@@ -187,8 +191,8 @@ def claim(cases: pd.DataFrame, *, name: str, sides: dict[str, str]) -> pd.DataFr
         raise ValueError(f"sides says nothing about {', '.join(lost)}; it must name a side for every statement")
     table = table.assign(claim=name, side=table["statement"].map(sides))
     table["arm"] = table["side"] + " | " + table["statement"] + " | " + table["arm"]
-    order = table["side"].map({side: i for i, side in enumerate(dict.fromkeys(sides.values()))})
-    table = table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
+    order = list(dict.fromkeys(sides.values()))
+    table = table.sort_values("side", key=lambda side: side.map(order.index), kind="stable", ignore_index=True)
     return table[["claim", "arm", "side", "statement", "kind", "cases", "violations", "ratio", "residual", "verdict"]]
 
 
@@ -215,11 +219,11 @@ def box(title: str, items: Iterable[str], *, width: int = 100) -> str:
         │ 2  two           │
         └──────────────────┘
     """
-    inner = width - 4
+    inner = width - 7
     lines = [f"┌─ {title} {'─' * (width - len(title) - 5)}┐"]
     for number, item in enumerate(items, start=1):
-        for index, text in enumerate(textwrap.wrap(item, inner - 3)):
-            lines.append(f"│ {(str(number) if index == 0 else ''):<3}{text:<{inner - 3}} │")
+        for index, text in enumerate(textwrap.wrap(item, inner)):
+            lines.append(f"│ {'' if index else number:<3}{text:<{inner}} │")
     return "\n".join([*lines, f"└{'─' * (width - 2)}┘"])
 
 
