@@ -25,18 +25,14 @@ VERSIONED: dict[str, Callable] = {}
 def versioned(version: int) -> Callable[[Function], Function]:
     """Mark a function whose numbers are stored; raise the version whenever its numbers change.
 
-    Args:
-        version: whole number of at least 1.
-
     Raises:
-        ValueError: for another version, or if another function of that name is versioned already.
+        ValueError: unless it is a whole number of at least 1, or if another function of that name is versioned already.
 
     Example:
         >>> @versioned(2)
         ... def halves(n): ...
-        >>> version_of(halves)
+        >>> version_of(VERSIONED.pop("halves"))
         2
-        >>> del VERSIONED["halves"]
     """
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ValueError(f"version is {version!r}; it must be a whole number of at least 1")
@@ -52,11 +48,7 @@ def versioned(version: int) -> Callable[[Function], Function]:
 
 
 def version_of(function: Callable) -> int:
-    """Version of a function whose numbers are stored.
-
-    Raises:
-        ValueError: if it has none.
-    """
+    """Version of a function whose numbers are stored; a ValueError if it has none."""
     version = getattr(function, "version", None)
     if not isinstance(version, int):
         raise ValueError(
@@ -94,6 +86,7 @@ def digest(*values: object) -> str:
 
 
 def _plain(value: object) -> object:
+    """A value in the words of JSON."""
     if isinstance(value, enum.Enum):
         return {"enum": type(value).__name__, "member": value.name}
     if value is None or isinstance(value, bool | str):

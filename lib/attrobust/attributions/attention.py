@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from attrobust import checks
 from attrobust.models.readouts import Readout, logit
 from attrobust.shapes import Images, Labels
+from attrobust.versions import versioned
 
 Patches = Float[Tensor, "batch 1 rows columns"]
 Tokens = Float[Tensor, "batch tokens tokens"]
 
 
+@versioned(1)
 def raw_attention(model: nn.Module, x: Images, target: Labels) -> Patches:
     """What CLS attends to in the last block: m(A_L). The same for every class.
 
@@ -36,6 +38,7 @@ def raw_attention(model: nn.Module, x: Images, target: Labels) -> Patches:
     return from_cls(attend(model, x)[1][-1].mean(1), x)
 
 
+@versioned(1)
 def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = True) -> Patches:
     """Attention followed through all blocks and their skip connections: B_L ... B_1 with B_l = m(A_l) + I.
 
@@ -63,6 +66,7 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
     return from_cls(rolled, x)
 
 
+@versioned(1)
 def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
     """Attention of the last block that speaks for the class: m((dA_L * A_L)^+).
 
@@ -83,6 +87,7 @@ def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: 
     return from_cls(_speaking_for(model, x, target, readout, blocks=1)[0], x)
 
 
+@versioned(1)
 def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
     """Relevance passed through all blocks: R <- R + m((dA_l * A_l)^+) R, from R = I.
 

@@ -17,8 +17,10 @@ from attrobust import checks
 from attrobust.balls import Ball
 from attrobust.models.readouts import Readout, logit
 from attrobust.shapes import Images, Labels
+from attrobust.versions import versioned
 
 
+@versioned(1)
 def saliency(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Images:
     """Gradient of the target's readout with respect to the pixels, signed; of the logit: dz_target / dx.
 
@@ -49,6 +51,7 @@ def saliency(model: nn.Module, x: Images, target: Labels, *, readout: Readout = 
         return torch.autograd.grad(value, x, create_graph=True)[0]
 
 
+@versioned(1)
 def input_x_gradient(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Images:
     """Pixel times gradient: x . dz_target / dx, the first-order share of each pixel in the readout.
 
@@ -64,6 +67,7 @@ def input_x_gradient(model: nn.Module, x: Images, target: Labels, *, readout: Re
     return x * saliency(model, x, target, readout=readout)
 
 
+@versioned(1)
 def integrated_gradients(
     model: nn.Module,
     x: Images,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.shapes import Images
+from attrobust.versions import versioned
 
 
 def pixelwise(signed: Images) -> Float[Tensor, "batch height width"]:
@@ -36,6 +37,7 @@ def patches(signed: Images, *, patch: int) -> Float[Tensor, "batch 1 rows column
     return nn.functional.avg_pool2d(pixelwise(signed)[:, None], patch)
 
 
+@versioned(1)
 def on_patches(
     model: nn.Module, x: Images, target: Int[Tensor, " batch"], *, attribution: Callable, patch: int
 ) -> Float[Tensor, "batch 1 rows columns"]:

@@ -21,8 +21,8 @@ from attrobust.experiments import keys as keys_of
 from attrobust.experiments import schema
 from attrobust.experiments.experiment import Experiment, Measurement
 from attrobust.experiments.measure import build, columns, measure, names, train
+from attrobust.experiments.store import EvidenceError, Store, Stored, load_weights, provenance, remedy
 from attrobust.rows import ATTACKED, Rows
-from attrobust.store import EvidenceError, Store, Stored, load_weights, provenance, remedy
 
 
 def run(
@@ -36,19 +36,15 @@ def run(
 ) -> Rows:
     """Rows of a grid; only missing ones are computed.
 
+    One run per experiment whose data set is on this machine or whose row is stored, in the grid's order, with its
+    attacked similarities; of a run that diverged or collapsed what was not measured is NaN. What had to be left out is
+    noted in the store. A row computed here that is damaged or belongs to another run is named in the store's log and
+    computed again.
+
     Args:
-        experiments: the grid.
-        measurement: what is measured on each network.
-        store: where rows are found and put.
         jobs: worker processes; 0 for one per core.
         device: "cpu" or "cuda".
         show: called with a line of progress after each run, beside the store's log.
-
-    Returns:
-        One run per experiment whose data set is on this machine or whose row is stored, in the grid's order, with its
-        attacked similarities; of a run that diverged or collapsed what was not measured is NaN. What had to be left out
-        is noted in the store. A row computed here that is damaged or belongs to another run is named in the store's
-        log and computed again.
 
     Raises:
         ValueError: if `jobs` or `device` is not accepted.
@@ -67,11 +63,13 @@ def run(
     for lines in in_workers(_run_group, [(g, measurement, store, device) for g in groups], jobs=jobs):
         for line in lines:
             done += 1
-            store.report(_progress(done, total, len(found), began, line))
+            said = _progress(done, total, len(found), began, line)
+            store.report(said)
             if show:
-                show(_progress(done, total, len(found), began, line))
+                show(said)
     found |= (own := store.own_rows(keys.values()))
-    present, shared = [e for e in experiments if keys[e] in found], store.shared_rows(keys.values())
+    shared = store.shared_rows(keys.values())
+    present = [e for e in experiments if keys[e] in found]
     networks = {e: keys_of.network(e, device) for e in present}
     store.count(
         trained=[networks[e] for e in present if keys[e] in own],
@@ -87,12 +85,12 @@ def run(
 
 def _believed(store: Store, keys: dict[Experiment, str], measurement: Measurement) -> dict[str, Stored]:
     """Stored rows that are what they should be: committed ones are refused otherwise, others are computed again."""
-    committed, shared, own = (find(keys.values()) for find in (store.committed_rows, store.shared_rows, store.own_rows))
-    found = committed | shared | own
+    made_here = store.shared_rows(keys.values()) | store.own_rows(keys.values())
+    found = store.committed_rows(keys.values()) | made_here
     for experiment, key in keys.items():
         row = found.get(key)
         wrong = row and (row.fault or schema.fault(row.run, row.attacked, experiment, measurement))
-        if wrong and key not in shared | own:
+        if wrong and key not in made_here:
             raise EvidenceError(f"{row.place}: {wrong}: {remedy(store.committed[0])}")
         if wrong:
             store.report(f"{row.place}: {wrong}: it is computed again")
@@ -101,82 +99,12 @@ def _believed(store: Store, keys: dict[Experiment, str], measurement: Measuremen
     return found
 
 
-def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
-    """The trained network of one experiment, from stored weights if there are any; kept as a reference network.
-
-    Args:
-        experiment: how it is trained; in a worker process, if its weights are not stored.
-        store: where weights are found and put; it knows on which device its networks are trained.
-        device: where the network is put.
-
-    Returns:
-        The network in eval mode, its parameters frozen.
-
-    Raises:
-        DataError: if it must be trained and its data set is not on this machine.
-        ValueError: if the stored weights are damaged or another network's.
-    """
-    name = keys_of.network(experiment, store.device)
-    stored = store.network_file(name)
-    if stored is None:
-        list(in_workers(_train_and_store, [(experiment, store)], jobs=1))
-        stored = store.network_file(name)
-    model, weights = build(experiment, device), load_weights(stored)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{stored} holds the weights of another network: {remedy(stored)}") from error
-    store.keep_network(name, stored)
-    return model.eval().requires_grad_(False)
-
-
-def in_workers(function: Callable, tasks: Iterable[tuple], *, jobs: int = 0) -> Iterable:
-    """Results of `function(*task)` as they finish, from one-thread worker processes that are kept for later."""
-    tasks = list(tasks)
-    if not tasks:
-        return []
-    workers = jobs or joblib.cpu_count(only_physical_cores=False)
-    with joblib.parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1):
-        return joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")(
-            joblib.delayed(_alone)(os.getpid(), function, task) for task in tasks
-        )
-
-
-def _alone(parent: int, function: Callable, task: tuple) -> object:
-    if parent not in (os.getpid(), os.getppid()):
-        os._exit(1)  # whoever asked was killed: a worker left behind must not go through the queue
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        # A single worker is this very process: its global generator and thread count are put back.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return function(*task)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _run_group(group: list[Experiment], measurement: Measurement, store: Store, device: str) -> list[str]:
-    began = time.monotonic()
-    networks, fits = train(group, device)
-    share = (time.monotonic() - began) / len(group)
-    lines = []
-    for experiment, model, fit in zip(group, networks, fits, strict=True):
-        began = time.monotonic()
-        row, attacked = measure(experiment, measurement, model, fit, device)
-        seconds = time.monotonic() - began + share
-        store.save_weights(keys_of.network(experiment, device), model)
-        store.put(
-            keys_of.key(experiment, measurement, device),
-            {**columns(experiment), **row},
-            attacked.to_dict("records"),
-            provenance(seconds, device),
-        )
-        lines.append(
-            f"{experiment.dataset} {experiment.protocol} step {experiment.step_size:g} batch {experiment.batch_size}"
-            f" seed {experiment.seed}: {seconds:.1f} s"
-        )
-    return lines
+def _measured(run: dict) -> dict:
+    """What was measured of a stored run; a file's texts and blanks are what they stand for."""
+    own = {*Experiment.__dataclass_fields__, "key"}
+    reason = run["reason"] if isinstance(run["reason"], str) else ""
+    words = {"comparable": str(run["comparable"]) == "True", "reason": reason}
+    return {name: words.get(name, value) for name, value in run.items() if name not in own}
 
 
 def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]]:
@@ -190,20 +118,54 @@ def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]
     return sorted(groups, key=lambda g: (-len(g) * g[0].epochs * g[0].n_train / g[0].batch_size, g[0].step_size))
 
 
-def _measured(run: dict) -> dict:
-    own = set(Experiment.__dataclass_fields__) | {"key", "comparable", "reason"}
-    words = {"comparable": str(run["comparable"]) == "True", "reason": run["reason"] or ""}
-    words["reason"] = words["reason"] if isinstance(words["reason"], str) else ""
-    return {name: words.get(name, value) for name, value in run.items() if name in words or name not in own}
+def _run_group(group: list[Experiment], measurement: Measurement, store: Store, device: str) -> list[str]:
+    """Train and store one task; a line of progress for each run."""
+    began, lines = time.monotonic(), []
+    networks, fits = train(group, device)
+    share = (time.monotonic() - began) / len(group)
+    for e, model, fit in zip(group, networks, fits, strict=True):
+        began = time.monotonic()
+        row, attacked = measure(e, measurement, model, fit, device)
+        seconds = time.monotonic() - began + share
+        store.save_weights(keys_of.network(e, device), model)
+        lasting, made = {**columns(e), **row}, provenance(seconds, device)
+        store.put(keys_of.key(e, measurement, device), lasting, attacked.to_dict("records"), made)
+        what = f"{e.dataset} {e.protocol} step {e.step_size:g} batch {e.batch_size} seed {e.seed}"
+        lines.append(f"{what}: {seconds:.1f} s")
+    return lines
 
 
 def _progress(done: int, total: int, before: int, began: float, line: str) -> str:
     elapsed = time.monotonic() - began
-    remaining = elapsed / max(1, done - before) * (total - done)
-    return (
-        f"{done}/{total} runs, {tqdm.format_interval(elapsed)} elapsed,"
-        f" about {tqdm.format_interval(remaining)} remaining · {line}"
-    )
+    so_far, left = map(tqdm.format_interval, (elapsed, elapsed / max(1, done - before) * (total - done)))
+    return f"{done}/{total} runs, {so_far} elapsed, about {left} remaining · {line}"
+
+
+def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
+    """The trained network of one experiment, in eval mode and frozen, on a device; kept as a reference network.
+
+    Its weights are the stored ones, if there are any; else it is trained in a worker process, on the store's device.
+
+    Raises:
+        DataError: if it must be trained and its data set is not on this machine.
+        ValueError: if the stored weights are damaged or another network's.
+    """
+    name = keys_of.network(experiment, store.device)
+    if store.network_file(name) is None:
+        list(in_workers(_train_and_store, [(experiment, store)], jobs=1))
+    stored = store.network_file(name)
+    model, weights = build(experiment, device), load_weights(stored)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{stored} holds the weights of another network: {remedy(stored)}") from error
+    store.keep_network(name, stored)
+    return model.eval().requires_grad_(False)
+
+
+def _train_and_store(experiment: Experiment, store: Store) -> None:
+    (model,), _ = train([experiment], store.device)
+    store.save_weights(keys_of.network(experiment, store.device), model)
 
 
 def table(
@@ -212,15 +174,9 @@ def table(
     """A stored table of `function(*arguments)`, computed once, in a worker process with one thread.
 
     Args:
-        store: where the table is found and put.
-        name: of the table.
-        function: returns the table.
         arguments: experiments, numbers, names, lists of them; part of the key.
         version: of a notebook's own function, to be raised whenever its numbers change; functions of the library have
             their own (see `versions`).
-
-    Returns:
-        The table, read back from its file.
 
     Raises:
         ValueError: if the function has no version.
@@ -251,6 +207,27 @@ def _store_table(name: str, key: str, function: Callable, task: tuple, store: St
     store.put_table(name, key, function(*task))
 
 
-def _train_and_store(experiment: Experiment, store: Store) -> None:
-    (model,), _ = train([experiment], store.device)
-    store.save_weights(keys_of.network(experiment, store.device), model)
+def in_workers(function: Callable, tasks: Iterable[tuple], *, jobs: int = 0) -> Iterable:
+    """Results of `function(*task)` as they finish, from one-thread worker processes that are kept for later."""
+    tasks = list(tasks)
+    if not tasks:
+        return []
+    workers = jobs or joblib.cpu_count(only_physical_cores=False)
+    with joblib.parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1):
+        return joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")(
+            joblib.delayed(_alone)(os.getpid(), function, task) for task in tasks
+        )
+
+
+def _alone(parent: int, function: Callable, task: tuple) -> object:
+    if parent not in (os.getpid(), os.getppid()):
+        os._exit(1)  # whoever asked was killed: a worker left behind must not go through the queue
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # A single worker is this very process: its global generator and thread count are put back.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return function(*task)
+    finally:
+        torch.set_num_threads(threads)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrobust.shapes import Images
+from attrobust.versions import versioned
 
 
+@versioned(1)
 def input_gradient(model: nn.Module, x: Images, y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """Squared l2 norm of the cross-entropy's input gradient, of each example; live in the model's parameters.
 

@@ -3,7 +3,7 @@
 A notebook declares its parameters by annotations in its own cell, `seeds: list[int] = [0]`; the annotation is the
 type, `RANGES` and `CHOICES` say where a name asks for more than its type. Values arrive from three sides: the cell
 itself, papermill's injected cell (which only warns about unknown names, and hands lists over as text), and profile
-files. All are checked here, at the border, before any work.
+files. All are checked here, at the border, before any work. `reproduce` runs the notebooks.
 """
 
 import ast
@@ -14,14 +14,12 @@ from functools import partial
 from types import SimpleNamespace
 
 import yaml
+from IPython import display
 
 from attrobust import checks, data, experiments, models, paths, training
-from attrobust.store import Store, place_for
+from attrobust.experiments.store import Store, place_for
 
-#: Least value of whole numbers and of others, unless `RANGES` knows better: counts start at 1, sizes above 0.
-WHOLE, REAL = partial(checks.count, least=1), checks.positive
-
-#: Parameters whose numbers have another range than their type: seeds may be 0, a radius too.
+#: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
     **dict.fromkeys(("seed", "seeds", "jobs"), partial(checks.count, least=0)),
     **dict.fromkeys(("radius", "radii"), partial(checks.at_least, least=0)),
@@ -40,13 +38,9 @@ CHOICES: dict[str, Sequence[str]] = {
 
 
 def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
-    """Checked parameters of a notebook, from its namespace.
+    """Checked parameters of a notebook as attributes, from its `globals()` right after its parameters.
 
-    Args:
-        namespace: `globals()` of the notebook, right after its parameters.
-
-    Returns:
-        The declared parameters as attributes; lists that papermill passed as text are lists again.
+    Lists that papermill passed as text are lists again.
 
     Raises:
         ValueError: for a value outside what is accepted, or a name in papermill's injected cell that this notebook
@@ -62,35 +56,41 @@ def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
     # Without a history (nbval, a script) the annotations themselves are there; from Python 3.14 on the history alone.
     types |= {name: inspect.formatannotation(kind) for name, kind in namespace.get("__annotations__", {}).items()}
     injected = {name for source in cells if source.startswith("# Parameters\n") for name in _assigned(source)}
-    for name in sorted(injected - _of_a_whole_profile(injected)):
+    profiles = [set(yaml.safe_load(path.read_text())) for path in paths.notebooks.glob("*.yaml")]
+    whole = set().union(*(names for names in profiles if names <= injected))
+    for name in sorted(injected - whole):
         if not name.startswith("PAPERMILL_"):  # papermill --inject-paths
             accept(name, types)
     return SimpleNamespace(**checked(namespace, types))
 
 
 def declared(source: str) -> dict[str, str]:
-    """Names that a cell declares, with their types as written.
-
-    Args:
-        source: text of the cell; one that is not plain Python (a magic) declares nothing.
+    """Names that a cell declares, with their types as written; one that is not plain Python (a magic) declares nothing.
 
     Example:
         >>> declared("seeds: list[int] = [0]; x = 2")
         {'seeds': 'list[int]'}
     """
-    return {
-        node.target.id: ast.unparse(node.annotation)
-        for node in _statements(source)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
+    annotated = [s for s in _statements(source) if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
+    return {statement.target.id: ast.unparse(statement.annotation) for statement in annotated}
+
+
+def _assigned(source: str) -> set[str]:
+    targets = {target for statement in _statements(source) for target in getattr(statement, "targets", [])}
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _statements(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return []
 
 
 def checked(values: Mapping[str, object], types: Mapping[str, str]) -> dict[str, object]:
     """Those values that belong to a declared parameter, each read as its type and checked.
 
-    Args:
-        values: what was given, by name; text stands for what it says. Other names are left alone.
-        types: declared type of each parameter: int, float, bool, str, or a list of one of them.
+    Text stands for what it says; types are int, float, bool, str, or a list of one of them.
 
     Raises:
         ValueError: naming the parameter, its value and what is accepted.
@@ -107,15 +107,16 @@ def _read(name: str, value: object, kind: str) -> object:
     if inner not in _SINGLE:
         known = ", ".join(_SINGLE)
         raise ValueError(f"parameter {name!r} is declared as {kind}; accepted are {known}, and lists such as list[int]")
+    read, several = _SINGLE[inner]
     if inner == kind:
-        return _SINGLE[inner](name, value)
+        return read(name, value)
     values = _literal(value)
     if inner == "str" and isinstance(values, str):
         values = [values]
     if not isinstance(values, list | tuple) or not values:
-        what = f"names out of {', '.join(CHOICES[name])}" if name in CHOICES else _LISTED[inner]
+        what = f"names out of {', '.join(CHOICES[name])}" if name in CHOICES else several
         raise ValueError(f"{name} is {value!r}; it must be a list of {what}")
-    return [_SINGLE[inner](name, v) for v in values]
+    return [read(name, v) for v in values]
 
 
 def _number(name: str, value: object, *, check: Callable[[str, float], object]) -> object:
@@ -139,16 +140,24 @@ def _text(name: str, value: object) -> str:
     return str(value)
 
 
-_SINGLE = {"int": partial(_number, check=WHOLE), "float": partial(_number, check=REAL), "bool": _flag, "str": _text}
-_LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}
+def _literal(value: object) -> object:
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
+
+
+#: Type -> how one value is read, and what a list of them holds.
+_SINGLE = {
+    "int": (partial(_number, check=checks.count), "numbers, such as [1, 2]"),
+    "float": (partial(_number, check=checks.positive), "numbers, such as [1, 2]"),
+    "bool": (_flag, "flags"),
+    "str": (_text, "names"),
+}
 
 
 def accept(name: str, accepted: Mapping[str, object]) -> None:
-    """Refuse a parameter name that is not among the accepted ones.
-
-    Raises:
-        ValueError: with the nearest accepted name.
-    """
+    """Refuse a parameter name that is not among the accepted ones: a ValueError with the nearest one."""
     if name not in accepted:
         near = difflib.get_close_matches(name, list(accepted), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -156,13 +165,7 @@ def accept(name: str, accepted: Mapping[str, object]) -> None:
 
 
 def open_store(notebook: str, chosen: SimpleNamespace, *, shares: Sequence[str] = ()) -> Store:
-    """The notebook's store at its `out`, reading committed evidence unless `committed` is false.
-
-    Args:
-        notebook: its stem.
-        chosen: its parameters.
-        shares: notebooks whose evidence serves this one too.
-    """
+    """The store of a notebook (by its stem) and its parameters; evidence of those it shares with serves it too."""
     return Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares, device=chosen.device)
 
 
@@ -176,50 +179,17 @@ def left_out(store: Store) -> str:
 class Progress:
     """One line of progress under a running cell; it disappears when the cell is done, so outputs stay clean."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> "Progress":
         self._handle = None
+        return self
 
     def __call__(self, line: str) -> None:
         """Show `line` in place of the one before."""
-        from IPython.display import HTML, display
-
-        if self._handle is None:
-            self._handle = display(HTML(line), display_id=True)
-        elif self._handle is not None:
-            self._handle.update(HTML(line))
-
-    def __enter__(self) -> "Progress":
-        return self
+        if self._handle:
+            self._handle.update(display.HTML(line))
+        else:
+            self._handle = display.display(display.HTML(line), display_id=True)
 
     def __exit__(self, *_: object) -> None:
-        if self._handle is not None:
-            from IPython.display import HTML
-
-            self._handle.update(HTML(""))
-
-
-def _statements(source: str) -> list[ast.stmt]:
-    try:
-        return ast.parse(source).body
-    except SyntaxError:
-        return []
-
-
-def _assigned(source: str) -> set[str]:
-    targets = {target for node in _statements(source) for target in getattr(node, "targets", [])}
-    return {target.id for target in targets if isinstance(target, ast.Name)}
-
-
-def _of_a_whole_profile(injected: set[str]) -> set[str]:
-    """Names of every profile file that was injected whole."""
-    profiles = [set(yaml.safe_load(path.read_text())) for path in paths.notebooks.glob("*.yaml")]
-    return set().union(*(names for names in profiles if names <= injected))
-
-
-def _literal(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
+        if self._handle:
+            self._handle.update(display.HTML(""))

@@ -7,11 +7,11 @@ gathered into ``runs.csv`` and ``attacked.csv`` when it ends; files appear by at
 reproducible bit for bit on one machine; provenance stands in a file of its own.
 """
 
-import hashlib
 import json
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import safetensors.torch
 import scipy
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from attrobust import __version__, paths
 from attrobust.rows import Rows
@@ -30,7 +30,6 @@ from attrobust.rows import Rows
 # From 3.1 on, pandas restores floats exactly by default and deprecates being asked to.
 _EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
 
-_RECOMPUTED = "delete it, and what it holds is computed again"
 _RESTORED = "restore it by git, or recompute it by make reproduce UPDATE=1"
 
 
@@ -40,26 +39,18 @@ class EvidenceError(ValueError):
 
 @dataclass(frozen=True)
 class Stored:
-    """One stored row as it was read.
+    """One stored row as it was read."""
 
-    Attributes:
-        run: columns of runs.csv.
-        attacked: its lines of attacked.csv.
-        place: file, and line where it has one.
-        fault: why it could not be read; "" if it could.
-    """
-
-    run: dict[str, object] = field(default_factory=dict)
-    attacked: list[dict[str, object]] = field(default_factory=list)
-    place: str = ""
-    fault: str = ""
+    run: dict[str, object] = field(default_factory=dict)  # columns of runs.csv
+    attacked: list[dict[str, object]] = field(default_factory=list)  # its lines of attacked.csv
+    place: str = ""  # file, and line where it has one
+    fault: str = ""  # why it could not be read
 
 
 class Store:
-    """Evidence of one notebook.
+    """Evidence of one notebook, which is named by its stem, such as "03_sgd_flattens".
 
     Args:
-        notebook: stem of the notebook, such as "03_sgd_flattens".
         out: folder for new evidence; "" means build/<notebook>/.
         committed: whether evidence committed under figures/<notebook>/ may be read.
         shares: notebooks whose rows and networks serve this one too: committed, and from beside `out` if the same
@@ -69,7 +60,7 @@ class Store:
     Attributes:
         trained: networks trained for this store (now, or before an interruption).
         reused: networks whose committed evidence was read instead.
-        left_out: networks of the grid that could not be computed, with the reason.
+        left_out: number of networks of the grid that could not be computed, by the reason.
 
     Raises:
         ValueError: if `out` lies where committed files are.
@@ -84,25 +75,24 @@ class Store:
         shares: Sequence[str] = (),
         device: str = "cpu",
     ) -> None:
-        self.notebook, self.device = notebook, device
+        self.device = device
         self.out = place_for("out", out) if out else (paths.build / notebook).absolute()
         self.committed = [paths.figures / name for name in (notebook, *shares)] if committed else []
         self.beside = [folder for name in shares if made_in(folder := self.out.parent / name) == made_in(self.out)]
         self.trained: set[str] = set()
         self.reused: set[str] = set()
-        self.left_out: dict[str, int] = {}
+        self.left_out: Counter[str] = Counter()
         (self.out / "progress.log").unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ rows
 
     def own_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
         """Rows computed for this store, by key."""
-        return {key: row for key in keys if (row := _stored(self.out / "rows" / f"{key}.json")) is not None}
+        return _read_rows([self.out], keys)
 
     def shared_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
         """Rows computed for the notebooks that this one shares with, by key; they count there."""
-        places = [(key, folder / "rows" / f"{key}.json") for folder in reversed(self.beside) for key in keys]
-        return {key: row for key, path in places if (row := _stored(path)) is not None}
+        return _read_rows(self.beside, keys)
 
     def committed_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
         """Rows that came with the repository, by key; the notebook's own stand before those of shared ones.
@@ -116,14 +106,10 @@ class Store:
         return {key: known[key] for key in keys if key in known}
 
     def put(
-        self,
-        key: str,
-        run: Mapping[str, object],
-        attacked: Sequence[Mapping[str, object]],
-        provenance: Mapping[str, object],
+        self, key: str, run: Mapping[str, object], attacked: Sequence[Mapping[str, object]], made: Mapping[str, object]
     ) -> None:
-        """Write one row and its provenance; called by workers as soon as a run ends."""
-        write_json(self.out / "provenance" / f"{key}.json", {"key": key, **provenance})
+        """Write one row after its provenance; called by workers as soon as a run ends."""
+        write_json(self.out / "provenance" / f"{key}.json", {"key": key, **made})
         write_json(self.out / "rows" / f"{key}.json", {"run": dict(run), "attacked": [dict(line) for line in attacked]})
 
     def gather(self, rows: Rows) -> None:
@@ -133,8 +119,8 @@ class Store:
         tables = [read_csv(path) for folder in self.committed for path in sorted(folder.glob("provenance*.csv"))]
         known = {line["key"]: line for table in reversed(tables) for line in table.to_dict("records")}
         for folder in (*self.beside, self.out):
-            paths_ = {key: folder / "provenance" / f"{key}.json" for key in rows.runs["key"]}
-            known |= {key: line for key, path in paths_.items() if (line := read_json(path)) is not None}
+            made = {key: read_json(folder / "provenance" / f"{key}.json") for key in rows.runs["key"]}
+            known |= {key: line for key, line in made.items() if line is not None}
         write_csv(self.out / "provenance.csv", pd.DataFrame([known[key] for key in rows.runs["key"] if key in known]))
 
     # ------------------------------------------------------------------ tables and networks
@@ -148,11 +134,7 @@ class Store:
         write_csv(self.out / "tables" / f"{name}-{key}.csv", table)
 
     def table(self, name: str, key: str) -> pd.DataFrame:
-        """A stored small table.
-
-        Raises:
-            FileNotFoundError: if it is not stored.
-        """
+        """A stored small table; a FileNotFoundError if it is not stored."""
         path = self._table(name, key)
         if path is None:
             raise FileNotFoundError(f"table {name}-{key}.csv is not stored in {self.out} or among the committed ones")
@@ -160,16 +142,13 @@ class Store:
 
     def network_file(self, key: str) -> Path | None:
         """Stored weights of a network, if any."""
-        file = f"{key}.safetensors"
-        return self._find("networks", file) or self._find("weights", file)
+        folders, parts = (self.out, *self.beside, *self.committed), ("networks", "weights")
+        return _first(folder / part / f"{key}.safetensors" for part in parts for folder in folders)
 
     def save_weights(self, key: str, model: torch.nn.Module) -> None:
         """Store weights in the ignored cache."""
-        path = self.out / "weights" / f"{key}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}, partial)
-        partial.replace(path)
+        weights = {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
+        write_bytes(self.out / "weights" / f"{key}.safetensors", safetensors.torch.save(weights))
 
     def keep_network(self, key: str, path: Path) -> None:
         """Note that a stored network was used; an own one is put among the reference networks, to be committed."""
@@ -180,12 +159,7 @@ class Store:
 
     def _table(self, name: str, key: str) -> Path | None:
         """Tables are never shared: another notebook's function may have the same name."""
-        folders = (self.out, *self.committed[:1])
-        return next((path for f in folders if (path := f / "tables" / f"{name}-{key}.csv").is_file()), None)
-
-    def _find(self, part: str, file: str) -> Path | None:
-        folders = (self.out, *self.beside, *self.committed)
-        return next((path for folder in folders if (path := folder / part / file).is_file()), None)
+        return _first(folder / "tables" / f"{name}-{key}.csv" for folder in (self.out, *self.committed[:1]))
 
     # ------------------------------------------------------------------ bookkeeping
 
@@ -196,8 +170,8 @@ class Store:
             log.write(line + "\n")
 
     def leave_out(self, reason: str, networks: int) -> None:
-        """Note that part of the grid was not computed, and why."""
-        self.left_out[reason] = networks
+        """Note that so many networks of the grid, or so many more, were not computed, and why."""
+        self.left_out[reason] += networks
         self.summarise()
 
     def count(self, *, trained: Iterable[str] = (), reused: Iterable[str] = ()) -> None:
@@ -212,15 +186,45 @@ class Store:
         write_json(self.out / "summary.json", counts)
 
 
+def _read_rows(folders: Sequence[Path], keys: Iterable[str]) -> dict[str, Stored]:
+    """Rows of a sweep by key, those of the first folder that has them; a damaged one says so."""
+    found = {}
+    for key, path in ((key, folder / "rows" / f"{key}.json") for folder in reversed(folders) for key in keys):
+        try:
+            row = read_json(path)
+        except ValueError as error:
+            found[key] = Stored(place=str(path), fault=str(error))
+            continue
+        if row is None:
+            continue
+        if isinstance(row.get("run"), dict) and isinstance(row.get("attacked"), list):
+            found[key] = Stored(row["run"], row["attacked"], str(path))
+        else:
+            found[key] = Stored(place=str(path), fault="it lacks its parts run and attacked")
+    return found
+
+
+def _committed(folder: Path) -> dict[str, Stored]:
+    """Every row committed for one notebook: runs.csv with attacked.csv, runs_full.csv with attacked_full.csv."""
+    found: dict[str, Stored] = {}
+    for path in sorted(folder.glob("runs*.csv")):
+        beside, under = path.with_name(path.name.replace("runs", "attacked", 1)), {}
+        lines = read_csv(beside).to_dict("records") if beside.is_file() else []
+        for number, line in enumerate(lines, start=2):
+            under.setdefault(line.get("key"), []).append({**line, "place": f"{beside}, line {number}"})
+        for number, run in enumerate(read_csv(path).to_dict("records"), start=2):
+            place, key = f"{path}, line {number}", run.get("key")
+            if key in found:
+                raise EvidenceError(f"{place}: key {key} stands in {found[key].place} too: {_RESTORED}")
+            found[key] = Stored(run, under.get(key, []), place)
+    return found
+
+
 # ---------------------------------------------------------------------- files
 
 
 def place_for(name: str, folder: str | Path) -> Path:
-    """A folder that may be written to, in full.
-
-    Args:
-        name: of the argument that holds it.
-        folder: as it was given.
+    """A folder that may be written to, in full; it was given as the argument called `name`.
 
     Raises:
         ValueError: if it lies inside figures/ or notebooks/, whose files are committed, or is no folder's name.
@@ -229,13 +233,10 @@ def place_for(name: str, folder: str | Path) -> Path:
         raise ValueError(f"{name} is {folder!r}; it must name a folder")
     if str(folder).startswith("~"):
         raise ValueError(f"{name} is {str(folder)!r}; ~ is not expanded here, write the folder in full")
-    full = Path(folder).absolute()
-    for committed in (paths.figures, paths.notebooks):
-        if full.resolve().is_relative_to(committed.resolve()):
-            raise ValueError(
-                f"{name} is {str(folder)!r}; {committed.name}/ holds committed files, choose another folder"
-            )
-    return full
+    for home in (paths.figures, paths.notebooks):
+        if Path(folder).resolve().is_relative_to(home.resolve()):
+            raise ValueError(f"{name} is {str(folder)!r}; {home.name}/ holds committed files, choose another folder")
+    return Path(folder).absolute()
 
 
 def made_in(folder: Path) -> str | None:
@@ -244,20 +245,67 @@ def made_in(folder: Path) -> str | None:
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Weights from a safetensors file (no code is ever executed).
-
-    Raises:
-        ValueError: if the file is damaged.
-    """
+    """Weights from a safetensors file (no code is ever executed); a ValueError if it is damaged."""
     try:
-        return load_file(path)
+        return safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}): {remedy(path)}") from error
+        raise _damaged(path, error) from error
 
 
 def remedy(path: Path) -> str:
     """What to do about a file of evidence that is not what it should be."""
-    return _RESTORED if path.resolve().is_relative_to(paths.figures.resolve()) else _RECOMPUTED
+    committed = path.resolve().is_relative_to(paths.figures.resolve())
+    return _RESTORED if committed else "delete it, and what it holds is computed again"
+
+
+def _damaged(path: Path, why: object) -> ValueError:
+    return ValueError(f"{path} is damaged ({why}): {remedy(path)}")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON by atomic rename; numbers survive the round trip bit for bit."""
+    write_bytes(path, json.dumps(value).encode())
+
+
+def read_json(path: Path) -> dict | None:
+    """JSON object of a file, None where there is none; a ValueError if the file is not JSON, or not an object."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    if not isinstance(value, dict):
+        raise _damaged(path, "it holds no object")
+    return value
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table by atomic rename; floats in their shortest exact form."""
+    write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Table of a file, floats restored exactly, keys as texts even if all digits; a ValueError if it is no table."""
+    try:
+        return pd.read_csv(path, dtype={"key": str}, **_EXACT)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file by atomic rename: readers see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _first(paths_: Iterable[Path]) -> Path | None:
+    return next((path for path in paths_ if path.is_file()), None)
+
+
+# ---------------------------------------------------------------------- provenance
 
 
 def provenance(seconds: float, device: str) -> dict[str, object]:
@@ -279,100 +327,16 @@ def provenance(seconds: float, device: str) -> dict[str, object]:
     }
 
 
-def code_digest() -> str:
-    """Digest of the library's files as they are now, committed or not."""
-    library = Path(__file__).parent
-    texts = [(str(path.relative_to(library)), path.read_bytes()) for path in sorted(library.rglob("*.py"))]
-    return hashlib.sha256(repr(texts).encode()).hexdigest()[:16]
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON by atomic rename; numbers survive the round trip bit for bit."""
-    write_bytes(path, json.dumps(value).encode())
-
-
-def read_json(path: Path) -> dict | None:
-    """JSON object of a file; None where there is none.
-
-    Raises:
-        ValueError: if the file is not JSON, or not an object.
-    """
-    if not path.is_file():
-        return None
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): {remedy(path)}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged (it holds no object): {remedy(path)}")
-    return value
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table by atomic rename; floats in their shortest exact form."""
-    write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table with floats restored exactly; keys stay texts, digits only or not.
-
-    Raises:
-        ValueError: if the file is no table.
-    """
-    try:
-        return pd.read_csv(path, dtype={"key": str}, **_EXACT)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): {remedy(path)}") from error
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by atomic rename: readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
-def _stored(path: Path) -> Stored | None:
-    """A row computed here; a damaged one says so."""
-    try:
-        row = read_json(path)
-    except ValueError as error:
-        return Stored(place=str(path), fault=str(error))
-    if row is None:
-        return None
-    if not isinstance(row.get("run"), dict) or not isinstance(row.get("attacked"), list):
-        return Stored(place=str(path), fault="it lacks its parts run and attacked")
-    return Stored(row["run"], row["attacked"], str(path))
-
-
-def _committed(folder: Path) -> dict[str, Stored]:
-    """Every row committed for one notebook: runs.csv with attacked.csv, runs_full.csv with attacked_full.csv."""
-    found: dict[str, Stored] = {}
-    for path in sorted(folder.glob("runs*.csv")):
-        beside, under = path.with_name(path.name.replace("runs", "attacked", 1)), {}
-        lines = read_csv(beside).to_dict("records") if beside.is_file() else []
-        for number, line in enumerate(lines, start=2):
-            under.setdefault(line.get("key"), []).append({**line, "place": f"{beside}, line {number}"})
-        for number, run in enumerate(read_csv(path).to_dict("records"), start=2):
-            place = f"{path}, line {number}"
-            if run.get("key") in found:
-                raise EvidenceError(f"{place}: key {run['key']} stands in {found[run['key']].place} too: {_RESTORED}")
-            found[run.get("key")] = Stored(run, under.get(run.get("key"), []), place)
-    return found
-
-
 @cache
 def _commit() -> tuple[str, bool]:
     """Commit of the checkout and whether files differ from it; ("unknown", True) outside one."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=paths.root, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(["git", *words], cwd=paths.root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD").strip(), bool(
-            git("status", "--porcelain", "--", "lib", "notebooks").strip()
-        )
+        return git("rev-parse", "--short", "HEAD"), bool(git("status", "--porcelain", "--", "lib", "notebooks"))
     except (OSError, subprocess.CalledProcessError):
         return "unknown", True
 
