@@ -133,7 +133,7 @@ def test_claims_of_any_length_are_told_from_their_verdicts(tmp_path):
     claims = pd.DataFrame({"claim": ["C1", "C1 a long name"], "arm": "a", "change": 1, "verdict": "supported"})
     claims.to_csv(tmp_path / "claims.csv", index=False)
     said = []
-    reproduce._report_verdicts("01", reproduce.compare_claims(*[tmp_path / "claims.csv"] * 2), said.append)
+    reproduce._report_claims("01", reproduce.compare_claims(*[tmp_path / "claims.csv"] * 2), said.append)
     told = [tuple(re.split(r"\s{2,}", line.strip())[:2]) for line in said if "supported" in line]
     assert told == [(name, "supported") for name in claims["claim"]]
 

@@ -22,6 +22,9 @@ ATTACKED = ("key", *IDENTITY, "value", "n")
 class Rows:
     """Rows of a grid; in `joined` and `wide`, `where` gives columns of `attacked` and the value that is kept.
 
+    Raises:
+        ValueError: for an unknown column, where nothing is left, or where `wide` finds several numbers for one place.
+
     Example:
         >>> runs = pd.DataFrame({"key": ["a", "b"], "step_size": [0.1, 0.2]})
         >>> line = {"key": "a", "readout": "logit", "map": "saliency", "attack": "worst", "radius": 8, "n": 4}
@@ -36,22 +39,14 @@ class Rows:
     attacked: pd.DataFrame
 
     def joined(self, **where: object) -> pd.DataFrame:
-        """Attacked similarities beside the columns of their network; one that was not attacked has lines without value.
-
-        Raises:
-            ValueError: for an unknown column, or where nothing is left.
-        """
+        """Attacked similarities beside the columns of their network; one not attacked has lines without a value."""
         kept = self._kept(where)
         absent = self.runs.loc[~self.runs["key"].isin(self.attacked["key"]), ["key"]]
         every = absent.merge(kept[[*IDENTITY]].drop_duplicates(), how="cross")
         return self.runs.merge(pd.concat([kept, every]) if len(every) else kept, on="key")
 
     def wide(self, **where: object) -> pd.DataFrame:
-        """One row per network with a column for each metric of one map, attack and radius.
-
-        Raises:
-            ValueError: for an unknown column, or if several numbers are left for one network and metric.
-        """
+        """One row per network with a column for each metric of one map, attack and radius."""
         kept = self._kept(where)
         for name in IDENTITY:
             if name != "metric" and kept[name].nunique() > 1:

@@ -23,10 +23,7 @@ VERSIONED: dict[str, Callable] = {}
 
 
 def versioned(version: int) -> Callable[[Function], Function]:
-    """Mark a function whose numbers are stored; raise the version whenever its numbers change.
-
-    Raises:
-        ValueError: unless it is a whole number of at least 1, or if another function of that name is versioned already.
+    """Mark a function whose numbers are stored, under a name of its own; raise the version whenever its numbers change.
 
     Example:
         >>> @versioned(2)
@@ -59,14 +56,10 @@ def version_of(function: Callable) -> int:
 
 
 def canonical(value: object) -> str:
-    """What a value is, as JSON with sorted names.
+    """What a value is, as JSON with sorted names; a TypeError where its text would not say that.
 
     Numbers are compared by value (1 and 1.0 are one number), tuples and lists by their entries in order, sets by their
     entries, dataclasses and enums by class name and every field, functions by name and version.
-
-    Raises:
-        TypeError: for anything else, whose text would not say what it is.
-        ValueError: for a function without a version.
 
     Example:
         >>> canonical({"b": 1, "a": (0.5, 2.0)})

@@ -45,16 +45,11 @@ def under_attack(
     seed: int,
     names: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Mean similarity of clean and attacked maps, one row per attribution and attack ("noise", "worst").
+    """Mean similarity of clean and attacked maps, one row per attribution (all if unnamed) and attack (noise, worst).
 
     Means over the images that were attacked of every similarity and distance and of `counted`, `zero_maps` (clean maps
-    that are zero everywhere) and `n` (images in the means); NaN where `n` is 0.
-
-    Args:
-        patch: side of the transformer's patches in pixels.
-        k: patches compared by the top-k intersection.
-        radius: of the linf ball, in 1/255 of the pixel range.
-        names: of the attributions; all if empty.
+    that are zero everywhere) and `n` (images in the means); NaN where `n` is 0. The radius is that of the linf ball, in
+    1/255 of the pixel range; k patches (of a side in pixels) are compared by the top-k intersection.
     """
     rows, compared = [], on_the_patch_grid(patch)
     with torch.no_grad():
@@ -87,14 +82,13 @@ def cls_rows(
 
 @versioned(1)
 def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, float]:
-    """What the attention rows behind the maps look like, averaged over images (and heads); k patches lead a map.
+    """What the attention rows behind the maps look like, averaged over images (and heads).
 
     `entropy` (of a CLS row divided by its mass, over its largest), `norm` (of the row's Jacobian in its scores),
     `margin` (gap of the scores after the k-th patch), and for scores, raw attention and saliency how fast they move
     with the pixels: `..._sensitivity` (Frobenius norm of the Jacobian) and `..._relative` (of its centred part, over
-    the contrast of the thing that moves: the rate at which R_s of notebook 06 grows). For a kernel other than softmax
-    also `mass` (of a row) and `empty` (share of rows without any); rows and maps for which a number does not exist are
-    then left out of its mean.
+    the contrast of what moves: the rate at which R_s of notebook 06 grows). For a kernel other than softmax also `mass`
+    (of a row) and `empty` (share of rows without any); where a number does not exist, it is then left out of its mean.
     """
     kernel, softmax, maps = model.blocks[-1].attention.kernel, _is_softmax(model), on_the_patch_grid(patch)
     with torch.no_grad():
@@ -138,11 +132,7 @@ def _sensitivity(name: str, function: Callable[[Images], Tensor], x: Images, *, 
 
 @versioned(1)
 def margins(model: nn.Module, x: Images, *, k: int) -> pd.DataFrame:
-    """One row per image and head: everything that the statements about softmax rows speak of, in float64.
-
-    Raises:
-        ValueError: for another kernel than softmax, of which they say nothing.
-    """
+    """One row per image and head: everything that the statements about softmax rows (of no other kernel) speak of."""
     if not _is_softmax(model):
         raise ValueError(f"model attends by {model.blocks[-1].attention.kernel}; the statements are about softmax rows")
     with torch.no_grad():

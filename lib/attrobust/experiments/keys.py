@@ -73,15 +73,12 @@ def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -
 
 
 def table(name: str, function: Callable, arguments: Sequence[object], *, version: int | None, device: str) -> str:
-    """Digest that names a stored table of `function(*arguments)`.
+    """Digest that names a stored table of `function(*arguments)`, whose networks are trained on a device.
 
-    Args:
-        arguments: an experiment enters by everything its weights depend on.
-        version: of a notebook's own function; None for one of the library, which has its own.
-        device: on which the networks among the arguments are trained.
+    An experiment enters by everything its weights depend on; the version is that of a notebook's own function.
 
     Raises:
-        ValueError: if the function has no version, or both.
+        ValueError: if the function has no version, or both its own and a given one.
         TypeError: if an argument cannot enter a key.
     """
     if version is not None and hasattr(function, "version"):

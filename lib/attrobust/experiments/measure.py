@@ -45,6 +45,10 @@ def dataset(name: str, side: int | None, n_train: int, n_test: int | None, devic
     return data.load(name, side=side, n_train=n_train, n_test=n_test, device=device)
 
 
+def _data(e: Experiment, n_test: int | None, device: str) -> data.Dataset:
+    return dataset(e.dataset, e.side, e.n_train, n_test, device)
+
+
 def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
     """The untrained network of an experiment."""
     channels, *sides = data.image_shape(experiment.dataset)
@@ -66,10 +70,9 @@ def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
 def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Module], list[training.Fit]]:
     """Train experiments that differ only in their seed, together."""
     first = group[0]
-    examples = dataset(first.dataset, first.side, first.n_train, None, device).train
     networks = [build(e, device) for e in group]
     generators = [torch.Generator().manual_seed(e.seed) for e in group]
-    return networks, training.fit(networks, *examples, first.recipe, generators=generators)
+    return networks, training.fit(networks, *_data(first, None, device).train, first.recipe, generators=generators)
 
 
 @versioned(2)
@@ -81,11 +84,7 @@ def measure(
     A network that diverged or collapsed has the columns of its training only, and no rows.
     """
     transformer, seed = experiment.architecture == "vit", experiment.seed
-    whole, part = (
-        dataset(experiment.dataset, experiment.side, experiment.n_train, n, device)
-        for n in (None, measurement.n_attacked)
-    )
-    attacked = part.test.x
+    whole, attacked = _data(experiment, None, device), _data(experiment, measurement.n_attacked, device).test.x
     model.requires_grad_(True)
     share_blind = float(blind(model, attacked).double().mean())
     reason = incomparable(experiment, fit, share_blind)
@@ -115,8 +114,8 @@ def measure(
 def blind(model: nn.Module, x: Float[Tensor, "batch channels height width"]) -> Bool[Tensor, " batch"]:
     """Whether the predicted logit does not depend on the pixels, or not in a finite way, so that no map explains it.
 
-    The gradient is unusable where its 1-norm, which bounds the change over the whole pixel range to first order, lies
-    below the rounding of the logit itself; exact zeros (every unit is dead) are the usual case.
+    Its gradient's 1-norm, which bounds the change over the whole pixel range to first order, then lies below the
+    rounding of the logit itself; exact zeros (every unit is dead) are the usual case.
     """
     with torch.no_grad():
         logits = model(x)

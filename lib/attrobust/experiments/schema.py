@@ -1,7 +1,6 @@
 """What a stored row must look like before it is believed: types, ranges, completeness, and that it is the run's own.
 
-A row is compared with the experiment and the measurement that its key stands for. By hand: a table of ranges and some
-thirty lines say what a row is; a schema library would need the same table.
+A row is compared with the experiment and the measurement that its key stands for.
 """
 
 import itertools

@@ -1,10 +1,9 @@
 """Where evidence lives: rows of trained networks, small tables, a few reference networks.
 
 A notebook reads committed evidence from ``figures/<notebook>/`` and its own from ``out``; it writes to ``out`` only.
-Everything is addressed by a digest of all that it depends on (see `versions`), so a changed parameter finds nothing
-and is computed, and an unchanged one is never computed twice. One small file per run while a sweep is under way,
-gathered into ``runs.csv`` and ``attacked.csv`` when it ends; files appear by atomic rename. Measured columns are
-reproducible bit for bit on one machine; provenance stands in a file of its own.
+Everything is addressed by a digest of all that it depends on (see `versions`): what changed finds nothing and is
+computed, the rest never twice. One small file per run during a sweep, gathered into ``runs.csv`` and ``attacked.csv``
+at its end. Measured columns are reproducible bit for bit on one machine; provenance stands in a file of its own.
 """
 
 import json
@@ -15,12 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import safetensors.torch
-import scipy
 import torch
 from safetensors import SafetensorError
 
@@ -48,22 +46,14 @@ class Stored:
 
 
 class Store:
-    """Evidence of one notebook, which is named by its stem, such as "03_sgd_flattens".
+    """Evidence of one notebook, by its stem; it counts networks that were trained, reused and left out.
 
     Args:
-        out: folder for new evidence; "" means build/<notebook>/.
+        out: folder for new evidence, not among committed files; "" means build/<notebook>/.
         committed: whether evidence committed under figures/<notebook>/ may be read.
         shares: notebooks whose rows and networks serve this one too: committed, and from beside `out` if the same
             reproduction made them.
         device: on which its networks are trained, "cpu" or "cuda".
-
-    Attributes:
-        trained: networks trained for this store (now, or before an interruption).
-        reused: networks whose committed evidence was read instead.
-        left_out: number of networks of the grid that could not be computed, by the reason.
-
-    Raises:
-        ValueError: if `out` lies where committed files are.
     """
 
     def __init__(
@@ -76,15 +66,13 @@ class Store:
         device: str = "cpu",
     ) -> None:
         self.device = device
-        self.out = place_for("out", out) if out else (paths.build / notebook).absolute()
+        self.out = place_for(out) if out else (paths.build / notebook).absolute()
         self.committed = [paths.figures / name for name in (notebook, *shares)] if committed else []
         self.beside = [folder for name in shares if made_in(folder := self.out.parent / name) == made_in(self.out)]
-        self.trained: set[str] = set()
-        self.reused: set[str] = set()
-        self.left_out: Counter[str] = Counter()
+        self.trained: set[str] = set()  # now, or before an interruption
+        self.reused: set[str] = set()  # committed evidence was read instead
+        self.left_out: Counter[str] = Counter()  # how many, by the reason
         (self.out / "progress.log").unlink(missing_ok=True)
-
-    # ------------------------------------------------------------------ rows
 
     def own_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
         """Rows computed for this store, by key."""
@@ -95,11 +83,7 @@ class Store:
         return _read_rows(self.beside, keys)
 
     def committed_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
-        """Rows that came with the repository, by key; the notebook's own stand before those of shared ones.
-
-        Raises:
-            EvidenceError: if a file is damaged or one notebook holds a key twice.
-        """
+        """Rows that came with the repository, by key; the notebook's own stand before those of shared ones."""
         known: dict[str, Stored] = {}
         for folder in self.committed:
             known = _committed(folder) | known
@@ -122,8 +106,6 @@ class Store:
             made = {key: read_json(folder / "provenance" / f"{key}.json") for key in rows.runs["key"]}
             known |= {key: line for key, line in made.items() if line is not None}
         write_csv(self.out / "provenance.csv", pd.DataFrame([known[key] for key in rows.runs["key"] if key in known]))
-
-    # ------------------------------------------------------------------ tables and networks
 
     def has_table(self, name: str, key: str) -> bool:
         """Whether a small table is stored under a key."""
@@ -160,8 +142,6 @@ class Store:
     def _table(self, name: str, key: str) -> Path | None:
         """Tables are never shared: another notebook's function may have the same name."""
         return _first(folder / "tables" / f"{name}-{key}.csv" for folder in (self.out, *self.committed[:1]))
-
-    # ------------------------------------------------------------------ bookkeeping
 
     def report(self, line: str) -> None:
         """Append a line to the progress log, which the runner shows."""
@@ -223,20 +203,16 @@ def _committed(folder: Path) -> dict[str, Stored]:
 # ---------------------------------------------------------------------- files
 
 
-def place_for(name: str, folder: str | Path) -> Path:
-    """A folder that may be written to, in full; it was given as the argument called `name`.
-
-    Raises:
-        ValueError: if it lies inside figures/ or notebooks/, whose files are committed, or is no folder's name.
-    """
-    if not isinstance(folder, str | Path) or str(folder).strip().lower() in ("", "null", "none"):
-        raise ValueError(f"{name} is {folder!r}; it must name a folder")
-    if str(folder).startswith("~"):
-        raise ValueError(f"{name} is {str(folder)!r}; ~ is not expanded here, write the folder in full")
+def place_for(out: str | Path) -> Path:
+    """A folder for new evidence, in full; a ValueError if it holds committed files or is no folder's name."""
+    if not isinstance(out, str | Path) or str(out).strip().lower() in ("", "null", "none"):
+        raise ValueError(f"out is {out!r}; it must name a folder")
+    if str(out).startswith("~"):
+        raise ValueError(f"out is {str(out)!r}; ~ is not expanded here, write the folder in full")
     for home in (paths.figures, paths.notebooks):
-        if Path(folder).resolve().is_relative_to(home.resolve()):
-            raise ValueError(f"{name} is {str(folder)!r}; {home.name}/ holds committed files, choose another folder")
-    return Path(folder).absolute()
+        if Path(out).resolve().is_relative_to(home.resolve()):
+            raise ValueError(f"out is {str(out)!r}; {home.name}/ holds committed files, choose another folder")
+    return Path(out).absolute()
 
 
 def made_in(folder: Path) -> str | None:
@@ -305,9 +281,6 @@ def _first(paths_: Iterable[Path]) -> Path | None:
     return next((path for path in paths_ if path.is_file()), None)
 
 
-# ---------------------------------------------------------------------- provenance
-
-
 def provenance(seconds: float, device: str) -> dict[str, object]:
     """Where and how a row came to be."""
     commit, dirty = _commit()
@@ -321,9 +294,7 @@ def provenance(seconds: float, device: str) -> dict[str, object]:
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
+        **{name: metadata.version(name) for name in ("torch", "numpy", "scipy")},
     }
 
 

@@ -1,8 +1,8 @@
 """Run what is missing of a grid, in worker processes, one thread each; store every row as it ends.
 
-Networks that differ only in their seed are one task, unless they would take turns anyway (see `training`). Workers are
-kept between tasks and between sweeps (importing torch costs seconds); every run seeds its own generators, so a row
-does not depend on the worker, the number of workers or the runs before it.
+Networks that differ only in their seed are one task, unless they would take turns anyway. Workers are kept between
+tasks and sweeps (importing torch costs seconds); every run seeds its own generators, so a row depends neither on the
+worker, nor on the number of workers, nor on the runs before it.
 """
 
 import os
@@ -36,10 +36,9 @@ def run(
 ) -> Rows:
     """Rows of a grid; only missing ones are computed.
 
-    One run per experiment whose data set is on this machine or whose row is stored, in the grid's order, with its
-    attacked similarities; of a run that diverged or collapsed what was not measured is NaN. What had to be left out is
-    noted in the store. A row computed here that is damaged or belongs to another run is named in the store's log and
-    computed again.
+    One run per experiment whose data set is on this machine or whose row is stored, in the grid's order; of a run that
+    diverged or collapsed what was not measured is NaN. What had to be left out is noted in the store. A row computed
+    here that is damaged or belongs to another run is named in the store's log and computed again.
 
     Args:
         jobs: worker processes; 0 for one per core.
@@ -47,7 +46,6 @@ def run(
         show: called with a line of progress after each run, beside the store's log.
 
     Raises:
-        ValueError: if `jobs` or `device` is not accepted.
         EvidenceError: if a committed row is damaged or belongs to another run.
     """
     checks.count("jobs", jobs, least=0)
@@ -144,11 +142,8 @@ def _progress(done: int, total: int, before: int, began: float, line: str) -> st
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
     """The trained network of one experiment, in eval mode and frozen, on a device; kept as a reference network.
 
-    Its weights are the stored ones, if there are any; else it is trained in a worker process, on the store's device.
-
-    Raises:
-        DataError: if it must be trained and its data set is not on this machine.
-        ValueError: if the stored weights are damaged or another network's.
+    If no weights are stored, it is trained in a worker process, on the store's device; a DataError if its data set is
+    not on this machine, a ValueError if the stored weights are damaged or another network's.
     """
     name = keys_of.network(experiment, store.device)
     if store.network_file(name) is None:
@@ -173,13 +168,8 @@ def table(
 ) -> pd.DataFrame:
     """A stored table of `function(*arguments)`, computed once, in a worker process with one thread.
 
-    Args:
-        arguments: experiments, numbers, names, lists of them; part of the key.
-        version: of a notebook's own function, to be raised whenever its numbers change; functions of the library have
-            their own (see `versions`).
-
-    Raises:
-        ValueError: if the function has no version.
+    The arguments (experiments, numbers, names, lists of them) are part of its key, and so is the version: a notebook's
+    own function needs one, raised whenever its numbers change; functions of the library have their own.
     """
     return tables(store, name, function, [arguments], version=version)
 
@@ -197,14 +187,14 @@ def tables(
     if not tasks:
         return pd.DataFrame()
     keys = [keys_of.table(name, function, task, version=version, device=store.device) for task in tasks]
-    missing = [(name, k, function, t, store) for k, t in zip(keys, tasks, strict=True) if not store.has_table(name, k)]
-    for done, _ in enumerate(in_workers(_store_table, missing, jobs=jobs), start=1):
+    missing = [(key, task) for key, task in zip(keys, tasks, strict=True) if not store.has_table(name, key)]
+
+    def compute(key: str, task: tuple) -> None:
+        store.put_table(name, key, function(*task))
+
+    for done, _ in enumerate(in_workers(compute, missing, jobs=jobs), start=1):
         store.report(f"{name}: {done}/{len(missing)} computed")
     return pd.concat([store.table(name, k) for k in keys], ignore_index=True)
-
-
-def _store_table(name: str, key: str, function: Callable, task: tuple, store: Store) -> None:
-    store.put_table(name, key, function(*task))
 
 
 def in_workers(function: Callable, tasks: Iterable[tuple], *, jobs: int = 0) -> Iterable:

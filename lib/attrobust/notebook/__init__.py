@@ -1,15 +1,15 @@
 """The seam between a notebook's parameters cell and the library: read, check, open the store, show progress.
 
 A notebook declares its parameters by annotations in its own cell, `seeds: list[int] = [0]`; the annotation is the
-type, `RANGES` and `CHOICES` say where a name asks for more than its type. Values arrive from three sides: the cell
-itself, papermill's injected cell (which only warns about unknown names, and hands lists over as text), and profile
-files. All are checked here, at the border, before any work. `reproduce` runs the notebooks.
+type, `RANGES` and `CHOICES` say where a name asks for more. Values come from the cell itself, from papermill's injected
+cell (which only warns about unknown names, and hands lists over as text) and from profile files; all are checked here,
+before any work. `reproduce` runs the notebooks.
 """
 
 import ast
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 
@@ -36,16 +36,16 @@ CHOICES: dict[str, Sequence[str]] = {
     "device": ("cpu", "cuda"),
 }
 
+#: What a list of a type holds.
+_LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}
+
 
 def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
     """Checked parameters of a notebook as attributes, from its `globals()` right after its parameters.
 
-    Lists that papermill passed as text are lists again.
-
     Raises:
-        ValueError: for a value outside what is accepted, or a name in papermill's injected cell that this notebook
-            does not declare. A profile file given whole (`papermill -f notebooks/smoke.yaml`) may hold names of
-            other notebooks.
+        ValueError: for a value outside what is accepted, or a name in papermill's injected cell that this notebook does
+            not declare, unless a profile file was given whole (`papermill -f notebooks/smoke.yaml`).
 
     Example:
         >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[1, 2]"}).seeds
@@ -55,7 +55,9 @@ def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
     types = {name: kind for source in cells for name, kind in declared(source).items()}
     # Without a history (nbval, a script) the annotations themselves are there; from Python 3.14 on the history alone.
     types |= {name: inspect.formatannotation(kind) for name, kind in namespace.get("__annotations__", {}).items()}
-    injected = {name for source in cells if source.startswith("# Parameters\n") for name in _assigned(source)}
+    lines = [s for source in cells if source.startswith("# Parameters\n") for s in _statements(source)]
+    targets = [target for line in lines if isinstance(line, ast.Assign) for target in line.targets]
+    injected = {target.id for target in targets if isinstance(target, ast.Name)}
     profiles = [set(yaml.safe_load(path.read_text())) for path in paths.notebooks.glob("*.yaml")]
     whole = set().union(*(names for names in profiles if names <= injected))
     for name in sorted(injected - whole):
@@ -75,11 +77,6 @@ def declared(source: str) -> dict[str, str]:
     return {statement.target.id: ast.unparse(statement.annotation) for statement in annotated}
 
 
-def _assigned(source: str) -> set[str]:
-    targets = {target for statement in _statements(source) for target in getattr(statement, "targets", [])}
-    return {target.id for target in targets if isinstance(target, ast.Name)}
-
-
 def _statements(source: str) -> list[ast.stmt]:
     try:
         return ast.parse(source).body
@@ -88,9 +85,7 @@ def _statements(source: str) -> list[ast.stmt]:
 
 
 def checked(values: Mapping[str, object], types: Mapping[str, str]) -> dict[str, object]:
-    """Those values that belong to a declared parameter, each read as its type and checked.
-
-    Text stands for what it says; types are int, float, bool, str, or a list of one of them.
+    """Those values that belong to a declared parameter, read as its type (text stands for what it says) and checked.
 
     Raises:
         ValueError: naming the parameter, its value and what is accepted.
@@ -103,36 +98,33 @@ def checked(values: Mapping[str, object], types: Mapping[str, str]) -> dict[str,
 
 
 def _read(name: str, value: object, kind: str) -> object:
+    """A value of any type that can be declared."""
     inner = kind.removeprefix("list[").removesuffix("]")
-    if inner not in _SINGLE:
-        known = ", ".join(_SINGLE)
+    if inner not in _LISTED:
+        known = ", ".join(_LISTED)
         raise ValueError(f"parameter {name!r} is declared as {kind}; accepted are {known}, and lists such as list[int]")
-    read, several = _SINGLE[inner]
     if inner == kind:
-        return read(name, value)
+        return _one(name, value, kind)
     values = _literal(value)
     if inner == "str" and isinstance(values, str):
         values = [values]
     if not isinstance(values, list | tuple) or not values:
-        what = f"names out of {', '.join(CHOICES[name])}" if name in CHOICES else several
+        what = f"names out of {', '.join(CHOICES[name])}" if name in CHOICES else _LISTED[inner]
         raise ValueError(f"{name} is {value!r}; it must be a list of {what}")
-    return [read(name, v) for v in values]
+    return [_one(name, v, inner) for v in values]
 
 
-def _number(name: str, value: object, *, check: Callable[[str, float], object]) -> object:
-    return RANGES.get(name, check)(name, _literal(value))
-
-
-def _flag(name: str, value: object) -> bool:
-    value = {"true": True, "false": False}.get(str(value).lower(), value)
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be true or false")
-    return value
-
-
-def _text(name: str, value: object) -> str:
+def _one(name: str, value: object, kind: str) -> object:
+    """A single value: a number, a flag, one name out of several, or a text."""
+    if kind in ("int", "float"):
+        return RANGES.get(name, checks.count if kind == "int" else checks.positive)(name, _literal(value))
+    if kind == "bool":
+        value = {"true": True, "false": False}.get(str(value).lower(), value)
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; it must be true or false")
+        return value
     if name == "out" and value != "":
-        place_for(name, value)
+        place_for(value)
     if name in CHOICES:
         return checks.one_of(name, value, CHOICES[name])
     if value is None or isinstance(value, bool | list | tuple | Mapping):
@@ -147,16 +139,7 @@ def _literal(value: object) -> object:
         return value
 
 
-#: Type -> how one value is read, and what a list of them holds.
-_SINGLE = {
-    "int": (partial(_number, check=checks.count), "numbers, such as [1, 2]"),
-    "float": (partial(_number, check=checks.positive), "numbers, such as [1, 2]"),
-    "bool": (_flag, "flags"),
-    "str": (_text, "names"),
-}
-
-
-def accept(name: str, accepted: Mapping[str, object]) -> None:
+def accept(name: str, accepted: Collection[str]) -> None:
     """Refuse a parameter name that is not among the accepted ones: a ValueError with the nearest one."""
     if name not in accepted:
         near = difflib.get_close_matches(name, list(accepted), n=1)

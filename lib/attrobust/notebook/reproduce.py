@@ -33,11 +33,7 @@ class NotebookError(RuntimeError):
 
 
 def numbered(only: str = "") -> list[Path]:
-    """Numbered notebooks in order, or those whose number is listed in `only` ("03" or "01,03").
-
-    Raises:
-        ValueError: if a listed number has no notebook.
-    """
+    """Numbered notebooks in order, or those whose number is listed in `only` ("03" or "01,03")."""
     numbers = {path.stem[:2]: path for path in sorted(paths.notebooks.glob("[0-9][0-9]_*.ipynb"))}
     asked = [number.strip() for number in str(only).split(",")] if only else numbers
     return [numbers[checks.one_of("only", number, numbers)] for number in asked]
@@ -50,16 +46,12 @@ def parameters_of(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def profile(name: str) -> dict[str, object]:
-    """Overrides of a profile; none for "cpu", whose values stand in the notebooks.
-
-    Raises:
-        ValueError: for an unknown profile, or a name in its file that no notebook has.
-    """
+    """Overrides of a profile, parameters of some notebook each; none for "cpu", whose values are the notebooks' own."""
     checks.one_of("profile", name, PROFILES)
     if name == "cpu":
         return {}
     values = yaml.safe_load((paths.notebooks / f"{name}.yaml").read_text())
-    known = {parameter: path for path in numbered() for parameter in parameters_of(path)}
+    known = {parameter for path in numbered() for parameter in parameters_of(path)}
     for parameter in values:
         accept(parameter, known)
     return values
@@ -78,13 +70,11 @@ def reproduce(
     """Recompute notebooks from an empty store; whether every claim came out as committed (True if none is).
 
     Args:
-        profile_name: one of `PROFILES`.
         only: numbers of notebooks, comma-separated; all if empty.
         jobs: worker processes; 0 for what the profile says, or one per core.
         fresh: clear what an interrupted reproduction left.
         update: replace committed rows, figures and notebook outputs by the new ones.
         overrides: further parameters, by name.
-        say: receives lines of progress.
 
     Raises:
         ValueError: for arguments that are not accepted, before anything runs; and with `update` if anything of the
@@ -98,28 +88,36 @@ def reproduce(
         raise ValueError("update is 1; it needs the profile cpu or full without changed parameters")
     types = {path: {name: kind for name, (kind, _) in parameters_of(path).items()} for path in chosen}
     for name in overrides:
-        accept(name, dict.fromkeys({p for names in types.values() for p in names} - {"out", "committed"}))
+        accept(name, {p for names in types.values() for p in names} - {"out", "committed"})
     given = {path: checked(values, types[path]) for path in chosen}
-    folder = paths.build / "reproduce" / profile_name
+    folder, n = paths.build / "reproduce" / profile_name, len(chosen)
     resume.begin(folder, chosen, values, fresh=fresh, say=say)
     began, seconds = time.monotonic(), {}
     for index, path in enumerate(chosen):
-        left = tqdm.format_interval(sum(seconds.values()) / index * (len(chosen) - index)) if index else "unknown"
-        say(f"[{index + 1}/{len(chosen)}] {path.stem}: {_since(began)} elapsed, about {left} remaining")
+        left = tqdm.format_interval(sum(seconds.values()) / index * (n - index)) if index else "unknown"
+        say(f"[{index + 1}/{n}] {path.stem}: {_since(began)} elapsed, about {left} remaining")
         home, start = folder / path.stem, time.monotonic()
         mine = given[path] | {"out": str(home), "committed": False}
         mine |= {"jobs": jobs} if jobs and "jobs" in types[path] else {}
         execute(path, home / path.name, mine, say=say)
         seconds[path] = time.monotonic() - start
         (home / "finished").touch()
-    say(f"[{len(chosen)}/{len(chosen)}] done: {_since(began)} elapsed")
+    say(f"[{n}/{n}] done: {_since(began)} elapsed")
     resume.end(folder)
     summaries = {path: read_json(folder / path.stem / "summary.json") for path in chosen}
     _report_networks(folder, summaries, seconds, say)
-    same = _report_claims(folder, chosen, profile_name, say)
-    say(f"\nrows, figures, claims and executed notebooks: {_shown(folder)}")
-    if update:
-        _refuse_gaps(summaries)
+    same = True
+    for path in chosen:
+        committed = paths.figures / path.stem / _committed_as("claims", profile_name)
+        table = compare_claims(folder / path.stem / "claims.csv", committed)
+        if len(table):
+            same = _report_claims(path.stem, table, say) and same
+    shown = folder.relative_to(paths.root) if folder.is_relative_to(paths.root) else folder
+    say(f"\nrows, figures, claims and executed notebooks: {shown}")
+    if update:  # committed rows are replaced by whole grids only
+        left_out = [(path.stem, n, why) for path in chosen for why, n in summaries[path]["left_out"].items()]
+        if gaps := "; ".join(f"{stem} left out {n} networks, because {why}" for stem, n, why in left_out):
+            raise ValueError(f"update is 1, but {gaps}; nothing was replaced")
         for path in chosen:
             adopt(folder / path.stem, path.stem, profile_name)
         redraw(only=only, rewrite=True, say=say)
@@ -127,12 +125,7 @@ def reproduce(
 
 
 def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
-    """Draw every figure again from committed rows; with `rewrite`, refresh the notebooks' stored outputs too.
-
-    Raises:
-        ValueError: if `only` names no notebook.
-        NotebookError: if a notebook fails.
-    """
+    """Draw every figure again from committed rows; with `rewrite`, refresh the notebooks' stored outputs too."""
     for path in numbered(only):
         start, out = time.monotonic(), paths.build / "redraw" / path.stem
         shutil.rmtree(out, ignore_errors=True)
@@ -144,11 +137,7 @@ def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
 
 
 def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Say) -> None:
-    """Run one notebook with parameters, showing its progress lines as they come.
-
-    Raises:
-        NotebookError: with the notebook's last error line.
-    """
+    """Run one notebook with parameters, showing its progress lines as they come; a NotebookError if it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     done = threading.Event()
     follower = threading.Thread(target=_follow, args=(target.parent / "progress.log", done, say))
@@ -193,9 +182,6 @@ def scrubbed(path: Path) -> str:
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     book.metadata = nbformat.NotebookNode(kernelspec=kernel, language_info={"name": "python"})
     return nbformat.writes(book) + "\n"
-
-
-# ------------------------------------------------------------------ what is committed
 
 
 def _committed_as(stem: str, profile_name: str) -> str:
@@ -245,17 +231,6 @@ def _replace(source: Path, target: Path, patterns: Sequence[str]) -> None:
             write_bytes(target / name, path.read_bytes())
 
 
-def _refuse_gaps(summaries: Mapping[Path, dict]) -> None:
-    """Committed rows are replaced by whole grids only."""
-    left = [(path.stem, n, why) for path, summary in summaries.items() for why, n in summary["left_out"].items()]
-    if left:
-        gaps = "; ".join(f"{stem} left out {n} networks, because {why}" for stem, n, why in left)
-        raise ValueError(f"update is 1, but {gaps}; nothing was replaced")
-
-
-# ------------------------------------------------------------------ what is said at the end
-
-
 def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
     """Verdicts of two claims files side by side; empty if neither exists."""
     nothing = pd.DataFrame(columns=["claim", "arm", "change", "verdict"])
@@ -266,32 +241,26 @@ def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
 
 def _report_networks(folder: Path, summaries: Mapping[Path, dict], seconds: Mapping[Path, float], say: Say) -> None:
     """One line per notebook, and what was left out, loudly."""
-    say(f"\n{'notebook':<28}{'time':>8}{'trained':>9}{'reused':>8}{'left out':>10}{'figures':>9}")
-    totals, reasons = [0, 0, 0], []
+    rows = {
+        path.stem: {
+            "time": tqdm.format_interval(seconds[path]),
+            "trained": summary["trained"],
+            "reused": summary["reused"],
+            "left out": sum(summary["left_out"].values()),
+            "figures": len(list((folder / path.stem / "figures").glob("*.png"))),
+        }
+        for path, summary in summaries.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="notebook")
+    trained, reused, left = table[["trained", "reused", "left out"]].sum()
+    say(f"\n{table.to_string()}\ntrained {trained} (grid: {trained + reused + left}), reused {reused}, left out {left}")
     for path, summary in summaries.items():
-        counts = [summary["trained"], summary["reused"], sum(summary["left_out"].values())]
-        reasons += [f"{path.stem}: {n} networks left out: {reason}" for reason, n in summary["left_out"].items()]
-        drawn, took = len(list((folder / path.stem / "figures").glob("*.png"))), tqdm.format_interval(seconds[path])
-        say(f"{path.stem:<28}{took:>8}{counts[0]:>9}{counts[1]:>8}{counts[2]:>10}{drawn:>9}")
-        totals = [sum(pair) for pair in zip(totals, counts, strict=True)]
-    say(f"trained {totals[0]} (grid: {sum(totals)}), reused {totals[1]}, left out {totals[2]}")
-    for reason in reasons:
-        say(f"!!! LEFT OUT  {reason}")
+        for reason, n in summary["left_out"].items():
+            say(f"!!! LEFT OUT  {path.stem}: {n} networks left out: {reason}")
 
 
-def _report_claims(folder: Path, chosen: Sequence[Path], profile_name: str, say: Say) -> bool:
-    """Verdicts of every notebook that has any; whether all are the committed ones."""
-    same = True
-    for path in chosen:
-        committed = paths.figures / path.stem / _committed_as("claims", profile_name)
-        table = compare_claims(folder / path.stem / "claims.csv", committed)
-        if len(table):
-            same = _report_verdicts(path.stem, table, say) and same
-    return same
-
-
-def _report_verdicts(name: str, table: pd.DataFrame, say: Say) -> bool:
-    """Verdict counts of each claim, recomputed beside committed, then every arm whose verdict differs."""
+def _report_claims(name: str, table: pd.DataFrame, say: Say) -> bool:
+    """Verdict counts of each claim, recomputed beside committed, then every arm whose verdict differs; whether none."""
     say(f"\n{name}: claims, recomputed beside committed")
     wide = 2 + max(len(claim) for claim in ["claim", *table["claim"]])
     say(f"  {'claim':<{wide}}{'verdict':<14}{'recomputed':>12}{'committed':>12}")
@@ -306,10 +275,6 @@ def _report_verdicts(name: str, table: pd.DataFrame, say: Say) -> bool:
     if len(shared) < len(table):
         say(f"  {len(table) - len(shared)} arms stand on one side only (another grid, or nothing committed yet)")
     return bool(shared["same"].all())
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(paths.root)) if path.is_relative_to(paths.root) else str(path)
 
 
 def _since(began: float) -> str:

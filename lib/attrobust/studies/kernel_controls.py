@@ -29,11 +29,8 @@ def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, re
     A strictly increasing kernel ranks the keys of one row as a softmax of its scores does, so row by row the two
     columns must agree (P32); a mean of rows (the heads of a block) need not. The ranks are taken in float64. One row
     per image and map ("one row": mean over heads of the rows' Spearman; "mean of heads"), with the Spearman correlation
-    of clean and attacked weights under the model's `own` kernel and under `softmax`.
-
-    Args:
-        radius: of the linf ball, in 1/255 of the pixel range.
-        steps: gradient steps of the attack (1 - Pearson of raw attention, predicted class held).
+    of clean and attacked weights under the model's `own` kernel and under `softmax`. The attack moves the Pearson
+    correlation of raw attention, the predicted class held, in a linf ball whose radius is in 1/255 of the pixel range.
     """
     found = attacks.auto(
         attributions.raw_attention,
@@ -71,18 +68,10 @@ def drop_in(
 ) -> pd.DataFrame:
     """Train a small ViT of transformers on digits, swap its attention, train on, and attack its maps.
 
-    One row per kernel, attribution and attack ("noise", "worst"): similarities, and the test accuracy `before` the
-    swap, right after it (`swapped`) and after training on (`after`).
-
-    Args:
-        names: kernels swapped in; "softmax" is the control.
-        seed: of weights, batch order and attack.
-        epochs: passes over the images before the swap, and half as many after it.
-        step_size: of SGD with momentum 0.9, annealed to zero in both parts.
-        radius: of the linf ball, in 1/255 of the pixel range.
-
-    Raises:
-        ImportError: if transformers is not installed.
+    One row per kernel (softmax is the control), attribution and attack ("noise", "worst"): similarities, and the test
+    accuracy `before` the swap, right after it (`swapped`) and after training on (`after`). SGD has momentum 0.9 and a
+    step annealed to zero, before the swap and, for half as many epochs, after it; the linf radius is in 1/255 of the
+    pixel range. An ImportError says if transformers is not installed.
     """
     digits, attacked = (dataset("digits", None, n_train, n, "cpu") for n in (None, n_attacked))
     original = _original(seed, n_train, epochs, step_size)
