@@ -83,18 +83,15 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured on a trained network, and how hard it is attacked; radii and maps are kept in ascending order.
-
-    Whether "curvature" is measured decides over flatness and the input side; maps are those of `on_the_patch_grid`.
-    """
+    """What is measured on a trained network, and how hard it is attacked; radii and maps are kept in order."""
 
     radii: tuple[float, ...] = (4, 8)  # of the linf ball, in 1/255 of the pixel range
     effort: attacks.Effort = field(default_factory=attacks.Effort)  # of the attack, its smooth twins included
     n_attacked: int = 128  # test images attacked and measured
     k_share: float = 0.1  # share of pixels compared by the top-k intersection
     trace_products: int = 30  # budget of the trace estimate
-    curvature: bool = True
-    maps: tuple[str, ...] = MAPS  # attributions of a transformer that are attacked
+    curvature: bool = True  # whether flatness and the input side are measured too
+    maps: tuple[str, ...] = MAPS  # of a transformer that are attacked, out of `on_the_patch_grid`
 
     def __post_init__(self) -> None:
         for radius in self.radii:

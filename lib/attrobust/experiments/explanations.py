@@ -11,11 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attrobust import attacks, attention, attributions, curvature, robustness
+from attrobust import attention, attributions, curvature, robustness
+from attrobust.attacks import Effort
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images
 from attrobust.theory import entropy
 from attrobust.versions import versioned
+
+HeadRows = Float[Tensor, "batch heads keys"]
 
 #: Maps made of attention weights alone: they explain no readout.
 ATTENTION_ALONE = ("raw_attention", "rollout", "plain_rollout")
@@ -35,15 +38,7 @@ def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
 
 @versioned(2)
 def under_attack(
-    model: nn.Module,
-    x: Images,
-    *,
-    patch: int,
-    k: int,
-    radius: float,
-    effort: attacks.Effort,
-    seed: int,
-    names: Sequence[str] = (),
+    model: nn.Module, x: Images, *, patch: int, k: int, radius: float, effort: Effort, seed: int, names: Sequence = ()
 ) -> pd.DataFrame:
     """Mean similarity of clean and attacked maps, one row per attribution (all if unnamed) and attack (noise, worst).
 
@@ -52,20 +47,13 @@ def under_attack(
     1/255 of the pixel range; k patches (of a side in pixels) are compared by the top-k intersection.
     """
     rows, compared = [], on_the_patch_grid(patch)
+    how = {"ball": Ball("linf", radius / 255), "k": k, "effort": effort, "refuse": False}
     with torch.no_grad():
         target = model(x).argmax(1)
     for name in names or compared:
         empty = attributions.zero_maps(compared[name](model, x, target).detach())
-        table = robustness.attribution_robustness(
-            model,
-            x,
-            attributions={name: compared[name]},
-            ball=Ball("linf", radius / 255),
-            k=k,
-            effort=effort,
-            generator=torch.Generator(x.device).manual_seed(seed),
-            refuse=False,
-        )
+        draw = torch.Generator(x.device).manual_seed(seed)
+        table = robustness.attribution_robustness(model, x, attributions={name: compared[name]}, generator=draw, **how)
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
         means, attacked = (t.reindex(["noise", "worst"]) for t in (by_attack.mean(), by_attack["spearman"].count()))
         counts = {"zero_maps": int(empty.sum()), "n": attacked.fillna(0).astype(int)}
@@ -73,9 +61,7 @@ def under_attack(
     return pd.concat(rows, ignore_index=True)
 
 
-def cls_rows(
-    model: nn.Module, x: Images
-) -> tuple[Float[Tensor, "batch heads keys"], Float[Tensor, "batch heads keys"]]:
+def cls_rows(model: nn.Module, x: Images) -> tuple[HeadRows, HeadRows]:
     """Scores and attention weights of the CLS query in the last block, head by head, CLS key included."""
     return model.scores(x)[-1][:, :, 0], model.attend(x)[1][-1][:, :, 0]
 

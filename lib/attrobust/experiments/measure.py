@@ -53,17 +53,9 @@ def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
     """The untrained network of an experiment."""
     channels, *sides = data.image_shape(experiment.dataset)
     mean, std = PIXELS[experiment.dataset]
-    return models.build(
-        experiment.architecture,
-        input_shape=(channels, *([experiment.side] * 2 if experiment.side else sides)),
-        classes=10,
-        seed=experiment.seed,
-        activation=experiment.activation,
-        initial=experiment.initial,
-        mean=mean,
-        std=std,
-        **experiment.model_options,
-    ).to(device)
+    shape = (channels, *([experiment.side] * 2 if experiment.side else sides))
+    how = {name: getattr(experiment, name) for name in ("seed", "activation", "initial")} | experiment.model_options
+    return models.build(experiment.architecture, input_shape=shape, classes=10, mean=mean, std=std, **how).to(device)
 
 
 @versioned(1)
@@ -144,21 +136,19 @@ def incomparable(experiment: Experiment, fit: training.Fit, share_blind: float) 
 
 
 @versioned(2)
-def _flatness(
-    model: nn.Module, train_examples: data.Examples, measurement: Measurement, seed: int, device: str
-) -> dict[str, float]:
+def _flatness(model: nn.Module, examples: data.Examples, m: Measurement, seed: int, device: str) -> dict[str, float]:
     generator = torch.Generator(device).manual_seed(seed)
-    hessian = curvature.ParameterHessian(model, training.cross_entropy, *train_examples)
+    hessian = curvature.ParameterHessian(model, training.cross_entropy, *examples)
     sharp = curvature.sharpness(hessian, generator=generator)
-    total = curvature.trace(hessian, generator=generator, products=measurement.trace_products)
+    total = curvature.trace(hessian, generator=generator, products=m.trace_products)
     row = dict(zip(FLATNESS, (sharp.value, sharp.error, total.value, total.error), strict=False))
     if isinstance(curvature.first_layer(model)[1], nn.Linear):
-        row["invariant_flatness"] = curvature.invariant_flatness(curvature.GaussNewton(model, train_examples.x)).value
+        row["invariant_flatness"] = curvature.invariant_flatness(curvature.GaussNewton(model, examples.x)).value
     return row
 
 
 @versioned(1)
-def _input_side(model: nn.Module, x: torch.Tensor, seed: int, device: str) -> dict[str, float]:
+def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str, float]:
     with torch.no_grad():
         target = model(x).argmax(1)
     generator = torch.Generator(device).manual_seed(seed)
@@ -174,30 +164,19 @@ def _input_side(model: nn.Module, x: torch.Tensor, seed: int, device: str) -> di
     return row
 
 
-def _several_maps(
-    experiment: Experiment, measurement: Measurement, model: nn.Module, x: torch.Tensor, radius: float, k: int
-) -> pd.DataFrame:
+def _several_maps(e: Experiment, m: Measurement, model: nn.Module, x: Tensor, radius: float, k: int) -> pd.DataFrame:
     """Long rows of a transformer's maps, means over the images that had a map at all."""
-    how = {"patch": experiment.patch, "k": k, "radius": radius, "effort": measurement.effort, "seed": experiment.seed}
-    table = explanations.under_attack(model, x, **how, names=measurement.maps)
+    how = {"patch": e.patch, "k": k, "radius": radius, "effort": m.effort, "seed": e.seed, "names": m.maps}
+    table = explanations.under_attack(model, x, **how)
     means = table.drop(columns="zero_maps").rename(columns={"attribution": "map"})
     return means.melt(["map", "attack", "n"], var_name="metric")
 
 
-def _one_map(
-    experiment: Experiment, measurement: Measurement, model: nn.Module, x: torch.Tensor, radius: float, k: int
-) -> pd.DataFrame:
+def _one_map(e: Experiment, m: Measurement, model: nn.Module, x: Tensor, radius: float, k: int) -> pd.DataFrame:
     """Long rows of the saliency map, means over the images."""
-    table = robustness.attribution_robustness(
-        model,
-        x,
-        attributions={"saliency": attributions.saliency},
-        ball=Ball("linf", radius / 255),
-        k=k,
-        effort=measurement.effort,
-        generator=torch.Generator(x.device).manual_seed(experiment.seed),
-        refuse=False,
-    )
+    how = {"attributions": {"saliency": attributions.saliency}, "ball": Ball("linf", radius / 255), "k": k}
+    how |= {"effort": m.effort, "generator": torch.Generator(x.device).manual_seed(e.seed), "refuse": False}
+    table = robustness.attribution_robustness(model, x, **how)
     table = table[table["attack"].isin(["worst", "noise"])].drop(columns="image").rename(columns={"attribution": "map"})
     values = table.melt(["map", "attack"], var_name="metric").groupby(["map", "attack", "metric"], sort=False)["value"]
     return values.agg(value="mean", n="count").reset_index()

@@ -57,13 +57,7 @@ class Store:
     """
 
     def __init__(
-        self,
-        notebook: str,
-        *,
-        out: str | Path = "",
-        committed: bool = True,
-        shares: Sequence[str] = (),
-        device: str = "cpu",
+        self, notebook: str, *, out: str | Path = "", committed: bool = True, shares: Sequence = (), device: str = "cpu"
     ) -> None:
         self.device = device
         self.out = place_for(out) if out else (paths.build / notebook).absolute()
@@ -89,12 +83,10 @@ class Store:
             known = _committed(folder) | known
         return {key: known[key] for key in keys if key in known}
 
-    def put(
-        self, key: str, run: Mapping[str, object], attacked: Sequence[Mapping[str, object]], made: Mapping[str, object]
-    ) -> None:
+    def put(self, key: str, run: Mapping, attacked: Sequence[Mapping], made: Mapping) -> None:
         """Write one row after its provenance; called by workers as soon as a run ends."""
         write_json(self.out / "provenance" / f"{key}.json", {"key": key, **made})
-        write_json(self.out / "rows" / f"{key}.json", {"run": dict(run), "attacked": [dict(line) for line in attacked]})
+        write_json(self.out / "rows" / f"{key}.json", {"run": run, "attacked": list(attacked)})
 
     def gather(self, rows: Rows) -> None:
         """Write the rows of the notebook's grid to runs.csv and attacked.csv, and provenance.csv beside them."""

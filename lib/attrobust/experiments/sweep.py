@@ -61,7 +61,9 @@ def run(
     for lines in in_workers(_run_group, [(g, measurement, store, device) for g in groups], jobs=jobs):
         for line in lines:
             done += 1
-            said = _progress(done, total, len(found), began, line)
+            elapsed = time.monotonic() - began
+            so_far, left = map(tqdm.format_interval, (elapsed, elapsed / (done - len(found)) * (total - done)))
+            said = f"{done}/{total} runs, {so_far} elapsed, about {left} remaining · {line}"
             store.report(said)
             if show:
                 show(said)
@@ -133,12 +135,6 @@ def _run_group(group: list[Experiment], measurement: Measurement, store: Store, 
     return lines
 
 
-def _progress(done: int, total: int, before: int, began: float, line: str) -> str:
-    elapsed = time.monotonic() - began
-    so_far, left = map(tqdm.format_interval, (elapsed, elapsed / max(1, done - before) * (total - done)))
-    return f"{done}/{total} runs, {so_far} elapsed, about {left} remaining · {line}"
-
-
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
     """The trained network of one experiment, in eval mode and frozen, on a device; kept as a reference network.
 
@@ -147,7 +143,8 @@ def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.
     """
     name = keys_of.network(experiment, store.device)
     if store.network_file(name) is None:
-        list(in_workers(_train_and_store, [(experiment, store)], jobs=1))
+        for networks, _ in in_workers(train, [([experiment], store.device)], jobs=1):
+            store.save_weights(name, networks[0])
     stored = store.network_file(name)
     model, weights = build(experiment, device), load_weights(stored)
     try:
@@ -158,14 +155,7 @@ def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.
     return model.eval().requires_grad_(False)
 
 
-def _train_and_store(experiment: Experiment, store: Store) -> None:
-    (model,), _ = train([experiment], store.device)
-    store.save_weights(keys_of.network(experiment, store.device), model)
-
-
-def table(
-    store: Store, name: str, function: Callable[..., pd.DataFrame], *arguments: object, version: int | None = None
-) -> pd.DataFrame:
+def table(store: Store, name: str, function: Callable, *arguments: object, version: int | None = None) -> pd.DataFrame:
     """A stored table of `function(*arguments)`, computed once, in a worker process with one thread.
 
     The arguments (experiments, numbers, names, lists of them) are part of its key, and so is the version: a notebook's
@@ -175,13 +165,7 @@ def table(
 
 
 def tables(
-    store: Store,
-    name: str,
-    function: Callable[..., pd.DataFrame],
-    tasks: Sequence[tuple],
-    *,
-    jobs: int = 0,
-    version: int | None = None,
+    store: Store, name: str, function: Callable, tasks: Sequence[tuple], *, jobs: int = 0, version: int | None = None
 ) -> pd.DataFrame:
     """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none."""
     if not tasks:

@@ -115,9 +115,13 @@ def reproduce(
     shown = folder.relative_to(paths.root) if folder.is_relative_to(paths.root) else folder
     say(f"\nrows, figures, claims and executed notebooks: {shown}")
     if update:  # committed rows are replaced by whole grids only
-        left_out = [(path.stem, n, why) for path in chosen for why, n in summaries[path]["left_out"].items()]
-        if gaps := "; ".join(f"{stem} left out {n} networks, because {why}" for stem, n, why in left_out):
-            raise ValueError(f"update is 1, but {gaps}; nothing was replaced")
+        gaps = [
+            f"{path.stem} left out {count} networks, because {why}"
+            for path in chosen
+            for why, count in summaries[path]["left_out"].items()
+        ]
+        if gaps:
+            raise ValueError(f"update is 1, but {'; '.join(gaps)}; nothing was replaced")
         for path in chosen:
             adopt(folder / path.stem, path.stem, profile_name)
         redraw(only=only, rewrite=True, say=say)
@@ -218,17 +222,13 @@ def _beyond(table: bytes, committed: Path) -> bytes:
 
 
 def _replace(source: Path, target: Path, patterns: Sequence[str]) -> None:
-    """Make `target` hold exactly the files of `source` that match, leaving alike ones and evidence untouched."""
-    fresh, old = (
-        {path.name: path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-        for folder in (source, target)
-    )
-    for name in old.keys() - fresh.keys():
-        if not name.startswith(EVIDENCE):
-            old[name].unlink()
-    for name, path in fresh.items():
-        if name not in old or old[name].read_bytes() != path.read_bytes():
-            write_bytes(target / name, path.read_bytes())
+    """Make `target` hold exactly the files of `source` that match; evidence stays."""
+    fresh = {path.name for pattern in patterns for path in source.glob(pattern) if path.is_file()}
+    for name in fresh:
+        write_bytes(target / name, (source / name).read_bytes())
+    for old in [path for pattern in patterns for path in target.glob(pattern) if path.is_file()]:
+        if old.name not in fresh and not old.name.startswith(EVIDENCE):
+            old.unlink()
 
 
 def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:

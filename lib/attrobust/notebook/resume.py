@@ -23,13 +23,9 @@ _FILE = "reproduction.json"
 def begin(
     folder: Path, chosen: Sequence[Path], values: Mapping[str, object], *, fresh: bool, say: Callable[[str], None]
 ) -> None:
-    """Start a reproduction of the chosen notebooks from empty folders, or go on with one that was cut off.
+    """Start a reproduction of the chosen notebooks in a profile's folder, or go on with one that was cut off.
 
-    Args:
-        folder: of the profile, with a folder for each notebook.
-        values: parameters that differ from the notebooks' own.
-        fresh: start over in any case.
-        say: is told what is kept.
+    Values are the parameters that differ from the notebooks' own; what is kept is said, nothing if all is to be fresh.
     """
     before, now = read_json(folder / _FILE) or {}, stamp(values)
     cut_off = bool(before) and not before["finished"]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from attrobust import attacks, attributions, data, similarity, swap, training
+from attrobust.attacks import Effort
 from attrobust.balls import Ball
 from attrobust.experiments.explanations import cls_rows, under_attack
 from attrobust.experiments.measure import PIXELS, dataset
@@ -32,15 +33,9 @@ def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, re
     of clean and attacked weights under the model's `own` kernel and under `softmax`. The attack moves the Pearson
     correlation of raw attention, the predicted class held, in a linf ball whose radius is in 1/255 of the pixel range.
     """
-    found = attacks.auto(
-        attributions.raw_attention,
-        model,
-        x,
-        Ball("linf", radius / 255),
-        k=1,
-        effort=attacks.Effort(steps=steps, restarts=restarts, draws=0, walk=0, objectives=("pearson",)),
-        generator=torch.Generator(x.device).manual_seed(seed),
-    )
+    effort = Effort(steps=steps, restarts=restarts, draws=0, walk=0, objectives=("pearson",))
+    how = {"k": 1, "effort": effort, "generator": torch.Generator(x.device).manual_seed(seed)}
+    found = attacks.auto(attributions.raw_attention, model, x, Ball("linf", radius / 255), **how)
     kernel, columns = model.blocks[-1].attention.kernel, {}
     readouts = {"own": lambda s: kernel.weights(s[:, :, None])[:, :, 0], "softmax": lambda s: s.softmax(-1)}
     with torch.no_grad():
@@ -56,7 +51,7 @@ def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, re
 
 @versioned(2)
 def drop_in(
-    names: Sequence[str],
+    names: Sequence,
     seed: int,
     *,
     n_train: int,
@@ -64,7 +59,7 @@ def drop_in(
     epochs: int,
     step_size: float,
     radius: float,
-    effort: attacks.Effort,
+    effort: Effort,
 ) -> pd.DataFrame:
     """Train a small ViT of transformers on digits, swap its attention, train on, and attack its maps.
 
