@@ -117,7 +117,8 @@ class Store:
     def network_file(self, key: str) -> Path | None:
         """Stored weights of a network, if any."""
         folders, parts = (self.out, *self.beside, *self.committed), ("networks", "weights")
-        return _first(folder / part / f"{key}.safetensors" for part in parts for folder in folders)
+        files = (folder / part / f"{key}.safetensors" for part in parts for folder in folders)
+        return next(filter(Path.is_file, files), None)
 
     def save_weights(self, key: str, model: torch.nn.Module) -> None:
         """Store weights in the ignored cache."""
@@ -133,7 +134,8 @@ class Store:
 
     def _table(self, name: str, key: str) -> Path | None:
         """Tables are never shared: another notebook's function may have the same name."""
-        return _first(folder / "tables" / f"{name}-{key}.csv" for folder in (self.out, *self.committed[:1]))
+        files = (folder / "tables" / f"{name}-{key}.csv" for folder in (self.out, *self.committed[:1]))
+        return next(filter(Path.is_file, files), None)
 
     def report(self, line: str) -> None:
         """Append a line to the progress log, which the runner shows."""
@@ -267,10 +269,6 @@ def write_bytes(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(content)
     partial.replace(path)
-
-
-def _first(paths_: Iterable[Path]) -> Path | None:
-    return next((path for path in paths_ if path.is_file()), None)
 
 
 def provenance(seconds: float, device: str) -> dict[str, object]:

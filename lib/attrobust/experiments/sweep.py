@@ -38,15 +38,8 @@ def run(
 
     One run per experiment whose data set is on this machine or whose row is stored, in the grid's order; of a run that
     diverged or collapsed what was not measured is NaN. What had to be left out is noted in the store. A row computed
-    here that is damaged or belongs to another run is named in the store's log and computed again.
-
-    Args:
-        jobs: worker processes; 0 for one per core.
-        device: "cpu" or "cuda".
-        show: called with a line of progress after each run, beside the store's log.
-
-    Raises:
-        EvidenceError: if a committed row is damaged or belongs to another run.
+    here that is damaged or belongs to another run is named in the store's log and computed again; a committed one is an
+    EvidenceError. Jobs are worker processes, 0 for one per core; `show` gets the log's line of progress after each run.
     """
     checks.count("jobs", jobs, least=0)
     checks.one_of("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])

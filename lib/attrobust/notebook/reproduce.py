@@ -23,7 +23,6 @@ from attrobust.notebook import accept, checked, resume
 
 PROFILES = ("smoke", "cpu", "full", "gpu")
 EVIDENCE = ("runs", "attacked", "provenance", "claims", "strength")
-EVIDENCE_FOLDERS = ("tables", "networks")
 
 Say = Callable[[str], None]
 
@@ -69,12 +68,7 @@ def reproduce(
 ) -> bool:
     """Recompute notebooks from an empty store; whether every claim came out as committed (True if none is).
 
-    Args:
-        only: numbers of notebooks, comma-separated; all if empty.
-        jobs: worker processes; 0 for what the profile says, or one per core.
-        fresh: clear what an interrupted reproduction left.
-        update: replace committed rows, figures and notebook outputs by the new ones.
-        overrides: further parameters, by name.
+    The arguments are the options of the command line, whose help says what they do.
 
     Raises:
         ValueError: for arguments that are not accepted, before anything runs; and with `update` if anything of the
@@ -208,7 +202,7 @@ def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
         write_bytes(target / _committed_as(stem, profile_name), content)
         for other in target.glob(_committed_as(stem, "*")) if profile_name == "cpu" and stem != "claims" else ():
             write_bytes(other, _beyond(other.read_bytes(), cpu))
-    for part in EVIDENCE_FOLDERS if profile_name == "cpu" else ():
+    for part in ("tables", "networks") if profile_name == "cpu" else ():
         if (source / part).is_dir():
             _replace(source / part, target / part, ("*",))
 
