@@ -51,7 +51,7 @@ def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, re
 
 @versioned(2)
 def drop_in(
-    names: Sequence,
+    names: Sequence[str],
     seed: int,
     *,
     n_train: int,
