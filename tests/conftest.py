@@ -37,7 +37,7 @@ def pytest_configure(config):
 
 def chosen(config):
     """Notebooks that `--only` names, all without it."""
-    from attrobust import reproduce
+    from attrobust.notebook import reproduce
 
     try:
         return reproduce.numbered(config.getoption("only"))

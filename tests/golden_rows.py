@@ -28,12 +28,10 @@ import pandas as pd
 import torch
 from attrobust import attacks, attention, attributions, data, experiments, paths, regularizers, robustness, training
 from attrobust.balls import Ball
-from attrobust.experiments import control, costs, explanations, measure
-from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
+from attrobust.experiments import explanations, measure
+from attrobust.studies import costs, kernel_attention, kernel_controls, softmax_entropy, two_curvatures
 from attrobust.theory import path_norm, sharing, stability, traps
 from attrobust.versions import VERSIONED
-
-swapping = importlib.import_module("attrobust.experiments.drop_in")  # the package shows the function of that name
 
 FOLDER = Path(__file__).parent / "golden"
 #: How a complaint ends that this program itself can end.
@@ -60,7 +58,7 @@ TRANSFORMER = experiment(architecture="vit", dim=8, depth=1, side=None, attentio
 @contextlib.contextmanager
 def double() -> Iterator[None]:
     """Data and untrained networks of experiments in float64."""
-    plain, build, vit = data.load, measure.build, swapping._vit
+    plain, build, vit = data.load, measure.build, kernel_controls._vit
 
     def dataset(name: str, side: int | None, n_train: int, n_test: int | None, device: str) -> data.Dataset:
         found = plain(name, side=side, n_train=n_train, n_test=n_test, device=device)
@@ -69,15 +67,15 @@ def double() -> Iterator[None]:
         }
         return found._replace(**sides)
 
-    swapping._original.cache_clear()
+    kernel_controls._original.cache_clear()
     with (
         mock.patch.object(measure, "dataset", dataset),
-        mock.patch.object(swapping, "dataset", dataset),
+        mock.patch.object(kernel_controls, "dataset", dataset),
         mock.patch.object(measure, "build", lambda e, device="cpu": build(e, device).double()),
-        mock.patch.object(swapping, "_vit", lambda seed: vit(seed).double()),
+        mock.patch.object(kernel_controls, "_vit", lambda seed: vit(seed).double()),
     ):
         yield
-    swapping._original.cache_clear()
+    kernel_controls._original.cache_clear()
 
 
 def network(e: experiments.Experiment) -> torch.nn.Module:
@@ -166,6 +164,36 @@ def penalised(name: str) -> pd.DataFrame:
     )
 
 
+def lost(name: str) -> pd.DataFrame:
+    logits = torch.randn(3, cases.CLASSES, generator=cases.generator(), dtype=torch.float64)
+    return pd.DataFrame(
+        {f"smoothed {s}": training.LOSSES[name](logits, cases.labels(), label_smoothing=s) for s in (0.0, 0.1)}
+    )
+
+
+def augmented(name: str) -> pd.DataFrame:
+    changed = training.AUGMENTATIONS[name](cases.images(8), 1, cases.generator())
+    return pd.DataFrame(changed.flatten(1).numpy()).add_prefix("pixel ")
+
+
+def scheduled(name: str) -> pd.DataFrame:
+    recipe = training.Recipe(step_size=0.1, batch_size=1, epochs=4, schedule=name)
+    return pd.DataFrame({"step": [recipe.step(update, per_epoch=3) for update in range(12)]})
+
+
+def updated(name: str) -> pd.DataFrame:
+    how = {"penalty": "input_gradient", "strength": 0.1, "trainer": name}
+    recipe, model = training.Recipe(step_size=0.1, batch_size=3, epochs=2, **how), cases.conv()
+    training.fit([model], cases.images(), cases.labels(), recipe, generators=[cases.generator()])
+    return pd.DataFrame({"weight": torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()})
+
+
+def explained(name: str) -> pd.DataFrame:
+    how = {"on_patches": {"attribution": attributions.saliency, "patch": 2}, "integrated_gradients": {"steps": 4}}
+    found = getattr(attributions, name)(vit(), images(2), cases.labels(2), **how.get(name, {}))
+    return pd.DataFrame(found.detach().flatten(1).numpy()).add_prefix("pixel ")
+
+
 def untimed(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="seconds").sort_values([c for c in table if c != "seconds"], ignore_index=True)
 
@@ -187,8 +215,8 @@ CASES: dict[str, Callable[[], object]] = {
     "auto": suite,
     "heavy": judge_of_strength,
     "strength": strengths,
-    "read_out_twice": lambda: control.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
-    "drop_in": lambda: swapping.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
+    "read_out_twice": lambda: kernel_controls.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
+    "drop_in": lambda: kernel_controls.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
     "training_steps": lambda: untimed(costs.training_steps(["l2"], 14, 8, 1, 2, 1)),
     "mixing": lambda: untimed(costs.mixing(["l2"], [4], 4, 1)),
     "diversities": partial(softmax_entropy.diversities, [0.01, 1.0], [0]),
@@ -227,11 +255,17 @@ OVER_CASES = (
     "shared_maps", "smoothed", "stable", "surfaces", "swapped", "transfer", "transformers", "turning",
 )  # fmt: skip
 CASES |= {name: partial(lambda n: versioned()[n](1, 0), name) for name in OVER_CASES}
-#: Penalties, where they are versioned.
+#: What a recipe names, and attributions, where they are versioned.
+NAMED = [
+    (penalised, regularizers.PENALTIES), (lost, training.LOSSES), (augmented, training.AUGMENTATIONS),
+    (scheduled, training.SCHEDULES), (updated, training.TRAINERS),
+    (explained, {name: getattr(attributions, name) for name in attributions.__all__}),
+]  # fmt: skip
 CASES |= {
-    penalty.__name__: partial(penalised, name)
-    for name, penalty in regularizers.PENALTIES.items()
-    if hasattr(penalty, "version")
+    function.__name__: partial(case, name)
+    for case, functions in NAMED
+    for name, function in functions.items()
+    if hasattr(function, "version")
 }
 
 

@@ -10,7 +10,8 @@ import time
 import urllib.request
 
 import pytest
-from attrobust import paths, reproduce
+from attrobust import paths
+from attrobust.notebook import reproduce
 from trees import contents, copy_tree
 
 pytestmark = [

@@ -12,8 +12,8 @@ import pytest
 import torch
 from attrobust import attacks, claims, experiments, figures, paths, training
 from attrobust.experiments import Experiment, Measurement, measure
+from attrobust.experiments.store import Store
 from attrobust.rows import ATTACKED
-from attrobust.store import Store
 from torch import nn
 from trees import copy_tree, run
 

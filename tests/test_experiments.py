@@ -18,13 +18,14 @@ from attrobust import (
     experiments,
     models,
     paths,
+    regularizers,
     robustness,
     training,
 )
 from attrobust.balls import Ball
 from attrobust.experiments import Experiment, Measurement, keys, measure, schema, sweep
+from attrobust.experiments.store import EvidenceError, Store, load_weights, read_json, write_csv, write_json
 from attrobust.rows import Rows
-from attrobust.store import EvidenceError, Store, load_weights, read_json, write_csv, write_json
 from torch.nn import functional as F
 
 BASE = {"dataset": "digits", "step_size": 0.05, "batch_size": 16, "epochs": 2, "seed": 0, "side": 4, "n_train": 48}
@@ -215,6 +216,72 @@ def test_a_raised_version_is_another_key_of_exactly_what_the_function_makes(monk
     for kind, e in kinds.items():
         assert (experiments.network(e) != before[kind][0]) == (networks in ("both", kind)), kind
         assert (experiments.key(e, SMALL) != before[kind][1]) == (rows in ("both", kind)), kind
+
+
+@pytest.mark.parametrize("field", ["loss", "augmentation", "schedule", "trainer"])
+def test_a_raised_version_of_what_a_recipe_names_is_another_network_of_exactly_that_recipe(monkeypatch, field):
+    registry = getattr(training, {"loss": "LOSSES"}.get(field, f"{field}s".upper()))
+    recipes = [one(protocol=protocol) for protocol in ("matched", "plateau")]
+    before = [(experiments.network(e), experiments.key(e, SMALL)) for e in recipes]
+    for name, function in registry.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(function, "version", 2, raising=False)
+            for e, (network, row) in zip(recipes, before, strict=True):
+                named = getattr(e.recipe, field) == name
+                assert (experiments.network(e) != network) == (experiments.key(e, SMALL) != row) == named, name
+
+
+def test_the_version_of_a_penalty_enters_the_key_of_what_it_trained_alone(monkeypatch):
+    plain = experiments.network(one())
+    penalised = dataclasses.replace(one().recipe, penalty="input_gradient", strength=0.1)
+
+    def key(recipe=penalised):
+        with monkeypatch.context() as patch:
+            patch.setattr(Experiment, "recipe", recipe)
+            return experiments.network(one())
+
+    before = key()
+    monkeypatch.setattr(regularizers.input_gradient, "version", 2)
+    assert key() != before
+    assert experiments.network(one()) == plain
+    monkeypatch.setattr(regularizers.input_gradient, "version", None)
+    with pytest.raises(ValueError, match="'input_gradient' has no version"):
+        key()
+
+
+MAPS_OF = {
+    "saliency": ("mlp", "vit", "few"), "on_patches": ("vit", "few"), "raw_attention": ("vit", "few"),
+    "rollout": ("vit", "few"), "gradient_attention": ("vit",), "relevance": ("vit",), "input_x_gradient": (),
+    "integrated_gradients": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MAPS_OF)
+def test_a_raised_version_of_an_attribution_is_another_row_of_exactly_what_used_it(monkeypatch, name):
+    few = dataclasses.replace(SMALL, maps=("plain_rollout",))
+    kinds = {"mlp": (one(), SMALL), "vit": (one(architecture="vit"), SMALL), "few": (one(architecture="vit"), few)}
+    before = {kind: (experiments.network(e), experiments.key(e, m)) for kind, (e, m) in kinds.items()}
+    table = keys.table("t", doubled, (2,), version=1, device="cpu")
+    library = keys.table("t", experiments.margins, (2,), version=None, device="cpu")
+    monkeypatch.setattr(getattr(attributions, name), "version", 2)
+    for kind, (e, m) in kinds.items():
+        assert experiments.network(e) == before[kind][0]
+        assert (experiments.key(e, m) != before[kind][1]) == (kind in MAPS_OF[name]), kind
+    assert keys.table("t", doubled, (2,), version=1, device="cpu") != table
+    assert keys.table("t", experiments.margins, (2,), version=None, device="cpu") == library
+
+
+def test_version_1_of_what_was_versioned_later_leaves_the_keys_as_they_were(monkeypatch):
+    def found():
+        rows = [experiments.key(e, SMALL) for e in (one(), one(architecture="vit"))]
+        return [*rows, keys.table("t", doubled, (2,), version=1, device="cpu")]
+
+    for function in keys.LATE_INSTRUMENTS:
+        monkeypatch.setattr(function, "version", 1, raising=False)
+    first = found()
+    for function in keys.LATE_INSTRUMENTS:
+        monkeypatch.delattr(function, "version")
+    assert found() == first
 
 
 def test_what_is_not_measured_is_not_in_the_key(monkeypatch):

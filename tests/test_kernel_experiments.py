@@ -4,8 +4,8 @@ import cases
 import pandas as pd
 import pytest
 import torch
-from attrobust import attacks, attention, experiments, models, training
-from attrobust.experiments import costs
+from attrobust import attacks, attention, models, training
+from attrobust.studies import costs, kernel_controls
 from torch import nn
 
 ATTACK = {"radius": 32, "steps": 3, "restarts": 1, "seed": 0}
@@ -20,7 +20,7 @@ def vit(name):
 
 
 def twice(model, **change):
-    return experiments.read_out_twice(model, cases.images(3, shape=(1, 8, 8)), **ATTACK | change)
+    return kernel_controls.read_out_twice(model, cases.images(3, shape=(1, 8, 8)), **ATTACK | change)
 
 
 # ------------------------------------------------------------------ the control of P32
@@ -64,13 +64,13 @@ def test_fused_attention_mixes_as_softmax_written_out_does():
 
 
 def test_every_kernel_is_timed_in_every_round_and_the_warm_up_is_not_counted():
-    table = experiments.training_steps(["softmax", "l2"], 14, 8, 1, 4, 3)
+    table = costs.training_steps(["softmax", "l2"], 14, 8, 1, 4, 3)
     rounds = table.groupby("kernel").repetition.apply(list)
-    assert set(rounds.index) == {"softmax", "l2", experiments.FUSED}
+    assert set(rounds.index) == {"softmax", "l2", costs.FUSED}
     assert all(found == [0, 1, 2] for found in rounds)
     assert (table.seconds > 0).all()
-    mixed = experiments.mixing(["softmax"], [4, 8], 4, 2)
-    ways = {"softmax", experiments.FUSED, experiments.UNFORMED}
+    mixed = costs.mixing(["softmax"], [4, 8], 4, 2)
+    ways = {"softmax", costs.FUSED, costs.UNFORMED}
     assert set(zip(mixed.tokens, mixed.kernel, strict=True)) == {(n, way) for n in (4, 8) for way in ways}
 
 
@@ -80,7 +80,7 @@ def test_every_kernel_is_timed_in_every_round_and_the_warm_up_is_not_counted():
 @pytest.fixture(scope="module")
 def dropped_in():
     how = {"n_train": 60, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
-    return experiments.drop_in(["softmax", "gaussian"], 0, **how, effort=attacks.Effort(steps=1, restarts=1))
+    return kernel_controls.drop_in(["softmax", "gaussian"], 0, **how, effort=attacks.Effort(steps=1, restarts=1))
 
 
 def test_swapping_softmax_in_changes_no_prediction(dropped_in):

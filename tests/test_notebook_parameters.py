@@ -7,7 +7,7 @@ import IPython.display
 import pytest
 import yaml
 from attrobust import notebook, paths
-from attrobust.store import Store
+from attrobust.experiments.store import Store
 
 GOOD = {
     "dataset": "digits",

@@ -12,7 +12,8 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from attrobust import notebook, paths, reproduce
+from attrobust import notebook, paths
+from attrobust.notebook import reproduce
 from trees import contents, copy_tree, run
 
 BOOKS = sorted(paths.notebooks.glob("*.ipynb"))

@@ -10,7 +10,8 @@ from importlib import metadata
 import pandas as pd
 import pytest
 import yaml
-from attrobust import __version__, claims, paths, reproduce
+from attrobust import __version__, claims, paths
+from attrobust.notebook import reproduce
 from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads((paths.root / "pyproject.toml").read_text())["project"]
@@ -202,7 +203,7 @@ def test_the_environment_file_builds_a_working_environment_with_the_tested_versi
     for name, version in versions.items():
         expected = constraints().get(name.lower().replace("_", "-"), version)
         assert version.split("+")[0] == expected, name
-    program = "import attrobust.experiments, attrobust.reproduce, captum, jupyterlab, nbval, seaborn; print('ok')"
+    program = "import attrobust.notebook.reproduce, captum, jupyterlab, nbval, seaborn; print('ok')"
     done = subprocess.run([python, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.strip() == "ok", done.stderr
 

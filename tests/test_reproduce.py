@@ -12,7 +12,9 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from attrobust import __main__, paths, reproduce, store
+from attrobust import __main__, paths
+from attrobust.experiments import store
+from attrobust.notebook import reproduce
 from trees import copy_tree, run
 
 SMOKE = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--only", "03"]

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
-from attrobust import data, resume, store
-from attrobust.store import Store
+from attrobust import data
+from attrobust.experiments import store
+from attrobust.experiments.store import Store
+from attrobust.notebook import resume
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def test_rows_of_an_older_reproduction_do_not_serve_a_notebook_that_shares_them(
 
 
 CHANGES = {
-    "code": lambda patch: patch.setattr(store, "code_digest", lambda: "other code"),
+    "code": lambda patch: patch.setattr(resume, "code_digest", lambda: "other code"),
     "data": lambda patch: patch.setattr(data, "fingerprint", lambda name: "other pixels"),
     "files": lambda patch: patch.setattr(data, "available", lambda name: False),
     "torch": lambda patch: patch.setattr(torch, "__version__", "0.0"),
@@ -133,11 +135,11 @@ def test_what_lies_there_without_a_name_is_not_kept(tmp_path, books):
 
 
 def test_the_digest_of_the_code_is_that_of_the_files_as_they_are(tmp_path, monkeypatch):
-    for name, text in (("store.py", "a"), ("deep/b.py", "b"), ("note.txt", "c")):
+    for name, text in (("a.py", "a"), ("deep/b.py", "b"), ("note.txt", "c")):
         store.write_bytes(tmp_path / name, text.encode())
-    monkeypatch.setattr(store, "__file__", str(tmp_path / "store.py"))
-    before = store.code_digest()
+    monkeypatch.setattr(resume, "__file__", str(tmp_path / "deep" / "b.py"))
+    before = resume.code_digest()
     (tmp_path / "note.txt").write_text("d")
-    assert store.code_digest() == before
+    assert resume.code_digest() == before
     (tmp_path / "deep" / "b.py").write_text("d")
-    assert store.code_digest() != before
+    assert resume.code_digest() != before

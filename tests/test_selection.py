@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import selection
-from attrobust import paths, reproduce
+from attrobust import paths
+from attrobust.notebook import reproduce
 
 
 def test_every_way_to_import_a_module_is_seen_anywhere_in_a_source():
@@ -16,10 +17,10 @@ from attrobust import data, models as m
 from attrobust.theory.links import slope
 
 def later():
-    from attrobust.store import Store
+    from attrobust.rows import Rows
     from other import attacks
 """
-    assert selection.rooms(source) == {"claims", "data", "models", "theory", "store"}
+    assert selection.rooms(source) == {"claims", "data", "models", "theory", "rows"}
 
 
 def test_a_notebook_has_the_rooms_of_all_its_cells(tmp_path):

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from attrobust import paths, store
+from attrobust import paths
+from attrobust.experiments import store
+from attrobust.experiments.store import EvidenceError, Store
 from attrobust.rows import ATTACKED, Rows
-from attrobust.store import EvidenceError, Store
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,14 +108,13 @@ def test_half_written_files_never_appear(tmp_path, monkeypatch):
 
 
 def test_half_written_weights_never_appear(folder, monkeypatch):
-    s, model = Store("01_x"), cases.linear()
-    save = store.save_file
+    s, model, write = Store("01_x"), cases.linear(), Path.write_bytes
 
-    def cut(tensors, path):
-        save(tensors, path)
+    def cut(self, content):
+        write(self, content)
         raise OSError("no space left")
 
-    monkeypatch.setattr(store, "save_file", cut)
+    monkeypatch.setattr(Path, "write_bytes", cut)
     with pytest.raises(OSError, match="no space left"):
         s.save_weights("k", model)
     assert s.network_file("k") is None
@@ -394,6 +394,13 @@ def test_the_summary_counts_networks_once(folder):
     s.count(trained=["a"])
     s.leave_out("no data", 4)
     assert json.loads((s.out / "summary.json").read_text()) == {"trained": 2, "reused": 1, "left_out": {"no data": 4}}
+
+
+def test_what_is_left_out_twice_for_one_reason_adds_up(folder):
+    s = Store("01_x")
+    for reason, networks in (("no data", 4), ("no GPU", 1), ("no data", 3)):
+        s.leave_out(reason, networks)
+    assert json.loads((s.out / "summary.json").read_text())["left_out"] == {"no data": 7, "no GPU": 1}
 
 
 def test_the_progress_log_grows_line_by_line_and_starts_anew_with_the_store(folder):

@@ -1,7 +1,7 @@
 """Command line: `python -m attrobust reproduce | figures | data | parameters`. The Makefile's lines are these.
 
-Here stand the options and their help; what a command does stands in `commands`, which is imported when one runs:
-help, a misspelt option and a shell's completion need neither torch nor the machinery of notebooks.
+What a command works with is imported when it runs: help, a misspelt option and a shell's completion need neither torch
+nor the machinery of notebooks. Errors that are answers end a command in one sentence, without a traceback.
 """
 
 import os
@@ -13,22 +13,12 @@ import click
 from attrobust import __version__
 
 
-def _run(command: str, **options: object) -> None:
-    from attrobust import commands
-
-    try:
-        getattr(commands, command)(**options, say=click.echo)
-    except commands.ERRORS as error:
-        sys.exit(f"error: {error}")
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Recompute, redraw and inspect the notebooks of attrobust."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
-    os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+    for name in ("OMP_NUM_THREADS", "JUPYTER_PREFER_ENV_PATH", "JUPYTER_PLATFORM_DIRS"):
+        os.environ.setdefault(name, "1")
 
 
 @main.command("reproduce")
@@ -38,9 +28,16 @@ def main() -> None:
 @click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
 @click.option("--update", is_flag=True, help="Replace committed rows, figures and outputs by the new ones.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter.")
-def _reproduce(**options: object) -> None:
+def _reproduce(*, profile: str, update: bool, pairs: list[tuple[str, str]], **options: object) -> None:
     """Run notebooks from an empty store and compare their claims with the committed ones."""
-    _run("recompute", **options)
+    import yaml
+
+    from attrobust.notebook import reproduce
+
+    options |= {"overrides": {name: yaml.safe_load(value) for name, value in pairs}, "update": update}
+    same = reproduce.reproduce(profile_name=profile, **options, say=click.echo)
+    if not same and profile == "cpu" and not pairs and not update:
+        click.echo("note: some verdicts differ from the committed ones; see the lines marked ≠")
 
 
 @main.command("figures")
@@ -48,21 +45,39 @@ def _reproduce(**options: object) -> None:
 @click.option("--rewrite", is_flag=True, help="Refresh the notebooks' stored outputs too.")
 def _figures(**options: object) -> None:
     """Draw every figure again from committed rows."""
-    _run("redraw", **options)
+    from attrobust.notebook import reproduce
+
+    reproduce.redraw(**options, say=click.echo)
 
 
 @main.command("data")
 @click.argument("names", nargs=-1)
 @click.option("--yes", is_flag=True, help="Download without asking.")
-def _data(**options: object) -> None:
+def _data(names: tuple[str, ...], yes: bool) -> None:
     """Download data sets (default: fashion_mnist) into data/, with pinned digests."""
-    _run("download", ask=click.confirm, **options)
+    from attrobust import data, paths
+
+    for name in names or ("fashion_mnist",):
+        if data.available(name):
+            data.load(name)
+            said = "present and verified"
+        elif yes or click.confirm(f"{name}: download {data.download_size(name) / 1e6:.0f} MB into {paths.data}?"):
+            data.fetch(name)
+            said = "downloaded and verified"
+        else:
+            said = "nothing downloaded"
+        click.echo(f"{name}: {said}")
 
 
 @main.command("parameters")
 def _parameters() -> None:
     """List every notebook's parameters with their type and meaning."""
-    _run("parameters")
+    from attrobust.notebook import reproduce
+
+    for path in reproduce.numbered():
+        click.echo(path.stem)
+        for name, (kind, meaning) in reproduce.parameters_of(path).items():
+            click.echo(f"  {name:<18}{kind:<13}{meaning}")
 
 
 def _stop(number: int, _: object) -> None:
@@ -82,6 +97,13 @@ def run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except Exception as error:
+        from attrobust import data
+        from attrobust.notebook import reproduce
+
+        if not isinstance(error, ValueError | data.DataError | reproduce.NotebookError):
+            raise
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     runs      key, the experiment's columns, what was measured on the network itself      one line a network
     attacked  key, readout, map, attack, metric, radius, value, n                         one line a number
 
-``value`` is the mean over ``n`` images. Never imports torch: rows can be read and joined wherever there is pandas.
+``value`` is the mean of a metric over ``n`` images, under an attack of a radius (in 1/255 of the pixel range) on a map
+that explains a readout ("none" for attention alone). Never imports torch: rows can be joined wherever there is pandas.
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,10 @@ ATTACKED = ("key", *IDENTITY, "value", "n")
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a grid.
+    """Rows of a grid; in `joined` and `wide`, `where` gives columns of `attacked` and the value that is kept.
 
-    Attributes:
-        runs: one row per network, named by `key`.
-        attacked: one row per number: mean `value` of a metric over `n` images, under an attack of a radius (in 1/255
-            of the pixel range) on a map that explains a readout ("none" for attention alone).
+    Raises:
+        ValueError: for an unknown column, where nothing is left, or where `wide` finds several numbers for one place.
 
     Example:
         >>> runs = pd.DataFrame({"key": ["a", "b"], "step_size": [0.1, 0.2]})
@@ -40,31 +39,14 @@ class Rows:
     attacked: pd.DataFrame
 
     def joined(self, **where: object) -> pd.DataFrame:
-        """Attacked similarities beside the columns of their network.
-
-        Args:
-            where: column of `attacked` -> the value kept.
-
-        Returns:
-            Long rows; a network that was not attacked (it diverged) stands in each of its lines without a value.
-
-        Raises:
-            ValueError: for an unknown column, or where nothing is left.
-        """
+        """Attacked similarities beside the columns of their network; one not attacked has lines without a value."""
         kept = self._kept(where)
         absent = self.runs.loc[~self.runs["key"].isin(self.attacked["key"]), ["key"]]
         every = absent.merge(kept[[*IDENTITY]].drop_duplicates(), how="cross")
         return self.runs.merge(pd.concat([kept, every]) if len(every) else kept, on="key")
 
     def wide(self, **where: object) -> pd.DataFrame:
-        """One row per network with a column for each metric of one map, attack and radius.
-
-        Args:
-            where: column of `attacked` -> the value kept; what is left must differ in its metric alone.
-
-        Raises:
-            ValueError: for an unknown column, or if several numbers are left for one network and metric.
-        """
+        """One row per network with a column for each metric of one map, attack and radius."""
         kept = self._kept(where)
         for name in IDENTITY:
             if name != "metric" and kept[name].nunique() > 1:
@@ -95,5 +77,4 @@ class Rows:
 
 def join(parts: Sequence[Rows]) -> Rows:
     """Rows of several grids as those of one."""
-    runs, attacked = ([getattr(p, name) for p in parts] for name in ("runs", "attacked"))
-    return Rows(pd.concat(runs, ignore_index=True), pd.concat(attacked, ignore_index=True))
+    return Rows(*(pd.concat([getattr(p, n) for p in parts], ignore_index=True) for n in ("runs", "attacked")))

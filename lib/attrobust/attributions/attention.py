@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attrobust.attributions.gradients import explained, live
 from attrobust.models.readouts import Readout, logit
 from attrobust.shapes import Images, Labels, Logits
+from attrobust.versions import versioned
 
 Patches = Float[Tensor, "batch 1 rows columns"]
 Tokens = Float[Tensor, "batch tokens tokens"]
@@ -24,6 +25,7 @@ Tokens = Float[Tensor, "batch tokens tokens"]
 LARGEST = 2**30
 
 
+@versioned(1)
 def raw_attention(
     model: nn.Module, x: Images, target: Labels, *, logits: bool = False
 ) -> Patches | tuple[Patches, Logits]:
@@ -33,6 +35,7 @@ def raw_attention(
     return (raw, scores) if logits else raw
 
 
+@versioned(1)
 def rollout(
     model: nn.Module, x: Images, target: Labels, *, renormalise: bool = True, logits: bool = False
 ) -> Patches | tuple[Patches, Logits]:
@@ -53,11 +56,13 @@ def rollout(
     return (rolled, scores) if logits else rolled
 
 
+@versioned(1)
 def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
     """Attention of the last block that speaks for the class: m((dA_L * A_L)^+), eq. 5 of `relevance`'s source."""
     return _from_cls(_speaking_for(model, x, target, readout, blocks=1)[0], x)
 
 
+@versioned(1)
 def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
     """Relevance passed through all blocks: R <- R + m((dA_l * A_l)^+) R, from R = I.
 

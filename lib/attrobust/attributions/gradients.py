@@ -17,6 +17,7 @@ from attrobust import checks
 from attrobust.balls import Ball
 from attrobust.models.readouts import OF_LOGITS, Readout, logit
 from attrobust.shapes import Images, Labels, Logits
+from attrobust.versions import versioned
 
 
 def live(x: Images) -> Images:
@@ -29,6 +30,7 @@ def explained(model: Callable[[Tensor], Tensor], x: Images, target: Labels, read
     return checks.per_image("readout", readout(model, x, target), batch=len(x)).sum()
 
 
+@versioned(1)
 def saliency(
     model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit, logits: bool = False
 ) -> Images | tuple[Images, Logits | None]:
@@ -57,6 +59,7 @@ def saliency(
     return (found, scores[0] if known else None) if logits else found
 
 
+@versioned(1)
 def input_x_gradient(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Images:
     """Pixel times gradient: x . dz_target / dx, the first-order share of each pixel in the readout.
 
@@ -71,6 +74,7 @@ def input_x_gradient(model: nn.Module, x: Images, target: Labels, *, readout: Re
     return x * saliency(model, x, target, readout=readout)
 
 
+@versioned(1)
 def integrated_gradients(
     model: nn.Module, x: Images, target: Labels, *, baseline: float = 0.0, steps: int = 32, readout: Readout = logit
 ) -> Images:

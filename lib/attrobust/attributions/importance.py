@@ -7,6 +7,7 @@ from torch import nn
 
 from attrobust import checks
 from attrobust.shapes import Images, Importances, Labels, Logits, Maps, Marks, OnePlane
+from attrobust.versions import versioned
 
 
 def pixelwise(signed: Images) -> Importances:
@@ -32,6 +33,7 @@ def patches(signed: Images, *, patch: int) -> OnePlane:
     return nn.functional.avg_pool2d(pixelwise(signed)[:, None], patch)
 
 
+@versioned(1)
 def on_patches(
     model: nn.Module, x: Images, target: Labels, *, attribution: Callable, patch: int, logits: bool = False
 ) -> OnePlane | tuple[OnePlane, Logits | None]:

@@ -21,68 +21,51 @@ VITS: dict[str, dict[str, object]] = {
 }
 
 #: Fields that say something of a transformer only; elsewhere they stay at their default and are no columns.
-TRANSFORMER = ("attention", "patch", "dim", "depth")
+TRANSFORMER = {"attention": "softmax", "patch": 2, "dim": 32, "depth": 2}
+
+#: Fields that are one name out of several.
+_NAMED = {
+    "dataset": data.NAMES,
+    "protocol": training.recipes.RECIPES,
+    "architecture": models.ARCHITECTURES,
+    "activation": models.ACTIVATIONS,
+    "initial": models.INITIAL,
+    "attention": kernels.KERNELS,
+}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """How one network is trained.
-
-    Attributes:
-        dataset: one of `data.NAMES`.
-        side: height and width after average pooling; None keeps the images.
-        n_train: training images, class-balanced.
-        architecture: one of `models.ARCHITECTURES`.
-        activation: one of `models.ACTIVATIONS`.
-        initial: size of the initial weights, one of `models.INITIAL`.
-        protocol: how training ends and under what, one of `training.recipes.RECIPES`.
-        step_size: of SGD (the peak, where it is annealed).
-        batch_size: images per update.
-        epochs: of a plateau run; a matched one has more patience, see `training.recipes`.
-        momentum: of SGD.
-        seed: of initial weights and batch order.
-        attention: of a ViT, one of `attention.KERNELS`.
-        patch: of a ViT, side of a patch in pixels.
-        dim: of a ViT, length of a token.
-        depth: of a ViT, number of blocks.
-    """
+    """How one network is trained; what a value may be is checked."""
 
     dataset: str
-    step_size: float
+    step_size: float  # of SGD (the peak, where it is annealed)
     batch_size: int
-    epochs: int
-    seed: int
-    protocol: str = "matched"
-    side: int | None = None
-    n_train: int = 1000
+    epochs: int  # of a plateau run; a matched one has more patience, see `training.recipes`
+    seed: int  # of initial weights and batch order
+    protocol: str = "matched"  # how training ends and under what, see `training.recipes`
+    side: int | None = None  # height and width after average pooling; None keeps the images
+    n_train: int = 1000  # training images, class-balanced
     architecture: str = "mlp"
     activation: str = "gelu"
-    initial: str = "wide"
+    initial: str = "wide"  # size of the initial weights, see `models.INITIAL`
     momentum: float = 0.9
-    attention: str = "softmax"
-    patch: int = 2
-    dim: int = 32
-    depth: int = 2
+    attention: str = TRANSFORMER["attention"]  # a transformer's kernel,
+    patch: int = TRANSFORMER["patch"]  # side of its patches in pixels,
+    dim: int = TRANSFORMER["dim"]  # length of its tokens,
+    depth: int = TRANSFORMER["depth"]  # number of its blocks
 
     def __post_init__(self) -> None:
-        checks.one_of("dataset", self.dataset, data.NAMES)
-        checks.one_of("protocol", self.protocol, training.recipes.RECIPES)
-        checks.one_of("architecture", self.architecture, models.ARCHITECTURES)
-        checks.one_of("activation", self.activation, models.ACTIVATIONS)
-        checks.one_of("initial", self.initial, models.INITIAL)
+        for name, accepted in _NAMED.items():
+            checks.one_of(name, getattr(self, name), accepted)
         checks.positive("step_size", self.step_size)
-        checks.count("n_train", self.n_train)
-        checks.count("batch_size", self.batch_size, most=self.n_train)
-        checks.count("epochs", self.epochs)
+        checks.count("batch_size", self.batch_size, most=checks.count("n_train", self.n_train))
         checks.count("seed", self.seed, least=0)
-        checks.one_of("attention", self.attention, kernels.KERNELS)
-        for name in ("patch", "dim", "depth"):
+        for name in ("epochs", "patch", "dim", "depth"):
             checks.count(name, getattr(self, name))
-        for name, default in ((f.name, f.default) for f in dataclasses.fields(self) if f.name in TRANSFORMER):
-            if self.architecture != "vit" and getattr(self, name) != default:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; a network of architecture {self.architecture!r} has none"
-                )
+        for name, default in TRANSFORMER.items():
+            if self.architecture != "vit" and (value := getattr(self, name)) != default:
+                raise ValueError(f"{name} is {value!r}; a network of architecture {self.architecture!r} has none")
         for name in ("step_size", "momentum"):  # a column of runs.csv holds 1.0, never 1
             object.__setattr__(self, name, float(getattr(self, name)))
 
@@ -94,47 +77,32 @@ class Experiment:
     @property
     def recipe(self) -> training.Recipe:
         """How `training.fit` trains it: everything its weights depend on beside the data and the untrained network."""
-        return training.recipes.named(
-            self.protocol,
-            step_size=self.step_size,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            momentum=self.momentum,
-        )
+        numbers = {name: getattr(self, name) for name in ("step_size", "batch_size", "epochs", "momentum")}
+        return training.recipes.named(self.protocol, **numbers)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured on a trained network, and how hard it is attacked.
+    """What is measured on a trained network, and how hard it is attacked; radii and maps are kept in order."""
 
-    Attributes:
-        radii: of the linf ball, in 1/255 of the pixel range; kept in ascending order.
-        effort: how hard the attack tries, its smooth twins included.
-        n_attacked: test images attacked and measured.
-        k_share: share of pixels compared by the top-k intersection.
-        trace_products: budget of the trace estimate.
-        curvature: whether flatness and input curvature are measured too.
-        maps: of a transformer, the attributions that are attacked, out of those of `on_the_patch_grid`.
-    """
-
-    radii: tuple[float, ...] = (4, 8)
-    effort: attacks.Effort = field(default_factory=attacks.Effort)
-    n_attacked: int = 128
-    k_share: float = 0.1
-    trace_products: int = 30
-    curvature: bool = True
-    maps: tuple[str, ...] = MAPS
+    radii: tuple[float, ...] = (4, 8)  # of the linf ball, in 1/255 of the pixel range
+    effort: attacks.Effort = field(default_factory=attacks.Effort)  # of the attack, its smooth twins included
+    n_attacked: int = 128  # test images attacked and measured
+    k_share: float = 0.1  # share of pixels compared by the top-k intersection
+    trace_products: int = 30  # budget of the trace estimate
+    curvature: bool = True  # whether flatness and the input side are measured too
+    maps: tuple[str, ...] = MAPS  # of a transformer that are attacked, out of `on_the_patch_grid`
 
     def __post_init__(self) -> None:
         for radius in self.radii:
             checks.at_least("radius", radius, 0)
         checks.count("effort.steps", self.effort.steps)
-        object.__setattr__(self, "radii", tuple(sorted({int(r) if r == int(r) else r for r in self.radii})))
         checks.count("n_attacked", self.n_attacked)
         if not 0 < self.k_share <= 1:
             raise ValueError(f"k_share is {self.k_share!r}; it must lie in (0, 1]")
         for name in self.maps:
             checks.one_of("map", name, on_the_patch_grid(1))
+        object.__setattr__(self, "radii", tuple(sorted({int(r) if r == int(r) else r for r in self.radii})))
         object.__setattr__(self, "maps", tuple(sorted(set(self.maps))))
 
 

@@ -11,11 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attrobust import attacks, attention, attributions, curvature, robustness
+from attrobust import attention, attributions, curvature, robustness
+from attrobust.attacks import Effort
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images
 from attrobust.theory import entropy
 from attrobust.versions import versioned
+
+HeadRows = Float[Tensor, "batch heads keys"]
 
 #: Maps made of attention weights alone: they explain no readout.
 ATTENTION_ALONE = ("raw_attention", "rollout", "plain_rollout")
@@ -35,60 +38,30 @@ def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
 
 @versioned(2)
 def under_attack(
-    model: nn.Module,
-    x: Images,
-    *,
-    patch: int,
-    k: int,
-    radius: float,
-    effort: attacks.Effort,
-    seed: int,
-    names: Sequence[str] = (),
+    model: nn.Module, x: Images, *, patch: int, k: int, radius: float, effort: Effort, seed: int, names: Sequence = ()
 ) -> pd.DataFrame:
-    """Mean similarity of clean and attacked maps, one row per attribution and attack ("noise", "worst").
+    """Mean similarity of clean and attacked maps, one row per attribution (all if unnamed) and attack (noise, worst).
 
-    Args:
-        model: transformer in eval mode.
-        x: images.
-        patch: side of its patches in pixels.
-        k: patches compared by the top-k intersection.
-        radius: of the linf ball, in 1/255 of the pixel range.
-        effort: how hard the attack tries.
-        seed: of random starts and noise.
-        names: of the attributions; all if empty.
-
-    Returns:
-        Means over the images that were attacked of every similarity and distance and of `counted`, `zero_maps` (clean
-        maps that are zero everywhere) and `n` (images in the means); NaN where `n` is 0.
+    Means over the images that were attacked of every similarity and distance and of `counted`, `zero_maps` (clean maps
+    that are zero everywhere) and `n` (images in the means); NaN where `n` is 0. The radius is that of the linf ball, in
+    1/255 of the pixel range; k patches (of a side in pixels) are compared by the top-k intersection.
     """
-    rows = []
+    rows, compared = [], on_the_patch_grid(patch)
+    how = {"ball": Ball("linf", radius / 255), "k": k, "effort": effort, "refuse": False}
     with torch.no_grad():
         target = model(x).argmax(1)
-    compared = on_the_patch_grid(patch)
     for name in names or compared:
-        attribution = compared[name]
-        empty = attributions.zero_maps(attribution(model, x, target).detach())
-        table = robustness.attribution_robustness(
-            model,
-            x,
-            attributions={name: attribution},
-            ball=Ball("linf", radius / 255),
-            k=k,
-            effort=effort,
-            generator=torch.Generator(x.device).manual_seed(seed),
-            refuse=False,
-        )
+        empty = attributions.zero_maps(compared[name](model, x, target).detach())
+        draw = torch.Generator(x.device).manual_seed(seed)
+        table = robustness.attribution_robustness(model, x, attributions={name: compared[name]}, generator=draw, **how)
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
         means, attacked = (t.reindex(["noise", "worst"]) for t in (by_attack.mean(), by_attack["spearman"].count()))
         counts = {"zero_maps": int(empty.sum()), "n": attacked.fillna(0).astype(int)}
-        means = means.where(attacked > 0)
-        rows.append(means.assign(attribution=name, **counts).reset_index())
+        rows.append(means.where(attacked > 0).assign(attribution=name, **counts).reset_index())
     return pd.concat(rows, ignore_index=True)
 
 
-def cls_rows(
-    model: nn.Module, x: Images
-) -> tuple[Float[Tensor, "batch heads keys"], Float[Tensor, "batch heads keys"]]:
+def cls_rows(model: nn.Module, x: Images) -> tuple[HeadRows, HeadRows]:
     """Scores and attention weights of the CLS query in the last block, head by head, CLS key included."""
     return model.scores(x)[-1][:, :, 0], model.attend(x)[1][-1][:, :, 0]
 
@@ -97,25 +70,17 @@ def cls_rows(
 def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, float]:
     """What the attention rows behind the maps look like, averaged over images (and heads).
 
-    Args:
-        model: transformer in eval mode.
-        x: images.
-        patch: side of its patches in pixels.
-        k: leaders of a map.
-
-    Returns:
-        `entropy` (of a CLS row divided by its mass, over its largest), `norm` (of the row's Jacobian in its scores),
-        `margin` (gap of the scores after the k-th patch), and for scores, raw attention and saliency how fast they
-        move with the pixels: `..._sensitivity` (Frobenius norm of the Jacobian) and `..._relative` (of its centred
-        part, over the contrast of the thing that moves: the rate at which R_s of notebook 06 grows). For a kernel
-        other than softmax also `mass` (of a row) and `empty` (share of rows without any); rows and maps for which a
-        number does not exist are then left out of its mean.
+    `entropy` (of a CLS row divided by its mass, over its largest), `norm` (of the row's Jacobian in its scores),
+    `margin` (gap of the scores after the k-th patch), and for scores, raw attention and saliency how fast they move
+    with the pixels: `..._sensitivity` (Frobenius norm of the Jacobian) and `..._relative` (of its centred part, over
+    the contrast of what moves: the rate at which R_s of notebook 06 grows). For a kernel other than softmax also `mass`
+    (of a row) and `empty` (share of rows without any); where a number does not exist, it is then left out of its mean.
     """
+    kernel, softmax, maps = model.blocks[-1].attention.kernel, _is_softmax(model), on_the_patch_grid(patch)
     with torch.no_grad():
         scores, weights = cls_rows(model, x)
         target = model(x).argmax(1)
         found = {"entropy": entropy.row_entropy(weights) / entropy.row_entropy(torch.ones_like(weights[0, 0]))}
-        kernel, softmax = model.blocks[-1].attention.kernel, _is_softmax(model)
         if softmax:
             found["norm"] = entropy.softmax_jacobian_norm(weights)
         else:
@@ -123,14 +88,9 @@ def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, floa
         found["margin"] = entropy.topk_gap(scores[:, :, 1:], k=k)
         if not softmax:
             found |= {"mass": entropy.row_mass(weights), "empty": (weights.sum(-1) == 0).double()}
-    maps = on_the_patch_grid(patch)
-    moving = {
-        "score": lambda at: cls_rows(model, at)[0],
-        "map": lambda at: maps["raw_attention"](model, at, target),
-        "saliency": lambda at: maps["saliency"](model, at, target),
-    }
-    for name, function in moving.items():
-        found |= _sensitivity(name, function, x, heads=scores.shape[1] if name == "score" else 1)
+    found |= _sensitivity("score", lambda at: cls_rows(model, at)[0], x, heads=scores.shape[1])
+    for name, attribution in (("map", maps["raw_attention"]), ("saliency", maps["saliency"])):
+        found |= _sensitivity(name, partial(attribution, model, target=target), x)
     return {name: float((value if softmax else value[~value.isnan()]).double().mean()) for name, value in found.items()}
 
 
@@ -147,23 +107,18 @@ def _is_softmax(model: nn.Module) -> bool:
     return {word: getattr(kernel, word) for word in ("score", "link", "norm")} == attention.KERNELS["softmax"]
 
 
-def _sensitivity(name: str, function: Callable[[Images], Tensor], x: Images, *, heads: int) -> dict[str, Tensor]:
+def _sensitivity(name: str, function: Callable[[Images], Tensor], x: Images, *, heads: int = 1) -> dict[str, Tensor]:
     at = x.detach().requires_grad_()
     outputs = function(at).flatten(1)
     jacobian = curvature.jacobian_of(outputs, at).unflatten(1, (heads, -1))
-    absolute = jacobian.flatten(2).norm(dim=2)
     contrast = entropy.centred_norm(outputs.detach().unflatten(1, (heads, -1)))
     turning = (jacobian - jacobian.mean(2, keepdim=True)).flatten(2).norm(dim=2)
-    return {f"{name}_sensitivity": absolute, f"{name}_relative": turning / contrast}
+    return {f"{name}_sensitivity": jacobian.flatten(2).norm(dim=2), f"{name}_relative": turning / contrast}
 
 
 @versioned(1)
 def margins(model: nn.Module, x: Images, *, k: int) -> pd.DataFrame:
-    """One row per image and head: everything that the statements about softmax rows speak of, in float64.
-
-    Raises:
-        ValueError: for another kernel than softmax, of which they say nothing.
-    """
+    """One row per image and head: everything that the statements about softmax rows (of no other kernel) speak of."""
     if not _is_softmax(model):
         raise ValueError(f"model attends by {model.blocks[-1].attention.kernel}; the statements are about softmax rows")
     with torch.no_grad():

@@ -1,33 +1,33 @@
 """What the name of a network, a row and a table depends on: everything that their numbers depend on, and nothing else.
 
-network   experiment, how it is fitted, the data as decoded, first layer, kernel, versions, device
+network   experiment, how it is fitted and by which functions, the data as decoded, first layer, kernel, device
 row       its network, the measurement, the rule of what is comparable, versions of what is measured with
 table     name, function and version, arguments; for a notebook's own function, versions of every instrument
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-from attrobust import attacks, attention, data, robustness
+from attrobust import attacks, attention, attributions, data, robustness, training
 from attrobust.experiments import explanations, measure
 from attrobust.experiments.experiment import Experiment, Measurement
+from attrobust.regularizers import PENALTIES
 from attrobust.versions import digest, version_of
 
 #: Functions of the library that a notebook's own stored function may call.
 INSTRUMENTS: tuple[Callable, ...] = (
-    data.load,
-    attention.kernel,
-    measure.train,
-    measure.measure,
-    measure._flatness,
-    measure._input_side,
-    explanations.inside,
-    explanations.margins,
-    explanations.under_attack,
-    robustness.attribution_robustness,
-    robustness.strength,
-    attacks.auto,
-    attacks.heavy,
-)
+    data.load, attention.kernel, measure.train, measure.measure, measure._flatness, measure._input_side,
+    explanations.inside, explanations.margins, explanations.under_attack, robustness.attribution_robustness,
+    robustness.strength, attacks.auto, attacks.heavy,
+)  # fmt: skip
+
+#: Others that it may call, and that had no version when the first keys were made: they enter from version 2 on.
+LATE_INSTRUMENTS: tuple[Callable, ...] = (
+    attributions.saliency, attributions.input_x_gradient, attributions.integrated_gradients, attributions.on_patches,
+    attributions.raw_attention, attributions.rollout, attributions.gradient_attention, attributions.relevance,
+    *training.LOSSES.values(), *training.AUGMENTATIONS.values(), *training.SCHEDULES.values(),
+    *training.TRAINERS.values(), *filter(None, PENALTIES.values()),
+)  # fmt: skip
 
 #: Constants of the rule that says which runs are compared.
 COMPARABLE = ("COMPARABLE_LOSS", "COMPARABLE_ACCURACY", "COMPARABLE_CHANGE", "COMPARABLE_BLIND")
@@ -35,27 +35,22 @@ COMPARABLE = ("COMPARABLE_LOSS", "COMPARABLE_ACCURACY", "COMPARABLE_CHANGE", "CO
 
 def network(experiment: Experiment, device: str = "cpu") -> str:
     """Digest of everything the weights of an experiment depend on, the device included."""
-    is_transformer = experiment.architecture == "vit"
+    kernels = [attention.kernel] if experiment.architecture == "vit" else []
     return digest(
         {
             "experiment": experiment,
             "recipe": experiment.recipe,
             "data": data.fingerprint(experiment.dataset),
             "pixels": measure.PIXELS[experiment.dataset],
-            "kernel": attention.KERNELS[experiment.attention] if is_transformer else None,
-            "functions": [data.load, measure.train, *([attention.kernel] if is_transformer else [])],
+            "kernel": attention.KERNELS[experiment.attention] if kernels else None,
+            "functions": [data.load, measure.train, *kernels, *_named_by(experiment.recipe)],
             "device": device,
         }
     )
 
 
 def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -> str:
-    """Digest that names the row of an experiment.
-
-    Args:
-        experiment: the network.
-        measurement: what is measured on it.
-        device: where both happen, "cpu" or "cuda".
+    """Digest that names the row of an experiment, trained and measured on a device ("cpu" or "cuda").
 
     Example:
         >>> network = Experiment("digits", step_size=0.1, batch_size=8, epochs=1, seed=0)
@@ -66,30 +61,24 @@ def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -
     """
     used: list[Callable] = [measure.measure]
     used += [measure._flatness, measure._input_side] if measurement.curvature else []
-    if experiment.architecture == "vit":
-        used += [explanations.inside, explanations.under_attack]
+    used += [explanations.inside, explanations.under_attack] if experiment.architecture == "vit" else []
     return digest(
         {
             "network": network(experiment, device),
             "measurement": measurement,
             "comparable": [getattr(measure, name) for name in COMPARABLE],
-            "functions": [*used, robustness.attribution_robustness],
+            "functions": [*used, robustness.attribution_robustness, *_raised(_explaining(experiment, measurement))],
         }
     )
 
 
 def table(name: str, function: Callable, arguments: Sequence[object], *, version: int | None, device: str) -> str:
-    """Digest that names a stored table.
+    """Digest that names a stored table of `function(*arguments)`, whose networks are trained on a device.
 
-    Args:
-        name: of the table.
-        function: that returns it.
-        arguments: of the function; an experiment enters by everything its weights depend on.
-        version: of a notebook's own function; None for one of the library, which has its own.
-        device: on which the networks among the arguments are trained.
+    An experiment enters by everything its weights depend on; the version is that of a notebook's own function.
 
     Raises:
-        ValueError: if the function has no version, or both.
+        ValueError: if the function has no version, or both its own and a given one.
         TypeError: if an argument cannot enter a key.
     """
     if version is not None and hasattr(function, "version"):
@@ -100,7 +89,7 @@ def table(name: str, function: Callable, arguments: Sequence[object], *, version
             "table": name,
             "function": {"name": function.__name__, "version": version_of(function) if version is None else version},
             "arguments": _entering(arguments, device),
-            "functions": [] if library else list(INSTRUMENTS),
+            "functions": [] if library else [*INSTRUMENTS, *_raised(LATE_INSTRUMENTS)],
         }
     )
 
@@ -109,3 +98,26 @@ def _entering(value: object, device: str) -> object:
     if isinstance(value, Experiment):
         return network(value, device)
     return [_entering(v, device) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _raised(functions: Iterable[Callable]) -> list[Callable]:
+    """Those whose numbers are no longer the first ones; version 1 leaves a key as it is."""
+    return [function for function in functions if getattr(function, "version", 1) > 1]
+
+
+def _named_by(recipe: training.Recipe) -> list[Callable]:
+    """Functions that a recipe names: its penalty, if it has any, and what was raised of the others."""
+    penalty = recipe.penalty if callable(recipe.penalty) else PENALTIES[recipe.penalty]
+    others = (training.LOSSES[recipe.loss], training.AUGMENTATIONS[recipe.augmentation])
+    others += (training.SCHEDULES[recipe.schedule], training.TRAINERS[recipe.trainer])
+    return ([penalty] if penalty else []) + _raised(others)
+
+
+def _explaining(experiment: Experiment, measurement: Measurement) -> list[Callable]:
+    """Functions of the maps that a row tells of: those attacked, and those looked at beside them."""
+    if experiment.architecture != "vit":
+        return [attributions.saliency]
+    maps = explanations.on_the_patch_grid(experiment.patch)
+    used = [maps[name] for name in dict.fromkeys(("saliency", "raw_attention", *measurement.maps))]
+    whole = [part.func if isinstance(part, partial) else part for part in used]
+    return list(dict.fromkeys([attributions.saliency, *whole]))

@@ -28,14 +28,15 @@ PIXELS = {
 COMPARABLE_LOSS = 0.25
 COMPARABLE_ACCURACY = 0.995
 COMPARABLE_CHANGE = 0.10
-#: Columns of flatness and of the input side; the first layer of a dense network alone has an invariant flatness.
+#: Largest share of test images without a usable gradient; a run above it has collapsed and is not measured further.
+COMPARABLE_BLIND = 0.10
+
+#: Columns of training, of flatness (the last one for the first layer of a dense network alone) and of the input side.
+FIT = ("steps", "train_loss", "train_accuracy", "late_change", "test_accuracy")
 FLATNESS = ("sharpness", "sharpness_error", "trace", "trace_error", "invariant_flatness")
 INPUT_SIDE = (
     "logit_gradient", "logit_input_curvature", "relative_curvature", "loss_gradient", "loss_input_curvature",
 )  # fmt: skip
-
-#: Largest share of test images without a usable gradient; a run above it has collapsed and is not measured further.
-COMPARABLE_BLIND = 0.10
 
 
 @cache
@@ -44,84 +45,69 @@ def dataset(name: str, side: int | None, n_train: int, n_test: int | None, devic
     return data.load(name, side=side, n_train=n_train, n_test=n_test, device=device)
 
 
+def _data(e: Experiment, n_test: int | None, device: str) -> data.Dataset:
+    return dataset(e.dataset, e.side, e.n_train, n_test, device)
+
+
 def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
     """The untrained network of an experiment."""
-    channels, height, width = _image_shape(experiment)
+    channels, *sides = data.image_shape(experiment.dataset)
     mean, std = PIXELS[experiment.dataset]
-    model = models.build(
-        experiment.architecture,
-        input_shape=(channels, height, width),
-        classes=10,
-        seed=experiment.seed,
-        activation=experiment.activation,
-        initial=experiment.initial,
-        mean=mean,
-        std=std,
-        **experiment.model_options,
-    )
-    return model.to(device)
+    shape = (channels, *([experiment.side] * 2 if experiment.side else sides))
+    how = {name: getattr(experiment, name) for name in ("seed", "activation", "initial")} | experiment.model_options
+    return models.build(experiment.architecture, input_shape=shape, classes=10, mean=mean, std=std, **how).to(device)
 
 
 @versioned(1)
 def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Module], list[training.Fit]]:
     """Train experiments that differ only in their seed, together."""
     first = group[0]
-    examples = dataset(first.dataset, first.side, first.n_train, None, device).train
     networks = [build(e, device) for e in group]
     generators = [torch.Generator().manual_seed(e.seed) for e in group]
-    return networks, training.fit(networks, *examples, first.recipe, generators=generators)
+    return networks, training.fit(networks, *_data(first, None, device).train, first.recipe, generators=generators)
 
 
 @versioned(2)
 def measure(
     experiment: Experiment, measurement: Measurement, model: nn.Module, fit: training.Fit, device: str = "cpu"
 ) -> tuple[dict[str, object], pd.DataFrame]:
-    """What belongs to one trained network, and how similar its maps stay under attack.
+    """Columns of one trained network; and long rows `readout, map, attack, metric, radius, value, n` of its maps.
 
-    Returns:
-        Columns of the network; and long rows `readout, map, attack, metric, radius, value, n`. A network that diverged
-        or collapsed has the columns of its training only, and no rows.
+    A network that diverged or collapsed has the columns of its training only, and no rows.
     """
-    whole = dataset(experiment.dataset, experiment.side, experiment.n_train, None, device)
-    attacked = dataset(experiment.dataset, experiment.side, experiment.n_train, measurement.n_attacked, device).test
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    share_blind = float(blind(model, attacked.x).double().mean())
+    transformer, seed = experiment.architecture == "vit", experiment.seed
+    whole, attacked = _data(experiment, None, device), _data(experiment, measurement.n_attacked, device).test.x
+    model.requires_grad_(True)
+    share_blind = float(blind(model, attacked).double().mean())
     reason = incomparable(experiment, fit, share_blind)
-    row: dict[str, object] = {
-        "steps": fit.steps,
-        "train_loss": fit.train_loss,
-        "train_accuracy": fit.train_accuracy,
-        "late_change": fit.late_change,
-        "test_accuracy": float((model(whole.test.x).argmax(1) == whole.test.y).double().mean()),
-        "comparable": not reason,
-        "reason": reason,
-    }
+    row: dict[str, object] = {name: getattr(fit, name) for name in FIT[:-1]}
+    row["test_accuracy"] = float((model(whole.test.x).argmax(1) == whole.test.y).double().mean())
+    row |= {"comparable": not reason, "reason": reason}
+    nothing = pd.DataFrame(columns=[*ATTACKED[1:]])
     if fit.diverged or share_blind > COMPARABLE_BLIND:
-        return row, pd.DataFrame(columns=[*ATTACKED[1:]])
+        return row, nothing
     if measurement.curvature:
-        row |= _flatness(model, whole.train, measurement, experiment.seed, device)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+        row |= _flatness(model, whole.train, measurement, seed, device)
+    model.requires_grad_(False)
     if measurement.curvature:
-        row |= _input_side(model, attacked.x, experiment.seed, device)
-    if experiment.architecture == "vit":
-        k = _leaders(experiment, measurement, attacked.x)
-        row |= explanations.inside(model, attacked.x, patch=experiment.patch, k=k)
-    attack = _several_maps if experiment.architecture == "vit" else _one_map
-    tables = [attack(experiment, model, attacked.x, radius, measurement) for radius in measurement.radii]
-    return row, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*ATTACKED[1:]])
+        row |= _input_side(model, attacked, seed, device)
+    height, width = (side // (experiment.patch if transformer else 1) for side in attacked.shape[-2:])
+    k = max(1, round(measurement.k_share * height * width))
+    if transformer:
+        row |= explanations.inside(model, attacked, patch=experiment.patch, k=k)
+    under_attack = _several_maps if transformer else _one_map
+    tables = []
+    for radius in measurement.radii:
+        found = under_attack(experiment, measurement, model, attacked, radius, k)
+        tables.append(found.assign(readout=found["map"].map(reads), radius=radius)[[*ATTACKED[1:]]])
+    return row, pd.concat(tables, ignore_index=True) if tables else nothing
 
 
 def blind(model: nn.Module, x: Float[Tensor, "batch channels height width"]) -> Bool[Tensor, " batch"]:
     """Whether the predicted logit does not depend on the pixels, or not in a finite way, so that no map explains it.
 
-    The gradient is unusable where its 1-norm, which bounds the change over the whole pixel range to first order, lies
-    below the rounding of the logit itself; exact zeros (every unit is dead) are the usual case.
-
-    Args:
-        model: classifier in eval mode.
-        x: images.
+    Its gradient's 1-norm, which bounds the change over the whole pixel range to first order, then lies below the
+    rounding of the logit itself; exact zeros (every unit is dead) are the usual case.
     """
     with torch.no_grad():
         logits = model(x)
@@ -132,13 +118,7 @@ def blind(model: nn.Module, x: Float[Tensor, "batch channels height width"]) -> 
 
 
 def incomparable(experiment: Experiment, fit: training.Fit, share_blind: float) -> str:
-    """Why a run leaves its arm; "" if it stays. The rule was fixed before the runs.
-
-    Args:
-        experiment: what was trained.
-        fit: how its training ended.
-        share_blind: share of test images without a usable gradient, see `blind`.
-    """
+    """Why a run with a share of `blind` images leaves its arm; "" if it stays. The rule was fixed before the runs."""
     if fit.diverged:
         return "diverged"
     if share_blind > COMPARABLE_BLIND:
@@ -152,39 +132,23 @@ def incomparable(experiment: Experiment, fit: training.Fit, share_blind: float) 
         return f"loss {fit.train_loss:.3g} is {off:.0%} off the level" if off > COMPARABLE_LOSS else ""
     if fit.train_accuracy < COMPARABLE_ACCURACY:
         return f"training accuracy {fit.train_accuracy:.1%}"
-    if not fit.late_change < COMPARABLE_CHANGE:
-        return f"loss still changed by {fit.late_change:.0%}"
-    return ""
-
-
-def names(experiment: Experiment, measurement: Measurement) -> list[str]:
-    """Columns that `measure` gives beyond those of the training; a run that diverged or collapsed has none of them."""
-    transformer, dense = experiment.architecture == "vit", experiment.architecture == "mlp"
-    found = [n for n in (*FLATNESS, *INPUT_SIDE) if measurement.curvature and (dense or n != "invariant_flatness")]
-    return found + (explanations.inside_names(experiment.attention) if transformer else [])
+    return "" if fit.late_change < COMPARABLE_CHANGE else f"loss still changed by {fit.late_change:.0%}"
 
 
 @versioned(2)
-def _flatness(
-    model: nn.Module, train_examples: data.Examples, measurement: Measurement, seed: int, device: str
-) -> dict[str, float]:
+def _flatness(model: nn.Module, examples: data.Examples, m: Measurement, seed: int, device: str) -> dict[str, float]:
     generator = torch.Generator(device).manual_seed(seed)
-    hessian = curvature.ParameterHessian(model, training.cross_entropy, *train_examples)
+    hessian = curvature.ParameterHessian(model, training.cross_entropy, *examples)
     sharp = curvature.sharpness(hessian, generator=generator)
-    total = curvature.trace(hessian, generator=generator, products=measurement.trace_products)
-    row = {
-        "sharpness": sharp.value,
-        "sharpness_error": sharp.error,
-        "trace": total.value,
-        "trace_error": total.error,
-    }
+    total = curvature.trace(hessian, generator=generator, products=m.trace_products)
+    row = dict(zip(FLATNESS, (sharp.value, sharp.error, total.value, total.error), strict=False))
     if isinstance(curvature.first_layer(model)[1], nn.Linear):
-        row["invariant_flatness"] = curvature.invariant_flatness(curvature.GaussNewton(model, train_examples.x)).value
+        row["invariant_flatness"] = curvature.invariant_flatness(curvature.GaussNewton(model, examples.x)).value
     return row
 
 
 @versioned(1)
-def _input_side(model: nn.Module, x: torch.Tensor, seed: int, device: str) -> dict[str, float]:
+def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str, float]:
     with torch.no_grad():
         target = model(x).argmax(1)
     generator = torch.Generator(device).manual_seed(seed)
@@ -200,55 +164,29 @@ def _input_side(model: nn.Module, x: torch.Tensor, seed: int, device: str) -> di
     return row
 
 
-def _several_maps(
-    experiment: Experiment, model: nn.Module, x: torch.Tensor, radius: float, measurement: Measurement
-) -> pd.DataFrame:
+def _several_maps(e: Experiment, m: Measurement, model: nn.Module, x: Tensor, radius: float, k: int) -> pd.DataFrame:
     """Long rows of a transformer's maps, means over the images that had a map at all."""
-    table = explanations.under_attack(
-        model,
-        x,
-        patch=experiment.patch,
-        k=_leaders(experiment, measurement, x),
-        radius=radius,
-        effort=measurement.effort,
-        seed=experiment.seed,
-        names=measurement.maps,
-    )
+    how = {"patch": e.patch, "k": k, "radius": radius, "effort": m.effort, "seed": e.seed, "names": m.maps}
+    table = explanations.under_attack(model, x, **how)
     means = table.drop(columns="zero_maps").rename(columns={"attribution": "map"})
-    return _lines(means.melt(["map", "attack", "n"], var_name="metric"), radius)
+    return means.melt(["map", "attack", "n"], var_name="metric")
 
 
-def _one_map(
-    experiment: Experiment, model: nn.Module, x: torch.Tensor, radius: float, measurement: Measurement
-) -> pd.DataFrame:
+def _one_map(e: Experiment, m: Measurement, model: nn.Module, x: Tensor, radius: float, k: int) -> pd.DataFrame:
     """Long rows of the saliency map, means over the images."""
-    table = robustness.attribution_robustness(
-        model,
-        x,
-        attributions={"saliency": attributions.saliency},
-        ball=Ball("linf", radius / 255),
-        k=_leaders(experiment, measurement, x),
-        effort=measurement.effort,
-        generator=torch.Generator(x.device).manual_seed(experiment.seed),
-        refuse=False,
-    )
-    table = table[table["attack"].isin(["worst", "noise"])].drop(columns="image")
-    values = table.melt(["attribution", "attack"], var_name="metric").groupby(
-        ["attribution", "attack", "metric"], sort=False
-    )
-    found = values["value"].agg(value="mean", n="count").reset_index().rename(columns={"attribution": "map"})
-    return _lines(found, radius)
+    how = {"attributions": {"saliency": attributions.saliency}, "ball": Ball("linf", radius / 255), "k": k}
+    how |= {"effort": m.effort, "generator": torch.Generator(x.device).manual_seed(e.seed), "refuse": False}
+    table = robustness.attribution_robustness(model, x, **how)
+    table = table[table["attack"].isin(["worst", "noise"])].drop(columns="image").rename(columns={"attribution": "map"})
+    values = table.melt(["map", "attack"], var_name="metric").groupby(["map", "attack", "metric"], sort=False)["value"]
+    return values.agg(value="mean", n="count").reset_index()
 
 
-def _lines(found: pd.DataFrame, radius: float) -> pd.DataFrame:
-    """Means of one radius as rows of attacked.csv."""
-    return found.assign(readout=found["map"].map(reads), radius=radius)[[*ATTACKED[1:]]]
-
-
-def _leaders(experiment: Experiment, measurement: Measurement, x: torch.Tensor) -> int:
-    """Pixels, or patches of a transformer, that the top-k intersection compares."""
-    height, width = (side // (experiment.patch if experiment.architecture == "vit" else 1) for side in x.shape[-2:])
-    return max(1, round(measurement.k_share * height * width))
+def names(experiment: Experiment, measurement: Measurement) -> list[str]:
+    """Columns that `measure` gives beyond those of the training; a run that diverged or collapsed has none of them."""
+    transformer, dense = experiment.architecture == "vit", experiment.architecture == "mlp"
+    found = [n for n in (*FLATNESS, *INPUT_SIDE) if measurement.curvature and (dense or n != "invariant_flatness")]
+    return found + (explanations.inside_names(experiment.attention) if transformer else [])
 
 
 def maps_of(experiment: Experiment, measurement: Measurement) -> tuple[str, ...]:
@@ -259,11 +197,6 @@ def maps_of(experiment: Experiment, measurement: Measurement) -> tuple[str, ...]
 def reads(name: str) -> str:
     """Readout that a map explains; "none" for maps of attention alone."""
     return "none" if name in explanations.ATTENTION_ALONE else "logit"
-
-
-def _image_shape(experiment: Experiment) -> tuple[int, int, int]:
-    channels, height, width = data.image_shape(experiment.dataset)
-    return (channels, experiment.side, experiment.side) if experiment.side else (channels, height, width)
 
 
 def columns(experiment: Experiment) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """Run what is missing of a grid, in worker processes, one thread each; store every row as it ends.
 
-Networks that differ only in their seed are one task, unless they would take turns anyway (see `training`). Workers are
-kept between tasks and between sweeps (importing torch costs seconds); every run seeds its own generators, so a row
-does not depend on the worker, the number of workers or the runs before it.
+Networks that differ only in their seed are one task, unless they would take turns anyway. Workers are kept between
+tasks and sweeps (importing torch costs seconds); every run seeds its own generators, so a row depends neither on the
+worker, nor on the number of workers, nor on the runs before it.
 """
 
 import os
@@ -21,8 +21,8 @@ from attrobust.experiments import keys as keys_of
 from attrobust.experiments import schema
 from attrobust.experiments.experiment import Experiment, Measurement
 from attrobust.experiments.measure import build, columns, measure, names, train
+from attrobust.experiments.store import EvidenceError, Store, Stored, load_weights, provenance, remedy
 from attrobust.rows import ATTACKED, Rows
-from attrobust.store import EvidenceError, Store, Stored, load_weights, provenance, remedy
 
 
 def run(
@@ -36,23 +36,10 @@ def run(
 ) -> Rows:
     """Rows of a grid; only missing ones are computed.
 
-    Args:
-        experiments: the grid.
-        measurement: what is measured on each network.
-        store: where rows are found and put.
-        jobs: worker processes; 0 for one per core.
-        device: "cpu" or "cuda".
-        show: called with a line of progress after each run, beside the store's log.
-
-    Returns:
-        One run per experiment whose data set is on this machine or whose row is stored, in the grid's order, with its
-        attacked similarities; of a run that diverged or collapsed what was not measured is NaN. What had to be left out
-        is noted in the store. A row computed here that is damaged or belongs to another run is named in the store's
-        log and computed again.
-
-    Raises:
-        ValueError: if `jobs` or `device` is not accepted.
-        EvidenceError: if a committed row is damaged or belongs to another run.
+    One run per experiment whose data set is on this machine or whose row is stored, in the grid's order; of a run that
+    diverged or collapsed what was not measured is NaN. What had to be left out is noted in the store. A row computed
+    here that is damaged or belongs to another run is named in the store's log and computed again; a committed one is an
+    EvidenceError. Jobs are worker processes, 0 for one per core; `show` gets the log's line of progress after each run.
     """
     checks.count("jobs", jobs, least=0)
     checks.one_of("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
@@ -67,11 +54,15 @@ def run(
     for lines in in_workers(_run_group, [(g, measurement, store, device) for g in groups], jobs=jobs):
         for line in lines:
             done += 1
-            store.report(_progress(done, total, len(found), began, line))
+            elapsed = time.monotonic() - began
+            so_far, left = map(tqdm.format_interval, (elapsed, elapsed / (done - len(found)) * (total - done)))
+            said = f"{done}/{total} runs, {so_far} elapsed, about {left} remaining · {line}"
+            store.report(said)
             if show:
-                show(_progress(done, total, len(found), began, line))
+                show(said)
     found |= (own := store.own_rows(keys.values()))
-    present, shared = [e for e in experiments if keys[e] in found], store.shared_rows(keys.values())
+    shared = store.shared_rows(keys.values())
+    present = [e for e in experiments if keys[e] in found]
     networks = {e: keys_of.network(e, device) for e in present}
     store.count(
         trained=[networks[e] for e in present if keys[e] in own],
@@ -87,12 +78,12 @@ def run(
 
 def _believed(store: Store, keys: dict[Experiment, str], measurement: Measurement) -> dict[str, Stored]:
     """Stored rows that are what they should be: committed ones are refused otherwise, others are computed again."""
-    committed, shared, own = (find(keys.values()) for find in (store.committed_rows, store.shared_rows, store.own_rows))
-    found = committed | shared | own
+    made_here = store.shared_rows(keys.values()) | store.own_rows(keys.values())
+    found = store.committed_rows(keys.values()) | made_here
     for experiment, key in keys.items():
         row = found.get(key)
         wrong = row and (row.fault or schema.fault(row.run, row.attacked, experiment, measurement))
-        if wrong and key not in shared | own:
+        if wrong and key not in made_here:
             raise EvidenceError(f"{row.place}: {wrong}: {remedy(store.committed[0])}")
         if wrong:
             store.report(f"{row.place}: {wrong}: it is computed again")
@@ -101,26 +92,53 @@ def _believed(store: Store, keys: dict[Experiment, str], measurement: Measuremen
     return found
 
 
+def _measured(run: dict) -> dict:
+    """What was measured of a stored run; a file's texts and blanks are what they stand for."""
+    own = {*Experiment.__dataclass_fields__, "key"}
+    reason = run["reason"] if isinstance(run["reason"], str) else ""
+    words = {"comparable": str(run["comparable"]) == "True", "reason": reason}
+    return {name: words.get(name, value) for name, value in run.items() if name not in own}
+
+
+def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]]:
+    """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level."""
+
+    def together(e: Experiment) -> tuple:
+        in_turns = e.architecture == "vit" and device == "cpu"
+        return tuple((name, str(value)) for name, value in columns(e).items() if in_turns or name != "seed")
+
+    groups = [list(g) for _, g in groupby(sorted(missing, key=together), key=together)]
+    return sorted(groups, key=lambda g: (-len(g) * g[0].epochs * g[0].n_train / g[0].batch_size, g[0].step_size))
+
+
+def _run_group(group: list[Experiment], measurement: Measurement, store: Store, device: str) -> list[str]:
+    """Train and store one task; a line of progress for each run."""
+    began, lines = time.monotonic(), []
+    networks, fits = train(group, device)
+    share = (time.monotonic() - began) / len(group)
+    for e, model, fit in zip(group, networks, fits, strict=True):
+        began = time.monotonic()
+        row, attacked = measure(e, measurement, model, fit, device)
+        seconds = time.monotonic() - began + share
+        store.save_weights(keys_of.network(e, device), model)
+        lasting, made = {**columns(e), **row}, provenance(seconds, device)
+        store.put(keys_of.key(e, measurement, device), lasting, attacked.to_dict("records"), made)
+        what = f"{e.dataset} {e.protocol} step {e.step_size:g} batch {e.batch_size} seed {e.seed}"
+        lines.append(f"{what}: {seconds:.1f} s")
+    return lines
+
+
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
-    """The trained network of one experiment, from stored weights if there are any; kept as a reference network.
+    """The trained network of one experiment, in eval mode and frozen, on a device; kept as a reference network.
 
-    Args:
-        experiment: how it is trained; in a worker process, if its weights are not stored.
-        store: where weights are found and put; it knows on which device its networks are trained.
-        device: where the network is put.
-
-    Returns:
-        The network in eval mode, its parameters frozen.
-
-    Raises:
-        DataError: if it must be trained and its data set is not on this machine.
-        ValueError: if the stored weights are damaged or another network's.
+    If no weights are stored, it is trained in a worker process, on the store's device; a DataError if its data set is
+    not on this machine, a ValueError if the stored weights are damaged or another network's.
     """
     name = keys_of.network(experiment, store.device)
+    if store.network_file(name) is None:
+        for networks, _ in in_workers(train, [([experiment], store.device)], jobs=1):
+            store.save_weights(name, networks[0])
     stored = store.network_file(name)
-    if stored is None:
-        list(in_workers(_train_and_store, [(experiment, store)], jobs=1))
-        stored = store.network_file(name)
     model, weights = build(experiment, device), load_weights(stored)
     try:
         model.load_state_dict(weights)
@@ -128,6 +146,32 @@ def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.
         raise ValueError(f"{stored} holds the weights of another network: {remedy(stored)}") from error
     store.keep_network(name, stored)
     return model.eval().requires_grad_(False)
+
+
+def table(store: Store, name: str, function: Callable, *arguments: object, version: int | None = None) -> pd.DataFrame:
+    """A stored table of `function(*arguments)`, computed once, in a worker process with one thread.
+
+    The arguments (experiments, numbers, names, lists of them) are part of its key, and so is the version: a notebook's
+    own function needs one, raised whenever its numbers change; functions of the library have their own.
+    """
+    return tables(store, name, function, [arguments], version=version)
+
+
+def tables(
+    store: Store, name: str, function: Callable, tasks: Sequence[tuple], *, jobs: int = 0, version: int | None = None
+) -> pd.DataFrame:
+    """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none."""
+    if not tasks:
+        return pd.DataFrame()
+    keys = [keys_of.table(name, function, task, version=version, device=store.device) for task in tasks]
+    missing = [(key, task) for key, task in zip(keys, tasks, strict=True) if not store.has_table(name, key)]
+
+    def compute(key: str, task: tuple) -> None:
+        store.put_table(name, key, function(*task))
+
+    for done, _ in enumerate(in_workers(compute, missing, jobs=jobs), start=1):
+        store.report(f"{name}: {done}/{len(missing)} computed")
+    return pd.concat([store.table(name, k) for k in keys], ignore_index=True)
 
 
 def in_workers(function: Callable, tasks: Iterable[tuple], *, jobs: int = 0) -> Iterable:
@@ -154,103 +198,3 @@ def _alone(parent: int, function: Callable, task: tuple) -> object:
             return function(*task)
     finally:
         torch.set_num_threads(threads)
-
-
-def _run_group(group: list[Experiment], measurement: Measurement, store: Store, device: str) -> list[str]:
-    began = time.monotonic()
-    networks, fits = train(group, device)
-    share = (time.monotonic() - began) / len(group)
-    lines = []
-    for experiment, model, fit in zip(group, networks, fits, strict=True):
-        began = time.monotonic()
-        row, attacked = measure(experiment, measurement, model, fit, device)
-        seconds = time.monotonic() - began + share
-        store.save_weights(keys_of.network(experiment, device), model)
-        store.put(
-            keys_of.key(experiment, measurement, device),
-            {**columns(experiment), **row},
-            attacked.to_dict("records"),
-            provenance(seconds, device),
-        )
-        lines.append(
-            f"{experiment.dataset} {experiment.protocol} step {experiment.step_size:g} batch {experiment.batch_size}"
-            f" seed {experiment.seed}: {seconds:.1f} s"
-        )
-    return lines
-
-
-def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]]:
-    """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level."""
-
-    def together(e: Experiment) -> tuple:
-        in_turns = e.architecture == "vit" and device == "cpu"
-        return tuple((name, str(value)) for name, value in columns(e).items() if in_turns or name != "seed")
-
-    groups = [list(g) for _, g in groupby(sorted(missing, key=together), key=together)]
-    return sorted(groups, key=lambda g: (-len(g) * g[0].epochs * g[0].n_train / g[0].batch_size, g[0].step_size))
-
-
-def _measured(run: dict) -> dict:
-    own = set(Experiment.__dataclass_fields__) | {"key", "comparable", "reason"}
-    words = {"comparable": str(run["comparable"]) == "True", "reason": run["reason"] or ""}
-    words["reason"] = words["reason"] if isinstance(words["reason"], str) else ""
-    return {name: words.get(name, value) for name, value in run.items() if name in words or name not in own}
-
-
-def _progress(done: int, total: int, before: int, began: float, line: str) -> str:
-    elapsed = time.monotonic() - began
-    remaining = elapsed / max(1, done - before) * (total - done)
-    return (
-        f"{done}/{total} runs, {tqdm.format_interval(elapsed)} elapsed,"
-        f" about {tqdm.format_interval(remaining)} remaining · {line}"
-    )
-
-
-def table(
-    store: Store, name: str, function: Callable[..., pd.DataFrame], *arguments: object, version: int | None = None
-) -> pd.DataFrame:
-    """A stored table of `function(*arguments)`, computed once, in a worker process with one thread.
-
-    Args:
-        store: where the table is found and put.
-        name: of the table.
-        function: returns the table.
-        arguments: experiments, numbers, names, lists of them; part of the key.
-        version: of a notebook's own function, to be raised whenever its numbers change; functions of the library have
-            their own (see `versions`).
-
-    Returns:
-        The table, read back from its file.
-
-    Raises:
-        ValueError: if the function has no version.
-    """
-    return tables(store, name, function, [arguments], version=version)
-
-
-def tables(
-    store: Store,
-    name: str,
-    function: Callable[..., pd.DataFrame],
-    tasks: Sequence[tuple],
-    *,
-    jobs: int = 0,
-    version: int | None = None,
-) -> pd.DataFrame:
-    """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none."""
-    if not tasks:
-        return pd.DataFrame()
-    keys = [keys_of.table(name, function, task, version=version, device=store.device) for task in tasks]
-    missing = [(name, k, function, t, store) for k, t in zip(keys, tasks, strict=True) if not store.has_table(name, k)]
-    for done, _ in enumerate(in_workers(_store_table, missing, jobs=jobs), start=1):
-        store.report(f"{name}: {done}/{len(missing)} computed")
-    return pd.concat([store.table(name, k) for k in keys], ignore_index=True)
-
-
-def _store_table(name: str, key: str, function: Callable, task: tuple, store: Store) -> None:
-    store.put_table(name, key, function(*task))
-
-
-def _train_and_store(experiment: Experiment, store: Store) -> None:
-    (model,), _ = train([experiment], store.device)
-    store.save_weights(keys_of.network(experiment, store.device), model)

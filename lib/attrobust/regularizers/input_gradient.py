@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from attrobust.shapes import Images, Labels, PerImage
+from attrobust.versions import versioned
 
 
+@versioned(1)
 def input_gradient(model: nn.Module, x: Images, y: Labels) -> PerImage:
     """Squared l2 norm of the cross-entropy's input gradient, of each example; live in the model's parameters.
 

@@ -10,15 +10,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attrobust.shapes import Images
+from attrobust.versions import versioned
 
 Augmentation = Callable[[Tensor, int, torch.Generator], Tensor]
 
 
+@versioned(1)
 def none(x: Images, pixels: int, generator: torch.Generator) -> Images:
     """The images as they are; nothing is drawn."""
     return x
 
 
+@versioned(1)
 def shift(x: Images, pixels: int, generator: torch.Generator) -> Images:
     """Each image moved by a whole number of pixels from -`pixels` to `pixels` along both sides; black moves in.
 
@@ -35,6 +38,7 @@ def shift(x: Images, pixels: int, generator: torch.Generator) -> Images:
     return padded[image, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
+@versioned(1)
 def flip(x: Images, pixels: int, generator: torch.Generator) -> Images:
     """Each image mirrored left to right with probability one half."""
     mirrored = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)

@@ -6,7 +6,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from attrobust.versions import versioned
 
+
+@versioned(1)
 def cross_entropy(
     logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"], *, label_smoothing: float = 0.0
 ) -> Float[Tensor, " batch"]:
@@ -14,6 +17,7 @@ def cross_entropy(
     return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
 
+@versioned(1)
 def squared(
     logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"], *, label_smoothing: float = 0.0
 ) -> Float[Tensor, " batch"]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attrobust.regularizers import Penalty
+from attrobust.versions import versioned
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Objective:
 Trainer = Callable[[nn.Module, Objective, Tensor, Tensor, float, torch.Generator], tuple[Sequence[Tensor], Tensor]]
 
 
+@versioned(1)
 def sgd(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, radius: float, generator: torch.Generator | None
 ) -> tuple[Sequence[Tensor], Tensor]:

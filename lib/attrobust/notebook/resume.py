@@ -4,6 +4,7 @@ A reproduction has a name of its own. It stands in ``reproduction.json``, with a
 the folder of every notebook it ran; evidence without that name is not its own and is cleared before the notebook runs.
 """
 
+import hashlib
 import json
 import shutil
 import uuid
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from attrobust import data, store
+from attrobust import data
+from attrobust.experiments.store import read_json, write_json
 from attrobust.versions import digest
 
 _FILE = "reproduction.json"
@@ -21,26 +23,22 @@ _FILE = "reproduction.json"
 def begin(
     folder: Path, chosen: Sequence[Path], values: Mapping[str, object], *, fresh: bool, say: Callable[[str], None]
 ) -> None:
-    """Start a reproduction from empty folders, or go on with one that was cut off.
+    """Start a reproduction of the chosen notebooks in a profile's folder, or go on with one that was cut off.
 
-    Args:
-        folder: of the profile, with a folder for each notebook.
-        chosen: notebooks that will run.
-        values: parameters that differ from the notebooks' own.
-        fresh: start over in any case.
-        say: is told what is kept.
+    Values are the parameters that differ from the notebooks' own; what is kept is said, nothing if all is to be fresh.
     """
-    before, now = store.read_json(folder / _FILE) or {}, stamp(values)
+    before, now = read_json(folder / _FILE) or {}, stamp(values)
     cut_off = bool(before) and not before["finished"]
     resumes = cut_off and not fresh and before["stamp"] == now
     name = before["id"] if resumes else uuid.uuid4().hex
     stems = {path.stem for path in chosen} | set(before["notebooks"] if resumes else ())
-    store.write_json(folder / _FILE, {"id": name, "stamp": now, "notebooks": sorted(stems), "finished": False})
+    write_json(folder / _FILE, {"id": name, "stamp": now, "notebooks": sorted(stems), "finished": False})
     for path in chosen:
-        home, mine = folder / path.stem, {"id": name, "cells": _cells(path)}
-        if not home.is_dir() or store.read_json(home / _FILE) != mine:
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        home, mine = folder / path.stem, {"id": name, "cells": digest(["".join(cell["source"]) for cell in cells])}
+        if not home.is_dir() or read_json(home / _FILE) != mine:
             shutil.rmtree(home, ignore_errors=True)
-            store.write_json(home / _FILE, mine)
+            write_json(home / _FILE, mine)
     if resumes:
         rows = sum(len(list((folder / p.stem / "rows").glob("*.json"))) for p in chosen)
         say(f"resuming: {rows} runs are there from before the interruption (FRESH=1 starts over)")
@@ -50,22 +48,23 @@ def begin(
 
 def end(folder: Path) -> None:
     """Note that every notebook of the reproduction has run: the next one starts over."""
-    record = store.read_json(folder / _FILE)
+    record = read_json(folder / _FILE)
     finished = all((folder / stem / "finished").exists() for stem in record["notebooks"])
-    store.write_json(folder / _FILE, record | {"finished": finished})
+    write_json(folder / _FILE, record | {"finished": finished})
 
 
 def stamp(values: Mapping[str, object]) -> dict[str, object]:
     """All that the numbers of a reproduction depend on, apart from the notebooks' own cells."""
     return {
-        "code": store.code_digest(),
+        "code": code_digest(),
         "data": {name: data.fingerprint(name) for name in data.NAMES if data.available(name)},
         "parameters": digest({name: value for name, value in values.items() if name != "jobs"}),
         "machine": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
     }
 
 
-def _cells(path: Path) -> str:
-    """Digest of a notebook's code."""
-    cells = json.loads(path.read_text())["cells"]
-    return digest(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"])
+def code_digest() -> str:
+    """Digest of the library's files as they are now, committed or not."""
+    library = Path(__file__).parents[1]
+    texts = [(str(path.relative_to(library)), path.read_bytes()) for path in sorted(library.rglob("*.py"))]
+    return hashlib.sha256(repr(texts).encode()).hexdigest()[:16]

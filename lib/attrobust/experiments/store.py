@@ -1,0 +1,312 @@
+"""Where evidence lives: rows of trained networks, small tables, a few reference networks.
+
+A notebook reads committed evidence from ``figures/<notebook>/`` and its own from ``out``; it writes to ``out`` only.
+Everything is addressed by a digest of all that it depends on (see `versions`): what changed finds nothing and is
+computed, the rest never twice. One small file per run during a sweep, gathered into ``runs.csv`` and ``attacked.csv``
+at its end. Measured columns are reproducible bit for bit on one machine; provenance stands in a file of its own.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from attrobust import __version__, paths
+from attrobust.rows import Rows
+
+# From 3.1 on, pandas restores floats exactly by default and deprecates being asked to.
+_EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+
+_RESTORED = "restore it by git, or recompute it by make reproduce UPDATE=1"
+
+
+class EvidenceError(ValueError):
+    """Committed evidence is not what it should be; the message names file, line and remedy."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One stored row as it was read."""
+
+    run: dict[str, object] = field(default_factory=dict)  # columns of runs.csv
+    attacked: list[dict[str, object]] = field(default_factory=list)  # its lines of attacked.csv
+    place: str = ""  # file, and line where it has one
+    fault: str = ""  # why it could not be read
+
+
+class Store:
+    """Evidence of one notebook, by its stem; it counts networks that were trained, reused and left out.
+
+    Args:
+        out: folder for new evidence, not among committed files; "" means build/<notebook>/.
+        committed: whether evidence committed under figures/<notebook>/ may be read.
+        shares: notebooks whose rows and networks serve this one too: committed, and from beside `out` if the same
+            reproduction made them.
+        device: on which its networks are trained, "cpu" or "cuda".
+    """
+
+    def __init__(
+        self, notebook: str, *, out: str | Path = "", committed: bool = True, shares: Sequence = (), device: str = "cpu"
+    ) -> None:
+        self.device = device
+        self.out = place_for(out) if out else (paths.build / notebook).absolute()
+        self.committed = [paths.figures / name for name in (notebook, *shares)] if committed else []
+        self.beside = [folder for name in shares if made_in(folder := self.out.parent / name) == made_in(self.out)]
+        self.trained: set[str] = set()  # now, or before an interruption
+        self.reused: set[str] = set()  # committed evidence was read instead
+        self.left_out: Counter[str] = Counter()  # how many, by the reason
+        (self.out / "progress.log").unlink(missing_ok=True)
+
+    def own_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
+        """Rows computed for this store, by key."""
+        return _read_rows([self.out], keys)
+
+    def shared_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
+        """Rows computed for the notebooks that this one shares with, by key; they count there."""
+        return _read_rows(self.beside, keys)
+
+    def committed_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
+        """Rows that came with the repository, by key; the notebook's own stand before those of shared ones."""
+        known: dict[str, Stored] = {}
+        for folder in self.committed:
+            known = _committed(folder) | known
+        return {key: known[key] for key in keys if key in known}
+
+    def put(self, key: str, run: Mapping, attacked: Sequence[Mapping], made: Mapping) -> None:
+        """Write one row after its provenance; called by workers as soon as a run ends."""
+        write_json(self.out / "provenance" / f"{key}.json", {"key": key, **made})
+        write_json(self.out / "rows" / f"{key}.json", {"run": run, "attacked": list(attacked)})
+
+    def gather(self, rows: Rows) -> None:
+        """Write the rows of the notebook's grid to runs.csv and attacked.csv, and provenance.csv beside them."""
+        write_csv(self.out / "runs.csv", rows.runs)
+        write_csv(self.out / "attacked.csv", rows.attacked)
+        tables = [read_csv(path) for folder in self.committed for path in sorted(folder.glob("provenance*.csv"))]
+        known = {line["key"]: line for table in reversed(tables) for line in table.to_dict("records")}
+        for folder in (*self.beside, self.out):
+            made = {key: read_json(folder / "provenance" / f"{key}.json") for key in rows.runs["key"]}
+            known |= {key: line for key, line in made.items() if line is not None}
+        write_csv(self.out / "provenance.csv", pd.DataFrame([known[key] for key in rows.runs["key"] if key in known]))
+
+    def has_table(self, name: str, key: str) -> bool:
+        """Whether a small table is stored under a key."""
+        return self._table(name, key) is not None
+
+    def put_table(self, name: str, key: str, table: pd.DataFrame) -> None:
+        """Store a small table under the key of all it depends on."""
+        write_csv(self.out / "tables" / f"{name}-{key}.csv", table)
+
+    def table(self, name: str, key: str) -> pd.DataFrame:
+        """A stored small table; a FileNotFoundError if it is not stored."""
+        path = self._table(name, key)
+        if path is None:
+            raise FileNotFoundError(f"table {name}-{key}.csv is not stored in {self.out} or among the committed ones")
+        return read_csv(path)
+
+    def network_file(self, key: str) -> Path | None:
+        """Stored weights of a network, if any."""
+        folders, parts = (self.out, *self.beside, *self.committed), ("networks", "weights")
+        files = (folder / part / f"{key}.safetensors" for part in parts for folder in folders)
+        return next(filter(Path.is_file, files), None)
+
+    def save_weights(self, key: str, model: torch.nn.Module) -> None:
+        """Store weights in the ignored cache."""
+        weights = {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
+        write_bytes(self.out / "weights" / f"{key}.safetensors", safetensors.torch.save(weights))
+
+    def keep_network(self, key: str, path: Path) -> None:
+        """Note that a stored network was used; an own one is put among the reference networks, to be committed."""
+        own, shared = path.is_relative_to(self.out), any(path.is_relative_to(folder) for folder in self.beside)
+        if path.parent.name != "networks":
+            write_bytes(self.out / "networks" / path.name, path.read_bytes())
+        self.count(trained=[key] if own else [], reused=[] if own or shared else [key])
+
+    def _table(self, name: str, key: str) -> Path | None:
+        """Tables are never shared: another notebook's function may have the same name."""
+        files = (folder / "tables" / f"{name}-{key}.csv" for folder in (self.out, *self.committed[:1]))
+        return next(filter(Path.is_file, files), None)
+
+    def report(self, line: str) -> None:
+        """Append a line to the progress log, which the runner shows."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with (self.out / "progress.log").open("a") as log:
+            log.write(line + "\n")
+
+    def leave_out(self, reason: str, networks: int) -> None:
+        """Note that so many networks of the grid, or so many more, were not computed, and why."""
+        self.left_out[reason] += networks
+        self.summarise()
+
+    def count(self, *, trained: Iterable[str] = (), reused: Iterable[str] = ()) -> None:
+        """Count networks by their training key: trained for this store, or read from committed evidence."""
+        self.trained |= set(trained)
+        self.reused |= set(reused)
+        self.summarise()
+
+    def summarise(self) -> None:
+        """Write how many networks were trained, reused and left out."""
+        counts = {"trained": len(self.trained), "reused": len(self.reused), "left_out": self.left_out}
+        write_json(self.out / "summary.json", counts)
+
+
+def _read_rows(folders: Sequence[Path], keys: Iterable[str]) -> dict[str, Stored]:
+    """Rows of a sweep by key, those of the first folder that has them; a damaged one says so."""
+    found = {}
+    for key, path in ((key, folder / "rows" / f"{key}.json") for folder in reversed(folders) for key in keys):
+        try:
+            row = read_json(path)
+        except ValueError as error:
+            found[key] = Stored(place=str(path), fault=str(error))
+            continue
+        if row is None:
+            continue
+        if isinstance(row.get("run"), dict) and isinstance(row.get("attacked"), list):
+            found[key] = Stored(row["run"], row["attacked"], str(path))
+        else:
+            found[key] = Stored(place=str(path), fault="it lacks its parts run and attacked")
+    return found
+
+
+def _committed(folder: Path) -> dict[str, Stored]:
+    """Every row committed for one notebook: runs.csv with attacked.csv, runs_full.csv with attacked_full.csv."""
+    found: dict[str, Stored] = {}
+    for path in sorted(folder.glob("runs*.csv")):
+        beside, under = path.with_name(path.name.replace("runs", "attacked", 1)), {}
+        lines = read_csv(beside).to_dict("records") if beside.is_file() else []
+        for number, line in enumerate(lines, start=2):
+            under.setdefault(line.get("key"), []).append({**line, "place": f"{beside}, line {number}"})
+        for number, run in enumerate(read_csv(path).to_dict("records"), start=2):
+            place, key = f"{path}, line {number}", run.get("key")
+            if key in found:
+                raise EvidenceError(f"{place}: key {key} stands in {found[key].place} too: {_RESTORED}")
+            found[key] = Stored(run, under.get(key, []), place)
+    return found
+
+
+# ---------------------------------------------------------------------- files
+
+
+def place_for(out: str | Path) -> Path:
+    """A folder for new evidence, in full; a ValueError if it holds committed files or is no folder's name."""
+    if not isinstance(out, str | Path) or str(out).strip().lower() in ("", "null", "none"):
+        raise ValueError(f"out is {out!r}; it must name a folder")
+    if str(out).startswith("~"):
+        raise ValueError(f"out is {str(out)!r}; ~ is not expanded here, write the folder in full")
+    for home in (paths.figures, paths.notebooks):
+        if Path(out).resolve().is_relative_to(home.resolve()):
+            raise ValueError(f"out is {str(out)!r}; {home.name}/ holds committed files, choose another folder")
+    return Path(out).absolute()
+
+
+def made_in(folder: Path) -> str | None:
+    """The reproduction that a folder of evidence belongs to; None for one of no reproduction."""
+    return (read_json(folder / "reproduction.json") or {}).get("id")
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Weights from a safetensors file (no code is ever executed); a ValueError if it is damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def remedy(path: Path) -> str:
+    """What to do about a file of evidence that is not what it should be."""
+    committed = path.resolve().is_relative_to(paths.figures.resolve())
+    return _RESTORED if committed else "delete it, and what it holds is computed again"
+
+
+def _damaged(path: Path, why: object) -> ValueError:
+    return ValueError(f"{path} is damaged ({why}): {remedy(path)}")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON by atomic rename; numbers survive the round trip bit for bit."""
+    write_bytes(path, json.dumps(value).encode())
+
+
+def read_json(path: Path) -> dict | None:
+    """JSON object of a file, None where there is none; a ValueError if the file is not JSON, or not an object."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    if not isinstance(value, dict):
+        raise _damaged(path, "it holds no object")
+    return value
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table by atomic rename; floats in their shortest exact form."""
+    write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Table of a file, floats restored exactly, keys as texts even if all digits; a ValueError if it is no table."""
+    try:
+        return pd.read_csv(path, dtype={"key": str}, **_EXACT)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file by atomic rename: readers see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def provenance(seconds: float, device: str) -> dict[str, object]:
+    """Where and how a row came to be."""
+    commit, dirty = _commit()
+    return {
+        "seconds": round(seconds, 3),
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "version": __version__,
+        "commit": commit,
+        "dirty": dirty,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "numpy", "scipy")},
+    }
+
+
+@cache
+def _commit() -> tuple[str, bool]:
+    """Commit of the checkout and whether files differ from it; ("unknown", True) outside one."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=paths.root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD"), bool(git("status", "--porcelain", "--", "lib", "notebooks"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+@cache
+def _processor() -> str:
+    """Model name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

@@ -1,0 +1,178 @@
+"""The seam between a notebook's parameters cell and the library: read, check, open the store, show progress.
+
+A notebook declares its parameters by annotations in its own cell, `seeds: list[int] = [0]`; the annotation is the
+type, `RANGES` and `CHOICES` say where a name asks for more. Values come from the cell itself, from papermill's injected
+cell (which only warns about unknown names, and hands lists over as text) and from profile files; all are checked here,
+before any work. `reproduce` runs the notebooks.
+"""
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
+
+import yaml
+from IPython import display
+
+from attrobust import checks, data, experiments, models, paths, training
+from attrobust.experiments.store import Store, place_for
+
+#: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
+RANGES: dict[str, Callable[[str, float], object]] = {
+    **dict.fromkeys(("seed", "seeds", "jobs"), partial(checks.count, least=0)),
+    **dict.fromkeys(("radius", "radii"), partial(checks.at_least, least=0)),
+    "token_counts": partial(checks.count, least=2),
+    "keys": partial(checks.count, least=10),
+}
+
+#: Parameters that are one name out of several, or a list of such.
+CHOICES: dict[str, Sequence[str]] = {
+    **dict.fromkeys(("dataset", "datasets"), data.NAMES),
+    "vits": tuple(experiments.VITS),
+    "activations": tuple(models.ACTIVATIONS),
+    "protocols": tuple(training.recipes.RECIPES),
+    "device": ("cpu", "cuda"),
+}
+
+#: What a list of a type holds.
+_LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}
+
+
+def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
+    """Checked parameters of a notebook as attributes, from its `globals()` right after its parameters.
+
+    Raises:
+        ValueError: for a value outside what is accepted, or a name in papermill's injected cell that this notebook does
+            not declare, unless a profile file was given whole (`papermill -f notebooks/smoke.yaml`).
+
+    Example:
+        >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[1, 2]"}).seeds
+        [1, 2]
+    """
+    cells = [str(source) for source in namespace.get("In", [])]
+    types = {name: kind for source in cells for name, kind in declared(source).items()}
+    # Without a history (nbval, a script) the annotations themselves are there; from Python 3.14 on the history alone.
+    types |= {name: inspect.formatannotation(kind) for name, kind in namespace.get("__annotations__", {}).items()}
+    lines = [s for source in cells if source.startswith("# Parameters\n") for s in _statements(source)]
+    targets = [target for line in lines if isinstance(line, ast.Assign) for target in line.targets]
+    injected = {target.id for target in targets if isinstance(target, ast.Name)}
+    profiles = [set(yaml.safe_load(path.read_text())) for path in paths.notebooks.glob("*.yaml")]
+    whole = set().union(*(names for names in profiles if names <= injected))
+    for name in sorted(injected - whole):
+        if not name.startswith("PAPERMILL_"):  # papermill --inject-paths
+            accept(name, types)
+    return SimpleNamespace(**checked(namespace, types))
+
+
+def declared(source: str) -> dict[str, str]:
+    """Names that a cell declares, with their types as written; one that is not plain Python (a magic) declares nothing.
+
+    Example:
+        >>> declared("seeds: list[int] = [0]; x = 2")
+        {'seeds': 'list[int]'}
+    """
+    annotated = [s for s in _statements(source) if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
+    return {statement.target.id: ast.unparse(statement.annotation) for statement in annotated}
+
+
+def _statements(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return []
+
+
+def checked(values: Mapping[str, object], types: Mapping[str, str]) -> dict[str, object]:
+    """Those values that belong to a declared parameter, read as its type (text stands for what it says) and checked.
+
+    Raises:
+        ValueError: naming the parameter, its value and what is accepted.
+
+    Example:
+        >>> checked({"step_size": "0.1", "datasets": "digits"}, {"step_size": "float", "datasets": "list[str]"})
+        {'step_size': 0.1, 'datasets': ['digits']}
+    """
+    return {name: _read(name, values[name], kind) for name, kind in types.items() if name in values}
+
+
+def _read(name: str, value: object, kind: str) -> object:
+    """A value of any type that can be declared."""
+    inner = kind.removeprefix("list[").removesuffix("]")
+    if inner not in _LISTED:
+        known = ", ".join(_LISTED)
+        raise ValueError(f"parameter {name!r} is declared as {kind}; accepted are {known}, and lists such as list[int]")
+    if inner == kind:
+        return _one(name, value, kind)
+    values = _literal(value)
+    if inner == "str" and isinstance(values, str):
+        values = [values]
+    if not isinstance(values, list | tuple) or not values:
+        what = f"names out of {', '.join(CHOICES[name])}" if name in CHOICES else _LISTED[inner]
+        raise ValueError(f"{name} is {value!r}; it must be a list of {what}")
+    return [_one(name, v, inner) for v in values]
+
+
+def _one(name: str, value: object, kind: str) -> object:
+    """A single value: a number, a flag, one name out of several, or a text."""
+    if kind in ("int", "float"):
+        return RANGES.get(name, checks.count if kind == "int" else checks.positive)(name, _literal(value))
+    if kind == "bool":
+        value = {"true": True, "false": False}.get(str(value).lower(), value)
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; it must be true or false")
+        return value
+    if name == "out" and value != "":
+        place_for(value)
+    if name in CHOICES:
+        return checks.one_of(name, value, CHOICES[name])
+    if value is None or isinstance(value, bool | list | tuple | Mapping):
+        raise ValueError(f"{name} is {value!r}; it must be text")
+    return str(value)
+
+
+def _literal(value: object) -> object:
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
+
+
+def accept(name: str, accepted: Collection[str]) -> None:
+    """Refuse a parameter name that is not among the accepted ones: a ValueError with the nearest one."""
+    if name not in accepted:
+        near = difflib.get_close_matches(name, list(accepted), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"parameter {name!r} is unknown; accepted are {', '.join(sorted(accepted))}{hint}")
+
+
+def open_store(notebook: str, chosen: SimpleNamespace, *, shares: Sequence[str] = ()) -> Store:
+    """The store of a notebook (by its stem) and its parameters; evidence of those it shares with serves it too."""
+    return Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares, device=chosen.device)
+
+
+def left_out(store: Store) -> str:
+    """What of the grid is missing, said loudly; or that nothing is."""
+    if not store.left_out:
+        return "nothing of the grid is left out"
+    return "\n".join(f"!!! LEFT OUT: {n} networks, because {reason}" for reason, n in store.left_out.items())
+
+
+class Progress:
+    """One line of progress under a running cell; it disappears when the cell is done, so outputs stay clean."""
+
+    def __enter__(self) -> "Progress":
+        self._handle = None
+        return self
+
+    def __call__(self, line: str) -> None:
+        """Show `line` in place of the one before."""
+        if self._handle:
+            self._handle.update(display.HTML(line))
+        else:
+            self._handle = display.display(display.HTML(line), display_id=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle:
+            self._handle.update(display.HTML(""))

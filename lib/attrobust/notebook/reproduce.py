@@ -1,0 +1,275 @@
+"""Run every numbered notebook headlessly, draw every figure, compare the claims: `make reproduce`.
+
+A reproduction has a store of its own under build/reproduce/<profile>/, starts it empty, never reads committed rows,
+and resumes if it was cut off (see `resume`). With `update`, its rows, figures and outputs replace the committed ones.
+"""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from attrobust import checks, paths
+from attrobust.experiments.store import read_json, write_bytes
+from attrobust.notebook import accept, checked, resume
+
+PROFILES = ("smoke", "cpu", "full", "gpu")
+EVIDENCE = ("runs", "attacked", "provenance", "claims", "strength")
+
+Say = Callable[[str], None]
+
+
+class NotebookError(RuntimeError):
+    """A notebook stopped with an error; the message is its last line."""
+
+
+def numbered(only: str = "") -> list[Path]:
+    """Numbered notebooks in order, or those whose number is listed in `only` ("03" or "01,03")."""
+    numbers = {path.stem[:2]: path for path in sorted(paths.notebooks.glob("[0-9][0-9]_*.ipynb"))}
+    asked = [number.strip() for number in str(only).split(",")] if only else numbers
+    return [numbers[checks.one_of("only", number, numbers)] for number in asked]
+
+
+def parameters_of(path: Path) -> dict[str, tuple[str, str]]:
+    """Names of a notebook's parameters with their types and their comments."""
+    inferred = papermill.inspect_notebook(path)
+    return {name: (entry["inferred_type_name"], entry["help"]) for name, entry in inferred.items()}
+
+
+def profile(name: str) -> dict[str, object]:
+    """Overrides of a profile, parameters of some notebook each; none for "cpu", whose values are the notebooks' own."""
+    checks.one_of("profile", name, PROFILES)
+    if name == "cpu":
+        return {}
+    values = yaml.safe_load((paths.notebooks / f"{name}.yaml").read_text())
+    known = {parameter for path in numbered() for parameter in parameters_of(path)}
+    for parameter in values:
+        accept(parameter, known)
+    return values
+
+
+def reproduce(
+    *,
+    profile_name: str = "cpu",
+    only: str = "",
+    jobs: int = 0,
+    fresh: bool = False,
+    update: bool = False,
+    overrides: Mapping[str, object] | None = None,
+    say: Say = print,
+) -> bool:
+    """Recompute notebooks from an empty store; whether every claim came out as committed (True if none is).
+
+    The arguments are the options of the command line, whose help says what they do.
+
+    Raises:
+        ValueError: for arguments that are not accepted, before anything runs; and with `update` if anything of the
+            grid was left out, before anything is replaced.
+        NotebookError: if a notebook fails.
+    """
+    chosen, overrides = numbered(only), overrides or {}
+    values = {**profile(profile_name), **overrides}
+    checks.count("jobs", jobs, least=0)
+    if update and (profile_name not in ("cpu", "full") or overrides):
+        raise ValueError("update is 1; it needs the profile cpu or full without changed parameters")
+    types = {path: {name: kind for name, (kind, _) in parameters_of(path).items()} for path in chosen}
+    for name in overrides:
+        accept(name, {p for names in types.values() for p in names} - {"out", "committed"})
+    given = {path: checked(values, types[path]) for path in chosen}
+    folder, n = paths.build / "reproduce" / profile_name, len(chosen)
+    resume.begin(folder, chosen, values, fresh=fresh, say=say)
+    began, seconds = time.monotonic(), {}
+    for index, path in enumerate(chosen):
+        left = tqdm.format_interval(sum(seconds.values()) / index * (n - index)) if index else "unknown"
+        say(f"[{index + 1}/{n}] {path.stem}: {_since(began)} elapsed, about {left} remaining")
+        home, start = folder / path.stem, time.monotonic()
+        mine = given[path] | {"out": str(home), "committed": False}
+        mine |= {"jobs": jobs} if jobs and "jobs" in types[path] else {}
+        execute(path, home / path.name, mine, say=say)
+        seconds[path] = time.monotonic() - start
+        (home / "finished").touch()
+    say(f"[{n}/{n}] done: {_since(began)} elapsed")
+    resume.end(folder)
+    summaries = {path: read_json(folder / path.stem / "summary.json") for path in chosen}
+    _report_networks(folder, summaries, seconds, say)
+    same = True
+    for path in chosen:
+        committed = paths.figures / path.stem / _committed_as("claims", profile_name)
+        table = compare_claims(folder / path.stem / "claims.csv", committed)
+        if len(table):
+            same = _report_claims(path.stem, table, say) and same
+    shown = folder.relative_to(paths.root) if folder.is_relative_to(paths.root) else folder
+    say(f"\nrows, figures, claims and executed notebooks: {shown}")
+    if update:  # committed rows are replaced by whole grids only
+        gaps = [
+            f"{path.stem} left out {count} networks, because {why}"
+            for path in chosen
+            for why, count in summaries[path]["left_out"].items()
+        ]
+        if gaps:
+            raise ValueError(f"update is 1, but {'; '.join(gaps)}; nothing was replaced")
+        for path in chosen:
+            adopt(folder / path.stem, path.stem, profile_name)
+        redraw(only=only, rewrite=True, say=say)
+    return same
+
+
+def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
+    """Draw every figure again from committed rows; with `rewrite`, refresh the notebooks' stored outputs too."""
+    for path in numbered(only):
+        start, out = time.monotonic(), paths.build / "redraw" / path.stem
+        shutil.rmtree(out, ignore_errors=True)
+        execute(path, out / path.name, {"out": str(out)}, say=say)
+        _replace(out / "figures", paths.figures / path.stem, ("*.png", "*.pdf", "*.csv"))
+        if rewrite:
+            write_bytes(path, scrubbed(out / path.name).encode())
+        say(f"{path.stem}: {len(list((out / 'figures').glob('*.png')))} figures, {_since(start)}")
+
+
+def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Say) -> None:
+    """Run one notebook with parameters, showing its progress lines as they come; a NotebookError if it fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    done = threading.Event()
+    follower = threading.Thread(target=_follow, args=(target.parent / "progress.log", done, say))
+    follower.start()
+    how = {"kernel_name": "python3", "cwd": paths.notebooks, "progress_bar": False}
+    try:
+        quiet = ["--IPKernelApp.log_level=ERROR"]
+        papermill.execute_notebook(source, target, dict(values), **how, extra_arguments=quiet)
+    except PapermillExecutionError as error:
+        raise NotebookError(f"{source.name}: {error.ename}: {error.evalue}") from error
+    finally:
+        done.set()
+        follower.join()
+
+
+def _follow(log: Path, done: threading.Event, say: Say) -> None:
+    """Say the lines that are added to a log until all is done; a log that became shorter was begun anew."""
+    seen, last = len(_lines(log)), False
+    while not last:
+        last = done.wait(0.5)
+        lines = _lines(log)
+        for line in lines[min(seen, len(lines)) :]:
+            say(f"    {line}")
+        seen = len(lines)
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text().splitlines() if log.is_file() else []
+
+
+def scrubbed(path: Path) -> str:
+    """Text of an executed notebook without anything that changes from run to run."""
+    book, number = nbformat.read(path, as_version=4), 0
+    book.cells = [cell for cell in book.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for index, cell in enumerate(book.cells):
+        cell.id = f"cell-{index:02d}"
+        cell.metadata = nbformat.NotebookNode({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
+        if cell.cell_type == "code":
+            number += 1
+            for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
+                counted.execution_count = number
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    book.metadata = nbformat.NotebookNode(kernelspec=kernel, language_info={"name": "python"})
+    return nbformat.writes(book) + "\n"
+
+
+def _committed_as(stem: str, profile_name: str) -> str:
+    """Name under which a profile's rows and claims are committed: runs.csv (cpu), runs_full.csv (full)."""
+    return f"{stem}.csv" if profile_name == "cpu" else f"{stem}_{profile_name}.csv"
+
+
+def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
+    """Replace the committed evidence of a notebook by that of a finished reproduction.
+
+    The full profile adds rows and claims beside those of cpu; figures, tables and reference networks are cpu's.
+    """
+    target = paths.figures / name
+    for stem in EVIDENCE:
+        if not (source / f"{stem}.csv").is_file():
+            continue
+        content, cpu = (source / f"{stem}.csv").read_bytes(), target / f"{stem}.csv"
+        if profile_name != "cpu" and stem != "claims":
+            content = _beyond(content, cpu)
+        write_bytes(target / _committed_as(stem, profile_name), content)
+        for other in target.glob(_committed_as(stem, "*")) if profile_name == "cpu" and stem != "claims" else ():
+            write_bytes(other, _beyond(other.read_bytes(), cpu))
+    for part in ("tables", "networks") if profile_name == "cpu" else ():
+        if (source / part).is_dir():
+            _replace(source / part, target / part, ("*",))
+
+
+def _beyond(table: bytes, committed: Path) -> bytes:
+    """Lines of a keyed table whose key (the first column) the committed table does not hold: one home per row."""
+    lines = committed.read_bytes().splitlines()[1:] if committed.is_file() else []
+    known = {line.split(b",", 1)[0] for line in lines}
+    header, *lines = table.splitlines(keepends=True)
+    return header + b"".join(line for line in lines if line.split(b",", 1)[0] not in known)
+
+
+def _replace(source: Path, target: Path, patterns: Sequence[str]) -> None:
+    """Make `target` hold exactly the files of `source` that match; evidence stays."""
+    fresh = {path.name for pattern in patterns for path in source.glob(pattern) if path.is_file()}
+    for name in fresh:
+        write_bytes(target / name, (source / name).read_bytes())
+    for old in [path for pattern in patterns for path in target.glob(pattern) if path.is_file()]:
+        if old.name not in fresh and not old.name.startswith(EVIDENCE):
+            old.unlink()
+
+
+def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
+    """Verdicts of two claims files side by side; empty if neither exists."""
+    nothing = pd.DataFrame(columns=["claim", "arm", "change", "verdict"])
+    new, old = (pd.read_csv(path) if path.is_file() else nothing for path in (recomputed, committed))
+    joined = new.merge(old, on=["claim", "arm"], how="outer", suffixes=("_recomputed", "_committed"), sort=False)
+    return joined.assign(same=joined["verdict_recomputed"] == joined["verdict_committed"])
+
+
+def _report_networks(folder: Path, summaries: Mapping[Path, dict], seconds: Mapping[Path, float], say: Say) -> None:
+    """One line per notebook, and what was left out, loudly."""
+    rows = {
+        path.stem: {
+            "time": tqdm.format_interval(seconds[path]),
+            "trained": summary["trained"],
+            "reused": summary["reused"],
+            "left out": sum(summary["left_out"].values()),
+            "figures": len(list((folder / path.stem / "figures").glob("*.png"))),
+        }
+        for path, summary in summaries.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="notebook")
+    trained, reused, left = table[["trained", "reused", "left out"]].sum()
+    say(f"\n{table.to_string()}\ntrained {trained} (grid: {trained + reused + left}), reused {reused}, left out {left}")
+    for path, summary in summaries.items():
+        for reason, n in summary["left_out"].items():
+            say(f"!!! LEFT OUT  {path.stem}: {n} networks left out: {reason}")
+
+
+def _report_claims(name: str, table: pd.DataFrame, say: Say) -> bool:
+    """Verdict counts of each claim, recomputed beside committed, then every arm whose verdict differs; whether none."""
+    say(f"\n{name}: claims, recomputed beside committed")
+    wide = 2 + max(len(claim) for claim in ["claim", *table["claim"]])
+    say(f"  {'claim':<{wide}}{'verdict':<14}{'recomputed':>12}{'committed':>12}")
+    for claim, arms in table.groupby("claim", sort=False):
+        for verdict in ("supported", "opposite", "undecided"):
+            new, old = ((arms[f"verdict_{side}"] == verdict).sum() for side in ("recomputed", "committed"))
+            say(f"  {claim:<{wide}}{verdict:<14}{new:>12}{old:>12}")
+    shared = table[table["verdict_committed"].notna() & table["verdict_recomputed"].notna()]
+    for row in shared[~shared["same"]].itertuples():
+        say(f"  ≠ {row.claim} {row.arm}: {row.verdict_recomputed}, committed {row.verdict_committed}")
+    say(f"  {int(shared['same'].sum())} of {len(shared)} shared arms have the committed verdict")
+    if len(shared) < len(table):
+        say(f"  {len(table) - len(shared)} arms stand on one side only (another grid, or nothing committed yet)")
+    return bool(shared["same"].all())
+
+
+def _since(began: float) -> str:
+    return tqdm.format_interval(time.monotonic() - began)
