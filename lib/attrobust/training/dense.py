@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from attrobust.models import MLP, Standardize
-from attrobust.training.stacks import LINE, Loss, Networks, mean_losses
+from attrobust.training.objective import Loss
+from attrobust.training.stacks import LINE, Networks
 
 #: Layer to what it does to a gradient, given its own gradient, what it read and what it gave.
 _BACKWARD: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]] = {
@@ -78,11 +79,9 @@ class Dense(Networks):
                 d = _each(backward, torch.bmm(d, self.layers[i][0]), given[i - 1], read[i])
         return self.slope, losses.detach()
 
-    @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each network over the examples."""
-        logits = self._forward(x, self.layers, self.mean, self.std)[1][-1]
-        return mean_losses(self.per_example, logits, y)
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits of each network, of the same images."""
+        return self._forward(x, self.layers, self.mean, self.std)[1][-1]
 
     def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Loss of each example, of one network with the weights of a row."""

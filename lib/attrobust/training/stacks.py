@@ -12,23 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from attrobust.training.trainers import Objective, sgd
+from attrobust.training.level import CHUNK, Look
+from attrobust.training.objective import Loss, Objective, sgd
 
 #: Numbers in the longest vector register or cache line of a processor, with room to spare.
 LINE = 32
 
-#: Examples that go through a network at once; and the fewest that are worth it.
-CHUNK, LEAST = 256, 32
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
 
 class Networks(ABC):
-    """What `fit` trains.
-
-    Args:
-        models: networks alike but for their weights, which are copied.
-        loss: from logits and labels to one number per example.
+    """What `fit` trains: copies of networks alike but for their weights.
 
     Attributes:
         weights: (networks, numbers), one row per network that is still training.
@@ -78,22 +70,30 @@ class Networks(ABC):
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of each network on its own batch, a row each, and the losses; the rows are overwritten next time."""
 
-    @abstractmethod
+    @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each network over the examples; labels (batch,), or (networks, batch) where each has its own."""
+        """Mean loss of each network over the examples; labels (batch,) or (networks, batch)."""
+        labels = y.expand(len(self.running), -1)
+        return torch.stack([self.per_example(z, mine).mean() for z, mine in zip(self.logits(x), labels, strict=True)])
 
-    def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, "Look"]:
-        """A look at the loss of those that are asked for, as they are now."""
-        if self.lazy:
-            return {index: self._look(index, x, y if y.ndim == 1 else y[index]) for index in asked}
-        losses = dict(zip(self.running, self.loss(x, y if y.ndim == 1 else y[self.running]).split(1), strict=True))
-        return {index: Look(losses[index], losses[index].__getitem__) for index in asked}
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits of each network, of the same images."""
 
-    def _look(self, index: int, x: Tensor, y: Tensor) -> "Look":
-        """A look at one network that begins with what was hard when last looked at; nothing is computed yet."""
-        now = self.weights[self.running.index(index)].clone()
-        seen = self.seen.setdefault(index, x.new_zeros(len(x)))
-        return Look(seen, lambda part: self.example_losses(index, now, x[part], y[part]))
+    def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, Look]:
+        """A look at the loss of those that are asked for, as they are now; labels (all networks, batch).
+
+        A lazy one begins with what was hard when last looked at.
+        """
+        if not self.lazy:
+            losses = dict(zip(self.running, self.loss(x, y[self.running]).split(1), strict=True))
+            return {index: Look(losses[index], losses[index].__getitem__) for index in asked}
+
+        def look(index: int, now: Tensor) -> Look:
+            seen = self.seen.setdefault(index, x.new_zeros(len(x)))
+            return Look(seen, lambda part: self.example_losses(index, now, x[part], y[index, part]))
+
+        return {index: look(index, self.weights[self.running.index(index)].clone()) for index in asked}
 
     def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Loss of each example, of one network with the weights of a row; asked for where looks are lazy."""
@@ -115,44 +115,38 @@ class Stack(Networks):
         super()._arrange()
         self.buffers = {name: b[self.running] for name, b in self.all_buffers.items()}
 
-    def _logits(self, x: Tensor, weights: dict[str, Tensor], *, shared: bool) -> Tensor:
+    def _forward(self, x: Tensor, weights: dict[str, Tensor], *, shared: bool) -> Tensor:
+        stacked = vmap(
+            lambda w, b, images: functional_call(self.template, (w, b), (images,)), (0, 0, None if shared else 0)
+        )
         if not self.convolves:
-            return self._forward(x, weights, self.buffers, shared=shared)
+            return stacked(weights, self.buffers, x)
         # One grouped convolution would sum in an order that depends on the number of groups: networks take turns.
         turns = []
         for i in range(len(self.running)):
             mine, buffers = ({name: part[i : i + 1] for name, part in p.items()} for p in (weights, self.buffers))
-            turns.append(self._forward(x if shared else x[i : i + 1], mine, buffers, shared=shared))
+            turns.append(stacked(mine, buffers, x if shared else x[i : i + 1]))
         return torch.cat(turns)
-
-    def _forward(self, x: Tensor, weights: dict[str, Tensor], buffers: dict[str, Tensor], *, shared: bool) -> Tensor:
-        return vmap(
-            lambda w, b, images: functional_call(self.template, (w, b), (images,)), (0, 0, None if shared else 0)
-        )(weights, buffers, x)
 
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of each network on its own batch, and the losses."""
         weights = {name: w.detach().requires_grad_() for name, w in self.named(self.weights).items()}
-        logits = self._logits(x, weights, shared=False)
+        logits = self._forward(x, weights, shared=False)
         losses = self.per_example(logits.flatten(0, 1), y.flatten()).view(y.shape).mean(1)
         for name, found in zip(weights, torch.autograd.grad(losses.sum(), list(weights.values())), strict=True):
             self.slope_of[name].copy_(found)
         return self.slope, losses.detach()
 
-    @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each network over the examples."""
-        return mean_losses(self.per_example, self._logits(x, self.named(self.weights), shared=True), y)
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits of each network, of the same images."""
+        return self._forward(x, self.named(self.weights), shared=True)
 
 
 class Turns(Networks):
     """One network after the other, on copies; who has stopped, or is not asked for, costs nothing.
 
-    Args:
-        models: networks alike but for their weights.
-        loss: from logits and labels to one number per example.
-        gradient: from (which network, the network, its batch, its labels) to the gradients of its parameters and its
-            loss; of the mean loss if None.
+    `gradient` goes from (which network, the network, its batch, its labels) to the gradients of its parameters and its
+    loss; None for those of the mean loss.
     """
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss, gradient: Callable[..., tuple] | None = None) -> None:
@@ -178,48 +172,10 @@ class Turns(Networks):
                 mine[row].copy_(part)
         return self.slope, torch.stack(losses)
 
-    @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each network over the examples."""
-        logits = [torch.cat([self.models[index](part) for part in x.split(CHUNK)]) for index in self.running]
-        return mean_losses(self.per_example, logits, y)
+    def logits(self, x: Tensor) -> list[Tensor]:
+        """Logits of each network, of the same images."""
+        return [torch.cat([self.models[index](part) for part in x.split(CHUNK)]) for index in self.running]
 
     def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Loss of each example, of one network with the weights of a row."""
         return self.per_example(functional_call(self.models[index], self.named(row), (x,)), y)
-
-
-class Look:
-    """The loss of one network over the training set, looked at only as far as an answer needs it.
-
-    Args:
-        seen: loss of each example when it was last looked at, updated in place; the largest are looked at first.
-        losses: from indices of examples to their losses now.
-    """
-
-    def __init__(self, seen: Tensor, losses: Callable[[Tensor], Tensor]) -> None:
-        self.seen, self.losses = seen, losses
-        self.rest = seen.argsort(descending=True, stable=True)
-        self.total = seen.new_zeros(())
-
-    @property
-    def over(self) -> bool:
-        """Whether all examples have been seen."""
-        return not len(self.rest)
-
-    @torch.no_grad()
-    def until(self, enough: float) -> Tensor:
-        """The loss; from `enough` on, a lower bound of it will do."""
-        limit = enough * len(self.seen)
-        while not self.over and not self.total > limit:
-            # As many as would do if they were as hard as they were.
-            short = (self.seen[self.rest].cumsum(0) <= limit - self.total).sum()
-            part, self.rest = self.rest.tensor_split([min(max(LEAST, int(short) + 1), CHUNK)])
-            self.seen[part] = self.losses(part)
-            self.total += self.seen[part].sum()
-        return self.seen.mean() if self.over else self.total / len(self.seen)
-
-
-def mean_losses(loss: Loss, logits: Tensor | list[Tensor], y: Tensor) -> Tensor:
-    """Mean loss of each network; labels (batch,), or (networks, batch) where each has its own."""
-    return torch.stack([loss(z, mine).mean() for z, mine in zip(logits, y.expand(len(logits), -1), strict=True)])
