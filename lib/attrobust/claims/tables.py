@@ -24,9 +24,8 @@ def named(attacked: pd.DataFrame) -> pd.DataFrame:
         >>> named(pd.DataFrame({"attack": ["worst"], "metric": ["top_k"], "radius": [8.0]}))["metric"].item()
         'worst_top_k_8'
     """
-    return attacked.assign(
-        metric=attacked["attack"] + "_" + attacked["metric"] + attacked["radius"].map("_{:g}".format)
-    )
+    radius = attacked["radius"].map("_{:g}".format)
+    return attacked.assign(metric=attacked["attack"] + "_" + attacked["metric"] + radius)
 
 
 def left_out(
