@@ -22,11 +22,8 @@ def judge(
 ) -> pd.DataFrame:
     """One row per arm and metric: change over the range of `by`, interval, seeds, ends, verdict.
 
-    Args:
-        rows: long rows with columns `metric` and `value`, of runs comparable or not; who is not leaves its arm.
-        metrics: metric -> claimed direction, "up" or "down".
-        by: "step_size" or "batch_size".
-        arm: columns that tell arms apart.
+    The long rows have columns `metric` and `value`; runs that are not comparable leave their arm. `metrics` goes from
+    metric to claimed direction, "up" or "down".
 
     Raises:
         ValueError: if rows hold no line of a metric.
@@ -84,11 +81,8 @@ def assess(
 ) -> pd.DataFrame:  # fmt: skip
     """Verdicts of every claim, metric and arm (named in one string), over step size and over batch size.
 
-    Args:
-        rows: long rows of all runs.
-        directions: claim -> metric -> claimed direction as the *step size* grows; over batch size it turns round.
-        step: keys of the runs in which the step size varies.
-        batch: keys of the runs in which the batch size varies.
+    `directions` goes from claim to metric to claimed direction as the *step size* grows; over batch size it turns
+    round. `step` and `batch` hold the keys of the runs in which the one or the other varies.
     """
     turned, parts = {"up": "down", "down": "up"}, []
     for claim, metrics in directions.items():
@@ -114,7 +108,7 @@ def overview(table: pd.DataFrame) -> str:
         arm = ["dataset", "protocol"] if cells["activation"].nunique() == 1 else ["dataset", "activation", "protocol"]
         for name in ("line", *arm):  # in the order of the table
             cells[name] = pd.Categorical(cells[name], cells[name].unique())
-        wide = cells.pivot(index="line", columns=arm, values="cell")
+        wide = cells.pivot(index="line", columns=arm, values="cell").sort_index(axis=1)
         lines += [wide.rename_axis(index=None, columns=[None] * len(arm)).to_string(), ""]
         for by, part in inside.groupby("by", sort=False):
             lines.append(sentence(f"{claim}, by {by.replace('_', ' ')}", part))

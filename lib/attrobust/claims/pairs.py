@@ -26,13 +26,7 @@ def paired(
 ) -> pd.DataFrame:
     """Verdict on "`smaller` lies below `larger`", by paired differences, for each arm.
 
-    Args:
-        table: one row per pair, indexed by `arm` and the unit, with the compared columns.
-        claim: its id.
-        larger: columns claimed to lie above.
-        smaller: column claimed to lie below.
-        arm: index level that tells arms apart.
-        metric: what the numbers are; part of the arm's name.
+    The table has one row per pair, indexed by `arm` and the unit; `metric` says what the numbers are.
     """
     records = []
     for name, pairs in table.groupby(level=arm, sort=False):
@@ -61,12 +55,7 @@ def parity(
 ) -> pd.DataFrame:  # fmt: skip
     """Is a metric the same under every attention, up to a margin? One row of paired differences per attention.
 
-    Args:
-        rows: comparable runs with columns `attention`, `by` and the metric.
-        metric: what is compared.
-        reference: the attention that the others are compared with.
-        margin: half width of what counts as the same, fixed beforehand.
-        by: columns that name a pair.
+    The rows are comparable runs with a column `attention`; `by` names a pair, and the margin is fixed beforehand.
     """
     wide = rows.pivot_table(index=list(by), columns="attention", values=metric, sort=False)
     records, compared = [], wide.get(reference, pd.Series(np.nan, wide.index))
@@ -82,15 +71,9 @@ def strong_enough(
 ) -> pd.DataFrame:
     """Was the attack strong enough? One arm per attacked map and metric; too weak an attack looks like robustness.
 
-    `change` is the default attack's similarity minus the stronger one's, supported up to `STRENGTH_MARGIN`. Maps that
-    could not be attacked (NaN: no image has a gradient) are left out.
-
-    Args:
-        efforts: mean similarities, a row per attacked map and effort, with the columns `by`, `metrics` and `steps`.
-        claim: name of the claim.
-        by: columns that tell the attacked maps apart.
-        metrics: columns of similarities.
-        default: `steps` of the default attack; the other rows are the stronger one's.
+    `efforts` has a row of mean similarities per attacked map (`by`) and effort: `steps` is `default` or, in the other
+    row, the stronger attack's. `change` is the default attack's similarity minus the stronger one's, supported up to
+    `STRENGTH_MARGIN`. Maps that could not be attacked (NaN: no image has a gradient) are left out.
 
     Raises:
         ValueError: if a map lacks one of two efforts.

@@ -19,17 +19,10 @@ def reach(
 ) -> pd.DataFrame:
     """Does a gain of one explanation reach the others of the same networks?
 
-    Three verdicts per data set and metric: that `gaining` gains (its trend lies above zero), that another gains less
-    (the paired difference of the two trends, seed by seed, lies above zero), and that the other does not gain at all
-    (the interval of its trend lies inside the margin of `no_gain`).
-
-    Args:
-        rows: long rows with columns `map`, `metric` and `value`, of runs comparable or not.
-        metrics: which of their lines are judged; larger means more robust.
-        claim: its id.
-        gaining: explanation whose gain is the premise.
-        others: explanations it may or may not reach.
-        by: column that explains, such as "step_size".
+    Three verdicts per data set and metric (larger is more robust): that `gaining` gains (its trend lies above zero),
+    that another gains less (the paired difference of the two trends, seed by seed, lies above zero), and that the other
+    does not gain at all (the interval of its trend lies inside the margin of `no_gain`). The long rows have columns
+    `map`, `metric` and `value`.
     """
     records = []
     for (dataset, runs), metric in itertools.product(rows.groupby("dataset", sort=False), metrics):
@@ -63,17 +56,10 @@ def restored(
 ) -> pd.DataFrame:
     """Does an explanation gain under another attention, where it did not under the reference?
 
-    Two verdicts per data set, attention, metric and explanation: that it *gains* (its trend lies above zero), and that
-    it *gains more* than under the reference (the trend of the paired differences, run by run at the same seed and the
-    same value of `by`, lies above zero).
-
-    Args:
-        rows: long rows with columns `dataset`, `attention`, `map`, `metric` and `value`, of runs comparable or not.
-        metrics: which of their lines are judged; larger means more robust.
-        claim: its id.
-        explanations: their names.
-        by: column that explains, such as "step_size".
-        reference: the attention that the others are compared with.
+    Two verdicts per data set, attention, metric (larger is more robust) and explanation: that it *gains* (its trend
+    lies above zero), and that it *gains more* than under the reference (the trend of the paired differences, run by run
+    at the same seed and the same value of `by`, lies above zero). The long rows have columns `attention`, `map`,
+    `metric` and `value`.
     """
     records = []
     for dataset, runs in rows.groupby("dataset", sort=False):

@@ -27,14 +27,8 @@ def against(
 ) -> Figure:  # fmt: skip
     """Left side of each case against its right side; on or under the diagonal the statement holds.
 
-    Args:
-        table: one row per case with columns `left`, `right`, `panels` and `hue`.
-        panels: column whose values become panels.
-        hue: column that colours the points.
-        x_label: of the horizontal axis.
-        y_label: of the vertical axis.
-        log: whether both axes are logarithmic; cases with a side of 0 are then left out of the picture.
-        titles: readable titles of panels.
+    The table has one row per case with columns `left`, `right`, `panels` and `hue`. On logarithmic axes cases with a
+    side of 0 are left out. `titles` holds readable titles of panels.
     """
     looks = _looks(table[hue].unique(), lines=False)
     figure, parts = panelled(table, panels, lambda n: (3.3 * n + 0.5, 3.5))
@@ -62,15 +56,7 @@ def tightness(
 ) -> Figure:  # fmt: skip
     """One line of dots per statement on a logarithmic axis, with the limit no dot may pass.
 
-    Args:
-        table: one row per case.
-        row: column that names the line.
-        value: column that is drawn.
-        hue: column that colours the dots.
-        limit: where the statement would break.
-        low: smaller values are drawn there; None for a thousandth of the limit.
-        x_label: of the horizontal axis.
-        height: of one line, in inches.
+    Values below `low` (a thousandth of the limit if None) are drawn there; a line is `height` inches high.
     """
     rows, looks = list(table[row].unique()), _looks(table[hue].unique(), marks="|", lines=False)
     figure, axis = plt.subplots(figsize=(7.0, 1.3 + height * len(rows)))
@@ -95,19 +81,9 @@ def profiles(
 ) -> Figure:  # fmt: skip
     """Lines of `y` over `x`, one panel with axes of its own per value of `panels`; bounds are dashed and black.
 
-    Args:
-        table: tidy; several rows with one `x`, `hue` and panel are averaged.
-        x: column of the horizontal axis.
-        y: column of the vertical axis.
-        hue: column that tells lines apart.
-        panels: column whose values become panels.
-        log_x: panels with a logarithmic horizontal axis.
-        log_y: panels with a logarithmic vertical axis.
-        theory: values of `hue` that are bounds, drawn dashed in the theory's colour.
-        x_labels: panel -> label of its horizontal axis.
-        y_labels: panel -> label of its vertical axis.
-        markers: whether points are marked.
-        spread: whether the range of several rows is shaded.
+    Several rows with one `x`, `hue` and panel are averaged, their range shaded if `spread`. `log_x` and `log_y` name
+    the panels with a logarithmic axis, `x_labels` and `y_labels` label the axes of a panel, and `theory` names the
+    values of `hue` that are bounds.
     """
     looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "")
 
@@ -136,15 +112,8 @@ def clouds(
 ) -> Figure:  # fmt: skip
     """One point per case, and the curves no point may cross, dashed and black; one panel per value of `panels`.
 
-    Args:
-        points: one row per case with columns `x`, `y`, `panels` and `hue`.
-        limits: the curves, with the same columns; a curve is drawn in the panel it names.
-        panels: column whose values become panels.
-        hue: column that tells kinds of cases, and curves, apart.
-        log_x: panels with a logarithmic horizontal axis; points at 0 are left out there.
-        log_y: panels with a logarithmic vertical axis; likewise.
-        x_labels: panel -> label of its horizontal axis.
-        y_labels: panel -> label of its vertical axis.
+    Points and limits have columns `x`, `y`, `panels` and `hue`; a curve is drawn in the panel it names. `log_x` and
+    `log_y` name the panels with a logarithmic axis, where points at 0 are left out.
     """
     bounds = list(limits[hue].unique())
     looks = _looks([*points[hue].unique(), *bounds], theory=bounds, lines=False)

@@ -32,15 +32,10 @@ def trends(
 ) -> Figure:  # fmt: skip
     """One panel per metric and value of `column`: mean over seeds with a 95 % interval, one line per `hue`.
 
-    Args:
-        table: one row per run; needs `x`, `hue`, `column` and every metric.
-        x: column of the horizontal axis, drawn on a log scale with its values as ticks.
-        metrics: column -> axis label.
-        hue: column that colours the lines; its values must have a colour in the palette.
-        column: column whose values become panel columns; None for one column.
-        log_y: metrics drawn on a log axis.
-        shared_y: whether the panels of one metric share their axis.
-        decorate: called as decorate(axes, metric, value of `column`) on each panel.
+    The table has one row per run. Its values of `x` are the ticks of a logarithmic axis, those of `hue` must have a
+    colour in the palette. `metrics` goes from column to axis label, `log_y` names those on a logarithmic axis,
+    `shared_y` gives the panels of one metric one axis, and decorate(axes, metric, value of `column`) is called on each
+    panel.
     """
     values, hues = list(table[column].unique()) if column else [""], list(table[hue].unique())
     size = (3.6 * len(values) + 0.4, 2.1 * len(metrics) + 0.6)
@@ -96,13 +91,7 @@ def curves(
 def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, least: int = 2, zero: bool = False) -> Figure:
     """One dot per row, large where they are few, and the mean with a 95 % interval, for each `y` (and `hue`).
 
-    Args:
-        table: tidy.
-        x: column that is drawn.
-        y: column whose values are the lines.
-        hue: column that colours.
-        least: rows from which on an interval is drawn.
-        zero: whether a line marks zero.
+    An interval needs `least` rows; a line marks `zero`.
     """
     rows, hues = list(table[y].unique()), list(table[hue].unique()) if hue else []
     dodge = 0.8 - 0.8 / len(hues) if len(hues) > 1 else False

@@ -12,9 +12,8 @@ from attrobust.figures.style import COLORS, bare, drawing, label
 def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.DataFrame:
     """Tidy table of a picture grid, one row per pixel: row, column, kind, caption, i, j, value.
 
-    Args:
-        panels: (row, column) -> (kind, values of shape (height, width), caption); kind is "image" (grey, 0 to 1),
-            "signed" (blue negative, red positive, scaled per panel) or "importance" (dark = large, per panel).
+    `panels` goes from (row, column) to (kind, values of shape (height, width), caption); kind is "image" (grey, 0 to
+    1), "signed" (blue negative, red positive, scaled per panel) or "importance" (dark = large, per panel).
     """
     parts = []
     for (row, column), (kind, values, caption) in panels.items():
@@ -59,20 +58,7 @@ def matrix(
     table: pd.DataFrame, *, rows: str, columns: str, value: str = "mean", low: str = "low", high: str = "high",
     shade: str = "shade", digits: int = 2, x_label: str = "", y_label: str = "",
 ) -> Figure:  # fmt: skip
-    """One cell per pair, with its value and interval; the deeper its colour, the more damage.
-
-    Args:
-        table: one row per cell.
-        rows: column that names the line.
-        columns: column that names the column.
-        value: column written large.
-        low: lower end of its interval.
-        high: upper end of its interval.
-        shade: how dark a cell is, from 0 to 1.
-        digits: behind the point.
-        x_label: of the columns.
-        y_label: of the rows.
-    """
+    """One cell per pair, with its value and interval; the deeper its colour (`shade`, 0 to 1), the more damage."""
     lines, names = list(table[rows].unique()), list(table[columns].unique())
     figure, axis = plt.subplots(figsize=(1.15 * len(names) + 1.9, 0.36 * len(lines) + 1.3))
     shades = table.pivot(index=rows, columns=columns, values=shade).loc[lines, names]
