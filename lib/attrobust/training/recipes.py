@@ -117,10 +117,10 @@ class Recipe:
 
     def _check_numbers(self) -> None:
         checks.positive("step_size", self.step_size)
-        for name in ("batch_size", "epochs", "patience", "shift_pixels"):
-            checks.count(name, getattr(self, name))
         if self.stop_loss is not None:
             checks.positive("stop_loss", self.stop_loss)
+        for name in ("batch_size", "epochs", "patience", "shift_pixels"):
+            checks.count(name, getattr(self, name))
         for name in ("momentum", "weight_decay", "step_x_decay", "warmup_epochs", "strength", "radius"):
             checks.at_least(name, getattr(self, name), 0)
         for name in ("label_smoothing", "label_noise", "warmup_share"):
@@ -163,8 +163,8 @@ RECIPES: dict[str, dict[str, object]] = {
 }
 
 
-def named(name: str, *, step_size: float, batch_size: int, epochs: int, **changes: object) -> Recipe:
-    """A recipe of `RECIPES`; other fields of a Recipe win over what its name fixes.
+def named(name: str, **fields: object) -> Recipe:
+    """A recipe of `RECIPES`, with further fields of a Recipe, which win over what its name fixes.
 
     Raises:
         ValueError: for an unknown name, or a value that a Recipe refuses.
@@ -173,5 +173,4 @@ def named(name: str, *, step_size: float, batch_size: int, epochs: int, **change
         >>> named("decay_held", step_size=0.06, batch_size=64, epochs=400).decay
         0.0005
     """
-    checks.one_of("recipe", name, RECIPES)
-    return Recipe(**{"step_size": step_size, "batch_size": batch_size, "epochs": epochs} | RECIPES[name] | changes)
+    return Recipe(**RECIPES[checks.one_of("recipe", name, RECIPES)] | fields)

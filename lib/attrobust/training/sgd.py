@@ -112,7 +112,12 @@ def fit(
     networks.write(models)
     for index in networks.running:
         fits[index].steps = update
-    _finish(models, x, y, fits, _networks(models, recipe, generators, x.device).loss(x, y), late)
+    final = _networks(models, recipe, generators, x.device).loss(x, y)
+    for model, mine, f, loss, before in zip(models, y, fits, final, late, strict=True):
+        with torch.no_grad():
+            f.train_accuracy = float((model.eval()(x).argmax(1) == mine).double().mean())
+        f.train_loss, f.late_change = float(loss), float(abs(loss - before) / before)
+        f.diverged = not math.isfinite(f.train_loss)
     return fits
 
 
@@ -141,16 +146,6 @@ def _update(weights: Tensor, velocity: Tensor, gradient: Tensor, recipe: Recipe,
             g = g.add(w, alpha=recipe.decay)
         v.mul_(recipe.momentum).add_(g)
         w.add_(g.add(v, alpha=recipe.momentum) if recipe.nesterov else v, alpha=-step)
-
-
-@torch.no_grad()
-def _finish(models: Sequence[nn.Module], x: Tensor, y: Tensor, fits: list[Fit], final: Tensor, late: Tensor) -> None:
-    for model, mine, f, loss, before in zip(models, y, fits, final, late, strict=True):
-        model.eval()
-        f.train_loss = float(loss)
-        f.diverged = not math.isfinite(f.train_loss)
-        f.train_accuracy = float((model(x).argmax(1) == mine).double().mean())
-        f.late_change = float(abs(loss - before) / before)
 
 
 def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generators: Sequence[torch.Generator]) -> int:

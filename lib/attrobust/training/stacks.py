@@ -6,7 +6,7 @@ Every parameter starts at a multiple of `LINE` numbers, so that a network's arit
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +37,8 @@ class Networks(ABC):
             end += math.ceil(parameter.numel() / LINE) * LINE
         self.weights = next(models[0].parameters()).new_zeros(len(models), end, requires_grad=False)
         self.running = list(range(len(models)))
-        for row, model in zip(self.weights, models, strict=True):
-            mine = self.named(row)
-            for name, parameter in model.named_parameters():
-                mine[name].copy_(parameter.detach())
+        for mine, parameter in self._beside(models):
+            mine.copy_(parameter.detach())
         self._arrange()
 
     def named(self, rows: Tensor) -> dict[str, Tensor]:
@@ -50,10 +48,13 @@ class Networks(ABC):
     @torch.no_grad()
     def write(self, models: Sequence[nn.Module]) -> None:
         """Put the weights of those that are training into the networks they came from."""
+        for mine, parameter in self._beside(models):
+            parameter.copy_(mine)
+
+    def _beside(self, models: Sequence[nn.Module]) -> Iterator[tuple[Tensor, nn.Parameter]]:
+        """Every part of the weights beside the parameter that it belongs to."""
         for row, index in zip(self.weights, self.running, strict=True):
-            mine = self.named(row)
-            for name, parameter in models[index].named_parameters():
-                parameter.copy_(mine[name])
+            yield from zip(self.named(row).values(), models[index].parameters(), strict=True)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Only these rows go on training; the others cost nothing more."""
@@ -151,16 +152,14 @@ class Turns(Networks):
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss, gradient: Callable[..., tuple] | None = None) -> None:
         self.models = [copy.deepcopy(model).train().requires_grad_(True) for model in models]
-        self.parameters = [list(model.parameters()) for model in self.models]
         self.take = gradient or (lambda index, model, x, y: sgd(model, Objective(loss), x, y, 0.0, None))
         super().__init__(models, loss)
         self.lazy = True
 
     def _arrange(self) -> None:
         super()._arrange()
-        for row, index in zip(self.weights, self.running, strict=True):
-            for parameter, mine in zip(self.parameters[index], self.named(row).values(), strict=True):
-                parameter.data = mine
+        for mine, parameter in self._beside(self.models):
+            parameter.data = mine
 
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of each network on its own batch, and the losses."""
