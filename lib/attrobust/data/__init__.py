@@ -48,15 +48,11 @@ def load(
 ) -> Dataset:  # fmt: skip
     """Load a data set, or a class-balanced subset of it, with pixels in [0, 1] (float32). Never downloads.
 
-    Args:
-        name: one of `NAMES`; "digits" ships inside scikit-learn and needs no file.
-        n_train: number of training images; all if None. For digits the default split is 1,000 / 797.
-        n_test: number of test images; all if None.
-        side: height and width after average pooling; must divide the original side. None keeps the images.
-        data_dir: folder searched before $ATTROBUST_DATA, the checkout's data/ and scikit-learn's data home.
-        verify: False accepts files of the right names that hold something else; the result then says `verified=False`.
-        device: where the tensors are put.
-        seed: chooses the subset.
+    `name` is one of `NAMES`; "digits" ships inside scikit-learn and needs no file. `n_train` and `n_test` count the
+    images of a subset that `seed` chooses; None takes all (of digits 1,000 and 797). `side` is the height and width
+    after average pooling and must divide the original one. `data_dir` is searched before $ATTROBUST_DATA, the
+    checkout's data/ and scikit-learn's data home; `verify=False` accepts files of the right names that hold something
+    else, and the result then says `verified=False`.
 
     Raises:
         ValueError: for an unknown name or sizes outside what the data set holds.

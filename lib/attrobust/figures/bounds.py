@@ -3,7 +3,7 @@
 Names without a colour in the palette take the colour-blind cycle in the order of the table.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -87,20 +87,17 @@ def profiles(
     """
     looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "")
 
-    def size(n: int) -> tuple[float, float]:
-        width = max(5.2, 3.1 * n + 0.5)
-        return width, 3.1 + 0.2 * -(-len(looks) // _columns(width, looks))
-
-    figure, parts = panelled(table, panels, size)
+    width = max(5.2, 3.1 * table[panels].nunique() + 0.5)
+    height = 3.1 + 0.2 * -(-len(looks) // _columns(width, looks))
+    figure, parts = panelled(table, panels, lambda n: (width, height))
     for axis, value, inside in parts:
         for name, look in looks.items():
             line = inside[inside[hue] == name].groupby(x)[y].agg(["mean", "min", "max"])
             axis.plot(line.index, line["mean"], **look)
             if spread and name not in theory:
                 axis.fill_between(line.index, line["min"], line["max"], color=look["color"], alpha=0.2, linewidth=0)
-        _scales(axis, value, log_x, log_y)
-        axis.set(xlabel=(x_labels or {}).get(value, label(x)), ylabel=(y_labels or {}).get(value, ""))
-        axis.set_title(label(value))
+        x_label, y_label = (x_labels or {}).get(value, label(x)), (y_labels or {}).get(value, "")
+        _frame(axis, value, log_x, log_y, x_label=x_label, y_label=y_label)
     _legend(figure, looks)
     return figure
 
@@ -129,9 +126,9 @@ def clouds(
                 axis.scatter(
                     mine["x"], mine["y"], s=8, alpha=0.45, linewidth=0, color=look["color"], marker=look["marker"]
                 )
-        _scales(axis, value, log_x, log_y, top=inside["y"].max() * (2 if value in log_y else 1.08))
-        axis.set(xlabel=(x_labels or {}).get(value, ""), ylabel=(y_labels or {}).get(value, ""))
-        axis.set_title(label(value))
+        x_label, y_label = (x_labels or {}).get(value, ""), (y_labels or {}).get(value, "")
+        top = inside["y"].max() * (2 if value in log_y else 1.08)
+        _frame(axis, value, log_x, log_y, x_label=x_label, y_label=y_label, top=top)
     _legend(figure, looks)
     return figure
 
@@ -148,11 +145,15 @@ def _diagonal(axis: Axes, inside: pd.DataFrame, *, log: bool) -> None:
     axis.set(xlim=(low, high), ylim=(low, high))
 
 
-def _scales(axis: Axes, value: str, log_x: Sequence[str], log_y: Sequence[str], top: float | None = None) -> None:
-    """The scales of a panel, and how far up it goes."""
+def _frame(
+    axis: Axes, value: str, log_x: Sequence[str], log_y: Sequence[str], *, x_label: str, y_label: str,
+    top: float | None = None,
+) -> None:  # fmt: skip
+    """Scales, labels and title of a panel, and how far up it goes."""
     axis.set(xscale="log" if value in log_x else "linear", yscale="log" if value in log_y else "linear")
     axis.set_ylim(top=top)
     _log_ticks(axis, *("x" if value in log_x else ""), *("y" if value in log_y else ""))
+    axis.set(xlabel=x_label, ylabel=y_label, title=label(value))
 
 
 def _log_ticks(axis: Axes, *which: str) -> None:
@@ -166,21 +167,16 @@ def _log_ticks(axis: Axes, *which: str) -> None:
         ticks.set_minor_formatter(NullFormatter())
 
 
-def _looks(names: Iterable[str], *, theory: Sequence[str] = (), marks: str = MARKERS, lines: bool = True) -> Looks:
+def _looks(names: Collection[str], *, theory: Sequence[str] = (), marks: str = MARKERS, lines: bool = True) -> Looks:
     """How each name is drawn: bounds dashed in the theory's colour, others in the palette's colour or the cycle's."""
     # The palette keeps red for what attacks and breaks.
     cycle = [color for i, color in enumerate(sns.color_palette("colorblind", 10)) if i not in (3, 7)]
-    looks = {}
-    for name in names:
-        if name in theory:
-            dash = ("--", ":", "-.")[list(theory).index(name) % 3]
-            looks[name] = {"color": COLORS["theory"], "linestyle": dash}
-            continue
-        turn = sum(other not in theory for other in looks)
-        mark = marks[turn % len(marks)] if marks else ""
-        color = COLORS.get(name, cycle[turn % len(cycle)])
+    dashes = {bound: ("--", ":", "-.")[i % 3] for i, bound in enumerate(theory)}
+    looks = {name: {"color": COLORS["theory"], "linestyle": dash} for name, dash in dashes.items()}
+    for i, name in enumerate(name for name in names if name not in theory):
+        color, mark = COLORS.get(name, cycle[i % len(cycle)]), marks[i % len(marks)] if marks else ""
         looks[name] = {"color": color, "linestyle": "-" if lines else "", "marker": mark}
-    return looks
+    return {name: looks[name] for name in names}
 
 
 def _legend(figure: Figure, looks: Looks) -> None:

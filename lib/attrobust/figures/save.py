@@ -16,17 +16,11 @@ from attrobust.figures.style import style
 def save(
     figure: Figure, folder: str | Path, name: str, *, data: pd.DataFrame, alt: str, subfolder: str = "figures"
 ) -> Image:
-    """Write <name>.png, <name>.pdf and <name>.csv, close the figure, return the picture for a cell's last line.
+    """Write <name>.png, <name>.pdf and <name>.csv into a subfolder, close the figure, return the picture for a cell.
 
-    The same numbers give the same bytes: no dates, no random identifiers.
-
-    Args:
-        figure: what to save.
-        folder: the notebook's `out`.
-        name: file stem, a letter and words.
-        data: the numbers that were plotted, tidy; without rows where no run is left.
-        alt: what the figure shows, for readers who cannot see it; kept in the picture's metadata.
-        subfolder: of `folder`, where the files go.
+    The same numbers give the same bytes: no dates, no random identifiers. `folder` is the notebook's `out`, `name` a
+    letter and words, `data` the numbers that were plotted, tidy, and `alt` says what the figure shows to readers who
+    cannot see it; it is kept in the picture's metadata.
 
     Raises:
         ValueError: if `alt` is empty or `data` has no columns.

@@ -79,12 +79,10 @@ class Dense(Networks):
                 d = _each(backward, torch.bmm(d, self.layers[i][0]), given[i - 1], read[i])
         return self.slope, losses.detach()
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits of each network, of the same images."""
+    def _logits(self, x: Tensor) -> Tensor:
         return self._forward(x, self.layers, self.mean, self.std)[1][-1]
 
-    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each example, of one network with the weights of a row."""
+    def _example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
         mean, std = self.all_means[[index]], self.all_stds[[index]]
         return self.per_example(self._forward(x, _pairs(self.named(row[None])), mean, std)[1][-1][0], y)
 

@@ -46,16 +46,11 @@ def fit(
     models: Sequence[nn.Module], x: Images, y: Labels, recipe: Recipe, *, generators: Sequence[torch.Generator],
     probe: Probe | None = None, probe_every: int = 0,
 ) -> list[Fit]:  # fmt: skip
-    """Train networks of one architecture side by side on the same images, each with its own draws.
+    """Train networks that are alike but for their weights, in place, side by side on the same images in [0, 1].
 
-    Args:
-        models: networks alike but for their weights; changed in place, left in eval mode.
-        x: training images, pixels in [0, 1].
-        y: their labels.
-        recipe: how they are trained; see `level` on when the loss is compared with its `stop_loss`.
-        generators: one per network; decides its noisy labels, then its batch order and augmentation.
-        probe: called as probe(step, models) every `probe_every` updates, before the update.
-        probe_every: updates between probes; 0 for none.
+    Each network has a generator of its own, which decides its noisy labels, then its batch order and augmentation.
+    `probe` is called as probe(step, models) every `probe_every` updates (0: never), before the update. The networks are
+    left in eval mode.
 
     Raises:
         ValueError: for any argument outside its range.

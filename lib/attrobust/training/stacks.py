@@ -75,10 +75,10 @@ class Networks(ABC):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean loss of each network over the examples; labels (batch,) or (networks, batch)."""
         labels = y.expand(len(self.running), -1)
-        return torch.stack([self.per_example(z, mine).mean() for z, mine in zip(self.logits(x), labels, strict=True)])
+        return torch.stack([self.per_example(z, mine).mean() for z, mine in zip(self._logits(x), labels, strict=True)])
 
     @abstractmethod
-    def logits(self, x: Tensor) -> Tensor | list[Tensor]:
+    def _logits(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits of each network, of the same images."""
 
     def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, Look]:
@@ -92,11 +92,11 @@ class Networks(ABC):
 
         def look(index: int, now: Tensor) -> Look:
             seen = self.seen.setdefault(index, x.new_zeros(len(x)))
-            return Look(seen, lambda part: self.example_losses(index, now, x[part], y[index, part]))
+            return Look(seen, lambda part: self._example_losses(index, now, x[part], y[index, part]))
 
         return {index: look(index, self.weights[self.running.index(index)].clone()) for index in asked}
 
-    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def _example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Loss of each example, of one network with the weights of a row; asked for where looks are lazy."""
         raise NotImplementedError
 
@@ -138,8 +138,7 @@ class Stack(Networks):
             self.slope_of[name].copy_(found)
         return self.slope, losses.detach()
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits of each network, of the same images."""
+    def _logits(self, x: Tensor) -> Tensor:
         return self._forward(x, self.named(self.weights), shared=True)
 
 
@@ -171,10 +170,8 @@ class Turns(Networks):
                 mine[row].copy_(part)
         return self.slope, torch.stack(losses)
 
-    def logits(self, x: Tensor) -> list[Tensor]:
-        """Logits of each network, of the same images."""
+    def _logits(self, x: Tensor) -> list[Tensor]:
         return [torch.cat([self.models[index](part) for part in x.split(CHUNK)]) for index in self.running]
 
-    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each example, of one network with the weights of a row."""
+    def _example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return self.per_example(functional_call(self.models[index], self.named(row), (x,)), y)
