@@ -47,17 +47,22 @@ class Level:
 
     It is near if the last batch or the last look lay below twice the level. A look ends once the loss is certain to be
     above the level; whether it was near is then settled only where nothing else tells, at the weights of that look.
-    `looks` gives the looks of the networks that are asked for, `per_epoch` counts updates.
+    `seen` holds the loss of each example when last looked at, of each network; `per_epoch` counts updates.
     """
 
     level: float
-    looks: Callable[[Sequence[int]], dict[int, Look]]
     per_epoch: int
+    seen: Sequence[Tensor]
     near: dict[int, bool] = field(default_factory=dict)
     unsettled: dict[int, Look] = field(default_factory=dict)
 
-    def reached(self, step: int, batch_losses: Tensor, running: Sequence[int]) -> dict[int, bool]:
-        """Networks that stop after update `step`, and whether at the level or because their loss is not finite."""
+    def reached(
+        self, step: int, batch_losses: Tensor, running: Sequence[int], looks: Callable[..., list[Look]]
+    ) -> dict[int, bool]:
+        """Networks that stop after update `step`, and whether at the level or because their loss is not finite.
+
+        `looks` goes from rows of the running networks and what was seen of each to looks at them.
+        """
         for index, below in zip(running, (batch_losses < 2 * self.level).tolist(), strict=True):
             self.near[index] = self.near.get(index, False) or below
         due = list(running) if step % self.per_epoch == 0 else [i for i in running if step % 2 == 0 and self._near(i)]
@@ -65,7 +70,8 @@ class Level:
             return {}
         self.unsettled.clear()
         stopped = {}
-        for index, look in self.looks(due).items():
+        found = looks([running.index(index) for index in due], [self.seen[index] for index in due])
+        for index, look in zip(due, found, strict=True):
             loss = look.until(self.level)
             if not loss >= self.level:
                 stopped[index] = bool(torch.isfinite(loss))

@@ -71,41 +71,46 @@ def fit(
     per_epoch = len(x) // recipe.batch_size
     budget, update = recipe.most_epochs * per_epoch, 0
     velocity, late = torch.zeros_like(networks.weights), networks.weights.new_full((len(models),), math.nan)
-    level = None if recipe.stop_loss is None else Level(recipe.stop_loss, partial(networks.looks, x, y), per_epoch)
-    augment = AUGMENTATIONS[recipe.augmentation]
-    fits, labels = [Fit(reached=None if level is None else False) for _ in models], y
-    while update < budget and networks.running:
+    level, augment = None, AUGMENTATIONS[recipe.augmentation]
+    if recipe.stop_loss is not None:
+        level = Level(recipe.stop_loss, per_epoch, [x.new_zeros(len(x)) for _ in models])
+    fits = [Fit(reached=None if level is None else False) for _ in models]
+    running, alive, labels = list(range(len(models))), list(models), y
+    while update < budget and running:
         order = torch.stack([torch.randperm(len(x), generator=g) for g in generators]).to(x.device)
         for batches in order[:, : per_epoch * recipe.batch_size].split(recipe.batch_size, dim=1):
             if probe is not None and probe_every and update % probe_every == 0:
-                networks.write(models)
+                networks.write(alive)
                 probe(update, models)
-            batch = batches if len(batches) == len(labels) else batches[networks.running]
+            batch = batches if len(batches) == len(running) else batches[running]
             images = x[batch]
             if augment is not None:
-                draws = zip(images, networks.running, strict=True)
+                draws = zip(images, running, strict=True)
                 images = torch.stack([augment(part, recipe.shift_pixels, generators[index]) for part, index in draws])
             gradient, losses = networks.gradient(images, labels.gather(1, batch))
             _update(networks.weights, velocity, gradient, recipe, recipe.step(update, per_epoch=per_epoch))
             update += 1
-            stopped = {} if level is None else level.reached(update, losses, networks.running)
-            if level is None and update == budget - budget // 10:
-                late[networks.running] = networks.loss(x, labels)
+            stopped = {}
+            if level is not None:
+                stopped = level.reached(update, losses, running, partial(networks.looks, x, labels))
+            elif update == budget - budget // 10:
+                late[running] = networks.loss(x, labels)
             if update % (10 * per_epoch) == 0:
                 finite = torch.isfinite(networks.loss(x, labels)).tolist()
-                diverged = [index for index, ok in zip(networks.running, finite, strict=True) if not ok]
-                stopped = dict.fromkeys(diverged, False) | stopped
+                stopped = {i: False for i, ok in zip(running, finite, strict=True) if not ok} | stopped
             if stopped:
                 for index, reached in stopped.items():
                     fits[index].steps, fits[index].reached = update, None if level is None else reached
-                networks.write(models)
-                kept = [row for row, index in enumerate(networks.running) if index not in stopped]
-                networks.keep(kept)
-                velocity, labels = velocity[kept], labels[kept]
-            if not networks.running:
-                break
-    networks.write(models)
-    for index in networks.running:
+                networks.write(alive)
+                kept = [row for row, index in enumerate(running) if index not in stopped]
+                running, velocity, labels = [running[row] for row in kept], velocity[kept], labels[kept]
+                alive = [models[index] for index in running]
+                if not running:
+                    break
+                networks = _networks(alive, recipe, [generators[index] for index in running], x.device)
+    if running:
+        networks.write(alive)
+    for index in running:
         fits[index].steps = update
     final = _networks(models, recipe, generators, x.device).loss(x, y)
     for model, mine, f, loss, before in zip(models, y, fits, final, late, strict=True):
