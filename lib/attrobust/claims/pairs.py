@@ -49,15 +49,12 @@ def differences(table: pd.DataFrame) -> str:
     return "\n".join([*lines, *[sentence(claim, part) for claim, part in table.groupby("claim", sort=False)]])
 
 
-def parity(
-    rows: pd.DataFrame, *, metric: str, reference: str, margin: float,
-    by: Sequence[str] = ("dataset", "step_size", "seed"),
-) -> pd.DataFrame:  # fmt: skip
+def parity(rows: pd.DataFrame, *, metric: str, reference: str, margin: float) -> pd.DataFrame:
     """Is a metric the same under every attention, up to a margin? One row of paired differences per attention.
 
-    The rows are comparable runs with a column `attention`; `by` names a pair, and the margin is fixed beforehand.
+    The rows are comparable runs; one data set, step size and seed make a pair. The margin is fixed beforehand.
     """
-    wide = rows.pivot_table(index=list(by), columns="attention", values=metric, sort=False)
+    wide = rows.pivot_table(index=["dataset", "step_size", "seed"], columns="attention", values=metric, sort=False)
     records, compared = [], wide.get(reference, pd.Series(np.nan, wide.index))
     for name in wide.columns.drop(reference, errors="ignore"):
         found = estimate((wide[name] - compared).dropna(), "difference", "pairs")

@@ -66,15 +66,15 @@ def ends(rows: pd.DataFrame, metric: str, by: str) -> dict[str, float]:
     return {"first": first, "last": last}
 
 
-def interval(values: Sequence[float] | np.ndarray | pd.Series, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Student-t interval of a mean; infinite with fewer than two values."""
+def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, float]:
+    """95 % Student-t interval of a mean; infinite with fewer than two values."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return -np.inf, np.inf
     spread = stats.sem(values)
     if spread == 0:
         return float(values.mean()), float(values.mean())
-    low, high = stats.t.interval(confidence, len(values) - 1, loc=values.mean(), scale=spread)
+    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=values.mean(), scale=spread)
     return float(low), float(high)
 
 

@@ -23,47 +23,48 @@ Looks = dict[str, dict[str, object]]
 @drawing
 def against(
     table: pd.DataFrame, *, panels: str = "statement", hue: str = "arm", x_label: str = "bound (right side)",
-    y_label: str = "left side", log: bool = True, titles: Mapping[str, str] | None = None,
+    y_label: str = "left side", titles: Mapping[str, str] | None = None,
 ) -> Figure:  # fmt: skip
-    """Left side of each case against its right side; on or under the diagonal the statement holds.
+    """Left side of each case against its right side, both logarithmic; on or under the diagonal the statement holds.
 
-    The table has one row per case with columns `left`, `right`, `panels` and `hue`. On logarithmic axes cases with a
-    side of 0 are left out. `titles` holds readable titles of panels.
+    The table has one row per case with columns `left`, `right`, `panels` and `hue`; cases with a side of 0 are left
+    out. `titles` holds readable titles of panels.
     """
     looks = _looks(table[hue].unique(), lines=False)
-    figure, parts = panelled(table, panels, lambda n: (3.3 * n + 0.5, 3.5))
+    figure, parts = panelled(table, panels, (3.3, 0.5, 3.5))
     for axis, value, inside in parts:
-        inside = inside[np.isfinite(inside["right"])]
-        inside = inside[(inside["left"] > 0) & (inside["right"] > 0)] if log else inside
+        inside = inside[np.isfinite(inside["right"]) & (inside["left"] > 0) & (inside["right"] > 0)]
         for name, look in looks.items():
-            mine = inside[inside[hue] == name]
-            axis.scatter(
-                mine["right"], mine["left"], s=9, alpha=0.5, linewidth=0, color=look["color"], marker=look["marker"]
-            )
-        _diagonal(axis, inside, log=log)
-        if log:
-            _log_ticks(axis, "x", "y")
+            _cloud(axis, inside.loc[inside[hue] == name, ["right", "left"]], look, s=9, alpha=0.5)
+        both = pd.concat([inside["left"], inside["right"]])
+        low, high = both.min() / 2, both.max() * 2
+        axis.set(xscale="log", yscale="log")
+        line = np.geomspace(low, high, 50)
+        axis.plot(line, line, color=COLORS["theory"], linewidth=1)
+        axis.fill_between(line, line, high, color=COLORS["attack"], alpha=0.08, linewidth=0)
+        axis.set(xlim=(low, high), ylim=(low, high), title=(titles or {}).get(value, label(value)))
+        _log_ticks(axis, "x", "y")
         axis.set(xlabel=x_label, ylabel=y_label if axis is figure.axes[0] else "")
-        axis.set_title((titles or {}).get(value, label(value)))
     _legend(figure, looks)
     return figure
 
 
 @drawing
 def tightness(
-    table: pd.DataFrame, *, row: str = "row", value: str = "ratio", hue: str = "side", limit: float = 1.0,
-    low: float | None = None, x_label: str = "left side / right side", height: float = 0.22,
+    table: pd.DataFrame, *, value: str = "ratio", limit: float = 1.0, low: float | None = None,
+    x_label: str = "left side / right side", height: float = 0.22,
 ) -> Figure:  # fmt: skip
-    """One line of dots per statement on a logarithmic axis, with the limit no dot may pass.
+    """One line of dots per statement (`row`) on a logarithmic axis, with the limit no dot may pass.
 
-    Values below `low` (a thousandth of the limit if None) are drawn there; a line is `height` inches high.
+    The column `side` colours the dots. Values below `low` (a thousandth of the limit if None) are drawn there; a line
+    is `height` inches high.
     """
-    rows, looks = list(table[row].unique()), _looks(table[hue].unique(), marks="|", lines=False)
+    rows, looks = list(table["row"].unique()), _looks(table["side"].unique(), marks="|", lines=False)
     figure, axis = plt.subplots(figsize=(7.0, 1.3 + height * len(rows)))
-    places = table[row].map({name: i for i, name in enumerate(rows)})
+    places = table["row"].map({name: i for i, name in enumerate(rows)})
     finite = table[value].clip(lower=limit / 1000 if low is None else low, upper=100 * limit)
     for name, look in looks.items():
-        mine = table[hue] == name
+        mine = table["side"] == name
         axis.plot(finite[mine], places[mine], markersize=7, alpha=0.6, zorder=3, **look)
     axis.axvline(limit, color=COLORS["theory"], linewidth=1, zorder=2)
     axis.set(xscale="log", xlabel=x_label, yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.4, -0.6))
@@ -86,10 +87,9 @@ def profiles(
     values of `hue` that are bounds.
     """
     looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "")
-
     width = max(5.2, 3.1 * table[panels].nunique() + 0.5)
     height = 3.1 + 0.2 * -(-len(looks) // _columns(width, looks))
-    figure, parts = panelled(table, panels, lambda n: (width, height))
+    figure, parts = panelled(table, panels, (3.1, 0.5, height), least=5.2)
     for axis, value, inside in parts:
         for name, look in looks.items():
             line = inside[inside[hue] == name].groupby(x)[y].agg(["mean", "min", "max"])
@@ -104,28 +104,25 @@ def profiles(
 
 @drawing
 def clouds(
-    points: pd.DataFrame, limits: pd.DataFrame, *, panels: str = "panel", hue: str = "name", log_x: Sequence[str] = (),
-    log_y: Sequence[str] = (), x_labels: Mapping[str, str] | None = None, y_labels: Mapping[str, str] | None = None,
+    points: pd.DataFrame, limits: pd.DataFrame, *, log_x: Sequence[str] = (), log_y: Sequence[str] = (),
+    x_labels: Mapping[str, str] | None = None, y_labels: Mapping[str, str] | None = None,
 ) -> Figure:  # fmt: skip
-    """One point per case, and the curves no point may cross, dashed and black; one panel per value of `panels`.
+    """One point per case, and the curves no point may cross, dashed and black.
 
-    Points and limits have columns `x`, `y`, `panels` and `hue`; a curve is drawn in the panel it names. `log_x` and
+    Points and limits have columns `x`, `y`, `panel` and `name`; a curve is drawn in the panel it names. `log_x` and
     `log_y` name the panels with a logarithmic axis, where points at 0 are left out.
     """
-    bounds = list(limits[hue].unique())
-    looks = _looks([*points[hue].unique(), *bounds], theory=bounds, lines=False)
-    figure, parts = panelled(points, panels, lambda n: (max(5.6, 3.6 * n + 0.4), 3.6))
+    bounds = list(limits["name"].unique())
+    looks = _looks([*points["name"].unique(), *bounds], theory=bounds, lines=False)
+    figure, parts = panelled(points, "panel", (3.6, 0.4, 3.6), least=5.6)
     for axis, value, inside in parts:
-        over = limits[limits[panels] == value]
+        over = limits[limits["panel"] == value]
         for name, look in looks.items():
             if name in bounds:
-                line = over[over[hue] == name]
+                line = over[over["name"] == name]
                 axis.plot(line["x"], line["y"], **look)
             else:
-                mine = inside[inside[hue] == name]
-                axis.scatter(
-                    mine["x"], mine["y"], s=8, alpha=0.45, linewidth=0, color=look["color"], marker=look["marker"]
-                )
+                _cloud(axis, inside.loc[inside["name"] == name, ["x", "y"]], look, s=8, alpha=0.45)
         x_label, y_label = (x_labels or {}).get(value, ""), (y_labels or {}).get(value, "")
         top = inside["y"].max() * (2 if value in log_y else 1.08)
         _frame(axis, value, log_x, log_y, x_label=x_label, y_label=y_label, top=top)
@@ -133,16 +130,9 @@ def clouds(
     return figure
 
 
-def _diagonal(axis: Axes, inside: pd.DataFrame, *, log: bool) -> None:
-    """The line left = right, with the side where a statement would be violated shaded."""
-    both = pd.concat([inside["left"], inside["right"]])
-    low, high = (both.min() / 2, both.max() * 2) if log else (min(0.0, both.min()), both.max() * 1.05)
-    if log:
-        axis.set(xscale="log", yscale="log")
-    line = np.geomspace(low, high, 50) if log else np.linspace(low, high, 50)
-    axis.plot(line, line, color=COLORS["theory"], linewidth=1)
-    axis.fill_between(line, line, high, color=COLORS["attack"], alpha=0.08, linewidth=0)
-    axis.set(xlim=(low, high), ylim=(low, high))
+def _cloud(axis: Axes, points: pd.DataFrame, look: dict[str, object], **sizes: float) -> None:
+    """Points of two columns, with the colour and the marker of a look."""
+    axis.scatter(*points.to_numpy().T, linewidth=0, color=look["color"], marker=look["marker"], **sizes)
 
 
 def _frame(

@@ -63,19 +63,19 @@ def trends(
 
 @drawing
 def curves(
-    table: pd.DataFrame, *, x: str, y: str, hue: str, panels: str | None = None, low: str = "low", high: str = "high",
-    x_label: str = "", y_label: str = "", log_x: bool = False, decorate: Callable[[Axes, str], None] | None = None,
+    table: pd.DataFrame, *, x: str, y: str, hue: str, panels: str | None = None, x_label: str = "", y_label: str = "",
+    log_x: bool = False, decorate: Callable[[Axes, str], None] | None = None,
 ) -> Figure:  # fmt: skip
-    """Curves whose values and intervals are already in the table, one line per `hue`, one panel per `panels`."""
+    """Curves whose values and intervals (`low`, `high`) are in the table, one per `hue`, one panel per `panels`."""
     hues = list(table[hue].unique())
     palette = dict(zip(hues, sns.color_palette("viridis", len(hues)), strict=True)) | COLORS
-    figure, parts = panelled(table, panels, lambda n: (3.4 * n + 0.6, 2.9), sharey=True)
+    figure, parts = panelled(table, panels, (3.4, 0.6, 2.9), sharey=True)
     for axis, value, inside in parts:
         for name in hues:
             line, color = inside[inside[hue] == name].sort_values(x), palette[name]
             axis.plot(line[x], line[y], marker="o", color=color, label=label(name))
-            if low in line and high in line:
-                axis.fill_between(line[x], line[low], line[high], color=color, alpha=0.2, linewidth=0)
+            if "low" in line and "high" in line:
+                axis.fill_between(line[x], line["low"], line["high"], color=color, alpha=0.2, linewidth=0)
         if log_x:
             _ticks(axis, inside[x])
         axis.set(xlabel=x_label or label(x), ylabel=(y_label or label(y)) if axis is figure.axes[0] else "")
@@ -118,7 +118,7 @@ def scatter(table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels
     """One point per run: two measured quantities against each other, coloured by `hue`, sized by `shade`."""
     hues = list(table[hue].unique())
     least, most = table[shade].min(), table[shade].max()
-    figure, parts = panelled(table, panels, lambda n: (3.6 * n + 0.4, 3.0))
+    figure, parts = panelled(table, panels, (3.6, 0.4, 3.0))
     for axis, value, inside in parts:
         # One value left: all points are small.
         sizes = 10 + 40 * (np.log(inside[shade] / least) / (np.log(most / least) or 1.0))

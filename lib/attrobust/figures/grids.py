@@ -26,10 +26,10 @@ def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.Dat
 
 
 @drawing
-def pictures(table: pd.DataFrame, *, size: float = 1.35) -> Figure:
+def pictures(table: pd.DataFrame) -> Figure:
     """Draw the grid of a `pixels` table: column names on top, row names on the left, captions below."""
     rows, columns = list(table["row"].unique()), list(table["column"].unique())
-    shape = (size * len(columns) + 0.9, (size + 0.3) * len(rows) + 0.5)
+    shape = (1.35 * len(columns) + 0.9, (1.35 + 0.3) * len(rows) + 0.5)
     figure, axes = plt.subplots(len(rows), len(columns), figsize=shape, squeeze=False)
     for (r, c), axis in np.ndenumerate(axes):
         axis.set(xticks=[], yticks=[])
@@ -55,19 +55,18 @@ def pictures(table: pd.DataFrame, *, size: float = 1.35) -> Figure:
 
 @drawing
 def matrix(
-    table: pd.DataFrame, *, rows: str, columns: str, value: str = "mean", low: str = "low", high: str = "high",
-    shade: str = "shade", digits: int = 2, x_label: str = "", y_label: str = "",
-) -> Figure:  # fmt: skip
-    """One cell per pair, with its value and interval; the deeper its colour (`shade`, 0 to 1), the more damage."""
+    table: pd.DataFrame, *, rows: str, columns: str, digits: int = 2, x_label: str = "", y_label: str = ""
+) -> Figure:
+    """One cell per pair: `mean`, `low` and `high`; the deeper its colour (`shade`, 0 to 1), the more damage."""
     lines, names = list(table[rows].unique()), list(table[columns].unique())
     figure, axis = plt.subplots(figsize=(1.15 * len(names) + 1.9, 0.36 * len(lines) + 1.3))
-    shades = table.pivot(index=rows, columns=columns, values=shade).loc[lines, names]
+    shades = table.pivot(index=rows, columns=columns, values="shade").loc[lines, names]
     palette = sns.light_palette(COLORS["attack"], as_cmap=True)
     axis.imshow(shades.to_numpy(dtype=float), cmap=palette, vmin=0, vmax=1.4, aspect="auto")
     for cell in table.to_dict("records"):
         place = names.index(cell[columns]), lines.index(cell[rows])
-        span = f"[{cell[low]:.{digits}f}, {cell[high]:.{digits}f}]"
-        for text, height, size in ((f"{cell[value]:.{digits}f}", 3, 8), (span, -6, 6)):
+        mean, low, high = (f"{cell[name]:.{digits}f}" for name in ("mean", "low", "high"))
+        for text, height, size in ((mean, 3, 8), (f"[{low}, {high}]", -6, 6)):
             axis.annotate(text, place, (0, height), textcoords="offset points", ha="center", va="center", fontsize=size)
     axis.set_xticks(range(len(names)), [label(name).replace(" ", "\n", 1) for name in names], fontsize=7)
     axis.set_yticks(range(len(lines)), [label(line) for line in lines], fontsize=8)

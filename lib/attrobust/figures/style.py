@@ -124,11 +124,15 @@ def drawing(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def panels(
-    table: pd.DataFrame, column: str | None, size: Callable[[int], tuple[float, float]], **options: object
+    table: pd.DataFrame, column: str | None, inches: tuple[float, float, float], *, least: float = 0, **options: object
 ) -> tuple[Figure, list[tuple[Axes, str, pd.DataFrame]]]:
-    """A row of panels, one per value of a column (one for all without it): axes, value and rows of each."""
+    """A row of panels, one per value of a column (one for all without it): axes, value and rows of each.
+
+    `inches` are a panel's width, what all have beside it, and the height; `least` is the least width of the figure.
+    """
     values = list(table[column].unique()) if column else [""]
-    figure, axes = plt.subplots(1, len(values), figsize=size(len(values)), squeeze=False, **options)
+    size = max(least, inches[0] * len(values) + inches[1]), inches[2]
+    figure, axes = plt.subplots(1, len(values), figsize=size, squeeze=False, **options)
     rows = [table[table[column] == value] if column else table for value in values]
     return figure, list(zip(axes[0], values, rows, strict=True))
 
