@@ -258,6 +258,15 @@ def test_a_page_has_one_column_per_arm_activations_included():
     assert "relu" in page
 
 
+def test_arms_of_a_page_stand_in_the_order_of_the_table_data_sets_first():
+    parts = [two_arms().assign(dataset=name, batch_size=32) for name in ("mnist", "digits")]
+    table = pd.concat(parts, ignore_index=True).sort_values("protocol", kind="stable")
+    page = claims.overview(claims.assess(table, {"C1": {"metric": "up"}}, step=table["key"], batch=table["key"]))
+    datasets, protocols = (line.split() for line in page.splitlines()[2:4])
+    assert datasets == ["mnist", "digits"]
+    assert protocols == ["matched", "plateau"] * 2
+
+
 def test_the_corruption_of_one_row_changes_the_stated_change():
     table = two_arms()
     before = claims.judge(table, {"metric": "up"}, by="step_size")

@@ -59,7 +59,7 @@ def pinned(content, urls=()):
 
 def source(content=CONTENT, urls=(), **changes):
     fields = {"files": pinned(content, urls), "folders": ("mnist", "MNIST/raw"), "classes": tuple("0123456789")}
-    fields |= {"size": SIZE, "reader": "idx", "licence": ""}
+    fields |= {"size": SIZE, "reader": "idx"}
     return sources.Source(**(fields | changes))
 
 
@@ -136,7 +136,7 @@ def test_digits_are_embedded_pinned_and_split_without_overlap():
 
 
 def test_digits_with_other_pixels_are_refused(monkeypatch):
-    monkeypatch.setattr(data, "DIGITS_PIXELS", "0" * 64)
+    monkeypatch.setattr(formats, "DIGITS_PIXELS", "0" * 64)
     with pytest.raises(data.DataError, match="digits are not the pinned ones: reinstall scikit-learn"):
         data.load("digits")
 

@@ -18,9 +18,8 @@ def lines():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("log", [True, False])
-def test_no_true_case_stands_over_the_diagonal(log):
-    figure = figures.against(cases(), log=log)
+def test_no_true_case_stands_over_the_diagonal():
+    figure = figures.against(cases())
     assert [axis.get_title() for axis in figure.axes] == ["P1", "P2"]
     for axis in figure.axes:
         for points in axis.collections:

@@ -135,9 +135,9 @@ def test_a_turn_gives_the_gradient_and_the_losses_that_a_stack_gives():
     assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-12)
     assert torch.allclose(turns.loss(x, y), stack.loss(x, y), rtol=1e-10)
     for kind in (turns, stack):
-        looks = kind.looks(x, y, [0, 2])
-        assert sorted(looks) == [0, 2]
-        assert all(torch.allclose(look.until(math.inf), kind.loss(x, y)[i]) for i, look in looks.items())
+        looks = kind.looks(x, y.expand(3, -1), [0, 2], list(torch.zeros(2, 12, dtype=x.dtype)))
+        for row, look in zip([0, 2], looks, strict=True):
+            assert torch.allclose(look.until(math.inf), kind.loss(x, y)[row])
 
 
 def test_transformers_in_turns_look_at_their_loss_when_stacked_ones_do(monkeypatch):
@@ -154,12 +154,12 @@ def test_transformers_in_turns_look_at_their_loss_when_stacked_ones_do(monkeypat
 
 
 def test_a_look_at_the_loss_is_exact_below_the_level_and_a_lower_bound_above_it(monkeypatch):
-    monkeypatch.setattr(stacks, "CHUNK", 4)
+    monkeypatch.setattr(level, "CHUNK", 4)
     x, y = examples(n=32)
     turns = stacks.Turns([build(s, "vit").double() for s in range(2)], training.cross_entropy)
-    exact = turns.loss(x, y)[1]
+    exact, seen = turns.loss(x, y)[1], torch.zeros(32, dtype=x.dtype)
     for share in (0.2, 0.5, 0.9, 1.01, 2):
-        look = turns.looks(x, y, [1])[1]
+        look = turns.looks(x, y.expand(2, -1), [1], [seen])[0]
         found = look.until(share * float(exact))
         assert look.over or found > share * exact
         assert found <= exact * (1 + 1e-12)
@@ -169,20 +169,20 @@ def test_a_look_at_the_loss_is_exact_below_the_level_and_a_lower_bound_above_it(
 
 @pytest.mark.parametrize("least", [1, 3])
 def test_a_look_at_the_loss_begins_with_what_was_hard_and_ends_where_the_answer_is_certain(least, monkeypatch):
-    monkeypatch.setattr(stacks, "CHUNK", 4)
-    monkeypatch.setattr(stacks, "LEAST", least)
+    monkeypatch.setattr(level, "CHUNK", 4)
+    monkeypatch.setattr(level, "LEAST", least)
     x, y = examples(n=32)
-    net, shown = build(0, "vit").double(), []
+    net, shown, seen = build(0, "vit").double(), [], torch.zeros(32, dtype=x.dtype)
     with torch.no_grad():
         hardest = cases.per_example_cross_entropy(net(x), y).sort(descending=True).values
     turns = stacks.Turns([net], training.cross_entropy)
     turns.models[0].register_forward_pre_hook(lambda _, inputs: shown.append(len(inputs[0])))
-    turns.looks(x, y, [0])[0].until(math.inf)
+    turns.looks(x, y[None], [0], [seen])[0].until(math.inf)
     for share in (0.1, 0.3, 0.6, 0.95):
         shown.clear()
-        level = share * float(hardest.mean())
-        turns.looks(x, y, [0])[0].until(level)
-        enough = int((hardest.cumsum(0) > level * len(x)).nonzero()[0]) + 1
+        enough_loss = share * float(hardest.mean())
+        turns.looks(x, y[None], [0], [seen])[0].until(enough_loss)
+        enough = int((hardest.cumsum(0) > enough_loss * len(x)).nonzero()[0]) + 1
         whole, rest = divmod(enough, 4)
         assert shown == [4] * whole + [max(least, rest)] * (rest > 0)
         assert share > 0.9 or sum(shown) < share * len(x) + 4
@@ -199,11 +199,11 @@ def test_transformers_that_are_trained_keep_their_flags():
 
 
 def test_a_look_is_settled_at_the_weights_it_began_with(monkeypatch):
-    monkeypatch.setattr(stacks, "CHUNK", 4)
+    monkeypatch.setattr(level, "CHUNK", 4)
     x, y = examples(n=32)
     turns = stacks.Turns([build(0, "vit").double()], training.cross_entropy)
     before = turns.loss(x, y)[0]
-    look = turns.looks(x, y, [0])[0]
+    look = turns.looks(x, y[None], [0], [torch.zeros(32, dtype=x.dtype)])[0]
     look.until(float(before) / 4)
     assert not look.over
     for w in turns.weights:
@@ -227,26 +227,22 @@ def stops(losses, batches, limit, per_epoch):
 
 @pytest.mark.parametrize("draw", range(30))
 def test_looks_cut_short_are_taken_at_the_same_updates_as_whole_ones(draw, monkeypatch):
-    monkeypatch.setattr(stacks, "CHUNK", 5)
+    monkeypatch.setattr(level, "CHUNK", 5)
     limit, per_epoch, generator = 0.1, 7, cases.generator(draw)
     size = limit * (0.98 + 3 * torch.rand(120, 1, generator=generator, dtype=torch.float64))
     examples = torch.rand(120, 40, generator=generator, dtype=torch.float64) ** 8
     examples *= size / examples.mean(1, keepdim=True)
     batches = 4 * limit * torch.rand(120, 1, generator=generator)
     expected = stops(examples.mean(1).tolist(), batches.flatten().tolist(), limit, per_epoch)
-    due, seen = [], torch.zeros(40, dtype=torch.float64)
+    due = []
 
-    class Prescribed(stacks.Stack):
-        def __init__(self):
-            """Nothing is trained."""
+    def looks(rows, seen):
+        due.append(step)
+        return [level.Look(before, lambda part, now=examples[step - 1]: now[part]) for before in seen]
 
-        def looks(self, x, y, asked):
-            due.append(step)
-            return {i: stacks.Look(seen, lambda part, now=examples[step - 1]: now[part]) for i in asked}
-
-    watch = level.Level(limit, Prescribed(), examples, examples, per_epoch=per_epoch)
+    watch = level.Level(limit, per_epoch, [torch.zeros(40, dtype=torch.float64)])
     for step in range(1, 121):
-        if watch.reached(step, batches[step - 1], [0]):
+        if watch.reached(step, batches[step - 1], [0], looks):
             break
     assert due == expected
 
@@ -343,8 +339,8 @@ def test_a_row_of_dense_networks_is_rounded_alike_wherever_it_stands(width, acti
         assert torch.equal(slope[0], slopes[i])
         assert torch.equal(loss[0], losses[i])
         assert torch.equal(alone.loss(x.flatten(0, 1), y.flatten())[0], whole[i])
-    together.keep([3, 8])
-    assert torch.equal(together.gradient(x[[3, 8]], y[[3, 8]])[0], slopes[[3, 8]])
+    fewer = dense.Dense([nets[3], nets[8]], training.cross_entropy)
+    assert torch.equal(fewer.gradient(x[[3, 8]], y[[3, 8]])[0], slopes[[3, 8]])
 
 
 @pytest.mark.parametrize("loss", training.LOSSES)

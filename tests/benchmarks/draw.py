@@ -39,8 +39,8 @@ def speed(folder: Path, table: pd.DataFrame, *, repetitions: int) -> None:
             f"median and range of {repetitions} interleaved repetitions, one thread; × relative to ours; green: ours",
             fontsize=7,
         )
-    figures.write(
-        figure, folder, "speed", data=table,
+    figures.save(
+        figure, folder, "speed", data=table, subfolder="",
         alt="Seconds of every route to three curvature questions on three networks, ours first in each panel.",
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ def growth(folder: Path, rows: pd.DataFrame) -> None:
         figure.supxlabel(
             f"median and range of {rows['repetition'].max() + 1} repetitions; dashed: the count on paper", fontsize=7
         )
-    figures.write(
-        figure, folder, "growth", data=band,
+    figures.save(
+        figure, folder, "growth", data=band, subfolder="",
         alt="Cost in gradients against images, parameters and outputs, with the count on paper dashed.",
     )  # fmt: skip

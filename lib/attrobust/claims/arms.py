@@ -11,17 +11,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 
-from attrobust.claims.rule import (
-    CONFIDENCE,
-    OPPOSITE,
-    SUPPORTED,
-    UNDECIDED,
-    Trend,
-    change_per_seed,
-    comparable,
-    trend,
-    verdict,
-)
+from attrobust.claims import rule
 from attrobust.claims.tables import sentence
 
 COLUMNS = ("change", "low", "high", "seeds", "first", "last", "runs", "left_out", "verdict")
@@ -30,69 +20,42 @@ COLUMNS = ("change", "low", "high", "seeds", "first", "last", "runs", "left_out"
 def judge(
     rows: pd.DataFrame, metrics: Mapping[str, str], *, by: str, arm: Sequence[str] = ("dataset", "protocol")
 ) -> pd.DataFrame:
-    """Verdict of every arm and metric.
+    """One row per arm and metric: change over the range of `by`, interval, seeds, ends, verdict.
 
-    Args:
-        rows: long rows with columns `metric` and `value`, of runs comparable or not; who is not leaves its arm.
-        metrics: metric -> claimed direction, "up" or "down".
-        by: "step_size" or "batch_size".
-        arm: columns that tell arms apart.
+    The long rows have columns `metric` and `value`; runs that are not comparable leave their arm. `metrics` goes from
+    metric to claimed direction, "up" or "down".
 
     Raises:
         ValueError: if rows hold no line of a metric.
-
-    Returns:
-        One row per arm and metric: change over the range, interval, seeds, ends, verdict, and which values of
-        `by` were left.
     """
-    table = []
     for metric in metrics:
         if metric not in set(rows["metric"]):
             raise ValueError(f"rows hold no metric {metric!r}; they hold {', '.join(rows['metric'].unique())}")
+    table = []
     for names, inside in rows.groupby(list(arm), sort=False):
         for metric, claimed in metrics.items():
             runs = inside[inside["metric"] == metric]
-            kept = comparable(runs)
+            kept = rule.comparable(runs)
             if len(kept) and (kept["value"] == 0).all():
                 continue  # nothing to judge: between its kinks the logit of a ReLU network has no curvature at all
-            t = trend(kept, metric="value", by=by)
-            table.append(
-                {
-                    **dict(zip(arm, names, strict=True)),
-                    "metric": metric,
-                    "claimed": claimed,
-                    "change": t.change,
-                    "low": t.low,
-                    "high": t.high,
-                    "seeds": t.seeds,
-                    "first": t.first,
-                    "last": t.last,
-                    "runs": len(kept),
-                    "left_out": len(runs) - len(kept),
-                    "verdict": verdict(t.low, t.high, claimed=claimed) if t.seeds else UNDECIDED,
-                }
-            )
-    return pd.DataFrame(table)
+            t = rule.trend(kept, metric="value", by=by)
+            judged = rule.verdict(t.low, t.high, claimed=claimed) if t.seeds else rule.UNDECIDED
+            counts = {"runs": len(kept), "left_out": len(runs) - len(kept)}
+            table.append(dict(zip(arm, names, strict=True)) | {"metric": metric, "claimed": claimed})
+            table[-1] |= vars(t) | counts | {"verdict": judged}
+    return pd.DataFrame(table, columns=[*arm, "metric", "claimed", *COLUMNS])
 
 
-def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], arm: Sequence[str]) -> Trend:
-    """Random-effects estimate of the change over clusters of arms.
+def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], arm: Sequence[str]) -> rule.Trend:
+    """Random-effects estimate of a metric's change over the clusters (say architecture and data set) of long rows.
 
-    Within a cluster each seed's change is averaged over the arms (they share data and initial weights and are not
-    independent); the clusters' means and standard errors are pooled.
-
-    Args:
-        rows: long rows, of runs comparable or not.
-        metric: which of their lines are explained.
-        by: column that explains.
-        cluster: columns that name a cluster, such as architecture and data set.
-        arm: further columns that tell arms of a cluster apart.
+    Within a cluster each seed's change is averaged over the arms, which the columns `arm` tell apart (they share data
+    and initial weights and are not independent); the clusters' means and standard errors are pooled.
     """
-    means, errors, seeds, first, last = [], [], 0, [], []
-    for _, inside in comparable(rows[rows["metric"] == metric]).groupby(list(cluster), sort=False):
+    means, errors, seeds, extremes = [], [], 0, []
+    for _, inside in rule.comparable(rows[rows["metric"] == metric]).groupby(list(cluster), sort=False):
         arms = [runs for _, runs in inside.groupby(list(arm), sort=False)]
-        fits = [trend(runs, metric="value", by=by) for runs in arms]
-        changes = [change_per_seed(runs, "value", by) for runs in arms]
+        changes = [rule.change_per_seed(runs, "value", by) for runs in arms]
         shared = [seed for seed in changes[0] if all(seed in c for c in changes)]
         if len(shared) < 2:
             continue
@@ -100,53 +63,31 @@ def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], 
         means.append(by_seed.mean())
         errors.append(stats.sem(by_seed))
         seeds += len(shared)
-        first.append(np.mean([f.first for f in fits]))
-        last.append(np.mean([f.last for f in fits]))
+        extremes.append(pd.DataFrame([rule.ends(runs, "value", by) for runs in arms]).mean())
     if not means:
-        return Trend(np.nan, -np.inf, np.inf, 0, np.nan, np.nan, ())
-    if len(means) == 1:
-        half = stats.t.ppf(0.5 + CONFIDENCE / 2, seeds - 1) * errors[0]
-        low, high = means[0] - half, means[0] + half
-        center = means[0]
-    else:
+        return rule.Trend(np.nan, -np.inf, np.inf, 0, np.nan, np.nan, ())
+    center, error, free = means[0], errors[0], seeds - 1
+    if len(means) > 1:
         result = combine_effects(np.array(means), np.array(errors) ** 2, method_re="iterated")
-        center = result.mean_effect_re
-        half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(means) - 1) * np.sqrt(result.var_hksj_re)
-        low, high = center - half, center + half
-    return Trend(
-        float(center),
-        float(low),
-        float(high),
-        seeds,
-        float(np.mean(first)),
-        float(np.mean(last)),
-        tuple(means),
-    )
+        center, error, free = result.mean_effect_re, np.sqrt(result.var_hksj_re), len(means) - 1
+    half = stats.t.ppf(0.5 + rule.CONFIDENCE / 2, free) * error
+    first, last = pd.DataFrame(extremes).mean()
+    return rule.Trend(float(center), float(center - half), float(center + half), seeds, first, last, tuple(means))
 
 
 def assess(
-    rows: pd.DataFrame,
-    directions: Mapping[str, Mapping[str, str]],
-    *,
-    step: pd.Series | Sequence[str],
+    rows: pd.DataFrame, directions: Mapping[str, Mapping[str, str]], *, step: pd.Series | Sequence[str],
     batch: pd.Series | Sequence[str],
-) -> pd.DataFrame:
-    """Verdicts of every claim, metric and arm, over step size and over batch size.
+) -> pd.DataFrame:  # fmt: skip
+    """Verdicts of every claim, metric and arm (named in one string), over step size and over batch size.
 
-    Args:
-        rows: long rows of all runs.
-        directions: claim -> metric -> claimed direction as the *step size* grows; over batch size it turns round.
-        step: keys of the runs in which the step size varies.
-        batch: keys of the runs in which the batch size varies.
-
-    Returns:
-        One row per claim, metric, axis and arm; `arm` names it in one string.
+    `directions` goes from claim to metric to claimed direction as the *step size* grows; over batch size it turns
+    round. `step` and `batch` hold the keys of the runs in which the one or the other varies.
     """
-    turned = {"up": "down", "down": "up"}
-    parts = []
+    turned, parts = {"up": "down", "down": "up"}, []
     for claim, metrics in directions.items():
-        for by, keys in (("step_size", step), ("batch_size", batch)):
-            claimed = {m: d if by == "step_size" else turned[d] for m, d in metrics.items()}
+        opposed = {metric: turned[direction] for metric, direction in metrics.items()}
+        for by, keys, claimed in (("step_size", step, metrics), ("batch_size", batch, opposed)):
             judged = judge(rows[rows["key"].isin(keys)], claimed, by=by, arm=("dataset", "activation", "protocol"))
             parts.append(judged.assign(claim=claim, by=by))
     table = pd.concat(parts, ignore_index=True)
@@ -157,7 +98,7 @@ def assess(
 
 def overview(table: pd.DataFrame) -> str:
     """The verdicts of `assess` as a page of text: one line per metric and axis, one column per arm."""
-    marks = {SUPPORTED: "+", OPPOSITE: "-", UNDECIDED: "."}
+    marks = {rule.SUPPORTED: "+", rule.OPPOSITE: "-", rule.UNDECIDED: "."}
     lines = ["change over the whole range; [+] supported  [-] opposite  [.] undecided", ""]
     for claim, inside in table.groupby("claim", sort=False):
         cells = inside.assign(
@@ -165,20 +106,13 @@ def overview(table: pd.DataFrame) -> str:
             line=inside["metric"] + " / " + inside["by"].str.replace("_size", ""),
         )
         arm = ["dataset", "protocol"] if cells["activation"].nunique() == 1 else ["dataset", "activation", "protocol"]
-        wide = cells.pivot(index="line", columns=arm, values="cell")
-        wide = wide.reindex(index=list(dict.fromkeys(cells["line"])))
-        seen = dict.fromkeys(cells[arm].itertuples(index=False, name=None))
-        wide = wide[
-            sorted(
-                seen,
-                key=lambda names: [list(dict.fromkeys(cells[a])).index(n) for a, n in zip(arm, names, strict=True)],
-            )
-        ]
+        for name in ("line", *arm):  # in the order of the table
+            cells[name] = pd.Categorical(cells[name], cells[name].unique())
+        wide = cells.pivot(index="line", columns=arm, values="cell").sort_index(axis=1)
         lines += [wide.rename_axis(index=None, columns=[None] * len(arm)).to_string(), ""]
-        lines += [
-            sentence(f"{claim}, by {by.replace('_', ' ')}", part) for by, part in inside.groupby("by", sort=False)
-        ]
-        lines += [""]
+        for by, part in inside.groupby("by", sort=False):
+            lines.append(sentence(f"{claim}, by {by.replace('_', ' ')}", part))
+        lines.append("")
     return "\n".join(line.rstrip() for line in "\n".join(lines).splitlines()).rstrip()
 
 
@@ -187,9 +121,8 @@ def conditions(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[st
     lines = [f"pooled change of {metric} over the range of {by}, random effects over {' x '.join(cluster)}"]
     for protocol, inside in rows.groupby("protocol", sort=False):
         t = pooled(inside, metric=metric, by=by, cluster=cluster, arm=["protocol"])
-        clusters = len(t.per_seed)
         lines.append(
             f"  {protocol:<10}{t.change:+.3f}  95 % interval [{t.low:+.3f}, {t.high:+.3f}]"
-            f"  from {clusters} clusters: {', '.join(f'{c:+.3f}' for c in t.per_seed)}"
+            f"  from {len(t.per_seed)} clusters: {', '.join(f'{c:+.3f}' for c in t.per_seed)}"
         )
     return "\n".join(lines)

@@ -5,22 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from attrobust.claims.rule import interval, no_gain, verdict
+from attrobust.claims.rule import OPPOSITE, SUPPORTED, estimate, no_gain, verdict
 from attrobust.claims.tables import sentence
+
+#: Mean similarity that a far stronger attack may take off beyond the default one; fixed before the runs.
+STRENGTH_MARGIN = 0.02
 
 
 def means(table: pd.DataFrame, metrics: Sequence[str], *, by: Sequence[str]) -> pd.DataFrame:
-    """Mean and 95 % Student-t interval of each metric for every combination of `by`.
-
-    Returns:
-        Tidy: the columns of `by`, metric, mean, low, high, n.
-    """
+    """Mean, 95 % Student-t interval and n of each metric for every combination of `by`, one row each."""
     long = table.melt(id_vars=list(by), value_vars=list(metrics), var_name="metric")
     records = []
     for names, group in long.groupby([*by, "metric"], sort=False):
-        low, high = interval(group["value"])
-        numbers = {"mean": group["value"].mean(), "low": low, "high": high, "n": len(group)}
-        records.append(dict(zip([*by, "metric"], names, strict=True)) | numbers)
+        records.append(dict(zip([*by, "metric"], names, strict=True)) | estimate(group["value"], "mean", "n"))
     return pd.DataFrame(records)
 
 
@@ -29,32 +26,16 @@ def paired(
 ) -> pd.DataFrame:
     """Verdict on "`smaller` lies below `larger`", by paired differences, for each arm.
 
-    Args:
-        table: one row per pair, indexed by `arm` and the unit, with the compared columns.
-        claim: its id.
-        larger: columns claimed to lie above.
-        smaller: column claimed to lie below.
-        arm: index level that tells arms apart.
-        metric: what the numbers are; part of the arm's name.
+    The table has one row per pair, indexed by `arm` and the unit; `metric` says what the numbers are.
     """
     records = []
     for name, pairs in table.groupby(level=arm, sort=False):
         for column in larger:
-            difference = (pairs[column] - pairs[smaller]).dropna()
-            low, high = interval(difference)
-            records.append(
-                {
-                    "claim": claim,
-                    "arm": f"{metric} | {name} | {column} above {smaller}",
-                    "change": difference.mean(),
-                    "low": low,
-                    "high": high,
-                    "n": len(difference),
-                    "first": pairs[column].mean(),
-                    "last": pairs[smaller].mean(),
-                    "verdict": verdict(low, high, claimed="up"),
-                }
-            )
+            found = estimate((pairs[column] - pairs[smaller]).dropna(), number="n")
+            ends = {"first": pairs[column].mean(), "last": pairs[smaller].mean()}
+            judged = {"verdict": verdict(found["low"], found["high"], claimed="up")}
+            names = {"claim": claim, "arm": f"{metric} | {name} | {column} above {smaller}"}
+            records.append(names | found | ends | judged)
     return pd.DataFrame(records)
 
 
@@ -68,34 +49,45 @@ def differences(table: pd.DataFrame) -> str:
     return "\n".join([*lines, *[sentence(claim, part) for claim, part in table.groupby("claim", sort=False)]])
 
 
-def parity(
-    rows: pd.DataFrame,
-    *,
-    metric: str,
-    reference: str,
-    margin: float,
-    by: Sequence[str] = ("dataset", "step_size", "seed"),
-) -> pd.DataFrame:
-    """Is a metric the same under every attention, up to a margin? Paired differences from a reference.
+def parity(rows: pd.DataFrame, *, metric: str, reference: str, margin: float) -> pd.DataFrame:
+    """Is a metric the same under every attention, up to a margin? One row of paired differences per attention.
 
-    Args:
-        rows: comparable runs with columns `attention`, `by` and the metric.
-        metric: what is compared.
-        reference: the attention that the others are compared with.
-        margin: half width of what counts as the same, fixed beforehand.
-        by: columns that name a pair.
-
-    Returns:
-        One row per attention: mean difference, its 95 % interval, number of pairs, and the verdict.
+    The rows are comparable runs; one data set, step size and seed make a pair. The margin is fixed beforehand.
     """
-    wide = rows.pivot_table(index=list(by), columns="attention", values=metric, sort=False)
+    wide = rows.pivot_table(index=["dataset", "step_size", "seed"], columns="attention", values=metric, sort=False)
     records, compared = [], wide.get(reference, pd.Series(np.nan, wide.index))
     for name in wide.columns.drop(reference, errors="ignore"):
-        difference = (wide[name] - compared).dropna()
-        low, high = interval(difference)
-        judged = no_gain(low, high, margin=margin)
-        records.append(
-            {"attention": name, "difference": difference.mean(), "low": low, "high": high, "pairs": len(difference),
-             f"within {margin:g}": judged}
-        )  # fmt: skip
+        found = estimate((wide[name] - compared).dropna(), "difference", "pairs")
+        same = no_gain(found["low"], found["high"], margin=margin)
+        records.append({"attention": name} | found | {f"within {margin:g}": same})
     return pd.DataFrame(records, columns=["attention", "difference", "low", "high", "pairs", f"within {margin:g}"])
+
+
+def strong_enough(
+    efforts: pd.DataFrame, *, claim: str, by: Sequence[str], metrics: Sequence[str], default: int
+) -> pd.DataFrame:
+    """Was the attack strong enough? One arm per attacked map and metric; too weak an attack looks like robustness.
+
+    `efforts` has a row of mean similarities per attacked map (`by`) and effort: `steps` is `default` or, in the other
+    row, the stronger attack's. `change` is the default attack's similarity minus the stronger one's, supported up to
+    `STRENGTH_MARGIN`. Maps that could not be attacked (NaN: no image has a gradient) are left out.
+
+    Raises:
+        ValueError: if a map lacks one of two efforts.
+
+    Example:
+        >>> rows = pd.DataFrame({"map": ["a", "a"], "steps": [20, 200], "spearman": [0.5, 0.4]})
+        >>> strong_enough(rows, claim="strong", by=["map"], metrics=["spearman"], default=20).verdict.item()
+        'opposite'
+    """
+    columns = ["claim", "arm", *by, "metric", "change", "verdict"]
+    if efforts.empty:
+        return pd.DataFrame(columns=columns)
+    usual = efforts["steps"] == default
+    first, second = (efforts[part].set_index([*by])[[*metrics]] for part in (usual, ~usual))
+    if not first.index.is_unique or set(first.index) != set(second.index) or len(first) != len(second):
+        raise ValueError(f"efforts must hold every {', '.join(by)} once with steps {default} and once with other steps")
+    gaps = (first - second).rename_axis(columns="metric").stack().rename("change").dropna().reset_index()
+    arms = gaps[[*by, "metric"]].astype(str).agg(" | ".join, axis=1)
+    judged = gaps["change"].le(STRENGTH_MARGIN).map({True: SUPPORTED, False: OPPOSITE})
+    return gaps.assign(claim=claim, arm=arms, verdict=judged)[columns]

@@ -1,28 +1,17 @@
 """Several explanations of the same networks: whom does a gain reach, and under which attention is it restored?"""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pandas as pd
 
-from attrobust.claims.rule import (
-    HEADLINE_SEEDS,
-    NO_GAIN_MARGIN,
-    SUPPORTED,
-    change_per_seed,
-    comparable,
-    interval,
-    no_gain,
-    verdict,
-)
+from attrobust.claims import rule
 from attrobust.claims.tables import sentence
 
-#: Columns of `restored`.
-RESTORED = (
-    "claim", "arm", "dataset", "attention", "metric", "explanation", "says", "change", "low", "high", "seeds",
-    "verdict",
-)  # fmt: skip
+#: Seeds of a headline arm.
+HEADLINE_SEEDS = 5
+
+_FOUND = ("explanation", "says", "change", "low", "high", "seeds")
 
 
 def reach(
@@ -30,53 +19,25 @@ def reach(
 ) -> pd.DataFrame:
     """Does a gain of one explanation reach the others of the same networks?
 
-    Three verdicts per data set and metric: that `gaining` gains (its trend lies above zero), that another gains less
-    (the paired difference of the two trends, seed by seed, lies above zero), and that the other does not gain at all
-    (the interval of its trend lies inside the margin of `no_gain`).
-
-    Args:
-        rows: long rows with columns `map`, `metric` and `value`, of runs comparable or not.
-        metrics: which of their lines are judged; larger means more robust.
-        claim: its id.
-        gaining: explanation whose gain is the premise.
-        others: explanations it may or may not reach.
-        by: column that explains, such as "step_size".
-
-    Returns:
-        One row per data set, metric, verdict and explanation, with the change over the range and its interval.
+    Three verdicts per data set and metric (larger is more robust): that `gaining` gains (its trend lies above zero),
+    that another gains less (the paired difference of the two trends, seed by seed, lies above zero), and that the other
+    does not gain at all (the interval of its trend lies inside the margin of `no_gain`). The long rows have columns
+    `map`, `metric` and `value`.
     """
     records = []
-    for dataset, runs in rows.groupby("dataset", sort=False):
-        for metric in metrics:
-            kept = comparable(runs[runs["metric"] == metric])
-            of = {name: kept[kept["map"] == name] for name in (gaining, *others)}
-            first = change_per_seed(of[gaining], "value", by)
-            tests = [(gaining, "gains", list(first.values()), None)]
-            for other in others:
-                second = change_per_seed(of[other], "value", by)
-                gaps = [first[seed] - second[seed] for seed in first if seed in second]
-                tests += [(other, f"gains less than {gaining}", gaps, None)]
-                tests += [(other, "does not gain", list(second.values()), NO_GAIN_MARGIN)]
-            for name, says, changes, margin in tests:
-                found = _found(changes)
-                low, high = found["low"], found["high"]
-                judged = verdict(low, high, claimed="up") if margin is None else no_gain(low, high, margin=margin)
-                values = of[name].groupby(by)["value"].mean()
-                records.append(
-                    {
-                        "claim": claim,
-                        "arm": " | ".join([dataset, metric, name, says]),
-                        "dataset": dataset,
-                        "metric": metric,
-                        "explanation": name,
-                        "says": says,
-                        **found,
-                        "first": values.iloc[0] if len(values) else np.nan,
-                        "last": values.iloc[-1] if len(values) else np.nan,
-                        "verdict": judged,
-                    }
-                )
-    return pd.DataFrame(records)
+    for (dataset, runs), metric in itertools.product(rows.groupby("dataset", sort=False), metrics):
+        kept = rule.comparable(runs[runs["metric"] == metric])
+        of = {name: kept[kept["map"] == name] for name in (gaining, *others)}
+        changes = {name: rule.change_per_seed(part, "value", by) for name, part in of.items()}
+        tests = [(gaining, "gains", changes[gaining].values(), None)]
+        for other in others:
+            gaps = [change - changes[other][s] for s, change in changes[gaining].items() if s in changes[other]]
+            tests.append((other, f"gains less than {gaining}", gaps, None))
+            tests.append((other, "does not gain", changes[other].values(), rule.NO_GAIN_MARGIN))
+        for name, says, found, margin in tests:
+            arm = {"dataset": dataset, "metric": metric, "explanation": name, "says": says}
+            records.append(_judged(claim, arm, found, margin) | rule.ends(of[name], "value", by))
+    return pd.DataFrame(records, columns=["claim", "arm", "dataset", "metric", *_FOUND, "first", "last", "verdict"])
 
 
 def reached(table: pd.DataFrame) -> str:
@@ -95,25 +56,14 @@ def restored(
 ) -> pd.DataFrame:
     """Does an explanation gain under another attention, where it did not under the reference?
 
-    Two verdicts per data set, attention, metric and explanation: that it *gains* (its trend lies above zero), and that
-    it *gains more* than under the reference (the trend of the paired differences, run by run at the same seed and the
-    same value of `by`, lies above zero).
-
-    Args:
-        rows: long rows with columns `dataset`, `attention`, `map`, `metric` and `value`, of runs comparable or not.
-        metrics: which of their lines are judged; larger means more robust.
-        claim: its id.
-        explanations: their names.
-        by: column that explains, such as "step_size".
-        reference: the attention that the others are compared with.
-
-    Returns:
-        One row per data set, attention, metric, explanation and verdict, with the change over the range and its
-        interval.
+    Two verdicts per data set, attention, metric (larger is more robust) and explanation: that it *gains* (its trend
+    lies above zero), and that it *gains more* than under the reference (the trend of the paired differences, run by run
+    at the same seed and the same value of `by`, lies above zero). The long rows have columns `attention`, `map`,
+    `metric` and `value`.
     """
     records = []
     for dataset, runs in rows.groupby("dataset", sort=False):
-        kept = comparable(runs)
+        kept = rule.comparable(runs)
         others = kept.loc[kept["attention"] != reference, "attention"].unique()
         for name, metric, explanation in itertools.product(others, metrics, explanations):
             same = kept[(kept["metric"] == metric) & (kept["map"] == explanation)]
@@ -121,21 +71,9 @@ def restored(
             pairs = mine.merge(theirs, on=[by, "seed"], suffixes=("", " of reference"))
             gap = pairs[[by, "seed"]].assign(value=pairs["value"] - pairs["value of reference"])
             for says, of in (("gains", mine), (f"gains more than {reference}", gap)):
-                found = _found(list(change_per_seed(of, "value", by).values()))
-                records.append(
-                    {
-                        "claim": claim,
-                        "arm": " | ".join([dataset, name, metric, explanation, says]),
-                        "dataset": dataset,
-                        "attention": name,
-                        "metric": metric,
-                        "explanation": explanation,
-                        "says": says,
-                        **found,
-                        "verdict": verdict(found["low"], found["high"], claimed="up"),
-                    }
-                )
-    return pd.DataFrame(records, columns=RESTORED)
+                arm = {"dataset": dataset, "attention": name, "metric": metric, "explanation": explanation}
+                records.append(_judged(claim, arm | {"says": says}, rule.change_per_seed(of, "value", by).values()))
+    return pd.DataFrame(records, columns=["claim", "arm", "dataset", "attention", "metric", *_FOUND, "verdict"])
 
 
 def kernel_by_kernel(table: pd.DataFrame) -> str:
@@ -143,15 +81,13 @@ def kernel_by_kernel(table: pd.DataFrame) -> str:
     if table.empty:
         return "no run is left to judge"
     says = list(dict.fromkeys(table["says"]))
-    lines = [
-        "change over the whole range with its 95 % interval; restored: all supported",
-        f"{'':<37}{' | '.join(says)}",
-    ]
+    lines = ["change over the whole range with its 95 % interval; restored: all supported"]
+    lines.append(f"{'':<37}{' | '.join(says)}")
     for metric, part in table.groupby(["dataset", "metric"], sort=False):
         lines.append(", ".join(metric))
         for (name, explanation), pair in part.groupby(["attention", "explanation"], sort=False):
             trends = "  ".join(f"{r.change:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in pair.itertuples())
-            back = "restored" if (pair["verdict"] == SUPPORTED).all() else "not shown"
+            back = "restored" if (pair["verdict"] == rule.SUPPORTED).all() else "not shown"
             if len(says) == 1:
                 back = pair["verdict"].iloc[0]
             lines.append(f"  {name:<20}{explanation:<15}{trends}  {back}, n = {pair['seeds'].min()}")
@@ -162,7 +98,9 @@ def kernel_by_kernel(table: pd.DataFrame) -> str:
     return "\n".join([*lines, *(sentence(name, part) for name, part in zip(names, parts, strict=False))])
 
 
-def _found(changes: Sequence[float]) -> dict[str, float]:
-    """Mean change over the seeds and its interval."""
-    low, high = interval(changes)
-    return {"change": np.mean(changes) if changes else np.nan, "low": low, "high": high, "seeds": len(changes)}
+def _judged(claim: str, arm: dict[str, str], changes: Iterable[float], margin: float | None = None) -> dict:
+    """A row that says whether the changes lie above zero, or inside the margin where there is one."""
+    found = rule.estimate([*changes])
+    low, high = found["low"], found["high"]
+    judged = rule.verdict(low, high, claimed="up") if margin is None else rule.no_gain(low, high, margin=margin)
+    return {"claim": claim, "arm": " | ".join(arm.values())} | arm | found | {"verdict": judged}

@@ -18,30 +18,18 @@ from scipy import stats
 SUPPORTED, OPPOSITE, UNDECIDED = "supported", "opposite", "undecided"
 CONFIDENCE = 0.95
 NO_GAIN_MARGIN = 0.05
-#: Seeds of a headline arm.
-HEADLINE_SEEDS = 5
 
 
 @dataclass(frozen=True)
 class Trend:
-    """Change of a metric from the smallest to the largest value of `by`, over seeds.
+    """Change of a metric from the smallest to the largest value of `by`, over seeds, by the fitted slopes."""
 
-    Attributes:
-        change: mean change over the range, by the fitted slopes.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        seeds: number of seeds with a slope.
-        first: mean of the metric at the smallest value of `by`.
-        last: mean at the largest.
-        per_seed: the change of each seed.
-    """
-
-    change: float
-    low: float
+    change: float  # mean over the seeds
+    low: float  # ends of its 95 % interval
     high: float
-    seeds: int
-    first: float
-    last: float
+    seeds: int  # with a slope
+    first: float  # mean of the metric at the smallest value of `by`
+    last: float  # and at the largest
     per_seed: tuple[float, ...]
 
 
@@ -51,15 +39,9 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def trend(rows: pd.DataFrame, *, metric: str, by: str) -> Trend:
-    """Fit the metric against log(`by`) for each seed and average the slopes.
+    """Fit the metric against log(`by`) for each seed of one arm's comparable runs and average the slopes.
 
-    Args:
-        rows: comparable runs of one arm, with columns `seed`, `by` and `metric`.
-        metric: column that is explained.
-        by: column that explains; positive.
-
-    Returns:
-        Trend; its interval is infinite with fewer than two seeds, and NaN-valued where no slope can be fitted.
+    The interval is infinite with fewer than two seeds, and the change NaN where no slope can be fitted.
 
     Raises:
         ValueError: if a column is missing.
@@ -68,28 +50,31 @@ def trend(rows: pd.DataFrame, *, metric: str, by: str) -> Trend:
         if column not in rows:
             raise ValueError(f"rows have no column {column!r}; a trend needs 'seed', {by!r} and {metric!r}")
     changes = list(change_per_seed(rows, metric, by).values())
+    return Trend(**estimate(changes), **ends(rows, metric, by), per_seed=tuple(float(c) for c in changes))
+
+
+def estimate(values: Sequence[float] | pd.Series, center: str = "change", number: str = "seeds") -> dict[str, float]:
+    """Mean of the values with its interval, `low` to `high`, and their number."""
+    low, high = interval(values)
+    return {center: float(np.mean(values)) if len(values) else np.nan, "low": low, "high": high, number: len(values)}
+
+
+def ends(rows: pd.DataFrame, metric: str, by: str) -> dict[str, float]:
+    """Mean of the metric at the smallest and at the largest value of `by`."""
     means = rows.groupby(by)[metric].mean()
-    low, high = interval(changes)
-    return Trend(
-        change=float(np.mean(changes)) if changes else np.nan,
-        low=low,
-        high=high,
-        seeds=len(changes),
-        first=float(means.iloc[0]) if len(means) else np.nan,
-        last=float(means.iloc[-1]) if len(means) else np.nan,
-        per_seed=tuple(float(c) for c in changes),
-    )
+    first, last = (float(means.iloc[end]) if len(means) else np.nan for end in (0, -1))
+    return {"first": first, "last": last}
 
 
-def interval(values: Sequence[float] | np.ndarray | pd.Series, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Student-t interval of a mean; infinite with fewer than two values."""
+def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, float]:
+    """95 % Student-t interval of a mean; infinite with fewer than two values."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return -np.inf, np.inf
     spread = stats.sem(values)
     if spread == 0:
         return float(values.mean()), float(values.mean())
-    low, high = stats.t.interval(confidence, len(values) - 1, loc=values.mean(), scale=spread)
+    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=values.mean(), scale=spread)
     return float(low), float(high)
 
 
@@ -133,9 +118,6 @@ def change_per_seed(rows: pd.DataFrame, metric: str, by: str) -> dict[int, float
     for seed, run in rows.groupby("seed"):
         x = np.log(run[by].to_numpy(dtype=float))
         if len(np.unique(x)) >= 2:
-            changes[seed] = stats.linregress(x, run[metric].to_numpy(dtype=float)).slope * _log_range(rows[by])
+            slope = stats.linregress(x, run[metric].to_numpy(dtype=float)).slope
+            changes[seed] = slope * float(np.log(rows[by].max() / rows[by].min()))
     return changes
-
-
-def _log_range(values: pd.Series) -> float:
-    return float(np.log(values.max() / values.min()))

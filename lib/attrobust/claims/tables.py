@@ -24,17 +24,14 @@ def named(attacked: pd.DataFrame) -> pd.DataFrame:
         >>> named(pd.DataFrame({"attack": ["worst"], "metric": ["top_k"], "radius": [8.0]}))["metric"].item()
         'worst_top_k_8'
     """
-    return attacked.assign(
-        metric=attacked["attack"] + "_" + attacked["metric"] + attacked["radius"].map("_{:g}".format)
-    )
+    radius = attacked["radius"].map("_{:g}".format)
+    return attacked.assign(metric=attacked["attack"] + "_" + attacked["metric"] + radius)
 
 
-def left_out(
-    rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol"), by: str = "step_size"
-) -> pd.DataFrame:
-    """Runs that left their arm, counted by arm, value of `by` and reason."""
+def left_out(rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol")) -> pd.DataFrame:
+    """Runs that left their arm, counted by arm, step size and reason."""
     gone = rows[~rows["comparable"].astype(bool)]
-    return gone.groupby([*arm, by, "reason"], sort=False).size().rename("runs").reset_index()
+    return gone.groupby([*arm, "step_size", "reason"], sort=False).size().rename("runs").reset_index()
 
 
 def sentence(name: str, table: pd.DataFrame) -> str:

@@ -25,8 +25,8 @@ INSTRUMENTS: tuple[Callable, ...] = (
 LATE_INSTRUMENTS: tuple[Callable, ...] = (
     attributions.saliency, attributions.input_x_gradient, attributions.integrated_gradients, attributions.on_patches,
     attributions.raw_attention, attributions.rollout, attributions.gradient_attention, attributions.relevance,
-    *training.LOSSES.values(), *training.AUGMENTATIONS.values(), *training.SCHEDULES.values(),
-    *training.TRAINERS.values(), *filter(None, PENALTIES.values()),
+    *training.LOSSES.values(), *training.SCHEDULES.values(), *training.TRAINERS.values(),
+    *filter(None, [*training.AUGMENTATIONS.values(), *PENALTIES.values()]),
 )  # fmt: skip
 
 #: Constants of the rule that says which runs are compared.

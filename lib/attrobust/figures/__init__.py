@@ -1,29 +1,13 @@
-"""Figures from tidy tables: one style, colour by meaning, intervals and n always shown, numbers stored beside."""
+"""Figures from tidy tables: one style, colour by meaning, intervals and n always shown, numbers stored beside.
 
-from attrobust.figures.bounds import against, profiles, tightness
-from attrobust.figures.clouds import clouds
+Every drawing function takes `note`, what stands below the figure. Without rows it says that no run is left to draw.
+"""
+
+from attrobust.figures.bounds import against, clouds, profiles, tightness
 from attrobust.figures.curves import curves, dots, scatter, trends
-from attrobust.figures.matrices import matrix
-from attrobust.figures.pictures import pictures, pixels
-from attrobust.figures.save import save, write
-from attrobust.figures.style import COLORS, LABELS, label, style
+from attrobust.figures.grids import matrix, pictures, pixels
+from attrobust.figures.save import save
+from attrobust.figures.style import COLORS, label, style
 
-__all__ = [
-    "COLORS",
-    "LABELS",
-    "against",
-    "clouds",
-    "curves",
-    "dots",
-    "label",
-    "matrix",
-    "pictures",
-    "pixels",
-    "profiles",
-    "save",
-    "scatter",
-    "style",
-    "tightness",
-    "trends",
-    "write",
-]
+__all__ = ["COLORS", "against", "clouds", "curves", "dots", "label", "matrix", "pictures", "pixels"]
+__all__ += ["profiles", "save", "scatter", "style", "tightness", "trends"]

@@ -1,9 +1,9 @@
-"""Figures of statements: a left side against its bound, how tight every statement is, measured lines under theirs.
+"""Figures of statements: a left side against its bound, how tight every statement is, measured lines and clouds.
 
 Names without a colour in the palette take the colour-blind cycle in the order of the table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,150 +13,137 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from attrobust.figures.style import COLORS, label, style, write_note
+from attrobust.figures.style import COLORS, drawing, label, legend
+from attrobust.figures.style import panels as panelled
 
 MARKERS = "osD^vP*X"
+Looks = dict[str, dict[str, object]]
 
 
+@drawing
 def against(
     table: pd.DataFrame, *, panels: str = "statement", hue: str = "arm", x_label: str = "bound (right side)",
-    y_label: str = "left side", log: bool = True, titles: dict[str, str] | None = None, note: str = "",
+    y_label: str = "left side", titles: Mapping[str, str] | None = None,
 ) -> Figure:  # fmt: skip
-    """Left side of each case against its right side; on or under the diagonal the statement holds.
+    """Left side of each case against its right side, both logarithmic; on or under the diagonal the statement holds.
 
-    Args:
-        table: one row per case with columns `left`, `right`, `panels` and `hue`.
-        panels: column whose values become panels.
-        hue: column that colours the points.
-        x_label: of the horizontal axis.
-        y_label: of the vertical axis.
-        log: whether both axes are logarithmic; cases with a side of 0 are then left out of the picture.
-        titles: readable titles of panels.
-        note: what stands below the figure.
+    The table has one row per case with columns `left`, `right`, `panels` and `hue`; cases with a side of 0 are left
+    out. `titles` holds readable titles of panels.
     """
-    values, hues = list(dict.fromkeys(table[panels])), list(dict.fromkeys(table[hue]))
-    with style():
-        figure, axes = plt.subplots(1, len(values), figsize=(3.3 * len(values) + 0.5, 3.5), squeeze=False)
-        for axis, value in zip(axes[0], values, strict=True):
-            inside = table[(table[panels] == value) & np.isfinite(table["right"])]
-            inside = inside[(inside["left"] > 0) & (inside["right"] > 0)] if log else inside
-            for name in hues:
-                mine = inside[inside[hue] == name]
-                axis.scatter(
-                    mine["right"], mine["left"], s=9, alpha=0.5, linewidth=0, color=_color(name, hues),
-                    marker=MARKERS[hues.index(name) % len(MARKERS)],
-                )  # fmt: skip
-            _diagonal(axis, inside, log=log)
-            if log:
-                _log_ticks(axis, "x", "y")
-            axis.set(xlabel=x_label, ylabel=y_label if axis is axes[0][0] else "")
-            axis.set_title((titles or {}).get(value, label(value)))
-        _handles(figure, hues, lines=False)
-        write_note(figure, note)
+    looks = _looks(table[hue].unique(), lines=False)
+    figure, parts = panelled(table, panels, (3.3, 0.5, 3.5))
+    for axis, value, inside in parts:
+        inside = inside[np.isfinite(inside["right"]) & (inside["left"] > 0) & (inside["right"] > 0)]
+        for name, look in looks.items():
+            _cloud(axis, inside.loc[inside[hue] == name, ["right", "left"]], look, s=9, alpha=0.5)
+        both = pd.concat([inside["left"], inside["right"]])
+        low, high = both.min() / 2, both.max() * 2
+        axis.set(xscale="log", yscale="log")
+        line = np.geomspace(low, high, 50)
+        axis.plot(line, line, color=COLORS["theory"], linewidth=1)
+        axis.fill_between(line, line, high, color=COLORS["attack"], alpha=0.08, linewidth=0)
+        axis.set(xlim=(low, high), ylim=(low, high), title=(titles or {}).get(value, label(value)))
+        _log_ticks(axis, "x", "y")
+        axis.set(xlabel=x_label, ylabel=y_label if axis is figure.axes[0] else "")
+    _legend(figure, looks)
     return figure
 
 
+@drawing
 def tightness(
-    table: pd.DataFrame, *, row: str = "row", value: str = "ratio", hue: str = "side", limit: float = 1.0,
-    low: float | None = None, x_label: str = "left side / right side", note: str = "", height: float = 0.22,
+    table: pd.DataFrame, *, value: str = "ratio", limit: float = 1.0, low: float | None = None,
+    x_label: str = "left side / right side", height: float = 0.22,
 ) -> Figure:  # fmt: skip
-    """One line of dots per statement on a logarithmic axis, with the limit no dot may pass.
+    """One line of dots per statement (`row`) on a logarithmic axis, with the limit no dot may pass.
 
-    Args:
-        table: one row per case.
-        row: column that names the line.
-        value: what is drawn.
-        hue: column that colours the dots.
-        limit: where the statement would break.
-        low: smaller values are drawn there; None for a thousandth of the limit.
-        x_label: of the horizontal axis.
-        note: what stands below the figure.
-        height: of one line, in inches.
+    The column `side` colours the dots. Values below `low` (a thousandth of the limit if None) are drawn there; a line
+    is `height` inches high.
     """
-    rows, hues = list(dict.fromkeys(table[row])), list(dict.fromkeys(table[hue]))
-    low = limit / 1000 if low is None else low
-    with style():
-        figure, axis = plt.subplots(figsize=(7.0, 1.3 + height * len(rows)))
-        places = table[row].map({name: i for i, name in enumerate(rows)})
-        finite = table[value].clip(lower=low, upper=100 * limit)
-        for name in hues:
-            mine = table[hue] == name
-            axis.plot(
-                finite[mine], places[mine], linestyle="none", marker="|", markersize=7, alpha=0.6,
-                color=_color(name, hues), zorder=3,
-            )  # fmt: skip
-        axis.axvline(limit, color=COLORS["theory"], linewidth=1, zorder=2)
-        axis.set(xscale="log", xlabel=x_label, yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.4, -0.6))
-        axis.tick_params(axis="y", labelsize=7)
-        _log_ticks(axis, "x")
-        _handles(figure, hues, lines=False, mark="|")
-        write_note(figure, note)
+    rows, looks = list(table["row"].unique()), _looks(table["side"].unique(), marks="|", lines=False)
+    figure, axis = plt.subplots(figsize=(7.0, 1.3 + height * len(rows)))
+    places = table["row"].map({name: i for i, name in enumerate(rows)})
+    finite = table[value].clip(lower=limit / 1000 if low is None else low, upper=100 * limit)
+    for name, look in looks.items():
+        mine = table["side"] == name
+        axis.plot(finite[mine], places[mine], markersize=7, alpha=0.6, zorder=3, **look)
+    axis.axvline(limit, color=COLORS["theory"], linewidth=1, zorder=2)
+    axis.set(xscale="log", xlabel=x_label, yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.4, -0.6))
+    axis.tick_params(axis="y", labelsize=7)
+    _log_ticks(axis, "x")
+    _legend(figure, looks)
     return figure
 
 
+@drawing
 def profiles(
     table: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, log_x: Sequence[str] = (), log_y: Sequence[str] = (),
-    theory: Sequence[str] = (), x_labels: dict[str, str] | None = None, y_labels: dict[str, str] | None = None,
-    markers: bool = True, spread: bool = False, note: str = "", columns: int = 0,
+    theory: Sequence[str] = (), x_labels: Mapping[str, str] | None = None, y_labels: Mapping[str, str] | None = None,
+    markers: bool = True, spread: bool = False,
 ) -> Figure:  # fmt: skip
     """Lines of `y` over `x`, one panel with axes of its own per value of `panels`; bounds are dashed and black.
 
-    Args:
-        table: tidy; several rows with one `x`, `hue` and panel are averaged.
-        x: column of the horizontal axis.
-        y: column of the vertical axis.
-        hue: column that tells lines apart.
-        panels: column whose values become panels.
-        log_x: panels with a logarithmic horizontal axis.
-        log_y: panels with a logarithmic vertical axis.
-        theory: values of `hue` that are bounds, drawn dashed in the theory's colour.
-        x_labels: panel -> label of its horizontal axis.
-        y_labels: panel -> label of its vertical axis.
-        markers: whether points are marked.
-        spread: whether the range of several rows is shaded.
-        note: what stands below the figure.
-        columns: panels in one row; 0 for all.
+    Several rows with one `x`, `hue` and panel are averaged, their range shaded if `spread`. `log_x` and `log_y` name
+    the panels with a logarithmic axis, `x_labels` and `y_labels` label the axes of a panel, and `theory` names the
+    values of `hue` that are bounds.
     """
-    values, hues = list(dict.fromkeys(table[panels])), list(dict.fromkeys(table[hue]))
-    measured = [name for name in hues if name not in theory]
-    columns = columns or len(values)
-    lines = -(-len(values) // columns)
-    with style():
-        width = max(5.2, 3.1 * columns + 0.5)
-        height = 2.5 * lines + 0.6 + 0.2 * -(-len(hues) // _columns(width, hues))
-        figure, axes = plt.subplots(lines, columns, figsize=(width, height), squeeze=False)
-        for axis in axes.flat[len(values) :]:
-            axis.set_axis_off()
-        for axis, value in zip(axes.flat, values, strict=False):
-            inside = table[table[panels] == value]
-            for name in hues:
-                line = inside[inside[hue] == name].groupby(x)[y].agg(["mean", "min", "max"])
-                bound = name in theory
-                dash = ("--", ":", "-.")[list(theory).index(name) % 3] if bound else "-"
-                mark = MARKERS[measured.index(name) % len(MARKERS)] if markers and not bound else ""
-                color = COLORS["theory"] if bound else _color(name, measured)
-                axis.plot(line.index, line["mean"], linestyle=dash, marker=mark, color=color)
-                if spread and not bound:
-                    axis.fill_between(line.index, line["min"], line["max"], color=color, alpha=0.2, linewidth=0)
-            axis.set(xscale="log" if value in log_x else "linear", yscale="log" if value in log_y else "linear")
-            _log_ticks(axis, *("x" if value in log_x else ""), *("y" if value in log_y else ""))
-            axis.set(xlabel=(x_labels or {}).get(value, label(x)), ylabel=(y_labels or {}).get(value, ""))
-            axis.set_title(label(value))
-        _handles(figure, hues, theory=theory, markers=markers, measured=measured)
-        write_note(figure, note)
+    looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "")
+    width = max(5.2, 3.1 * table[panels].nunique() + 0.5)
+    height = 3.1 + 0.2 * -(-len(looks) // _columns(width, looks))
+    figure, parts = panelled(table, panels, (3.1, 0.5, height), least=5.2)
+    for axis, value, inside in parts:
+        for name, look in looks.items():
+            line = inside[inside[hue] == name].groupby(x)[y].agg(["mean", "min", "max"])
+            axis.plot(line.index, line["mean"], **look)
+            if spread and name not in theory:
+                axis.fill_between(line.index, line["min"], line["max"], color=look["color"], alpha=0.2, linewidth=0)
+        x_label, y_label = (x_labels or {}).get(value, label(x)), (y_labels or {}).get(value, "")
+        _frame(axis, value, log_x, log_y, x_label=x_label, y_label=y_label)
+    _legend(figure, looks)
     return figure
 
 
-def _diagonal(axis: Axes, inside: pd.DataFrame, *, log: bool) -> None:
-    """The line left = right, with the side where a statement would be violated shaded."""
-    both = pd.concat([inside["left"], inside["right"]])
-    low, high = (both.min() / 2, both.max() * 2) if log else (min(0.0, both.min()), both.max() * 1.05)
-    if log:
-        axis.set(xscale="log", yscale="log")
-    line = np.geomspace(low, high, 50) if log else np.linspace(low, high, 50)
-    axis.plot(line, line, color=COLORS["theory"], linewidth=1)
-    axis.fill_between(line, line, high, color=COLORS["attack"], alpha=0.08, linewidth=0)
-    axis.set(xlim=(low, high), ylim=(low, high))
+@drawing
+def clouds(
+    points: pd.DataFrame, limits: pd.DataFrame, *, log_x: Sequence[str] = (), log_y: Sequence[str] = (),
+    x_labels: Mapping[str, str] | None = None, y_labels: Mapping[str, str] | None = None,
+) -> Figure:  # fmt: skip
+    """One point per case, and the curves no point may cross, dashed and black.
+
+    Points and limits have columns `x`, `y`, `panel` and `name`; a curve is drawn in the panel it names. `log_x` and
+    `log_y` name the panels with a logarithmic axis, where points at 0 are left out.
+    """
+    bounds = list(limits["name"].unique())
+    looks = _looks([*points["name"].unique(), *bounds], theory=bounds, lines=False)
+    figure, parts = panelled(points, "panel", (3.6, 0.4, 3.6), least=5.6)
+    for axis, value, inside in parts:
+        over = limits[limits["panel"] == value]
+        for name, look in looks.items():
+            if name in bounds:
+                line = over[over["name"] == name]
+                axis.plot(line["x"], line["y"], **look)
+            else:
+                _cloud(axis, inside.loc[inside["name"] == name, ["x", "y"]], look, s=8, alpha=0.45)
+        x_label, y_label = (x_labels or {}).get(value, ""), (y_labels or {}).get(value, "")
+        top = inside["y"].max() * (2 if value in log_y else 1.08)
+        _frame(axis, value, log_x, log_y, x_label=x_label, y_label=y_label, top=top)
+    _legend(figure, looks)
+    return figure
+
+
+def _cloud(axis: Axes, points: pd.DataFrame, look: dict[str, object], **sizes: float) -> None:
+    """Points of two columns, with the colour and the marker of a look."""
+    axis.scatter(*points.to_numpy().T, linewidth=0, color=look["color"], marker=look["marker"], **sizes)
+
+
+def _frame(
+    axis: Axes, value: str, log_x: Sequence[str], log_y: Sequence[str], *, x_label: str, y_label: str,
+    top: float | None = None,
+) -> None:  # fmt: skip
+    """Scales, labels and title of a panel, and how far up it goes."""
+    axis.set(xscale="log" if value in log_x else "linear", yscale="log" if value in log_y else "linear")
+    axis.set_ylim(top=top)
+    _log_ticks(axis, *("x" if value in log_x else ""), *("y" if value in log_y else ""))
+    axis.set(xlabel=x_label, ylabel=y_label, title=label(value))
 
 
 def _log_ticks(axis: Axes, *which: str) -> None:
@@ -170,31 +157,23 @@ def _log_ticks(axis: Axes, *which: str) -> None:
         ticks.set_minor_formatter(NullFormatter())
 
 
-def _color(name: str, names: Sequence[str]) -> object:
-    """The palette's colour, or one of the cycle; the palette keeps red for what attacks and breaks."""
+def _looks(names: Collection[str], *, theory: Sequence[str] = (), marks: str = MARKERS, lines: bool = True) -> Looks:
+    """How each name is drawn: bounds dashed in the theory's colour, others in the palette's colour or the cycle's."""
+    # The palette keeps red for what attacks and breaks.
     cycle = [color for i, color in enumerate(sns.color_palette("colorblind", 10)) if i not in (3, 7)]
-    return COLORS.get(name, cycle[list(names).index(name) % len(cycle)])
+    dashes = {bound: ("--", ":", "-.")[i % 3] for i, bound in enumerate(theory)}
+    looks = {name: {"color": COLORS["theory"], "linestyle": dash} for name, dash in dashes.items()}
+    for i, name in enumerate(name for name in names if name not in theory):
+        color, mark = COLORS.get(name, cycle[i % len(cycle)]), marks[i % len(marks)] if marks else ""
+        looks[name] = {"color": color, "linestyle": "-" if lines else "", "marker": mark}
+    return {name: looks[name] for name in names}
 
 
-def _handles(
-    figure: Figure, hues: Sequence[str], *, theory: Sequence[str] = (), markers: bool = True, lines: bool = True,
-    mark: str = "", measured: Sequence[str] | None = None,
-) -> None:  # fmt: skip
-    if len(hues) < 2:
-        return
-    measured = list(hues) if measured is None else list(measured)
-    handles = []
-    for name in hues:
-        if name in theory:
-            look = {"color": COLORS["theory"], "linestyle": ("--", ":", "-.")[list(theory).index(name) % 3]}
-        else:
-            shape = mark or (MARKERS[measured.index(name) % len(MARKERS)] if markers else "")
-            look = {"color": _color(name, measured), "linestyle": "-" if lines else "", "marker": shape}
-        handles.append(plt.Line2D([], [], label=label(name), **look))
-    figure.legend(handles=handles, loc="outside upper center", ncols=_columns(figure.get_figwidth(), hues))
+def _legend(figure: Figure, looks: Looks) -> None:
+    legend(figure, looks, columns=_columns(figure.get_figwidth(), looks))
 
 
-def _columns(width: float, hues: Sequence[str]) -> int:
+def _columns(width: float, looks: Looks) -> int:
     """Columns of a legend that fit into `width` inches."""
-    widest = 0.6 + 0.074 * max(len(label(name)) for name in hues)
-    return max(1, min(len(hues), int(width / widest)))
+    widest = 0.6 + 0.074 * max(len(label(name)) for name in looks)
+    return max(1, min(len(looks), int(width / widest)))

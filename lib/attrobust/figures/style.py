@@ -1,5 +1,6 @@
 """One look for every figure: a colour means the same thing in all notebooks, safe for colour-blind readers."""
 
+import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,92 +10,52 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _blind = sns.color_palette("colorblind")
 
-#: Colour by meaning, across all notebooks.
-COLORS: dict[str, object] = {
-    "matched": _blind[0],
-    "plateau": _blind[1],
-    "standard": _blind[2],
-    "attack": _blind[3],
-    "worst": _blind[3],
-    "noise": _blind[7],
-    "noise search": "#555555",
-    "top_k": _blind[4],
-    "center": _blind[5],
-    "cosine": _blind[9],
-    "pearson": _blind[8],
-    "theory": "#000000",
-    "worst of all β": _blind[3],
-    "relu": _blind[0],
-    "twin": _blind[1],
-    "wrong variant": _blind[3],
-    "normal": _blind[0],
-    "a few raised": _blind[1],
-    "two leaders": _blind[2],
-    "exactly 8 raised": _blind[4],
-    "exactly 1 raised": _blind[5],
-    "entropy / log n": _blind[5],
-    "absolute change": _blind[1],
-    "cosine of p": _blind[9],
-    "relative change": _blind[0],
-    "1 - Pearson of p": _blind[4],
-    "Spearman of log p": _blind[2],
-    "top-8": "#555555",
-    "saliency": _blind[0],
-    "raw_attention": _blind[1],
-    "rollout": _blind[3],
-    "gradient_attention": _blind[2],
-    "relevance": _blind[4],
-    "scores": "#555555",
-    "softmax": _blind[0],
-    "exp": _blind[1],
-    "sigmoid": _blind[2],
-    "softplus": _blind[4],
-    "elu + 1": _blind[5],
-    "ReLU": _blind[9],
-    "ReLU²": _blind[8],
-    "l2": "#999933",
-    "gaussian": _blind[4],
-    "exp, not divided": _blind[1],
-    "linear": _blind[5],
-    "linear, not divided": "#8c6d31",
-    "fused softmax": "#555555",
-    "linear, matrix not formed": _blind[7],
-    "plain_rollout": _blind[6],
-    "small step": _blind[0],
-    "large step": _blind[1],
-}
+#: Colour by meaning, across all notebooks: each colour with the names that have it.
+_NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
+    (_blind[0], ("matched", "relu", "normal", "relative change", "saliency", "softmax", "small step")),
+    (_blind[1], ("plateau", "twin", "a few raised", "absolute change", "raw_attention", "exp", "exp, not divided")),
+    (_blind[1], ("large step",)),
+    (_blind[2], ("standard", "two leaders", "Spearman of log p", "gradient_attention", "sigmoid")),
+    (_blind[3], ("attack", "worst", "worst of all β", "wrong variant", "rollout")),
+    (_blind[4], ("top_k", "exactly 8 raised", "1 - Pearson of p", "relevance", "softplus", "gaussian")),
+    (_blind[5], ("center", "exactly 1 raised", "entropy / log n", "elu + 1", "linear")),
+    (_blind[6], ("plain_rollout",)),
+    (_blind[7], ("noise", "linear, matrix not formed")),
+    (_blind[8], ("pearson", "ReLU²")),
+    (_blind[9], ("cosine", "cosine of p", "ReLU")),
+    ("#000000", ("theory",)),
+    ("#555555", ("noise search", "top-8", "scores", "fused softmax")),
+    ("#8c6d31", ("linear, not divided",)),
+    ("#999933", ("l2",)),
+)
+COLORS: dict[str, object] = {name: color for color, names in _NAMES for name in names}
 
-#: How names in rows read in figures and tables.
+#: How names in rows read in figures and tables, where it is not enough that they lose their underscores.
 LABELS: dict[str, str] = {
     "matched": "matched loss",
     "plateau": "plateau, plain",
     "standard": "plateau, standard recipe",
     "fashion_mnist": "Fashion-MNIST",
     "mnist": "MNIST",
-    "digits": "digits",
     "cifar10": "CIFAR-10",
     "cifar10_4k": "CIFAR-10 (4k)",
-    "step_size": "step size",
-    "batch_size": "batch size",
     "top_k": "top-k intersection",
     "spearman": "Spearman of |map|",
     "cosine": "cosine of signed map",
     "pearson": "Pearson of |map|",
     "displacement": "displacement of the map (l2)",
-    "relative_displacement": "relative displacement",
     "center_shift": "shift of the centre (pixels)",
     "sharpness": "sharpness (top Hessian eigenvalue)",
     "trace": "trace of the Hessian",
-    "invariant_flatness": "invariant flatness",
     "logit_gradient": "input gradient |∇z|",
     "loss_gradient": "input gradient of the loss",
     "logit_input_curvature": "input curvature of the logit",
     "loss_input_curvature": "input curvature of the loss",
-    "relative_curvature": "relative curvature",
     "worst": "attack (worst of all)",
     "noise": "noise, one draw",
     "noise search": "noise, best of as many",
@@ -102,13 +63,10 @@ LABELS: dict[str, str] = {
     "center": "centre of mass",
     "match": "match a wanted map",
     "walk": "random-sign walk",
-    "saliency": "saliency",
-    "raw_attention": "raw attention",
     "plain_rollout": "rollout, not renormalised",
     "gradient_attention": "gradient × attention",
     "relevance": "relevance (Chefer et al.)",
     "input_x_gradient": "input × gradient",
-    "integrated_gradients": "integrated gradients",
     "smooth_grad": "SmoothGrad",
 }
 
@@ -116,29 +74,6 @@ LABELS: dict[str, str] = {
 def label(name: str) -> str:
     """Readable form of a column or value name."""
     return LABELS.get(name, str(name).replace("_", " "))
-
-
-def write_note(figure: Figure, note: str) -> None:
-    """Small print below a figure: n, what the intervals are, the setting; wrapped to the figure's width."""
-    if note:
-        lines = textwrap.fill(note, width=int(17 * figure.get_figwidth()))
-        figure.supxlabel(lines, fontsize=7, color="#444444", x=0.01, ha="left", linespacing=1.4)
-
-
-def unless_empty(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Where every run has left its arm there is nothing to draw: one line that says so stands for the figure."""
-
-    @wraps(draw)
-    def drawn(table: pd.DataFrame, *arguments: object, note: str = "", **options: object) -> Figure:
-        if len(table):
-            return draw(table, *arguments, note=note, **options)
-        with style():
-            figure = plt.figure(figsize=(4.0, 1.2))
-            figure.text(0.5, 0.6, "no run is left to draw", ha="center")
-            write_note(figure, note)
-        return figure
-
-    return drawn
 
 
 @contextmanager
@@ -161,3 +96,56 @@ def style() -> Iterator[None]:
     }
     with mpl.rc_context(settings):
         yield
+
+
+def drawing(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """A function that draws in the common style and writes `note` below, wrapped to the figure's width.
+
+    Where every run has left its arm there is nothing to draw: one line that says so stands for the figure.
+    """
+
+    @wraps(draw)
+    def drawn(table: pd.DataFrame, *arguments: object, note: str = "", **options: object) -> Figure:
+        with style():
+            if len(table):
+                figure = draw(table, *arguments, **options)
+            else:
+                figure = plt.figure(figsize=(4.0, 1.2))
+                figure.text(0.5, 0.6, "no run is left to draw", ha="center")
+            if note:
+                lines = textwrap.fill(note, width=int(17 * figure.get_figwidth()))
+                figure.supxlabel(lines, fontsize=7, color="#444444", x=0.01, ha="left", linespacing=1.4)
+        return figure
+
+    signature = inspect.signature(draw)
+    note = inspect.Parameter("note", inspect.Parameter.KEYWORD_ONLY, default="", annotation=str)
+    drawn.__signature__ = signature.replace(parameters=[*signature.parameters.values(), note])
+    return drawn
+
+
+def panels(
+    table: pd.DataFrame, column: str | None, inches: tuple[float, float, float], *, least: float = 0, **options: object
+) -> tuple[Figure, list[tuple[Axes, str, pd.DataFrame]]]:
+    """A row of panels, one per value of a column (one for all without it): axes, value and rows of each.
+
+    `inches` are a panel's width, what all have beside it, and the height; `least` is the least width of the figure.
+    """
+    values = list(table[column].unique()) if column else [""]
+    size = max(least, inches[0] * len(values) + inches[1]), inches[2]
+    figure, axes = plt.subplots(1, len(values), figsize=size, squeeze=False, **options)
+    rows = [table[table[column] == value] if column else table for value in values]
+    return figure, list(zip(axes[0], values, rows, strict=True))
+
+
+def legend(figure: Figure, looks: dict[str, dict[str, object]], *, columns: int) -> None:
+    """What every look stands for, above the figure; none where there is only one."""
+    if len(looks) > 1:
+        handles = [plt.Line2D([], [], label=label(name), **look) for name, look in looks.items()]
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+
+
+def bare(axis: Axes) -> None:
+    """Neither grid nor frame."""
+    axis.grid(visible=False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)

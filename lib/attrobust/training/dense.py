@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from attrobust.models import MLP, Standardize
-from attrobust.training.stacks import LINE, Loss, Networks, mean_losses
+from attrobust.training.objective import Loss
+from attrobust.training.stacks import LINE, Networks
 
 #: Layer to what it does to a gradient, given its own gradient, what it read and what it gave.
 _BACKWARD: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]] = {
@@ -32,25 +33,20 @@ class Dense(Networks):
     """Every dense layer as one product for all networks."""
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
-        bends = [layer for layer in models[0].layers if type(layer) in _BACKWARD]
-        self.bends = [(layer, _BACKWARD[type(layer)]) for layer in bends]
-        first = [next(layer for layer in model.layers if isinstance(layer, Standardize)) for model in models]
-        self.all_means, self.all_stds = (
-            torch.stack([getattr(layer, name) for layer in first])[:, None, None] for name in ("mean", "std")
-        )
         super().__init__(models, loss)
         self.lazy = not self.weights.is_cuda  # there a whole look costs less than the waiting
+        self.bends = [(layer, _BACKWARD[type(layer)]) for layer in models[0].layers if type(layer) in _BACKWARD]
+        first = [next(layer for layer in model.layers if isinstance(layer, Standardize)) for model in models]
+        self.mean, self.std = (
+            torch.stack([getattr(layer, name) for layer in first])[:, None, None] for name in ("mean", "std")
+        )
+        self.layers, self.slopes = _pairs(self.named(self.weights)), _pairs(self.slope_of)
 
     @staticmethod
     def can(models: Sequence[nn.Module]) -> bool:
         """Whether these are dense networks whose layers are written out here."""
         known = (Standardize, nn.Flatten, nn.Linear, *_BACKWARD)
         return all(type(model) is MLP and all(type(layer) in known for layer in model.layers) for model in models)
-
-    def _arrange(self) -> None:
-        super()._arrange()
-        self.mean, self.std = self.all_means[self.running], self.all_stds[self.running]
-        self.layers, self.slopes = (_pairs(self.named(self.weights)), _pairs(self.slope_of))
 
     def _forward(self, x: Tensor, layers: Layers, mean: Tensor, std: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What each dense layer reads, and what it gives; the last are the logits."""
@@ -78,16 +74,12 @@ class Dense(Networks):
                 d = _each(backward, torch.bmm(d, self.layers[i][0]), given[i - 1], read[i])
         return self.slope, losses.detach()
 
-    @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each network over the examples."""
-        logits = self._forward(x, self.layers, self.mean, self.std)[1][-1]
-        return mean_losses(self.per_example, logits, y)
+    def _logits(self, x: Tensor) -> Tensor:
+        return self._forward(x, self.layers, self.mean, self.std)[1][-1]
 
-    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each example, of one network with the weights of a row."""
-        mean, std = self.all_means[[index]], self.all_stds[[index]]
-        return self.per_example(self._forward(x, _pairs(self.named(row[None])), mean, std)[1][-1][0], y)
+    def _example_losses(self, row: int, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        layers = _pairs(self.named(weights[None]))
+        return self.per_example(self._forward(x, layers, self.mean[[row]], self.std[[row]])[1][-1][0], y)
 
 
 def _each(function: Callable[..., Tensor], *stacks: Tensor) -> Tensor:

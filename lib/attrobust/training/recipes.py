@@ -1,20 +1,174 @@
-"""Recipes with a name: what ends a run, and what it runs under.
+"""How a network is trained, as one value: every number that its weights depend on, beside the data and the network.
 
-| name         | ends                     | weight decay        | question                            |
-|--------------|--------------------------|---------------------|-------------------------------------|
-| `matched`    | training loss below 0.01 | none                | the minimum, at the same fit        |
-| `plateau`    | fixed budget, annealed   | none                | what if training goes on?           |
-| `standard`   | as plateau               | 5e-4                | what does a practitioner get?       |
-| `decay_held` | as plateau               | step x decay = 3e-5 | how much of `standard` is the step? |
+    g <- gradient of mean(loss + strength * penalty) + decay w
+    v <- momentum v + g,    w <- w - step_size schedule(t) (v, or g + momentum v with Nesterov's)
 
-In `standard` a larger step also means more decay per update; in `decay_held` it does not. Used by notebooks 01, 03, 06
-and 07.
+Where training starts is the network's own: `models.build(..., initial="wide" or "narrow")`. A schedule says by how much
+the step size of an update t, counted from 0, is multiplied.
 """
 
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor
+
 from attrobust import checks
-from attrobust.training.recipe import Recipe
+from attrobust.regularizers import PENALTIES, Penalty
+from attrobust.training.examples import AUGMENTATIONS
+from attrobust.training.objective import LOSSES, TRAINERS
+from attrobust.versions import versioned
+
+
+@versioned(1)
+def constant(recipe: "Recipe", update: int, per_epoch: int) -> float:
+    """The same step throughout."""
+    return 1.0
+
+
+@versioned(1)
+def warmup_constant(recipe: "Recipe", update: int, per_epoch: int) -> float:
+    """Linear warm-up over `warmup_epochs`, then the same step."""
+    return _warm(update, recipe.warmup_epochs * per_epoch)
+
+
+@versioned(1)
+def cosine(recipe: "Recipe", update: int, per_epoch: int) -> float:
+    """Linear warm-up over a share of the T updates, times (1 + cos(pi t / T)) / 2.
+
+    Reference: Loshchilov and Hutter 2017, "SGDR", eq. 5, without restarts.
+    """
+    budget = recipe.most_epochs * per_epoch
+    return _warm(update, recipe.warmup_share * budget) * 0.5 * (1 + math.cos(math.pi * update / budget))
+
+
+def _warm(update: int, updates: float) -> float:
+    return min(1.0, (update + 1) / max(1.0, updates))
+
+
+SCHEDULES: dict[str, Callable[["Recipe", int, int], float]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "warmup-constant": warmup_constant,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How `fit` trains.
+
+    Raises:
+        ValueError: for any value outside its range, or one that no other choice reads.
+
+    Example:
+        >>> Recipe(step_size=0.1, batch_size=4, epochs=3, step_x_decay=3e-5).decay
+        0.0003
+    """
+
+    step_size: float  # above 0; the largest one, where the schedule changes it
+    batch_size: int  # images per update; a last incomplete batch of an epoch is left out
+    epochs: int  # passes over the images
+    stop_loss: float | None = None  # a network stops when its loss on the whole training set falls below this level
+    patience: int = 1  # a run with `stop_loss` may take this many times the epochs
+    momentum: float = 0.0  # in [0, 1)
+    nesterov: bool = False  # whether the momentum is Nesterov's
+    weight_decay: float = 0.0  # coupled L2 decay, at least 0
+    step_x_decay: float = 0.0  # the same told by its product with the step size; at most one of the two is given
+    schedule: str = "constant"  # one of `SCHEDULES`
+    warmup_share: float = 0.02  # of schedule "cosine": share of the updates with a linear warm-up, in [0, 1]
+    warmup_epochs: float = 5.0  # of schedule "warmup-constant": epochs of linear warm-up, at least 0
+    loss: str = "cross_entropy"  # one of `LOSSES`
+    label_smoothing: float = 0.0  # share of a label spread evenly over all classes, in [0, 1)
+    label_noise: float = 0.0  # share of the labels that are replaced by another class before training, in [0, 1]
+    augmentation: str = "none"  # one of `AUGMENTATIONS`
+    shift_pixels: int = 1  # of augmentation "shift": how far at most, in pixels
+    penalty: str | Penalty = "none"  # one of `regularizers.PENALTIES`, or (model, x, y) -> one number per example
+    strength: float = 0.0  # what the penalty is multiplied by, at least 0
+    trainer: str = "sgd"  # one of `TRAINERS`
+    radius: float = 0.0  # of trainers that look around (in weights or in pixels), at least 0; "sgd" does not
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        registries = {"schedule": SCHEDULES, "loss": LOSSES, "augmentation": AUGMENTATIONS, "trainer": TRAINERS}
+        for name, accepted in (registries | ({} if callable(self.penalty) else {"penalty": PENALTIES})).items():
+            checks.one_of(name, getattr(self, name), accepted)
+        self._check_company()
+        for field in dataclasses.fields(self):  # 1 and 1.0 are one recipe
+            value = getattr(self, field.name)
+            if value is not None and (isinstance(field.default, float) or field.name in ("step_size", "stop_loss")):
+                object.__setattr__(self, field.name, float(value))
+
+    @property
+    def decay(self) -> float:
+        """The weight decay, however it was told."""
+        return self.weight_decay or self.step_x_decay / self.step_size
+
+    @property
+    def most_epochs(self) -> int:
+        """The most epochs that a run may take."""
+        return self.epochs * self.patience
+
+    @property
+    def per_example_loss(self) -> Callable[[Tensor, Tensor], Float[Tensor, " batch"]]:
+        """From logits and labels to the loss of each example, without the penalty.
+
+        Smoothed labels: Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", section 7.
+        """
+        return partial(LOSSES[self.loss], label_smoothing=self.label_smoothing)
+
+    def step(self, update: int, *, per_epoch: int) -> float:
+        """Step size of an update, counted from 0, given the updates of an epoch.
+
+        Example:
+            >>> recipe = Recipe(step_size=0.1, batch_size=4, epochs=2, schedule="warmup-constant", warmup_epochs=1)
+            >>> [recipe.step(t, per_epoch=2) for t in range(4)]
+            [0.05, 0.1, 0.1, 0.1]
+        """
+        return self.step_size * SCHEDULES[self.schedule](self, update, per_epoch)
+
+    def _check_numbers(self) -> None:
+        checks.positive("step_size", self.step_size)
+        if self.stop_loss is not None:
+            checks.positive("stop_loss", self.stop_loss)
+        for name in ("batch_size", "epochs", "patience", "shift_pixels"):
+            checks.count(name, getattr(self, name))
+        for name in ("momentum", "weight_decay", "step_x_decay", "warmup_epochs", "strength", "radius"):
+            checks.at_least(name, getattr(self, name), 0)
+        for name in ("label_smoothing", "label_noise", "warmup_share"):
+            checks.share(name, getattr(self, name))
+        for name in ("momentum", "label_smoothing"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be below 1")
+        if not isinstance(self.nesterov, bool):
+            raise ValueError(f"nesterov is {self.nesterov!r}; it must be True or False")
+
+    def _check_company(self) -> None:
+        if self.weight_decay and self.step_x_decay:
+            both = f"weight_decay is {self.weight_decay!r} and step_x_decay {self.step_x_decay!r}"
+            raise ValueError(f"{both}; give one of the two")
+        schedule, augmentation = f"takes it, not {self.schedule!r}", f"takes it, not {self.augmentation!r}"
+        for name, taken, sentence in (
+            ("nesterov", self.momentum > 0, "it needs a momentum above 0"),
+            ("patience", self.stop_loss is not None, "only a recipe with a stop_loss takes it"),
+            ("strength", self.penalty != "none", "only a recipe with a penalty takes it"),
+            ("radius", self.trainer != "sgd", "trainer 'sgd' takes none"),
+            ("warmup_share", self.schedule == "cosine", f"only schedule 'cosine' {schedule}"),
+            ("warmup_epochs", self.schedule == "warmup-constant", f"only schedule 'warmup-constant' {schedule}"),
+            ("shift_pixels", self.augmentation == "shift", f"only augmentation 'shift' {augmentation}"),
+        ):
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default and not taken:
+                raise ValueError(f"{name} is {value!r}; {sentence}")
+
 
 #: What each name fixes; the rest is the caller's.
+#:   matched     ends at a training loss below 0.01: the minimum, at the same fit
+#:   plateau     a fixed budget, annealed: what if training goes on?
+#:   standard    as plateau, with decay: what does a practitioner get? A larger step also means more decay per update.
+#:   decay_held  as plateau, step x decay held: how much of `standard` is the step?
 RECIPES: dict[str, dict[str, object]] = {
     "matched": {"momentum": 0.9, "stop_loss": 0.01, "patience": 5},
     "plateau": {"momentum": 0.9, "schedule": "cosine"},
@@ -23,18 +177,8 @@ RECIPES: dict[str, dict[str, object]] = {
 }
 
 
-def named(name: str, *, step_size: float, batch_size: int, epochs: int, **changes: object) -> Recipe:
-    """A recipe of `RECIPES`.
-
-    Args:
-        name: one of `RECIPES`.
-        step_size: of SGD (the peak, where it is annealed).
-        batch_size: images per update.
-        epochs: passes over the images; a `matched` run may take five times as many.
-        **changes: other fields of a Recipe, which win over what the name fixes.
-
-    Returns:
-        The recipe.
+def named(name: str, **fields: object) -> Recipe:
+    """A recipe of `RECIPES`, with further fields of a Recipe, which win over what its name fixes.
 
     Raises:
         ValueError: for an unknown name, or a value that a Recipe refuses.
@@ -43,5 +187,4 @@ def named(name: str, *, step_size: float, batch_size: int, epochs: int, **change
         >>> named("decay_held", step_size=0.06, batch_size=64, epochs=400).decay
         0.0005
     """
-    checks.one_of("recipe", name, RECIPES)
-    return Recipe(**{"step_size": step_size, "batch_size": batch_size, "epochs": epochs} | RECIPES[name] | changes)
+    return Recipe(**RECIPES[checks.one_of("recipe", name, RECIPES)] | fields)

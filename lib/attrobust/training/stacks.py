@@ -6,50 +6,40 @@ Every parameter starts at a multiple of `LINE` numbers, so that a network's arit
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from attrobust.training.trainers import Objective, sgd
+from attrobust.training.level import CHUNK, Look
+from attrobust.training.objective import Loss, Objective, sgd
 
 #: Numbers in the longest vector register or cache line of a processor, with room to spare.
 LINE = 32
 
-#: Examples that go through a network at once; and the fewest that are worth it.
-CHUNK, LEAST = 256, 32
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
 
 class Networks(ABC):
-    """What `fit` trains.
-
-    Args:
-        models: networks alike but for their weights, which are copied.
-        loss: from logits and labels to one number per example.
+    """What `fit` trains: copies of networks alike but for their weights.
 
     Attributes:
-        weights: (networks, numbers), one row per network that is still training.
-        running: which networks these are, counted in `models`.
+        weights: (networks, numbers), one row per network.
         lazy: whether a look at the loss goes network by network, and only as far as an answer needs it.
     """
 
+    lazy = False
+
     def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
-        self.per_example, self.lazy = loss, False
-        self.seen: dict[int, Tensor] = {}
+        self.per_example = loss
         self.places, end = {}, 0
         for name, parameter in models[0].named_parameters():
             self.places[name] = slice(end, end + parameter.numel()), parameter.shape
             end += math.ceil(parameter.numel() / LINE) * LINE
         self.weights = next(models[0].parameters()).new_zeros(len(models), end, requires_grad=False)
-        self.running = list(range(len(models)))
-        for row, model in zip(self.weights, models, strict=True):
-            mine = self.named(row)
-            for name, parameter in model.named_parameters():
-                mine[name].copy_(parameter.detach())
-        self._arrange()
+        for mine, parameter in self._beside(models):
+            mine.copy_(parameter.detach())
+        self.slope = torch.zeros_like(self.weights)
+        self.slope_of = self.named(self.slope)
 
     def named(self, rows: Tensor) -> dict[str, Tensor]:
         """Parameters by name as views of rows (..., numbers)."""
@@ -57,46 +47,42 @@ class Networks(ABC):
 
     @torch.no_grad()
     def write(self, models: Sequence[nn.Module]) -> None:
-        """Put the weights of those that are training into the networks they came from."""
-        for row, index in zip(self.weights, self.running, strict=True):
-            mine = self.named(row)
-            for name, parameter in models[index].named_parameters():
-                parameter.copy_(mine[name])
+        """Put the weights into the networks they came from."""
+        for mine, parameter in self._beside(models):
+            parameter.copy_(mine)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Only these rows go on training; the others cost nothing more."""
-        self.running = [self.running[row] for row in rows]
-        self.weights = self.weights[rows]
-        self._arrange()
-
-    def _arrange(self) -> None:
-        """Follow a change of rows."""
-        self.slope = torch.zeros_like(self.weights)
-        self.slope_of = self.named(self.slope)
+    def _beside(self, models: Sequence[nn.Module]) -> Iterator[tuple[Tensor, nn.Parameter]]:
+        """Every part of the weights beside the parameter that it belongs to."""
+        for row, model in zip(self.weights, models, strict=True):
+            yield from zip(self.named(row).values(), model.parameters(), strict=True)
 
     @abstractmethod
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of each network on its own batch, a row each, and the losses; the rows are overwritten next time."""
 
-    @abstractmethod
+    @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each network over the examples; labels (batch,), or (networks, batch) where each has its own."""
+        """Mean loss of each network over the examples; labels (batch,) or (networks, batch)."""
+        labels = y.expand(len(self.weights), -1)
+        return torch.stack([self.per_example(z, mine).mean() for z, mine in zip(self._logits(x), labels, strict=True)])
 
-    def looks(self, x: Tensor, y: Tensor, asked: Sequence[int]) -> dict[int, "Look"]:
-        """A look at the loss of those that are asked for, as they are now."""
-        if self.lazy:
-            return {index: self._look(index, x, y if y.ndim == 1 else y[index]) for index in asked}
-        losses = dict(zip(self.running, self.loss(x, y if y.ndim == 1 else y[self.running]).split(1), strict=True))
-        return {index: Look(losses[index], losses[index].__getitem__) for index in asked}
+    @abstractmethod
+    def _logits(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits of each network, of the same images."""
 
-    def _look(self, index: int, x: Tensor, y: Tensor) -> "Look":
-        """A look at one network that begins with what was hard when last looked at; nothing is computed yet."""
-        now = self.weights[self.running.index(index)].clone()
-        seen = self.seen.setdefault(index, x.new_zeros(len(x)))
-        return Look(seen, lambda part: self.example_losses(index, now, x[part], y[part]))
+    def looks(self, x: Tensor, y: Tensor, rows: Sequence[int], seen: Sequence[Tensor]) -> list[Look]:
+        """A look at the loss of each row asked for, as it is now; lazy ones begin with what was hard before."""
+        if not self.lazy:
+            losses = self.loss(x, y).split(1)
+            return [Look(losses[row], losses[row].__getitem__) for row in rows]
 
-    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each example, of one network with the weights of a row; asked for where looks are lazy."""
+        def look(row: int, before: Tensor, now: Tensor) -> Look:
+            return Look(before, lambda part: self._example_losses(row, now, x[part], y[row, part]))
+
+        return [look(row, before, self.weights[row].clone()) for row, before in zip(rows, seen, strict=True)]
+
+    def _example_losses(self, row: int, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Loss of each example, of one network with other weights; asked for where looks are lazy."""
         raise NotImplementedError
 
 
@@ -104,122 +90,66 @@ class Stack(Networks):
     """Every layer once for all networks, by vmap."""
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
+        super().__init__(models, loss)
         for model in models:
             model.train()
-        self.template = models[0]
+        self.template, self.buffers = models[0], stack_module_state(list(models))[1]
         self.convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in models[0].modules())
-        self.all_buffers = stack_module_state(list(models))[1]
-        super().__init__(models, loss)
 
-    def _arrange(self) -> None:
-        super()._arrange()
-        self.buffers = {name: b[self.running] for name, b in self.all_buffers.items()}
-
-    def _logits(self, x: Tensor, weights: dict[str, Tensor], *, shared: bool) -> Tensor:
+    def _forward(self, x: Tensor, weights: dict[str, Tensor], *, shared: bool) -> Tensor:
+        stacked = vmap(
+            lambda w, b, images: functional_call(self.template, (w, b), (images,)), (0, 0, None if shared else 0)
+        )
         if not self.convolves:
-            return self._forward(x, weights, self.buffers, shared=shared)
+            return stacked(weights, self.buffers, x)
         # One grouped convolution would sum in an order that depends on the number of groups: networks take turns.
         turns = []
-        for i in range(len(self.running)):
+        for i in range(len(self.weights)):
             mine, buffers = ({name: part[i : i + 1] for name, part in p.items()} for p in (weights, self.buffers))
-            turns.append(self._forward(x if shared else x[i : i + 1], mine, buffers, shared=shared))
+            turns.append(stacked(mine, buffers, x if shared else x[i : i + 1]))
         return torch.cat(turns)
-
-    def _forward(self, x: Tensor, weights: dict[str, Tensor], buffers: dict[str, Tensor], *, shared: bool) -> Tensor:
-        return vmap(
-            lambda w, b, images: functional_call(self.template, (w, b), (images,)), (0, 0, None if shared else 0)
-        )(weights, buffers, x)
 
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of each network on its own batch, and the losses."""
         weights = {name: w.detach().requires_grad_() for name, w in self.named(self.weights).items()}
-        logits = self._logits(x, weights, shared=False)
+        logits = self._forward(x, weights, shared=False)
         losses = self.per_example(logits.flatten(0, 1), y.flatten()).view(y.shape).mean(1)
         for name, found in zip(weights, torch.autograd.grad(losses.sum(), list(weights.values())), strict=True):
             self.slope_of[name].copy_(found)
         return self.slope, losses.detach()
 
-    @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each network over the examples."""
-        return mean_losses(self.per_example, self._logits(x, self.named(self.weights), shared=True), y)
+    def _logits(self, x: Tensor) -> Tensor:
+        return self._forward(x, self.named(self.weights), shared=True)
 
 
 class Turns(Networks):
-    """One network after the other, on copies; who has stopped, or is not asked for, costs nothing.
+    """One network after the other, on copies; who is not asked for costs nothing.
 
-    Args:
-        models: networks alike but for their weights.
-        loss: from logits and labels to one number per example.
-        gradient: from (which network, the network, its batch, its labels) to the gradients of its parameters and its
-            loss; of the mean loss if None.
+    `gradient` goes from (which network, the network, its batch, its labels) to the gradients of its parameters and its
+    loss; None for those of the mean loss.
     """
 
-    def __init__(self, models: Sequence[nn.Module], loss: Loss, gradient: Callable[..., tuple] | None = None) -> None:
-        self.models = [copy.deepcopy(model).train().requires_grad_(True) for model in models]
-        self.parameters = [list(model.parameters()) for model in self.models]
-        self.take = gradient or (lambda index, model, x, y: sgd(model, Objective(loss), x, y, 0.0, None))
-        super().__init__(models, loss)
-        self.lazy = True
+    lazy = True
 
-    def _arrange(self) -> None:
-        super()._arrange()
-        for row, index in zip(self.weights, self.running, strict=True):
-            for parameter, mine in zip(self.parameters[index], self.named(row).values(), strict=True):
-                parameter.data = mine
+    def __init__(self, models: Sequence[nn.Module], loss: Loss, gradient: Callable[..., tuple] | None = None) -> None:
+        super().__init__(models, loss)
+        self.take = gradient or (lambda row, model, x, y: sgd(model, Objective(loss), x, y, 0.0, None))
+        self.models = [copy.deepcopy(model).train().requires_grad_(True) for model in models]
+        for mine, parameter in self._beside(self.models):
+            parameter.data = mine
 
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of each network on its own batch, and the losses."""
         losses = []
-        for row, index in enumerate(self.running):
-            found, loss = self.take(index, self.models[index], x[row], y[row])
+        for row, model in enumerate(self.models):
+            found, loss = self.take(row, model, x[row], y[row])
             losses.append(loss)
             for part, mine in zip(found, self.slope_of.values(), strict=True):
                 mine[row].copy_(part)
         return self.slope, torch.stack(losses)
 
-    @torch.no_grad()
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each network over the examples."""
-        logits = [torch.cat([self.models[index](part) for part in x.split(CHUNK)]) for index in self.running]
-        return mean_losses(self.per_example, logits, y)
+    def _logits(self, x: Tensor) -> list[Tensor]:
+        return [torch.cat([model(part) for part in x.split(CHUNK)]) for model in self.models]
 
-    def example_losses(self, index: int, row: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each example, of one network with the weights of a row."""
-        return self.per_example(functional_call(self.models[index], self.named(row), (x,)), y)
-
-
-class Look:
-    """The loss of one network over the training set, looked at only as far as an answer needs it.
-
-    Args:
-        seen: loss of each example when it was last looked at, updated in place; the largest are looked at first.
-        losses: from indices of examples to their losses now.
-    """
-
-    def __init__(self, seen: Tensor, losses: Callable[[Tensor], Tensor]) -> None:
-        self.seen, self.losses = seen, losses
-        self.rest = seen.argsort(descending=True, stable=True)
-        self.total = seen.new_zeros(())
-
-    @property
-    def over(self) -> bool:
-        """Whether all examples have been seen."""
-        return not len(self.rest)
-
-    @torch.no_grad()
-    def until(self, enough: float) -> Tensor:
-        """The loss; from `enough` on, a lower bound of it will do."""
-        limit = enough * len(self.seen)
-        while not self.over and not self.total > limit:
-            # As many as would do if they were as hard as they were.
-            short = (self.seen[self.rest].cumsum(0) <= limit - self.total).sum()
-            part, self.rest = self.rest.tensor_split([min(max(LEAST, int(short) + 1), CHUNK)])
-            self.seen[part] = self.losses(part)
-            self.total += self.seen[part].sum()
-        return self.seen.mean() if self.over else self.total / len(self.seen)
-
-
-def mean_losses(loss: Loss, logits: Tensor | list[Tensor], y: Tensor) -> Tensor:
-    """Mean loss of each network; labels (batch,), or (networks, batch) where each has its own."""
-    return torch.stack([loss(z, mine).mean() for z, mine in zip(logits, y.expand(len(logits), -1), strict=True)])
+    def _example_losses(self, row: int, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self.per_example(functional_call(self.models[row], self.named(weights), (x,)), y)

@@ -1,0 +1,77 @@
+"""Panels and cells side by side: pictures and maps, from tidy pixels so that even they have numbers, and matrices."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from attrobust.figures.style import COLORS, bare, drawing, label
+
+
+def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.DataFrame:
+    """Tidy table of a picture grid, one row per pixel: row, column, kind, caption, i, j, value.
+
+    `panels` goes from (row, column) to (kind, values of shape (height, width), caption); kind is "image" (grey, 0 to
+    1), "signed" (blue negative, red positive, scaled per panel) or "importance" (dark = large, per panel).
+    """
+    parts = []
+    for (row, column), (kind, values, caption) in panels.items():
+        i, j = np.indices(values.shape)
+        numbers = {"i": i.ravel(), "j": j.ravel(), "value": values.ravel().astype(float)}
+        parts.append(pd.DataFrame({"row": row, "column": column, "kind": kind, "caption": caption} | numbers))
+    if not parts:
+        return pd.DataFrame(columns=["row", "column", "kind", "caption", "i", "j", "value"])
+    return pd.concat(parts, ignore_index=True)
+
+
+@drawing
+def pictures(table: pd.DataFrame) -> Figure:
+    """Draw the grid of a `pixels` table: column names on top, row names on the left, captions below."""
+    rows, columns = list(table["row"].unique()), list(table["column"].unique())
+    shape = (1.35 * len(columns) + 0.9, (1.35 + 0.3) * len(rows) + 0.5)
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=shape, squeeze=False)
+    for (r, c), axis in np.ndenumerate(axes):
+        axis.set(xticks=[], yticks=[])
+        bare(axis)
+        if r == 0:
+            axis.set_title(columns[c], fontsize=8)
+        if c == 0:
+            axis.set_ylabel(rows[r], fontsize=8)
+        panel = table[(table["row"] == rows[r]) & (table["column"] == columns[c])]
+        if panel.empty:
+            continue
+        axis.set_xlabel(panel["caption"].fillna("").astype(str).iloc[0], fontsize=7)
+        values = panel.pivot(index="i", columns="j", values="value").to_numpy()
+        largest = np.abs(values).max() or 1.0
+        looks = {
+            "image": {"cmap": "gray", "vmin": 0, "vmax": 1},
+            "signed": {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest},
+            "importance": {"cmap": "Greys", "vmin": 0, "vmax": largest},
+        }
+        axis.imshow(values, interpolation="nearest", **looks[panel["kind"].iloc[0]])
+    return figure
+
+
+@drawing
+def matrix(
+    table: pd.DataFrame, *, rows: str, columns: str, digits: int = 2, x_label: str = "", y_label: str = ""
+) -> Figure:
+    """One cell per pair: `mean`, `low` and `high`; the deeper its colour (`shade`, 0 to 1), the more damage."""
+    lines, names = list(table[rows].unique()), list(table[columns].unique())
+    figure, axis = plt.subplots(figsize=(1.15 * len(names) + 1.9, 0.36 * len(lines) + 1.3))
+    shades = table.pivot(index=rows, columns=columns, values="shade").loc[lines, names]
+    palette = sns.light_palette(COLORS["attack"], as_cmap=True)
+    axis.imshow(shades.to_numpy(dtype=float), cmap=palette, vmin=0, vmax=1.4, aspect="auto")
+    for cell in table.to_dict("records"):
+        place = names.index(cell[columns]), lines.index(cell[rows])
+        mean, low, high = (f"{cell[name]:.{digits}f}" for name in ("mean", "low", "high"))
+        for text, height, size in ((mean, 3, 8), (f"[{low}, {high}]", -6, 6)):
+            axis.annotate(text, place, (0, height), textcoords="offset points", ha="center", va="center", fontsize=size)
+    axis.set_xticks(range(len(names)), [label(name).replace(" ", "\n", 1) for name in names], fontsize=7)
+    axis.set_yticks(range(len(lines)), [label(line) for line in lines], fontsize=8)
+    axis.set(xlabel=x_label, ylabel=y_label)
+    axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axis.xaxis.set_label_position("top")
+    bare(axis)
+    return figure
