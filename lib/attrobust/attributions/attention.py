@@ -53,7 +53,7 @@ def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: 
 def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
     """Relevance passed through all blocks: R <- R + m((dA_l * A_l)^+) R, from R = I.
 
-    Reference: Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
+    Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
     """
     return _from_cls(passed_on(_speaking_for(model, x, target, readout)), x)
 
@@ -70,10 +70,8 @@ def attention_flow(model: nn.Module, x: Images, target: Labels) -> Patches:
     """Maximum flow from the top CLS token to each patch; between blocks, token i to token j holds (m(A_l) + I)_ij.
 
     In units of attention, exact to about 1e-7, the same for every class. Slow (one maximum flow per patch and image, on
-    the CPU) and without a gradient: an attack can only be carried over to it, not climb on it.
-
-    Reference: Abnar and Zuidema 2020, "Quantifying attention flow in transformers", section 3 (there with rows
-    divided by their sum, for softmax a factor of two).
+    the CPU) and without a gradient: an attack can only be carried over to it, not climb on it. (Section 3 of
+    `rollout`'s source, there with rows divided by their sum, for softmax a factor of two.)
     """
     with torch.no_grad():
         maps = torch.stack([_with_skip(weights) for weights in _attend(model, x)[1]], dim=1)

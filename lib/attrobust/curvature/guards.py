@@ -48,8 +48,8 @@ def trainable(network: nn.Module, x: Tensor) -> list[nn.Parameter]:
 def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
     """Return `numbers` if they are finite, one per example."""
     if numbers.shape != (len(x),):
-        hint = "; a loss such as F.cross_entropy does so with reduction='none'"
-        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; it must be one number per example{hint}")
+        hint = "a loss such as F.cross_entropy does so with reduction='none'"
+        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; it must be one number per example; {hint}")
     if not bool(torch.isfinite(numbers).all()):
         worst = numbers.detach()[~torch.isfinite(numbers)][0].item()
         raise ValueError(f"{name} is {worst} on an example; curvature needs a finite {name}")

@@ -22,7 +22,8 @@ from attrobust.shapes import Images
 Shape = tuple[int, int, int]
 Logits = Float[Tensor, "batch classes"]
 Tokens = Float[Tensor, "batch tokens dim"]
-Maps = list[Float[Tensor, "batch heads tokens tokens"]]
+Matrix = Float[Tensor, "batch heads tokens tokens"]
+Maps = list[Matrix]
 
 ACTIVATIONS: dict[str, type[nn.Module]]
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
@@ -108,9 +109,7 @@ class Block(nn.Module):
         self.before_mlp = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), activation(), nn.Linear(2 * dim, dim))
 
-    def attend(
-        self, tokens: Tokens, *, read: int | None = None
-    ) -> tuple[Float[Tensor, "batch read dim"], Float[Tensor, "batch heads tokens tokens"]]:
+    def attend(self, tokens: Tokens, *, read: int | None = None) -> tuple[Float[Tensor, "batch read dim"], Matrix]:
         """New tokens (the `read` first ones, or all) and the block's attention matrix."""
         mixed, weights = self.attention.attend(self.before_attention(tokens), read=read)
         tokens = tokens[:, :read] + mixed
@@ -228,9 +227,11 @@ def build(
     """Build one of `ARCHITECTURES`, with weights that depend on `seed` alone; the global random state is left as found.
 
     The network is in train mode, on the CPU, in float32. Options of the architecture are mean and std of the training
-    pixels; width, depth; attention, patch, dim, depth, heads of a ViT. An image has `input_shape` (channels, height,
-    width). Initial weights are "wide" as below, or "narrow" as torch's own dense and convolutional layers (uniform,
-    variance 1 / (3 fan-in), biases too), with positions of a ViT at 0.02.
+    pixels; width, depth; attention, patch, dim, depth, heads of a ViT. `input_shape` is (channels, height, width) of an
+    image. Initial weights are "narrow" as torch's own dense and convolutional layers (uniform, variance 1 / (3 fan-in),
+    biases too), with positions of a ViT at 0.02; or "wide" (He et al. 2015, "Delving deep into rectifiers", eq. 10; a
+    ViT's dense layers read normalised tokens and start at variance 1 / fan-in, LeCun et al. 1998, so that first scores
+    have unit variance).
 
     Raises:
         ValueError: for an unknown architecture or activation, fewer than two classes, or what a ViT refuses.
@@ -238,9 +239,6 @@ def build(
     Example:
         >>> build("mlp", input_shape=(1, 8, 8), classes=10, seed=0, width=16)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
-
-    Reference: He et al. 2015, "Delving deep into rectifiers", eq. 10 (initialisation). A ViT's dense layers read
-    normalised tokens and start at variance 1 / fan-in (LeCun et al. 1998), so that first scores have unit variance.
     """
     checks.one_of("architecture", architecture, ARCHITECTURES)
     checks.one_of("activation", activation, ACTIVATIONS)
