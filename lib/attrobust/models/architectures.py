@@ -47,11 +47,11 @@ class Standardize(nn.Module):
 
 
 class _Layered(nn.Module):
-    """Layers one after the other, of which the first standardises the pixels."""
+    """Layers one after the other, of which the first standardises the pixels by their mean and std."""
 
-    def __init__(self, standard: dict[str, float], *layers: nn.Module) -> None:
+    def __init__(self, pixels: dict[str, float], *layers: nn.Module) -> None:
         super().__init__()
-        self.layers = nn.Sequential(Standardize(**standard), *layers)
+        self.layers = nn.Sequential(Standardize(**pixels), *layers)
 
     def forward(self, x: Images) -> Logits:
         """Logits of each image."""
@@ -62,32 +62,25 @@ class MLP(_Layered):
     """Dense network: standardise, flatten, `depth` hidden layers of `width` units, one logit per class."""
 
     def __init__(
-        self,
-        inputs: Shape,
-        classes: int,
-        *,
-        activation: str = "gelu",
-        width: int = 64,
-        depth: int = 3,
-        **standard: float,
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 64, depth: int = 3, **pixels: float
     ) -> None:
         sizes = [math.prod(inputs), *[width] * depth, classes]
         layers: list[nn.Module] = [nn.Flatten()]
         for fan_in, fan_out in pairwise(sizes[:-1]):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-        super().__init__(standard, *layers, nn.Linear(*sizes[-2:]))
+        super().__init__(pixels, *layers, nn.Linear(*sizes[-2:]))
 
 
 class ConvNet(_Layered):
     """Convolutional network: two strided 3 x 3 convolutions, then one hidden dense layer."""
 
     def __init__(
-        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, **standard: float
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, **pixels: float
     ) -> None:
         channels, rows, columns = inputs
         act = ACTIVATIONS[activation]
         super().__init__(
-            standard,
+            pixels,
             nn.Conv2d(channels, width, 3, stride=2, padding=1),
             act(),
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
@@ -165,7 +158,7 @@ class ViT(nn.Module):
         dim: int = 32,
         depth: int = 2,
         heads: int = 4,
-        **standard: float,
+        **pixels: float,
     ) -> None:
         super().__init__()
         channels, height, width = inputs
@@ -174,7 +167,7 @@ class ViT(nn.Module):
         if height % patch or width % patch:
             raise ValueError(f"patch is {patch}; it must divide the image's height and width, {height} and {width}")
         tokens = 1 + (height // patch) * (width // patch)
-        self.standardize = Standardize(**standard)
+        self.standardize = Standardize(**pixels)
         self.patches = Patches(channels, patch, dim)
         self.cls = nn.Parameter(torch.zeros(1, dim))
         self.position = nn.Parameter(POSITION_STD * torch.randn(tokens, dim))
