@@ -166,7 +166,7 @@ def fading(n_train: int, epochs: int, seed: int, loss: str) -> pd.DataFrame:
 
     def probe(update: int, networks: Sequence[nn.Module]) -> None:
         reached = float(of_loss(networks[0], x, y).mean().detach())
-        for name, readout in (("loss", of_loss), ("logit", curvature.logit)):
+        for name, readout in (("loss", of_loss), ("logit", models.readouts.logit)):
             hessian = curvature.InputHessian(networks[0], x, y, readout=readout)
             generator = torch.Generator().manual_seed(0)
             turn = curvature.relative_curvature(hessian, generator=generator).value.median()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, vmap
 
 from attrobust import curvature
+from attrobust.models import readouts
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.theory import draws, tally
 from attrobust.versions import versioned
@@ -37,7 +38,7 @@ def probability(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> PerI
 
 
 #: What a statement is tried on: name -> (model, x, y) -> one number per image.
-READOUTS: dict[str, Readout] = {"logit": curvature.logit, "loss": curvature.cross_entropy, "probability": probability}
+READOUTS: dict[str, Readout] = {"logit": readouts.logit, "loss": readouts.cross_entropy, "probability": probability}
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def with_change(
     y: Labels,
     change: Float[Tensor, "batch units inputs_and_one"],
     *,
-    readout: Readout = curvature.logit,
+    readout: Readout = readouts.logit,
 ) -> PerImage:
     """Readout of each image when [W, b] is changed, by another amount for every image; differentiable in it."""
     first = first_dense(model, x)
@@ -131,7 +132,7 @@ def with_change(
 
 
 def weight_gradients(
-    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit
 ) -> Float[Tensor, "batch units inputs_and_one"]:
     """Gradient of each image's readout in [W, b], by automatic differentiation."""
     first = first_dense(model, x)
@@ -139,7 +140,7 @@ def weight_gradients(
 
 
 def weight_hessians(
-    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit
 ) -> Float[Tensor, "batch n n"]:
     """Dense Hessian of each image's readout in [W, b], read row by row; for small first layers."""
     first = first_dense(model, x)
@@ -147,14 +148,14 @@ def weight_hessians(
 
 
 def bias_hessians(
-    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit
 ) -> Float[Tensor, "batch units units"]:
     """Hessian of each image's readout in the first layer's biases, which is its Hessian in h."""
     return parameter_hessians(model, x, y, of=f"{first_dense(model, x).name}.bias", readout=readout)
 
 
 def input_hessians(
-    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit
 ) -> Float[Tensor, "batch pixels pixels"]:
     """Dense Hessian of each image's readout in its pixels; for small images."""
     n = x[0].numel()
@@ -166,7 +167,7 @@ def input_hessians(
 
 
 def parameter_gradients(
-    model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit, only: str = ""
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit, only: str = ""
 ) -> Float[Tensor, "batch parameters"]:
     """Gradient of each image's readout in one parameter, or in all in the order of `model.parameters()`, flat."""
     weights = {name: p.detach() for name, p in model.named_parameters() if only in ("", name)}
@@ -175,7 +176,7 @@ def parameter_gradients(
 
 
 def parameter_hessians(
-    model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = curvature.logit
+    model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = readouts.logit
 ) -> Float[Tensor, "batch n n"]:
     """Dense Hessian of each image's readout in the parameter called `of`, flat, read row by row."""
     value, weights = of_parameters(model, readout), dict(model.named_parameters())[of].detach()
@@ -227,7 +228,7 @@ def ascend(
     return best
 
 
-def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit) -> PerImage:
+def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit) -> PerImage:
     """Upper bound on each image's input gradient by its gradient in the first layer (P2).
 
         |grad_x phi| <= |W|_2 |grad_[W,b] phi|_F / |x~|
@@ -259,7 +260,7 @@ def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Rea
     return first.spectral * gradients.flatten(1).norm(dim=1) / first.extended.norm(dim=1)
 
 
-def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = curvature.logit) -> PerImage:
+def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit) -> PerImage:
     """Upper bound on each image's input curvature by its own curvature in the first layer (P3).
 
         |hess_x phi|_2 <= |W|_2^2 |hess_[W,b] phi|_2 / |x~|^2 = |W|_2^2 |hess_b phi|_2
@@ -285,7 +286,7 @@ def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Re
 
 
 def all_layers_gradient_bound(
-    model: nn.Sequential, x: Images, y: Labels, *, readout: Readout = curvature.logit
+    model: nn.Sequential, x: Images, y: Labels, *, readout: Readout = readouts.logit
 ) -> PerImage:
     """Upper bound on each image's input gradient by its gradient in all parameters (P2, summed over layers).
 
@@ -365,11 +366,11 @@ def radii(case: int) -> Iterator[pd.DataFrame]:
     radius = rho * first.extended.norm(dim=1) / first.spectral
 
     def moved(step: Tensor) -> Tensor:
-        return curvature.cross_entropy(model, x + step.view_as(x), y)
+        return readouts.cross_entropy(model, x + step.view_as(x), y)
 
     def changed(change: Tensor) -> Tensor:
         by_image = change.view(len(x), *first.matrix.shape)
-        return with_change(model, x, y, by_image, readout=curvature.cross_entropy)
+        return with_change(model, x, y, by_image, readout=readouts.cross_entropy)
 
     attacked = ascend(moved, torch.zeros_like(x.flatten(1)), radius)
     lifted = weight_change(first, attacked).flatten(1)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import curvature
-from attrobust.curvature import logit
+from attrobust.models.readouts import logit
 from attrobust.shapes import Images, Labels
 from attrobust.theory import duality, tally
 from attrobust.theory.duality import Readout

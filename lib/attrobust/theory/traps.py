@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attrobust import curvature, similarity
+from attrobust.models import readouts
 from attrobust.shapes import Images
 from attrobust.theory import draws, duality, tally, turning
 from attrobust.versions import versioned
@@ -75,7 +76,7 @@ def _scaled(model: nn.Module, x: Images, moved: Images, y: Tensor, factor: float
     """Absolute and scale-free numbers of the step from x to moved, for the logit times a factor."""
 
     def readout(model: Callable, x: Tensor, y: Tensor) -> Tensor:
-        return factor * curvature.logit(model, x, y)
+        return factor * readouts.logit(model, x, y)
 
     maps = [curvature.InputHessian(model, at, y, readout=readout).gradient.detach() for at in (x, moved)]
     generator = torch.Generator().manual_seed(0)
