@@ -6,6 +6,8 @@ over heads, (.)^+ the positive part. Maps are non-negative, (batch, 1, rows, col
 column, in reading order, not enlarged to pixels. One with a positive part may be zero for a whole image: `zero_maps`.
 """
 
+from functools import reduce
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -39,10 +41,7 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
     maps = [_with_skip(weights) for weights in _attend(model, x)[1]]
     if renormalise:
         maps = [m / m.sum(-1, keepdim=True) for m in maps]
-    rolled = maps[0]
-    for m in maps[1:]:
-        rolled = m @ rolled
-    return _from_cls(rolled, x)
+    return _from_cls(reduce(lambda rolled, m: m @ rolled, maps), x)
 
 
 def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
