@@ -235,7 +235,7 @@ def moments(
 
 def signs(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
     """Random signs of this shape, with dtype and device of `like`."""
-    return (2 * torch.randint(0, 2, shape, device=generator.device, generator=generator) - 1).to(like)
+    return 2 * torch.randint(0, 2, shape, device=generator.device, generator=generator).to(like) - 1
 
 
 def _standard_error(samples: Tensor) -> Tensor:
