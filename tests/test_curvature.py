@@ -436,7 +436,7 @@ def test_flatness_of_layers_that_do_not_carry_it_is_refused():
 
 # ------------------------------------------------------------------ pixels
 
-READOUTS = {"logit": curvature.logit, "cross_entropy": curvature.cross_entropy}
+READOUTS = {"logit": models.readouts.logit, "cross_entropy": models.readouts.cross_entropy}
 
 
 def dense_input_hessians(model, readout, x, y):

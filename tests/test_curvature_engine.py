@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from attrobust import curvature
+from attrobust.models import readouts
 from scipy.sparse.linalg import eigsh
 from torch import nn
 from torch.nn import functional as F
 
 LOSS = cases.per_example_cross_entropy
-READOUTS = {"logit": curvature.logit, "margin": curvature.margin, "loss": curvature.cross_entropy}
+READOUTS = {"logit": readouts.logit, "margin": readouts.margin, "loss": readouts.cross_entropy}
 
 
 def draw(*shape, seed=0):
@@ -426,7 +427,7 @@ def test_the_jacobian_and_its_norms_agree_with_torch_func(network):
 
 def test_margin_is_the_logit_minus_the_best_of_the_others():
     logits = torch.tensor([[1.0, 5.0, 3.0], [4.0, 2.0, 0.5]])
-    found = curvature.margin(lambda x: logits, logits, torch.tensor([2, 0]))
+    found = readouts.margin(lambda x: logits, logits, torch.tensor([2, 0]))
     assert found.tolist() == [-2.0, 2.0]
 
 

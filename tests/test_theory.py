@@ -55,7 +55,7 @@ def test_bounds_are_in_pixel_units_when_the_network_standardises():
     assert (exact <= duality.input_gradient_bound(model, x, y) * (1 + 1e-9)).all()
     step = 0.1 * torch.randn(5, 4, generator=cases.generator(1), dtype=torch.float64)
     moved = duality.with_change(model, x, y, duality.weight_change(first, step))
-    assert torch.allclose(moved, curvature.logit(model, x + step.view_as(x), y), atol=1e-12)
+    assert torch.allclose(moved, models.readouts.logit(model, x + step.view_as(x), y), atol=1e-12)
 
 
 @given(seed=seeds)

@@ -63,7 +63,6 @@ def register(name: str) -> str:
 
     Raises:
         ImportError: if transformers is not installed.
-        ValueError: for an unknown name.
     """
     mix = partial(_mix, kernels.kernel(name))
     try:
@@ -100,8 +99,7 @@ class ImageClassifier(nn.Module):
     def attend(self, x: Images) -> tuple[Float[Tensor, "batch classes"], Maps]:
         """Logits, and the attention matrix of every block, first block first; live.
 
-        Raises:
-            ValueError: if the model's attention returns no weights ("eager" does, and every swapped one).
+        Refuses a model whose attention returns no weights ("eager" does, and every swapped one).
         """
         output = self.model(pixel_values=(x - self.mean) / self.std, output_attentions=True)
         if not output.attentions or any(weights is None for weights in output.attentions):

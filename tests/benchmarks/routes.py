@@ -8,6 +8,7 @@ import hessian_eigenthings
 import pyhessian
 import torch
 from attrobust import curvature
+from attrobust.models import readouts
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
@@ -137,7 +138,7 @@ def input_loss_ends(network: str) -> dict[str, Route]:
 
     def by_lanczos():
         _, high = curvature.input_extremes(
-            curvature.InputHessian(model, x, y, readout=curvature.cross_entropy), generator=setting.seeded(), steps=10
+            curvature.InputHessian(model, x, y, readout=readouts.cross_entropy), generator=setting.seeded(), steps=10
         )
         return high.value, high.products
 

@@ -131,10 +131,7 @@ class Kernel(nn.Module):
 
 @versioned(1)
 def kernel(name: str) -> Kernel:
-    """The kernel of that name in `KERNELS`.
-
-    Raises:
-        ValueError: for an unknown name.
+    """The kernel of that name in `KERNELS`; ValueError for any other.
 
     Example:
         >>> kernel("gaussian")

@@ -5,7 +5,8 @@ non-negative number per patch, (batch, 1, rows, columns). `patches` brings the f
 
 All take a classifier in eval mode, whose flags are left as found, images with pixels in [0, 1], and the explained class
 of each; many a `readout` too: (model, x, target) -> the number of each image that is explained, instead of the logit.
-They refuse a model that does not return logits of shape (batch, classes), or a readout not one number per image.
+They refuse in a sentence (ValueError) a model that does not return logits of shape (batch, classes), a readout that is
+not one number per image, and an option out of range.
 """
 
 from attrobust.attributions.attention import attention_flow, gradient_attention, raw_attention, relevance, rollout

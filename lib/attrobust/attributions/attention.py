@@ -6,6 +6,8 @@ over heads, (.)^+ the positive part. Maps are non-negative, (batch, 1, rows, col
 column, in reading order, not enlarged to pixels. One with a positive part may be zero for a whole image: `zero_maps`.
 """
 
+from functools import reduce
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -49,10 +51,7 @@ def rollout(
     maps = [_with_skip(a) for a in weights]
     if renormalise:
         maps = [m / m.sum(-1, keepdim=True) for m in maps]
-    rolled = maps[0]
-    for m in maps[1:]:
-        rolled = m @ rolled
-    rolled = _from_cls(rolled, x)
+    rolled = _from_cls(reduce(lambda rolled, m: m @ rolled, maps), x)
     return (rolled, scores) if logits else rolled
 
 
@@ -66,7 +65,7 @@ def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: 
 def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
     """Relevance passed through all blocks: R <- R + m((dA_l * A_l)^+) R, from R = I.
 
-    Reference: Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
+    Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
     """
     return _from_cls(passed_on(_speaking_for(model, x, target, readout)), x)
 
@@ -83,10 +82,8 @@ def attention_flow(model: nn.Module, x: Images, target: Labels) -> Patches:
     """Maximum flow from the top CLS token to each patch; between blocks, token i to token j holds (m(A_l) + I)_ij.
 
     In units of attention, exact to about 1e-7, the same for every class. Slow (one maximum flow per patch and image, on
-    the CPU) and without a gradient: an attack can only be carried over to it, not climb on it.
-
-    Reference: Abnar and Zuidema 2020, "Quantifying attention flow in transformers", section 3 (there with rows
-    divided by their sum, for softmax a factor of two).
+    the CPU) and without a gradient: an attack can only be carried over to it, not climb on it. (Section 3 of
+    `rollout`'s source, there with rows divided by their sum, for softmax a factor of two.)
     """
     with torch.no_grad():
         maps = torch.stack([_with_skip(weights) for weights in _attend(model, x)[1]], dim=1)

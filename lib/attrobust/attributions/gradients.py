@@ -3,8 +3,7 @@
 The explained quantity is the logit of `target`, or another readout of the model (`models.readouts`). Maps stay in
 the autograd graph, so that an attack or a penalty can differentiate *through* them; captum's input-level methods
 either detach their maps or return one whose derivative silently misses the second-order term, so captum serves as an
-oracle for values only. A map of a batch costs one backward pass: images do not interact, hence the gradient of the
-summed readout is each image's own gradient.
+oracle for values only. Images do not interact: the gradient of the summed readout is each image's own.
 """
 
 from collections.abc import Callable
@@ -85,9 +84,6 @@ def integrated_gradients(
     x0 is an image of the constant `baseline`, black if 0 (our choice, the field's habit). The map sums to the readout's
     change from x0 to x as `steps` of the midpoint rule grow; 32 is our choice, the error falls with their square
     (Sundararajan et al. 2017, "Axiomatic attribution for deep networks", eq. 3).
-
-    Raises:
-        ValueError: if `steps` is not a positive whole number.
     """
     checks.count("steps", steps)
     x = live(x)
@@ -110,9 +106,6 @@ def smooth_grad(
 
     Noisy pixels may leave [0, 1]. Seed the generator alike to compare maps under common noise (Smilkov et al. 2017,
     "SmoothGrad: removing noise by adding noise").
-
-    Raises:
-        ValueError: if `sigma` is negative or `samples` is not a positive whole number.
     """
     checks.at_least("sigma", sigma, 0)
     checks.count("samples", samples)
@@ -135,9 +128,6 @@ def uniform_grad(
     Ball("linf", r) is the box of half-width r of the source (Wang et al. 2020, "Smoothed geometry for robust
     attribution", definition 6). Moved pixels may leave [0, 1]. Seed the generator alike to
     compare maps under common noise. One forward and one backward pass of `samples` images per image.
-
-    Raises:
-        ValueError: if `samples` is not a positive whole number.
 
     Example:
         >>> linear, how = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), {"samples": 3, "generator": torch.Generator()}

@@ -16,10 +16,7 @@ def pixelwise(signed: Images) -> Importances:
 
 
 def patches(signed: Images, *, patch: int) -> OnePlane:
-    """Importance of each patch of this side: the mean importance of its pixels.
-
-    Raises:
-        ValueError: if `patch` does not divide height and width.
+    """Importance of each patch, a side of which must divide height and width: the mean importance of its pixels.
 
     Example:
         >>> import torch

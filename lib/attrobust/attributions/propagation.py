@@ -29,16 +29,15 @@ def deep_lift(model: nn.Module, x: Images, target: Labels, *, baseline: float = 
     x0 is an image of the constant `baseline`, black if 0. An activation's multiplier is its secant
     (f(h) - f(h0)) / (h - h0), h0 its input on the baseline; where the two all but meet, its derivative between them. A
     max-pool hands its change to the winner of the image if it rose, to the winner of the baseline if it fell. The map
-    sums to z_target(x) - z_target(x0) exactly. 3 forward passes, 1 backward.
+    sums to z_target(x) - z_target(x0) exactly. 3 forward passes, 1 backward. (Shrikumar et al. 2017, "Learning
+    important features through propagating activation differences", section 3.5.1; max-pools as in Lundberg and Lee's
+    shap.)
 
     Example:
         >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), torch.rand(1, 1, 2, 2)
         >>> change = (net(x) - net(torch.zeros_like(x)))[0, 1]
         >>> torch.allclose(deep_lift(net, x, torch.tensor([1])).sum(), change, atol=1e-6)
         True
-
-    Reference: Shrikumar et al. 2017, "Learning important features through propagating activation differences",
-    section 3.5.1; max-pools as in Lundberg and Lee's shap.
     """
     x = live(x)
     with torch.enable_grad():
@@ -72,9 +71,6 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
     does); what constants contributed is missing from the sum. 2 forward passes, 1 backward; z_plus runs every weighted
     layer three times a pass.
 
-    Raises:
-        ValueError: for an unknown rule, a negative `epsilon`, or a model with layers that the rule does not know.
-
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 2, bias=False))
         >>> x = torch.rand(1, 1, 2, 2)
@@ -82,8 +78,7 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
         True
 
     Reference: Bach et al. 2015, "On pixel-wise explanations", eqs. 58 and 60; Montavon et al. 2017, "Explaining
-    nonlinear classification decisions with deep Taylor decomposition", z+ rule; Ancona et al. 2018, proposition 1, for
-    the form with slopes.
+    nonlinear classification decisions with deep Taylor decomposition", z+ rule; Ancona et al. 2018, proposition 1.
     """
     checks.one_of("rule", rule, ("epsilon", "z_plus"))
     checks.at_least("epsilon", epsilon, 0)
@@ -99,18 +94,16 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
 def guided_backprop(model: nn.Module, x: Images, target: Labels) -> Images:
     """Gradient whose negative signals end at every activation they meet: g -> f'(h) max(g, 0).
 
-    The source defines it for ReLU, f' = 1[h > 0]. A smooth activation keeps its derivative as the gate, so the map of
-    a smooth twin tends to that of its original; Dombrowski et al. 2019 soften max(g, 0) too, which adds a scale.
-    The map may hardly depend on the class or on late layers: see `faithfulness.randomisation`.
-    2 forward passes, 2 backward.
+    The source (Springenberg et al. 2015, "Striving for simplicity: the all convolutional net", section 3.4) defines it
+    for ReLU, f' = 1[h > 0]. A smooth activation keeps its derivative as the gate, so the map of a smooth twin tends to
+    that of its original; Dombrowski et al. 2019 soften max(g, 0) too, which adds a scale. The map may hardly depend on
+    the class or on late layers: see `faithfulness.randomisation`. 2 forward passes, 2 backward.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
         >>> net[1].weight.data, net[3].weight.data = torch.tensor([[1.0], [1.0]]), torch.tensor([[2.0, -3.0]])
         >>> guided_backprop(net, torch.ones(1, 1, 1, 1), torch.tensor([0])).item()
         2.0
-
-    Reference: Springenberg et al. 2015, "Striving for simplicity: the all convolutional net", section 3.4.
     """
     cut: list[bool] = []
     x = live(x)
@@ -123,13 +116,14 @@ def _rescale(call: Call, reference: Call) -> Linear:
     """DeepLIFT: an activation's secant, a max-pool's change to the winner that explains it."""
     change, gap = call.output - reference.output, call.input - reference.input
     if call.name not in POOLS:
-        return _times(_secant(call, reference.input, gap, change))
+        slope = _secant(call, reference.input, gap, change)
+        return lambda step: slope * step
     parts = []
     for winners, counts in ((call.winners(call.input), change >= 0), (call.winners(reference.input), change < 0)):
-        way = _chosen(gap, winners).view_as(change)
+        way = _chosen(gap, winners, change)
         rise = torch.where(way == 0, 1, change / torch.where(way == 0, 1, way))
         parts.append((winners, torch.where(counts, rise, 0)))
-    return lambda step: sum(share * _chosen(step, winners).view_as(share) for winners, share in parts)
+    return lambda step: sum(share * _chosen(step, winners, share) for winners, share in parts)
 
 
 def _from_zero(call: Call, epsilon: float) -> Linear:
@@ -137,7 +131,8 @@ def _from_zero(call: Call, epsilon: float) -> Linear:
     if call.name in POOLS:
         return _winner(call)
     zero = torch.zeros_like(call.input)
-    return _times(_secant(call, zero, call.input, call.output - call(zero)) * _damped(call.input, epsilon))
+    slope = _secant(call, zero, call.input, call.output - call(zero)) * _damped(call.input, epsilon)
+    return lambda step: slope * step
 
 
 def _positive(call: Call, epsilon: float) -> Linear:
@@ -149,7 +144,8 @@ def _positive(call: Call, epsilon: float) -> Linear:
         return _winner(call)
     if call.name in ACTIVATIONS:
         h = call.input
-        return _times(call.output * h / (h.square() + epsilon**2).clamp_min(torch.finfo(h.dtype).tiny))
+        slope = call.output * h / (h.square() + epsilon**2).clamp_min(torch.finfo(h.dtype).tiny)
+        return lambda step: slope * step
     named = dict(zip(("weight", "bias"), call.arguments, strict=False)) | call.options
     weight, options = named["weight"], {k: v for k, v in call.options.items() if k not in ("weight", "bias")}
     rises, falls = weight.clamp_min(0), weight.clamp_max(0)
@@ -196,12 +192,8 @@ def _damped(h: Tensor, epsilon: float) -> Tensor:
 
 def _winner(call: Call) -> Linear:
     winners = call.winners(call.input)
-    return lambda step: _chosen(step, winners).view_as(call.output)
+    return lambda step: _chosen(step, winners, call.output)
 
 
-def _chosen(values: Tensor, winners: Tensor) -> Tensor:
-    return values.flatten(2).gather(2, winners)
-
-
-def _times(slope: Tensor) -> Linear:
-    return lambda step: slope * step
+def _chosen(values: Tensor, winners: Tensor, like: Tensor) -> Tensor:
+    return values.flatten(2).gather(2, winners).view_as(like)

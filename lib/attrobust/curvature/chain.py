@@ -20,10 +20,8 @@ ELEMENTWISE = (
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Softplus, nn.Softsign, nn.Tanh, nn.Sigmoid, nn.LogSigmoid),
 )
-
 #: Layers without parameters that are linear, or linear and a constant.
 AFFINE = (nn.Flatten, nn.Identity, nn.Dropout, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Standardize)
-
 #: Numbers that a chunk of examples holds at once, about (our choice: they stay in reach of the cache).
 HELD = 2**21
 

@@ -8,14 +8,10 @@ patch a_p of it), and F the loss of one example as a function of h,
 
 J leads from h to the logits, H is the loss Hessian there, and J_k leads to the numbers h_k that the k-th activation
 s_k bends. The first part is Gauss-Newton's: H = B'B has no more rows than there are classes, one backward pass each,
-exact. The second part, the remainder, needs no second backward pass either: d_k is known after one, and J_k is
-the forward pass without its bends (Botev et al. 2017 have the recursion for dense layers). Dense layers are exact;
-below a convolution a random change of the weights, drawn for each example by itself, is pushed forward instead:
-
-    tr = E_v sum_k d_k . (J_k v)^2,   v_op = e_o . a_p,   e random signs
-
-A probe of its own for each example makes the errors of the examples independent, so the mean over N of them has
-1/N of one example's variance, which a probe shared by all examples has not.
+exact. The second part, the remainder, needs only one: then d_k is known, and J_k is the forward pass without its bends
+(Botev et al. 2017 have the recursion for dense layers). Dense layers are exact; below a convolution a random change of
+the weights is pushed forward instead, tr = E_v sum_k d_k . (J_k v)^2 with v_op = e_o . a_p and random signs e, drawn
+for each example by itself: so errors are independent, and the mean over N examples has 1/N of one's variance.
 """
 
 import math
@@ -35,13 +31,10 @@ from attrobust.curvature.spectra import signs
 
 #: Least probes of an example: two, so that each has a spread of its own.
 LEAST = 2
-
 #: Least probes of all examples together beyond one each: few degrees of freedom make a standard error too bold.
 FREEDOM = 128
-
 #: Rows pushed forward at once.
 ROWS = 256
-
 #: Rows b and signs s with H = sum s b b' for the loss Hessian H of each example in the logits.
 Factor = list[tuple[Float[Tensor, "batch outputs"], Float[Tensor, " batch"]]]
 
@@ -182,16 +175,13 @@ class Remainder:
 
 @dataclass(frozen=True)
 class _Meets:
-    """How a layer's parameters meet the example: through one vector, or through the patches of its input.
+    """How a layer's parameters meet the example: through one vector, or through the patches of its input."""
 
-    Attributes:
-        size: squared length of that vector, or of every patch.
-        patches: the patches, each with a 1 for the bias; None for a dense layer.
-        gram: their products, where positions are fewer than entries of a patch.
-    """
-
+    #: Squared length of that vector, or of every patch.
     size: Float[Tensor, "batch *positions"]
+    #: The patches, each with a 1 for the bias; None for a dense layer.
     patches: Float[Tensor, "batch entries positions"] | None = None
+    #: Their products, where positions are fewer than entries of a patch.
     gram: Float[Tensor, "batch positions positions"] | None = None
 
     @classmethod

@@ -67,9 +67,7 @@ class GaussNewton:
 
 
 def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimate:
-    """Exact trace of a Gauss-Newton matrix, over parameters whose name starts with `block`.
-
-    `products` counts the gradients of one example.
+    """Exact trace over parameters whose name starts with `block`; `products` counts the gradients of one example.
 
     Raises:
         ValueError: for a block that names no parameter.

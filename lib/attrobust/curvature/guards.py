@@ -35,21 +35,11 @@ def floating(x: Tensor) -> None:
         raise ValueError(f"x has dtype {x.dtype}; it must be floating-point, such as pixels in [0, 1]")
 
 
-def trainable(network: nn.Module, x: Tensor) -> list[nn.Parameter]:
-    """Parameters that require a gradient; refuse a lack of them, and integers that no embedding looks up."""
-    if not any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in network.modules()):
-        floating(x)
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError("model has no parameter that requires a gradient; unfreeze the ones to differentiate")
-    return parameters
-
-
 def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
     """Return `numbers` if they are finite, one per example."""
     if numbers.shape != (len(x),):
-        hint = "; a loss such as F.cross_entropy does so with reduction='none'"
-        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; it must be one number per example{hint}")
+        hint = "a loss such as F.cross_entropy does so with reduction='none'"
+        raise ValueError(f"{name} has shape {tuple(numbers.shape)}; it must be one number per example; {hint}")
     if not bool(torch.isfinite(numbers).all()):
         worst = numbers.detach()[~torch.isfinite(numbers)][0].item()
         raise ValueError(f"{name} is {worst} on an example; curvature needs a finite {name}")

@@ -43,12 +43,11 @@ def sharpness(
     Lanczos stops at `tolerance`, the residual relative to the eigenvalue, or after `steps` products; the top eigenvalue
     is isolated and takes 6 to 12. To `start` from the `vector` of an earlier Estimate saves products along a training
     run, more where it is closer. It follows that eigenvector, so where another one overtakes it the value lags for a
-    while, within reach of the random part that is mixed in; start cold now and then.
+    while, within reach of the random part that is mixed in; start cold now and then. (Cohen et al. 2021, "Gradient
+    descent on neural networks typically occurs at the edge of stability".)
 
     Raises:
         ValueError: if `start` is not one vector of the operator's size.
-
-    Reference: Cohen et al. 2021, "Gradient descent on neural networks typically occurs at the edge of stability".
     """
     begin = _start(hessian, generator, start)
     return lanczos(hessian.matvec, begin, steps=steps, tolerance=tolerance)[1].single()

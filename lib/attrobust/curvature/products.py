@@ -125,7 +125,11 @@ class ParameterHessian(_Hessian):
         self, model: nn.Module, loss: PerExampleLoss, x: Tensor, y: Tensor, *, chunk: int = 256, **graphs: Option
     ) -> None:
         super().__init__(model, x, y, chunk, **graphs)
-        self.loss, self.parameters = loss, guards.trainable(model, x)
+        if not any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()):
+            guards.floating(x)
+        self.loss, self.parameters = loss, [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ValueError("model has no parameter that requires a gradient; unfreeze the ones to differentiate")
         self._sizes = [p.numel() for p in self.parameters]
         self.size = sum(self._sizes)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device

@@ -6,6 +6,7 @@
               |A|_F^2 = 2 |AQ|_F^2 - |Q'AQ|_F^2 + |R|_F^2
 
 A spectrum with two signs is no problem, unlike for power iteration, which the logit Hessian of a network defeats.
+Budgets out of range raise a ValueError in a sentence.
 """
 
 import math
@@ -105,11 +106,8 @@ def lanczos(
 
     `matvec` multiplies row i of its argument with matrix i, and row i of `start`, not zero, is where its search begins
     (Paige 1972; Kuczynski and Wozniakowski 1992 for random ones). It ends after `steps`; or when every matrix's highest
-    Ritz value, and its lowest if `both` must, has a residual below `tolerance` times the largest absolute Ritz value;
-    or with a zero bound at an exact invariant subspace.
-
-    Raises:
-        ValueError: if `steps` is below 1 or `tolerance` below 0, which spends all steps.
+    Ritz value, and its lowest if `both` must, has a residual below `tolerance` times the largest absolute Ritz value (0
+    spends all steps); or with a zero bound at an exact invariant subspace.
 
     Example:
         >>> a = torch.diag(torch.tensor([3.0, 1.0, -2.0]))
@@ -169,10 +167,7 @@ def slq(matvec: MatVec, start: Float[Tensor, "probes n"], *, steps: int) -> Dens
     A probe z of unit length sees the measure sum_i <z, u_i>^2 delta(lambda_i), whose Gauss quadrature is read off T.
     It is exact for f(t) = t and t^2 after two steps, so trace and Frobenius norm come with it. Probes are random with
     independent entries of mean 0; a single one leaves the standard errors infinite. (Golub and Welsch 1969; Ubaru, Chen
-    and Saad 2017; for networks Ghorbani et al. 2019.)
-
-    Raises:
-        ValueError: if `steps`, the products per probe, is below 2.
+    and Saad 2017; for networks Ghorbani et al. 2019.) Each spends `steps` products, 2 or more.
 
     Example:
         >>> a = torch.diag(torch.tensor([3.0, 1.0, -2.0]))
@@ -202,10 +197,8 @@ def moments(
     The first parts of the formulas above are exact and catch the outlying eigenvalues; Hutchinson probes z estimate
     the small remainders, z'Rz for the trace and |Rz|^2 for the norm (Meyer, Musco, Musco and Woodruff 2021, algorithm
     1; the norm by the same split). Errors are standard errors of these, and 0 where the budget covers the whole space.
-    `like` gives batch, size, dtype and device; its values are not read.
-
-    Raises:
-        ValueError: if `products`, a third each for sketch, exact part and probes, is below 6.
+    Of `products`, 6 or more, sketch, exact part and probes take a third each. `like` gives batch, size, dtype and
+    device; its values are not read.
 
     Example:
         >>> a = torch.diag(torch.tensor([3.0, 1.0, -2.0]))
@@ -242,7 +235,7 @@ def moments(
 
 def signs(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
     """Random signs of this shape, with dtype and device of `like`."""
-    return (2 * torch.randint(0, 2, shape, device=generator.device, generator=generator) - 1).to(like)
+    return 2 * torch.randint(0, 2, shape, device=generator.device, generator=generator).to(like) - 1
 
 
 def _standard_error(samples: Tensor) -> Tensor:

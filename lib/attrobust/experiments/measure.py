@@ -153,7 +153,7 @@ def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str
         target = model(x).argmax(1)
     generator = torch.Generator(device).manual_seed(seed)
     row = {}
-    for name, readout in (("logit", curvature.logit), ("loss", curvature.cross_entropy)):
+    for name, readout in (("logit", models.readouts.logit), ("loss", models.readouts.cross_entropy)):
         hessian = curvature.InputHessian(model, x, target, readout=readout)
         bend = curvature.input_curvature(hessian, generator=generator)
         row[f"{name}_gradient"] = float(hessian.gradient.detach().flatten(1).norm(dim=1).double().mean())

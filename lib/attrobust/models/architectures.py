@@ -21,7 +21,8 @@ from attrobust.shapes import Images, Logits
 
 Shape = tuple[int, int, int]
 Tokens = Float[Tensor, "batch tokens dim"]
-Maps = list[Float[Tensor, "batch heads tokens tokens"]]
+Matrix = Float[Tensor, "batch heads tokens tokens"]
+Maps = list[Matrix]
 
 ACTIVATIONS: dict[str, type[nn.Module]]
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
@@ -45,11 +46,11 @@ class Standardize(nn.Module):
 
 
 class _Layered(nn.Module):
-    """Layers one after the other, of which the first standardises the pixels."""
+    """Layers one after the other, of which the first standardises the pixels by their mean and std."""
 
-    def __init__(self, standard: dict[str, float], *layers: nn.Module) -> None:
+    def __init__(self, pixels: dict[str, float], *layers: nn.Module) -> None:
         super().__init__()
-        self.layers = nn.Sequential(Standardize(**standard), *layers)
+        self.layers = nn.Sequential(Standardize(**pixels), *layers)
 
     def forward(self, x: Images) -> Logits:
         """Logits of each image."""
@@ -60,32 +61,25 @@ class MLP(_Layered):
     """Dense network: standardise, flatten, `depth` hidden layers of `width` units, one logit per class."""
 
     def __init__(
-        self,
-        inputs: Shape,
-        classes: int,
-        *,
-        activation: str = "gelu",
-        width: int = 64,
-        depth: int = 3,
-        **standard: float,
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 64, depth: int = 3, **pixels: float
     ) -> None:
         sizes = [math.prod(inputs), *[width] * depth, classes]
         layers: list[nn.Module] = [nn.Flatten()]
         for fan_in, fan_out in pairwise(sizes[:-1]):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-        super().__init__(standard, *layers, nn.Linear(*sizes[-2:]))
+        super().__init__(pixels, *layers, nn.Linear(*sizes[-2:]))
 
 
 class ConvNet(_Layered):
     """Convolutional network: two strided 3 x 3 convolutions, then one hidden dense layer."""
 
     def __init__(
-        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, **standard: float
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, **pixels: float
     ) -> None:
         channels, rows, columns = inputs
         act = ACTIVATIONS[activation]
         super().__init__(
-            standard,
+            pixels,
             nn.Conv2d(channels, width, 3, stride=2, padding=1),
             act(),
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
@@ -107,9 +101,7 @@ class Block(nn.Module):
         self.before_mlp = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), activation(), nn.Linear(2 * dim, dim))
 
-    def attend(
-        self, tokens: Tokens, *, read: int | None = None
-    ) -> tuple[Float[Tensor, "batch read dim"], Float[Tensor, "batch heads tokens tokens"]]:
+    def attend(self, tokens: Tokens, *, read: int | None = None) -> tuple[Float[Tensor, "batch read dim"], Matrix]:
         """New tokens (the `read` first ones, or all) and the block's attention matrix."""
         mixed, weights = self.attention.attend(self.before_attention(tokens), read=read)
         tokens = tokens[:, :read] + mixed
@@ -165,7 +157,7 @@ class ViT(nn.Module):
         dim: int = 32,
         depth: int = 2,
         heads: int = 4,
-        **standard: float,
+        **pixels: float,
     ) -> None:
         super().__init__()
         channels, height, width = inputs
@@ -174,7 +166,7 @@ class ViT(nn.Module):
         if height % patch or width % patch:
             raise ValueError(f"patch is {patch}; it must divide the image's height and width, {height} and {width}")
         tokens = 1 + (height // patch) * (width // patch)
-        self.standardize = Standardize(**standard)
+        self.standardize = Standardize(**pixels)
         self.patches = Patches(channels, patch, dim)
         self.cls = nn.Parameter(torch.zeros(1, dim))
         self.position = nn.Parameter(POSITION_STD * torch.randn(tokens, dim))
@@ -227,9 +219,11 @@ def build(
     """Build one of `ARCHITECTURES`, with weights that depend on `seed` alone; the global random state is left as found.
 
     The network is in train mode, on the CPU, in float32. Options of the architecture are mean and std of the training
-    pixels; width, depth; attention, patch, dim, depth, heads of a ViT. An image has `input_shape` (channels, height,
-    width). Initial weights are "wide" as below, or "narrow" as torch's own dense and convolutional layers (uniform,
-    variance 1 / (3 fan-in), biases too), with positions of a ViT at 0.02.
+    pixels; width, depth; attention, patch, dim, depth, heads of a ViT. `input_shape` is (channels, height, width) of an
+    image. Initial weights are "narrow" as torch's own dense and convolutional layers (uniform, variance 1 / (3 fan-in),
+    biases too), with positions of a ViT at 0.02; or "wide" (He et al. 2015, "Delving deep into rectifiers", eq. 10; a
+    ViT's dense layers read normalised tokens and start at variance 1 / fan-in, LeCun et al. 1998, so that first scores
+    have unit variance).
 
     Raises:
         ValueError: for an unknown architecture or activation, fewer than two classes, or what a ViT refuses.
@@ -237,9 +231,6 @@ def build(
     Example:
         >>> build("mlp", input_shape=(1, 8, 8), classes=10, seed=0, width=16)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
-
-    Reference: He et al. 2015, "Delving deep into rectifiers", eq. 10 (initialisation). A ViT's dense layers read
-    normalised tokens and start at variance 1 / fan-in (LeCun et al. 1998), so that first scores have unit variance.
     """
     checks.one_of("architecture", architecture, ARCHITECTURES)
     checks.one_of("activation", activation, ACTIVATIONS)

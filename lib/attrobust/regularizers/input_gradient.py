@@ -1,8 +1,8 @@
 """Squared norm of the loss's gradient in the pixels: |d loss(f(x), y) / dx|^2, by double backpropagation.
 
-Reference: Drucker and Le Cun 1992, "Improving generalization performance using double backpropagation"; Ross and
-Doshi-Velez 2018, "Improving the adversarial robustness and interpretability of deep neural networks by regularizing
-their input gradients".
+Drucker and Le Cun 1992, "Improving generalization performance using double backpropagation"; Ross and Doshi-Velez 2018,
+"Improving the adversarial robustness and interpretability of deep neural networks by regularizing their input
+gradients".
 """
 
 import torch

@@ -169,7 +169,7 @@ def fading(n_train: int, epochs: int, seed: int, loss: str) -> pd.DataFrame:
 
     def probe(update: int, networks: Sequence[nn.Module]) -> None:
         reached = float(of_loss(networks[0], x, y).mean().detach())
-        for name, readout in (("loss", of_loss), ("logit", curvature.logit)):
+        for name, readout in (("loss", of_loss), ("logit", models.readouts.logit)):
             hessian = curvature.InputHessian(networks[0], x, y, readout=readout)
             turn = curvature.relative_curvature(hessian, generator=torch.Generator().manual_seed(0)).value.median()
             slope = hessian.gradient.detach().flatten(1).norm(dim=1).median()

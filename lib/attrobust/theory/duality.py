@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 
 from attrobust import curvature
-from attrobust.curvature import logit
+from attrobust.models import readouts
+from attrobust.models.readouts import logit
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.theory import draws
 from attrobust.theory.tally import Cases, bound, identity, trial
@@ -37,7 +38,7 @@ Matrices = Float[Tensor, "batch n n"]
 #: What a statement is tried on: name -> (model, x, y) -> one number per image.
 READOUTS: dict[str, Readout] = {
     "logit": logit,
-    "loss": curvature.cross_entropy,
+    "loss": readouts.cross_entropy,
     "probability": lambda model, x, y: model(x).softmax(1).gather(1, y[:, None])[:, 0],
 }
 
@@ -224,10 +225,10 @@ def radii(case: int) -> Cases:
     radius = rho * first.extended.norm(dim=1) / first.spectral
 
     def moved(step: Tensor) -> Tensor:
-        return curvature.cross_entropy(model, x + step.view_as(x), y)
+        return readouts.cross_entropy(model, x + step.view_as(x), y)
 
     def changed(change: Tensor) -> Tensor:
-        return with_change(model, x, y, change.view(len(x), *first.matrix.shape), readout=curvature.cross_entropy)
+        return with_change(model, x, y, change.view(len(x), *first.matrix.shape), readout=readouts.cross_entropy)
 
     attacked = _ascend(moved, torch.zeros_like(x.flatten(1)), radius)
     lifted, after = weight_change(first, attacked).flatten(1), moved(attacked)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from attrobust import curvature
+from attrobust.models import readouts
 from attrobust.shapes import Images, PerImage
 from attrobust.theory import draws
 from attrobust.theory.duality import first_dense, input_hessians, spectral_norms
@@ -61,7 +62,7 @@ def surfaces(case: int) -> Cases:
     model, x, y = draws.network(case, activations=("relu",))
     jacobians = curvature.input_jacobian(model, x)
     top = top_curvature(jacobians, model(x).detach())
-    dense = input_hessians(model, x, y, readout=curvature.cross_entropy)
+    dense = input_hessians(model, x, y, readout=readouts.cross_entropy)
     yield identity("P6", "closed form of the penalty", torch.linalg.eigvalsh(dense)[:, -1], top)
     yield bound("P6", "penalty and squared Jacobian", top, spectral_norms(jacobians).square() / 2)
     inputs, weights, flat = ordering(model, x)

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.func import grad
 
 from attrobust import checks, curvature
+from attrobust.models import readouts
 from attrobust.theory import draws, duality
 from attrobust.theory.tally import Cases, NamedValues, bound, equalities, identity, named_values, trial
 from attrobust.versions import versioned
@@ -143,8 +144,8 @@ def batches(case: int) -> Cases:
     """P10: every batch out of eight images listed, and the input-gradient penalty underneath."""
     model, x, y = draws.network(case, images=8)
     first = duality.first_dense(model, x)
-    gradients = duality.parameter_gradients(model, x, y, readout=curvature.cross_entropy).numpy()
-    slopes = curvature.input_gradient_norm(model, x, y, readout=curvature.cross_entropy)
+    gradients = duality.parameter_gradients(model, x, y, readout=readouts.cross_entropy).numpy()
+    slopes = curvature.input_gradient_norm(model, x, y, readout=readouts.cross_entropy)
     inputs = float((first.extended.square().sum(1) * slopes.square()).mean()) / first.spectral**2
     for batch, replacement in ((1, True), (2, True), (3, True), (2, False), (3, False), (8, False)):
         rho = sampling(8, batch, replacement=replacement)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attrobust import curvature, similarity
+from attrobust.models import readouts
 from attrobust.theory import certificates, draws, duality
 from attrobust.theory.tally import Cases, NamedValues, identity, named_values, trial
 from attrobust.versions import versioned
@@ -30,7 +31,7 @@ def scales(seeds: Sequence[int], factors: Sequence[float]) -> NamedValues:
         for factor in factors:
 
             def readout(model: Callable, x: Tensor, y: Tensor, factor: float = factor) -> Tensor:
-                return factor * curvature.logit(model, x, y)
+                return factor * readouts.logit(model, x, y)
 
             hessian = curvature.InputHessian(model, x, y, readout=readout)
             maps = [h.gradient.detach() for h in (hessian, curvature.InputHessian(model, moved, y, readout=readout))]
