@@ -12,18 +12,18 @@ Several objectives climb side by side: small networks cost by the step, not by t
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from attrobust.attacks.audit import gradient
 from attrobust.attacks.clean import Clean, Rows
 from attrobust.attacks.effort import Effort
 from attrobust.attacks.judge import Judge
 from attrobust.attacks.objectives import Objective
 from attrobust.attacks.problem import Problem, along, still_open
 from attrobust.attacks.streams import each
-from attrobust.shapes import Images, Logits, Maps
+from attrobust.shapes import Maps, PerImage
 
 #: Pixels that climb at once; more objectives than fit take turns, so that large images do not fill the memory.
 SIDE_BY_SIDE = 2**20
@@ -64,49 +64,20 @@ def _climb(
         if step == steps:
             problem.see(judge, parts, at, rows, of)
             break
-        maps, logits, direction = _slope(
-            problem, network, list(goals.values()), judge.clean, at, rows, of, streams, eot=effort.eot
+        goal = partial(_climbed, list(goals.values()), judge.clean, of)
+        _, slope, astray, back = problem.climbed(
+            judge, network, goal, at, rows, parts=parts, of=of, streams=streams, eot=effort.eot
         )
-        if maps is None:
-            maps, logits = problem.look(problem.model, at, rows)
-        kept = problem.kept(at, rows, logits)
-        judge.see(parts, at, rows, maps, kept, of)
-        astray = (~kept).nonzero().flatten()
-        if len(astray):
-            lost += len(astray)
-            direction[astray] = along(problem.way_back(at[astray], rows[astray]), direction[astray])
-        length = direction.flatten(1).abs().sum(1).clamp_min(torch.finfo(direction.dtype).tiny)
-        velocity = effort.momentum * velocity + direction / length.view(-1, 1, 1, 1)
+        lost += len(astray)
+        slope[astray] = along(back, slope[astray])
+        length = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
+        velocity = effort.momentum * velocity + slope / length.view(-1, 1, 1, 1)
         size = effort.relative_step * problem.ball.radius * 0.5 * (1 + math.cos(math.pi * step / steps))
         at = problem.moved(rows, at + size * problem.ball.steepest(velocity) - problem.x[rows])
     return lost
 
 
-def _slope(
-    problem: Problem,
-    network: nn.Module,
-    goals: Sequence[Objective],
-    clean: Clean,
-    at: Images,
-    rows: Rows,
-    of: Rows,
-    streams: Sequence[torch.Generator],
-    *,
-    eot: int,
-) -> tuple[Maps | None, Logits | None, Images]:
-    """The map and logits, where the judge can use them, and the goals' gradient; averaged over fresh draws."""
-    total = torch.zeros_like(at)
-    for _ in range(eot if problem.stochastic else 1):
-        leaf = at.detach().requires_grad_()
-        with torch.enable_grad():
-            maps, logits = problem.look(network, leaf, rows, streams)
-            climbed = _climbed(goals, clean, rows, of, maps)
-        total += gradient(climbed, leaf)
-    shared = network is problem.model and not problem.stochastic
-    return (maps, logits, total) if shared else (None, None, total)
-
-
-def _climbed(goals: Sequence[Objective], clean: Clean, rows: Rows, of: Rows, maps: Maps) -> Tensor:
+def _climbed(goals: Sequence[Objective], clean: Clean, of: Rows, rows: Rows, maps: Maps) -> PerImage:
     """Each row's own goal; rows of one goal stand together."""
     counts = torch.bincount(of, minlength=len(goals)).tolist()
     parts = zip(goals, rows.split(counts), maps.split(counts), strict=True)

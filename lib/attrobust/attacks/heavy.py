@@ -8,20 +8,20 @@ takes off no more than `auto`, `auto` was strong enough.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from attrobust.attacks.audit import gradient
 from attrobust.attacks.clean import Clean, Rows
 from attrobust.attacks.effort import CLIMBABLE, Effort
 from attrobust.attacks.judge import Judge
 from attrobust.attacks.objectives import Objective, match_map
-from attrobust.attacks.problem import Problem
+from attrobust.attacks.problem import Goal, Problem
 from attrobust.attacks.streams import Streams, each
 from attrobust.attacks.suite import Found, found, opened, passing
 from attrobust.balls import Ball
-from attrobust.shapes import Attribution, Images, Maps, OnePlane
+from attrobust.shapes import Attribution, Images, Maps, OnePlane, PerImage
 from attrobust.versions import versioned
 
 #: Croce and Hein 2020: the first checkpoint, how much intervals shrink, the least of them, and the share of rising
@@ -30,9 +30,6 @@ FIRST, SHRINK, LEAST, RISING = 0.22, 0.03, 0.06, 0.75
 
 #: Share of the new step in the next move; the rest is the last move.
 NEW = 0.75
-
-#: An objective, and the clean maps it compares with.
-Goal = tuple[Objective, Clean]
 
 #: Measures whose worst images every objective starts from again.
 SEEDS = ("top_k", "spearman", "cosine", "pearson")
@@ -72,23 +69,28 @@ def heavy(
         raise ValueError("attribution draws random numbers; the heavy attack judges maps that do not")
     judge, audits, lost = opened(problem, k=k), {}, 0
     networks = passing(problem, ascend_on or (), audits, betas=effort.betas)
-    goals = {name: (CLIMBABLE[name], judge.clean) for name in effort.objectives}
-    wanted = _wanted(judge.clean.maps)
-    goals |= {name: (match_map, Clean(judge.clean.maps, k=k, wanted=maps)) for name, maps in wanted.items()}
+    goals = {name: partial(_climbed, CLIMBABLE[name], judge.clean) for name in effort.objectives}
+    for name, maps in _wanted(judge.clean.maps).items():
+        goals[name] = partial(_climbed, match_map, Clean(judge.clean.maps, k=k, wanted=maps))
+
     for name, goal in goals.items():
         for suffix, network in networks.items():
             rows = judge.open(name + suffix, audits[suffix].passed.nonzero().flatten())
-            draws = [each(ball.sample, x[rows], [problem.streams(i, f"heavy {name} {s}") for i in rows.tolist()])
-                     for s in range(starts)]  # fmt: skip
-            lost += _ascend(problem, judge, name + suffix, network, goal, rows.repeat(starts), torch.cat(draws), steps)
-    best = [judge.x[measure] - x for measure in SEEDS]
+            draws = [[problem.streams(i, f"heavy {name} {s}") for i in rows.tolist()] for s in range(starts)]
+            moves = torch.cat([each(ball.sample, x[rows], own) for own in draws])
+            lost += _ascend(problem, judge, name + suffix, network, goal, rows.repeat(starts), moves, steps)
+    worst = torch.stack([judge.x[measure] - x for measure in SEEDS])
     for name in effort.objectives:
         for suffix, network in networks.items():
-            rows = judge.open(f"{name} again{suffix}", audits[suffix].passed.nonzero().flatten())
-            moves = torch.cat([b[rows] for b in best])
             part = f"{name} again{suffix}"
-            lost += _ascend(problem, judge, part, network, goals[name], rows.repeat(len(best)), moves, steps)
+            rows = judge.open(part, audits[suffix].passed.nonzero().flatten())
+            moves = worst[:, rows].flatten(0, 1)
+            lost += _ascend(problem, judge, part, network, goals[name], rows.repeat(len(SEEDS)), moves, steps)
     return found(judge, networks, audits, lost)
+
+
+def _climbed(objective: Objective, clean: Clean, rows: Rows, maps: Maps) -> PerImage:
+    return objective(clean[rows], maps)
 
 
 def _wanted(clean: Maps) -> dict[str, OnePlane]:
@@ -117,8 +119,10 @@ def _ascend(
     best_slope, checkpoint, interval = torch.zeros_like(at), max(1, round(FIRST * steps)), FIRST
     began = 0
     for step in range(steps + 1):
-        value, slope, astray = _look(problem, judge, part, network, goal, at, rows)
-        lost += astray
+        value, slope, astray, back = problem.climbed(judge, network, goal, at, rows, parts=[part])
+        value = value.nan_to_num(nan=-torch.inf).index_fill(0, astray, -torch.inf)  # below every value of the goal
+        slope[astray] = back
+        lost += len(astray)
         if step == steps:
             break
         rises += (value > last).to(rises)
@@ -143,23 +147,3 @@ def _ascend(
         following = at + NEW * (ahead - at) + (1 - NEW) * (at - before)
         before, at = at, problem.moved(rows, following - problem.x[rows])
     return lost
-
-
-def _look(
-    problem: Problem, judge: Judge, part: str, network: nn.Module, goal: Goal, at: Images, rows: Rows
-) -> tuple[Tensor, Images, int]:
-    """Value and slope of the goal; for a lost iterate, of the way back, below every value of the goal."""
-    (objective, clean), leaf = goal, at.detach().requires_grad_()
-    with torch.enable_grad():
-        maps, logits = problem.look(network, leaf, rows)
-        climbed = objective(clean[rows], maps)
-    slope, value = gradient(climbed, leaf), climbed.detach().nan_to_num(nan=-torch.inf)
-    if network is not problem.model:
-        maps, logits = problem.look(problem.model, at, rows)
-    kept = problem.kept(at, rows, logits)
-    judge.see([part], at, rows, maps, kept, torch.zeros_like(rows))
-    astray = (~kept).nonzero().flatten()
-    if len(astray):
-        slope[astray] = problem.way_back(at[astray], rows[astray])
-        value[astray] = -torch.inf
-    return value, slope, len(astray)

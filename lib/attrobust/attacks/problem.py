@@ -1,11 +1,11 @@
 """What every part of an attack shares: the map, the network that judges, the images, the ball, the random streams."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attrobust import checks
@@ -16,6 +16,11 @@ from attrobust.attacks.streams import Streams, explain, stochastic
 from attrobust.attributions import with_logits
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images, Labels, Logits, Maps
+
+#: (rows, their maps) -> one number per row, to be increased.
+Goal = Callable[[Rows, Maps], Float[Tensor, " iterates"]]
+
+Lost = Int[Tensor, " lost"]
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,6 @@ class Problem:
             return explain(self.attribution, network, at, self.target[rows], draws), None
         return with_logits(self.attribution, network, at, self.target[rows])
 
-    def kept(self, at: Images, rows: Rows, logits: Logits | None = None) -> Bool[Tensor, " iterates"]:
-        """Whether the judged network still predicts the clean class; `logits` if it has run already."""
-        with torch.no_grad():
-            return (self.model(at) if logits is None else logits).argmax(1) == self.target[rows]
-
     def way_back(self, at: Images, rows: Rows) -> Images:
         """Gradient of the clean class's lead over the best other class."""
         leaf = at.detach().requires_grad_()
@@ -82,9 +82,36 @@ class Problem:
         return (self.x[rows] + self.ball.project(perturbation)).clamp(0, 1)
 
     def see(self, judge: Judge, parts: Sequence[str], at: Images, rows: Rows, of: Rows | None = None) -> None:
-        """Show iterates to the judge that nobody has explained yet; they come from one part unless `of` says."""
-        of, (maps, logits) = torch.zeros_like(rows) if of is None else of, self.look(self.model, at, rows)
-        judge.see(parts, at, rows, maps.detach(), self.kept(at, rows, logits), of)
+        """Show iterates to the judge, of one part unless `of` says."""
+        self._shown(judge, parts, at, rows, of, *self.look(self.model, at, rows))
+
+    def climbed(
+        self, judge: Judge, network: nn.Module, goal: Goal, at: Images, rows: Rows, *, parts: Sequence[str],
+        of: Rows | None = None, streams: Sequence[torch.Generator] = (), eot: int = 1,
+    ) -> tuple[Float[Tensor, " iterates"], Images, Lost, Float[Tensor, "lost channels height width"]]:  # fmt: skip
+        """Judged iterates: the goal's value and slope on a network; those that lost their class, and their way back.
+
+        The slope of a stochastic map is averaged over fresh draws of `streams`, `eot` times.
+        """
+        slope = torch.zeros_like(at)
+        for _ in range(eot if self.stochastic else 1):
+            leaf = at.detach().requires_grad_()
+            with torch.enable_grad():
+                maps, logits = self.look(network, leaf, rows, streams)
+                value = goal(rows, maps)
+            slope += gradient(value, leaf)
+        if network is not self.model or self.stochastic:
+            maps, logits = self.look(self.model, at, rows)
+        lost = self._shown(judge, parts, at, rows, of, maps, logits)
+        return value.detach(), slope, lost, self.way_back(at[lost], rows[lost]) if len(lost) else at[:0]
+
+    def _shown(
+        self, judge: Judge, parts: Sequence[str], at: Images, rows: Rows, of: Rows | None, maps: Maps, logits: object
+    ) -> Lost:
+        with torch.no_grad():
+            kept = (self.model(at) if logits is None else logits).argmax(1) == self.target[rows]
+        judge.see(parts, at, rows, maps, kept, torch.zeros_like(rows) if of is None else of)
+        return (~kept).nonzero().flatten()
 
 
 def along(back: Images, slope: Images) -> Images:
