@@ -40,23 +40,15 @@ def deletion(
     baseline: float | Images = 0.0,
     steps: int = 20,
 ) -> Curves:
-    """Probability of the class while pixels are replaced by a baseline, the most important first.
-
-    `steps` + 1 forward passes.
+    """Probability of a class while pixels are replaced by a baseline, the most important first: none to all of them.
 
     Args:
         model, x, target: classifier in eval mode, images with pixels in [0, 1], the class that is followed.
-        importances: one number per pixel, or per block of pixels (a patch) if coarser; only their order matters. Ties
-            fall in random order, so a map without an order earns what the random control earns.
+        importances: one finite number per pixel, or per block of pixels (a patch) if coarser; only their order matters.
+            Ties fall in random order, so a map without an order earns what the random control earns.
         generator: of the order of ties.
         baseline: value of a removed pixel, or images of removed pixels; 0 = black (the source's choice).
-        steps: stages of equal size up to one pixel, from 1 to height x width; 20 is our choice.
-
-    Returns:
-        Probabilities of each image, from none removed to all removed.
-
-    Raises:
-        ValueError: if importances are NaN, infinite or of a shape that does not fit, or `steps` is out of range.
+        steps: stages of equal size up to one pixel, from 1 to height x width, a forward pass each; 20 is our choice.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -66,7 +58,17 @@ def deletion(
 
     Reference: Petsiuk et al. 2018, "RISE: randomized input sampling for explanation of black-box models", section 4.2.
     """
-    return _walk(model, x, torch.zeros_like(x) + baseline, target, importances, steps=steps, generator=generator)
+    checks.finite("importances", importances)
+    pixels, size = x.shape[-2] * x.shape[-1], x.shape[-2:]
+    checks.count("steps", steps, most=pixels)
+    ranks = _ranks(_enlarged(importances.detach(), size), generator).view(-1, 1, *size)
+    curve, removed = [], torch.zeros_like(x) + baseline
+    with torch.no_grad():
+        for step in range(steps + 1):
+            images = torch.where(ranks < round(step * pixels / steps), removed, x)
+            logits = checks.logits("model", model(images), batch=len(images))
+            curve.append(logits.softmax(1).gather(1, target[:, None])[:, 0])
+    return torch.stack(curve, dim=1)
 
 
 def insertion(
@@ -83,7 +85,8 @@ def insertion(
 
     Reference: Petsiuk et al. 2018, section 4.2 (there into a blurred image; pass one as `baseline`).
     """
-    return _walk(model, torch.zeros_like(x) + baseline, x, target, importances, steps=steps, generator=generator)
+    bare = torch.zeros_like(x) + baseline
+    return deletion(model, bare, target, importances, generator=generator, baseline=x, steps=steps)
 
 
 def area(curves: Curves) -> PerImage:
@@ -109,8 +112,6 @@ def insertion_deletion(
 ) -> pd.DataFrame:
     """Areas under both curves of the predicted class for several attributions, and for pixels in random order.
 
-    2 (`steps` + 1) forward passes for each attribution and each draw, beside the maps themselves.
-
     Args:
         model, x, baseline, steps: as in `deletion`.
         attributions: name -> (model, x, target) -> map.
@@ -121,9 +122,6 @@ def insertion_deletion(
     Returns:
         One row per image and attribution ("random" included): `deletion` (smaller is better), `insertion` (larger is
         better). A map that is no better than "random" says nothing about where the network looks.
-
-    Raises:
-        ValueError: for bad images, a number out of range, or a map that is not finite.
 
     Reference: Petsiuk et al. 2018, section 4.2.
     """
@@ -180,9 +178,6 @@ def randomisation(
         were random) and every similarity. Layers come in the reverse of the order in which the model lists them.
         Near chance is good; near 1 throughout, the map does not depend on what was learned.
 
-    Raises:
-        ValueError: for bad images, a model without weights, a `k` out of range, or a map that is not finite.
-
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> how = {"attributions": {"pixels": lambda model, x, target: x}, "k": 1, "generator": torch.Generator()}
@@ -222,30 +217,6 @@ def randomisation(
 _CURVES = {"deletion": deletion, "insertion": insertion}
 
 
-def _walk(
-    model: nn.Module,
-    start: Images,
-    end: Images,
-    target: Labels,
-    importances: Importances,
-    *,
-    steps: int,
-    generator: torch.Generator,
-) -> Curves:
-    """Probability of the class on the way from start to end, pixel after pixel."""
-    checks.finite("importances", importances)
-    pixels = start.shape[-2] * start.shape[-1]
-    checks.count("steps", steps, most=pixels)
-    ranks = _ranks(_enlarged(importances.detach(), start.shape[-2:]), generator).view(-1, 1, *start.shape[-2:])
-    curve = []
-    with torch.no_grad():
-        for step in range(steps + 1):
-            images = torch.where(ranks < round(step * pixels / steps), end, start)
-            logits = checks.logits("model", model(images), batch=len(images))
-            curve.append(logits.softmax(1).gather(1, target[:, None])[:, 0])
-    return torch.stack(curve, dim=1)
-
-
 def _ranks(importances: Importances, generator: torch.Generator) -> Int[Tensor, "batch pixels"]:
     """Place of every pixel, 0 = most important; ties in random order."""
     flat = importances.flatten(1)
@@ -256,10 +227,7 @@ def _ranks(importances: Importances, generator: torch.Generator) -> Int[Tensor, 
 
 def _enlarged(importances: Tensor, size: tuple[int, int]) -> Importances:
     """The importance of every pixel, that of its patch where they are coarser."""
-    fits = importances.ndim == 3 and all(
-        whole % part == 0 for whole, part in zip(size, importances.shape[1:], strict=True)
-    )
-    if not fits:
+    if importances.ndim != 3 or any(whole % part for whole, part in zip(size, importances.shape[1:], strict=True)):
         raise ValueError(
             f"importances have shape {tuple(importances.shape)}; they must be (batch, rows, columns) whose rows and"
             f" columns divide the image's height and width, {size[0]} and {size[1]}"

@@ -9,6 +9,7 @@ gives one number from which every image's streams follow; and refuses what `atta
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -60,14 +61,8 @@ def attribution_robustness(
     target, noise = _predictions(model, x), _noise(model, x, ball, streams, noise_draws)
     climbing = dataclasses.replace(effort, draws=0, walk=0)
     for name, attribution in attributions.items():
-        try:
-            found = attacks.auto(
-                attribution, model, x, ball, k=k, generator=streams, effort=climbing, ascend_on=ascend_on
-            ).table
-        except attacks.BlindError:
-            if refuse:
-                raise
-            found = _not_attacked(len(x))
+        attack = partial(attacks.auto, effort=climbing, ascend_on=ascend_on)
+        found = _attacked(attack, attribution, model, x, ball, k, streams, refuse=refuse)
         maps = _explained(attribution, model, target, streams)
         clean = maps(x)
         drawn = [attacks.measure(clean, maps(noisy), k=k) for noisy, _ in noise]
@@ -105,15 +100,10 @@ def strength(
     checks.one_of("attack", attack, ("auto", "heavy"))
     rows = []
     for name, attribution in attributions.items():
-        try:
-            if attack == "heavy":
-                found = attacks.heavy(attribution, model, x, ball, k=k, generator=generator, steps=steps, starts=starts)
-            else:
-                effort = attacks.Effort(steps=steps, restarts=starts, draws=0, walk=0)
-                found = attacks.auto(attribution, model, x, ball, k=k, generator=generator, effort=effort)
-            table = found.table
-        except attacks.BlindError:
-            table = _not_attacked(len(x))
+        effort = attacks.Effort(steps=steps, restarts=starts, draws=0, walk=0)
+        heavy = partial(attacks.heavy, steps=steps, starts=starts)
+        chosen = heavy if attack == "heavy" else partial(attacks.auto, effort=effort)
+        table = _attacked(chosen, attribution, model, x, ball, k, generator, refuse=False)
         worst = table.loc[table["part"] == "worst", [*COLUMNS]]
         rows.append({"attribution": name, "attack": attack, "n": int(worst["spearman"].count()), **worst.mean()})
     return pd.DataFrame(rows)
@@ -202,10 +192,18 @@ def _explained(
     return lambda images: attacks.explain(attribution, model, images, target, streams.common()).detach()
 
 
-def _not_attacked(n: int) -> pd.DataFrame:
-    """Rows of n images that no attack has reached."""
-    nothing = torch.full((n,), torch.nan)
-    return _table(dict.fromkeys(COLUMNS, nothing), torch.zeros(n), part="worst")
+def _attacked(
+    attack: Callable, attribution: Attribution, model: nn.Module, x: Images, ball: Ball, k: int,
+    generator: torch.Generator | attacks.Streams, *, refuse: bool,
+) -> pd.DataFrame:  # fmt: skip
+    """The table of an attack; where it cannot climb and this is no error, rows of images that were not attacked."""
+    try:
+        return attack(attribution, model, x, ball, k=k, generator=generator).table
+    except attacks.BlindError:
+        if refuse:
+            raise
+        nothing = torch.full((len(x),), torch.nan)
+        return _table(dict.fromkeys(COLUMNS, nothing), torch.zeros(len(x)), part="worst")
 
 
 def _measured(
