@@ -29,8 +29,8 @@ import torch
 from attrobust import attacks, attention, attributions, data, experiments, paths, regularizers, robustness, training
 from attrobust.balls import Ball
 from attrobust.experiments import explanations, measure
-from attrobust.studies import costs, kernel_attention, kernel_controls, softmax_entropy, two_curvatures
-from attrobust.theory import path_norm, sharing, stability, traps
+from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
+from attrobust.theory import duality, path_norm, stability, traps
 from attrobust.versions import VERSIONED
 
 FOLDER = Path(__file__).parent / "golden"
@@ -58,7 +58,7 @@ TRANSFORMER = experiment(architecture="vit", dim=8, depth=1, side=None, attentio
 @contextlib.contextmanager
 def double() -> Iterator[None]:
     """Data and untrained networks of experiments in float64."""
-    plain, build, vit = data.load, measure.build, kernel_controls._vit
+    plain, build, vit = data.load, measure.build, kernel_attention._vit
 
     def dataset(name: str, side: int | None, n_train: int, n_test: int | None, device: str) -> data.Dataset:
         found = plain(name, side=side, n_train=n_train, n_test=n_test, device=device)
@@ -67,15 +67,15 @@ def double() -> Iterator[None]:
         }
         return found._replace(**sides)
 
-    kernel_controls._original.cache_clear()
+    kernel_attention._original.cache_clear()
     with (
         mock.patch.object(measure, "dataset", dataset),
-        mock.patch.object(kernel_controls, "dataset", dataset),
+        mock.patch.object(kernel_attention, "dataset", dataset),
         mock.patch.object(measure, "build", lambda e, device="cpu": build(e, device).double()),
-        mock.patch.object(kernel_controls, "_vit", lambda seed: vit(seed).double()),
+        mock.patch.object(kernel_attention, "_vit", lambda seed: vit(seed).double()),
     ):
         yield
-    kernel_controls._original.cache_clear()
+    kernel_attention._original.cache_clear()
 
 
 def network(e: experiments.Experiment) -> torch.nn.Module:
@@ -215,10 +215,10 @@ CASES: dict[str, Callable[[], object]] = {
     "auto": suite,
     "heavy": judge_of_strength,
     "strength": strengths,
-    "read_out_twice": lambda: kernel_controls.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
-    "drop_in": lambda: kernel_controls.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
-    "training_steps": lambda: untimed(costs.training_steps(["l2"], 14, 8, 1, 2, 1)),
-    "mixing": lambda: untimed(costs.mixing(["l2"], [4], 4, 1)),
+    "read_out_twice": lambda: kernel_attention.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
+    "drop_in": lambda: kernel_attention.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
+    "training_steps": lambda: untimed(kernel_attention.training_steps(["l2"], 14, 8, 1, 2, 1)),
+    "mixing": lambda: untimed(kernel_attention.mixing(["l2"], [4], 4, 1)),
     "diversities": partial(softmax_entropy.diversities, [0.01, 1.0], [0]),
     "stability_sides": partial(two_curvatures.stability_sides, 0, [0.5, 1.5], 5),
     "thresholds": partial(two_curvatures.thresholds, 0, [1, 4]),
@@ -228,7 +228,7 @@ CASES: dict[str, Callable[[], object]] = {
     "attained_by_rows": softmax_entropy.attained_by_rows,
     "attained_by_kernels": kernel_attention.attained_by_kernels,
     "evidence_sweep": partial(kernel_attention.evidence_sweep, [0.0, 2.0], 9, [0]),
-    "detector": partial(sharing.detector, [0.0, 0.5]),
+    "detector": partial(duality.detector, [0.0, 0.5]),
     "learning_digits": partial(two_curvatures.learning_digits, 40, 1, 0),
     "blind_unit": partial(two_curvatures.blind_unit, 20, 1, 0, [0.0, 10.0]),
     "one_factor": partial(two_curvatures.one_factor, 0, [0.5, 2.0]),

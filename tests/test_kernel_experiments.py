@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from attrobust import attacks, attention, models, training
-from attrobust.studies import costs, kernel_controls
+from attrobust.studies import kernel_attention
 from torch import nn
 
 ATTACK = {"radius": 32, "steps": 3, "restarts": 1, "seed": 0}
@@ -20,7 +20,7 @@ def vit(name):
 
 
 def twice(model, **change):
-    return kernel_controls.read_out_twice(model, cases.images(3, shape=(1, 8, 8)), **ATTACK | change)
+    return kernel_attention.read_out_twice(model, cases.images(3, shape=(1, 8, 8)), **ATTACK | change)
 
 
 # ------------------------------------------------------------------ the control of P32
@@ -58,19 +58,19 @@ def test_ties_of_relu_rows_break_the_agreement():
 def test_fused_attention_mixes_as_softmax_written_out_does():
     written, fused = (cases.isolated(attention.Attention)(8, 2) for _ in range(2))
     fused.load_state_dict(written.state_dict())
-    fused.__class__ = costs._Fused
+    fused.__class__ = kernel_attention._Fused
     x = torch.randn(2, 5, 8, generator=cases.generator())
     assert torch.allclose(fused(x), written(x), atol=1e-6)
 
 
 def test_every_kernel_is_timed_in_every_round_and_the_warm_up_is_not_counted():
-    table = costs.training_steps(["softmax", "l2"], 14, 8, 1, 4, 3)
+    table = kernel_attention.training_steps(["softmax", "l2"], 14, 8, 1, 4, 3)
     rounds = table.groupby("kernel").repetition.apply(list)
-    assert set(rounds.index) == {"softmax", "l2", costs.FUSED}
+    assert set(rounds.index) == {"softmax", "l2", kernel_attention.FUSED}
     assert all(found == [0, 1, 2] for found in rounds)
     assert (table.seconds > 0).all()
-    mixed = costs.mixing(["softmax"], [4, 8], 4, 2)
-    ways = {"softmax", costs.FUSED, costs.UNFORMED}
+    mixed = kernel_attention.mixing(["softmax"], [4, 8], 4, 2)
+    ways = {"softmax", kernel_attention.FUSED, kernel_attention.UNFORMED}
     assert set(zip(mixed.tokens, mixed.kernel, strict=True)) == {(n, way) for n in (4, 8) for way in ways}
 
 
@@ -80,7 +80,7 @@ def test_every_kernel_is_timed_in_every_round_and_the_warm_up_is_not_counted():
 @pytest.fixture(scope="module")
 def dropped_in():
     how = {"n_train": 60, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
-    return kernel_controls.drop_in(["softmax", "gaussian"], 0, **how, effort=attacks.Effort(steps=1, restarts=1))
+    return kernel_attention.drop_in(["softmax", "gaussian"], 0, **how, effort=attacks.Effort(steps=1, restarts=1))
 
 
 def test_swapping_softmax_in_changes_no_prediction(dropped_in):

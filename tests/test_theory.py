@@ -9,13 +9,11 @@ import torch
 from attrobust import curvature, models
 from attrobust.theory import (
     blind,
+    certificates,
     draws,
     duality,
     kernels,
     path_norm,
-    penalty,
-    sharing,
-    smoothing,
     stability,
 )
 from hypothesis import given
@@ -43,7 +41,7 @@ def test_a_network_whose_first_layer_is_shared_is_refused():
     with pytest.raises(ValueError, match="Linear without a bias"):
         duality.input_gradient_bound(bare, x, y)
     with pytest.raises(ValueError, match="dense first layer"):
-        penalty.ordering(conv, x)
+        duality.ordering(conv, x)
 
 
 def test_bounds_are_in_pixel_units_when_the_network_standardises():
@@ -84,7 +82,7 @@ def test_finding_the_first_layer_leaves_no_trace():
 @given(seed=seeds)
 def test_moving_a_patch_is_moving_its_position_embedding(seed):
     g = cases.generator(seed)
-    model = sharing.TinyTransformer(4, patch=2, dim=3, classes=3, generator=g)
+    model = duality.TinyTransformer(4, patch=2, dim=3, classes=3, generator=g)
     x, step = (torch.rand(1, 1, 4, 4, generator=g, dtype=torch.float64) for _ in range(2))
     moved = model(x + step)
     with torch.no_grad():
@@ -94,7 +92,7 @@ def test_moving_a_patch_is_moving_its_position_embedding(seed):
 
 def test_a_patch_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="patch is 3; it must divide side, 4"):
-        sharing.TinyTransformer(4, patch=3, dim=2, classes=2, generator=cases.generator())
+        duality.TinyTransformer(4, patch=3, dim=2, classes=2, generator=cases.generator())
 
 
 @given(seed=seeds)
@@ -104,7 +102,7 @@ def test_the_penalty_is_the_top_eigenvalue_of_the_gauss_newton_matrix(seed):
     z = 3 * torch.randn(2, 4, generator=g, dtype=torch.float64)
     p = z.softmax(1)
     dense = j.mT @ (torch.diag_embed(p) - torch.einsum("bc,bd->bcd", p, p)) @ j
-    assert torch.allclose(penalty.top_curvature(j, z), torch.linalg.eigvalsh(dense)[:, -1], atol=1e-10)
+    assert torch.allclose(duality.top_curvature(j, z), torch.linalg.eigvalsh(dense)[:, -1], atol=1e-10)
 
 
 def test_a_blind_unit_needs_a_free_direction():
@@ -227,13 +225,13 @@ def test_a_run_does_not_depend_on_its_companions():
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 10, 64])
 def test_the_ball_constant_is_twice_the_density_of_a_coordinate_at_zero(dimensions):
     mass = quad(lambda s: (1 - s * s) ** ((dimensions - 1) / 2), -1, 1)[0]
-    assert smoothing.ball_constant(slope=1.0, radius=1.0, dimensions=dimensions) == pytest.approx(2 / mass)
+    assert certificates.ball_constant(slope=1.0, radius=1.0, dimensions=dimensions) == pytest.approx(2 / mass)
 
 
 @given(seed=seeds, sigma=st.floats(0.1, 3))
 def test_the_smoothed_derivatives_of_folds_match_finite_differences(seed, sigma):
     rng = np.random.default_rng(seed)
-    folds = smoothing.Folds(rng.standard_normal(3), rng.normal(size=3))
+    folds = certificates.Folds(rng.standard_normal(3), rng.normal(size=3))
     x, nodes = np.array([0.3]), np.polynomial.hermite_e.hermegauss(1)
     assert len(nodes) == 2
     noise = np.linspace(-8, 8, 160001)
@@ -253,15 +251,15 @@ def test_the_two_layer_constant_bounds_the_hessian_everywhere(seed):
     x = 3 * torch.randn(20, 3, generator=g, dtype=torch.float64)
     s = torch.sigmoid(x @ w.T)
     hessians = torch.einsum("bu,ui,uj->bij", s * (1 - s) * v, w, w)
-    limit = smoothing.two_layer_constant(w.numpy(), v.numpy())
+    limit = certificates.two_layer_constant(w.numpy(), v.numpy())
     assert float(torch.linalg.matrix_norm(hessians, ord=2).max()) <= limit * (1 + 1e-9)
 
 
 def test_bad_numbers_are_refused(unchecked):
     with pytest.raises(ValueError, match="sigma is 0"):
-        smoothing.gaussian_constant(slope=1.0, sigma=0)
+        certificates.gaussian_constant(slope=1.0, sigma=0)
     with pytest.raises(ValueError, match="dimensions is 0"):
-        smoothing.ball_constant(slope=1.0, radius=1.0, dimensions=0)
+        certificates.ball_constant(slope=1.0, radius=1.0, dimensions=0)
     with pytest.raises(ValueError, match="batch_size is 9; it must be a whole number from 1 to 8"):
         stability.sampling(8, 9, replacement=False)
     with pytest.raises(ValueError, match="block is 'second'"):

@@ -13,9 +13,6 @@ from attrobust.theory import (
     entropy,
     kernels,
     path_norm,
-    penalty,
-    sharing,
-    smoothing,
     stability,
     tally,
     traps,
@@ -27,10 +24,10 @@ from hypothesis import strategies as st
 TRIALS = {
     duality.identities: 3,
     duality.transfer: 4,
-    sharing.transformers: 4,
+    duality.transformers: 4,
     duality.radii: 6,
     path_norm.rescaling: 20,
-    penalty.surfaces: 10,
+    duality.surfaces: 10,
     stability.stable: 20,
     stability.batches: 8,
     path_norm.paths: 20,
@@ -38,7 +35,7 @@ TRIALS = {
     certificates.turning: 15,
     certificates.metrics: 10,
     traps.loss_gradients: 10,
-    smoothing.smoothed: 20,
+    certificates.smoothed: 20,
     entropy.hump: 10,
     kernels.rank_orders: 5,
     entropy.distances: 10,
@@ -80,7 +77,7 @@ def test_every_wrong_variant_breaks(trial):
 @pytest.mark.parametrize(
     ("trial", "variants"),
     [
-        (sharing.transformers, 1), (duality.radii, 1), (entropy.distances, 1), (entropy.ceilings, 1),
+        (duality.transformers, 1), (duality.radii, 1), (entropy.distances, 1), (entropy.ceilings, 1),
         (kernels.rank_orders, 2), (entropy.scaled, 2), (blind.readouts, 3), (kernels.rescaled, 6), (kernels.nudged, 3),
         (kernels.shared_maps, 2), (kernels.one_score, 2), (kernels.swapped, 6), (kernels.same_ranks, 3),
     ],
@@ -257,7 +254,7 @@ def test_a_table_of_cases_is_the_tables_of_its_parts():
 
 
 def test_the_shared_kernel_has_no_gradient_and_the_pixels_have():
-    table = sharing.detector([1.7]).set_index("name")["value"]
+    table = duality.detector([1.7]).set_index("name")["value"]
     assert table["gradient in the kernel"] == 0
     assert table["gradient in the pixels"] == pytest.approx(0.3005, abs=5e-5)
     assert table["Hessian in the pixels"] == pytest.approx(0.676, abs=5e-4)

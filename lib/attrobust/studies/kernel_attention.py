@@ -1,17 +1,36 @@
-"""What notebook 07 alone calls: pictures of links, of shared maps and of the radii at which keys change places."""
+"""What notebook 07 alone calls: pictures of links, maps and radii; what a kernel costs; two controls.
 
+The first control reads the same scores out twice, the second takes a transformer of Hugging Face, trained, swapped to
+another attention and trained on, beside one that was not swapped and gets the same extra passes in the same order.
+Costs are CPU seconds of this process, all kernels in turn on one thread, the first of all rounds not counted, beside
+softmax written out and beside fused attention. Timings are rows like any other evidence; figures are drawn from them.
+"""
+
+import copy
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import pandas as pd
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from attrobust import similarity
-from attrobust.theory import kernels
+from attrobust import attacks, attention, attributions, data, models, similarity, swap, training
+from attrobust.attacks import Effort
+from attrobust.balls import Ball
+from attrobust.experiments.explanations import cls_rows, under_attack
+from attrobust.experiments.measure import PIXELS, dataset
+from attrobust.shapes import Images
+from attrobust.theory import entropy, kernels
 from attrobust.theory.draws import Source
-from attrobust.theory.entropy import softmax_entropy
-from attrobust.theory.tally import NamedValues, named_values
+from attrobust.theory.tally import NamedValues, equalities, named_values
 from attrobust.versions import versioned
+
+FUSED = "fused softmax"  # of torch: no matrix, hence nothing to explain, and no second derivative
+UNFORMED = "linear, matrix not formed"  # linear attention bracketed from the right: no matrix either
+_PATCH = 2
 
 
 @versioned(1)
@@ -22,7 +41,7 @@ def scale_sweep(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd
         s = 2 * Source(seed).normal(1, keys)
         scaled = torch.tensor(factors, dtype=s.dtype)[:, None] * s
         for kind in kernels.KINDS:
-            share = softmax_entropy(kernels.log_weight(scaled, kind=kind)) / softmax_entropy(0 * s)
+            share = entropy.softmax_entropy(kernels.log_weight(scaled, kind=kind)) / entropy.softmax_entropy(0 * s)
             parts.append(pd.DataFrame({"kernel": kind, "factor": factors, "seed": seed, "value": share.numpy()}))
     return pd.concat(parts)
 
@@ -38,8 +57,7 @@ def link_curves(reach: float, points: int) -> pd.DataFrame:
     ).dropna()
 
 
-@versioned(1)
-@named_values
+@named_values(version=1)
 def evidence_sweep(shifts: Sequence[float], keys: int, seeds: Sequence[int], *, k: int = 5) -> NamedValues:
     """Similarity of maps before and after noise, while 18 rows that know nothing are lowered beside 2 that know.
 
@@ -82,4 +100,185 @@ def swap_radii(cases: int, seed: int) -> pd.DataFrame:
 @versioned(1)
 def attained_by_kernels() -> pd.DataFrame:
     """Both sides of the inequalities about kernels on their equality examples; drift is attained in the limit."""
-    return kernels.equality()
+    two, c = torch.tensor([0.0, 2.0], dtype=torch.float64), 1 + 1e-7  # two keys times a factor near 1
+    varies = math.log(c) * kernels.elasticity(c * two, kind="exp").max()
+    low = torch.tensor([-9.0, -7.0, -8.0], dtype=torch.float64)  # scores below 0, where elu + 1 is exp
+    logs = [kernels.log_weight(u, kind="elu + 1") for u in (low, low - 3, low + torch.tensor([1.0, -2.0, 0.5]))]
+    tilt = torch.tensor([[1.3, -1.3]] * 3, dtype=torch.float64)
+    gained, limit = tilt.softmax(1) - (-tilt).softmax(1), entropy.total_variation_bound(entropy.oscillation(2 * tilt))
+    # Two rows, each with all its weight on one key; the second row's key changes.
+    steady, turned = torch.full((2, 2, 3), -60.0, dtype=torch.float64)
+    steady[0, 0] = steady[1, 1] = turned[0, 0] = turned[1, 2] = 0.0
+    before, after = (kernels.shared_map(u, kind="exp") for u in (steady, turned))
+    # The query at 0 and keys at distance 0.7, which is one width of the Gaussian.
+    at = torch.tensor([0.7, 0.7], dtype=torch.float64, requires_grad=True)
+    own = torch.exp(-at.square() / (2 * 0.7**2))
+    (steep,) = torch.autograd.grad(own.sum(), at, retain_graph=True)
+    (normed,) = torch.autograd.grad(own[0] / own.sum(), at)
+    return equalities({
+        ("P27", "factor near 1"): (entropy.oscillation(c * two - two), varies),
+        ("P28", "one key up, one down"): (entropy.oscillation(logs[2] - logs[0]), 3.0),
+        ("P29", "scores below 0"): (logs[0].logsumexp(0) - logs[1].logsumexp(0), 3.0),
+        ("P29", "all rows swap"): (gained.mean(0).abs().sum(), 2 * limit.mean()),
+        ("P29", "half the mass moves"): ((after - before).abs().sum(), 1.0),
+        ("P30", "two keys swap"): (gained[0, 0], limit[0]),
+        ("P31", "Gaussian at one width"): (steep[0].abs(), math.exp(-0.5) / 0.7),
+        ("P31", "two keys as near"): (normed[0].abs(), 0.7 / (4 * 0.7**2)),
+    })  # fmt: skip
+
+
+@versioned(2)
+def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, restarts: int, seed: int) -> pd.DataFrame:
+    """How steady the ranks of CLS rows are under an attack on raw attention, by two read-outs of the same scores.
+
+    A strictly increasing kernel ranks the keys of one row as a softmax of its scores does, so row by row the two
+    columns must agree (P32); a mean of rows (the heads of a block) need not. The ranks are taken in float64. One row
+    per image and map ("one row": mean over heads of the rows' Spearman; "mean of heads"), with the Spearman correlation
+    of clean and attacked weights under the model's `own` kernel and under `softmax`. The attack moves the Pearson
+    correlation of raw attention, the predicted class held, in a linf ball whose radius is in 1/255 of the pixel range.
+    """
+    effort = Effort(steps=steps, restarts=restarts, draws=0, walk=0, objectives=("pearson",))
+    how = {"k": 1, "effort": effort, "generator": torch.Generator(x.device).manual_seed(seed)}
+    found = attacks.auto(attributions.raw_attention, model, x, Ball("linf", radius / 255), **how)
+    kernel, columns = model.blocks[-1].attention.kernel, {}
+    readouts = {"own": lambda s: kernel.weights(s[:, :, None])[:, :, 0], "softmax": lambda s: s.softmax(-1)}
+    with torch.no_grad():
+        scores = [cls_rows(model, images)[0].double() for images in (x, found.x["pearson"])]
+    for name, read in readouts.items():
+        clean, moved = (read(s)[:, :, 1:] for s in scores)
+        heads = similarity.spearman(clean.flatten(0, 1)[:, None], moved.flatten(0, 1)[:, None])
+        mean = similarity.spearman(clean.mean(1)[:, None], moved.mean(1)[:, None])
+        columns[name] = torch.cat([heads.view(len(x), -1).mean(1), mean]).tolist()
+    maps = ["one row"] * len(x) + ["mean of heads"] * len(x)
+    return pd.DataFrame({"image": [*range(len(x))] * 2, "map": maps, **columns})
+
+
+@versioned(2)
+def drop_in(
+    names: Sequence[str], seed: int, *, n_train: int, n_attacked: int, epochs: int, step_size: float, radius: float,
+    effort: Effort,
+) -> pd.DataFrame:  # fmt: skip
+    """Train a small ViT of transformers on digits, swap its attention, train on, and attack its maps.
+
+    One row per kernel (softmax is the control), attribution and attack ("noise", "worst"): similarities, and the test
+    accuracy `before` the swap, right after it (`swapped`) and after training on (`after`). SGD has momentum 0.9 and a
+    step annealed to zero, before the swap and, for half as many epochs, after it; the linf radius is in 1/255 of the
+    pixel range. An ImportError says if transformers is not installed.
+    """
+    digits, attacked = (dataset("digits", None, n_train, n, "cpu") for n in (None, n_attacked))
+    original = _original(seed, n_train, epochs, step_size)
+    how = {"patch": _PATCH, "k": (attacked.test.x.shape[-1] // _PATCH) ** 2 // 4, "radius": radius, "effort": effort}
+    before, tables = _accuracy(original, digits), []
+    for name in names:
+        model = swap.attention(copy.deepcopy(original), name)
+        accuracies = {"before": before, "swapped": _accuracy(model, digits)}
+        _fit(model, digits, seed=seed + 1, epochs=max(1, epochs // 2), step_size=step_size)
+        accuracies["after"] = _accuracy(model, digits)
+        maps = ("saliency", "raw_attention", "rollout")
+        table = under_attack(model.requires_grad_(False), attacked.test.x, **how, seed=seed, names=maps)
+        tables.append(table.assign(kernel=name, seed=seed, **accuracies))
+    return pd.concat(tables, ignore_index=True)
+
+
+class _Fused(attention.Attention):
+    def attend(self, x: Tensor, *, read: int | None = None) -> tuple[Tensor, Tensor]:
+        q, k, v = self._split(x)
+        mixed = F.scaled_dot_product_attention(q[:, :, :read], k, v).transpose(1, 2).flatten(2)
+        return self.projection(mixed), x.new_zeros(()).expand(*q.shape[:3], k.shape[2])
+
+
+@versioned(1)
+def training_steps(
+    names: Sequence[str], patch: int, dim: int, depth: int, batch: int, repetitions: int
+) -> pd.DataFrame:
+    """Seconds of one training step of a 28 x 28 ViT with each kernel and with fused attention; patch 4 is 50 tokens.
+
+    One row per kernel and repetition: `kernel`, `repetition`, `seconds`.
+    """
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.rand(batch, 1, 28, 28, generator=draw), torch.randint(10, (batch,), generator=draw)
+    steps = {}
+    for name in (*names, FUSED):
+        size = {"patch": patch, "dim": dim, "depth": depth, "attention": "softmax" if name == FUSED else name}
+        model = models.build("vit", input_shape=(1, 28, 28), classes=10, seed=0, activation="gelu", **size).train()
+        for block in model.blocks if name == FUSED else ():
+            block.attention.__class__ = _Fused
+        steps[name] = partial(_step, model, torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9), x, y)
+    return _in_turn(steps, repetitions)
+
+
+@versioned(1)
+def mixing(names: Sequence[str], token_counts: Sequence[int], dim: int, repetitions: int) -> pd.DataFrame:
+    """Seconds of mixing n tokens with one head of a dimension, forward and backward, for each number of tokens.
+
+    One row per number of tokens, kernel and repetition: `tokens`, `kernel`, `repetition`, `seconds`.
+    """
+    tables = []
+    for n in token_counts:
+        qkv = [t.requires_grad_() for t in torch.randn(3, 1, 1, n, dim, generator=torch.Generator().manual_seed(0))]
+        ways = {name: partial(_mixed, attention.kernel(name)) for name in names}
+        ways[FUSED] = F.scaled_dot_product_attention
+        ways[UNFORMED] = partial(attention.mix_in_linear_time, attention.kernel("linear"))
+        rounds = {name: partial(_there_and_back, way, qkv) for name, way in ways.items()}
+        tables.append(_in_turn(rounds, repetitions).assign(tokens=n))
+    return pd.concat(tables, ignore_index=True)
+
+
+@cache
+def _original(seed: int, n_train: int, epochs: int, step_size: float) -> swap.ImageClassifier:
+    """The network before the swap, kept by each worker process."""
+    model = _vit(seed)
+    _fit(model, dataset("digits", None, n_train, None, "cpu"), seed=seed, epochs=epochs, step_size=step_size)
+    return model
+
+
+def _vit(seed: int) -> swap.ImageClassifier:
+    try:
+        from transformers import ViTConfig, ViTForImageClassification
+    except ImportError as error:
+        raise ImportError("drop_in needs transformers; install it by pip install attrobust[hf]") from error
+    config = ViTConfig(
+        image_size=8, patch_size=_PATCH, num_channels=1, num_labels=10, hidden_size=32, intermediate_size=64,
+        num_hidden_layers=2, num_attention_heads=4, attn_implementation="eager", initializer_range=0.2,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ViTForImageClassification(config)
+    mean, std = PIXELS["digits"]
+    return swap.ImageClassifier(model, mean=mean, std=std).eval()
+
+
+def _fit(model: nn.Module, digits: data.Dataset, *, seed: int, epochs: int, step_size: float) -> None:
+    size = min(64, len(digits.train.x))
+    recipe = training.recipes.named("plateau", step_size=step_size, batch_size=size, epochs=epochs)
+    training.fit([model], *digits.train, recipe, generators=[torch.Generator().manual_seed(seed)])
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, digits: data.Dataset) -> float:
+    return float((model(digits.test.x).argmax(1) == digits.test.y).double().mean())
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def _mixed(kernel: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return kernel(q, k) @ v
+
+
+def _there_and_back(way: Callable[..., Tensor], qkv: Sequence[Tensor]) -> None:
+    torch.autograd.grad(way(*qkv).square().mean(), qkv)
+
+
+def _in_turn(ways: dict[str, Callable[[], None]], repetitions: int) -> pd.DataFrame:
+    rows, names = [], list(ways)
+    for repetition in range(-1, repetitions):
+        shift = repetition % len(names)
+        for name in names[shift:] + names[:shift]:
+            begin = time.process_time()
+            ways[name]()
+            rows.append({"kernel": name, "repetition": repetition, "seconds": time.process_time() - begin})
+    return pd.DataFrame([row for row in rows if row["repetition"] >= 0])

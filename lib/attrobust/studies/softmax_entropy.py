@@ -11,7 +11,7 @@ from torch import Tensor
 from attrobust import similarity
 from attrobust.theory import blind, entropy
 from attrobust.theory.draws import Source
-from attrobust.theory.tally import NamedValues, join, named_values
+from attrobust.theory.tally import NamedValues, equalities, named_values
 from attrobust.versions import versioned
 
 
@@ -96,8 +96,7 @@ def landscape_limits(keys: int, k: int) -> pd.DataFrame:
     return pd.concat(pd.DataFrame({"name": name, "x": x, "y": y}) for name, (x, y) in curves.items())
 
 
-@versioned(1)
-@named_values
+@named_values(version=1)
 def diversities(values: Sequence[float], seeds: Sequence[int]) -> NamedValues:
     """Norms of both gradients while the tokens become alike, for softmax and sigmoid."""
     for seed, value, kind in product(seeds, values, blind.KINDS):
@@ -108,8 +107,23 @@ def diversities(values: Sequence[float], seeds: Sequence[int]) -> NamedValues:
 
 @versioned(1)
 def attained_by_rows() -> pd.DataFrame:
-    """Both sides of the inequalities about attention rows on their equality examples."""
-    return join(chain.equality() for chain in (entropy, blind))
+    """Both sides of the inequalities on rows that attain them, that of P22 in the limit of small scores."""
+    tie, even = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64), torch.ones(7, dtype=torch.float64)
+    two, p = torch.tensor([[1.0, -1.0], [0.5, 0.5]], dtype=torch.float64)
+    raised, levels = (1.3 * (torch.arange(7) < k).double() for k in (1, 3))
+    swap, small = entropy.total_variation((1.3 * two).softmax(0), (-1.3 * two).softmax(0)), 1e-3 * two
+    return equalities({
+        ("P20", "two keys share all"): (entropy.softmax_jacobian_norm(tie), 0.5),
+        ("P20", "uniform row"): (1 / 7, entropy.softmax_jacobian_norm(even)),
+        ("P20", "entropy, uniform row"): (1 - 1 / 7, -math.expm1(-math.log(7))),
+        ("P22.3", "two halves, small scores"):
+            (entropy.entropy_deficit(small), entropy.deficit_bound(entropy.oscillation(small))),
+        ("P23", "one raised score"):
+            (entropy.entropy_floor(entropy.centred_norm(raised), keys=7), entropy.softmax_entropy(raised)),
+        ("P24", "two levels"): (1.3, entropy.margin_ceiling(entropy.softmax_entropy(levels), keys=7, k=3)),
+        ("P25", "two keys swap"): (swap, entropy.total_variation_bound(entropy.oscillation(2.6 * two))),
+        ("P26", "two opposite values"): ((p * (two - p @ two)).square().sum(), 0.5),
+    })  # fmt: skip
 
 
 def _noisy(keys: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from attrobust import attacks, attributions, balls, curvature, experiments, models, similarity, training
-from attrobust.theory import blind, certificates, path_norm, penalty, smoothing, stability
-from attrobust.theory.tally import NamedValues, join, named_values
+from attrobust.theory import blind, certificates, duality, path_norm, stability
+from attrobust.theory.tally import NamedValues, equalities, named_values
 from attrobust.versions import versioned
 
 #: Pixels compared by the top-k certificates on digits, a tenth of them.
 LEADERS = 6
 
 
-@versioned(1)
-@named_values
+@named_values(version=1)
 def one_factor(seed: int, factors: Sequence[float]) -> NamedValues:
     """Flatness and input gradient of one network along the factor between its layers."""
     net, x = path_norm.draw(seed, inputs=2)
@@ -42,7 +41,7 @@ def learning_digits(n_train: int, epochs: int, seed: int) -> pd.DataFrame:
     def probe(update: int, networks: Sequence[nn.Module]) -> None:
         model = networks[0]
         loss = float(training.cross_entropy(model(x), y).mean().detach())
-        rows.append([update, loss, *penalty.ordering(model, x), penalty.ordering(model, fresh)[0]])
+        rows.append([update, loss, *duality.ordering(model, x), duality.ordering(model, fresh)[0]])
 
     every = max(1, epochs * n_train // 200)
     _digits_network(n_train, seed, activation="relu", depth=2, epochs=epochs, probe=probe, every=every)
@@ -50,8 +49,7 @@ def learning_digits(n_train: int, epochs: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["update", "loss", *names])
 
 
-@versioned(1)
-@named_values
+@named_values(version=1)
 def thresholds(seed: int, batch_sizes: Sequence[int]) -> NamedValues:
     """Largest stable step against the batch size, with its two limits, for gradients spread out and alike."""
     rng = np.random.default_rng(seed)
@@ -122,7 +120,7 @@ def certified(
     x = _digits(n_train)[2][:n_attacked]
     target = model(x).argmax(1)
     first, head = (p.numpy() for name, p in model.named_parameters() if name.endswith("weight"))
-    constants = {c: smoothing.two_layer_constant(first, head[c]) for c in target.unique().tolist()}
+    constants = {c: certificates.two_layer_constant(first, head[c]) for c in target.unique().tolist()}
     slope = torch.tensor([constants[c] for c in target.tolist()], dtype=x.dtype)
     clean, parts = attributions.saliency(model, x, target).detach(), []
     a, effort = attributions.pixelwise(clean), attacks.Effort(steps=steps, restarts=restarts, draws=0, walk=0)
@@ -181,8 +179,7 @@ def fading(n_train: int, epochs: int, seed: int, loss: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names).assign(trained_on=loss)
 
 
-@versioned(1)
-@named_values
+@named_values(version=1)
 def blind_unit(n_train: int, epochs: int, seed: int, strengths: Sequence[float]) -> NamedValues:
     """P19: flatness, gradient and curvature of a trained network with a blind unit of growing strength."""
     model, (x, y, _) = _digits_network(n_train, seed, epochs=epochs), _digits(n_train)
@@ -201,8 +198,19 @@ def blind_unit(n_train: int, epochs: int, seed: int, strengths: Sequence[float])
 
 @versioned(1)
 def attained() -> pd.DataFrame:
-    """Both sides of the inequalities of notebook 02 on their equality examples; each ratio is 1 up to rounding."""
-    return join(chain.equality() for chain in (penalty, stability, certificates, smoothing))
+    """Both sides of the inequalities of notebook 02 on examples that attain them; each ratio is 1 up to rounding."""
+    apart, even = torch.tensor([[[1.0], [-1.0]]], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    step = stability.largest_stable_step(3 * np.eye(4)[:, :, None] * np.eye(4)[:, None], rho=1.0)
+    quarter, zero = certificates.turn(lambda p: p[0] * p[1], *torch.eye(2, dtype=torch.float64)), np.zeros(1)
+    fold, bump = certificates.Folds(np.ones(1), zero), certificates.Folds(np.array([-1.0, 1.0]), np.array([-0.7, 0.7]))
+    bends = np.abs(fold.gaussian_bend(zero, 0.7)), np.abs(bump.step_bend(zero, 0.7))
+    return equalities({
+        ("P6", "two even classes"): (duality.top_curvature(apart, even), 1.0),
+        ("P8", "orthogonal samples"): (3.0, stability.trace_bound(step_size=step, rho=1.0)),
+        ("P13", "turn in a plane"): (np.pi / 4, quarter),
+        ("P18", "one fold"): (bends[0], certificates.gaussian_constant(slope=1.0, sigma=0.7)),
+        ("P18", "a bump"): (bends[1], certificates.gaussian_constant(height=1.0, sigma=0.7)),
+    })  # fmt: skip
 
 
 def _digits(n_train: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a measure does not see: a unit that flatness misses (P19), tokens that a parameter gradient misses (P26).
+"""What a measure does not see: a unit that flatness misses (P19), tokens that a parameter gradient misses (P26). Ours.
 
 P19  Add v (w . x + b)^2 / 2 to the logits, with w . x_i + b = 0 on every training image. There the unit's value, its
      input gradient and its gradient in (v, w, b) all vanish, so the Gauss-Newton Hessian of any loss on the training
@@ -11,14 +11,11 @@ P26  One attention read-out, f = sum_i a_i v_i with a made from scores s_i = q^T
 
      So with softmax the parameter gradient sees centred tokens only. The sigmoid has the bias b = -log n of Ramapuram
      et al. 2024 (arXiv 2409.04431), which gives its rows a mass near 1 at the start.
-
-Both are ours.
 """
 
 import math
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,7 +24,7 @@ from attrobust import checks
 from attrobust.shapes import Images
 from attrobust.theory.draws import Source
 from attrobust.theory.entropy import row_entropy
-from attrobust.theory.tally import Cases, bound, equalities, identity, residual, trial
+from attrobust.theory.tally import Cases, bound, identity, residual, trial
 
 KINDS = ("softmax", "sigmoid")
 
@@ -36,11 +33,6 @@ class BlindUnit(nn.Module):
     """A network with one square unit, of curvature `strength` = v (|w| = 1), added to all its logits.
 
     Raises ValueError if the training images x, which must not notice it, leave no direction free.
-
-    Example:
-        >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).double(), torch.rand(3, 1, 2, 2).double()
-        >>> bool(torch.allclose(BlindUnit(net, x, strength=9.0)(x), net(x)))
-        True
     """
 
     def __init__(self, network: nn.Module, x: Images, *, strength: float) -> None:
@@ -82,8 +74,7 @@ class Gradients(NamedTuple):
 def draw(seed: int, *, diversity: float = 1.0) -> Readout:
     """A random read-out of 2 to 16 tokens in 2 to 6 dimensions.
 
-    The diversity is the size of what tells tokens apart, beside what they share; 0 makes them identical. Raises
-    ValueError if it is negative.
+    The diversity, at least 0, is the size of what tells tokens apart, beside what they share; 0 makes them identical.
     """
     checks.at_least("diversity", diversity, 0)
     g = Source(seed)
@@ -93,7 +84,7 @@ def draw(seed: int, *, diversity: float = 1.0) -> Readout:
 
 
 def weights(scores: Float[Tensor, " n"], *, kind: str) -> Float[Tensor, " n"]:
-    """Row of attention from scores. Raises ValueError for a `kind` other than "softmax" and "sigmoid"."""
+    """Row of attention from scores; `kind` is one of `KINDS`, or a ValueError says so."""
     checks.one_of("kind", kind, KINDS)
     return scores.softmax(0) if kind == "softmax" else torch.sigmoid(scores - math.log(len(scores)))
 
@@ -133,9 +124,3 @@ def readouts(case: int) -> Cases:
     unseen, seen = (gradients(alike, kind=kind).key.norm() for kind in KINDS)
     yield residual("P26", "identical tokens are unseen", unseen)
     yield residual("P26", "identical tokens under a sigmoid", seen, holds=False)
-
-
-def equality() -> pd.DataFrame:
-    """Two keys with half the weight each and opposite values: |xi|^2 is half the first weight times 4 (1 - 1/2)."""
-    p, values = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([1.0, -1.0], dtype=torch.float64)
-    return equalities({("P26", "two opposite values"): ((p * (values - p @ values)).square().sum(), 0.5)})

@@ -1,4 +1,4 @@
-"""How far a map can turn (P13), and from its change to a guarantee for each similarity (P14).
+"""How far a map can turn (P13), what its change leaves of each similarity (P14), and what smoothing buys (P18).
 
 With g the gradient, H the Hessian and P the projection that removes the direction of g (g / |g| moves on the sphere):
 
@@ -12,44 +12,48 @@ With scores a (a map, or its absolute values), a change e of known size and thet
     Kendall    >= 1 - 2 #{i < j : |a_i - a_j| <= 2 |e|_inf} / (d (d - 1) / 2)
     Spearman   >= 1 - 6 sum_i N_i^2 / (d (d^2 - 1)),   N_i = #{j != i : |a_i - a_j| <= 2 |e|_inf}
 
-All four are scale-free: scaling a and e together changes nothing. The first two are attained, as are gaps of twice the
-change per pixel. A ValueError says where a change is negative or NaN, or k not from 1 to the number of pixels. Proofs
-stand in notebook 02; ours as stated. On level sets the angle is of Dombrowski et al. 2019, "Explanations can be
-manipulated and geometry is to blame".
+All four are scale-free; the first two are attained, as are gaps of twice the change per pixel. Ours as stated; on level
+sets the angle is of Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame". Numbers out of
+range (a change that is negative or NaN, k not from 1 to the number of pixels) raise a ValueError everywhere.
+
+With G = sup |grad f| and F = sup |f - const|, the map of SmoothGrad (Gaussian noise, standard deviation s) changes per
+unit of input by at most (constants ours or textbook; robustness in this sense: Wang et al. 2020)
+
+    min{ sup |hess f|_2,  sqrt(2 / pi) G / s,  4 phi(1) F / s^2 },   phi the normal density,  4 phi(1) = 0.96788
+
+and the gradient averaged over a ball of radius r in d dimensions by at most 2 (V_{d-1} / V_d) G / r. The functions |u .
+x| and sign((u . x)^2 - s^2) attain them.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, norm
 from torch import Tensor, nn
 
 from attrobust import checks, similarity
-from attrobust.shapes import Importances, PerImage
+from attrobust.shapes import Images, Importances, PerImage
 from attrobust.theory.draws import Source, network
-from attrobust.theory.tally import Cases, bound, equalities, trial
+from attrobust.theory.tally import Cases, bound, trial
 
 Scores = Float[Tensor, "batch pixels"]
 Vector = Float[Tensor, " n"]
+Line = Float[np.ndarray, " points"]
 
 
 def turn(function: Callable[[Vector], Float[Tensor, ""]], start: Vector, step: Vector, *, nodes: int = 32) -> float:
-    """Most that the gradient's direction can turn on the way from `start` to `start + step`, in radians.
+    """Most that the gradient's direction can turn on the way from `start` to `start + step`, in radians (P13).
 
-    Infinite, that is no guarantee, if the gradient turns by more than a right angle between two neighbouring nodes:
-    passing through zero it reverses at once, and no curvature tells. The function is differentiable twice; there are
-    `nodes` of Gauss and Legendre (32 is our choice), and the distance from the rule with half as many is added, so that
-    the answer errs on the safe side. Raises ValueError if `nodes` is not a whole number of at least 2.
-
-    Example:
-        >>> start, step = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
-        >>> round(turn(lambda x: x[0] * x[1], start, step), 6) == round(math.pi / 4, 6)
-        True
+    Infinite, that is no guarantee, if it turns by more than a right angle between two neighbouring nodes: passing
+    through zero it reverses at once, and no curvature tells. The function is differentiable twice; there are at least 2
+    `nodes` of Gauss and Legendre (32 is our choice), and the distance from the rule with half as many is added to err
+    on the safe side.
     """
     checks.count("nodes", nodes, least=2)
     gradient = torch.func.grad(function)
@@ -78,31 +82,25 @@ def angle(first: Scores, second: Scores) -> PerImage:
 
 
 def change_of_turn(angle: PerImage) -> PerImage:
-    """Relative change |e| / |a| that a turn by `angle` can bring, up to the scale no rank or cosine sees.
-
-    The turned map may be rescaled freely; the nearest rescaled one lies sin(angle) away. Infinite from pi / 2 on.
-    """
-    return torch.where(angle < math.pi / 2, angle.sin(), torch.full_like(angle, math.inf))
+    """Relative change |e| / |a| by a turn, sin(angle) up to the scale no rank or cosine sees; infinite from pi / 2."""
+    return torch.where(angle < math.pi / 2, angle.sin(), math.inf)
 
 
-def logit_at(model: nn.Module, x: Float[Tensor, "one channels height width"], y: Tensor) -> Callable[[Tensor], Tensor]:
+def logit_at(model: nn.Module, x: Images, y: Tensor) -> Callable[[Vector], Tensor]:
     """The logit of class y[0] as a function of one flat image of the shape of x."""
     return lambda flat: model(flat.view(x.shape))[0, y[0]]
 
 
 def cosine(relative: PerImage) -> PerImage:
-    """Least cosine between two maps when the second lies within `relative` times the length of the first.
-
-    sqrt(1 - relative^2), and -1 from relative = 1 on, where nothing is guaranteed. Attained (`worst_cosine`).
-    """
-    _not_negative("relative", relative)
-    return torch.where(relative < 1, (1 - relative.square()).clamp_min(0).sqrt(), -torch.ones_like(relative))
+    """Least cosine when the second map lies within `relative` times the length of the first; -1 from 1 on. Attained."""
+    checks.none_negative("relative", relative)
+    return torch.where(relative < 1, (1 - relative.square()).clamp_min(0).sqrt(), -1.0)
 
 
 def worst_cosine(scores: Scores, across: Scores, relative: PerImage) -> Scores:
     """Change of `relative` size below 1 that attains `cosine`: along -a by r^2, across by r sqrt(1 - r^2).
 
-    The maps a are not zero, and the directions `across` perpendicular to them, of any length.
+    The maps a are not zero, and the directions `across` are perpendicular to them.
     """
     r = relative[:, None]
     unit = across / across.norm(dim=1, keepdim=True)
@@ -110,16 +108,11 @@ def worst_cosine(scores: Scores, across: Scores, relative: PerImage) -> Scores:
 
 
 def topk(scores: Scores, change: PerImage, *, k: int) -> PerImage:
-    """Least top-k intersection after any change of Euclidean length at most `change`, which may be infinite.
+    """Least share of the k leading pixels that stay after any change of Euclidean length at most `change`.
 
-    The certified share of the k leading pixels that stay, in [0, 1]. Exact: `swap` attains it.
-
-    Example:
-        >>> a = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).double()
-        >>> topk(a, torch.tensor([0.7]).double(), k=2).item(), topk(a, torch.tensor([0.71]).double(), k=2).item()
-        (1.0, 0.5)
+    The change may be infinite. Exact: `swap` attains it.
     """
-    _not_negative("change", change)
+    checks.none_negative("change", change)
     return 1 - (swap_costs(scores, k=k) <= change[:, None].square()).sum(1).to(scores) / k
 
 
@@ -135,10 +128,7 @@ def swap_costs(scores: Scores, *, k: int) -> Float[Tensor, "batch swaps"]:
 
 
 def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
-    """Cheapest change that takes `swaps` pixels out of the leading k (up to a tie, which any nudge breaks).
-
-    Raises ValueError if `swaps` is not from 1 to min(k, pixels - k).
-    """
+    """Cheapest change that takes `swaps` pixels, 1 to min(k, pixels - k), out of the leading k (up to a tie)."""
     checks.count("swaps", swaps, most=min(k, scores.shape[1] - k))
     tau = _levels(scores, k)[0][:, swaps - 1, None]
     order = scores.argsort(dim=1, descending=True, stable=True)
@@ -149,16 +139,13 @@ def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
 
 def topk_within(scores: Scores, change: PerImage, *, k: int) -> PerImage:
     """Least top-k intersection after a change of at most `change` in every pixel: gaps of more than twice it hold."""
-    _not_negative("change", change)
+    checks.none_negative("change", change)
     inner, outer = _sides(scores, k)
     return 1 - (inner - outer <= 2 * change[:, None]).sum(1).to(scores) / k
 
 
 def kendall(scores: Scores, change: PerImage) -> PerImage:
-    """Least Kendall correlation after a change of at most `change` in every pixel.
-
-    The scores have no ties; |e|_2 is a valid, looser choice. Raises ValueError if there are fewer than two pixels.
-    """
+    """Least Kendall correlation of two or more scores without ties after a change of at most `change` per pixel."""
     close, pixels = _close(scores, change), scores.shape[1]
     return 1 - 2 * close.sum((1, 2)).to(scores) / 2 / (pixels * (pixels - 1) / 2)
 
@@ -208,8 +195,7 @@ def metrics(case: int) -> Cases:
         e = swap(a, k=k, swaps=swaps) * (1 + 1e-7)
         yield _lost("top-k", top, a, e, topk(a, e.norm(dim=1), k=k))
     size = 0.3 * r[0].square()
-    leading = torch.where(a >= a.topk(k).values[:, -1:], -1.0, 1.0).to(a)
-    upper = torch.where(a >= a.median(), -1.0, 1.0).to(a)
+    leading, upper = (torch.where(a >= level, -1.0, 1.0).to(a) for level in (a.topk(k).values[:, -1:], a.median()))
     for direction in (leading, upper, g.normal(1, pixels).sign()):
         e = size * direction
         yield _lost("top-k per pixel", top, a, e, topk_within(a, size, k=k))
@@ -217,10 +203,80 @@ def metrics(case: int) -> Cases:
         yield _lost("Spearman", similarity.spearman, a, e, spearman(a, size))
 
 
-def equality() -> pd.DataFrame:
-    """The gradient of x_1 x_2 turns in a plane."""
-    quarter = turn(lambda p: p[0] * p[1], *torch.eye(2, dtype=torch.float64))
-    return equalities({("P13", "turn in a plane"): (np.pi / 4, quarter)})
+def gaussian_constant(*, slope: float = math.inf, height: float = math.inf, sigma: float) -> float:
+    """Lipschitz constant of SmoothGrad maps from G = slope or F = height, in readout units per squared pixel unit.
+
+    The smaller of the two bounds; F is 0.5 for a probability.
+
+    Example:
+        >>> round(gaussian_constant(slope=1.0, sigma=1.0), 5), round(gaussian_constant(height=1.0, sigma=1.0), 5)
+        (0.79788, 0.96788)
+    """
+    checks.positive("sigma", sigma)
+    return min(math.sqrt(2 / math.pi) * slope / sigma, 4 * float(norm.pdf(1)) * height / sigma**2)
+
+
+def ball_constant(*, slope: float, radius: float, dimensions: int) -> float:
+    """Lipschitz constant of gradients averaged over a Euclidean ball: 2 (V_{d-1} / V_d) G / r."""
+    checks.positive("radius", radius)
+    checks.count("dimensions", dimensions)
+    log_ratio = math.lgamma(dimensions / 2 + 1) - math.lgamma((dimensions - 1) / 2 + 1) - math.log(math.pi) / 2
+    return 2 * math.exp(log_ratio) * slope / radius
+
+
+def two_layer_constant(weights: Float[np.ndarray, "units inputs"], readout: Float[np.ndarray, " units"]) -> float:
+    """Bound on the input Hessian of sum_k v_k s(w_k . x + b_k) over *all* inputs, for 0 <= s'' <= 1/4 (softplus).
+
+    The units with positive and with negative readout are bounded apart; the larger norm counts. Weights are per pixel
+    unit.
+    """
+    sides = [np.maximum(readout, 0), np.maximum(-readout, 0)]
+    return 0.25 * float(max(np.linalg.norm(weights.T @ (side[:, None] * weights), 2) for side in sides))
+
+
+class Folds(NamedTuple):
+    """f(x) = sum_k c_k |x - t_k| on the line: every smoothed derivative is known in closed form."""
+
+    heights: Float[np.ndarray, " kinks"]
+    places: Float[np.ndarray, " kinks"]
+
+    def pieces(self) -> Float[np.ndarray, " kinks_and_one"]:
+        """Values of f' between the kinks, from left to right."""
+        return -self.heights.sum() + np.concatenate([[0.0], 2 * np.cumsum(self.heights[np.argsort(self.places)])])
+
+    def slope(self) -> float:
+        """G, the largest |f'|."""
+        return float(np.abs(self.pieces()).max())
+
+    def derivative(self, x: Line) -> Line:
+        """Slope f' off the kinks: the attribution."""
+        return np.sign(x[:, None] - self.places) @ self.heights
+
+    def gaussian_bend(self, x: Line, sigma: float) -> Line:
+        """Derivative of the SmoothGrad map at x."""
+        return 2 * norm.pdf(x[:, None], self.places, sigma) @ self.heights
+
+    def step_bend(self, x: Line, sigma: float) -> Line:
+        """Derivative of the SmoothGrad map of the step function f' at x."""
+        away = x[:, None] - self.places
+        return (-away / sigma**2 * 2 * norm.pdf(away, scale=sigma)) @ self.heights
+
+
+@trial(version=1)
+def smoothed(case: int) -> Cases:
+    """P18 on a random folded function of one input, whose smoothed derivatives are known in closed form."""
+    rng = np.random.default_rng(case)
+    n, size = int(rng.integers(1, 6)), 10 ** rng.uniform(-1, 0.5)
+    folds = Folds(rng.standard_normal(n), rng.normal(size=n))
+    at = np.concatenate([np.linspace(-4, 4, 401), *(folds.places + shift * size for shift in (-1, 0, 1))])
+    limit = gaussian_constant(slope=folds.slope(), sigma=size)
+    yield bound("P18", "SmoothGrad, slope", np.abs(folds.gaussian_bend(at, size)).max(), limit)
+    limit = gaussian_constant(height=float(np.ptp(folds.pieces()) / 2), sigma=size)
+    yield bound("P18", "SmoothGrad, height", np.abs(folds.step_bend(at, size)).max(), limit)
+    limit = ball_constant(slope=folds.slope(), radius=size, dimensions=1)
+    at = at + 1e-9  # off the kinks: the map averaged over [x - size, x + size] has the slope below
+    bend = (folds.derivative(at + size) - folds.derivative(at - size)) / (2 * size)
+    yield bound("P18", "ball average", np.abs(bend).max(), limit)
 
 
 def _lost(arm: str, metric: Callable, a: Tensor, e: Tensor, certified: Tensor) -> pd.DataFrame:
@@ -233,7 +289,7 @@ def _close(scores: Scores, change: PerImage) -> Bool[Tensor, "batch pixels pixel
     """Pairs of pixels whose order the change can turn."""
     if scores.shape[1] < 2:
         raise ValueError(f"scores has {scores.shape[1]} pixels; a rank correlation needs at least 2")
-    _not_negative("change", change)
+    checks.none_negative("change", change)
     near = (scores[:, :, None] - scores[:, None, :]).abs() <= 2 * change[:, None, None]
     return near & ~torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
 
@@ -270,8 +326,3 @@ def _levels(scores: Scores, k: int) -> tuple[Tensor, Tensor, Tensor]:
     exact = ((lowered * inner).sum(-1) + (raised * outer).sum(-1)) / count.clamp_min(1)
     tau = torch.where(count > 0, exact, tau)
     return tau, *moves(tau)
-
-
-def _not_negative(name: str, value: Tensor) -> None:
-    if bool((value < 0).any()) or bool(value.isnan().any()):
-        raise ValueError(f"{name} has an entry of {float(value.min())}; every entry must be at least 0")

@@ -1,9 +1,8 @@
 """Random networks, and random rows of scores, on which every statement is tried: float64, decided by one seed.
 
-Depth, widths, activation, classes, image size and the scale of the weights all vary, so that a bound is tried far
-from the initialisations people use; first layers of a single unit are among them, where transfers hold with equality.
-Lengths, scales and shapes of the rows vary too. Besides normal scores there are rows with one raised key, with two
-levels and with two leaders close together, because these are where the statements are attained; and long-tailed ones.
+Depth, widths, activation, classes, image size and scale of the weights vary; first layers of a single unit are among
+them, where transfers hold with equality. Rows vary in length, scale and shape: normal scores, one raised key, two
+levels and two leaders close together, where the statements are attained, and long-tailed ones.
 """
 
 import math
@@ -42,16 +41,10 @@ class Source:
 def network(
     seed: int, *, activations: Sequence[str] = SMOOTH, images: int = 3
 ) -> tuple[nn.Sequential, Float[Tensor, "batch 1 height width"], Int[Tensor, " batch"]]:
-    """A dense network in eval mode with images and labels.
+    """A dense network in eval mode with images and labels; a ValueError for an unknown activation.
 
-    One to three hidden layers of one to six units, images of 2 x 2 or 3 x 3 pixels in [0, 1], two to four classes. The
-    weights of a layer have a standard deviation between 0.5 and 3 over the root of what enters it.
-    Raises ValueError for an unknown activation.
-
-    Example:
-        >>> model, x, y = network(0)
-        >>> model(x).dtype, len(x) == len(y)
-        (torch.float64, True)
+    One to three hidden layers of one to six units, 2 x 2 or 3 x 3 pixels in [0, 1], two to four classes; the weights of
+    a layer have a standard deviation between 0.5 and 3 over the root of what enters it.
     """
     for name in activations:
         checks.one_of("activations", name, models.ACTIVATIONS)
@@ -70,10 +63,7 @@ def network(
 
 
 def scores(seed: int, *, rows: int = 15) -> Rows:
-    """Rows of scores of one random length (2 to 40 keys), five shapes in turn, each of a random scale (0.1 to 10).
-
-    Raises ValueError if `rows` is below 1.
-    """
+    """Rows of scores of one random length (2 to 40 keys), five shapes in turn, each of a random scale (0.1 to 10)."""
     checks.count("rows", rows)
     g = Source(seed)
     keys = g.whole(2, 40)
@@ -82,10 +72,10 @@ def scores(seed: int, *, rows: int = 15) -> Rows:
 
 
 def moved(start: Rows, *, seed: int) -> Rows:
-    """The rows after a change: noise of a random size, or one half of the keys against the other as far as it can be.
+    """The rows after a change: noise of a random size; in every third row a set of keys against the others.
 
-    Every third row is moved by t up on a random set of keys and t down on the others, with t such that the set's
-    share p becomes 1 - p: then the total variation is the largest that this range of score changes allows.
+    It moves by t up and they by t down, such that the set's share p becomes 1 - p: the largest total variation that
+    this range of score changes allows.
     """
     g = Source(seed)
     noise, size = g.normal(*start.shape), 10 ** (2.5 * g.uniform(len(start), 1) - 1.5)

@@ -6,14 +6,30 @@ With first layer h = W x + b, extended input x~ = (x, 1) and any readout phi of 
     P2   |grad_x phi|   <= |W|_2   |grad_[W,b] phi| / |x~|,       since  grad_x = W^T g,  grad_[W,b] = g x~^T
     P3   |hess_x phi|_2 <= |W|_2^2 |hess_[W,b] phi|_2 / |x~|^2,   since  hess_[W,b] = hess_b (x) x~ x~^T
 
-P1 after Feng and Tu 2022, P2 after Ma and Ying 2021 (bias forms ours), P3 ours as written. By P1 an input attack of
-radius rho |x~| / |W|_2 does no more than a change of [W, b] of size rho, image by image (P7). Only a dense layer that
-every pixel enters with its own weight will do; shared weights (convolutions, patch embeddings) break all of these.
-Whatever stands before that layer must be affine (flattening, standardisation); W is then dh/dx in pixel units.
+P1 after Feng and Tu 2022, P2 after Ma and Ying 2021, "On linear stability of SGD and input-smoothness of neural
+networks" (bias forms ours), P3 ours, P1 differentiated twice. By P1 an input attack of radius rho |x~| / |W|_2 does no
+more than a change of [W, b] of size rho, image by image (P7). Whatever stands before that layer must be affine
+(flattening, standardisation); W is then dh/dx in pixel units.
+
+Only a dense layer that every pixel enters with its own weight will do, or a ValueError is raised. A convolution (or a
+patch embedding) uses one kernel at many positions: its gradient sums what the positions say, and the sum may vanish
+while the pixels matter. In a vision transformer the learned position embedding Pos is an un-shared bias on every token:
+with Z = X E^T + Pos and anything after Z, and likewise with |E|_2^2 for the Hessians (P4, ours),
+
+    phi(X + D; Pos) = phi(X; Pos + D E^T),   grad_X = (grad_Pos) E,   |grad_X| <= |E|_2 |grad_Pos|
+
+Smooth surface regularisation (SSR, Wang et al. 2020) punishes the top eigenvalue of the loss's input Hessian. For a
+network that is piecewise linear in x, cross-entropy, p = softmax(z) and S = diag(p) - p p^T, almost everywhere
+
+    hess_x loss = J_x^T S J_x,    hess_W loss = (J_h^T S J_h) (x) x x^T,    lambda_max(hess_x loss) <= |J_x|_2^2 / 2
+
+    mean_i |x_i|^2 lambda_max(hess_x loss_i)  <=  |W|_2^2 mean_i lambda_max(hess_W loss_i)  <=  |W|_2^2 tr H_W
+
+so the penalty, averaged over the training set, lies under a flatness that re-scaling cannot change (P6, ours).
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,19 +41,18 @@ from torch.func import functional_call, grad, hessian, jacrev, vmap
 
 from attrobust import curvature
 from attrobust.models import readouts
-from attrobust.models.readouts import logit
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.theory import draws
-from attrobust.theory.tally import Cases, bound, identity, trial
+from attrobust.theory.tally import Cases, NamedValues, bound, identity, named_values, trial
 
 Readout = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
+OfImage = Callable[[Tensor, Tensor, Tensor], Tensor]
 Changes = Float[Tensor, "batch units inputs_and_one"]
 Matrices = Float[Tensor, "batch n n"]
 
-
 #: What a statement is tried on: name -> (model, x, y) -> one number per image.
 READOUTS: dict[str, Readout] = {
-    "logit": logit,
+    "logit": readouts.logit,
     "loss": readouts.cross_entropy,
     "probability": lambda model, x, y: model(x).softmax(1).gather(1, y[:, None])[:, 0],
 }
@@ -55,11 +70,7 @@ class FirstLayer:
 
 
 def first_dense(model: nn.Module, x: Images) -> FirstLayer:
-    """The dense first layer, at these images, of a network in eval mode that is affine before it.
-
-    Raises ValueError if the first layer with weights is not a Linear with a bias, or runs on several positions of one
-    image: its weights are then shared and bound nothing.
-    """
+    """The dense first layer, at these images, of a network in eval mode that is affine before it; else a ValueError."""
     name, layer = curvature.first_layer(model)
     if not isinstance(layer, nn.Linear) or layer.bias is None:
         kind = "Linear without a bias" if isinstance(layer, nn.Linear) else type(layer).__name__
@@ -90,29 +101,27 @@ def weight_change(first: FirstLayer, step: Float[Tensor, "batch pixels"]) -> Cha
     return torch.einsum("bu,bi->bui", moved, first.extended) / first.extended.square().sum(1)[:, None, None]
 
 
-def with_change(model: nn.Module, x: Images, y: Labels, change: Changes, *, readout: Readout = logit) -> PerImage:
+def with_change(
+    model: nn.Module, x: Images, y: Labels, change: Changes, *, readout: Readout = readouts.logit
+) -> PerImage:
     """Readout of each image when [W, b] is changed, by another amount for every image; differentiable in it."""
     first = first_dense(model, x)
     return vmap(_of_matrix(model, first, readout))(first.matrix + change, x, y)
 
 
-def weight_gradients(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> Changes:
+def weight_gradients(model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit) -> Changes:
     """Gradient of each image's readout in [W, b], by automatic differentiation."""
     first = first_dense(model, x)
     return vmap(grad(_of_matrix(model, first, readout)), in_dims=(None, 0, 0))(first.matrix, x, y).detach()
 
 
-def input_hessians(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> Matrices:
+def input_hessians(model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit) -> Matrices:
     """Dense Hessian of each image's readout in its pixels; for small images."""
-
-    def value(image: Tensor, label: Tensor) -> Tensor:
-        return readout(model, image[None], label[None])[0]
-
-    return _square(hessian(value)(image, label) for image, label in zip(x, y, strict=True))
+    return _hessians(lambda at, _, label: readout(model, at[None], label[None])[0], x, x, y)
 
 
 def parameter_gradients(
-    model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit, only: str = ""
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit, only: str = ""
 ) -> Float[Tensor, "batch parameters"]:
     """Gradient of each image's readout in one parameter, or in all in the order of `model.parameters()`, flat."""
     weights = {name: p.detach() for name, p in model.named_parameters() if only in ("", name)}
@@ -120,20 +129,18 @@ def parameter_gradients(
     return torch.cat([parts[name].flatten(1) for name in weights], dim=1).detach()
 
 
-def parameter_hessians(model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = logit) -> Matrices:
+def parameter_hessians(
+    model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = readouts.logit
+) -> Matrices:
     """Dense Hessian of each image's readout in the parameter called `of`, flat."""
     value, weights = _of_parameters(model, readout), dict(model.named_parameters())[of].detach()
-    return _hessians(lambda at, image, label: value({of: at}, image, label), weights, x, y)
+    return _hessians(lambda at, image, label: value({of: at}, image, label), [weights] * len(x), x, y)
 
 
-def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> PerImage:
-    """Upper bound on each image's input gradient by its gradient in the first layer (P2).
+def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit) -> PerImage:
+    """Upper bound on each image's input gradient by its gradient in the first layer, per pixel unit (P2).
 
-        |grad_x phi| <= |W|_2 |grad_[W,b] phi|_F / |x~|
-
-    In units of the readout per pixel unit; attained iff dphi/dh is a top left singular vector of W. Ma and Ying 2021,
-    "On linear stability of SGD and input-smoothness of neural networks". Raises ValueError if the first layer is
-    convolutional or otherwise shared.
+    Attained iff dphi/dh is a top left singular vector of W.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 1), nn.Tanh(), nn.Linear(1, 2)).double()
@@ -146,25 +153,24 @@ def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Rea
     return first.spectral * gradients.flatten(1).norm(dim=1) / first.extended.norm(dim=1)
 
 
-def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> PerImage:
-    """Upper bound on each image's input curvature by its own curvature in the first layer (P3).
+def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit) -> PerImage:
+    """Upper bound on each image's input curvature by that of its own readout in the first layer, |W|^2 |hess_b| (P3).
 
-        |hess_x phi|_2 <= |W|_2^2 |hess_[W,b] phi|_2 / |x~|^2 = |W|_2^2 |hess_b phi|_2
-
-    The Hessian is that of one image's readout: the Hessian of a mean over images bounds no single one. Ours, by
-    differentiating P1 twice. Raises ValueError if the first layer is convolutional or otherwise shared.
+    The Hessian of a mean over images bounds no single one.
     """
     first = first_dense(model, x)
     return first.spectral**2 * spectral_norms(parameter_hessians(model, x, y, of=f"{first.name}.bias", readout=readout))
 
 
-def all_layers_gradient_bound(model: nn.Sequential, x: Images, y: Labels, *, readout: Readout = logit) -> PerImage:
+def all_layers_gradient_bound(
+    model: nn.Sequential, x: Images, y: Labels, *, readout: Readout = readouts.logit
+) -> PerImage:
     """Upper bound on each image's input gradient by its gradient in all parameters (P2, summed over layers).
 
         |grad_x phi|^2 sum_l |h~_(l-1)|^2 / (|D_(l-1)|_2^2 |W_l|_2^2) <= |grad_theta phi|^2,    D_l = dh_l / dx
 
-    The model must be dense layers and activations in a row. Ours, in the spirit of Dherin et al. 2022, "Why neural
-    networks find simple solutions". Raises ValueError if the first layer is not dense.
+    For dense layers and activations in a row. Ours, in the spirit of Dherin et al. 2022, "Why neural networks find
+    simple solutions".
     """
     first_dense(model, x)
     weight = torch.zeros(len(x), dtype=x.dtype)
@@ -197,7 +203,7 @@ def identities(case: int) -> Cases:
         bend = parameter_hessians(model, x, y, of=f"{first.name}.bias", readout=readout)
         exact = input_hessians(model, x, y, readout=readout)
         yield identity("P3", f"{arm}, Hessian identity", exact, first.jacobian.T @ bend @ first.jacobian)
-        whole = _hessians(_of_matrix(model, first, readout), first.matrix, x, y)
+        whole = _hessians(_of_matrix(model, first, readout), [first.matrix] * len(x), x, y)
         outer = torch.stack([torch.kron(h, torch.outer(e, e)) for h, e in zip(bend, first.extended, strict=True)])
         yield identity("P3", f"{arm}, Kronecker identity", whole, outer)
 
@@ -242,6 +248,131 @@ def radii(case: int) -> Cases:
     yield bound("P7", "with one change for the batch", rho * mean, rho * shared, holds=False)
 
 
+class TinyTransformer(nn.Module):
+    """One float64 softmax-attention block over square patches of one channel, with a learned position embedding.
+
+    Tokens have the length `dim`. Raises ValueError if the side of a patch does not divide the side of an image.
+    """
+
+    def __init__(self, side: int, *, patch: int, dim: int, classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        if side % patch:
+            raise ValueError(f"patch is {patch}; it must divide side, {side}")
+        self.patch = patch
+        sizes = {"embedding": (dim, patch**2), "position": ((side // patch) ** 2, dim)}
+        sizes |= dict.fromkeys(("query", "key", "value"), (dim, dim))
+        sizes |= {"hidden": (2 * dim, dim), "head": (classes, 2 * dim)}
+        for name, shape in sizes.items():
+            draw = torch.randn(shape, generator=generator, dtype=torch.float64)
+            self.register_parameter(name, nn.Parameter(draw / shape[1] ** 0.5))
+
+    def tokens(self, x: Images) -> Float[Tensor, "batch tokens pixels"]:
+        """Patches of each image, row by row."""
+        return nn.functional.unfold(x, self.patch, stride=self.patch).mT
+
+    def forward(self, x: Images) -> Float[Tensor, "batch classes"]:
+        """Logits of each image."""
+        z = self.tokens(x) @ self.embedding.T + self.position
+        scores = (z @ self.query.T) @ (z @ self.key.T).mT / math.sqrt(z.shape[-1])
+        z = z + scores.softmax(-1) @ (z @ self.value.T)
+        return torch.tanh(z @ self.hidden.T).mean(1) @ self.head.T
+
+
+class DifferenceDetector(nn.Module):
+    """The exact counterexample phi = tanh(k x_1) - tanh(k x_2): at x_1 = x_2 all derivatives in k vanish."""
+
+    def __init__(self, kernel: float) -> None:
+        super().__init__()
+        self.kernel = nn.utils.skip_init(nn.Conv2d, 1, 1, 1, bias=False, dtype=torch.float64)
+        nn.init.constant_(self.kernel.weight, kernel)
+
+    def forward(self, x: Images) -> Float[Tensor, "batch 1"]:
+        """The readout, as a single logit."""
+        h = torch.tanh(self.kernel(x)).flatten(1)
+        return (h[:, 0] - h[:, 1])[:, None]
+
+
+@trial(version=1)
+def transformers(case: int) -> Cases:
+    """P4 on a random one-block transformer; and P2 misused through the kernel of a difference detector."""
+    g = draws.Source(case)
+    model = TinyTransformer(4, patch=2, dim=3, classes=3, generator=g.generator)
+    x, y = g.uniform(2, 1, 4, 4), torch.randint(0, 3, (2,), generator=g.generator)
+    stretch = torch.linalg.matrix_norm(model.embedding.detach(), ord=2)
+    for arm, readout in READOUTS.items():
+        slope = curvature.input_gradient_norm(model, x, y, readout=readout)
+        position = parameter_gradients(model, x, y, readout=readout, only="position").norm(dim=1)
+        yield bound("P4 gradient", f"transformer, {arm}", slope, stretch * position)
+        bend = spectral_norms(input_hessians(model, x, y, readout=readout))
+        position = spectral_norms(parameter_hessians(model, x, y, of="position", readout=readout))
+        yield bound("P4 curvature", f"transformer, {arm}", bend, stretch.square() * position)
+    kernel, gap = np.random.default_rng(case).uniform((0.5, -6.0), (2.5, 0.0))
+    shared, label = DifferenceDetector(float(kernel)), torch.tensor([0])
+    pixels = torch.tensor([1.0, 1.0 - 10.0**gap], dtype=torch.float64).view(1, 1, 1, 2)
+    limit = kernel * parameter_gradients(shared, pixels, label).norm(dim=1) / pixels.norm()
+    yield bound(
+        "P2", "through a shared kernel", curvature.input_gradient_norm(shared, pixels, label), limit, holds=False
+    )
+
+
+@named_values(version=1)
+def detector(kernels: Sequence[float]) -> NamedValues:
+    """Derivatives of the difference detector at (1, 1), in its kernel and in the pixels, for several kernels."""
+    x, y = torch.ones(1, 1, 1, 2, dtype=torch.float64), torch.tensor([0])
+    for kernel in kernels:
+        model = DifferenceDetector(kernel)
+        numbers = {
+            "gradient in the kernel": parameter_gradients(model, x, y).norm(),
+            "gradient in the pixels": curvature.input_gradient_norm(model, x, y),
+            "Hessian in the pixels": spectral_norms(input_hessians(model, x, y)),
+        }
+        yield {"kernel": kernel}, numbers
+
+
+def top_curvature(jacobian: Float[Tensor, "batch classes n"], logits: Float[Tensor, "batch classes"]) -> PerImage:
+    """Largest eigenvalue of J^T (diag p - p p^T) J, p = softmax(logits), from a matrix as small as there are classes.
+
+    Factored as by Wang et al. 2020, "Smoothed geometry for robust attribution": L L^T with L = diag(sqrt p) (I - sqrt p
+    sqrt p^T).
+    """
+    root = logits.softmax(1).sqrt()
+    factor = torch.diag_embed(root) - root.square()[:, :, None] * root[:, None]
+    half = factor.mT @ jacobian
+    return torch.linalg.eigvalsh(half @ half.mT)[:, -1]
+
+
+def ordering(model: nn.Module, x: Images) -> tuple[float, float, float]:
+    """Mean penalty, mean curvature in W and invariant flatness of W: the chain of P6, of the cross-entropy.
+
+    x is what enters the first layer, W its weights in pixel units; labels do not enter. The network is in eval mode and
+    piecewise linear; a ValueError says if its first layer is not dense.
+    """
+    first, logits = first_dense(model, x), model(x).detach()
+
+    def of_bias(bias: Tensor, image: Tensor) -> Tensor:
+        return functional_call(model, {f"{first.name}.bias": bias}, (image[None],))[0]
+
+    hidden = vmap(jacrev(of_bias), in_dims=(None, 0))(first.matrix[:, -1].contiguous(), x).detach()
+    seen = first.extended[:, :-1].square().sum(1)
+    inputs, weights = ((seen * top_curvature(j, logits)).mean() for j in (curvature.input_jacobian(model, x), hidden))
+    trace = curvature.gauss_newton_trace(curvature.GaussNewton(model, x), block=f"{first.name}.weight").value
+    return float(inputs), first.spectral**2 * float(weights), first.spectral**2 * trace
+
+
+@trial(version=1)
+def surfaces(case: int) -> Cases:
+    """P6 on a random ReLU network: closed form, the constant 1/2, and the chain of three."""
+    model, x, y = draws.network(case, activations=("relu",))
+    jacobians = curvature.input_jacobian(model, x)
+    top = top_curvature(jacobians, model(x).detach())
+    dense = input_hessians(model, x, y, readout=readouts.cross_entropy)
+    yield identity("P6", "closed form of the penalty", torch.linalg.eigvalsh(dense)[:, -1], top)
+    yield bound("P6", "penalty and squared Jacobian", top, spectral_norms(jacobians).square() / 2)
+    inputs, weights, flat = ordering(model, x)
+    yield bound("P6", "penalty and curvature in W", inputs, weights)
+    yield bound("P6", "curvature in W and flatness", weights, flat)
+
+
 def _ascend(value: Callable[[Tensor], Tensor], start: Tensor, radius: PerImage) -> Tensor:
     """Best points of ten steps of ascent, each row in its Euclidean ball around the origin, never below `start`."""
     tiny = torch.finfo(start.dtype).tiny
@@ -266,17 +397,13 @@ def _of_parameters(model: nn.Module, readout: Readout) -> Callable[[dict[str, Te
     return value
 
 
-def _of_matrix(model: nn.Module, first: FirstLayer, readout: Readout) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _of_matrix(model: nn.Module, first: FirstLayer, readout: Readout) -> OfImage:
     """The readout of one image as a function of [W, b]."""
     value, weight, bias = _of_parameters(model, readout), f"{first.name}.weight", f"{first.name}.bias"
     return lambda matrix, image, label: value({weight: matrix[:, :-1], bias: matrix[:, -1]}, image, label)
 
 
-def _hessians(value: Callable[[Tensor, Tensor, Tensor], Tensor], at: Tensor, x: Images, y: Labels) -> Tensor:
-    """Hessian of value(at, image, label) in `at` for each image and label."""
-    return _square(hessian(value)(at, image, label) for image, label in zip(x, y, strict=True))
-
-
-def _square(hessians: Iterable[Tensor]) -> Matrices:
-    """Hessians in tensors of any shape as matrices."""
-    return torch.stack([h.reshape(math.isqrt(h.numel()), -1) for h in hessians]).detach()
+def _hessians(value: OfImage, at: Sequence[Tensor], x: Images, y: Labels) -> Matrices:
+    """Hessian of value(at, image, label) in `at`, flat, for each image and label."""
+    found = [hessian(value)(*case) for case in zip(at, x, y, strict=True)]
+    return torch.stack([h.reshape(math.isqrt(h.numel()), -1) for h in found]).detach()

@@ -1,42 +1,37 @@
 """Entropy of attention rows, and what it decides: how sensitive a row is, how clear its ranks can be (P20, P22 to P25).
 
 A *row* is what one query of one head gives to its keys: the last axis of a tensor of *weights* (softmax or any other
-kernel, at least 0) or of *scores* (what stands before the softmax). All other axes are batch axes. Entropy is in nats,
-H(p) = - sum_i p_i log p_i of the weights over their sum. A key whose weight is 0, or whose score is -inf, counts as
-absent and gets gradient 0; in a row without any mass the entropy is NaN, so that such rows can be counted. Weights that
-are negative, infinite or NaN, scores that are NaN or +inf, rows of -inf only, and two rows of different shapes raise a
-ValueError everywhere.
+kernel, at least 0) or of *scores* (what stands before the softmax). Entropy is in nats, H(p) = - sum_i p_i log p_i of
+the weights over their sum. A key whose weight is 0, or whose score is -inf, counts as absent and gets gradient 0; in a
+row without any mass the entropy is NaN. Weights that are negative, infinite or NaN, scores that are NaN or +inf, rows
+of -inf only, two rows of different shapes and numbers out of range raise a ValueError everywhere.
 
 P20  How much a row moves with its scores: lambda_max of diag(p) - p p^T. With p_(1) >= p_(2) >= ... and n keys
          max{ p_(2), p_(1)(1 - p_(1)), (1 - |p|^2) / (n - 1) }  <=  lambda_max
          lambda_max  <=  min{ 1/2, p_(1), 2 p_(1)(1 - p_(1)), 1 - |p|^2 }
-     It is the root between p_(2) and p_(1) of the secular equation 1 = sum_i p_i^2 / (p_i - lambda), found by bisection
-     between these bounds: they are a factor of 2 apart at most, so full precision needs as many halvings as the number
-     format has digits, of n operations each; no matrix is built. 1/2 is of Nair 2025 (arXiv 2510.23012) in l2, the
-     eigenvalue facts are textbook (Golub 1973 for the secular equation), the form in the entropy is ours.
+     It is the root between p_(2) and p_(1) of the secular equation 1 = sum_i p_i^2 / (p_i - lambda) (Golub 1973), found
+     by bisection between these bounds, which are a factor of 2 apart at most, without building a matrix. 1/2 is of Nair
+     2025 (arXiv 2510.23012) in l2, the eigenvalue facts are textbook, the form in the entropy is ours.
 P22  What scaling the scores does, p_c = softmax(c s) with 0 < c <= 1:
      1  |d p_c / dx| <= (c / 2) |d s / dx|                        the absolute sensitivity falls
      2  every rank metric stays (P21)
-     3  dH(p_c) / dc = -c Var(s),  log n - H(p_c) <= c^2 (max s - min s)^2 / 8
+     3  dH(p_c) / dc = -c Var(s),  log n - H(p_c) <= c^2 (max s - min s)^2 / 8       (Hoeffding's lemma, 1963)
      4  p_c is 1 / n + c (s - mean s) / n up to c^2 (max s - min s)^2 / (6 sqrt 3) in l1, so its relative change tends
         to that of the scores, in which c does not occur
-     5  rows whose entropy lacks at most e to log n are within 2 sqrt(2 e) in l1 and 2 arctan sqrt(2 n e) in angle
-     The deficit follows from Hoeffding's lemma and is attained by two even halves in the limit, 5 from Pinsker's
-     inequality; the rest is ours.
+     5  rows whose entropy lacks at most e to log n are within 2 sqrt(2 e) in l1 (Pinsker) and in angle within
+        2 arctan sqrt(2 n e)
+     The deficit is attained by two even halves in the limit; all but the two inequalities is ours.
 P23  H(p) >= log(1 + (n-1) b) + a sqrt(n(n-1)) b / (1 + (n-1) b),  a = |s - mean s|,  b = exp(-a sqrt(n/(n-1)));
      attained by one raised score. Of Zhai et al. 2023 (arXiv 2303.06296), re-derived.
 P24  s_(k) - s_(k+1) <= G with H(two levels, k of n keys raised by G) = H(p); attained by two levels. Ours.
 P25  Softmax maps the range of a score change onto the Hilbert distance of the rows exactly, and onto total variation by
      tanh: with o the odds of the keys that gain, o e^r / (1 + o e^r) - o / (1 + o) is largest at o = e^(-r/2).
-
-Proofs stand in notebook 06.
 """
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
@@ -45,16 +40,13 @@ from torch import Tensor
 from attrobust import checks
 from attrobust.theory import draws
 from attrobust.theory.certificates import angle
-from attrobust.theory.draws import Source
-from attrobust.theory.tally import Cases, bound, equalities, residual, trial
+from attrobust.theory.draws import Rows
+from attrobust.theory.tally import Cases, bound, residual, trial
 
 Weights = Float[Tensor, "*batch keys"]
 Scores = Float[Tensor, "*batch keys"]
 PerRow = Float[Tensor, "*batch"]
-Rows = Float[Tensor, "rows keys"]
-
-#: Largest third central moment of a number between 0 and 1; also bounds the curvature of any mass (P22.4).
-SKEW = 1 / (6 * math.sqrt(3))
+SKEW = 1 / (6 * math.sqrt(3))  # largest third central moment of a number in [0, 1]; bounds the curvature of any mass
 
 
 def row_mass(weights: Weights) -> PerRow:
@@ -80,12 +72,7 @@ def row_entropy(weights: Weights) -> PerRow:
 
 
 def effective_keys(weights: Weights) -> PerRow:
-    """Number of keys a uniform row of the same entropy would have: exp(H), from 1 to keys.
-
-    Example:
-        >>> round(effective_keys(torch.tensor([0.5, 0.5, 0.0])).item(), 4)
-        2.0
-    """
+    """Number of keys a uniform row of the same entropy would have: exp(H), from 1 to keys."""
     return row_entropy(weights).exp()
 
 
@@ -100,10 +87,7 @@ def softmax_entropy(scores: Scores) -> PerRow:
 
 
 def entropy_deficit(scores: Scores) -> PerRow:
-    """What the entropy of softmax(scores) lacks to the logarithm of the unmasked keys; accurate near uniform rows too.
-
-    It is the Kullback-Leibler divergence from the uniform row.
-    """
+    """What the entropy of softmax(scores) lacks to the log of the unmasked keys; accurate near uniform rows too."""
     kept, small = torch.isfinite(scores), (oscillation(scores) < 1).unsqueeze(-1)
     near = torch.where(small, centred(scores), torch.zeros_like(scores))
     keys = kept.sum(-1, keepdim=True)
@@ -154,18 +138,15 @@ def total_variation(first: Weights, second: Weights) -> PerRow:
 
 
 def total_variation_bound(oscillation: PerRow) -> PerRow:
-    """Most total variation that a change of the scores of a given oscillation brings about: tanh(oscillation / 4).
-
-    Attained by two keys whose scores swap places. Raises ValueError if an entry is negative or NaN.
-    """
+    """Most total variation by a change of scores of this oscillation, tanh(oscillation / 4); attained by two keys."""
     return torch.tanh(checks.none_negative("oscillation", oscillation) / 4)
 
 
 def relative_score_change(scores: Scores, moved: Scores) -> PerRow:
     """Length of the change of the centred scores over the length of the centred scores: R_s, blind to scale and shift.
 
-    Infinite where all scores are equal and the moved ones are not, 0 where nothing moves. Ours (P22). Raises ValueError
-    if the masks differ.
+    Infinite where all scores are equal and the moved ones are not, 0 where nothing moves; the masks must agree. Ours
+    (P22).
     """
     _pair(scores, moved)
     a, b = centred(scores), centred(moved)
@@ -189,11 +170,7 @@ def rank_similarity(first: Rows, second: Rows) -> Float[Tensor, "rows two"]:
 
 
 def entropy_floor(norm: PerRow, *, keys: int) -> PerRow:
-    """Least entropy of a softmax row whose centred scores have a given Euclidean norm.
-
-    In nats: log keys at norm 0, falling exponentially to 0. Attained where one score is raised and the others equal.
-    Zhai et al. 2023, "Stabilizing transformer training by preventing attention entropy collapse". Raises ValueError if
-    a `centred_norm`, which may be infinite, is negative or NaN, or `keys` is below 1.
+    """Least entropy of a softmax row whose centred scores have a given Euclidean norm, which may be infinite (P23).
 
     Example:
         >>> entropy_floor(torch.tensor([1.0, 3.0, 6.0]).double(), keys=17).round(decimals=2).tolist()
@@ -211,7 +188,7 @@ def entropy_floor(norm: PerRow, *, keys: int) -> PerRow:
 def topk_gap(scores: Scores, *, k: int) -> PerRow:
     """Difference of the k-th and the next score; half of it is the largest change per score that keeps the top-k set.
 
-    Infinite where the next key is masked, 0 where the k-th is. Raises ValueError if `k` is not from 1 to keys - 1.
+    Infinite where the next key is masked, 0 where the k-th is; k is from 1 to keys - 1.
     """
     keys = checks.scores("scores", scores).shape[-1]
     checks.count("k", k, most=keys - 1)
@@ -221,18 +198,12 @@ def topk_gap(scores: Scores, *, k: int) -> PerRow:
 
 
 def margin_ceiling(entropy: PerRow, *, keys: int, k: int) -> PerRow:
-    """Largest `topk_gap` that a softmax row of a given entropy can have, at temperature 1.
+    """Largest `topk_gap` that a softmax row of a given entropy can have, at temperature 1 (P24).
 
-    Found by bisection in the gap t of the row with k keys raised by t, whose entropy falls with t. The entropy is
-    lowered by a few units of rounding first, so the answer errs on the safe side (by up to 1e-7 at log keys in
-    float64). Carries no gradient. At temperature T the ceiling is T times as high. Near 0 at log keys; infinite from
-    log k down, where k keys can hold everything; NaN where the entropy is. Ours (P24). Raises ValueError if `keys` is
-    below 2, `k` is not from 1 to keys - 1, or an entropy lies outside [0, log keys] nats.
-
-    Example:
-        >>> two_levels = torch.tensor([1.3, 1.3, 0, 0, 0], dtype=torch.float64)
-        >>> round(margin_ceiling(softmax_entropy(two_levels), keys=5, k=2).item(), 6)
-        1.3
+    By bisection in the gap t of the row with k keys raised by t, whose entropy falls with t. The entropy is lowered by
+    a few units of rounding first, so the answer errs on the safe side (by up to 1e-7 at log keys in float64). Carries
+    no gradient. At temperature T the ceiling is T times as high. Near 0 at log keys; infinite from log k down, where k
+    keys can hold everything; NaN where the entropy is.
     """
     checks.count("keys", keys, least=2)
     checks.count("k", k, most=keys - 1)
@@ -268,7 +239,7 @@ def floors(case: int) -> Cases:
 @trial(version=1)
 def ceilings(case: int) -> Cases:
     """P24: the gap after the k-th score against its ceiling, and what half the gap certifies."""
-    s, g = draws.scores(case), Source(case)
+    s, g = draws.scores(case), draws.Source(case)
     keys = s.shape[1]
     k, temperature = g.whole(1, keys - 1), 10 ** float(torch.rand(1, generator=g.generator) - 0.5)
     gap, limit = topk_gap(s, k=k), temperature * margin_ceiling(softmax_entropy(s / temperature), keys=keys, k=k)
@@ -289,44 +260,35 @@ class Bounds(NamedTuple):
 
 
 def softmax_jacobian_norm(weights: Weights) -> PerRow:
-    """Largest eigenvalue of diag(p) - p p^T, the Jacobian of softmax at the row p = weights over their mass.
+    """Largest eigenvalue of diag(p) - p p^T, the Jacobian of softmax at the row p = weights over their mass (P20).
 
     In [0, 1/2]: 0 at one-hot, 1 / keys at uniform, 1/2 where two keys share everything; NaN for a row without mass.
-    Times 1 / temperature it is the norm of the derivative of the weights in the scores. Derivatives of any order are
-    exact where the two largest weights differ. Where they are equal the first one is exact too, or one of the
-    subgradients if the eigenvalue is multiple, and no higher one should be used.
-
-    Example:
-        >>> softmax_jacobian_norm(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])).round(decimals=4).abs().tolist()
-        [0.0, 0.5]
+    Over the temperature it is the norm of the derivative of the weights in the scores. Its derivatives are exact where
+    the two largest weights differ; where they are equal the first one is a subgradient, and no higher one should be
+    used.
     """
     return _TopEigenvalue.apply(normalised(weights).sort(-1, descending=True).values)
 
 
 def row_jacobian_norm(kernel: Callable[[Scores], Weights], scores: Scores) -> PerRow:
-    """Largest singular value of the Jacobian of a row in its scores, for any kernel; by the dense matrix.
-
-    For softmax it is `softmax_jacobian_norm`, which is faster and accurate to the last digit; where each weight
-    depends on its own score alone, it is the largest slope.
-    """
+    """Largest singular value of the Jacobian of a row in its scores, for any kernel; by the dense matrix."""
     jacobian = torch.func.vmap(torch.func.jacrev(lambda row: kernel(row[None])[0]))
     return torch.linalg.matrix_norm(jacobian(scores.reshape(-1, scores.shape[-1])), ord=2).view(scores.shape[:-1])
 
 
 def jacobian_bounds(weights: Weights) -> Bounds:
-    """The bounds on `softmax_jacobian_norm` that the largest weights, and the sum of squares, give."""
+    """The bounds of P20 on `softmax_jacobian_norm` by the largest weights and the sum of squares."""
     return _bounds(normalised(weights).sort(-1, descending=True).values)
 
 
 def sensitivity_envelope(entropy: PerRow, *, keys: int) -> Bounds:
-    """What the entropy H (in nats) of a row of at least two keys alone says about `softmax_jacobian_norm`.
+    """What the entropy H (in nats) of a row of at least two keys alone says about `softmax_jacobian_norm`. Ours.
 
         min{ m(1 - m), l(1 - l) }  <=  lambda_max  <=  min{ 1/2, m, 2 l(1 - l) where H <= log 2 }
 
     with m the largest and l the least size that the first weight of a row of that entropy can have: m from two levels
-    (`leading_mass`, k = 1); l from two keys alone where H <= log 2, above that l >= e^-H. Both sides vanish at entropy
-    0 and meet near 1 / keys at log keys: a hump. Ours. Raises ValueError if `keys` is below 2 or an entropy lies
-    outside [0, log keys].
+    (`leading_mass`, k = 1); l from two keys alone where H <= log 2, above that l >= e^-H. A hump: both sides vanish at
+    entropy 0 and meet near 1 / keys at log keys.
     """
     few = entropy <= math.log(2)
     pair = leading_mass(entropy.clamp(max=math.log(2)), keys=2, k=1)
@@ -344,13 +306,13 @@ def hump(case: int) -> Cases:
     yield residual("P20", "secular equation", softmax_jacobian_norm(p) - top)
     first, second = p.topk(2).values.unbind(1)
     left = 1 - p.square().sum(1)
-    lower = {"second weight": second, "p(1 - p) of the first": first * (1 - first)}
-    lower |= {"mean eigenvalue": left / (p.shape[1] - 1)}
-    upper = {"one half": 0.5, "first weight": first, "twice p(1 - p)": 2 * first * (1 - first), "1 - |p|²": left}
-    for arm, side in lower.items():
-        yield bound("P20", f"{arm}, below", side, top)
-    for arm, side in upper.items():
-        yield bound("P20", f"{arm}, above", top, side)
+    yield bound("P20", "second weight, below", second, top)
+    yield bound("P20", "p(1 - p) of the first, below", first * (1 - first), top)
+    yield bound("P20", "mean eigenvalue, below", left / (p.shape[1] - 1), top)
+    yield bound("P20", "one half, above", top, 0.5)
+    yield bound("P20", "first weight, above", top, first)
+    yield bound("P20", "twice p(1 - p), above", top, 2 * first * (1 - first))
+    yield bound("P20", "1 - |p|², above", top, left)
     yield bound("P20", "1 - |p|² and entropy", left, -torch.expm1(-h))
     envelope = sensitivity_envelope(h, keys=s.shape[1])
     yield bound("P20", "entropy alone, below", envelope.lower, top)
@@ -400,11 +362,7 @@ class _TopEigenvalue(torch.autograd.Function):
 
 
 def deficit_bound(oscillation: PerRow) -> PerRow:
-    """Most that the entropy can fall short of log keys when the scores span `oscillation`: its square over 8.
-
-    Hoeffding 1963, the lemma in "Probability inequalities for sums of bounded random variables". Raises ValueError if
-    an entry is negative or NaN.
-    """
+    """Most that the entropy can fall short of log keys when the scores span `oscillation`: its square / 8 (P22.3)."""
     return checks.none_negative("oscillation", oscillation).square() / 8
 
 
@@ -416,7 +374,7 @@ def variance(p: Tensor, s: Tensor) -> Tensor:
 @trial(version=1)
 def scaled(case: int) -> Cases:
     """The five parts of P22 on random rows, each at a random factor c in (0, 1]."""
-    s, g = draws.scores(case), Source(case)
+    s, g = draws.scores(case), draws.Source(case)
     t, n = draws.moved(s, seed=case), s.shape[1]
     c = 10 ** (-2 * g.uniform(len(s), 1))
     factor, small, other = c[:, 0], c * s, c * t
@@ -479,23 +437,6 @@ def distances(case: int) -> Cases:
     yield bound("P25", "with a ReLU kernel", moved, total_variation_bound(span), span=span, holds=False)
 
 
-def equality() -> pd.DataFrame:
-    """Rows that attain the statements, that of P22 in the limit of small scores."""
-    tie, even = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64), torch.ones(7, dtype=torch.float64)
-    two = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    raised, levels = (1.3 * (torch.arange(7) < k).double() for k in (1, 3))
-    swap = total_variation((1.3 * two).softmax(0), (-1.3 * two).softmax(0))
-    return equalities({
-        ("P20", "two keys share all"): (softmax_jacobian_norm(tie), 0.5),
-        ("P20", "uniform row"): (1 / 7, softmax_jacobian_norm(even)),
-        ("P20", "entropy, uniform row"): (1 - 1 / 7, -math.expm1(-math.log(7))),
-        ("P22.3", "two halves, small scores"): (entropy_deficit(1e-3 * two), deficit_bound(oscillation(1e-3 * two))),
-        ("P23", "one raised score"): (entropy_floor(centred_norm(raised), keys=7), softmax_entropy(raised)),
-        ("P24", "two levels"): (1.3, margin_ceiling(softmax_entropy(levels), keys=7, k=3)),
-        ("P25", "two keys swap"): (swap, total_variation_bound(oscillation(2.6 * two))),
-    })  # fmt: skip
-
-
-def _pair(first: Float[Tensor, "..."], second: Float[Tensor, "..."]) -> None:
+def _pair(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
         raise ValueError(f"the rows have shapes {tuple(first.shape)} and {tuple(second.shape)}; they must be the same")

@@ -15,20 +15,18 @@ P29  Rows r = 1..R have scores s_r, softmax p_r and Z_r = sum_i exp(s_ri). Summe
      the mass move a shared map by at most 2 max(W, W') in l1, under every kernel.
 P30  If only the score of key j changes, by t, then |Delta a|_1 = |Delta a_j| for undivided weights, and for softmax
      Delta p_j = p_j (1 - p_j) (e^t - 1) / (1 - p_j + p_j e^t),   |Delta p|_1 = 2 |Delta p_j|
+     "Probability cage": Richter and Wattenhofer 2020.
 P31  What makes two keys change places under one query, by the product or by the distance d_i = |q - k_i|:
      radius     smallest joint l2 change of the keys that lets them draw level
                 product   q . (k_i - k_j) / (sqrt 2 |q|),     distance   (d_j - d_i) / sqrt 2
      gradient   in the key: |q| for the product, d_i for half the squared distance
      weight     exp(-d^2 / 2 sigma^2) moves with its key at a rate of at most exp(-1/2) / sigma; divided by the sum of
-                two such weights at most d / (4 sigma^2), which is attained and has no bound in d
+                two such weights at most d / (4 sigma^2), which is attained and has no bound in d; products: Kim 2021
      With keys of one length both scores rank alike and the radii have the ratio 2 |q| / (d_i + d_j).
 P21, P32  No kernel and no scale changes the ranks of one row: for c > 0 the keys have one order under softmax(c s), s
      and k(s), for every strictly increasing kernel k, divided by its sum or not. So all rank metrics of one row, the
      change at which its ranks flip, and the attacks that flip them are the same for all of them. Several rows put
-     together, ties, and other scores may differ.
-
-Ours; proofs stand in notebook 07. "Probability cage" for P30: Richter and Wattenhofer 2020; that attention by products
-is not Lipschitz: Kim et al. 2021.
+     together, ties, and other scores may differ. Ours, as all that names nobody.
 """
 
 import math
@@ -36,7 +34,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,69 +42,55 @@ from torch.nn import functional as F
 from attrobust import attention, checks
 from attrobust.theory import draws, entropy
 from attrobust.theory.draws import Source
-from attrobust.theory.tally import Cases, bound, equalities, identity, residual, trial
+from attrobust.theory.tally import Cases, bound, identity, residual, trial
 
 Values = Float[Tensor, "..."]
 Vectors = Float[Tensor, "*some rows dim"]
 
-#: Below this score softplus(s) is exp(s) up to less than half a unit of rounding in float64.
-_TAIL = -40.0
+_TAIL = -40.0  # below this score softplus(s) is exp(s) up to less than half a unit of rounding in float64
 
-#: Logarithms of the links; exact where the weight itself would under- or overflow.
-LOGS: dict[str, Callable[[Values], Values]] = {
-    "exp": lambda s: s,
-    "sigmoid": F.logsigmoid,
-    "softplus": lambda s: torch.where(s < _TAIL, s, F.softplus(s.clamp(min=_TAIL), threshold=40).log()),
-    "elu + 1": lambda s: torch.where(s < 0, s, s.clamp(min=0).log1p()),
-    "ReLU": lambda s: torch.where(s > 0, s, 0.0).log(),
-    "ReLU²": lambda s: 2 * torch.where(s > 0, s, 0.0).log(),
+
+def _softplus(s: Values) -> Values:
+    return F.softplus(s.clamp(min=_TAIL), threshold=40)
+
+
+#: Link -> logarithm of the weight, and its slope; exact where the weight itself would under- or overflow.
+_LINKS: dict[str, tuple[Callable[[Values], Values], Callable[[Values], Values]]] = {
+    "exp": (lambda s: s, torch.ones_like),
+    "sigmoid": (F.logsigmoid, lambda s: (-s).sigmoid()),
+    "softplus": (
+        lambda s: torch.where(s < _TAIL, s, _softplus(s).log()),
+        lambda s: torch.where(s < _TAIL, 1.0, s.sigmoid() / _softplus(s)),
+    ),
+    "elu + 1": (lambda s: torch.where(s < 0, s, s.clamp(min=0).log1p()), lambda s: 1 / (1 + s.clamp(min=0))),
+    "ReLU": (lambda s: torch.where(s > 0, s, 0.0).log(), lambda s: torch.where(s > 0, 1 / s, torch.nan)),
+    "ReLU²": (lambda s: 2 * torch.where(s > 0, s, 0.0).log(), lambda s: torch.where(s > 0, 2 / s, torch.nan)),
 }
-
-SLOPES: dict[str, Callable[[Values], Values]] = {
-    "exp": torch.ones_like,
-    "sigmoid": lambda s: (-s).sigmoid(),
-    "softplus": lambda s: torch.where(s < _TAIL, 1.0, s.sigmoid() / F.softplus(s.clamp(min=_TAIL), threshold=40)),
-    "elu + 1": lambda s: 1 / (1 + s.clamp(min=0)),
-    "ReLU": lambda s: torch.where(s > 0, 1 / s, torch.nan),
-    "ReLU²": lambda s: torch.where(s > 0, 2 / s, torch.nan),
-}
-
-KINDS = tuple(LOGS)
-
-#: Strictly increasing links with a slope of at most 1.
-SMOOTH = ("exp", "sigmoid", "softplus", "elu + 1")
-
-#: Links whose elasticity rises with the score, so that a larger scale always sharpens the row.
-SHARPENING = ("exp", "softplus", "elu + 1")
-
-#: Links that are powers of a positive score, with the power.
-POWERS = {"ReLU": 1, "ReLU²": 2}
+KINDS = tuple(_LINKS)
+SMOOTH = ("exp", "sigmoid", "softplus", "elu + 1")  # strictly increasing links with a slope of at most 1
+SHARPENING = ("exp", "softplus", "elu + 1")  # elasticity rises with the score: a larger scale always sharpens the row
+POWERS = {"ReLU": 1, "ReLU²": 2}  # links that are powers of a positive score, with the power
 
 #: Links that `attention` knows, by its names; its elu + 1 is one of queries and keys, the one here of the score.
 ATTENTION = {"exp": "exp", "sigmoid": "sigmoid", "ReLU": "relu", "ReLU²": "relu"}
 
 
 def weight(scores: Values, *, kind: str) -> Values:
-    """Weight of each score, at least 0; rows are not normalised. Raises ValueError for an unknown `kind`.
-
-    Example:
-        >>> weight(torch.tensor([-1.0, 0.0, 2.0]), kind="ReLU²").tolist()
-        [0.0, 0.0, 4.0]
-    """
+    """Weight of each score, at least 0; rows are not normalised. Raises ValueError for an unknown `kind`."""
     if checks.one_of("kind", kind, KINDS) not in ATTENTION:
-        return LOGS[kind](scores).exp()
+        return log_weight(scores, kind=kind).exp()
     one_key = torch.ones(())  # for which the sigmoid of attention has no bias
     return attention.LINKS[ATTENTION[kind]](scores, one_key) ** POWERS.get(kind, 1)
 
 
 def log_weight(scores: Values, *, kind: str) -> Values:
     """Logarithm of `weight`; -inf where the weight is 0."""
-    return LOGS[checks.one_of("kind", kind, KINDS)](scores)
+    return _LINKS[checks.one_of("kind", kind, KINDS)][0](scores)
 
 
 def slope(scores: Values, *, kind: str) -> Values:
     """Derivative of `log_weight`, psi(s); NaN where the weight is 0."""
-    return SLOPES[checks.one_of("kind", kind, KINDS)](scores)
+    return _LINKS[checks.one_of("kind", kind, KINDS)][1](scores)
 
 
 def elasticity(scores: Values, *, kind: str) -> Values:
@@ -190,12 +173,7 @@ def _reach(change: Tensor) -> Tensor:
 def shared_map(scores: Float[Tensor, "*batch rows keys"], *, kind: str) -> Float[Tensor, "*batch keys"]:
     """One map out of several rows: weights summed over the rows, divided by their sum over all rows and keys.
 
-    All weights are divided by the largest one first, which the division by the sum removes again. Raises ValueError for
-    an unknown `kind`, or where all weights are 0.
-
-    Example:
-        >>> shared_map(torch.tensor([[3.0, 1.0], [-1.0, -2.0]]).double(), kind="ReLU").round(decimals=9).tolist()
-        [0.75, 0.25]
+    All weights are divided by the largest one first, which the sum removes again; a ValueError says where all are 0.
     """
     logs = log_weight(scores, kind=kind)
     top = logs.amax((-2, -1), keepdim=True)
@@ -336,9 +314,9 @@ def _radius(score: str, pair: Pair, g: Source) -> Cases:
     far, start = radius(pair, score)[:, None], lead(pair, score)
     size = pair.query.norm(dim=1) if score == "dot" else torch.ones_like(start)
     if score == "dot":
-        away = back = -_unit(pair.query)
+        away = back = -F.normalize(pair.query)
     else:
-        away, back = (_unit(k - pair.query) for k in (pair.ahead, pair.behind))
+        away, back = (F.normalize(k - pair.query) for k in (pair.ahead, pair.behind))
     best = torch.cat([away, -back], 1) / math.sqrt(2)  # the shortest joint change, of length 1
 
     def led(change: Tensor) -> Tensor:
@@ -349,7 +327,7 @@ def _radius(score: str, pair: Pair, g: Source) -> Cases:
     yield residual("P31", f"{score}: the radius is attained", level)
     wander = torch.logspace(-4, 1, 40, dtype=best.dtype)[:, None, None] / math.sqrt(best.shape[1])
     tried = best + g.normal(40, *best.shape) * wander
-    gained = (start - led(0.999 * far * (tried / tried.norm(dim=-1, keepdim=True)))).amax(0)
+    gained = (start - led(0.999 * far * F.normalize(tried, dim=-1))).amax(0)
     limit = math.sqrt(2) * size * 0.999 * far[:, 0]
     yield bound("P31", f"{score}: best of 40 changes", gained, limit)
     yield bound("P31", f"{score}: order within the radius", (gained > start).double(), 0.0)
@@ -380,10 +358,6 @@ def _lipschitz(query: Tensor, g: Source) -> Cases:
     yield bound("P31", "Gaussian, normalised: Lipschitz in a key", normed, limit, holds=False)
     arm = "exp of the dot product: Lipschitz in a key"
     yield bound("P31", arm, product[finite], limit[finite], holds=False)
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
 @trial(version=1)
@@ -429,31 +403,3 @@ def same_ranks(case: int) -> Cases:
 def _bounded(s: draws.Rows) -> draws.Rows:
     """Scores of at most 8: ranks are taken of the weights themselves, which then do not underflow."""
     return s * (8 / s.abs().amax(1, keepdim=True)).clamp(max=1)
-
-
-def equality() -> pd.DataFrame:
-    """Examples that attain the statements, those of P27 in the limit."""
-    two, c = torch.tensor([0.0, 2.0], dtype=torch.float64), 1 + 1e-7  # two keys times a factor near 1
-    varies = math.log(c) * elasticity(c * two, kind="exp").max()
-    low = torch.tensor([-9.0, -7.0, -8.0], dtype=torch.float64)  # scores below 0, where elu + 1 is exp
-    mass = [log_weight(u, kind="elu + 1").logsumexp(0) for u in (low, low - 3)]
-    swap = torch.tensor([[1.3, -1.3]] * 3, dtype=torch.float64)
-    gained, limit = swap.softmax(1) - (-swap).softmax(1), entropy.total_variation_bound(entropy.oscillation(2 * swap))
-    # Two rows, each with all its weight on one key; the second row's key changes.
-    steady, turned = torch.full((2, 2, 3), -60.0, dtype=torch.float64)
-    steady[0, 0] = steady[1, 1] = turned[0, 0] = turned[1, 2] = 0.0
-    # The query at 0 and keys at distance 0.7, which is one width of the Gaussian.
-    at = torch.tensor([0.7, 0.7], dtype=torch.float64, requires_grad=True)
-    own = torch.exp(-at.square() / (2 * 0.7**2))
-    (steep,) = torch.autograd.grad(own.sum(), at, retain_graph=True)
-    (normed,) = torch.autograd.grad(own[0] / own.sum(), at)
-    return equalities({
-        ("P27", "factor near 1"): (entropy.oscillation(c * two - two), varies),
-        ("P28", "one key up, one down"): (_distance(low, low + torch.tensor([1.0, -2.0, 0.5]), "elu + 1"), 3.0),
-        ("P29", "scores below 0"): (mass[0] - mass[1], 3.0),
-        ("P29", "all rows swap"): (gained.mean(0).abs().sum(), 2 * limit.mean()),
-        ("P29", "half the mass moves"): (_change(steady, turned, "exp"), 1.0),
-        ("P30", "two keys swap"): (gained[0, 0], limit[0]),
-        ("P31", "Gaussian at one width"): (steep[0].abs(), math.exp(-0.5) / 0.7),
-        ("P31", "two keys as near"): (normed[0].abs(), 0.7 / (4 * 0.7**2)),
-    })  # fmt: skip

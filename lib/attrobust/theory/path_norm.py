@@ -33,9 +33,7 @@ from attrobust.versions import versioned
 Points = Float[np.ndarray, "points inputs"]
 PerUnit = Float[np.ndarray, " units"]
 PerPoint = Float[np.ndarray, " points"]
-
-#: Step size above 0, batch size or 0 for the whole set in every update, seed of the initial weights.
-Run = tuple[float, int, int]
+Run = tuple[float, int, int]  # step size, batch size or 0 for the whole set in every update, seed of the weights
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,10 @@ def jacobian(net: TwoLayer, x: Points) -> Float[np.ndarray, "points parameters"]
 
 
 def trace(net: TwoLayer, x: Points, *, block: str = "all") -> float:
-    """Trace of the Gauss-Newton Hessian of half the mean squared error: "all", "first" for (W, b), "rest" for (v, c).
-
-    Raises ValueError for another block.
-    """
-    checks.one_of("block", block, ("all", "first", "rest"))
+    """Trace of the Gauss-Newton Hessian of half the mean squared error: of all, "first" (W, b), or "rest" (v, c)."""
     squares, size = np.square(jacobian(net, x)).mean(0), net.weights.size + net.biases.size
-    return float({"all": squares, "first": squares[:size], "rest": squares[size:]}[block].sum())
+    blocks = {"all": squares, "first": squares[:size], "rest": squares[size:]}
+    return float(blocks[checks.one_of("block", block, blocks)].sum())
 
 
 def sharpness(net: TwoLayer, x: Points) -> float:
@@ -123,12 +118,8 @@ def rescaled(net: TwoLayer, factors: PerUnit) -> TwoLayer:
 
 
 def balanced(net: TwoLayer, x: Points) -> TwoLayer:
-    """The re-scaling with the smallest trace; there tr H = 1 + 2 sum pi_k g_k exactly.
-
-    Units that never fire, or have no readout, are left as they are.
-    """
-    a = np.square(_hidden(net, x)).mean(0)
-    b = np.square(net.readout) * (active(net, x) * _squared_norms(x)).mean(0)
+    """The re-scaling with the smallest trace, 1 + 2 sum pi_k g_k; units that never fire or have no readout stay."""
+    a, b = np.square(_hidden(net, x)).mean(0), np.square(net.readout) * (active(net, x) * _squared_norms(x)).mean(0)
     fires = (a > 0) & (b > 0)
     return rescaled(net, np.where(fires, (b / np.where(fires, a, 1)) ** 0.25, 1.0))
 
@@ -139,10 +130,7 @@ def flips(net: TwoLayer, x: Points, y: Points) -> Bool[np.ndarray, "points units
 
 
 def total_variation(net: TwoLayer, low: float = -np.inf, high: float = np.inf) -> float:
-    """Total variation of f' over an interval, for one input: sum of pi_k over the kinks inside (if distinct).
-
-    Raises ValueError if the network has more than one input.
-    """
+    """Total variation of f' over an interval, for exactly one input: sum of pi_k over the (distinct) kinks inside."""
     if net.weights.shape[1] != 1:
         raise ValueError(f"net has {net.weights.shape[1]} inputs; the total variation needs exactly 1")
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -151,11 +139,11 @@ def total_variation(net: TwoLayer, low: float = -np.inf, high: float = np.inf) -
 
 
 def angle_bound(net: TwoLayer, x: Points, y: Points) -> PerPoint:
-    """Largest angle between gradients anywhere on the segment from x to y (P12), in radians.
+    """Largest angle between gradients anywhere on the segment from x to y (P12), infinite where V D >= Delta.
 
-        2 arcsin(V D / Delta),  V = sum of pi_k over flips,  D = |x - y|,  Delta = |f(x) - f(y)|
+        2 arcsin(V D / Delta),  V = sum of pi_k over flips,  D = |x - y|,  Delta = |f(x) - f(y)|     in radians
 
-    The labels fix the mean gradient's size (Delta / D), flatness its variation (V). Infinite where V D >= Delta.
+    The labels fix the mean gradient's size (Delta / D), flatness its variation (V).
     """
     variation = flips(net, x, y) @ path_norms(net)
     share = variation * np.linalg.norm(x - y, axis=1) / np.maximum(np.abs(net(x) - net(y)), 1e-300)
@@ -211,7 +199,6 @@ def descend(
 
     Squared loss, batches drawn with replacement, balanced initialisation of size `scale`, no momentum: the setting of
     P8 and P11. At most `updates` are made; all runs end once every loss (half the mean squared error) is below `stop`.
-    Raises ValueError if a number is out of range.
     """
     checks.count("units", units)
     checks.count("updates", updates)
@@ -248,9 +235,9 @@ def descend(
 
 @versioned(1)
 def sweep(updates: int, seeds: Sequence[int]) -> pd.DataFrame:
-    """Two-layer ReLU networks at the end of plain SGD: 20 points in five dimensions, labels -1 and 1.
+    """One row per two-layer network at the end of plain SGD, with every quantity of P8, P9 and P11.
 
-    One row per run with every quantity of P8, P9 and P11; `settled` where the loss is below 1e-8.
+    20 points in five dimensions, labels -1 and 1; `settled` where the loss is below 1e-8.
     """
     rng = np.random.default_rng(0)
     x, y, fresh = rng.standard_normal((20, 5)), rng.choice([-1.0, 1.0], 20), rng.standard_normal((200, 5))
@@ -262,16 +249,17 @@ def sweep(updates: int, seeds: Sequence[int]) -> pd.DataFrame:
         pi, g = path_norms(net), reach(net, x)
         total, rest = trace(net, x), trace(net, x, block="rest")
         slopes, scale = np.square(net.gradients(x)).sum(1), np.linalg.norm(net.weights, 2) ** 2
-        sizes = {"step_size": step, "batch_size": batch, "seed": seed, "trace": total, "limit": 2 * batch / step}
-        gradients = {
+        row = {"step_size": step, "batch_size": batch, "seed": seed, "trace": total, "limit": 2 * batch / step}
+        row |= {
             "gradients": _squared_norms(x)[:, 0] @ slopes / len(x),
             "flatness": scale * (total - rest),
             "allowed": scale * (2 * batch / step - rest),
             "plain_gradients": slopes.mean(),
             "fresh_gradients": np.square(net.gradients(fresh)).sum(1).mean(),
-        }
-        paths = {"least_trace": 1 + 2 * pi @ g, "path": pi @ g, "path_limit": batch / step - 0.5}
-        rows.append({**sizes, **gradients, **paths, "unseen": pi[g < 0.1].sum() / pi.sum()})
+            "least_trace": 1 + 2 * pi @ g, "path": pi @ g, "path_limit": batch / step - 0.5,
+            "unseen": pi[g < 0.1].sum() / pi.sum(),
+        }  # fmt: skip
+        rows.append(row)
     return pd.DataFrame(rows).assign(loss=losses, settled=losses < 1e-8)
 
 

@@ -1,7 +1,7 @@
 """What a step size does: where it lets SGD stay (P8), and which loss it follows (P10).
 
-Near an interpolating minimum with per-sample Hessians H_i (positive semi-definite, H their mean), SGD is
-z <- (I - eta H^) z with H^ the mean over a random batch, and E z z^T evolves by the linear map
+Near an interpolating minimum with per-sample Hessians H_i (positive semi-definite, H their mean), SGD is z <- (I - eta
+H^) z with H^ the mean over a random batch, and E z z^T evolves by the linear map
 
     T(M) = E[(I - eta H^) M (I - eta H^)] = M - eta (H M + M H) + eta^2 [(1 - rho) H M H + rho mean_i H_i M H_i]
 
@@ -10,19 +10,18 @@ moment stays bounded from every start iff the largest eigenvalue of T is at most
 
     eta E|H^|_F^2 <= 2 tr H,     and with rank H_i <= C:     tr H <= 2 C / (eta rho)  ( = 2 B C / eta )
 
-Thresholds: Wu et al. 2018, Ma and Ying 2021, Mulayoff and Michaeli 2024; the short trace form is ours (P8).
+Thresholds: Wu et al. 2018, Ma and Ying 2021, Mulayoff and Michaeli 2024 (a closed form); the short trace form is ours.
 
-Gradient descent with step eta follows, up to O(eta^3) per step, the gradient flow of L + (eta / 4) |grad L|^2
-(Barrett and Dherin 2021; for SGD with random reshuffling Smith et al. 2021), and only up to O(eta^2) that of L.
-For one batch of size B the added term is exactly E|grad L_B|^2 = (1 - rho) |grad L|^2 + rho mean_i |grad loss_i|^2;
-with P2 its second part is a penalty on input gradients (P10, ours).
+Gradient descent with step eta follows, up to O(eta^3) per step, the gradient flow of L + (eta / 4) |grad L|^2 (Barrett
+and Dherin 2021; for SGD with random reshuffling Smith et al. 2021), and only up to O(eta^2) that of L. For one batch of
+size B the added term is exactly E|grad L_B|^2 = (1 - rho) |grad L|^2 + rho mean_i |grad loss_i|^2; with P2 its second
+part is a penalty on input gradients (ours).
 """
 
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,8 +30,7 @@ from torch.func import grad
 from attrobust import checks, curvature
 from attrobust.models import readouts
 from attrobust.theory import draws, duality
-from attrobust.theory.tally import Cases, NamedValues, bound, equalities, identity, named_values, trial
-from attrobust.versions import versioned
+from attrobust.theory.tally import Cases, NamedValues, bound, identity, named_values, trial
 
 Hessians = Float[np.ndarray, "samples n n"]
 Operator = Float[np.ndarray, "nn nn"]
@@ -40,14 +38,7 @@ Loss = Callable[[Float[Tensor, " n"]], Float[Tensor, ""]]
 
 
 def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> float:
-    """rho, the share of per-sample noise that a batch keeps; 1 for a single sample, 0 for all without replacement.
-
-    Raises ValueError if `batch_size` is below 1, or above `samples` without replacement.
-
-    Example:
-        >>> sampling(8, 2), sampling(8, 8, replacement=False)
-        (0.5, 0.0)
-    """
+    """rho, the share of per-sample noise that a batch keeps; 1 for a single sample, 0 for all without replacement."""
     checks.count("samples", samples)
     checks.count("batch_size", batch_size, most=None if replacement else samples)
     if replacement:
@@ -64,8 +55,7 @@ def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) 
 def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
     """Largest step size with a bounded second moment from every start, by bisection on the top eigenvalue of T.
 
-    A closed form stands in Mulayoff and Michaeli 2024, "Exact mean square linear stability analysis for SGD". Raises
-    ValueError if the mean Hessian is singular: directions without curvature never decay.
+    Raises ValueError if the mean Hessian is singular: directions without curvature never decay.
     """
     spectrum = np.linalg.eigvalsh(hessians.mean(0))
     if spectrum[0] <= 1e-10 * spectrum[-1]:
@@ -88,8 +78,7 @@ def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
 def trace_bound(*, step_size: float, rho: float, outputs: int = 1) -> float:
     """Largest trace of a Hessian at which SGD can stay: 2 C / (eta rho); infinite for full batches.
 
-    `outputs` is C, the rank of a per-sample Hessian: the number of logits, or one less for cross-entropy. Raises
-    ValueError for numbers out of range.
+    `outputs` is C, the rank of a per-sample Hessian: the number of logits, or one less for cross-entropy.
     """
     checks.positive("step_size", step_size)
     checks.at_least("rho", rho, 0)
@@ -125,11 +114,7 @@ def stable(case: int) -> Cases:
 
 
 def step_errors(loss: Loss, start: Float[Tensor, " n"], *, step_size: float) -> tuple[float, float]:
-    """Distance of one step of descent from the flow of the loss, and from that of the modified loss, for as long.
-
-    The loss is a smooth function of a float64 vector. Barrett and Dherin 2021, "Implicit gradient regularization",
-    section 3. Raises ValueError if `step_size` is not positive.
-    """
+    """Distance of a step of descent from the flow of a smooth loss, and from that of the modified loss, for as long."""
     checks.positive("step_size", step_size)
 
     def modified(w: Tensor) -> Tensor:
@@ -156,8 +141,7 @@ def batches(case: int) -> Cases:
         yield bound("P10", "input-gradient penalty", rho * inputs, listed)
 
 
-@versioned(1)
-@named_values
+@named_values(version=1)
 def orders(seeds: Sequence[int], step_sizes: Sequence[float]) -> NamedValues:
     """Error of one step of descent against the flows of the loss and of the modified loss."""
     for seed in seeds:
@@ -167,12 +151,6 @@ def orders(seeds: Sequence[int], step_sizes: Sequence[float]) -> NamedValues:
             plain, modified = step_errors(lambda v, a=a: torch.tanh(a @ v).square().sum(), w, step_size=step)
             named = {"flow of the loss": plain, "flow of the modified loss": modified}
             yield {"case": seed, "step_size": step}, named
-
-
-def equality() -> pd.DataFrame:
-    """One sample per update, orthogonal gradients of equal norm."""
-    step = largest_stable_step(3 * np.eye(4)[:, :, None] * np.eye(4)[:, None], rho=1.0)
-    return equalities({("P8", "orthogonal samples"): (3.0, trace_bound(step_size=step, rho=1.0))})
 
 
 def _drift_and_noise(hessians: Hessians, rho: float) -> tuple[Operator, Operator]:

@@ -1,12 +1,9 @@
 """Statements and their cases: every inequality of notebooks 02, 06 and 07 as a table of left and right sides.
 
-A *bound* says left <= right; it is violated where left exceeds right by more than the rounding of float64. An
-*identity* is stored as its residual and the tolerance it must stay under. One row per case:
-
-    statement, arm, case, left, right, kind ("bound" or "identity"), holds
-
-`holds` is False for a *wrong variant*: the statement slightly off, which the same trial must refute. The verdict on a
-statement is computed from such a table alone, so it can be recomputed wherever rows can be read.
+A *bound* says left <= right and is violated beyond the rounding of float64; an *identity* is stored as its residual and
+the tolerance it must stay under. One row per case: statement, arm, case, left, right, kind ("bound" or "identity") and
+`holds`, which is False for a *wrong variant*: the statement slightly off, which the same trial must refute. A verdict
+is computed from such a table alone, so it can be recomputed wherever rows can be read.
 """
 
 import functools
@@ -20,33 +17,16 @@ from attrobust import checks
 from attrobust.claims import OPPOSITE, SUPPORTED, UNDECIDED
 from attrobust.versions import versioned
 
-#: What a trial yields: tables of cases.
-Cases = Iterator[pd.DataFrame]
+Cases = Iterator[pd.DataFrame]  # what a trial yields
+NamedValues = Iterator[tuple[dict[str, object], Mapping[str, object]]]  # columns, and numbers by name
 
-#: What `named_values` makes a table of: columns, and numbers by name.
-NamedValues = Iterator[tuple[dict[str, object], Mapping[str, object]]]
-
-#: Columns that every table of cases has.
-CASES = ("statement", "arm", "left", "right", "kind", "holds")
-
-#: Largest residual an identity may leave in float64, relative to the size of its sides (our choice; seen: 1e-13).
-RESIDUAL = 1e-10
-
-#: Relative excess of left over right that still counts as rounding (our choice).
-ROUNDING = 1e-9
+CASES = ("statement", "arm", "left", "right", "kind", "holds")  # columns that every table of cases has
+RESIDUAL = 1e-10  # largest residual of an identity in float64, relative to its sides (our choice; seen: 1e-13)
+ROUNDING = 1e-9  # relative excess of left over right that still counts as rounding (our choice)
 
 
 def trial(*, version: int) -> Callable[[Callable[[int], Cases]], Callable[[int, int], pd.DataFrame]]:
-    """Turn a function of one random case into a versioned one of (number of cases, first case) that joins their tables.
-
-    Example:
-        >>> from attrobust.versions import VERSIONED
-        >>> @trial(version=1)
-        ... def numbers(case):
-        ...     yield bound("S", "numbers", case, 10)
-        >>> VERSIONED.pop("numbers")(3, 5)["left"].tolist()
-        [5.0, 6.0, 7.0]
-    """
+    """Turn a function of one random case into a versioned one of (number of cases, first case), tables joined."""
 
     def over_cases(one: Callable[[int], Cases]) -> Callable[[int, int], pd.DataFrame]:
         @functools.wraps(one)
@@ -59,15 +39,20 @@ def trial(*, version: int) -> Callable[[Callable[[int], Cases]], Callable[[int, 
     return over_cases
 
 
-def named_values(of: Callable[..., NamedValues]) -> Callable[..., pd.DataFrame]:
-    """Turn a generator of (columns, {name: number}) into a table with one row per number."""
+def named_values(*, version: int) -> Callable[[Callable[..., NamedValues]], Callable[..., pd.DataFrame]]:
+    """Turn a generator of (columns, {name: number}) into a versioned function of a table with one row per number."""
 
-    @functools.wraps(of)
-    def table(*given: object, **options: object) -> pd.DataFrame:
-        parts = of(*given, **options)
-        return pd.DataFrame([{**part, "name": n, "value": float(v)} for part, named in parts for n, v in named.items()])
+    def tabled(of: Callable[..., NamedValues]) -> Callable[..., pd.DataFrame]:
+        @functools.wraps(of)
+        def table(*given: object, **options: object) -> pd.DataFrame:
+            rows = of(*given, **options)
+            return pd.DataFrame(
+                [{**row, "name": n, "value": float(v)} for row, named in rows for n, v in named.items()]
+            )
 
-    return table
+        return versioned(version)(table)
+
+    return tabled
 
 
 def bound(
@@ -75,12 +60,8 @@ def bound(
 ) -> pd.DataFrame:
     """Cases of left <= right, one number per case; the right side may be infinite.
 
-    A statement such as "P2" is tried on an arm such as "logit"; `columns` are further ones of the table, such as the
-    radius. Raises ValueError if a side is NaN: a case that cannot be computed must not pass as one that holds.
-
-    Example:
-        >>> bound("P2", "logit", [1.0, 2.0], [2.0, 2.0])["left"].tolist()
-        [1.0, 2.0]
+    `columns` are further ones of the table, such as the radius. Raises ValueError if a side is NaN: a case that cannot
+    be computed must not pass as one that holds.
     """
     left, right = np.broadcast_arrays(_numbers(left), _numbers(right))
     if np.isnan(left).any() or np.isnan(right).any():
@@ -118,12 +99,7 @@ def join(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def variants(cases: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Wrong variants in a table, by statement and arm.
-
-    Example:
-        >>> list(variants(bound("P2", "without the root", 2, 1, holds=False)))
-        ['P2 without the root']
-    """
+    """Wrong variants in a table, by statement and arm, such as "P6 with 1/4 for 1/2"."""
     groups = cases[~cases["holds"]].groupby(["statement", "arm"], sort=False)
     return {" ".join(names): table for names, table in groups}
 
@@ -142,10 +118,9 @@ def ratio(cases: pd.DataFrame) -> pd.Series:
 
 
 def tally(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases tried, violations, and how close each statement came to its limit, per statement and arm.
+    """Cases, violations and verdict per statement and arm, with the largest left over right; "opposite" if wrong.
 
-    The ratio is the largest left over right, the residual the largest left side of an identity, NaN for a bound. The
-    verdict on a wrong variant should come out "opposite".
+    The residual is the largest left side of an identity, NaN for a bound.
     """
     residual = cases["left"].where(cases["kind"] == "identity")
     marked = cases.assign(violated=violated(cases), ratio=ratio(cases), residual=residual)
@@ -157,12 +132,7 @@ def tally(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(cases: int, violations: int) -> str:
-    """Judge a statement by its cases: supported if there are some and none is violated.
-
-    Example:
-        >>> verdict(200, 0), verdict(200, 1), verdict(0, 0)
-        ('supported', 'opposite', 'undecided')
-    """
+    """Judge a statement by its cases: supported if there are some and none is violated."""
     return UNDECIDED if cases == 0 else OPPOSITE if violations else SUPPORTED
 
 
@@ -172,9 +142,9 @@ def summary(cases: pd.DataFrame) -> str:
     names = table["statement"] + " " + table["arm"]
     lines, width = [], max(map(len, names), default=0)
     for name, row in zip(names, table.itertuples(), strict=True):
-        tight = f"residual below {RESIDUAL:g}" if row.kind == "identity" else f"tightest ratio {row.ratio:.4f}"
-        if row.kind == "identity" and row.violations:
-            tight = f"largest residual {row.residual:.1e}"
+        tight = f"tightest ratio {row.ratio:.4f}"
+        if row.kind == "identity":
+            tight = f"largest residual {row.residual:.1e}" if row.violations else f"residual below {RESIDUAL:g}"
         lines.append(f"{name:<{width}}  cases {row.cases:>5}, violations {row.violations:>4}, {tight}")
     return "\n".join(lines)
 
@@ -182,8 +152,8 @@ def summary(cases: pd.DataFrame) -> str:
 def claim(cases: pd.DataFrame, *, name: str, sides: dict[str, str]) -> pd.DataFrame:
     """Rows of a claims table, one per true statement and arm, for the claim of this name, such as "C1".
 
-    The side of a statement is what it speaks about ("gradient", "curvature", ...); sides sort the rows. Raises
-    ValueError if a statement has none.
+    A side is what a statement speaks about ("gradient", "curvature", ...); sides sort the rows. Raises ValueError if a
+    statement has none.
     """
     table = tally(cases[cases["holds"]])
     lost = sorted(set(table["statement"]) - set(sides))
@@ -210,15 +180,7 @@ def page(table: pd.DataFrame) -> str:
 
 
 def box(title: str, items: Iterable[str], *, width: int = 100) -> str:
-    """A titled box of numbered items, wrapped to `width` columns.
-
-    Example:
-        >>> print(box("Two things", ["one", "two"], width=20))
-        ┌─ Two things ─────┐
-        │ 1  one           │
-        │ 2  two           │
-        └──────────────────┘
-    """
+    """A titled box of numbered items, wrapped to `width` columns."""
     inner = width - 7
     lines = [f"┌─ {title} {'─' * (width - len(title) - 5)}┐"]
     for number, item in enumerate(items, start=1):

@@ -18,11 +18,9 @@ from attrobust import curvature, similarity
 from attrobust.models import readouts
 from attrobust.theory import certificates, draws, duality
 from attrobust.theory.tally import Cases, NamedValues, identity, named_values, trial
-from attrobust.versions import versioned
 
 
-@versioned(1)
-@named_values
+@named_values(version=1)
 def scales(seeds: Sequence[int], factors: Sequence[float]) -> NamedValues:
     """P15: one random step measured by absolute and by scale-free numbers, for logits times a factor."""
     for seed in seeds:
@@ -58,8 +56,7 @@ def loss_gradients(case: int) -> Cases:
         yield identity("P16", f"gradient of the {arm}", exact, torch.einsum("bc,bcn->bn", weight, j))
 
 
-@versioned(1)
-@named_values
+@named_values(version=1)
 def twins(seeds: Sequence[int], betas: Sequence[float]) -> NamedValues:
     """P17: softplus twins of ReLU networks on a segment: curvature at its start, largest on it, total turn."""
     for seed in seeds:
