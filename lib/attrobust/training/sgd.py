@@ -21,9 +21,8 @@ from attrobust.regularizers import PENALTIES
 from attrobust.shapes import Images, Labels
 from attrobust.swap import ImageClassifier
 from attrobust.training.dense import Dense
-from attrobust.training.examples import AUGMENTATIONS, noisy_labels
+from attrobust.training.ingredients import AUGMENTATIONS, TRAINERS, Objective, noisy_labels
 from attrobust.training.level import Level
-from attrobust.training.objective import TRAINERS, Objective
 from attrobust.training.recipes import Recipe
 from attrobust.training.stacks import Networks, Stack, Turns
 
@@ -51,9 +50,6 @@ def fit(
     Each network has a generator of its own, which decides its noisy labels, then its batch order and augmentation.
     `probe` is called as probe(step, models) every `probe_every` updates (0: never), before the update. The networks are
     left in eval mode.
-
-    Raises:
-        ValueError: for any argument outside its range.
 
     Example:
         >>> from attrobust import models
