@@ -48,12 +48,9 @@ class Stored:
 class Store:
     """Evidence of one notebook, by its stem; it counts networks that were trained, reused and left out.
 
-    Args:
-        out: folder for new evidence, not among committed files; "" means build/<notebook>/.
-        committed: whether evidence committed under figures/<notebook>/ may be read.
-        shares: notebooks whose rows and networks serve this one too: committed, and from beside `out` if the same
-            reproduction made them.
-        device: on which its networks are trained, "cpu" or "cuda".
+    New evidence goes to the folder `out`, not among committed files ("" means build/<notebook>/); what is committed
+    under figures/<notebook>/ may be read if `committed`. Rows and networks of the notebooks in `shares` serve this one
+    too: committed, and from beside `out` if the same reproduction made them. Networks are trained on `device`.
     """
 
     def __init__(
@@ -67,14 +64,6 @@ class Store:
         self.reused: set[str] = set()  # committed evidence was read instead
         self.left_out: Counter[str] = Counter()  # how many, by the reason
         (self.out / "progress.log").unlink(missing_ok=True)
-
-    def own_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
-        """Rows computed for this store, by key."""
-        return _read_rows([self.out], keys)
-
-    def shared_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
-        """Rows computed for the notebooks that this one shares with, by key; they count there."""
-        return _read_rows(self.beside, keys)
 
     def committed_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
         """Rows that came with the repository, by key; the notebook's own stand before those of shared ones."""
@@ -99,17 +88,13 @@ class Store:
             known |= {key: line for key, line in made.items() if line is not None}
         write_csv(self.out / "provenance.csv", pd.DataFrame([known[key] for key in rows.runs["key"] if key in known]))
 
-    def has_table(self, name: str, key: str) -> bool:
-        """Whether a small table is stored under a key."""
-        return self._table(name, key) is not None
-
     def put_table(self, name: str, key: str, table: pd.DataFrame) -> None:
         """Store a small table under the key of all it depends on."""
         write_csv(self.out / "tables" / f"{name}-{key}.csv", table)
 
     def table(self, name: str, key: str) -> pd.DataFrame:
         """A stored small table; a FileNotFoundError if it is not stored."""
-        path = self._table(name, key)
+        path = self.table_file(name, key)
         if path is None:
             raise FileNotFoundError(f"table {name}-{key}.csv is not stored in {self.out} or among the committed ones")
         return read_csv(path)
@@ -132,8 +117,8 @@ class Store:
             write_bytes(self.out / "networks" / path.name, path.read_bytes())
         self.count(trained=[key] if own else [], reused=[] if own or shared else [key])
 
-    def _table(self, name: str, key: str) -> Path | None:
-        """Tables are never shared: another notebook's function may have the same name."""
+    def table_file(self, name: str, key: str) -> Path | None:
+        """A stored small table, if any; none is shared: another notebook's function may have the same name."""
         files = (folder / "tables" / f"{name}-{key}.csv" for folder in (self.out, *self.committed[:1]))
         return next(filter(Path.is_file, files), None)
 
@@ -160,8 +145,8 @@ class Store:
         write_json(self.out / "summary.json", counts)
 
 
-def _read_rows(folders: Sequence[Path], keys: Iterable[str]) -> dict[str, Stored]:
-    """Rows of a sweep by key, those of the first folder that has them; a damaged one says so."""
+def rows_in(folders: Sequence[Path], keys: Iterable[str]) -> dict[str, Stored]:
+    """Rows computed in folders of stores, by key, those of the first folder that has them; a damaged one says so."""
     found = {}
     for key, path in ((key, folder / "rows" / f"{key}.json") for folder in reversed(folders) for key in keys):
         try:
@@ -192,9 +177,6 @@ def _committed(folder: Path) -> dict[str, Stored]:
                 raise EvidenceError(f"{place}: key {key} stands in {found[key].place} too: {_RESTORED}")
             found[key] = Stored(run, under.get(key, []), place)
     return found
-
-
-# ---------------------------------------------------------------------- files
 
 
 def place_for(out: str | Path) -> Path:
@@ -274,18 +256,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 def provenance(seconds: float, device: str) -> dict[str, object]:
     """Where and how a row came to be."""
     commit, dirty = _commit()
-    return {
-        "seconds": round(seconds, 3),
-        "device": device if device == "cpu" else torch.cuda.get_device_name(),
-        "version": __version__,
-        "commit": commit,
-        "dirty": dirty,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "numpy", "scipy")},
-    }
+    where = device if device == "cpu" else torch.cuda.get_device_name()
+    made = {"seconds": round(seconds, 3), "device": where, "version": __version__, "commit": commit, "dirty": dirty}
+    made |= {"machine": f"{platform.system()} {platform.machine()}", "processor": _processor()}
+    made |= {"instructions": torch.backends.cpu.get_cpu_capability(), "python": platform.python_version()}
+    return made | {name: metadata.version(name) for name in ("torch", "numpy", "scipy")}
 
 
 @cache

@@ -21,19 +21,14 @@ from attrobust.experiments import keys as keys_of
 from attrobust.experiments import schema
 from attrobust.experiments.experiment import Experiment, Measurement
 from attrobust.experiments.measure import build, columns, measure, names, train
-from attrobust.experiments.store import EvidenceError, Store, Stored, load_weights, provenance, remedy
+from attrobust.experiments.store import EvidenceError, Store, Stored, load_weights, provenance, remedy, rows_in
 from attrobust.rows import ATTACKED, Rows
 
 
 def run(
-    experiments: Sequence[Experiment],
-    measurement: Measurement,
-    *,
-    store: Store,
-    jobs: int = 0,
-    device: str = "cpu",
+    experiments: Sequence[Experiment], measurement: Measurement, *, store: Store, jobs: int = 0, device: str = "cpu",
     show: Callable[[str], None] | None = None,
-) -> Rows:
+) -> Rows:  # fmt: skip
     """Rows of a grid; only missing ones are computed.
 
     One run per experiment whose data set is on this machine or whose row is stored, in the grid's order; of a run that
@@ -60,25 +55,22 @@ def run(
             store.report(said)
             if show:
                 show(said)
-    found |= (own := store.own_rows(keys.values()))
-    shared = store.shared_rows(keys.values())
+    own, shared = rows_in([store.out], keys.values()), rows_in(store.beside, keys.values())
+    found |= own
     present = [e for e in experiments if keys[e] in found]
     networks = {e: keys_of.network(e, device) for e in present}
-    store.count(
-        trained=[networks[e] for e in present if keys[e] in own],
-        reused=[networks[e] for e in present if keys[e] not in own | shared],
-    )
+    reused = [networks[e] for e in present if keys[e] not in own | shared]
+    store.count(trained=[networks[e] for e in present if keys[e] in own], reused=reused)
     runs = pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]].run)} for e in present])
     expected = dict.fromkeys(name for e in present for name in names(e, measurement))
-    return Rows(
-        runs.reindex(columns=[*runs.columns, *(name for name in expected if name not in runs)]),
-        pd.DataFrame([{**a, "key": keys[e]} for e in present for a in found[keys[e]].attacked], columns=[*ATTACKED]),
-    )
+    lines = [{**line, "key": keys[e]} for e in present for line in found[keys[e]].attacked]
+    whole = runs.reindex(columns=[*runs.columns, *(name for name in expected if name not in runs)])
+    return Rows(whole, pd.DataFrame(lines, columns=[*ATTACKED]))
 
 
 def _believed(store: Store, keys: dict[Experiment, str], measurement: Measurement) -> dict[str, Stored]:
     """Stored rows that are what they should be: committed ones are refused otherwise, others are computed again."""
-    made_here = store.shared_rows(keys.values()) | store.own_rows(keys.values())
+    made_here = rows_in([store.out, *store.beside], keys.values())
     found = store.committed_rows(keys.values()) | made_here
     for experiment, key in keys.items():
         row = found.get(key)
@@ -164,7 +156,7 @@ def tables(
     if not tasks:
         return pd.DataFrame()
     keys = [keys_of.table(name, function, task, version=version, device=store.device) for task in tasks]
-    missing = [(key, task) for key, task in zip(keys, tasks, strict=True) if not store.has_table(name, key)]
+    missing = [(key, task) for key, task in zip(keys, tasks, strict=True) if not store.table_file(name, key)]
 
     def compute(key: str, task: tuple) -> None:
         store.put_table(name, key, function(*task))

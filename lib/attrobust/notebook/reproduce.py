@@ -57,23 +57,14 @@ def profile(name: str) -> dict[str, object]:
 
 
 def reproduce(
-    *,
-    profile_name: str = "cpu",
-    only: str = "",
-    jobs: int = 0,
-    fresh: bool = False,
-    update: bool = False,
-    overrides: Mapping[str, object] | None = None,
-    say: Say = print,
-) -> bool:
+    *, profile_name: str = "cpu", only: str = "", jobs: int = 0, fresh: bool = False, update: bool = False,
+    overrides: Mapping[str, object] | None = None, say: Say = print,
+) -> bool:  # fmt: skip
     """Recompute notebooks from an empty store; whether every claim came out as committed (True if none is).
 
-    The arguments are the options of the command line, whose help says what they do.
-
-    Raises:
-        ValueError: for arguments that are not accepted, before anything runs; and with `update` if anything of the
-            grid was left out, before anything is replaced.
-        NotebookError: if a notebook fails.
+    The arguments are the options of the command line, whose help says what they do. Those that are not accepted are a
+    ValueError before anything runs; so is, with `update`, a grid of which anything was left out, before anything is
+    replaced.
     """
     chosen, overrides = numbered(only), overrides or {}
     values = {**profile(profile_name), **overrides}
@@ -109,12 +100,8 @@ def reproduce(
     shown = folder.relative_to(paths.root) if folder.is_relative_to(paths.root) else folder
     say(f"\nrows, figures, claims and executed notebooks: {shown}")
     if update:  # committed rows are replaced by whole grids only
-        gaps = [
-            f"{path.stem} left out {count} networks, because {why}"
-            for path in chosen
-            for why, count in summaries[path]["left_out"].items()
-        ]
-        if gaps:
+        gone = [(path.stem, why, n) for path in chosen for why, n in summaries[path]["left_out"].items()]
+        if gaps := [f"{stem} left out {n} networks, because {why}" for stem, why, n in gone]:
             raise ValueError(f"update is 1, but {'; '.join(gaps)}; nothing was replaced")
         for path in chosen:
             adopt(folder / path.stem, path.stem, profile_name)
