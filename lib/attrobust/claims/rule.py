@@ -9,7 +9,6 @@ of the whole range: the change from the smallest to the largest step.
 rows and verdicts are named and saved.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from attrobust.paths import write_bytes
 
 SUPPORTED, OPPOSITE, UNDECIDED = "supported", "opposite", "undecided"
 CONFIDENCE = 0.95
@@ -42,10 +43,7 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def trend(rows: pd.DataFrame, *, metric: str, by: str) -> Trend:
-    """Fit the metric against log(`by`) for each seed of one arm's comparable runs and average the slopes.
-
-    The interval is infinite with fewer than two seeds, and the change NaN where no slope can be fitted.
-    """
+    """Average slope of the metric against log(`by`) over the seeds of an arm; NaN where none can be fitted."""
     for column in ("seed", by, metric):
         if column not in rows:
             raise ValueError(f"rows have no column {column!r}; a trend needs 'seed', {by!r} and {metric!r}")
@@ -102,10 +100,7 @@ def no_gain(low: float, high: float, *, margin: float = NO_GAIN_MARGIN) -> str:
 
 
 def change_per_seed(rows: pd.DataFrame, metric: str, by: str) -> dict[int, float]:
-    """Change over the whole range, by the fitted slope of each seed that has two values of `by` or more.
-
-    Runs without a finite value of the metric (no image of theirs was attacked) do not count.
-    """
+    """Change over the whole range by the fitted slope of each seed with two values of `by` or more (finite runs)."""
     rows, changes = rows[np.isfinite(rows[metric].to_numpy(dtype=float))], {}
     for seed, run in rows.groupby("seed"):
         x = np.log(run[by].to_numpy(dtype=float))
@@ -117,10 +112,8 @@ def change_per_seed(rows: pd.DataFrame, metric: str, by: str) -> dict[int, float
 
 def save(table: pd.DataFrame, folder: str | Path, *, name: str = "claims") -> None:
     """Write claims.csv, or rows that a claim was judged by, into `folder`, numbers rounded to six digits."""
-    path = Path(folder) / f"{name}.csv"
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
-    partial.replace(path)
+    content = table.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
+    write_bytes(Path(folder) / f"{name}.csv", content)
 
 
 def named(attacked: pd.DataFrame) -> pd.DataFrame:

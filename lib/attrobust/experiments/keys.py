@@ -81,7 +81,7 @@ def _named_by(recipe: training.Recipe) -> list[Callable]:
     penalty = recipe.penalty if callable(recipe.penalty) else PENALTIES[recipe.penalty]
     others = (training.LOSSES[recipe.loss], training.AUGMENTATIONS[recipe.augmentation])
     others += (training.SCHEDULES[recipe.schedule], training.TRAINERS[recipe.trainer])
-    return ([penalty] if penalty else []) + _raised(others)
+    return ([penalty] if penalty else []) + _raised(filter(None, others))
 
 
 def _explaining(experiment: Experiment, measurement: Measurement) -> list[Callable]:

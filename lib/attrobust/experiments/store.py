@@ -1,13 +1,11 @@
 """Where evidence lives: rows of trained networks, small tables, a few reference networks.
 
 A notebook reads committed evidence from ``figures/<notebook>/`` and its own from ``out``; it writes to ``out`` only.
-Everything is addressed by a digest of all that it depends on (see `versions`): what changed finds nothing and is
-computed, the rest never twice. One small file per run during a sweep, gathered into ``runs.csv`` and ``attacked.csv``
-at its end. Measured columns are reproducible bit for bit on one machine; provenance stands in a file of its own.
+Everything is addressed by a digest of all that it depends on (see `versions`). A run has one small file during a sweep,
+gathered into ``runs.csv`` and ``attacked.csv`` at its end; provenance stands in a file of its own.
 """
 
 import json
-import os
 import platform
 import subprocess
 from collections import Counter
@@ -23,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from attrobust import __version__, paths
+from attrobust.paths import write_bytes
 from attrobust.rows import Rows
 
 # From 3.1 on, pandas restores floats exactly by default and deprecates being asked to.
@@ -245,14 +244,6 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise _damaged(path, error) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by atomic rename: readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
 def provenance(seconds: float, device: str) -> dict[str, object]:
     """Where and how a row came to be."""
     commit, dirty = _commit()
@@ -266,15 +257,13 @@ def provenance(seconds: float, device: str) -> dict[str, object]:
 @cache
 def _commit() -> tuple[str, bool]:
     """Commit of the checkout and whether files differ from it; ("unknown", True) outside one."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=paths.root, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
+    asked = ["git rev-parse --short HEAD", "git status --porcelain -- lib notebooks"]
+    how = {"cwd": paths.root, "capture_output": True, "text": True, "check": True}
     try:
-        return git("rev-parse", "--short", "HEAD"), bool(git("status", "--porcelain", "--", "lib", "notebooks"))
+        commit, changes = (subprocess.run(words.split(), **how).stdout.strip() for words in asked)
     except (OSError, subprocess.CalledProcessError):
         return "unknown", True
+    return commit, bool(changes)
 
 
 @cache

@@ -1,8 +1,7 @@
 """Run what is missing of a grid, in worker processes, one thread each; store every row as it ends.
 
-Networks that differ only in their seed are one task, unless they would take turns anyway. Workers are kept between
-tasks and sweeps (importing torch costs seconds); every run seeds its own generators, so a row depends neither on the
-worker, nor on the number of workers, nor on the runs before it.
+Networks that differ only in their seed are one task, unless they would take turns anyway. Workers are kept (importing
+torch costs seconds); every run seeds its own generators, so a row depends neither on them nor on the runs before it.
 """
 
 import os
@@ -29,12 +28,11 @@ def run(
     experiments: Sequence[Experiment], measurement: Measurement, *, store: Store, jobs: int = 0, device: str = "cpu",
     show: Callable[[str], None] | None = None,
 ) -> Rows:  # fmt: skip
-    """Rows of a grid; only missing ones are computed.
+    """Rows of a grid, in its order; only missing ones are computed, by so many jobs (0: one per core).
 
-    One run per experiment whose data set is on this machine or whose row is stored, in the grid's order; of a run that
-    diverged or collapsed what was not measured is NaN. What had to be left out is noted in the store. A row computed
-    here that is damaged or belongs to another run is named in the store's log and computed again; a committed one is an
-    EvidenceError. Jobs are worker processes, 0 for one per core; `show` gets the log's line of progress after each run.
+    What was not measured on a run that diverged or collapsed is NaN; an experiment whose data set is not here
+    is left out, and the store says so. A row computed here that is damaged or another run's is named in the store's log
+    and computed again; a committed one is an EvidenceError. `show` gets the log's line of progress after each run.
     """
     checks.count("jobs", jobs, least=0)
     checks.one_of("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
@@ -123,8 +121,7 @@ def _run_group(group: list[Experiment], measurement: Measurement, store: Store, 
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
     """The trained network of one experiment, in eval mode and frozen, on a device; kept as a reference network.
 
-    If no weights are stored, it is trained in a worker process, on the store's device; a DataError if its data set is
-    not on this machine, a ValueError if the stored weights are damaged or another network's.
+    If no weights are stored, it is trained in a worker process, on the store's device.
     """
     name = keys_of.network(experiment, store.device)
     if store.network_file(name) is None:
@@ -141,10 +138,9 @@ def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.
 
 
 def table(store: Store, name: str, function: Callable, *arguments: object, version: int | None = None) -> pd.DataFrame:
-    """A stored table of `function(*arguments)`, computed once, in a worker process with one thread.
+    """A stored table of `function(*arguments)` (experiments, numbers, names, lists), computed once, in a worker.
 
-    The arguments (experiments, numbers, names, lists of them) are part of its key, and so is the version: a notebook's
-    own function needs one, raised whenever its numbers change; functions of the library have their own.
+    A notebook's own function needs a version, raised whenever its numbers change; those of the library have their own.
     """
     return tables(store, name, function, [arguments], version=version)
 

@@ -4,7 +4,6 @@ A figure is saved with its numbers: PNG for the page, PDF for print, CSV of what
 """
 
 import inspect
-import os
 import textwrap
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ import seaborn as sns
 from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from attrobust.paths import write_bytes
 
 _blind = sns.color_palette("colorblind")
 
@@ -143,16 +144,13 @@ def save(
 ) -> Image:
     """Write <name>.png, <name>.pdf and <name>.csv into a subfolder, close the figure, return the picture for a cell.
 
-    The same numbers give the same bytes: no dates, no random identifiers. `folder` is the notebook's `out`, `name` a
-    letter and words, `data` the numbers that were plotted, tidy, and `alt` says what the figure shows to readers who
-    cannot see it; it is kept in the picture's metadata.
+    `folder` is the notebook's `out`, `name` a letter and words, `data` the numbers that were plotted, tidy, and `alt`
+    says what the figure shows to readers who cannot see it; it is kept in the picture's metadata.
     """
     if not alt.strip():
         raise ValueError(f"alt of figure {name!r} is empty; it must say what the figure shows")
     if not len(data.columns):
         raise ValueError(f"data of figure {name!r} has no columns; it must hold the plotted numbers")
-    target = Path(folder) / subfolder
-    target.mkdir(parents=True, exist_ok=True)
     drawn, png, pdf = BytesIO(), BytesIO(), BytesIO()
     with style():
         figure.savefig(drawn, format="png", metadata={"Software": None})
@@ -163,7 +161,5 @@ def save(
     picture.save(png, format="png", optimize=True)
     numbers = data.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
     for suffix, content in ((".png", png.getvalue()), (".pdf", pdf.getvalue()), (".csv", numbers)):
-        partial = target / f".{name}{suffix}.{os.getpid()}"
-        partial.write_bytes(content)
-        partial.replace(target / f"{name}{suffix}")
+        write_bytes(Path(folder) / subfolder / f"{name}{suffix}", content)
     return Image(png.getvalue(), metadata={"alt": alt})

@@ -1,9 +1,8 @@
 """The seam between a notebook's parameters cell and the library: read, check, open the store, show progress.
 
-A notebook declares its parameters by annotations in its own cell, `seeds: list[int] = [0]`; the annotation is the
-type, `RANGES` and `CHOICES` say where a name asks for more. Values come from the cell itself, from papermill's injected
-cell (which only warns about unknown names, and hands lists over as text) and from profile files; all are checked here,
-before any work. `reproduce` runs the notebooks.
+A notebook declares its parameters by annotations in its own cell, `seeds: list[int] = [0]`. Values come from that cell,
+from papermill's injected cell (which only warns about unknown names, and hands lists over as text) and from profile
+files; all are checked here, before any work.
 """
 
 import ast
@@ -28,13 +27,9 @@ RANGES: dict[str, Callable[[str, float], object]] = {
 }
 
 #: Parameters that are one name out of several, or a list of such.
-CHOICES: dict[str, Sequence[str]] = {
-    **dict.fromkeys(("dataset", "datasets"), data.NAMES),
-    "vits": tuple(experiments.VITS),
-    "activations": tuple(models.ACTIVATIONS),
-    "protocols": tuple(training.recipes.RECIPES),
-    "device": ("cpu", "cuda"),
-}
+CHOICES: dict[str, Sequence[str]] = {"dataset": data.NAMES, "datasets": data.NAMES, "device": ("cpu", "cuda")}
+CHOICES |= {"vits": tuple(experiments.VITS), "activations": tuple(models.ACTIVATIONS)}
+CHOICES |= {"protocols": tuple(training.recipes.RECIPES)}
 
 #: What a list of a type holds.
 _LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}

@@ -18,8 +18,9 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from attrobust import checks, paths
-from attrobust.experiments.store import read_json, write_bytes
+from attrobust.experiments.store import read_json
 from attrobust.notebook import accept, checked, resume
+from attrobust.paths import write_bytes
 
 PROFILES = ("smoke", "cpu", "full", "gpu")
 EVIDENCE = ("runs", "attacked", "provenance", "claims", "strength")
@@ -175,10 +176,7 @@ def _committed_as(stem: str, profile_name: str) -> str:
 
 
 def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
-    """Replace the committed evidence of a notebook by that of a finished reproduction.
-
-    The full profile adds rows and claims beside those of cpu; figures, tables and reference networks are cpu's.
-    """
+    """Replace a notebook's committed evidence by a finished reproduction's; profile full adds rows and claims alone."""
     target = paths.figures / name
     for stem in EVIDENCE:
         if not (source / f"{stem}.csv").is_file():
@@ -222,17 +220,13 @@ def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
 
 def _report_networks(folder: Path, summaries: Mapping[Path, dict], seconds: Mapping[Path, float], say: Say) -> None:
     """One line per notebook, and what was left out, loudly."""
-    rows = {
-        path.stem: {
-            "time": tqdm.format_interval(seconds[path]),
-            "trained": summary["trained"],
-            "reused": summary["reused"],
-            "left out": sum(summary["left_out"].values()),
-            "figures": len(list((folder / path.stem / "figures").glob("*.png"))),
-        }
-        for path, summary in summaries.items()
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="notebook")
+    rows = {}
+    for path, summary in summaries.items():
+        took, left = tqdm.format_interval(seconds[path]), sum(summary["left_out"].values())
+        drawn = len(list((folder / path.stem / "figures").glob("*.png")))
+        rows[path.stem] = [took, summary["trained"], summary["reused"], left, drawn]
+    names = ["time", "trained", "reused", "left out", "figures"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis(columns="notebook")
     trained, reused, left = table[["trained", "reused", "left out"]].sum()
     say(f"\n{table.to_string()}\ntrained {trained} (grid: {trained + reused + left}), reused {reused}, left out {left}")
     for path, summary in summaries.items():
