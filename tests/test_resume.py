@@ -81,11 +81,11 @@ def test_rows_of_an_older_reproduction_do_not_serve_a_notebook_that_shares_them(
     resume.end(tmp_path)
     begin(tmp_path, books[1:])
     sharing = Store("02_y", out=tmp_path / "02_y", shares=["01_x"], committed=False)
-    assert sharing.shared_rows(["a"]) == {}
+    assert store.rows_in(sharing.beside, ["a"]) == {}
     begin(tmp_path, books, fresh=True)
     ran(tmp_path, books[0], "a")
     sharing = Store("02_y", out=tmp_path / "02_y", shares=["01_x"], committed=False)
-    assert set(sharing.shared_rows(["a"])) == {"a"}
+    assert set(store.rows_in(sharing.beside, ["a"])) == {"a"}
 
 
 CHANGES = {

@@ -44,7 +44,9 @@ def lines(keys):
 
 def found(s, kind, keys):
     """Runs that a store finds, without the places they stand in."""
-    return {key: row.run for key, row in getattr(s, f"{kind}_rows")(keys).items()}
+    folders = {"own": [s.out], "shared": s.beside}
+    rows = s.committed_rows(keys) if kind == "committed" else store.rows_in(folders[kind], keys)
+    return {key: row.run for key, row in rows.items()}
 
 
 # ------------------------------------------------------------------ files
@@ -137,13 +139,13 @@ def test_own_rows_are_those_that_were_put(folder):
     row = {"x": 0.1 + 0.2, "y": 1e-300 / 3, "steps": 12, "comparable": True, "reason": ""}
     attacked = [{"metric": "top_k", "value": 1 / 3}]
     s.put("a", row, attacked, {"seconds": 1.0})
-    own = s.own_rows(["a", "b"])
+    own = store.rows_in([s.out], ["a", "b"])
     assert list(own) == ["a"]
     assert (own["a"].run, own["a"].attacked, own["a"].fault) == (row, attacked, "")
     assert own["a"].place == str(s.out / "rows" / "a.json")
-    assert Store("01_x").own_rows(["a"]) == s.own_rows(["a"])
-    assert Store("02_y").own_rows(["a"]) == {}
-    assert Store("01_x", out=folder / "elsewhere").own_rows(["a"]) == {}
+    assert store.rows_in([Store("01_x").out], ["a"]) == store.rows_in([s.out], ["a"])
+    assert store.rows_in([Store("02_y").out], ["a"]) == {}
+    assert store.rows_in([Store("01_x", out=folder / "elsewhere").out], ["a"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_a_damaged_own_row_says_so_instead_of_stopping_the_sweep(folder, text, f
     s = Store("01_x")
     s.put("a", {"x": 1}, [], {})
     (s.out / "rows" / "a.json").write_text(text)
-    assert fault in s.own_rows(["a"])["a"].fault
+    assert fault in store.rows_in([s.out], ["a"])["a"].fault
 
 
 def test_a_row_appears_only_after_its_provenance(folder, monkeypatch):
@@ -226,15 +228,15 @@ def test_evidence_of_a_shared_notebook_serves_too_computed_or_committed(folder):
     Store("01_x", out=folder / "here" / "01_x").put("b", {"value": 2.0}, [], {"seconds": 3.0})
     sharing = Store("02_y", out=folder / "here" / "02_y", shares=["01_x"])
     assert set(sharing.committed_rows(["a", "b", "c"])) == {"a"}
-    assert set(sharing.shared_rows(["a", "b", "c"])) == {"b"}
-    assert sharing.own_rows(["a", "b"]) == {}
+    assert set(store.rows_in(sharing.beside, ["a", "b", "c"])) == {"b"}
+    assert store.rows_in([sharing.out], ["a", "b"]) == {}
     sharing.gather(Rows(pd.DataFrame({"key": ["b"], "value": [2.0]}), lines([])))
     assert store.read_csv(sharing.out / "provenance.csv")["seconds"].tolist() == [3.0]
     alone = Store("02_y", out=folder / "here" / "02_y", shares=["01_x"], committed=False)
     assert alone.committed_rows(["a"]) == {}
-    assert set(alone.shared_rows(["a", "b"])) == {"b"}
+    assert set(store.rows_in(alone.beside, ["a", "b"])) == {"b"}
     stranger = Store("02_y", out=folder / "there" / "02_y", shares=["01_x"], committed=False)
-    assert stranger.shared_rows(["a", "b"]) == {}
+    assert store.rows_in(stranger.beside, ["a", "b"]) == {}
 
 
 def test_rows_of_another_reproduction_are_not_shared(folder):
@@ -243,10 +245,10 @@ def test_rows_of_another_reproduction_are_not_shared(folder):
     Store("01_x", out=folder / "01_x").put("b", {"value": 2.0}, [], {})
     Store("01_x", out=folder / "01_x").save_weights("w", cases.linear())
     sharing = Store("02_y", out=folder / "02_y", shares=["01_x"])
-    assert sharing.shared_rows(["b"]) == {}
+    assert store.rows_in(sharing.beside, ["b"]) == {}
     assert sharing.network_file("w") is None
     store.write_json(folder / "02_y" / "reproduction.json", {"id": "old"})
-    assert set(Store("02_y", out=folder / "02_y", shares=["01_x"]).shared_rows(["b"])) == {"b"}
+    assert set(store.rows_in(Store("02_y", out=folder / "02_y", shares=["01_x"]).beside, ["b"])) == {"b"}
 
 
 def test_weights_of_a_shared_notebook_are_kept_as_a_reference_of_ones_own(folder):
@@ -292,11 +294,11 @@ def test_new_evidence_never_touches_committed_files(folder):
 
 def test_a_table_is_found_again_by_its_name_and_key(folder):
     s = Store("01_x")
-    assert not s.has_table("t", "1a")
+    assert not s.table_file("t", "1a")
     s.put_table("t", "1a", rows(["a"]))
-    assert s.has_table("t", "1a")
-    assert not s.has_table("t", "2a")
-    assert not s.has_table("u", "1a")
+    assert s.table_file("t", "1a")
+    assert not s.table_file("t", "2a")
+    assert not s.table_file("u", "1a")
     pd.testing.assert_frame_equal(s.table("t", "1a"), rows(["a"]))
     with pytest.raises(FileNotFoundError, match=r"table t-2a.csv is not stored in .*01_x or among the committed ones"):
         s.table("t", "2a")
@@ -308,9 +310,9 @@ def test_a_table_of_another_notebook_is_never_taken_for_ones_own(folder):
     (paths.figures / "01_x" / "tables").mkdir(parents=True)
     (folder / "t-2.csv").rename(paths.figures / "01_x" / "tables" / "t-2.csv")
     sharing = Store("02_y", out=folder / "02_y", shares=["01_x"])
-    assert not sharing.has_table("t", "1")
-    assert not sharing.has_table("t", "2")
-    assert Store("01_x").has_table("t", "2")
+    assert not sharing.table_file("t", "1")
+    assert not sharing.table_file("t", "2")
+    assert Store("01_x").table_file("t", "2")
 
 
 def test_a_damaged_table_is_named_with_its_remedy(folder):
@@ -328,7 +330,7 @@ def test_committed_tables_are_read_after_own_ones(folder):
     (paths.figures / "01_x" / "tables" / file.name).write_bytes(file.read_bytes())
     s = Store("01_x", out=folder / "fresh")
     pd.testing.assert_frame_equal(s.table("t", "1"), rows(["a"]))
-    assert not Store("01_x", out=folder / "fresh", committed=False).has_table("t", "1")
+    assert not Store("01_x", out=folder / "fresh", committed=False).table_file("t", "1")
     s.put_table("t", "1", rows(["own"]))
     assert s.table("t", "1")["key"].tolist() == ["own"]
 

@@ -12,18 +12,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-#: Columns that name one number of `Rows.attacked` within its network.
+#: Columns that name one number of `Rows.attacked` within its network, and all of its columns.
 IDENTITY = ("readout", "map", "attack", "metric", "radius")
-#: Columns of `Rows.attacked`.
 ATTACKED = ("key", *IDENTITY, "value", "n")
 
 
 @dataclass(frozen=True)
 class Rows:
     """Rows of a grid; in `joined` and `wide`, `where` gives columns of `attacked` and the value that is kept.
-
-    Raises:
-        ValueError: for an unknown column, where nothing is left, or where `wide` finds several numbers for one place.
 
     Example:
         >>> runs = pd.DataFrame({"key": ["a", "b"], "step_size": [0.1, 0.2]})

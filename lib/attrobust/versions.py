@@ -23,14 +23,7 @@ VERSIONED: dict[str, Callable] = {}
 
 
 def versioned(version: int) -> Callable[[Function], Function]:
-    """Mark a function whose numbers are stored, under a name of its own; raise the version whenever its numbers change.
-
-    Example:
-        >>> @versioned(2)
-        ... def halves(n): ...
-        >>> version_of(VERSIONED.pop("halves"))
-        2
-    """
+    """Mark a function whose numbers are stored, under a name of its own; a change of its numbers raises the version."""
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ValueError(f"version is {version!r}; it must be a whole number of at least 1")
 
@@ -60,21 +53,12 @@ def canonical(value: object) -> str:
 
     Numbers are compared by value (1 and 1.0 are one number), tuples and lists by their entries in order, sets by their
     entries, dataclasses and enums by class name and every field, functions by name and version.
-
-    Example:
-        >>> canonical({"b": 1, "a": (0.5, 2.0)})
-        '{"a": [0.5, 2], "b": 1}'
     """
     return json.dumps(_plain(value), sort_keys=True)
 
 
 def digest(*values: object) -> str:
-    """Sixteen hex digits that name the values in their order.
-
-    Example:
-        >>> digest({"radii": (4, 8.0)}) == digest({"radii": [4.0, 8]}), digest(1, 2) == digest(2, 1)
-        (True, False)
-    """
+    """Sixteen hex digits that name the values in their order."""
     return hashlib.sha256(canonical(values).encode()).hexdigest()[:16]
 
 

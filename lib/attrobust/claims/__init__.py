@@ -4,10 +4,14 @@ Never imports torch: a claim can be recomputed wherever the rows can be read.
 """
 
 from attrobust.claims.arms import assess, conditions, judge, overview, pooled
-from attrobust.claims.pairs import STRENGTH_MARGIN, differences, means, paired, parity, strong_enough
-from attrobust.claims.reach import kernel_by_kernel, reach, reached, restored
-from attrobust.claims.rule import OPPOSITE, SUPPORTED, UNDECIDED, comparable, interval, no_gain, trend, verdict
-from attrobust.claims.tables import left_out, named, save, sentence
+from attrobust.claims.pairs import STRENGTH_MARGIN, differences, kernel_by_kernel, means, paired, parity, reach, reached
+
+# isort: split
+from attrobust.claims.pairs import restored, strong_enough
+from attrobust.claims.rule import OPPOSITE, SUPPORTED, UNDECIDED, comparable, interval, left_out, named, no_gain, save
+
+# isort: split
+from attrobust.claims.rule import sentence, trend, verdict
 
 __all__ = ["OPPOSITE", "STRENGTH_MARGIN", "SUPPORTED", "UNDECIDED", "assess", "comparable", "conditions", "differences"]
 __all__ += ["interval", "judge", "kernel_by_kernel", "left_out", "means", "named", "no_gain", "overview", "paired"]

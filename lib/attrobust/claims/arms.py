@@ -12,7 +12,7 @@ from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 
 from attrobust.claims import rule
-from attrobust.claims.tables import sentence
+from attrobust.claims.rule import sentence
 
 COLUMNS = ("change", "low", "high", "seeds", "first", "last", "runs", "left_out", "verdict")
 
@@ -24,9 +24,6 @@ def judge(
 
     The long rows have columns `metric` and `value`; runs that are not comparable leave their arm. `metrics` goes from
     metric to claimed direction, "up" or "down".
-
-    Raises:
-        ValueError: if rows hold no line of a metric.
     """
     for metric in metrics:
         if metric not in set(rows["metric"]):
@@ -84,9 +81,9 @@ def assess(
     `directions` goes from claim to metric to claimed direction as the *step size* grows; over batch size it turns
     round. `step` and `batch` hold the keys of the runs in which the one or the other varies.
     """
-    turned, parts = {"up": "down", "down": "up"}, []
+    parts = []
     for claim, metrics in directions.items():
-        opposed = {metric: turned[direction] for metric, direction in metrics.items()}
+        opposed = {metric: {"up": "down", "down": "up"}[direction] for metric, direction in metrics.items()}
         for by, keys, claimed in (("step_size", step, metrics), ("batch_size", batch, opposed)):
             judged = judge(rows[rows["key"].isin(keys)], claimed, by=by, arm=("dataset", "activation", "protocol"))
             parts.append(judged.assign(claim=claim, by=by))

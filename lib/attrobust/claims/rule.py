@@ -5,15 +5,19 @@ comparable runs; over seeds, the mean slope with a Student-t 95 % interval. ``su
 claimed side of zero, ``opposite`` if it lies on the other side, else ``undecided``. Slopes are printed times the log
 of the whole range: the change from the smallest to the largest step.
 
-*No gain* is a claim of its own: the interval of the change must lie inside a margin fixed beforehand.
+*No gain* is a claim of its own: the interval of the change must lie inside a margin fixed beforehand. Below stand how
+rows and verdicts are named and saved.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from attrobust.paths import write_bytes
 
 SUPPORTED, OPPOSITE, UNDECIDED = "supported", "opposite", "undecided"
 CONFIDENCE = 0.95
@@ -39,13 +43,7 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def trend(rows: pd.DataFrame, *, metric: str, by: str) -> Trend:
-    """Fit the metric against log(`by`) for each seed of one arm's comparable runs and average the slopes.
-
-    The interval is infinite with fewer than two seeds, and the change NaN where no slope can be fitted.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+    """Average slope of the metric against log(`by`) over the seeds of an arm; NaN where none can be fitted."""
     for column in ("seed", by, metric):
         if column not in rows:
             raise ValueError(f"rows have no column {column!r}; a trend needs 'seed', {by!r} and {metric!r}")
@@ -81,9 +79,6 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, f
 def verdict(low: float, high: float, *, claimed: str) -> str:
     """Judge an interval against the claimed direction, "up" or "down".
 
-    Raises:
-        ValueError: for another direction.
-
     Example:
         >>> verdict(0.1, 0.3, claimed="up"), verdict(0.1, 0.3, claimed="down"), verdict(-0.1, 0.3, claimed="up")
         ('supported', 'opposite', 'undecided')
@@ -98,22 +93,14 @@ def verdict(low: float, high: float, *, claimed: str) -> str:
 
 
 def no_gain(low: float, high: float, *, margin: float = NO_GAIN_MARGIN) -> str:
-    """Judge the claim that nothing changes: the whole interval must lie inside the margin.
-
-    Example:
-        >>> no_gain(-0.01, 0.02), no_gain(-0.2, 0.3)
-        ('supported', 'undecided')
-    """
+    """Judge the claim that nothing changes: the whole interval must lie inside the margin."""
     if -margin < low and high < margin:
         return SUPPORTED
     return OPPOSITE if low > margin or high < -margin else UNDECIDED
 
 
 def change_per_seed(rows: pd.DataFrame, metric: str, by: str) -> dict[int, float]:
-    """Change over the whole range, by the fitted slope of each seed that has two values of `by` or more.
-
-    Runs without a finite value of the metric (no image of theirs was attacked) do not count.
-    """
+    """Change over the whole range by the fitted slope of each seed with two values of `by` or more (finite runs)."""
     rows, changes = rows[np.isfinite(rows[metric].to_numpy(dtype=float))], {}
     for seed, run in rows.groupby("seed"):
         x = np.log(run[by].to_numpy(dtype=float))
@@ -121,3 +108,28 @@ def change_per_seed(rows: pd.DataFrame, metric: str, by: str) -> dict[int, float
             slope = stats.linregress(x, run[metric].to_numpy(dtype=float)).slope
             changes[seed] = slope * float(np.log(rows[by].max() / rows[by].min()))
     return changes
+
+
+def save(table: pd.DataFrame, folder: str | Path, *, name: str = "claims") -> None:
+    """Write claims.csv, or rows that a claim was judged by, into `folder`, numbers rounded to six digits."""
+    content = table.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
+    write_bytes(Path(folder) / f"{name}.csv", content)
+
+
+def named(attacked: pd.DataFrame) -> pd.DataFrame:
+    """Long attacked rows whose `metric` says attack and radius too, as verdicts call what they judge: worst_top_k_8."""
+    radius = attacked["radius"].map("_{:g}".format)
+    return attacked.assign(metric=attacked["attack"] + "_" + attacked["metric"] + radius)
+
+
+def left_out(rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol")) -> pd.DataFrame:
+    """Runs that left their arm, counted by arm, step size and reason."""
+    gone = rows[~rows["comparable"].astype(bool)]
+    return gone.groupby([*arm, "step_size", "reason"], sort=False).size().rename("runs").reset_index()
+
+
+def sentence(name: str, table: pd.DataFrame) -> str:
+    """One line that says in how many arms a claim holds."""
+    counts = table["verdict"].value_counts()
+    parts = ", ".join(f"{word} in {counts.get(word, 0)}" for word in (SUPPORTED, OPPOSITE, UNDECIDED))
+    return f"{name}: {parts} of {len(table)} arms"

@@ -52,11 +52,7 @@ def load(
     images of a subset that `seed` chooses; None takes all (of digits 1,000 and 797). `side` is the height and width
     after average pooling and must divide the original one. `data_dir` is searched before $ATTROBUST_DATA, the
     checkout's data/ and scikit-learn's data home; `verify=False` accepts files of the right names that hold something
-    else, and the result then says `verified=False`.
-
-    Raises:
-        ValueError: for an unknown name or sizes outside what the data set holds.
-        DataError: if files are missing or damaged.
+    else, and the result then says `verified=False`. A DataError says what to do where files are missing or damaged.
 
     Example:
         >>> digits = load("digits", n_train=100, n_test=50)
@@ -98,12 +94,7 @@ def download_size(name: str) -> int:
 
 
 def fetch(name: str, *, data_dir: str | Path | None = None) -> None:
-    """Download the missing files of a data set, with pinned digests.
-
-    Raises:
-        ValueError: for an unknown name.
-        DataError: if they cannot be had; nothing half-written stays.
-    """
+    """Download the missing files of a data set, with pinned digests; a DataError if they cannot be had."""
     if not available(name, data_dir=data_dir):
         download(name, SOURCES[name], data_dir)
     load(name, data_dir=data_dir)

@@ -76,11 +76,7 @@ def find(file: File, source: Source, data_dir: str | Path | None = None) -> Path
 
 
 def locate(name: str, source: Source, data_dir: str | Path | None = None, *, verify: bool = True) -> dict[str, Path]:
-    """Paths of all files of a data set, checked; unchecked where `verify` is False and none has the pinned content.
-
-    Raises:
-        DataError: if a file is missing, truncated, a placeholder, or holds something else.
-    """
+    """Paths of all files of a data set, checked; unchecked where `verify` is False and none has the pinned content."""
     found = {file: find(file, source, data_dir) for file in source.files}
     there = {file: candidates(file, source, data_dir) for file, path in found.items() if path is None}
     missing = [file for file, others in there.items() if not others]
@@ -116,9 +112,7 @@ def refuse(name: str, path: Path, file: File) -> NoReturn:
 def download(name: str, source: Source, data_dir: str | Path | None = None) -> Path:
     """Fetch the files that are missing, verified, into a folder of `data_dir` (default: the checkout's data/).
 
-    Raises:
-        DataError: if no address answers, what comes has another digest, or a file of that name is there and holds
-            something else; nothing half-written stays, nothing is overwritten.
+    Nothing half-written stays, and nothing is overwritten.
     """
     folder = (Path(data_dir) if data_dir else paths.data) / source.folders[0]
     for file in source.files:
@@ -130,20 +124,17 @@ def download(name: str, source: Source, data_dir: str | Path | None = None) -> P
         if (folder / file.name).exists():
             refuse(name, folder / file.name, file)
         folder.mkdir(parents=True, exist_ok=True)
-        _fetch(file, folder)
+        failures = []
+        for url in file.urls:
+            try:
+                fetch_file(url, folder=folder, sha256=file.sha256, n_retries=1, delay=0)
+                break
+            except (URLError, OSError, ValueError) as error:
+                failures.append(f"{url} ({error})")
+        else:
+            remedy = f"check the network, or copy the file into {folder} by hand"
+            raise DataError(f"{file.name} could not be fetched from {' or '.join(failures)}: {remedy}.")
     return folder
-
-
-def _fetch(file: File, folder: Path) -> None:
-    failures = []
-    for url in file.urls:
-        try:
-            fetch_file(url, folder=folder, sha256=file.sha256, n_retries=1, delay=0)
-            return
-        except (URLError, OSError, ValueError) as error:
-            failures.append(f"{url} ({error})")
-    remedy = f"check the network, or copy the file into {folder} by hand"
-    raise DataError(f"{file.name} could not be fetched from {' or '.join(failures)}: {remedy}.")
 
 
 def not_found(name: str, missing: Iterable[File], data_dir: str | Path | None) -> str:

@@ -91,11 +91,6 @@ SOURCES: dict[str, Source] = {
 
 
 def fingerprint(name: str) -> str:
-    """Short digest of what all files of a data set unpack to (of CIFAR-10's archive itself); part of every row's key.
-
-    Example:
-        >>> fingerprint("digits")
-        '8f26b2bd9d13'
-    """
+    """Short digest of what all files of a data set unpack to (of CIFAR-10's archive itself); part of every key."""
     contents = [file.content or file.sha256 for file in SOURCES[name].files] or [DIGITS_PIXELS]
     return (contents[0] if len(contents) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest())[:12]

@@ -24,14 +24,8 @@ VITS: dict[str, dict[str, object]] = {
 TRANSFORMER = {"attention": "softmax", "patch": 2, "dim": 32, "depth": 2}
 
 #: Fields that are one name out of several.
-_NAMED = {
-    "dataset": data.NAMES,
-    "protocol": training.recipes.RECIPES,
-    "architecture": models.ARCHITECTURES,
-    "activation": models.ACTIVATIONS,
-    "initial": models.INITIAL,
-    "attention": kernels.KERNELS,
-}
+_NAMED = {"dataset": data.NAMES, "protocol": training.recipes.RECIPES, "architecture": models.ARCHITECTURES}
+_NAMED |= {"activation": models.ACTIVATIONS, "initial": models.INITIAL, "attention": kernels.KERNELS}
 
 
 @dataclass(frozen=True)
@@ -108,9 +102,6 @@ class Measurement:
 
 def grid(**axes: Sequence | object) -> list[Experiment]:
     """All combinations of the given axes; a value that is not a list is held fixed.
-
-    Raises:
-        ValueError: for an unknown axis, or a value outside its range.
 
     Example:
         >>> len(grid(dataset="digits", step_size=[0.01, 0.1], batch_size=64, epochs=10, seed=[0, 1, 2]))

@@ -42,9 +42,9 @@ def under_attack(
 ) -> pd.DataFrame:
     """Mean similarity of clean and attacked maps, one row per attribution (all if unnamed) and attack (noise, worst).
 
-    Means over the images that were attacked of every similarity and distance and of `counted`, `zero_maps` (clean maps
-    that are zero everywhere) and `n` (images in the means); NaN where `n` is 0. The radius is that of the linf ball, in
-    1/255 of the pixel range; k patches (of a side in pixels) are compared by the top-k intersection.
+    Means over the images that were attacked, NaN where their number `n` is 0; `zero_maps` counts clean maps that are
+    zero everywhere. The radius is that of the linf ball, in 1/255 of the pixel range; k patches (of a side in pixels)
+    are compared by the top-k intersection.
     """
     rows, compared = [], on_the_patch_grid(patch)
     how = {"ball": Ball("linf", radius / 255), "k": k, "effort": effort, "refuse": False}

@@ -36,62 +36,33 @@ COMPARABLE = ("COMPARABLE_LOSS", "COMPARABLE_ACCURACY", "COMPARABLE_CHANGE", "CO
 def network(experiment: Experiment, device: str = "cpu") -> str:
     """Digest of everything the weights of an experiment depend on, the device included."""
     kernels = [attention.kernel] if experiment.architecture == "vit" else []
-    return digest(
-        {
-            "experiment": experiment,
-            "recipe": experiment.recipe,
-            "data": data.fingerprint(experiment.dataset),
-            "pixels": measure.PIXELS[experiment.dataset],
-            "kernel": attention.KERNELS[experiment.attention] if kernels else None,
-            "functions": [data.load, measure.train, *kernels, *_named_by(experiment.recipe)],
-            "device": device,
-        }
-    )
+    functions = [data.load, measure.train, *kernels, *_named_by(experiment.recipe)]
+    depends = {"experiment": experiment, "recipe": experiment.recipe, "functions": functions, "device": device}
+    depends |= {"data": data.fingerprint(experiment.dataset), "pixels": measure.PIXELS[experiment.dataset]}
+    return digest(depends | {"kernel": attention.KERNELS[experiment.attention] if kernels else None})
 
 
 def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -> str:
-    """Digest that names the row of an experiment, trained and measured on a device ("cpu" or "cuda").
-
-    Example:
-        >>> network = Experiment("digits", step_size=0.1, batch_size=8, epochs=1, seed=0)
-        >>> key(network, Measurement(radii=(8, 4.0))) == key(network, Measurement(radii=(4, 8)))
-        True
-        >>> key(network, Measurement()) == key(network, Measurement(), "cuda")
-        False
-    """
+    """Digest that names the row of an experiment, trained and measured on a device ("cpu" or "cuda")."""
     used: list[Callable] = [measure.measure]
     used += [measure._flatness, measure._input_side] if measurement.curvature else []
     used += [explanations.inside, explanations.under_attack] if experiment.architecture == "vit" else []
-    return digest(
-        {
-            "network": network(experiment, device),
-            "measurement": measurement,
-            "comparable": [getattr(measure, name) for name in COMPARABLE],
-            "functions": [*used, robustness.attribution_robustness, *_raised(_explaining(experiment, measurement))],
-        }
-    )
+    used += [robustness.attribution_robustness, *_raised(_explaining(experiment, measurement))]
+    comparable = [getattr(measure, name) for name in COMPARABLE]
+    depends = {"network": network(experiment, device), "measurement": measurement}
+    return digest(depends | {"comparable": comparable, "functions": used})
 
 
 def table(name: str, function: Callable, arguments: Sequence[object], *, version: int | None, device: str) -> str:
     """Digest that names a stored table of `function(*arguments)`, whose networks are trained on a device.
 
     An experiment enters by everything its weights depend on; the version is that of a notebook's own function.
-
-    Raises:
-        ValueError: if the function has no version, or both its own and a given one.
-        TypeError: if an argument cannot enter a key.
     """
     if version is not None and hasattr(function, "version"):
         raise ValueError(f"version is {version!r}; {function.__name__!r} has its own, {function.version}")
-    library = function.__module__.startswith("attrobust.")
-    return digest(
-        {
-            "table": name,
-            "function": {"name": function.__name__, "version": version_of(function) if version is None else version},
-            "arguments": _entering(arguments, device),
-            "functions": [] if library else [*INSTRUMENTS, *_raised(LATE_INSTRUMENTS)],
-        }
-    )
+    mine = {"name": function.__name__, "version": version_of(function) if version is None else version}
+    used = [] if function.__module__.startswith("attrobust.") else [*INSTRUMENTS, *_raised(LATE_INSTRUMENTS)]
+    return digest({"table": name, "function": mine, "arguments": _entering(arguments, device), "functions": used})
 
 
 def _entering(value: object, device: str) -> object:
@@ -110,7 +81,7 @@ def _named_by(recipe: training.Recipe) -> list[Callable]:
     penalty = recipe.penalty if callable(recipe.penalty) else PENALTIES[recipe.penalty]
     others = (training.LOSSES[recipe.loss], training.AUGMENTATIONS[recipe.augmentation])
     others += (training.SCHEDULES[recipe.schedule], training.TRAINERS[recipe.trainer])
-    return ([penalty] if penalty else []) + _raised(others)
+    return ([penalty] if penalty else []) + _raised(filter(None, others))
 
 
 def _explaining(experiment: Experiment, measurement: Measurement) -> list[Callable]:

@@ -17,13 +17,8 @@ from attrobust.rows import ATTACKED
 from attrobust.versions import versioned
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
-PIXELS = {
-    "digits": (0.305, 0.376),
-    "mnist": (0.131, 0.308),
-    "fashion_mnist": (0.286, 0.353),
-    "cifar10": (0.473, 0.251),
-    "cifar10_4k": (0.478, 0.250),
-}
+PIXELS = {"digits": (0.305, 0.376), "mnist": (0.131, 0.308), "fashion_mnist": (0.286, 0.353)}
+PIXELS |= {"cifar10": (0.473, 0.251), "cifar10_4k": (0.478, 0.250)}
 
 COMPARABLE_LOSS = 0.25
 COMPARABLE_ACCURACY = 0.995
@@ -34,19 +29,14 @@ COMPARABLE_BLIND = 0.10
 #: Columns of training, of flatness (the last one for the first layer of a dense network alone) and of the input side.
 FIT = ("steps", "train_loss", "train_accuracy", "late_change", "test_accuracy")
 FLATNESS = ("sharpness", "sharpness_error", "trace", "trace_error", "invariant_flatness")
-INPUT_SIDE = (
-    "logit_gradient", "logit_input_curvature", "relative_curvature", "loss_gradient", "loss_input_curvature",
-)  # fmt: skip
+INPUT_SIDE = ("logit_gradient", "logit_input_curvature", "relative_curvature")
+INPUT_SIDE += ("loss_gradient", "loss_input_curvature")
 
 
 @cache
 def dataset(name: str, side: int | None, n_train: int, n_test: int | None, device: str) -> data.Dataset:
     """A data set, kept by each worker process."""
     return data.load(name, side=side, n_train=n_train, n_test=n_test, device=device)
-
-
-def _data(e: Experiment, n_test: int | None, device: str) -> data.Dataset:
-    return dataset(e.dataset, e.side, e.n_train, n_test, device)
 
 
 def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
@@ -64,7 +54,8 @@ def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Mod
     first = group[0]
     networks = [build(e, device) for e in group]
     generators = [torch.Generator().manual_seed(e.seed) for e in group]
-    return networks, training.fit(networks, *_data(first, None, device).train, first.recipe, generators=generators)
+    examples = dataset(first.dataset, first.side, first.n_train, None, device).train
+    return networks, training.fit(networks, *examples, first.recipe, generators=generators)
 
 
 @versioned(2)
@@ -76,7 +67,8 @@ def measure(
     A network that diverged or collapsed has the columns of its training only, and no rows.
     """
     transformer, seed = experiment.architecture == "vit", experiment.seed
-    whole, attacked = _data(experiment, None, device), _data(experiment, measurement.n_attacked, device).test.x
+    of = (experiment.dataset, experiment.side, experiment.n_train)
+    whole, attacked = dataset(*of, None, device), dataset(*of, measurement.n_attacked, device).test.x
     model.requires_grad_(True)
     share_blind = float(blind(model, attacked).double().mean())
     reason = incomparable(experiment, fit, share_blind)

@@ -1,13 +1,11 @@
 """Where evidence lives: rows of trained networks, small tables, a few reference networks.
 
 A notebook reads committed evidence from ``figures/<notebook>/`` and its own from ``out``; it writes to ``out`` only.
-Everything is addressed by a digest of all that it depends on (see `versions`): what changed finds nothing and is
-computed, the rest never twice. One small file per run during a sweep, gathered into ``runs.csv`` and ``attacked.csv``
-at its end. Measured columns are reproducible bit for bit on one machine; provenance stands in a file of its own.
+Everything is addressed by a digest of all that it depends on (see `versions`). A run has one small file during a sweep,
+gathered into ``runs.csv`` and ``attacked.csv`` at its end; provenance stands in a file of its own.
 """
 
 import json
-import os
 import platform
 import subprocess
 from collections import Counter
@@ -23,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from attrobust import __version__, paths
+from attrobust.paths import write_bytes
 from attrobust.rows import Rows
 
 # From 3.1 on, pandas restores floats exactly by default and deprecates being asked to.
@@ -48,12 +47,9 @@ class Stored:
 class Store:
     """Evidence of one notebook, by its stem; it counts networks that were trained, reused and left out.
 
-    Args:
-        out: folder for new evidence, not among committed files; "" means build/<notebook>/.
-        committed: whether evidence committed under figures/<notebook>/ may be read.
-        shares: notebooks whose rows and networks serve this one too: committed, and from beside `out` if the same
-            reproduction made them.
-        device: on which its networks are trained, "cpu" or "cuda".
+    New evidence goes to the folder `out`, not among committed files ("" means build/<notebook>/); what is committed
+    under figures/<notebook>/ may be read if `committed`. Rows and networks of the notebooks in `shares` serve this one
+    too: committed, and from beside `out` if the same reproduction made them. Networks are trained on `device`.
     """
 
     def __init__(
@@ -67,14 +63,6 @@ class Store:
         self.reused: set[str] = set()  # committed evidence was read instead
         self.left_out: Counter[str] = Counter()  # how many, by the reason
         (self.out / "progress.log").unlink(missing_ok=True)
-
-    def own_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
-        """Rows computed for this store, by key."""
-        return _read_rows([self.out], keys)
-
-    def shared_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
-        """Rows computed for the notebooks that this one shares with, by key; they count there."""
-        return _read_rows(self.beside, keys)
 
     def committed_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
         """Rows that came with the repository, by key; the notebook's own stand before those of shared ones."""
@@ -99,17 +87,13 @@ class Store:
             known |= {key: line for key, line in made.items() if line is not None}
         write_csv(self.out / "provenance.csv", pd.DataFrame([known[key] for key in rows.runs["key"] if key in known]))
 
-    def has_table(self, name: str, key: str) -> bool:
-        """Whether a small table is stored under a key."""
-        return self._table(name, key) is not None
-
     def put_table(self, name: str, key: str, table: pd.DataFrame) -> None:
         """Store a small table under the key of all it depends on."""
         write_csv(self.out / "tables" / f"{name}-{key}.csv", table)
 
     def table(self, name: str, key: str) -> pd.DataFrame:
         """A stored small table; a FileNotFoundError if it is not stored."""
-        path = self._table(name, key)
+        path = self.table_file(name, key)
         if path is None:
             raise FileNotFoundError(f"table {name}-{key}.csv is not stored in {self.out} or among the committed ones")
         return read_csv(path)
@@ -132,8 +116,8 @@ class Store:
             write_bytes(self.out / "networks" / path.name, path.read_bytes())
         self.count(trained=[key] if own else [], reused=[] if own or shared else [key])
 
-    def _table(self, name: str, key: str) -> Path | None:
-        """Tables are never shared: another notebook's function may have the same name."""
+    def table_file(self, name: str, key: str) -> Path | None:
+        """A stored small table, if any; none is shared: another notebook's function may have the same name."""
         files = (folder / "tables" / f"{name}-{key}.csv" for folder in (self.out, *self.committed[:1]))
         return next(filter(Path.is_file, files), None)
 
@@ -160,8 +144,8 @@ class Store:
         write_json(self.out / "summary.json", counts)
 
 
-def _read_rows(folders: Sequence[Path], keys: Iterable[str]) -> dict[str, Stored]:
-    """Rows of a sweep by key, those of the first folder that has them; a damaged one says so."""
+def rows_in(folders: Sequence[Path], keys: Iterable[str]) -> dict[str, Stored]:
+    """Rows computed in folders of stores, by key, those of the first folder that has them; a damaged one says so."""
     found = {}
     for key, path in ((key, folder / "rows" / f"{key}.json") for folder in reversed(folders) for key in keys):
         try:
@@ -192,9 +176,6 @@ def _committed(folder: Path) -> dict[str, Stored]:
                 raise EvidenceError(f"{place}: key {key} stands in {found[key].place} too: {_RESTORED}")
             found[key] = Stored(run, under.get(key, []), place)
     return found
-
-
-# ---------------------------------------------------------------------- files
 
 
 def place_for(out: str | Path) -> Path:
@@ -263,43 +244,26 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise _damaged(path, error) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by atomic rename: readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
 def provenance(seconds: float, device: str) -> dict[str, object]:
     """Where and how a row came to be."""
     commit, dirty = _commit()
-    return {
-        "seconds": round(seconds, 3),
-        "device": device if device == "cpu" else torch.cuda.get_device_name(),
-        "version": __version__,
-        "commit": commit,
-        "dirty": dirty,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "numpy", "scipy")},
-    }
+    where = device if device == "cpu" else torch.cuda.get_device_name()
+    made = {"seconds": round(seconds, 3), "device": where, "version": __version__, "commit": commit, "dirty": dirty}
+    made |= {"machine": f"{platform.system()} {platform.machine()}", "processor": _processor()}
+    made |= {"instructions": torch.backends.cpu.get_cpu_capability(), "python": platform.python_version()}
+    return made | {name: metadata.version(name) for name in ("torch", "numpy", "scipy")}
 
 
 @cache
 def _commit() -> tuple[str, bool]:
     """Commit of the checkout and whether files differ from it; ("unknown", True) outside one."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=paths.root, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
+    asked = ["git rev-parse --short HEAD", "git status --porcelain -- lib notebooks"]
+    how = {"cwd": paths.root, "capture_output": True, "text": True, "check": True}
     try:
-        return git("rev-parse", "--short", "HEAD"), bool(git("status", "--porcelain", "--", "lib", "notebooks"))
+        commit, changes = (subprocess.run(words.split(), **how).stdout.strip() for words in asked)
     except (OSError, subprocess.CalledProcessError):
         return "unknown", True
+    return commit, bool(changes)
 
 
 @cache

@@ -1,8 +1,7 @@
 """Run what is missing of a grid, in worker processes, one thread each; store every row as it ends.
 
-Networks that differ only in their seed are one task, unless they would take turns anyway. Workers are kept between
-tasks and sweeps (importing torch costs seconds); every run seeds its own generators, so a row depends neither on the
-worker, nor on the number of workers, nor on the runs before it.
+Networks that differ only in their seed are one task, unless they would take turns anyway. Workers are kept (importing
+torch costs seconds); every run seeds its own generators, so a row depends neither on them nor on the runs before it.
 """
 
 import os
@@ -21,25 +20,19 @@ from attrobust.experiments import keys as keys_of
 from attrobust.experiments import schema
 from attrobust.experiments.experiment import Experiment, Measurement
 from attrobust.experiments.measure import build, columns, measure, names, train
-from attrobust.experiments.store import EvidenceError, Store, Stored, load_weights, provenance, remedy
+from attrobust.experiments.store import EvidenceError, Store, Stored, load_weights, provenance, remedy, rows_in
 from attrobust.rows import ATTACKED, Rows
 
 
 def run(
-    experiments: Sequence[Experiment],
-    measurement: Measurement,
-    *,
-    store: Store,
-    jobs: int = 0,
-    device: str = "cpu",
+    experiments: Sequence[Experiment], measurement: Measurement, *, store: Store, jobs: int = 0, device: str = "cpu",
     show: Callable[[str], None] | None = None,
-) -> Rows:
-    """Rows of a grid; only missing ones are computed.
+) -> Rows:  # fmt: skip
+    """Rows of a grid, in its order; only missing ones are computed, by so many jobs (0: one per core).
 
-    One run per experiment whose data set is on this machine or whose row is stored, in the grid's order; of a run that
-    diverged or collapsed what was not measured is NaN. What had to be left out is noted in the store. A row computed
-    here that is damaged or belongs to another run is named in the store's log and computed again; a committed one is an
-    EvidenceError. Jobs are worker processes, 0 for one per core; `show` gets the log's line of progress after each run.
+    What was not measured on a run that diverged or collapsed is NaN; an experiment whose data set is not here
+    is left out, and the store says so. A row computed here that is damaged or another run's is named in the store's log
+    and computed again; a committed one is an EvidenceError. `show` gets the log's line of progress after each run.
     """
     checks.count("jobs", jobs, least=0)
     checks.one_of("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
@@ -60,25 +53,22 @@ def run(
             store.report(said)
             if show:
                 show(said)
-    found |= (own := store.own_rows(keys.values()))
-    shared = store.shared_rows(keys.values())
+    own, shared = rows_in([store.out], keys.values()), rows_in(store.beside, keys.values())
+    found |= own
     present = [e for e in experiments if keys[e] in found]
     networks = {e: keys_of.network(e, device) for e in present}
-    store.count(
-        trained=[networks[e] for e in present if keys[e] in own],
-        reused=[networks[e] for e in present if keys[e] not in own | shared],
-    )
+    reused = [networks[e] for e in present if keys[e] not in own | shared]
+    store.count(trained=[networks[e] for e in present if keys[e] in own], reused=reused)
     runs = pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]].run)} for e in present])
     expected = dict.fromkeys(name for e in present for name in names(e, measurement))
-    return Rows(
-        runs.reindex(columns=[*runs.columns, *(name for name in expected if name not in runs)]),
-        pd.DataFrame([{**a, "key": keys[e]} for e in present for a in found[keys[e]].attacked], columns=[*ATTACKED]),
-    )
+    lines = [{**line, "key": keys[e]} for e in present for line in found[keys[e]].attacked]
+    whole = runs.reindex(columns=[*runs.columns, *(name for name in expected if name not in runs)])
+    return Rows(whole, pd.DataFrame(lines, columns=[*ATTACKED]))
 
 
 def _believed(store: Store, keys: dict[Experiment, str], measurement: Measurement) -> dict[str, Stored]:
     """Stored rows that are what they should be: committed ones are refused otherwise, others are computed again."""
-    made_here = store.shared_rows(keys.values()) | store.own_rows(keys.values())
+    made_here = rows_in([store.out, *store.beside], keys.values())
     found = store.committed_rows(keys.values()) | made_here
     for experiment, key in keys.items():
         row = found.get(key)
@@ -131,8 +121,7 @@ def _run_group(group: list[Experiment], measurement: Measurement, store: Store, 
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
     """The trained network of one experiment, in eval mode and frozen, on a device; kept as a reference network.
 
-    If no weights are stored, it is trained in a worker process, on the store's device; a DataError if its data set is
-    not on this machine, a ValueError if the stored weights are damaged or another network's.
+    If no weights are stored, it is trained in a worker process, on the store's device.
     """
     name = keys_of.network(experiment, store.device)
     if store.network_file(name) is None:
@@ -149,10 +138,9 @@ def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.
 
 
 def table(store: Store, name: str, function: Callable, *arguments: object, version: int | None = None) -> pd.DataFrame:
-    """A stored table of `function(*arguments)`, computed once, in a worker process with one thread.
+    """A stored table of `function(*arguments)` (experiments, numbers, names, lists), computed once, in a worker.
 
-    The arguments (experiments, numbers, names, lists of them) are part of its key, and so is the version: a notebook's
-    own function needs one, raised whenever its numbers change; functions of the library have their own.
+    A notebook's own function needs a version, raised whenever its numbers change; those of the library have their own.
     """
     return tables(store, name, function, [arguments], version=version)
 
@@ -164,7 +152,7 @@ def tables(
     if not tasks:
         return pd.DataFrame()
     keys = [keys_of.table(name, function, task, version=version, device=store.device) for task in tasks]
-    missing = [(key, task) for key, task in zip(keys, tasks, strict=True) if not store.has_table(name, key)]
+    missing = [(key, task) for key, task in zip(keys, tasks, strict=True) if not store.table_file(name, key)]
 
     def compute(key: str, task: tuple) -> None:
         store.put_table(name, key, function(*task))

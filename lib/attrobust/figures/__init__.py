@@ -6,8 +6,7 @@ Every drawing function takes `note`, what stands below the figure. Without rows 
 from attrobust.figures.bounds import against, clouds, profiles, tightness
 from attrobust.figures.curves import curves, dots, scatter, trends
 from attrobust.figures.grids import matrix, pictures, pixels
-from attrobust.figures.save import save
-from attrobust.figures.style import COLORS, label, style
+from attrobust.figures.style import COLORS, label, save, style
 
 __all__ = ["COLORS", "against", "clouds", "curves", "dots", "label", "matrix", "pictures", "pixels"]
 __all__ += ["profiles", "save", "scatter", "style", "tightness", "trends"]

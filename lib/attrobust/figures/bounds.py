@@ -13,11 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from attrobust.figures.style import COLORS, drawing, label, legend
+from attrobust.figures.style import COLORS, drawing, fitting, label, legend
 from attrobust.figures.style import panels as panelled
 
 MARKERS = "osD^vP*X"
-Looks = dict[str, dict[str, object]]
 
 
 @drawing
@@ -35,7 +34,8 @@ def against(
     for axis, value, inside in parts:
         inside = inside[np.isfinite(inside["right"]) & (inside["left"] > 0) & (inside["right"] > 0)]
         for name, look in looks.items():
-            _cloud(axis, inside.loc[inside[hue] == name, ["right", "left"]], look, s=9, alpha=0.5)
+            points = inside.loc[inside[hue] == name, ["right", "left"]].to_numpy().T
+            axis.scatter(*points, s=9, alpha=0.5, linewidth=0, color=look["color"], marker=look["marker"])
         both = pd.concat([inside["left"], inside["right"]])
         low, high = both.min() / 2, both.max() * 2
         axis.set(xscale="log", yscale="log")
@@ -45,7 +45,7 @@ def against(
         axis.set(xlim=(low, high), ylim=(low, high), title=(titles or {}).get(value, label(value)))
         _log_ticks(axis, "x", "y")
         axis.set(xlabel=x_label, ylabel=y_label if axis is figure.axes[0] else "")
-    _legend(figure, looks)
+    legend(figure, looks)
     return figure
 
 
@@ -70,7 +70,7 @@ def tightness(
     axis.set(xscale="log", xlabel=x_label, yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.4, -0.6))
     axis.tick_params(axis="y", labelsize=7)
     _log_ticks(axis, "x")
-    _legend(figure, looks)
+    legend(figure, looks)
     return figure
 
 
@@ -88,7 +88,7 @@ def profiles(
     """
     looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "")
     width = max(5.2, 3.1 * table[panels].nunique() + 0.5)
-    height = 3.1 + 0.2 * -(-len(looks) // _columns(width, looks))
+    height = 3.1 + 0.2 * -(-len(looks) // fitting(width, looks))
     figure, parts = panelled(table, panels, (3.1, 0.5, height), least=5.2)
     for axis, value, inside in parts:
         for name, look in looks.items():
@@ -96,9 +96,9 @@ def profiles(
             axis.plot(line.index, line["mean"], **look)
             if spread and name not in theory:
                 axis.fill_between(line.index, line["min"], line["max"], color=look["color"], alpha=0.2, linewidth=0)
-        x_label, y_label = (x_labels or {}).get(value, label(x)), (y_labels or {}).get(value, "")
-        _frame(axis, value, log_x, log_y, x_label=x_label, y_label=y_label)
-    _legend(figure, looks)
+        names = {"xlabel": (x_labels or {}).get(value, label(x)), "ylabel": (y_labels or {}).get(value, "")}
+        _frame(axis, value, log_x, log_y, **names)
+    legend(figure, looks)
     return figure
 
 
@@ -122,28 +122,23 @@ def clouds(
                 line = over[over["name"] == name]
                 axis.plot(line["x"], line["y"], **look)
             else:
-                _cloud(axis, inside.loc[inside["name"] == name, ["x", "y"]], look, s=8, alpha=0.45)
-        x_label, y_label = (x_labels or {}).get(value, ""), (y_labels or {}).get(value, "")
-        top = inside["y"].max() * (2 if value in log_y else 1.08)
-        _frame(axis, value, log_x, log_y, x_label=x_label, y_label=y_label, top=top)
-    _legend(figure, looks)
+                mine = inside.loc[inside["name"] == name, ["x", "y"]].to_numpy().T
+                axis.scatter(*mine, s=8, alpha=0.45, linewidth=0, color=look["color"], marker=look["marker"])
+        names = {"xlabel": (x_labels or {}).get(value, ""), "ylabel": (y_labels or {}).get(value, "")}
+        _frame(axis, value, log_x, log_y, top=inside["y"].max() * (2 if value in log_y else 1.08), **names)
+    legend(figure, looks)
     return figure
 
 
-def _cloud(axis: Axes, points: pd.DataFrame, look: dict[str, object], **sizes: float) -> None:
-    """Points of two columns, with the colour and the marker of a look."""
-    axis.scatter(*points.to_numpy().T, linewidth=0, color=look["color"], marker=look["marker"], **sizes)
-
-
 def _frame(
-    axis: Axes, value: str, log_x: Sequence[str], log_y: Sequence[str], *, x_label: str, y_label: str,
-    top: float | None = None,
-) -> None:  # fmt: skip
-    """Scales, labels and title of a panel, and how far up it goes."""
-    axis.set(xscale="log" if value in log_x else "linear", yscale="log" if value in log_y else "linear")
+    axis: Axes, value: str, log_x: Sequence[str], log_y: Sequence[str], *, top: float | None = None, **names: str
+) -> None:
+    """Scales, names of the axes and title of a panel, and how far up it goes."""
+    logarithmic = [name for name, panels in (("x", log_x), ("y", log_y)) if value in panels]
+    axis.set(**{f"{name}scale": "log" if name in logarithmic else "linear" for name in "xy"})
     axis.set_ylim(top=top)
-    _log_ticks(axis, *("x" if value in log_x else ""), *("y" if value in log_y else ""))
-    axis.set(xlabel=x_label, ylabel=y_label, title=label(value))
+    _log_ticks(axis, *logarithmic)
+    axis.set(**names, title=label(value))
 
 
 def _log_ticks(axis: Axes, *which: str) -> None:
@@ -157,7 +152,9 @@ def _log_ticks(axis: Axes, *which: str) -> None:
         ticks.set_minor_formatter(NullFormatter())
 
 
-def _looks(names: Collection[str], *, theory: Sequence[str] = (), marks: str = MARKERS, lines: bool = True) -> Looks:
+def _looks(
+    names: Collection[str], *, theory: Sequence[str] = (), marks: str = MARKERS, lines: bool = True
+) -> dict[str, dict]:
     """How each name is drawn: bounds dashed in the theory's colour, others in the palette's colour or the cycle's."""
     # The palette keeps red for what attacks and breaks.
     cycle = [color for i, color in enumerate(sns.color_palette("colorblind", 10)) if i not in (3, 7)]
@@ -167,13 +164,3 @@ def _looks(names: Collection[str], *, theory: Sequence[str] = (), marks: str = M
         color, mark = COLORS.get(name, cycle[i % len(cycle)]), marks[i % len(marks)] if marks else ""
         looks[name] = {"color": color, "linestyle": "-" if lines else "", "marker": mark}
     return {name: looks[name] for name in names}
-
-
-def _legend(figure: Figure, looks: Looks) -> None:
-    legend(figure, looks, columns=_columns(figure.get_figwidth(), looks))
-
-
-def _columns(width: float, looks: Looks) -> int:
-    """Columns of a legend that fit into `width` inches."""
-    widest = 0.6 + 0.074 * max(len(label(name)) for name in looks)
-    return max(1, min(len(looks), int(width / widest)))

@@ -14,9 +14,6 @@ from scipy import stats
 from attrobust.figures.style import COLORS, drawing, label, legend
 from attrobust.figures.style import panels as panelled
 
-#: Up to so many rows of a category, `dots` draws them large.
-FEW = 10
-
 
 def _interval(values: pd.Series) -> tuple[float, float]:
     """95 % Student-t interval of the mean, for seaborn's `errorbar`."""
@@ -38,10 +35,8 @@ def trends(
     panel.
     """
     values, hues = list(table[column].unique()) if column else [""], list(table[hue].unique())
-    size = (3.6 * len(values) + 0.4, 2.1 * len(metrics) + 0.6)
-    figure, axes = plt.subplots(
-        len(metrics), len(values), figsize=size, squeeze=False, sharex=True, sharey="row" if shared_y else False
-    )
+    how = {"figsize": (3.6 * len(values) + 0.4, 2.1 * len(metrics) + 0.6), "sharey": "row" if shared_y else False}
+    figure, axes = plt.subplots(len(metrics), len(values), squeeze=False, sharex=True, **how)
     for (r, c), axis in np.ndenumerate(axes):
         metric, value = list(metrics)[r], values[c]
         sns.lineplot(
@@ -89,7 +84,7 @@ def curves(
 
 @drawing
 def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, least: int = 2, zero: bool = False) -> Figure:
-    """One dot per row, large where they are few, and the mean with a 95 % interval, for each `y` (and `hue`).
+    """One dot per row, large where they are ten or fewer, and the mean with a 95 % interval, for each `y` (and `hue`).
 
     An interval needs `least` rows; a line marks `zero`.
     """
@@ -98,7 +93,7 @@ def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, least: 
     colors = {"palette": {h: COLORS[h] for h in hues}} if hue else {"color": COLORS["matched"]}
     shared = {"data": table, "x": x, "y": y, "hue": hue, "order": rows, "hue_order": hues or None, **colors}
     figure, axis = plt.subplots(figsize=(6.0, 0.9 + 0.42 * len(rows) * max(1, 0.7 * len(hues))))
-    few = table.groupby([y, hue] if hue else y).size().max() <= FEW
+    few = table.groupby([y, hue] if hue else y).size().max() <= 10
     dot, thin = ({"size": 7, "alpha": 0.5}, {"linewidth": 1.5}) if few else ({"size": 3, "alpha": 0.25}, None)
     sns.stripplot(**shared, jitter=False, dodge=bool(hue), **dot, linewidth=0, ax=axis, legend=False)
     if zero:
@@ -124,9 +119,8 @@ def scatter(table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels
         sizes = 10 + 40 * (np.log(inside[shade] / least) / (np.log(most / least) or 1.0))
         for name in hues:
             mine = inside[hue] == name
-            axis.scatter(
-                inside.loc[mine, x], inside.loc[mine, y], s=sizes[mine], color=COLORS[name], alpha=0.6, linewidth=0
-            )
+            points = inside.loc[mine, x], inside.loc[mine, y]
+            axis.scatter(*points, s=sizes[mine], color=COLORS[name], alpha=0.6, linewidth=0)
         axis.set(xlabel=label(x), ylabel=(y_label or label(y)) if axis is figure.axes[0] else "", title=label(value))
     _legend(figure, hues)
     return figure

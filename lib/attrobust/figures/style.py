@@ -1,17 +1,26 @@
-"""One look for every figure: a colour means the same thing in all notebooks, safe for colour-blind readers."""
+"""One look for every figure: a colour means the same thing in all notebooks, safe for colour-blind readers.
+
+A figure is saved with its numbers: PNG for the page, PDF for print, CSV of what was plotted; byte-stable.
+"""
 
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from io import BytesIO
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
+import PIL.Image
 import seaborn as sns
+from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from attrobust.paths import write_bytes
 
 _blind = sns.color_palette("colorblind")
 
@@ -36,35 +45,18 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
 COLORS: dict[str, object] = {name: color for color, names in _NAMES for name in names}
 
 #: How names in rows read in figures and tables, where it is not enough that they lose their underscores.
-LABELS: dict[str, str] = {
-    "matched": "matched loss",
-    "plateau": "plateau, plain",
-    "standard": "plateau, standard recipe",
-    "fashion_mnist": "Fashion-MNIST",
-    "mnist": "MNIST",
-    "cifar10": "CIFAR-10",
-    "cifar10_4k": "CIFAR-10 (4k)",
-    "top_k": "top-k intersection",
-    "spearman": "Spearman of |map|",
-    "cosine": "cosine of signed map",
-    "pearson": "Pearson of |map|",
-    "displacement": "displacement of the map (l2)",
-    "center_shift": "shift of the centre (pixels)",
-    "sharpness": "sharpness (top Hessian eigenvalue)",
-    "trace": "trace of the Hessian",
-    "logit_gradient": "input gradient |∇z|",
-    "loss_gradient": "input gradient of the loss",
-    "logit_input_curvature": "input curvature of the logit",
-    "loss_input_curvature": "input curvature of the loss",
-    "worst": "attack (worst of all)",
-    "noise": "noise, one draw",
-    "noise search": "noise, best of as many",
-    "unseat": "unseat the leaders",
-    "center": "centre of mass",
-    "match": "match a wanted map",
-    "walk": "random-sign walk",
-    "plain_rollout": "rollout, not renormalised",
-    "gradient_attention": "gradient × attention",
+LABELS = {"matched": "matched loss", "plateau": "plateau, plain", "standard": "plateau, standard recipe"}
+LABELS |= {"fashion_mnist": "Fashion-MNIST", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifar10_4k": "CIFAR-10 (4k)"}
+LABELS |= {"top_k": "top-k intersection", "spearman": "Spearman of |map|", "cosine": "cosine of signed map"}
+LABELS |= {"pearson": "Pearson of |map|", "displacement": "displacement of the map (l2)"}
+LABELS |= {"center_shift": "shift of the centre (pixels)", "trace": "trace of the Hessian"}
+LABELS |= {"sharpness": "sharpness (top Hessian eigenvalue)", "logit_gradient": "input gradient |∇z|"}
+LABELS |= {"loss_gradient": "input gradient of the loss", "loss_input_curvature": "input curvature of the loss"}
+LABELS |= {"logit_input_curvature": "input curvature of the logit", "walk": "random-sign walk"}
+LABELS |= {"worst": "attack (worst of all)", "noise": "noise, one draw", "noise search": "noise, best of as many"}
+LABELS |= {"unseat": "unseat the leaders", "center": "centre of mass", "match": "match a wanted map"}
+LABELS |= {"plain_rollout": "rollout, not renormalised", "gradient_attention": "gradient × attention"}
+LABELS |= {
     "relevance": "relevance (Chefer et al.)",
     "input_x_gradient": "input × gradient",
     "smooth_grad": "SmoothGrad",
@@ -79,21 +71,10 @@ def label(name: str) -> str:
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib settings of all figures, in force inside the `with` block only."""
-    settings = {
-        **sns.axes_style("whitegrid"),
-        **sns.plotting_context("paper", font_scale=1.0),
-        "font.family": "DejaVu Sans",
-        "pdf.fonttype": 42,
-        "figure.dpi": 100,
-        "savefig.dpi": 130,
-        "figure.constrained_layout.use": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "grid.linewidth": 0.5,
-        "lines.linewidth": 1.5,
-        "lines.markersize": 4,
-        "legend.frameon": False,
-    }
+    settings = sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=1.0)
+    settings |= {"font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100, "savefig.dpi": 130}
+    settings |= {"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False}
+    settings |= {"grid.linewidth": 0.5, "lines.linewidth": 1.5, "lines.markersize": 4, "legend.frameon": False}
     with mpl.rc_context(settings):
         yield
 
@@ -137,11 +118,18 @@ def panels(
     return figure, list(zip(axes[0], values, rows, strict=True))
 
 
-def legend(figure: Figure, looks: dict[str, dict[str, object]], *, columns: int) -> None:
-    """What every look stands for, above the figure; none where there is only one."""
+def legend(figure: Figure, looks: dict[str, dict[str, object]], *, columns: int = 0) -> None:
+    """What every look stands for, above the figure, in as many columns as fit; none where there is only one."""
     if len(looks) > 1:
         handles = [plt.Line2D([], [], label=label(name), **look) for name, look in looks.items()]
+        columns = columns or fitting(figure.get_figwidth(), looks)
         figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+
+
+def fitting(width: float, looks: Collection[str]) -> int:
+    """Columns of a legend that fit into `width` inches."""
+    widest = 0.6 + 0.074 * max(len(label(name)) for name in looks)
+    return max(1, min(len(looks), int(width / widest)))
 
 
 def bare(axis: Axes) -> None:
@@ -149,3 +137,29 @@ def bare(axis: Axes) -> None:
     axis.grid(visible=False)
     for spine in axis.spines.values():
         spine.set_visible(False)
+
+
+def save(
+    figure: Figure, folder: str | Path, name: str, *, data: pd.DataFrame, alt: str, subfolder: str = "figures"
+) -> Image:
+    """Write <name>.png, <name>.pdf and <name>.csv into a subfolder, close the figure, return the picture for a cell.
+
+    `folder` is the notebook's `out`, `name` a letter and words, `data` the numbers that were plotted, tidy, and `alt`
+    says what the figure shows to readers who cannot see it; it is kept in the picture's metadata.
+    """
+    if not alt.strip():
+        raise ValueError(f"alt of figure {name!r} is empty; it must say what the figure shows")
+    if not len(data.columns):
+        raise ValueError(f"data of figure {name!r} has no columns; it must hold the plotted numbers")
+    drawn, png, pdf = BytesIO(), BytesIO(), BytesIO()
+    with style():
+        figure.savefig(drawn, format="png", metadata={"Software": None})
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    plt.close(figure)
+    # A palette of 256 colours: a third of the size, no visible difference.
+    picture = PIL.Image.open(drawn).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
+    picture.save(png, format="png", optimize=True)
+    numbers = data.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
+    for suffix, content in ((".png", png.getvalue()), (".pdf", pdf.getvalue()), (".csv", numbers)):
+        write_bytes(Path(folder) / subfolder / f"{name}{suffix}", content)
+    return Image(png.getvalue(), metadata={"alt": alt})

@@ -1,9 +1,8 @@
 """The seam between a notebook's parameters cell and the library: read, check, open the store, show progress.
 
-A notebook declares its parameters by annotations in its own cell, `seeds: list[int] = [0]`; the annotation is the
-type, `RANGES` and `CHOICES` say where a name asks for more. Values come from the cell itself, from papermill's injected
-cell (which only warns about unknown names, and hands lists over as text) and from profile files; all are checked here,
-before any work. `reproduce` runs the notebooks.
+A notebook declares its parameters by annotations in its own cell, `seeds: list[int] = [0]`. Values come from that cell,
+from papermill's injected cell (which only warns about unknown names, and hands lists over as text) and from profile
+files; all are checked here, before any work.
 """
 
 import ast
@@ -28,13 +27,9 @@ RANGES: dict[str, Callable[[str, float], object]] = {
 }
 
 #: Parameters that are one name out of several, or a list of such.
-CHOICES: dict[str, Sequence[str]] = {
-    **dict.fromkeys(("dataset", "datasets"), data.NAMES),
-    "vits": tuple(experiments.VITS),
-    "activations": tuple(models.ACTIVATIONS),
-    "protocols": tuple(training.recipes.RECIPES),
-    "device": ("cpu", "cuda"),
-}
+CHOICES: dict[str, Sequence[str]] = {"dataset": data.NAMES, "datasets": data.NAMES, "device": ("cpu", "cuda")}
+CHOICES |= {"vits": tuple(experiments.VITS), "activations": tuple(models.ACTIVATIONS)}
+CHOICES |= {"protocols": tuple(training.recipes.RECIPES)}
 
 #: What a list of a type holds.
 _LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}
@@ -43,9 +38,8 @@ _LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]",
 def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
     """Checked parameters of a notebook as attributes, from its `globals()` right after its parameters.
 
-    Raises:
-        ValueError: for a value outside what is accepted, or a name in papermill's injected cell that this notebook does
-            not declare, unless a profile file was given whole (`papermill -f notebooks/smoke.yaml`).
+    A name in papermill's injected cell that this notebook does not declare is a ValueError, as a value outside what is
+    accepted is, unless a profile file was given whole (`papermill -f notebooks/smoke.yaml`).
 
     Example:
         >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[1, 2]"}).seeds
@@ -67,12 +61,7 @@ def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
 
 
 def declared(source: str) -> dict[str, str]:
-    """Names that a cell declares, with their types as written; one that is not plain Python (a magic) declares nothing.
-
-    Example:
-        >>> declared("seeds: list[int] = [0]; x = 2")
-        {'seeds': 'list[int]'}
-    """
+    """Names that a cell declares, with their types as written; none where it is not plain Python (a magic)."""
     annotated = [s for s in _statements(source) if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
     return {statement.target.id: ast.unparse(statement.annotation) for statement in annotated}
 
@@ -85,15 +74,7 @@ def _statements(source: str) -> list[ast.stmt]:
 
 
 def checked(values: Mapping[str, object], types: Mapping[str, str]) -> dict[str, object]:
-    """Those values that belong to a declared parameter, read as its type (text stands for what it says) and checked.
-
-    Raises:
-        ValueError: naming the parameter, its value and what is accepted.
-
-    Example:
-        >>> checked({"step_size": "0.1", "datasets": "digits"}, {"step_size": "float", "datasets": "list[str]"})
-        {'step_size': 0.1, 'datasets': ['digits']}
-    """
+    """Those values that belong to a declared parameter, read as its type (text stands for what it says) and checked."""
     return {name: _read(name, values[name], kind) for name, kind in types.items() if name in values}
 
 

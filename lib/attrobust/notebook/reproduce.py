@@ -18,8 +18,9 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from attrobust import checks, paths
-from attrobust.experiments.store import read_json, write_bytes
+from attrobust.experiments.store import read_json
 from attrobust.notebook import accept, checked, resume
+from attrobust.paths import write_bytes
 
 PROFILES = ("smoke", "cpu", "full", "gpu")
 EVIDENCE = ("runs", "attacked", "provenance", "claims", "strength")
@@ -57,23 +58,14 @@ def profile(name: str) -> dict[str, object]:
 
 
 def reproduce(
-    *,
-    profile_name: str = "cpu",
-    only: str = "",
-    jobs: int = 0,
-    fresh: bool = False,
-    update: bool = False,
-    overrides: Mapping[str, object] | None = None,
-    say: Say = print,
-) -> bool:
+    *, profile_name: str = "cpu", only: str = "", jobs: int = 0, fresh: bool = False, update: bool = False,
+    overrides: Mapping[str, object] | None = None, say: Say = print,
+) -> bool:  # fmt: skip
     """Recompute notebooks from an empty store; whether every claim came out as committed (True if none is).
 
-    The arguments are the options of the command line, whose help says what they do.
-
-    Raises:
-        ValueError: for arguments that are not accepted, before anything runs; and with `update` if anything of the
-            grid was left out, before anything is replaced.
-        NotebookError: if a notebook fails.
+    The arguments are the options of the command line, whose help says what they do. Those that are not accepted are a
+    ValueError before anything runs; so is, with `update`, a grid of which anything was left out, before anything is
+    replaced.
     """
     chosen, overrides = numbered(only), overrides or {}
     values = {**profile(profile_name), **overrides}
@@ -109,12 +101,8 @@ def reproduce(
     shown = folder.relative_to(paths.root) if folder.is_relative_to(paths.root) else folder
     say(f"\nrows, figures, claims and executed notebooks: {shown}")
     if update:  # committed rows are replaced by whole grids only
-        gaps = [
-            f"{path.stem} left out {count} networks, because {why}"
-            for path in chosen
-            for why, count in summaries[path]["left_out"].items()
-        ]
-        if gaps:
+        gone = [(path.stem, why, n) for path in chosen for why, n in summaries[path]["left_out"].items()]
+        if gaps := [f"{stem} left out {n} networks, because {why}" for stem, why, n in gone]:
             raise ValueError(f"update is 1, but {'; '.join(gaps)}; nothing was replaced")
         for path in chosen:
             adopt(folder / path.stem, path.stem, profile_name)
@@ -188,10 +176,7 @@ def _committed_as(stem: str, profile_name: str) -> str:
 
 
 def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
-    """Replace the committed evidence of a notebook by that of a finished reproduction.
-
-    The full profile adds rows and claims beside those of cpu; figures, tables and reference networks are cpu's.
-    """
+    """Replace a notebook's committed evidence by a finished reproduction's; profile full adds rows and claims alone."""
     target = paths.figures / name
     for stem in EVIDENCE:
         if not (source / f"{stem}.csv").is_file():
@@ -235,17 +220,13 @@ def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
 
 def _report_networks(folder: Path, summaries: Mapping[Path, dict], seconds: Mapping[Path, float], say: Say) -> None:
     """One line per notebook, and what was left out, loudly."""
-    rows = {
-        path.stem: {
-            "time": tqdm.format_interval(seconds[path]),
-            "trained": summary["trained"],
-            "reused": summary["reused"],
-            "left out": sum(summary["left_out"].values()),
-            "figures": len(list((folder / path.stem / "figures").glob("*.png"))),
-        }
-        for path, summary in summaries.items()
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="notebook")
+    rows = {}
+    for path, summary in summaries.items():
+        took, left = tqdm.format_interval(seconds[path]), sum(summary["left_out"].values())
+        drawn = len(list((folder / path.stem / "figures").glob("*.png")))
+        rows[path.stem] = [took, summary["trained"], summary["reused"], left, drawn]
+    names = ["time", "trained", "reused", "left out", "figures"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis(columns="notebook")
     trained, reused, left = table[["trained", "reused", "left out"]].sum()
     say(f"\n{table.to_string()}\ntrained {trained} (grid: {trained + reused + left}), reused {reused}, left out {left}")
     for path, summary in summaries.items():

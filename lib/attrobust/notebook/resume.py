@@ -1,7 +1,7 @@
 """Which evidence a reproduction may keep: what the same code, data and parameters made in it, before it was cut off.
 
-A reproduction has a name of its own. It stands in ``reproduction.json``, with all that its numbers depend on, and in
-the folder of every notebook it ran; evidence without that name is not its own and is cleared before the notebook runs.
+Its name stands in ``reproduction.json``, with all that its numbers depend on, and in the folder of every notebook it
+ran; evidence without that name is not its own and is cleared before the notebook runs.
 """
 
 import hashlib
@@ -23,10 +23,7 @@ _FILE = "reproduction.json"
 def begin(
     folder: Path, chosen: Sequence[Path], values: Mapping[str, object], *, fresh: bool, say: Callable[[str], None]
 ) -> None:
-    """Start a reproduction of the chosen notebooks in a profile's folder, or go on with one that was cut off.
-
-    Values are the parameters that differ from the notebooks' own; what is kept is said, nothing if all is to be fresh.
-    """
+    """Start a reproduction with changed parameters in a profile's folder, or go on with one that was cut off."""
     before, now = read_json(folder / _FILE) or {}, stamp(values)
     cut_off = bool(before) and not before["finished"]
     resumes = cut_off and not fresh and before["stamp"] == now
@@ -55,12 +52,10 @@ def end(folder: Path) -> None:
 
 def stamp(values: Mapping[str, object]) -> dict[str, object]:
     """All that the numbers of a reproduction depend on, apart from the notebooks' own cells."""
-    return {
-        "code": code_digest(),
-        "data": {name: data.fingerprint(name) for name in data.NAMES if data.available(name)},
-        "parameters": digest({name: value for name, value in values.items() if name != "jobs"}),
-        "machine": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
-    }
+    found = {name: data.fingerprint(name) for name in data.NAMES if data.available(name)}
+    parameters = digest({name: value for name, value in values.items() if name != "jobs"})
+    machine = [torch.__version__, torch.backends.cpu.get_cpu_capability()]
+    return {"code": code_digest(), "data": found, "parameters": parameters, "machine": machine}
 
 
 def code_digest() -> str:

@@ -5,8 +5,7 @@ trainer is added by one function and one line in its registry.
 """
 
 from attrobust.training import recipes
-from attrobust.training.examples import AUGMENTATIONS, noisy_labels
-from attrobust.training.objective import LOSSES, TRAINERS, cross_entropy, squared
+from attrobust.training.ingredients import AUGMENTATIONS, LOSSES, TRAINERS, cross_entropy, noisy_labels, squared
 from attrobust.training.recipes import SCHEDULES, Recipe
 from attrobust.training.sgd import Fit, Probe, fit
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attrobust.models import MLP, Standardize
-from attrobust.training.objective import Loss
+from attrobust.training.ingredients import Loss
 from attrobust.training.stacks import LINE, Networks
 
 #: Layer to what it does to a gradient, given its own gradient, what it read and what it gave.

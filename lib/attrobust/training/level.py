@@ -13,9 +13,8 @@ CHUNK, LEAST = 256, 32
 class Look:
     """The loss of one network over the training set, looked at only as far as an answer needs it.
 
-    Args:
-        seen: loss of each example when it was last looked at, updated in place; the largest are looked at first.
-        losses: from indices of examples to their losses now.
+    `seen` holds the loss of each example when last looked at, updated in place; the largest are looked at first.
+    `losses` goes from indices of examples to their losses now.
     """
 
     def __init__(self, seen: Tensor, losses: Callable[[Tensor], Tensor]) -> None:
@@ -59,10 +58,7 @@ class Level:
     def reached(
         self, step: int, batch_losses: Tensor, running: Sequence[int], looks: Callable[..., list[Look]]
     ) -> dict[int, bool]:
-        """Networks that stop after update `step`, and whether at the level or because their loss is not finite.
-
-        `looks` goes from rows of the running networks and what was seen of each to looks at them.
-        """
+        """Networks that stop after update `step`, and whether at the level or because their loss is not finite."""
         for index, below in zip(running, (batch_losses < 2 * self.level).tolist(), strict=True):
             self.near[index] = self.near.get(index, False) or below
         due = list(running) if step % self.per_epoch == 0 else [i for i in running if step % 2 == 0 and self._near(i)]

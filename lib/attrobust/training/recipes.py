@@ -13,13 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from jaxtyping import Float
 from torch import Tensor
 
 from attrobust import checks
 from attrobust.regularizers import PENALTIES, Penalty
-from attrobust.training.examples import AUGMENTATIONS
-from attrobust.training.objective import LOSSES, TRAINERS
+from attrobust.shapes import PerImage
+from attrobust.training.ingredients import AUGMENTATIONS, LOSSES, TRAINERS
 from attrobust.versions import versioned
 
 
@@ -49,19 +48,13 @@ def _warm(update: int, updates: float) -> float:
     return min(1.0, (update + 1) / max(1.0, updates))
 
 
-SCHEDULES: dict[str, Callable[["Recipe", int, int], float]] = {
-    "constant": constant,
-    "cosine": cosine,
-    "warmup-constant": warmup_constant,
-}
+SCHEDULES: dict[str, Callable[["Recipe", int, int], float]]
+SCHEDULES = {"constant": constant, "cosine": cosine, "warmup-constant": warmup_constant}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How `fit` trains.
-
-    Raises:
-        ValueError: for any value outside its range, or one that no other choice reads.
+    """How `fit` trains; a value outside its range, or one that no other choice reads, is a ValueError.
 
     Example:
         >>> Recipe(step_size=0.1, batch_size=4, epochs=3, step_x_decay=3e-5).decay
@@ -112,7 +105,7 @@ class Recipe:
         return self.epochs * self.patience
 
     @property
-    def per_example_loss(self) -> Callable[[Tensor, Tensor], Float[Tensor, " batch"]]:
+    def per_example_loss(self) -> Callable[[Tensor, Tensor], PerImage]:
         """From logits and labels to the loss of each example, without the penalty.
 
         Smoothed labels: Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", section 7.
@@ -120,13 +113,7 @@ class Recipe:
         return partial(LOSSES[self.loss], label_smoothing=self.label_smoothing)
 
     def step(self, update: int, *, per_epoch: int) -> float:
-        """Step size of an update, counted from 0, given the updates of an epoch.
-
-        Example:
-            >>> recipe = Recipe(step_size=0.1, batch_size=4, epochs=2, schedule="warmup-constant", warmup_epochs=1)
-            >>> [recipe.step(t, per_epoch=2) for t in range(4)]
-            [0.05, 0.1, 0.1, 0.1]
-        """
+        """Step size of an update, counted from 0, given the updates of an epoch."""
         return self.step_size * SCHEDULES[self.schedule](self, update, per_epoch)
 
     def _check_numbers(self) -> None:
@@ -178,13 +165,5 @@ RECIPES: dict[str, dict[str, object]] = {
 
 
 def named(name: str, **fields: object) -> Recipe:
-    """A recipe of `RECIPES`, with further fields of a Recipe, which win over what its name fixes.
-
-    Raises:
-        ValueError: for an unknown name, or a value that a Recipe refuses.
-
-    Example:
-        >>> named("decay_held", step_size=0.06, batch_size=64, epochs=400).decay
-        0.0005
-    """
+    """A recipe of `RECIPES`, with further fields of a Recipe, which win over what its name fixes."""
     return Recipe(**RECIPES[checks.one_of("recipe", name, RECIPES)] | fields)

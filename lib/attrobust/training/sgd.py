@@ -1,10 +1,9 @@
 """Mini-batch SGD by a recipe, several networks at once.
 
-Networks of one architecture that differ only in their seed are trained together: every dense layer becomes one batched
-product, which more than halves the cost of small networks. Transformers on a CPU, and whatever a penalty or a trainer
-differentiates in its own way, take turns instead: their cost is arithmetic, which stacking does not save. A network's
-weights do not depend on its companions, bit for bit. Nothing is done that the recipe does not say: no averaging, no
-clipping.
+Networks that differ only in their seed are trained together: every dense layer becomes one batched product, which more
+than halves the cost of small networks. Transformers on a CPU, and whatever a penalty or a trainer differentiates in its
+own way, take turns: stacking does not save arithmetic. A network's weights do not depend on its companions, bit for
+bit. Nothing is done that the recipe does not say: no averaging, no clipping.
 """
 
 import math
@@ -21,9 +20,8 @@ from attrobust.regularizers import PENALTIES
 from attrobust.shapes import Images, Labels
 from attrobust.swap import ImageClassifier
 from attrobust.training.dense import Dense
-from attrobust.training.examples import AUGMENTATIONS, noisy_labels
+from attrobust.training.ingredients import AUGMENTATIONS, TRAINERS, Objective, noisy_labels
 from attrobust.training.level import Level
-from attrobust.training.objective import TRAINERS, Objective
 from attrobust.training.recipes import Recipe
 from attrobust.training.stacks import Networks, Stack, Turns
 
@@ -48,12 +46,8 @@ def fit(
 ) -> list[Fit]:  # fmt: skip
     """Train networks that are alike but for their weights, in place, side by side on the same images in [0, 1].
 
-    Each network has a generator of its own, which decides its noisy labels, then its batch order and augmentation.
-    `probe` is called as probe(step, models) every `probe_every` updates (0: never), before the update. The networks are
-    left in eval mode.
-
-    Raises:
-        ValueError: for any argument outside its range.
+    Each network's own generator decides its noisy labels, then its batch order and augmentation. `probe` is called as
+    probe(step, models) every `probe_every` updates (0: never), before the update. Networks are left in eval mode.
 
     Example:
         >>> from attrobust import models

@@ -12,21 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from attrobust.training.ingredients import Loss, Objective, sgd
 from attrobust.training.level import CHUNK, Look
-from attrobust.training.objective import Loss, Objective, sgd
 
 #: Numbers in the longest vector register or cache line of a processor, with room to spare.
 LINE = 32
 
 
 class Networks(ABC):
-    """What `fit` trains: copies of networks alike but for their weights.
+    """What `fit` trains: copies of networks alike but for their weights, one row of `weights` per network."""
 
-    Attributes:
-        weights: (networks, numbers), one row per network.
-        lazy: whether a look at the loss goes network by network, and only as far as an answer needs it.
-    """
-
+    #: Whether a look at the loss goes network by network, and only as far as an answer needs it.
     lazy = False
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:

@@ -1,0 +1,96 @@
+"""What a recipe names: losses, what is done to examples, and trainers, which say where the gradient is taken.
+
+An augmentation takes images, how many pixels they may move and the network's generator. A trainer takes a network, its
+objective, a batch, the recipe's radius and the network's generator; it returns the gradients of the parameters, in
+their order, and the mean loss without the penalty, and leaves the parameters as found.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attrobust import checks
+from attrobust.regularizers import Penalty
+from attrobust.shapes import Images, Labels, Logits, PerImage
+from attrobust.versions import versioned
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@versioned(1)
+def cross_entropy(logits: Logits, y: Labels, *, label_smoothing: float = 0.0) -> PerImage:
+    """Cross-entropy of each example, in nats."""
+    return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
+
+
+@versioned(1)
+def squared(logits: Logits, y: Labels, *, label_smoothing: float = 0.0) -> PerImage:
+    """Half the squared distance of the logits from the one-hot label, of each example."""
+    classes = logits.shape[-1]
+    label = F.one_hot(y, classes).to(logits) * (1 - label_smoothing) + label_smoothing / classes
+    return 0.5 * (logits - label).square().sum(-1)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "squared": squared}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Mean of loss + strength * penalty; both give one number per example, the penalty from (model, x, y)."""
+
+    loss: Loss
+    penalty: Penalty | None = None
+    strength: float = 0.0
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective, live, and the mean loss without the penalty."""
+        loss = self.loss(model(x), y).mean()
+        if self.penalty is None:
+            return loss, loss.detach()
+        return loss + self.strength * self.penalty(model, x, y).mean(), loss.detach()
+
+
+@versioned(1)
+def sgd(
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, radius: float, generator: torch.Generator | None
+) -> tuple[Sequence[Tensor], Tensor]:
+    """The gradient where the network is; nothing is drawn, so that no generator is needed."""
+    value, loss = objective(model, x, y)
+    return torch.autograd.grad(value, list(model.parameters())), loss
+
+
+TRAINERS: dict[str, Callable[..., tuple[Sequence[Tensor], Tensor]]] = {"sgd": sgd}
+
+
+def noisy_labels(y: Labels, share: float, *, classes: int, generator: torch.Generator) -> Labels:
+    """Labels of which a share in [0, 1], rounded to whole examples, is replaced evenly by the other classes."""
+    checks.share("share", share)
+    checks.count("classes", classes, least=2)
+    chosen = torch.randperm(len(y), generator=generator)[: round(share * len(y))].to(y.device)
+    away = torch.randint(1, classes, (len(chosen),), generator=generator).to(y.device)
+    noisy = y.clone()
+    noisy[chosen] = (y[chosen] + away) % classes
+    return noisy
+
+
+@versioned(1)
+def shift(x: Images, pixels: int, generator: torch.Generator) -> Images:
+    """Each image moved by a whole number of pixels from -`pixels` to `pixels` along both sides; black moves in."""
+    batch, _, height, width = x.shape
+    start = torch.randint(2 * pixels + 1, (2, batch, 1), generator=generator).to(x.device)
+    rows, columns = (first + torch.arange(n, device=x.device) for first, n in zip(start, (height, width), strict=True))
+    image = torch.arange(batch, device=x.device)[:, None, None]
+    return F.pad(x, [pixels] * 4)[image, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+@versioned(1)
+def flip(x: Images, pixels: int, generator: torch.Generator) -> Images:
+    """Each image mirrored left to right with probability one half."""
+    mirrored = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
+    return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+
+
+AUGMENTATIONS: dict[str, Callable[..., Tensor] | None] = {"none": None, "shift": shift, "flip": flip}
