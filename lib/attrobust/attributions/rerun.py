@@ -20,9 +20,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from attrobust import checks
-from attrobust.shapes import Images, Labels, PerImage
+from attrobust.shapes import Images, Labels, Logits, PerImage
 
 Linear = Callable[[Tensor], Tensor]
+Rules = Callable[[list["Call"]], list[Linear]]
+Names = Collection[str]
 
 #: Elementwise activations with corners, and those without.
 CORNERED = {
@@ -68,8 +70,8 @@ class Call:
 
 
 def record(
-    model: nn.Module, x: Images, *, method: str, watched: Collection[str] = WATCHED, refused: Collection[str] = ()
-) -> tuple[Float[Tensor, "batch classes"], list[Call]]:
+    model: nn.Module, x: Images, *, method: str, watched: Names = WATCHED, refused: Names = ()
+) -> tuple[Logits, list[Call]]:
     """Logits of the model on `x`, and every call of a watched function whose input is in the graph; all live."""
     calls = []
 
@@ -83,30 +85,27 @@ def record(
 
 
 def affine_gradient(
-    model: nn.Module,
-    x: Images,
-    target: Labels,
-    rules_of: Callable[[list[Call]], list[Linear]],
-    *,
-    at: Images,
-    method: str,
-    cut: list[bool] | None = None,
-    **recorded: Collection[str],
+    model: nn.Module, x: Images, target: Labels, rules: Rules, *, at: Images, cut: list | None = None, **how: Names
 ) -> tuple[Images, PerImage]:
     """Gradient of the target's logit of the affine network, live in what the rules are made of; and the true logit.
 
-    `rules_of` gives the linear map S of each call on the images. The affine network is run `at` other images: its
-    gradient is the same everywhere, its value there tells whether it is affine indeed. One that is not has something
-    in it that the rules do not cover, and is refused. `cut` is a switch that the rules' backward hooks look at; it is
-    turned on once the network is known to be affine.
+    `rules` give the linear map S of each call on the images, recorded as `how` says. The affine network is run `at`
+    other images: its gradient is the same everywhere, its value there tells whether it is affine indeed. One that is
+    not has something in it that the rules do not cover, and is refused. `cut` is a switch that the rules' backward
+    hooks look at; True enters it once the network is known to be affine.
     """
-    logits, calls = record(model, x, method=method, **recorded)
+    uncovered = ValueError(
+        f"model is {type(model).__name__}, for which {how['method']} has no rule: it is not made of linear layers,"
+        " elementwise activations and max-pools alone, but has attention, layer norm, batch norm or dropout in train"
+        " mode, a product of features, or a kink written by hand"
+    )
+    logits, calls = record(model, x, **how)
     logit = logits.gather(1, target[:, None])[:, 0]
-    at, pairs = at.detach().requires_grad_(), list(zip(calls, rules_of(calls), strict=True))[::-1]
+    at, pairs = at.detach().requires_grad_(), list(zip(calls, rules(calls), strict=True))[::-1]
 
     def answer(call: Call) -> Tensor:
         if not pairs:
-            raise ValueError(_uncovered(model, method))
+            raise uncovered
         first, linear = pairs.pop()
         return first.output.detach() + linear(call.input - first.input.detach())
 
@@ -116,7 +115,7 @@ def affine_gradient(
     with torch.no_grad():
         steps = (gradient * (at - x)).flatten(1)
         if bool((bend(logit, there, steps) > torch.finfo(x.dtype).eps ** ROUNDING).any()):
-            raise ValueError(_uncovered(model, method))
+            raise uncovered
     if cut is not None:
         cut.append(True)
         gradient = torch.autograd.grad(there.sum(), at, create_graph=True)[0]
@@ -136,13 +135,7 @@ def bend(here: PerImage, there: PerImage, steps: Float[Tensor, "batch pixels"]) 
 class _Intercept(TorchFunctionMode):
     """Lets `answer` say what watched calls return; names are without the underscore of in-place or internal forms."""
 
-    def __init__(
-        self,
-        answer: Callable[[Call], Tensor],
-        watched: Collection[str],
-        refused: Collection[str] = (),
-        method: str = "",
-    ) -> None:
+    def __init__(self, answer: Callable[[Call], Tensor], watched: Names, refused: Names = (), method: str = "") -> None:
         super().__init__()
         self.answer, self.watched, self.refused, self.method = answer, watched, refused, method
 
@@ -161,11 +154,3 @@ class _Intercept(TorchFunctionMode):
         after = func(working, *rest, **kwargs)
         answer = self.answer(Call(name, func, rest, kwargs, before, after))
         return h.copy_(answer) if after is working else answer
-
-
-def _uncovered(model: nn.Module, method: str) -> str:
-    return (
-        f"model is {type(model).__name__}, for which {method} has no rule: it is not made of linear layers, elementwise"
-        " activations and max-pools alone, but has attention, layer norm, batch norm or dropout in train mode, a"
-        " product of features, or a kink written by hand"
-    )

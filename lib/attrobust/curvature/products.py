@@ -77,7 +77,10 @@ class _Hessian:
             nodes = _nodes(graph.gradients)
             guards.twice_differentiable(nodes)
             if self._keep_graph == "auto":
-                budget = _free(graph.inputs[0].device) if budget is None else budget
+                if budget is None:
+                    device = graph.inputs[0].device
+                    cuda = device.type == "cuda"
+                    budget = SHARE * (torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available)
                 spent += _saved_bytes(nodes, graph.inputs)
             keep = self._keep_graph is True or (self._keep_graph == "auto" and spent <= budget)
             graphs.append(graph if keep else None)
@@ -101,9 +104,7 @@ class ParameterHessian(_Hessian):
 
     Args:
         model: network in eval mode; whatever it returns is handed to `loss`.
-        loss: (outputs, y) -> one loss per example.
-        x: examples the mean is taken over.
-        y: their labels, or whatever `loss` compares with.
+        loss: (outputs, y) -> one loss per example; `y` is whatever it compares with.
         chunk: examples per graph; the mean is weighted by chunk size, so ragged chunks are exact.
         **graphs: keep_graph = True, False (three gradients a product instead of two, far less memory) or "auto", the
             default; memory = bytes that "auto" may fill, half of what is free unless said.
@@ -226,8 +227,3 @@ def _saved_bytes(nodes: set[torch.autograd.graph.Node], inputs: Sequence[Tensor]
 @cache
 def _saved_names(kind: type) -> tuple[str, ...]:
     return tuple(name for name in dir(kind) if name.startswith("_saved_"))
-
-
-def _free(device: torch.device) -> int:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return int(SHARE * free)

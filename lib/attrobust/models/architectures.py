@@ -204,7 +204,7 @@ def build(
 ) -> nn.Module:
     """Build one of `ARCHITECTURES`, with weights that depend on `seed` alone; the global random state is left as found.
 
-    The network is in train mode, on the CPU, in float32. `input_shape` is (channels, height, width) of an image. Options
+    The network is in train mode, on the CPU, in float32. `input_shape`: (channels, height, width) of an image. Options
     are the activation, one of `ACTIVATIONS` ("gelu"); mean and std of the training pixels; width, depth; attention,
     patch, dim, depth, heads of a ViT. Initial weights are "narrow" as torch's own dense and convolutional layers
     (uniform, variance 1 / (3 fan-in), biases too), with positions of a ViT at 0.02; or "wide" (He et al. 2015, "Delving
