@@ -26,6 +26,7 @@ from attrobust.versions import versioned
 
 Queries = Float[Tensor, "batch heads queries dim"]
 Keys = Float[Tensor, "batch heads keys dim"]
+Values = Float[Tensor, "batch heads keys width"]
 Weights = Float[Tensor, "batch heads queries keys"]
 Mask = Bool[Tensor, "#batch #heads #queries keys"]
 Tokens = Float[Tensor, "batch tokens dim"]
@@ -143,12 +144,7 @@ def kernel(name: str) -> Kernel:
 
 
 def mix_in_linear_time(
-    kernel: Kernel,
-    q: Queries,
-    k: Keys,
-    v: Float[Tensor, "batch heads keys width"],
-    *,
-    mask: Bool[Tensor, "#batch #heads 1 keys"] | None = None,
+    kernel: Kernel, q: Queries, k: Keys, v: Values, *, mask: Bool[Tensor, "#batch #heads 1 keys"] | None = None
 ) -> Float[Tensor, "batch heads queries width"]:
     """kernel(q, k) @ v in time and memory linear in the numbers of queries and keys: phi(Q) (phi(K)^T V).
 

@@ -10,13 +10,13 @@ import math
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrobust import attention as kernels
 from attrobust import checks
-from attrobust.attention import Matrix
+from attrobust.attention import Kernel, Mask, Matrix, Weights
 from attrobust.shapes import Images, Logits
 
 #: What a model of transformers may ask of its attention that a kernel does not know.
@@ -93,14 +93,8 @@ class ImageClassifier(nn.Module):
 
 
 def _mix(
-    kernel: kernels.Kernel,
-    module: nn.Module,
-    query: Float[Tensor, "batch heads queries dim"],
-    key: Float[Tensor, "batch key_heads keys dim"],
-    value: Float[Tensor, "batch key_heads keys width"],
-    attention_mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
-    **options: object,
-) -> tuple[Float[Tensor, "batch queries heads width"], Float[Tensor, "batch heads queries keys"]]:
+    kernel: Kernel, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Mask | None, **options
+) -> tuple[Float[Tensor, "batch queries heads width"], Weights]:
     """What transformers calls in place of its attention: mixed values, tokens before heads, and the mixing matrix."""
     usual, scaling = query.shape[-1] ** -0.5, options.get("scaling")
     if scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-6):

@@ -52,18 +52,16 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
     biases or not.
 
     rule "z_plus": only positive z_ij count, biases never (alpha-beta with alpha = 1, beta = 0). Dense and convolutional
-    layers follow it; sums of branches, average pools and shifts of the pixels share in proportion, as above. Batch norm
-    is refused: fold it into its convolution first (torch.nn.utils.fusion.fuse_conv_bn_eval). What a feature without
-    any positive z_ij has of relevance is lost. Such maps hardly depend on the upper layers (Sixt et al. 2020, "When
+    layers follow it; sums of branches, average pools and shifts of the pixels share in proportion. Batch norm is
+    refused: fold it into its convolution first (torch.nn.utils.fusion.fuse_conv_bn_eval). What a feature without any
+    positive z_ij has of relevance is lost. Such maps hardly depend on the upper layers (Sixt et al. 2020, "When
     explanations lie"); `faithfulness.randomisation` shows it.
 
-    Activations pass relevance on, max-pools to the winner. Under "epsilon" an activation with f(0) other than 0, such
-    as softplus, is f(0), a bias, and the rest. Under both the map of a smooth twin tends to that of its original.
-    `epsilon` moves every denominator away from zero, in units of the features (1e-6 is our choice: for stability only;
-    a larger one silences weak features). Under "epsilon" it acts where linear calls end in an activation or in the
-    logit. With epsilon = 0 the map sums to the logit if nothing adds a constant (under z_plus, if nothing but a bias
-    does); what constants contributed is missing from the sum. 2 forward passes, 1 backward; z_plus runs every weighted
-    layer three times a pass.
+    Activations pass relevance on, max-pools to the winner; f(0) is a bias. Under both rules the map of a smooth twin
+    tends to that of its original. `epsilon` moves every denominator away from zero, in units of the features (1e-6 is
+    our choice: for stability only; a larger one silences weak features); under "epsilon" it acts where linear calls end
+    in an activation or in the logit. With epsilon = 0 the map sums to the logit, less what constants contributed (under
+    z_plus, biases do not). 2 forward passes, 1 backward; z_plus runs every weighted layer three times a pass.
 
     References: Bach et al. 2015, "On pixel-wise explanations", eqs. 58 and 60; Montavon et al. 2017, "Explaining
     nonlinear classification decisions with deep Taylor decomposition", z+ rule; Ancona et al. 2018, proposition 1.

@@ -1,20 +1,19 @@
 """Running a network again with other slopes: the engine of DeepLIFT, LRP and guided backpropagation.
 
-These methods have a slope of their own at every nonlinear call, where the gradient has f'(h). Written forwards, that is
-the gradient of an *affine* network: same linear layers, and every nonlinear call, whoever makes it, replaced by
+These methods have a slope of their own at every nonlinear call, where the gradient has f'(h): a map is the gradient of
+an *affine* network, with the same linear layers and every nonlinear call, whoever makes it, replaced by
 
     h'  ->  f(h) + S (h' - h),      S the method's slopes, made of the h's of an ordinary run on the images.
 
-So the network runs twice, as it is and affine, the second time on images of its own. Differentiating an attribution
-again goes through the slopes alone, along the ordinary run, whose derivatives are the true ones. (Backward rules put
-into a single run would act in the second derivative too, where they are wrong.)
+So the network runs twice, the second time affine. Differentiating a map again goes through the slopes alone, along the
+ordinary run. (Backward rules put into a single run would act in the second derivative too, where they are wrong.)
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -113,23 +112,16 @@ def affine_gradient(
         there = model(at).gather(1, target[:, None])[:, 0]
     gradient = torch.autograd.grad(there.sum(), at, retain_graph=True, create_graph=cut is None)[0]
     with torch.no_grad():
+        # What the gradient times the way leaves over, relative to all that was added up, where the logit is finite.
         steps = (gradient * (at - x)).flatten(1)
-        if bool((bend(logit, there, steps) > torch.finfo(x.dtype).eps ** ROUNDING).any()):
+        gap, size = (there - logit - steps.sum(1)).abs(), there.abs() + logit.abs() + steps.abs().sum(1)
+        bend = torch.where(gap == 0, 0, gap / size).nan_to_num(nan=torch.inf)[logit.isfinite()]
+        if bool((bend > torch.finfo(x.dtype).eps ** ROUNDING).any()):
             raise uncovered
     if cut is not None:
         cut.append(True)
         gradient = torch.autograd.grad(there.sum(), at, create_graph=True)[0]
     return gradient, logit
-
-
-def bend(here: PerImage, there: PerImage, steps: Float[Tensor, "batch pixels"]) -> PerImage:
-    """What the gradient times the way between two points does not explain of a function, so it is not affine.
-
-    Relative to all that was added up; infinite where the second value is not a number though the first is, else 0.
-    """
-    gap, size = (there - here - steps.sum(1)).abs(), there.abs() + here.abs() + steps.abs().sum(1)
-    share = torch.where(gap == 0, 0, gap / size).nan_to_num(nan=torch.inf)
-    return torch.where(here.isfinite(), share, 0)
 
 
 class _Intercept(TorchFunctionMode):

@@ -14,7 +14,7 @@ from attrobust import checks
 from attrobust.curvature import factored
 from attrobust.curvature.chain import layers_of, walks
 from attrobust.curvature.products import ParameterHessian
-from attrobust.curvature.spectra import Density, Estimate, hutchpp, lanczos, moments, normal, slq
+from attrobust.curvature.spectra import Density, Estimate, lanczos, moments, normal, slq
 
 Vector = Float[Tensor, " n"]
 
@@ -41,12 +41,11 @@ def sharpness(
 
     Lanczos stops at `tolerance`, the residual relative to the eigenvalue, or after `steps` products; the top eigenvalue
     is isolated and takes 6 to 12. To `start` from the `vector` of an earlier Estimate saves products along a training
-    run, more where it is closer. It follows that eigenvector, so where another one overtakes it the value lags for a
-    while, within reach of the random part that is mixed in; start cold now and then. (Cohen et al. 2021, "Gradient
+    run. Where another eigenvector overtakes it the value lags for a while, within reach of the random part that is
+    mixed in; start cold now and then. (Cohen et al. 2021, "Gradient
     descent on neural networks typically occurs at the edge of stability".)
     """
-    begin = _start(hessian, generator, start)
-    return lanczos(hessian.matvec, begin, steps=steps, tolerance=tolerance)[1].single()
+    return _ends(hessian, generator, start, steps=steps, tolerance=tolerance)[1]
 
 
 def extremes(
@@ -56,9 +55,7 @@ def extremes(
 
     Both residuals are below `tolerance` times the larger of the two sizes. The arguments are those of `sharpness`.
     """
-    begin = _start(hessian, generator, start)
-    low, high = lanczos(hessian.matvec, begin, steps=steps, tolerance=tolerance, both=True)
-    return low.single(), high.single()
+    return _ends(hessian, generator, start, steps=steps, tolerance=tolerance, both=True)
 
 
 def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30) -> Estimate:
@@ -81,7 +78,7 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
     checks.count("products", products, least=6)
     layers = layers_of(hessian.model, hessian.x[:1])
     if not layers:
-        return hutchpp(hessian.matvec, hessian.size, products=products, generator=generator, dtype=hessian.dtype)
+        return moments(hessian.matvec, _rows(hessian, 1), products=products, generator=generator)[0].single()
     asked = set(hessian.parameters)
     total, variance, spent = 0.0, 0.0, 0
     for links, y in walks(layers, hessian.x, hessian.y):
@@ -106,13 +103,14 @@ def spectral_density(hessian: Symmetric, *, generator: Generator, probes: int = 
     return slq(hessian.matvec, normal(_rows(hessian, probes), generator), steps=steps)
 
 
-def _start(hessian: Symmetric, generator: Generator, warm: Tensor | None) -> Tensor:
-    draw = normal(_rows(hessian, 1), generator)
-    if warm is None:
-        return draw
-    if warm.shape != (hessian.size,):
-        raise ValueError(f"start has shape {tuple(warm.shape)}; it must be one vector of {hessian.size} entries")
-    return (warm / warm.norm()).to(draw)[None] + FRESH * draw / draw.norm()
+def _ends(hessian: Symmetric, generator: Generator, start: Tensor | None, **how: float) -> tuple[Estimate, Estimate]:
+    begin = normal(_rows(hessian, 1), generator)
+    if start is not None:
+        if start.shape != (hessian.size,):
+            raise ValueError(f"start has shape {tuple(start.shape)}; it must be one vector of {hessian.size} entries")
+        begin = (start / start.norm()).to(begin)[None] + FRESH * begin / begin.norm()
+    low, high = lanczos(hessian.matvec, begin, **how)
+    return low.single(), high.single()
 
 
 def _rows(hessian: Symmetric, rows: int) -> Tensor:

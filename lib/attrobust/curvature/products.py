@@ -109,10 +109,9 @@ class ParameterHessian(_Hessian):
         **graphs: keep_graph = True, False (three gradients a product instead of two, far less memory) or "auto", the
             default; memory = bytes that "auto" may fill, half of what is free unless said.
 
-    Raises:
-        ValueError: if the model couples its examples or is random (train mode), uses an operation without a second
-            derivative, or has no parameter to differentiate; if the batch is empty, not finite or of integers that no
-            embedding reads; if the loss is not one finite number per example. What only a pass shows is refused then.
+    A ValueError refuses a model that couples its examples or is random (train mode), uses an operation without a second
+    derivative, or has no parameter to differentiate; a batch that is empty, not finite or of integers that no embedding
+    reads; a loss that is not one finite number per example. What only a pass shows is refused then.
 
     Example:
         >>> from torch.nn.functional import mse_loss
@@ -176,8 +175,7 @@ class InputHessian(_Hessian):
     """Hessian of a readout, one number per image, in the inputs: one matrix per image, multiplied in one batch.
 
     Images do not interact, so one product of the summed readout multiplies every image's own Hessian. Arguments and
-    errors are as of ParameterHessian, but integer inputs are refused. Convolutions are fastest in chunks of about a
-    hundred images, dense networks do not care.
+    errors are as of ParameterHessian, but integer inputs are refused. Convolutions like chunks of about a hundred.
     """
 
     def __init__(

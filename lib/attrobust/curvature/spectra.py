@@ -169,14 +169,6 @@ def slq(matvec: MatVec, start: Float[Tensor, "probes n"], *, steps: int) -> Dens
     return Density(nodes, vectors[:, 0].square(), start.shape[1], nodes.numel())
 
 
-def hutchpp(
-    matvec: MatVec, size: int, *, products: int, generator: Generator, dtype: torch.dtype = torch.float32
-) -> Estimate:
-    """Trace of one matrix of `size` rows, with its standard error: see `moments`."""
-    like = torch.empty(1, size, dtype=dtype, device=generator.device)
-    return moments(matvec, like, products=products, generator=generator)[0].single()
-
-
 def moments(
     matvec: MatVec, like: Float[Tensor, "batch n"], *, products: int, generator: Generator
 ) -> tuple[Estimate, Estimate]:

@@ -73,18 +73,12 @@ class ConvNet(_Layered):
         self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, **pixels: float
     ) -> None:
         channels, rows, columns = inputs
-        act = ACTIVATIONS[activation]
-        super().__init__(
-            pixels,
-            nn.Conv2d(channels, width, 3, stride=2, padding=1),
-            act(),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-            act(),
-            nn.Flatten(),
-            nn.Linear(2 * width * math.ceil(rows / 4) * math.ceil(columns / 4), 4 * width),
-            act(),
-            nn.Linear(4 * width, classes),
-        )
+        act, flat = ACTIVATIONS[activation], 2 * width * math.ceil(rows / 4) * math.ceil(columns / 4)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise((channels, width, 2 * width)):
+            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), act()]
+        layers += [nn.Flatten(), nn.Linear(flat, 4 * width), act(), nn.Linear(4 * width, classes)]
+        super().__init__(pixels, *layers)
 
 
 class Block(nn.Module):
@@ -116,10 +110,8 @@ class Patches(nn.Module):
 
     def forward(self, x: Images) -> Tokens:
         """Tokens of each image, in reading order."""
-        p = self.patch
-        batch, channels, height, width = x.shape
-        tiles = x.reshape(batch, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
-        return nn.functional.linear(tiles.flatten(3).flatten(1, 2), self.weight, self.bias)
+        tiles = nn.functional.unfold(x, self.patch, stride=self.patch).mT.contiguous()
+        return nn.functional.linear(tiles, self.weight, self.bias)
 
 
 class ViT(nn.Module):

@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attrobust import checks
 from attrobust.shapes import Images
 
+#: By name, in place (with an underscore at the end) or not.
 _KINKED = {
-    "relu", "relu_", "leaky_relu", "leaky_relu_", "threshold", "threshold_", "hardtanh", "hardtanh_", "clamp",
-    "clamp_", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_", "rrelu_with_noise", "_prelu_kernel", "prelu",
-    "maximum", "minimum", "abs", "hardsigmoid", "hardswish", "hardswish_", "hardshrink", "softshrink",
+    "relu", "leaky_relu", "threshold", "hardtanh", "clamp", "clamp_min", "clamp_max", "rrelu_with_noise", "prelu",
+    "_prelu_kernel", "maximum", "minimum", "abs", "hardsigmoid", "hardswish", "hardshrink", "softshrink",
 }  # fmt: skip
 
 _RELUS_IN_PLACE = {F.relu_, torch.relu_, torch.Tensor.relu_}
@@ -99,7 +99,7 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         name = func.overloadpacket.__name__
-        if name in _KINKED:
+        if name.rstrip("_") in _KINKED:
             self.seen.append(name)
         return func(*args, **(kwargs or {}))
 
