@@ -143,9 +143,8 @@ def test_lanczos_refuses_bad_budgets(change, sentence):
 
 
 def hutchpp(a, products, seed):
-    return curvature.hutchpp(
-        lambda v: v @ a, len(a), products=products, generator=cases.generator(seed), dtype=torch.float64
-    )
+    how = {"products": products, "generator": cases.generator(seed)}
+    return curvature.moments(lambda v: v @ a, a[:1], **how)[0].single()
 
 
 def test_the_trace_estimate_covers_the_exact_trace_within_three_standard_errors():
@@ -195,14 +194,15 @@ def test_the_trace_estimate_spends_its_budget(products):
         spent.append(len(v))
         return 2 * v
 
-    estimate = curvature.hutchpp(matvec, 50, products=products, generator=cases.generator())
+    how = {"products": products, "generator": cases.generator()}
+    estimate = curvature.moments(matvec, torch.empty(1, 50), **how)[0].single()
     assert sum(spent) == estimate.products == products
     assert estimate.value == pytest.approx(100, rel=0.3)
 
 
 def test_fewer_than_six_products_are_refused():
     with pytest.raises(ValueError, match="products is 5; it must be a whole number of at least 6"):
-        curvature.hutchpp(lambda v: v, 10, products=5, generator=cases.generator())
+        curvature.moments(lambda v: v, torch.empty(1, 10), products=5, generator=cases.generator())
 
 
 # ------------------------------------------------------------------ parameters

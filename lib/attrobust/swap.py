@@ -2,8 +2,7 @@
 
 A swapped network is a copy of the modules around the *same* weights: training one trains the other, and swapping back
 is swapping in "softmax", or using the original. Hugging Face models (extra: pip install attrobust[hf]) look their
-attention up by name; `register` puts our kernels among the names. The weights they return are the kernel's matrix,
-in the graph.
+attention up by name; `register` puts our kernels among the names. Their weights are the kernel's matrix, in the graph.
 """
 
 import copy
@@ -11,15 +10,14 @@ import math
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrobust import attention as kernels
 from attrobust import checks
-from attrobust.shapes import Images
-
-Maps = list[Float[Tensor, "batch heads tokens tokens"]]
+from attrobust.attention import Kernel, Mask, Matrix, Weights
+from attrobust.shapes import Images, Logits
 
 #: What a model of transformers may ask of its attention that a kernel does not know.
 FOREIGN = ("softcap", "s_aux", "position_bias")
@@ -28,11 +26,8 @@ FOREIGN = ("softcap", "s_aux", "position_bias")
 def attention(model: nn.Module, name: str) -> nn.Module:
     """The same network with another of `attention.KERNELS` and the same weights (shared, not copied).
 
-    The network has our `attention.Attention` layers, or is a model of transformers; or it holds such.
-
-    Raises:
-        ValueError: for an unknown name, a model without attention that can be swapped, or, when a model of
-            transformers runs, for attention with scores of its own kind (another scale, a soft cap, sinks, biases).
+    The network has our `attention.Attention` layers, or is a model of transformers; or it holds such. Others raise a
+    ValueError, as does, when it runs, attention with scores of its own kind (another scale, a soft cap, sinks, biases).
 
     Example:
         >>> layer = kernels.Attention(6, 2)
@@ -59,11 +54,7 @@ def attention(model: nn.Module, name: str) -> nn.Module:
 
 
 def register(name: str) -> str:
-    """Make a kernel known to transformers, with boolean masks; returns the `attn_implementation` it is there.
-
-    Raises:
-        ImportError: if transformers is not installed.
-    """
+    """Make a kernel known to transformers, with boolean masks; returns the `attn_implementation` it is there."""
     mix = partial(_mix, kernels.kernel(name))
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
@@ -82,25 +73,19 @@ def register(name: str) -> str:
 
 
 class ImageClassifier(nn.Module):
-    """An image classifier of transformers that answers as our models do: logits, and `attend` for attention maps.
-
-    Pixels are standardised by `mean` and `std` of the training pixels before the model sees them.
-    """
+    """An image classifier of transformers that answers as our models do, of pixels standardised by `mean`, `std`."""
 
     def __init__(self, model: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
         self.model, self.mean, self.std = model, mean, checks.positive("std", std)
         self.training = model.training
 
-    def forward(self, x: Images) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Images) -> Logits:
         """Logits of each image."""
         return self.model(pixel_values=(x - self.mean) / self.std).logits
 
-    def attend(self, x: Images) -> tuple[Float[Tensor, "batch classes"], Maps]:
-        """Logits, and the attention matrix of every block, first block first; live.
-
-        Refuses a model whose attention returns no weights ("eager" does, and every swapped one).
-        """
+    def attend(self, x: Images) -> tuple[Logits, list[Matrix]]:
+        """Logits, and the attention matrix of every block, first block first; live."""
         output = self.model(pixel_values=(x - self.mean) / self.std, output_attentions=True)
         if not output.attentions or any(weights is None for weights in output.attentions):
             raise ValueError("model returns no attention weights; build it with attn_implementation='eager', or swap")
@@ -108,19 +93,10 @@ class ImageClassifier(nn.Module):
 
 
 def _mix(
-    kernel: kernels.Kernel,
-    module: nn.Module,
-    query: Float[Tensor, "batch heads queries dim"],
-    key: Float[Tensor, "batch key_heads keys dim"],
-    value: Float[Tensor, "batch key_heads keys width"],
-    attention_mask: Bool[Tensor, "#batch #heads #queries keys"] | None,
-    *,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **options: object,
-) -> tuple[Float[Tensor, "batch queries heads width"], Float[Tensor, "batch heads queries keys"]]:
+    kernel: Kernel, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Mask | None, **options
+) -> tuple[Float[Tensor, "batch queries heads width"], Weights]:
     """What transformers calls in place of its attention: mixed values, tokens before heads, and the mixing matrix."""
-    usual = query.shape[-1] ** -0.5
+    usual, scaling = query.shape[-1] ** -0.5, options.get("scaling")
     if scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-6):
         raise ValueError(f"the model scales its scores by {scaling:g}; a kernel scales by 1 / sqrt(dim), {usual:g}")
     if attention_mask is not None and attention_mask.dtype != torch.bool:
@@ -132,5 +108,5 @@ def _mix(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-    weights = F.dropout(kernel(query, key, mask=attention_mask), dropout, module.training)
+    weights = F.dropout(kernel(query, key, mask=attention_mask), options.get("dropout", 0.0), module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights

@@ -64,7 +64,8 @@ def trace(network: str) -> dict[str, Route]:
     def multiplied():
         hessian = curvature.ParameterHessian(model, setting.loss, x, y)
         how = {"products": setting.PRODUCTS, "generator": setting.seeded()}
-        return curvature.hutchpp(hessian.matvec, hessian.size, **how).value, setting.PRODUCTS
+        like = torch.empty(1, hessian.size)
+        return curvature.moments(hessian.matvec, like, **how)[0].value.item(), setting.PRODUCTS
 
     def density():
         hessian = curvature.ParameterHessian(model, setting.loss, x, y)

@@ -17,20 +17,19 @@ from torch import Tensor, nn
 
 from attrobust.attributions.gradients import explained, live
 from attrobust.models.readouts import Readout, logit
-from attrobust.shapes import Images, Labels, Logits
+from attrobust.shapes import Images, Labels, Logits, OnePlane
 from attrobust.versions import versioned
 
-Patches = Float[Tensor, "batch 1 rows columns"]
 Tokens = Float[Tensor, "batch tokens tokens"]
+#: A map, and the logits of the same forward pass where they are asked for.
+Found = OnePlane | tuple[OnePlane, Logits]
 
 #: Capacities become whole numbers whose sum over a token's pipes stays below this (a flow is a 32-bit number).
 LARGEST = 2**30
 
 
 @versioned(1)
-def raw_attention(
-    model: nn.Module, x: Images, target: Labels, *, logits: bool = False
-) -> Patches | tuple[Patches, Logits]:
+def raw_attention(model: nn.Module, x: Images, target: Labels, *, logits: bool = False) -> Found:
     """What CLS attends to in the last block: m(A_L), for softmax at most 1 in sum. The same for every class."""
     scores, weights = _attend(model, x)
     raw = _from_cls(weights[-1].mean(1), x)
@@ -38,9 +37,7 @@ def raw_attention(
 
 
 @versioned(1)
-def rollout(
-    model: nn.Module, x: Images, target: Labels, *, renormalise: bool = True, logits: bool = False
-) -> Patches | tuple[Patches, Logits]:
+def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = True, logits: bool = False) -> Found:
     """Attention followed through all blocks and their skip connections: B_L ... B_1 with B_l = m(A_l) + I.
 
     The same for every class. With `renormalise`, as in the source (Abnar and Zuidema 2020, "Quantifying attention flow
@@ -49,21 +46,20 @@ def rollout(
     """
     scores, weights = _attend(model, x)
     maps = [_with_skip(a) for a in weights]
-    if renormalise:
-        maps = [m / m.sum(-1, keepdim=True) for m in maps]
+    maps = [m / m.sum(-1, keepdim=True) for m in maps] if renormalise else maps
     rolled = _from_cls(reduce(lambda rolled, m: m @ rolled, maps), x)
     return (rolled, scores) if logits else rolled
 
 
 @versioned(1)
-def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
+def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> OnePlane:
     """Attention of the last block that speaks for the class: m((dA_L * A_L)^+), eq. 5 of `relevance`'s source."""
     return _from_cls(_speaking_for(model, x, target, readout, blocks=1)[0], x)
 
 
 @versioned(1)
-def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Patches:
-    """Relevance passed through all blocks: R <- R + m((dA_l * A_l)^+) R, from R = I.
+def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> OnePlane:
+    """Relevance through all blocks: R <- R + m((dA_l * A_l)^+) R, from R = I.
 
     Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
     """
@@ -78,7 +74,7 @@ def passed_on(updates: list[Tokens]) -> Tokens:
     return relevances
 
 
-def attention_flow(model: nn.Module, x: Images, target: Labels) -> Patches:
+def attention_flow(model: nn.Module, x: Images, target: Labels) -> OnePlane:
     """Maximum flow from the top CLS token to each patch; between blocks, token i to token j holds (m(A_l) + I)_ij.
 
     In units of attention, exact to about 1e-7, the same for every class. Slow (one maximum flow per patch and image, on
@@ -95,12 +91,7 @@ def attention_flow(model: nn.Module, x: Images, target: Labels) -> Patches:
 
 
 def max_flow(capacities: Float[np.ndarray, "layers tokens tokens"], token: int) -> float:
-    """Maximum flow from token 0 above the last layer to `token` below the first.
-
-    Example:
-        >>> max_flow(np.array([[[0.5, 0.5], [0.0, 1.0]], [[0.25, 0.75], [0.0, 1.0]]]), 1)
-        1.0
-    """
+    """Maximum flow from token 0 above the last layer to `token` below the first."""
     depth, n, _ = capacities.shape
     unit = LARGEST / (n * capacities.max())
     layer, above, below = np.indices(capacities.shape)
@@ -125,7 +116,7 @@ def _with_skip(weights: Float[Tensor, "batch heads tokens tokens"]) -> Tokens:
     return weights.mean(1) + torch.eye(weights.shape[-1]).to(weights)
 
 
-def _from_cls(matrix: Tokens, x: Images) -> Patches:
+def _from_cls(matrix: Tokens, x: Images) -> OnePlane:
     """The CLS row without its own column, laid out as the patches of the images lie."""
     row = matrix[:, 0, 1:]
     height, width = x.shape[-2:]

@@ -18,17 +18,9 @@ def grad_cam(
     map of zeros. With `positive`, as in the source, negative values become 0 before enlarging; then a map may be zero
     for a whole image, see `zero_maps`. 1 forward pass, 1 backward down to the layer. Differentiable in x where the
     network is smooth from the pixels to the logit (and `positive` is off); on a ReLU network attack it on a smooth
-    twin, which runs the same layer.
-
-    Raises:
-        ValueError: if the layer does not run exactly once, or does not return (batch, channels, rows, columns).
-
-    Example:
-        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(8, 3))
-        >>> grad_cam(net, torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.long), layer=net[1]).shape
-        torch.Size([5, 1, 4, 4])
-
-    Reference: Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks", eqs. 1 and 2.
+    twin, which runs the same layer. A ValueError refuses a layer that does not run exactly once, or does not return
+    (batch, channels, rows, columns). (Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks", eqs. 1
+    and 2.)
     """
     seen: list[object] = []
 
@@ -42,20 +34,16 @@ def grad_cam(
             chosen = explained(model, x, target, readout)
     finally:
         hook.remove()
-    features = _features(seen, layer, len(x))
+    name = type(layer).__name__
+    if len(seen) != 1:
+        raise ValueError(f"layer is a {name} that ran {len(seen)} times; it must be a module that the model runs once")
+    (features,) = seen
+    if not isinstance(features, Tensor) or features.ndim != 4 or len(features) != len(x):
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"layer is a {name} that returned {shape}; it must return (batch, channels, rows, columns)")
     with torch.enable_grad():
         how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
         weights = torch.autograd.grad(chosen, features, **how)[0].mean((2, 3), keepdim=True)
         maps = (weights * features).sum(1, keepdim=True)
         maps = maps.clamp_min(0) if positive else maps
         return F.interpolate(maps, size=x.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def _features(seen: list[object], layer: nn.Module, batch: int) -> Tensor:
-    name = type(layer).__name__
-    if len(seen) != 1:
-        raise ValueError(f"layer is a {name} that ran {len(seen)} times; it must be a module that the model runs once")
-    if not isinstance(seen[0], Tensor) or seen[0].ndim != 4 or len(seen[0]) != batch:
-        shape = tuple(seen[0].shape) if isinstance(seen[0], Tensor) else type(seen[0]).__name__
-        raise ValueError(f"layer is a {name} that returned {shape}; it must return (batch, channels, rows, columns)")
-    return seen[0]

@@ -126,14 +126,8 @@ def uniform_grad(
     """Gradient averaged uniformly over a ball: mean of dz_target/dx at x + n, n uniform in `ball`.
 
     Ball("linf", r) is the box of half-width r of the source (Wang et al. 2020, "Smoothed geometry for robust
-    attribution", definition 6). Moved pixels may leave [0, 1]. Seed the generator alike to
-    compare maps under common noise. One forward and one backward pass of `samples` images per image.
-
-    Example:
-        >>> linear, how = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), {"samples": 3, "generator": torch.Generator()}
-        >>> m = uniform_grad(linear, torch.rand(1, 1, 2, 2), torch.tensor([2]), ball=Ball("linf", 0.1), **how)
-        >>> torch.allclose(m.flatten(), linear[1].weight[2])
-        True
+    attribution", definition 6). Moved pixels may leave [0, 1]. Seed the generator alike to compare maps under common
+    noise. One forward and one backward pass of `samples` images per image.
     """
     checks.count("samples", samples)
     moves = ball.sample(x.detach().repeat(samples, 1, 1, 1), generator=generator)

@@ -16,13 +16,7 @@ def pixelwise(signed: Images) -> Importances:
 
 
 def patches(signed: Images, *, patch: int) -> OnePlane:
-    """Importance of each patch, a side of which must divide height and width: the mean importance of its pixels.
-
-    Example:
-        >>> import torch
-        >>> patches(torch.tensor([[[[1.0, -3.0], [0.0, 0.0]]]]), patch=2).item()
-        1.0
-    """
+    """Importance of each patch, a side of which must divide height and width: the mean importance of its pixels."""
     checks.count("patch", patch)
     height, width = signed.shape[-2:]
     if height % patch or width % patch:
@@ -59,10 +53,5 @@ def zero_maps(maps: Images) -> Marks:
 
     Maps that keep only a positive part can be. Cosine and correlations count such a map as unlike any other (0), its
     relative displacement is infinite, and its top k are arbitrary: leave it out there and say how many were.
-
-    Example:
-        >>> import torch
-        >>> int(zero_maps(torch.tensor([0.0, 0.0, 0.0, 0.5]).view(2, 1, 1, 2)).sum())
-        1
     """
     return ~(maps != 0).flatten(1).any(1)

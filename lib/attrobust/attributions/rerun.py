@@ -1,28 +1,29 @@
 """Running a network again with other slopes: the engine of DeepLIFT, LRP and guided backpropagation.
 
-These methods have a slope of their own at every nonlinear call, where the gradient has f'(h). Written forwards, that is
-the gradient of an *affine* network: same linear layers, and every nonlinear call, whoever makes it, replaced by
+These methods have a slope of their own at every nonlinear call, where the gradient has f'(h): a map is the gradient of
+an *affine* network, with the same linear layers and every nonlinear call, whoever makes it, replaced by
 
     h'  ->  f(h) + S (h' - h),      S the method's slopes, made of the h's of an ordinary run on the images.
 
-So the network runs twice, as it is and affine, the second time on images of its own. Differentiating an attribution
-again goes through the slopes alone, along the ordinary run, whose derivatives are the true ones. (Backward rules put
-into a single run would act in the second derivative too, where they are wrong.)
+So the network runs twice, the second time affine. Differentiating a map again goes through the slopes alone, along the
+ordinary run. (Backward rules put into a single run would act in the second derivative too, where they are wrong.)
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from attrobust import checks
-from attrobust.shapes import Images, Labels, PerImage
+from attrobust.shapes import Images, Labels, Logits, PerImage
 
 Linear = Callable[[Tensor], Tensor]
+Rules = Callable[[list["Call"]], list[Linear]]
+Names = Collection[str]
 
 #: Elementwise activations with corners, and those without.
 CORNERED = {
@@ -68,8 +69,8 @@ class Call:
 
 
 def record(
-    model: nn.Module, x: Images, *, method: str, watched: Collection[str] = WATCHED, refused: Collection[str] = ()
-) -> tuple[Float[Tensor, "batch classes"], list[Call]]:
+    model: nn.Module, x: Images, *, method: str, watched: Names = WATCHED, refused: Names = ()
+) -> tuple[Logits, list[Call]]:
     """Logits of the model on `x`, and every call of a watched function whose input is in the graph; all live."""
     calls = []
 
@@ -83,30 +84,27 @@ def record(
 
 
 def affine_gradient(
-    model: nn.Module,
-    x: Images,
-    target: Labels,
-    rules_of: Callable[[list[Call]], list[Linear]],
-    *,
-    at: Images,
-    method: str,
-    cut: list[bool] | None = None,
-    **recorded: Collection[str],
+    model: nn.Module, x: Images, target: Labels, rules: Rules, *, at: Images, cut: list | None = None, **how: Names
 ) -> tuple[Images, PerImage]:
     """Gradient of the target's logit of the affine network, live in what the rules are made of; and the true logit.
 
-    `rules_of` gives the linear map S of each call on the images. The affine network is run `at` other images: its
-    gradient is the same everywhere, its value there tells whether it is affine indeed. One that is not has something
-    in it that the rules do not cover, and is refused. `cut` is a switch that the rules' backward hooks look at; it is
-    turned on once the network is known to be affine.
+    `rules` give the linear map S of each call on the images, recorded as `how` says. The affine network is run `at`
+    other images: its gradient is the same everywhere, its value there tells whether it is affine indeed. One that is
+    not has something in it that the rules do not cover, and is refused. `cut` is a switch that the rules' backward
+    hooks look at; True enters it once the network is known to be affine.
     """
-    logits, calls = record(model, x, method=method, **recorded)
+    uncovered = ValueError(
+        f"model is {type(model).__name__}, for which {how['method']} has no rule: it is not made of linear layers,"
+        " elementwise activations and max-pools alone, but has attention, layer norm, batch norm or dropout in train"
+        " mode, a product of features, or a kink written by hand"
+    )
+    logits, calls = record(model, x, **how)
     logit = logits.gather(1, target[:, None])[:, 0]
-    at, pairs = at.detach().requires_grad_(), list(zip(calls, rules_of(calls), strict=True))[::-1]
+    at, pairs = at.detach().requires_grad_(), list(zip(calls, rules(calls), strict=True))[::-1]
 
     def answer(call: Call) -> Tensor:
         if not pairs:
-            raise ValueError(_uncovered(model, method))
+            raise uncovered
         first, linear = pairs.pop()
         return first.output.detach() + linear(call.input - first.input.detach())
 
@@ -114,35 +112,22 @@ def affine_gradient(
         there = model(at).gather(1, target[:, None])[:, 0]
     gradient = torch.autograd.grad(there.sum(), at, retain_graph=True, create_graph=cut is None)[0]
     with torch.no_grad():
+        # What the gradient times the way leaves over, relative to all that was added up, where the logit is finite.
         steps = (gradient * (at - x)).flatten(1)
-        if bool((bend(logit, there, steps) > torch.finfo(x.dtype).eps ** ROUNDING).any()):
-            raise ValueError(_uncovered(model, method))
+        gap, size = (there - logit - steps.sum(1)).abs(), there.abs() + logit.abs() + steps.abs().sum(1)
+        bend = torch.where(gap == 0, 0, gap / size).nan_to_num(nan=torch.inf)[logit.isfinite()]
+        if bool((bend > torch.finfo(x.dtype).eps ** ROUNDING).any()):
+            raise uncovered
     if cut is not None:
         cut.append(True)
         gradient = torch.autograd.grad(there.sum(), at, create_graph=True)[0]
     return gradient, logit
 
 
-def bend(here: PerImage, there: PerImage, steps: Float[Tensor, "batch pixels"]) -> PerImage:
-    """What the gradient times the way between two points does not explain of a function, so it is not affine.
-
-    Relative to all that was added up; infinite where the second value is not a number though the first is, else 0.
-    """
-    gap, size = (there - here - steps.sum(1)).abs(), there.abs() + here.abs() + steps.abs().sum(1)
-    share = torch.where(gap == 0, 0, gap / size).nan_to_num(nan=torch.inf)
-    return torch.where(here.isfinite(), share, 0)
-
-
 class _Intercept(TorchFunctionMode):
     """Lets `answer` say what watched calls return; names are without the underscore of in-place or internal forms."""
 
-    def __init__(
-        self,
-        answer: Callable[[Call], Tensor],
-        watched: Collection[str],
-        refused: Collection[str] = (),
-        method: str = "",
-    ) -> None:
+    def __init__(self, answer: Callable[[Call], Tensor], watched: Names, refused: Names = (), method: str = "") -> None:
         super().__init__()
         self.answer, self.watched, self.refused, self.method = answer, watched, refused, method
 
@@ -161,11 +146,3 @@ class _Intercept(TorchFunctionMode):
         after = func(working, *rest, **kwargs)
         answer = self.answer(Call(name, func, rest, kwargs, before, after))
         return h.copy_(answer) if after is working else answer
-
-
-def _uncovered(model: nn.Module, method: str) -> str:
-    return (
-        f"model is {type(model).__name__}, for which {method} has no rule: it is not made of linear layers, elementwise"
-        " activations and max-pools alone, but has attention, layer norm, batch norm or dropout in train mode, a"
-        " product of features, or a kink written by hand"
-    )

@@ -14,11 +14,11 @@ from attrobust.curvature.inputs import (
 )
 from attrobust.curvature.parameters import extremes, frobenius, sharpness, spectral_density, trace
 from attrobust.curvature.products import InputHessian, ParameterHessian
-from attrobust.curvature.spectra import Density, Estimate, hutchpp, lanczos, moments, slq
+from attrobust.curvature.spectra import Density, Estimate, lanczos, moments, slq
 
 __all__ = [
     "Density", "Estimate", "GaussNewton", "InputHessian", "ParameterHessian", "extremes", "first_layer", "frobenius",
-    "gauss_newton_trace", "gram_spectrum", "hutchpp", "input_curvature", "input_extremes", "input_gradient_norm",
+    "gauss_newton_trace", "gram_spectrum", "input_curvature", "input_extremes", "input_gradient_norm",
     "input_jacobian", "input_jacobian_norm", "input_moments", "invariant_flatness", "jacobian_of", "lanczos", "moments",
     "relative_curvature", "sharpness", "slq", "spectral_density", "trace",
 ]  # fmt: skip

@@ -64,12 +64,7 @@ class Link:
 
 
 def layers_of(model: nn.Module, x: Tensor) -> list[nn.Module] | None:
-    """The layers of a chain in the order in which they run on the batch `x`; None where the network is none.
-
-    Example:
-        >>> len(layers_of(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.GELU()), torch.zeros(1, 1, 2, 2)))
-        3
-    """
+    """The layers of a chain in the order in which they run on the batch `x`; None where the network is none."""
     seen: list[tuple[nn.Module, Tensor, Tensor, int, int]] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -113,13 +108,17 @@ def _walk(layers: list[nn.Module], x: Tensor) -> list[Link]:
     """The chain at these examples, with the graph that leads from the first weighted layer's output on."""
     links, at = [], x.detach()
     for layer in layers:
-        entering = at
-        with torch.enable_grad():
-            at = layer(at.clone() if getattr(layer, "inplace", False) else at)
+        entering, at = at, run(layer, at)
         links.append(Link(layer, entering, at))
         if links[-1].weighted and not at.requires_grad:
             at.requires_grad_()
     return links
+
+
+def run(layer: nn.Module, entering: Tensor) -> Tensor:
+    """What the layer returns, live, its input left as it is."""
+    with torch.enable_grad():
+        return layer(entering.clone() if getattr(layer, "inplace", False) else entering)
 
 
 def _known(module: nn.Module, entering: Tensor) -> bool:

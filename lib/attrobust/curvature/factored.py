@@ -25,16 +25,14 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from attrobust.curvature import guards
-from attrobust.curvature.chain import Link
+from attrobust.curvature.chain import Link, run
 from attrobust.curvature.inputs import jacobian_of
 from attrobust.curvature.spectra import signs
 
-#: Least probes of an example: two, so that each has a spread of its own.
-LEAST = 2
+#: Least probes of an example, so that each has a spread of its own; and rows pushed forward at once.
+LEAST, ROWS = 2, 256
 #: Least probes of all examples together beyond one each: few degrees of freedom make a standard error too bold.
 FREEDOM = 128
-#: Rows pushed forward at once.
-ROWS = 256
 #: Rows b and signs s with H = sum s b b' for the loss Hessian H of each example in the logits.
 Factor = list[tuple[Float[Tensor, "batch outputs"], Float[Tensor, " batch"]]]
 
@@ -45,9 +43,6 @@ def logit_factor(
     """First and second derivative of each example's loss at its logits, the second one by rows, the smallest first.
 
     In float64: a saturated softmax keeps its complement. Rows that are zero for every example are left out.
-
-    Raises:
-        ValueError: if the loss is not one finite number per example.
     """
     at = logits.detach().double().requires_grad_()
     with torch.enable_grad():
@@ -216,8 +211,7 @@ def _derivatives(link: Link) -> tuple[Tensor, Tensor]:
     """First and second derivative of an activation at its input."""
     at = link.entering.detach().clone().requires_grad_()
     with torch.enable_grad():
-        out = link.layer(at.clone() if getattr(link.layer, "inplace", False) else at)
-        (first,) = torch.autograd.grad(out.sum(), at, create_graph=True)
+        (first,) = torch.autograd.grad(run(link.layer, at).sum(), at, create_graph=True)
         if not first.requires_grad:
             return first, torch.zeros_like(at)
         (second,) = torch.autograd.grad(first.sum(), at)

@@ -5,13 +5,10 @@ the Jacobian of example i's logits in the parameters and H_i = sum_r s_r b_r b_r
 
     G = mean_i J_i' H_i J_i        tr G = mean_i sum_r s_r |J_i' b_r|^2
 
-one gradient per example and row r, of which the cross-entropy has one less than classes. Where the network is a
-`chain` of layers, their lengths come from factors: for a dense layer |delta|^2 (|a|^2 + 1), with a its input and delta
-the gradient at its output.
-
-Multiplying one layer by a and dividing the next by a leaves a homogeneous network's function alone and changes
-every Hessian quantity (Dinh et al. 2017); |W|_2^2 tr G_(W, b) of the first layer is unchanged (after Petzka et
-al. 2021), and it bounds the input gradients (notebook 02).
+one gradient per example and row r, of which the cross-entropy has one less than classes; in a `chain` of layers their
+lengths come from factors. Multiplying one layer by a and dividing the next by a leaves a homogeneous network's function
+alone and changes every Hessian quantity (Dinh et al. 2017); |W|_2^2 tr G_(W, b) of the first layer is unchanged (after
+Petzka et al. 2021), and it bounds the input gradients (notebook 02).
 """
 
 import torch
@@ -38,15 +35,7 @@ class GaussNewton:
     """Gauss-Newton matrix of the mean loss, mean_i J_i' H_i J_i, over all parameters of a network in eval mode.
 
     The loss is "cross_entropy", "squared" (half the squared distance), or (outputs, y) -> one loss per example, the
-    only one that needs the labels.
-
-    Raises:
-        ValueError: for an unknown loss, a callable loss without `y`, or what `ParameterHessian` refuses.
-
-    Example:
-        >>> net = nn.Linear(2, 2, bias=False)
-        >>> gauss_newton_trace(GaussNewton(net, torch.eye(2), loss="squared")).value
-        2.0
+    only one that needs the labels. What `ParameterHessian` refuses raises a ValueError here too.
     """
 
     #: Examples whose Jacobians are held at once, where the network is no chain.
@@ -67,11 +56,7 @@ class GaussNewton:
 
 
 def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimate:
-    """Exact trace over parameters whose name starts with `block`; `products` counts the gradients of one example.
-
-    Raises:
-        ValueError: for a block that names no parameter.
-    """
+    """Exact trace over parameters whose name starts with `block`; `products` counts the gradients of one example."""
     model, x, y, chunk = gauss_newton.model, gauss_newton.x, gauss_newton.y, gauss_newton.chunk
     inside = {name: p for name, p in model.named_parameters() if name.startswith(block)}
     if not inside:
@@ -91,9 +76,8 @@ def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimat
 def invariant_flatness(gauss_newton: GaussNewton) -> Estimate:
     """Squared spectral norm of the first layer's weights times the Gauss-Newton trace of that layer; exact.
 
-    Raises:
-        ValueError: if the first layer with weights is not dense: shared weights break the transfer from
-            parameters to pixels, so the number would bound nothing.
+    A ValueError refuses a first layer that is not dense: shared weights break the transfer from parameters to pixels,
+    so the number would bound nothing.
     """
     name, layer = first_layer(gauss_newton.model)
     if not isinstance(layer, nn.Linear):
@@ -104,11 +88,7 @@ def invariant_flatness(gauss_newton: GaussNewton) -> Estimate:
 
 
 def first_layer(model: nn.Module) -> tuple[str, nn.Module]:
-    """Name and module of the first layer that holds a weight.
-
-    Raises:
-        ValueError: if no module does.
-    """
+    """Name and module of the first layer that holds a weight; a ValueError if none does."""
     for name, module in model.named_modules():
         if isinstance(getattr(module, "weight", None), nn.Parameter):
             return name, module

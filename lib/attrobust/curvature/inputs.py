@@ -12,21 +12,20 @@ its norm say what kind of bend it is. All are of one `InputHessian` of any reado
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from attrobust import checks
 from attrobust.curvature import guards
 from attrobust.curvature.products import InputHessian
-from attrobust.curvature.spectra import Estimate, lanczos, moments
+from attrobust.curvature.spectra import Estimate, lanczos, moments, normal
 from attrobust.models.readouts import Readout, logit
+from attrobust.shapes import Labels, PerImage
 
 Inputs = Float[Tensor, "batch *shape"]
 
 
-def input_gradient_norm(
-    model: nn.Module, x: Inputs, y: Int[Tensor, " batch"], *, readout: Readout = logit
-) -> Float[Tensor, " batch"]:
+def input_gradient_norm(model: nn.Module, x: Inputs, y: Labels, *, readout: Readout = logit) -> PerImage:
     """Euclidean length of the readout's gradient at each image."""
     return InputHessian(model, x, y, readout=readout).gradient.flatten(1).norm(dim=1)
 
@@ -39,7 +38,7 @@ def input_extremes(
     Lanczos stops when both ends of every image have a residual below `tolerance` times the larger one, or after
     `steps` products; 15 reach a relative error near 1e-8 on small networks.
     """
-    return lanczos(hessian.matvec, _start(hessian.x, generator), steps=steps, tolerance=tolerance, both=True)
+    return lanczos(hessian.matvec, normal(hessian.x.flatten(1), generator), steps=steps, tolerance=tolerance, both=True)
 
 
 def input_moments(hessian: InputHessian, *, generator: Generator, products: int = 30) -> tuple[Estimate, Estimate]:
@@ -69,7 +68,7 @@ def relative_curvature(hessian: InputHessian, *, generator: Generator, steps: in
         w = hessian.matvec(v)
         return hessian.matvec(w - (w * unit).sum(1, keepdim=True) * unit)
 
-    _, high = lanczos(turn_squared, _start(hessian.x, generator), steps=steps)
+    _, high = lanczos(turn_squared, normal(g, generator), steps=steps)
     norm = high.value.clamp_min(0).sqrt()
     # |sqrt(a) - sqrt(b)| <= |a - b| / sqrt(a) turns the bound on the square into one on the norm.
     error = torch.where(norm > 0, high.error / norm, high.error.sqrt())
@@ -80,20 +79,13 @@ def relative_curvature(hessian: InputHessian, *, generator: Generator, steps: in
 def input_jacobian(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Float[Tensor, "batch classes n"]:
     """Derivative of every logit in every input, by one backward pass per class for each chunk of the batch.
 
-    Raises:
-        ValueError: for a batch that is empty, not finite or of integers, or a model in train mode that couples it.
+    A ValueError refuses a batch that is empty, not finite or of integers, and a model in train mode that couples it.
     """
     return torch.cat([jacobian for _, jacobian in _logits_and_jacobians(model, x, chunk)])
 
 
 def jacobian_of(outputs: Float[Tensor, "batch outputs"], x: Inputs) -> Float[Tensor, "batch outputs n"]:
-    """Derivative of outputs in each entry of `x`, every row from its own example alone; zero if `x` is never used.
-
-    Example:
-        >>> x = torch.tensor([[1.0, 2.0]], requires_grad=True)
-        >>> jacobian_of(x.square(), x).tolist()
-        [[[2.0, 0.0], [0.0, 4.0]]]
-    """
+    """Derivative of outputs in each entry of `x`, every row from its own example alone; zero if `x` is never used."""
     if not outputs.requires_grad:
         return outputs.new_zeros(*outputs.shape, x[0].numel())
     how = {"retain_graph": True, "materialize_grads": True}
@@ -110,9 +102,8 @@ def input_jacobian_norm(model: nn.Module, x: Inputs, *, norm: str = "spectral") 
         "frobenius": lambda j: j.flatten(1).norm(dim=1),
     }
     length = norms[checks.one_of("norm", norm, norms)]
-    found = [(length(jacobian), jacobian.shape[1]) for _, jacobian in _logits_and_jacobians(model, x)]
-    value = torch.cat([lengths for lengths, _ in found])
-    return Estimate(value, torch.zeros_like(value), found[-1][1])
+    jacobian = input_jacobian(model, x)
+    return Estimate(length(jacobian), torch.zeros(len(x)).to(jacobian), jacobian.shape[1])
 
 
 def gram_spectrum(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Estimate:
@@ -121,12 +112,6 @@ def gram_spectrum(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Estimate:
     Exact where the logits are piecewise linear (ReLU, max-pooling), as their own Hessian is zero almost everywhere: one
     backward pass per class, which `products` counts, and a small eigenproblem instead of Lanczos. For any other network
     this is the Gauss-Newton part. Errors as of `input_jacobian`.
-
-    Example:
-        >>> net = nn.Linear(2, 2, bias=False)
-        >>> net.weight.data = torch.eye(2)
-        >>> gram_spectrum(net, torch.zeros(1, 2)).value.abs().round(decimals=4).tolist()
-        [[0.0, 0.5]]
     """
     found = []
     for logits, jacobian in _logits_and_jacobians(model, x, chunk):
@@ -135,11 +120,6 @@ def gram_spectrum(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Estimate:
         found.append(torch.linalg.eigvalsh(b @ b.mT))
     value = torch.cat(found)
     return Estimate(value, torch.zeros_like(value), value.shape[1])
-
-
-def _start(x: Inputs, generator: Generator) -> Tensor:
-    flat = x.flatten(1)
-    return torch.randn(flat.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)
 
 
 def _logits_and_jacobians(model: nn.Module, x: Tensor, chunk: int = 256) -> Iterator[tuple[Tensor, Tensor]]:

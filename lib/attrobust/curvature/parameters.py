@@ -1,8 +1,7 @@
 """Curvature of the mean loss in the parameters: how flat the minimum is.
 
-Every estimate is of one `ParameterHessian`, whose graph they share. Those that need nothing but products
-(`sharpness`, `extremes`, `frobenius`, `spectral_density`) take any operator with `matvec`, `size`, `dtype` and
-`device`; the trace looks at the network behind it.
+Every estimate is of one `ParameterHessian`, whose graph they share. All but the trace, which looks at the network
+behind it, need nothing but products and take any operator with `matvec`, `size`, `dtype` and `device`.
 """
 
 from typing import Protocol, runtime_checkable
@@ -15,7 +14,7 @@ from attrobust import checks
 from attrobust.curvature import factored
 from attrobust.curvature.chain import layers_of, walks
 from attrobust.curvature.products import ParameterHessian
-from attrobust.curvature.spectra import Density, Estimate, hutchpp, lanczos, moments, slq
+from attrobust.curvature.spectra import Density, Estimate, lanczos, moments, normal, slq
 
 Vector = Float[Tensor, " n"]
 
@@ -42,15 +41,11 @@ def sharpness(
 
     Lanczos stops at `tolerance`, the residual relative to the eigenvalue, or after `steps` products; the top eigenvalue
     is isolated and takes 6 to 12. To `start` from the `vector` of an earlier Estimate saves products along a training
-    run, more where it is closer. It follows that eigenvector, so where another one overtakes it the value lags for a
-    while, within reach of the random part that is mixed in; start cold now and then. (Cohen et al. 2021, "Gradient
+    run. Where another eigenvector overtakes it the value lags for a while, within reach of the random part that is
+    mixed in; start cold now and then. (Cohen et al. 2021, "Gradient
     descent on neural networks typically occurs at the edge of stability".)
-
-    Raises:
-        ValueError: if `start` is not one vector of the operator's size.
     """
-    begin = _start(hessian, generator, start)
-    return lanczos(hessian.matvec, begin, steps=steps, tolerance=tolerance)[1].single()
+    return _ends(hessian, generator, start, steps=steps, tolerance=tolerance)[1]
 
 
 def extremes(
@@ -60,9 +55,7 @@ def extremes(
 
     Both residuals are below `tolerance` times the larger of the two sizes. The arguments are those of `sharpness`.
     """
-    begin = _start(hessian, generator, start)
-    low, high = lanczos(hessian.matvec, begin, steps=steps, tolerance=tolerance, both=True)
-    return low.single(), high.single()
+    return _ends(hessian, generator, start, steps=steps, tolerance=tolerance, both=True)
 
 
 def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30) -> Estimate:
@@ -73,9 +66,7 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
     drawn for each example by itself; see `factored`. Any other network is multiplied: Hutch++.
     Of `products`, the budget, a chain with convolutions draws a tenth for each example, and the Estimate counts these
     and backward passes to the activations; Hutch++ spends it, and 30 give one to three per cent on trained networks.
-
-    Raises:
-        ValueError: if `products` is below 6, or the loss is not one finite number per example.
+    Fewer than 6 are refused.
 
     Example:
         >>> from torch import nn
@@ -87,7 +78,7 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
     checks.count("products", products, least=6)
     layers = layers_of(hessian.model, hessian.x[:1])
     if not layers:
-        return hutchpp(hessian.matvec, hessian.size, products=products, generator=generator, dtype=hessian.dtype)
+        return moments(hessian.matvec, _rows(hessian, 1), products=products, generator=generator)[0].single()
     asked = set(hessian.parameters)
     total, variance, spent = 0.0, 0.0, 0
     for links, y in walks(layers, hessian.x, hessian.y):
@@ -104,24 +95,23 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
 
 def frobenius(hessian: Symmetric, *, generator: Generator, products: int = 30) -> Estimate:
     """Frobenius norm of the Hessian of the mean loss, with its standard error, from a budget of 6 products or more."""
-    like = torch.empty(1, hessian.size, dtype=hessian.dtype, device=hessian.device)
-    return moments(hessian.matvec, like, products=products, generator=generator)[1].single()
+    return moments(hessian.matvec, _rows(hessian, 1), products=products, generator=generator)[1].single()
 
 
 def spectral_density(hessian: Symmetric, *, generator: Generator, probes: int = 4, steps: int = 30) -> Density:
     """Density of the Hessian's eigenvalues by stochastic Lanczos quadrature, `steps` products for each probe."""
-    return slq(hessian.matvec, _draw(hessian, generator, rows=probes), steps=steps)
+    return slq(hessian.matvec, normal(_rows(hessian, probes), generator), steps=steps)
 
 
-def _start(hessian: Symmetric, generator: Generator, warm: Tensor | None) -> Tensor:
-    draw = _draw(hessian, generator)
-    if warm is None:
-        return draw
-    if warm.shape != (hessian.size,):
-        raise ValueError(f"start has shape {tuple(warm.shape)}; it must be one vector of {hessian.size} entries")
-    return (warm / warm.norm()).to(draw)[None] + FRESH * draw / draw.norm()
+def _ends(hessian: Symmetric, generator: Generator, start: Tensor | None, **how: float) -> tuple[Estimate, Estimate]:
+    begin = normal(_rows(hessian, 1), generator)
+    if start is not None:
+        if start.shape != (hessian.size,):
+            raise ValueError(f"start has shape {tuple(start.shape)}; it must be one vector of {hessian.size} entries")
+        begin = (start / start.norm()).to(begin)[None] + FRESH * begin / begin.norm()
+    low, high = lanczos(hessian.matvec, begin, **how)
+    return low.single(), high.single()
 
 
-def _draw(hessian: Symmetric, generator: Generator, *, rows: int = 1) -> Tensor:
-    shape = (rows, hessian.size)
-    return torch.randn(shape, dtype=hessian.dtype, device=generator.device, generator=generator).to(hessian.device)
+def _rows(hessian: Symmetric, rows: int) -> Tensor:
+    return torch.empty(rows, hessian.size, dtype=hessian.dtype, device=hessian.device)

@@ -77,7 +77,10 @@ class _Hessian:
             nodes = _nodes(graph.gradients)
             guards.twice_differentiable(nodes)
             if self._keep_graph == "auto":
-                budget = _free(graph.inputs[0].device) if budget is None else budget
+                if budget is None:
+                    device = graph.inputs[0].device
+                    cuda = device.type == "cuda"
+                    budget = SHARE * (torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available)
                 spent += _saved_bytes(nodes, graph.inputs)
             keep = self._keep_graph is True or (self._keep_graph == "auto" and spent <= budget)
             graphs.append(graph if keep else None)
@@ -101,17 +104,14 @@ class ParameterHessian(_Hessian):
 
     Args:
         model: network in eval mode; whatever it returns is handed to `loss`.
-        loss: (outputs, y) -> one loss per example.
-        x: examples the mean is taken over.
-        y: their labels, or whatever `loss` compares with.
+        loss: (outputs, y) -> one loss per example; `y` is whatever it compares with.
         chunk: examples per graph; the mean is weighted by chunk size, so ragged chunks are exact.
         **graphs: keep_graph = True, False (three gradients a product instead of two, far less memory) or "auto", the
             default; memory = bytes that "auto" may fill, half of what is free unless said.
 
-    Raises:
-        ValueError: if the model couples its examples or is random (train mode), uses an operation without a second
-            derivative, or has no parameter to differentiate; if the batch is empty, not finite or of integers that no
-            embedding reads; if the loss is not one finite number per example. What only a pass shows is refused then.
+    A ValueError refuses a model that couples its examples or is random (train mode), uses an operation without a second
+    derivative, or has no parameter to differentiate; a batch that is empty, not finite or of integers that no embedding
+    reads; a loss that is not one finite number per example. What only a pass shows is refused then.
 
     Example:
         >>> from torch.nn.functional import mse_loss
@@ -175,8 +175,7 @@ class InputHessian(_Hessian):
     """Hessian of a readout, one number per image, in the inputs: one matrix per image, multiplied in one batch.
 
     Images do not interact, so one product of the summed readout multiplies every image's own Hessian. Arguments and
-    errors are as of ParameterHessian, but integer inputs are refused. Convolutions are fastest in chunks of about a
-    hundred images, dense networks do not care.
+    errors are as of ParameterHessian, but integer inputs are refused. Convolutions like chunks of about a hundred.
     """
 
     def __init__(
@@ -226,8 +225,3 @@ def _saved_bytes(nodes: set[torch.autograd.graph.Node], inputs: Sequence[Tensor]
 @cache
 def _saved_names(kind: type) -> tuple[str, ...]:
     return tuple(name for name in dir(kind) if name.startswith("_saved_"))
-
-
-def _free(device: torch.device) -> int:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return int(SHARE * free)

@@ -17,14 +17,10 @@ from torch import Tensor, nn
 
 from attrobust import attention as kernels
 from attrobust import checks
+from attrobust.attention import Matrix, Tokens
 from attrobust.shapes import Images, Logits
 
 Shape = tuple[int, int, int]
-Tokens = Float[Tensor, "batch tokens dim"]
-Matrix = Float[Tensor, "batch heads tokens tokens"]
-Maps = list[Matrix]
-
-ACTIVATIONS: dict[str, type[nn.Module]]
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
 
 #: Of the first position embeddings, where tokens of standardised pixels have 1: our choice, and that of large
@@ -77,39 +73,29 @@ class ConvNet(_Layered):
         self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, **pixels: float
     ) -> None:
         channels, rows, columns = inputs
-        act = ACTIVATIONS[activation]
-        super().__init__(
-            pixels,
-            nn.Conv2d(channels, width, 3, stride=2, padding=1),
-            act(),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-            act(),
-            nn.Flatten(),
-            nn.Linear(2 * width * math.ceil(rows / 4) * math.ceil(columns / 4), 4 * width),
-            act(),
-            nn.Linear(4 * width, classes),
-        )
+        act, flat = ACTIVATIONS[activation], 2 * width * math.ceil(rows / 4) * math.ceil(columns / 4)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise((channels, width, 2 * width)):
+            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), act()]
+        layers += [nn.Flatten(), nn.Linear(flat, 4 * width), act(), nn.Linear(4 * width, classes)]
+        super().__init__(pixels, *layers)
 
 
 class Block(nn.Module):
     """Attention, then a dense layer of twice the width, each on normalised tokens and added to them."""
 
-    def __init__(self, dim: int, heads: int, *, kernel: kernels.Kernel, activation: Callable[[], nn.Module]) -> None:
+    def __init__(self, dim: int, heads: int, *, kernel: str, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.before_attention = nn.LayerNorm(dim)
-        self.attention = kernels.Attention(dim, heads, kernel=kernel)
+        self.attention = kernels.Attention(dim, heads, kernel=kernels.kernel(kernel))
         self.before_mlp = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), activation(), nn.Linear(2 * dim, dim))
 
-    def attend(self, tokens: Tokens, *, read: int | None = None) -> tuple[Float[Tensor, "batch read dim"], Matrix]:
+    def forward(self, tokens: Tokens, *, read: int | None = None) -> tuple[Float[Tensor, "batch read dim"], Matrix]:
         """New tokens (the `read` first ones, or all) and the block's attention matrix."""
         mixed, weights = self.attention.attend(self.before_attention(tokens), read=read)
         tokens = tokens[:, :read] + mixed
         return tokens + self.mlp(self.before_mlp(tokens)), weights
-
-    def forward(self, tokens: Tokens) -> Tokens:
-        """New tokens."""
-        return self.attend(tokens)[0]
 
 
 class Patches(nn.Module):
@@ -124,21 +110,16 @@ class Patches(nn.Module):
 
     def forward(self, x: Images) -> Tokens:
         """Tokens of each image, in reading order."""
-        p = self.patch
-        batch, channels, height, width = x.shape
-        tiles = x.reshape(batch, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
-        return nn.functional.linear(tiles.flatten(3).flatten(1, 2), self.weight, self.bias)
+        tiles = nn.functional.unfold(x, self.patch, stride=self.patch).mT.contiguous()
+        return nn.functional.linear(tiles, self.weight, self.bias)
 
 
 class ViT(nn.Module):
     """Vision transformer: standardise, embed patches, `depth` blocks, read the class from the CLS token.
 
     `attention` is one of `attention.KERNELS`, `patch` the side of a patch in pixels, `dim` the length of a token
-    (Dosovitskiy et al. 2021, "An image is worth 16x16 words", eqs. 1-4).
-
-    Raises:
-        ValueError: for a number out of range, a patch that does not divide height and width, heads that do not divide
-            `dim`, or an unknown kernel.
+    (Dosovitskiy et al. 2021, "An image is worth 16x16 words", eqs. 1-4). A ValueError refuses a patch that does not
+    divide height and width, and heads that do not divide `dim`.
 
     Example:
         >>> logits, maps = ViT((1, 8, 8), 10, patch=4, dim=8, depth=3, heads=2).attend(torch.rand(5, 1, 8, 8))
@@ -170,10 +151,8 @@ class ViT(nn.Module):
         self.patches = Patches(channels, patch, dim)
         self.cls = nn.Parameter(torch.zeros(1, dim))
         self.position = nn.Parameter(POSITION_STD * torch.randn(tokens, dim))
-        act = ACTIVATIONS[activation]
-        self.blocks = nn.ModuleList(
-            Block(dim, heads, kernel=kernels.kernel(attention), activation=act) for _ in range(depth)
-        )
+        how = {"kernel": attention, "activation": ACTIVATIONS[activation]}
+        self.blocks = nn.ModuleList(Block(dim, heads, **how) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, classes)
 
@@ -181,20 +160,20 @@ class ViT(nn.Module):
         """Logits of each image."""
         return self.attend(x)[0]
 
-    def attend(self, x: Images) -> tuple[Logits, Maps]:
+    def attend(self, x: Images) -> tuple[Logits, list[Matrix]]:
         """Logits, and the attention matrix of every block, first block first; live, token 0 is CLS."""
         tokens, maps = self._embed(x), []
         for block in self.blocks:
-            tokens, weights = block.attend(tokens, read=1 if block is self.blocks[-1] else None)
+            tokens, weights = block(tokens, read=1 if block is self.blocks[-1] else None)
             maps.append(weights)
         return self.head(self.norm(tokens[:, 0])), maps
 
-    def scores(self, x: Images) -> Maps:
+    def scores(self, x: Images) -> list[Matrix]:
         """Scores from which every block's kernel makes its attention matrix; live."""
         tokens, scores = self._embed(x), []
         for block in self.blocks:
             scores.append(block.attention.scores(block.before_attention(tokens)))
-            tokens = block(tokens)
+            tokens, _ = block(tokens)
         return scores
 
     def _embed(self, x: Images) -> Tokens:
@@ -212,34 +191,30 @@ def build(
     input_shape: Shape,
     classes: int,
     seed: int,
-    activation: str = "gelu",
     initial: str = "wide",
     **options: float | str,
 ) -> nn.Module:
     """Build one of `ARCHITECTURES`, with weights that depend on `seed` alone; the global random state is left as found.
 
-    The network is in train mode, on the CPU, in float32. Options of the architecture are mean and std of the training
-    pixels; width, depth; attention, patch, dim, depth, heads of a ViT. `input_shape` is (channels, height, width) of an
-    image. Initial weights are "narrow" as torch's own dense and convolutional layers (uniform, variance 1 / (3 fan-in),
-    biases too), with positions of a ViT at 0.02; or "wide" (He et al. 2015, "Delving deep into rectifiers", eq. 10; a
-    ViT's dense layers read normalised tokens and start at variance 1 / fan-in, LeCun et al. 1998, so that first scores
-    have unit variance).
-
-    Raises:
-        ValueError: for an unknown architecture or activation, fewer than two classes, or what a ViT refuses.
+    The network is in train mode, on the CPU, in float32. `input_shape`: (channels, height, width) of an image. Options
+    are the activation, one of `ACTIVATIONS` ("gelu"); mean and std of the training pixels; width, depth; attention,
+    patch, dim, depth, heads of a ViT. Initial weights are "narrow" as torch's own dense and convolutional layers
+    (uniform, variance 1 / (3 fan-in), biases too), with positions of a ViT at 0.02; or "wide" (He et al. 2015, "Delving
+    deep into rectifiers", eq. 10; a ViT's dense layers read normalised tokens and start at variance 1 / fan-in, LeCun
+    et al. 1998, so that first scores have unit variance).
 
     Example:
         >>> build("mlp", input_shape=(1, 8, 8), classes=10, seed=0, width=16)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
     checks.one_of("architecture", architecture, ARCHITECTURES)
-    checks.one_of("activation", activation, ACTIVATIONS)
+    checks.one_of("activation", options.get("activation", "gelu"), ACTIVATIONS)
     checks.one_of("initial", initial, INITIAL)
     checks.count("classes", classes, least=2)
     gain = "linear" if architecture == "vit" else "relu"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ARCHITECTURES[architecture](input_shape, classes, activation=activation, **options)
+        model = ARCHITECTURES[architecture](input_shape, classes, **options)
         for layer in model.modules():
             if initial == "wide" and isinstance(layer, nn.Linear | nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)

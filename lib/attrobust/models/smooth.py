@@ -1,8 +1,8 @@
 """Kinks and the smooth twin: why a ReLU network cannot be attacked through its own gradient.
 
-Between its kinks a ReLU network is linear, so its saliency map is locally constant and an attack's ascent
-direction on it is exactly zero: the attack moves nothing and would report "robust". The attack therefore climbs
-on a twin with the same weights in which every ReLU is a softplus, and is judged on the original network:
+Between its kinks a ReLU network is linear, so its saliency map is locally constant and an attack that climbs on it
+moves nothing and would report "robust". It climbs on a twin with the same weights instead, in which every ReLU is a
+softplus, and is judged on the original network:
 
     softplus_beta(h) = log(1 + exp(beta h)) / beta  ->  relu(h)  as  beta -> infinity
 
@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attrobust import checks
 from attrobust.shapes import Images
 
+#: By name, in place (with an underscore at the end) or not.
 _KINKED = {
-    "relu", "relu_", "leaky_relu", "leaky_relu_", "threshold", "threshold_", "hardtanh", "hardtanh_", "clamp",
-    "clamp_", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_", "rrelu_with_noise", "_prelu_kernel", "prelu",
-    "maximum", "minimum", "abs", "hardsigmoid", "hardswish", "hardswish_", "hardshrink", "softshrink",
+    "relu", "leaky_relu", "threshold", "hardtanh", "clamp", "clamp_min", "clamp_max", "rrelu_with_noise", "prelu",
+    "_prelu_kernel", "maximum", "minimum", "abs", "hardsigmoid", "hardswish", "hardshrink", "softshrink",
 }  # fmt: skip
 
 _RELUS_IN_PLACE = {F.relu_, torch.relu_, torch.Tensor.relu_}
@@ -46,12 +46,10 @@ def kinks(model: nn.Module, x: Images) -> list[str]:
 def smooth_twin(model: nn.Module, x: Images, *, beta: float) -> "SmoothTwin":
     """Same network, same weights (shared, not copied, so it follows their changes), softplus in place of every ReLU.
 
-    The network may call ReLU and leaky ReLU as module, function or in place; that no other kink is left is checked on
-    images `x`. The curvature of the twin grows with `beta`, the sharpness of the softplus. Our attacks use 5, 10 and 50
-    and count the worst (Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame", section 4).
-
-    Raises:
-        ValueError: if `beta` is not positive, or if a kink remains that the twin cannot replace.
+    The network may call ReLU and leaky ReLU as module, function or in place; a ValueError refuses one that runs another
+    kink on images `x`. The curvature of the twin grows with `beta`, the sharpness of the softplus. Our attacks use 5,
+    10 and 50 and count the worst (Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame",
+    section 4).
 
     Example:
         >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()), torch.rand(1, 1, 2, 2)
@@ -101,7 +99,7 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         name = func.overloadpacket.__name__
-        if name in _KINKED:
+        if name.rstrip("_") in _KINKED:
             self.seen.append(name)
         return func(*args, **(kwargs or {}))
 
@@ -122,16 +120,12 @@ class _Soften(TorchFunctionMode):
             call |= dict(zip(names, args, strict=False)) | kwargs
             x, slope = call["input"], call["negative_slope"]
             return x.copy_(self._soft(x.clone(), slope)) if call["inplace"] else self._soft(x, slope)
-        if func in _CLAMPS and _is_relu(args, kwargs):
-            return self._soft(args[0], 0.0)
+        if func in _CLAMPS:
+            bounds = dict(zip(("min", "max"), args[1:], strict=False)) | kwargs
+            low, high = bounds.get("min"), bounds.get("max")
+            if isinstance(low, int | float) and low == 0 and high is None:
+                return self._soft(args[0], 0.0)
         return func(*args, **kwargs)
 
     def _soft(self, x: Tensor, slope: float) -> Tensor:
         return slope * x + (1 - slope) * F.softplus(x, self.beta) if slope else F.softplus(x, self.beta)
-
-
-def _is_relu(args: tuple, kwargs: dict) -> bool:
-    """Whether a clamp is one from 0 upwards."""
-    low = args[1] if len(args) > 1 else kwargs.get("min")
-    high = args[2] if len(args) > 2 else kwargs.get("max")
-    return isinstance(low, int | float) and low == 0 and high is None

@@ -1,7 +1,6 @@
 """Penalties that are added to the loss of each training example, and that training differentiates once more.
 
-A penalty is a function of (model, x, y) that returns one number per example, live in the model's parameters. Adding one
-is one file and one line in `PENALTIES`.
+A penalty is a function of (model, x, y) that returns one number per example, live in the model's parameters.
 """
 
 from collections.abc import Callable

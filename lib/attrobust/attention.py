@@ -1,4 +1,6 @@
-"""A kernel makes the attention matrix of queries and keys. Three words describe it.
+"""Attention whose matrix is an ordinary output, in the graph: kernels that make it, and the layer that uses one.
+
+A kernel makes the attention matrix of queries and keys. Three words describe it.
 
     score    how alike a query and a key are       "dot":     s_ij = q_i . k_j / sqrt(d)
                                                    "sqdist":  s_ij = - |q_i - k_j|^2 / (2 sqrt(d))
@@ -24,8 +26,11 @@ from attrobust.versions import versioned
 
 Queries = Float[Tensor, "batch heads queries dim"]
 Keys = Float[Tensor, "batch heads keys dim"]
+Values = Float[Tensor, "batch heads keys width"]
 Weights = Float[Tensor, "batch heads queries keys"]
 Mask = Bool[Tensor, "#batch #heads #queries keys"]
+Tokens = Float[Tensor, "batch tokens dim"]
+Matrix = Float[Tensor, "batch heads tokens tokens"]
 
 
 def feature(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -81,13 +86,11 @@ KERNELS: dict[str, dict[str, str]] = {
 class Kernel(nn.Module):
     """Attention matrix of queries and keys, by a word each of `SCORES`, `LINKS` and `NORMS`.
 
-    Raises:
-        ValueError: for an unknown word, or where weights could be negative ("identity" of a score other than "elu").
+    A ValueError refuses an unknown word, and "identity" of a score other than "elu": weights could be negative.
 
     Example:
-        >>> weights = Kernel()(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 4, 3))
-        >>> weights.shape, weights.unique().tolist()
-        (torch.Size([1, 1, 2, 4]), [0.25])
+        >>> Kernel()(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 4, 3)).tolist()
+        [[[[0.25, 0.25, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25]]]]
     """
 
     def __init__(self, *, score: str = "dot", link: str = "exp", norm: str = "row") -> None:
@@ -141,26 +144,14 @@ def kernel(name: str) -> Kernel:
 
 
 def mix_in_linear_time(
-    kernel: Kernel,
-    q: Queries,
-    k: Keys,
-    v: Float[Tensor, "batch heads keys width"],
-    *,
-    mask: Bool[Tensor, "#batch #heads 1 keys"] | None = None,
+    kernel: Kernel, q: Queries, k: Keys, v: Values, *, mask: Bool[Tensor, "#batch #heads 1 keys"] | None = None
 ) -> Float[Tensor, "batch heads queries width"]:
     """kernel(q, k) @ v in time and memory linear in the numbers of queries and keys: phi(Q) (phi(K)^T V).
 
     Bracketed from the right, the product never forms the n^2 entries of the matrix phi(Q) phi(K)^T (Katharopoulos et
     al. 2020, "Transformers are RNNs", eqs. 4 to 6). Without the matrix there is nothing to explain; this form serves
-    the comparison of costs. The mask, of the keys that count, is the same for every query.
-
-    Raises:
-        ValueError: for a kernel whose weights are not products of features (score "elu", link "identity").
-
-    Example:
-        >>> q, k, v = torch.rand(3, 1, 1, 5, 2)
-        >>> torch.allclose(mix_in_linear_time(kernel("linear"), q, k, v), kernel("linear")(q, k) @ v)
-        True
+    the comparison of costs. The mask, of the keys that count, is the same for every query. A kernel whose weights are
+    not products of features (score "elu", link "identity") raises a ValueError.
     """
     if kernel.link != "identity":
         raise ValueError(f"kernel is {kernel}; linear time needs score 'elu' and link 'identity'")
@@ -173,3 +164,45 @@ def mix_in_linear_time(
     else:
         total = q.shape[-1] * (n if kernel.norm == "count" else torch.ones_like(n))
     return phi_q @ (phi_k.mT @ v) / torch.where(total > 0, total, torch.ones_like(total))
+
+
+class Attention(nn.Module):
+    """Self-attention: y = concat_h(A_h V_h) W + b with A_h = kernel(Q_h, K_h), softmax if it is None.
+
+    A ValueError refuses `heads` that do not divide `dim`. (Vaswani et al. 2017, "Attention is all you need", 3.2.2.)
+
+    Example:
+        >>> output, weights = Attention(6, 2).attend(torch.rand(1, 3, 6))
+        >>> output.shape, weights.shape
+        (torch.Size([1, 3, 6]), torch.Size([1, 2, 3, 3]))
+    """
+
+    def __init__(self, dim: int, heads: int, *, kernel: Kernel | None = None) -> None:
+        super().__init__()
+        checks.count("dim", dim)
+        checks.count("heads", heads)
+        if dim % heads:
+            raise ValueError(f"heads is {heads}; it must divide dim, {dim}")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.kernel = kernel or Kernel()
+        self.projection = nn.Linear(dim, dim)
+
+    def forward(self, x: Tokens) -> Tokens:
+        """New tokens."""
+        return self.attend(x)[0]
+
+    def attend(self, x: Tokens, *, read: int | None = None) -> tuple[Float[Tensor, "batch read dim"], Matrix]:
+        """New tokens (the `read` first ones, or all) and the attention matrix they were mixed with, live."""
+        q, k, v = self._split(x)
+        weights = self.kernel(q, k)
+        return self.projection((weights[:, :, :read] @ v).transpose(1, 2).flatten(2)), weights
+
+    def scores(self, x: Tokens) -> Matrix:
+        """Scores that the kernel makes the matrix of, live."""
+        q, k, _ = self._split(x)
+        return self.kernel.scores(q, k)
+
+    def _split(self, x: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of each head."""
+        return tuple(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
