@@ -31,15 +31,9 @@ SIMILARITIES = ("top_k", "spearman", "cosine", "pearson")
 
 
 def deletion(
-    model: nn.Module,
-    x: Images,
-    target: Labels,
-    importances: Importances,
-    *,
-    generator: torch.Generator,
-    baseline: float | Images = 0.0,
-    steps: int = 20,
-) -> Curves:
+    model: nn.Module, x: Images, target: Labels, importances: Importances, *, generator: torch.Generator,
+    baseline: float | Images = 0.0, steps: int = 20,
+) -> Curves:  # fmt: skip
     """Probability of a class while pixels are replaced by a baseline, the most important first: none to all of them.
 
     Args:
@@ -72,15 +66,9 @@ def deletion(
 
 
 def insertion(
-    model: nn.Module,
-    x: Images,
-    target: Labels,
-    importances: Importances,
-    *,
-    generator: torch.Generator,
-    baseline: float | Images = 0.0,
-    steps: int = 20,
-) -> Curves:
+    model: nn.Module, x: Images, target: Labels, importances: Importances, *, generator: torch.Generator,
+    baseline: float | Images = 0.0, steps: int = 20,
+) -> Curves:  # fmt: skip
     """Probability of the class while pixels are brought into a baseline, the most important first; see `deletion`.
 
     Reference: Petsiuk et al. 2018, section 4.2 (there into a blurred image; pass one as `baseline`).
@@ -100,16 +88,10 @@ def area(curves: Curves) -> PerImage:
 
 
 def insertion_deletion(
-    model: nn.Module,
-    x: Images,
-    *,
-    attributions: Mapping[str, Attribution],
-    generator: torch.Generator,
-    baseline: float | Images = 0.0,
-    steps: int = 20,
-    reduction: Callable[[Tensor], Importances] = pixelwise,
+    model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], generator: torch.Generator,
+    baseline: float | Images = 0.0, steps: int = 20, reduction: Callable[[Tensor], Importances] = pixelwise,
     draws: int = 4,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Areas under both curves of the predicted class for several attributions, and for pixels in random order.
 
     Args:
@@ -153,14 +135,9 @@ def redrawn(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def randomisation(
-    model: nn.Module,
-    x: Images,
-    *,
-    attributions: Mapping[str, Attribution],
-    k: int,
-    generator: torch.Generator,
+    model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], k: int, generator: torch.Generator,
     draw: Callable[[Tensor, torch.Generator], Tensor] = redrawn,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Similarity of maps before and after layers are given random weights: cascading from the top, and one by one.
 
     Twice as many maps as the model has layers with weights, for each attribution. The weights are swapped for the

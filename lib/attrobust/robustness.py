@@ -28,18 +28,10 @@ COLUMNS = (*SIMILARITIES, *DISTANCES)
 
 @versioned(2)
 def attribution_robustness(
-    model: nn.Module,
-    x: Images,
-    *,
-    attributions: Mapping[str, Attribution],
-    ball: Ball,
-    k: int,
-    generator: torch.Generator,
-    effort: attacks.Effort = attacks.DEFAULT,
-    noise_draws: int = 4,
-    ascend_on: Sequence[nn.Module] | None = None,
-    refuse: bool = True,
-) -> pd.DataFrame:
+    model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], ball: Ball, k: int,
+    generator: torch.Generator, effort: attacks.Effort = attacks.DEFAULT, noise_draws: int = 4,
+    ascend_on: Sequence[nn.Module] | None = None, refuse: bool = True,
+) -> pd.DataFrame:  # fmt: skip
     """Attack the maps of the predicted classes and compare them with the clean ones.
 
     Args:
@@ -75,17 +67,9 @@ def attribution_robustness(
 
 @versioned(1)
 def strength(
-    model: nn.Module,
-    x: Images,
-    *,
-    attributions: Mapping[str, Attribution],
-    ball: Ball,
-    k: int,
-    generator: torch.Generator,
-    attack: str,
-    steps: int,
-    starts: int,
-) -> pd.DataFrame:
+    model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], ball: Ball, k: int,
+    generator: torch.Generator, attack: str, steps: int, starts: int,
+) -> pd.DataFrame:  # fmt: skip
     """Mean worst case under the default attack or under the heavy one, for the question whether the first suffices.
 
     Args:
@@ -110,17 +94,10 @@ def strength(
 
 
 def transfer(
-    model: nn.Module,
-    x: Images,
-    *,
-    attributions: Mapping[str, Attribution],
-    ball: Ball,
-    k: int,
-    generator: torch.Generator,
-    effort: attacks.Effort = attacks.DEFAULT,
-    noise_draws: int = 4,
+    model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], ball: Ball, k: int,
+    generator: torch.Generator, effort: attacks.Effort = attacks.DEFAULT, noise_draws: int = 4,
     ascend_on: Sequence[nn.Module] | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Attack one map, measure another: every pair, image by image, beside random noise.
 
     Each map is attacked by `attacks.auto`; each measure is then taken on every map, at the images that are worst for

@@ -31,18 +31,11 @@ class BlindError(ValueError):
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """What an audit found, image by image."""
 
-    Attributes:
-        share: of the map's change that its derivative predicts, pooled over the directions; NaN where the map did not
-            move at all.
-        moved: images whose map moved.
-        passed: images whose derivative may be climbed on.
-    """
-
-    share: Float[Tensor, " batch"]
-    moved: Marks
-    passed: Marks
+    share: Float[Tensor, " batch"]  # of the map's change that its derivative predicts; NaN where it did not move at all
+    moved: Marks  # images whose map moved
+    passed: Marks  # images whose derivative may be climbed on
 
     @property
     def failing(self) -> float:

@@ -27,30 +27,17 @@ DIRECTIONS = 2
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard `auto` tries. Defaults are our choice; notebook 01 shows what more would buy.
+    """How hard `auto` tries. Defaults are our choice; notebook 01 shows what more would buy."""
 
-    Args:
-        steps: gradient steps of each ascent; 0 leaves the gradient parts out.
-        restarts: random starts of each ascent, side by side: inside the ball and on its boundary by turns.
-        draws: one-shot perturbations of full size; 0 leaves the noise part out.
-        walk: steps of the random-sign walk; 0 leaves it out.
-        eot: fresh draws a stochastic map's objective is averaged over, at each gradient step.
-        relative_step: first gradient step over the radius; annealed to zero by a half cosine.
-        momentum: share of the last direction that is kept, in [0, 1); 0 for plain projected gradient ascent.
-        objectives: what is climbed, names out of `CLIMBABLE`.
-        betas: sharpness of the smooth twins that are built for a network with kinks; empty to build none.
-
-    """
-
-    steps: int = 40
-    restarts: int = 2
-    draws: int = 20
-    walk: int = 20
-    eot: int = 1
-    relative_step: float = 0.5
-    momentum: float = 0.75
-    objectives: tuple[str, ...] = OBJECTIVES
-    betas: tuple[float, ...] = BETAS
+    steps: int = 40  # gradient steps of each ascent; 0 leaves the gradient parts out
+    restarts: int = 2  # random starts of each ascent, side by side: inside the ball and on its boundary by turns
+    draws: int = 20  # one-shot perturbations of full size; 0 leaves the noise part out
+    walk: int = 20  # steps of the random-sign walk; 0 leaves it out
+    eot: int = 1  # fresh draws a stochastic map's objective is averaged over, at each gradient step
+    relative_step: float = 0.5  # first gradient step over the radius; annealed to zero by a half cosine
+    momentum: float = 0.75  # share of the last direction that is kept, below 1; 0 for plain projected gradient ascent
+    objectives: tuple[str, ...] = OBJECTIVES  # what is climbed, names out of `CLIMBABLE`
+    betas: tuple[float, ...] = BETAS  # sharpness of the twins that are built for a network with kinks; () to build none
 
     def __post_init__(self) -> None:
         for name in ("steps", "draws", "walk"):
@@ -84,19 +71,9 @@ class Passes:
 
 
 def passes(
-    effort: Effort,
-    *,
-    images: int,
-    wanted: bool = False,
-    twins: int = 0,
-    built: bool = False,
-    stochastic: bool = False,
-    starts: int = 0,
-    lost: int = 0,
-    logits: bool = True,
-    forward: int = 1,
-    backward: int = 1,
-) -> Passes:
+    effort: Effort, *, images: int, wanted: bool = False, twins: int = 0, built: bool = False, stochastic: bool = False,
+    starts: int = 0, lost: int = 0, logits: bool = True, forward: int = 1, backward: int = 1,
+) -> Passes:  # fmt: skip
     """What `auto` spends on `images` images if none is broken early, exactly; with a goal, at most that.
 
     A map costs `forward` and `backward` passes, its gradient in the pixels `forward` backward passes more. Judging an
@@ -130,11 +107,6 @@ def passes(
     audits = images * (networks + built) if effort.steps else 0
     maps = images + judged + audits * (2 * DIRECTIONS + 1) + (0 if shared else climbs * effort.steps * fresh)
     gradients = audits * DIRECTIONS + climbs * effort.steps * fresh
-    return Passes(
-        forward=maps * forward
-        + images
-        + (0 if logits else judged)
-        + lost
-        + (1 + twins if built and effort.steps else 0),
-        backward=maps * backward + gradients * forward + lost,
-    )
+    kinks = 1 + twins if built and effort.steps else 0
+    predictions = images + (0 if logits else judged) + lost
+    return Passes(maps * forward + predictions + kinks, maps * backward + gradients * forward + lost)

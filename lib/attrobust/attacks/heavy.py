@@ -37,17 +37,10 @@ SEEDS = ("top_k", "spearman", "cosine", "pearson")
 
 @versioned(1)
 def heavy(
-    attribution: Attribution,
-    model: nn.Module,
-    x: Images,
-    ball: Ball,
-    *,
-    k: int,
-    generator: torch.Generator | Streams,
-    steps: int = 300,
-    starts: int = 10,
+    attribution: Attribution, model: nn.Module, x: Images, ball: Ball, *, k: int,
+    generator: torch.Generator | Streams, steps: int = 300, starts: int = 10,
     ascend_on: Sequence[nn.Module] | None = None,
-) -> Found:
+) -> Found:  # fmt: skip
     """Attack the maps of the predicted classes by another and much longer attack than `auto`.
 
     `steps` gradient steps from each of `starts` random starts of each objective, and as many from each measure's worst

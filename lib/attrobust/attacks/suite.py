@@ -41,27 +41,19 @@ WALK_STEP = 1 / 16
 class Found:
     """What an attack found.
 
-    Attributes:
-        table: one row per image and part, and "worst"; every measure at its own worst counted iterate, `tried` (the
-            part was tried on the image), `counted` (an iterate kept the prediction) and `zero` (the clean map is
-            zero everywhere). Where nothing counted, the measures are NaN: the image was not attacked.
-        winners: one row per image, one column per measure: the part that found the worst, "" where none did.
-        x: by measure, the worst images; the clean image where nothing counted.
-        broken: images that reached the goal.
-        counted: images of which some iterate kept the prediction.
-        climbed: images that some gradient part could climb for.
-        audits: by network (its suffix in the parts' names), what the audit of the derivative found.
-        lost: iterates that had lost their prediction and were steered back, over all parts.
+    The table has one row per image and part, and "worst": every measure at its own worst counted iterate, `tried` (the
+    part was tried on the image), `counted` (an iterate kept the prediction) and `zero` (the clean map is zero
+    everywhere). Where nothing counted, the measures are NaN: the image was not attacked.
     """
 
     table: pd.DataFrame
-    winners: pd.DataFrame
-    x: dict[str, Images]
-    broken: Marks
-    counted: Marks
-    climbed: Marks
-    audits: dict[str, Audit]
-    lost: int
+    winners: pd.DataFrame  # one row per image, one column per measure: the part that found the worst, "" where none did
+    x: dict[str, Images]  # by measure, the worst images; the clean image where nothing counted
+    broken: Marks  # images that reached the goal
+    counted: Marks  # images of which some iterate kept the prediction
+    climbed: Marks  # images that some gradient part could climb for
+    audits: dict[str, Audit]  # by network (its suffix in the parts' names), what the audit of the derivative found
+    lost: int  # iterates that had lost their prediction and were steered back, over all parts
 
     @property
     def success(self) -> float:
@@ -76,19 +68,11 @@ class Found:
 
 @versioned(2)
 def auto(
-    attribution: Attribution,
-    model: nn.Module,
-    x: Images,
-    ball: Ball,
-    *,
-    k: int,
-    generator: torch.Generator | Streams,
-    effort: Effort = DEFAULT,
-    wanted: Wanted | None = None,
-    ascend_on: Sequence[nn.Module] | None = None,
-    starts: Mapping[str, Images] | None = None,
+    attribution: Attribution, model: nn.Module, x: Images, ball: Ball, *, k: int,
+    generator: torch.Generator | Streams, effort: Effort = DEFAULT, wanted: Wanted | None = None,
+    ascend_on: Sequence[nn.Module] | None = None, starts: Mapping[str, Images] | None = None,
     goal: tuple[str, float] | None = None,
-) -> Found:
+) -> Found:  # fmt: skip
     """Attack the maps of the predicted classes by every means, and keep the worst of each image.
 
     Args:
@@ -192,12 +176,8 @@ def passing(
 
 def _audit(problem: Problem, network: nn.Module) -> Audit:
     draws = [[problem.streams(i, f"audit {turn}") for i in range(len(problem.x))] for turn in range(DIRECTIONS)]
-    signs = torch.stack([each(_signs, problem.x, own) for own in draws])
+    signs = torch.stack([each(Ball("linf", 1.0).boundary, problem.x, own) for own in draws])
     return audit(lambda at: problem.maps(network, at, problem.everyone), problem.x, signs)
-
-
-def _signs(like: Images, *, generator: torch.Generator) -> Images:
-    return Ball("linf", 1.0).boundary(like, generator=generator)
 
 
 def _blindly(problem: Problem, judge: Judge, part: str, count: int, step: Callable[..., Images]) -> None:
