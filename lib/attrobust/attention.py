@@ -87,10 +87,6 @@ class Kernel(nn.Module):
     """Attention matrix of queries and keys, by a word each of `SCORES`, `LINKS` and `NORMS`.
 
     A ValueError refuses an unknown word, and "identity" of a score other than "elu": weights could be negative.
-
-    Example:
-        >>> Kernel()(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 4, 3)).tolist()
-        [[[[0.25, 0.25, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25]]]]
     """
 
     def __init__(self, *, score: str = "dot", link: str = "exp", norm: str = "row") -> None:
@@ -170,11 +166,6 @@ class Attention(nn.Module):
     """Self-attention: y = concat_h(A_h V_h) W + b with A_h = kernel(Q_h, K_h), softmax if it is None.
 
     A ValueError refuses `heads` that do not divide `dim`. (Vaswani et al. 2017, "Attention is all you need", 3.2.2.)
-
-    Example:
-        >>> output, weights = Attention(6, 2).attend(torch.rand(1, 3, 6))
-        >>> output.shape, weights.shape
-        (torch.Size([1, 3, 6]), torch.Size([1, 2, 3, 3]))
     """
 
     def __init__(self, dim: int, heads: int, *, kernel: Kernel | None = None) -> None:

@@ -19,9 +19,6 @@ from attrobust import checks
 from attrobust.attention import Kernel, Mask, Matrix, Weights
 from attrobust.shapes import Images, Logits
 
-#: What a model of transformers may ask of its attention that a kernel does not know.
-FOREIGN = ("softcap", "s_aux", "position_bias")
-
 
 def attention(model: nn.Module, name: str) -> nn.Module:
     """The same network with another of `attention.KERNELS` and the same weights (shared, not copied).
@@ -102,7 +99,7 @@ def _mix(
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         dtype = attention_mask.dtype
         raise ValueError(f"attention_mask has dtype {dtype}; it must be boolean, True where a key may be read")
-    for name in FOREIGN:
+    for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
             raise ValueError(f"the model asks its attention for {name}, which a kernel does not know")
     groups = query.shape[1] // key.shape[1]

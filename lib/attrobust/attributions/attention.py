@@ -125,11 +125,8 @@ def _from_cls(matrix: Tokens, x: Images) -> OnePlane:
 
 
 def _speaking_for(model: nn.Module, x: Images, target: Labels, readout: Readout, *, blocks: int = 0) -> list[Tokens]:
-    """m((dA_l * A_l)^+) of the last `blocks` blocks, or of all.
-
-    The matrices need a graph even where neither images nor weights ask for one; their gradient needs one only if
-    somebody can differentiate through the map.
-    """
+    """m((dA_l * A_l)^+) of the last `blocks` blocks, or of all."""
+    # The matrices always need a graph; their gradient needs one only if somebody can differentiate through the map.
     lasting = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in model.parameters()))
     with torch.enable_grad():
         maps: list[Tensor] = []

@@ -1,9 +1,8 @@
 """Input attributions, (model, x, target) -> signed map of the image's shape, all differentiable in x.
 
-The explained quantity is the logit of `target`, or another readout of the model (`models.readouts`). Maps stay in
-the autograd graph, so that an attack or a penalty can differentiate *through* them; captum's input-level methods
-either detach their maps or return one whose derivative silently misses the second-order term, so captum serves as an
-oracle for values only. Images do not interact: the gradient of the summed readout is each image's own.
+Maps stay in the autograd graph, so that an attack or a penalty can differentiate *through* them; captum's either are
+detached or have a derivative that silently misses the second-order term, so captum serves as an oracle for values only.
+Images do not interact: the gradient of the summed readout is each image's own.
 """
 
 from collections.abc import Callable

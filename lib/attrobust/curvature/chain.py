@@ -15,13 +15,14 @@ from torch.nn import functional as F
 
 from attrobust.models import Standardize
 
-#: Functions of one number, applied to every entry.
-ELEMENTWISE = (
+BENDS = (
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Softplus, nn.Softsign, nn.Tanh, nn.Sigmoid, nn.LogSigmoid),
 )
-#: Layers without parameters that are linear, or linear and a constant.
-AFFINE = (nn.Flatten, nn.Identity, nn.Dropout, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Standardize)
+PLAIN = (nn.Flatten, nn.Identity, nn.Dropout, nn.AvgPool2d, nn.AdaptiveAvgPool2d, Standardize)
+#: Kinds of layers: a matrix that meets every example once ("dense") or patch by patch ("conv"), a function of one
+#: number that is applied to every entry ("bend"), linear without parameters, or that and a constant ("plain").
+KINDS = {nn.Linear: "dense", nn.Conv2d: "conv"} | dict.fromkeys(BENDS, "bend") | dict.fromkeys(PLAIN, "plain")
 #: Numbers that a chunk of examples holds at once, about (our choice: they stay in reach of the cache).
 HELD = 2**21
 
@@ -35,29 +36,19 @@ class Link:
     leaving: Tensor
 
     @property
-    def dense(self) -> bool:
-        """Whether the layer is a matrix that meets every example once."""
-        return type(self.layer) is nn.Linear
-
-    @property
-    def weighted(self) -> bool:
-        """Whether the layer has parameters."""
-        return type(self.layer) in (nn.Linear, nn.Conv2d)
-
-    @property
-    def bends(self) -> bool:
-        """Whether the layer is a function of one number, applied to every entry."""
-        return type(self.layer) in ELEMENTWISE
+    def kind(self) -> str:
+        """One of `KINDS`."""
+        return KINDS[type(self.layer)]
 
     def holds(self, parameters: set[nn.Parameter]) -> bool:
         """Whether one of these is the layer's."""
-        return self.weighted and (self.layer.weight in parameters or self.layer.bias in parameters)
+        return any(p in parameters for p in self.layer.parameters())
 
     def push(self, t: Tensor) -> Tensor:
         """What the linear part of a layer without bend makes of `t`."""
-        if self.dense:
+        if self.kind == "dense":
             return F.linear(t, self.layer.weight)
-        if self.weighted:
+        if self.kind == "conv":
             conv = self.layer
             return F.conv2d(t, conv.weight, None, conv.stride, conv.padding, conv.dilation)
         return self.layer(t) - self.layer(torch.zeros_like(t)) if type(self.layer) is Standardize else self.layer(t)
@@ -97,7 +88,7 @@ def layers_of(model: nn.Module, x: Tensor) -> list[nn.Module] | None:
 def walks(layers: list[nn.Module], x: Tensor, y: Tensor) -> Iterator[tuple[list[Link], Tensor]]:
     """The chain at all examples, a chunk at a time, with the labels of the chunk."""
     single = _walk(layers, x[:1])
-    widths = [link.leaving[0].numel() for link in single if link.dense]
+    widths = [link.leaving[0].numel() for link in single if link.kind == "dense"]
     held = sum(link.leaving[0].numel() for link in single) + max((a * b for a, b in combinations(widths, 2)), default=0)
     chunk = min(512, max(64, HELD // held))
     for images, labels in zip(x.split(chunk), y.split(chunk), strict=True):
@@ -110,7 +101,7 @@ def _walk(layers: list[nn.Module], x: Tensor) -> list[Link]:
     for layer in layers:
         entering, at = at, run(layer, at)
         links.append(Link(layer, entering, at))
-        if links[-1].weighted and not at.requires_grad:
+        if links[-1].kind in ("dense", "conv") and not at.requires_grad:
             at.requires_grad_()
     return links
 
@@ -126,4 +117,4 @@ def _known(module: nn.Module, entering: Tensor) -> bool:
         return entering.ndim == 2
     if type(module) is nn.Conv2d:
         return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return type(module) in (*ELEMENTWISE, *AFFINE)
+    return type(module) in KINDS

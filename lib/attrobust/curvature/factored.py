@@ -75,17 +75,22 @@ class Remainder:
 
     def __init__(self, links: list[Link], slope: Float[Tensor, "batch outputs"], asked: set[nn.Parameter]) -> None:
         self.slope, self.first, self.second = slope, {}, {}
-        last, bends = links[-1].leaving, [link for link in links if link.bends]
+        last, bends = links[-1].leaving, [link for link in links if link.kind == "bend"]
         if bends:
             how = {"retain_graph": True, "materialize_grads": True, "allow_unused": True}
             backs = torch.autograd.grad(last, [link.leaving for link in bends], slope.to(last), **how)
             for link, back in zip(bends, backs, strict=True):
                 self.first[link], turns = _derivatives(link)
                 self.second[link] = turns * back
-        end = max((i for i, link in enumerate(links) if link.bends), default=-1) + 1
+        end = max((i for i, link in enumerate(links) if link.kind == "bend"), default=-1) + 1
         #: Layers asked for: link, how it meets the example, what follows to the last bend, bends before any mixing.
         self.layers = [
-            (link, _Meets.of(link, asked), after := links[i + 1 : end], list(takewhile(lambda a: a.bends, after)))
+            (
+                link,
+                _Meets.of(link, asked),
+                after := links[i + 1 : end],
+                list(takewhile(lambda a: a.kind == "bend", after)),
+            )
             for i, link in enumerate(links)
             if link.holds(asked)
         ]
@@ -134,7 +139,7 @@ class Remainder:
                 continue
             t = meets.change(rows, layer.leaving.shape[1:], generator)
             for link in after:
-                if link.bends:
+                if link.kind == "bend":
                     if link not in here:
                         total += (self.second[link][rows] * t.square()).flatten(1).sum(1).double()
                     t = t * self.first[link][rows]
@@ -148,7 +153,7 @@ class Remainder:
         way: Tensor | None = None  # (batch, units of this layer, units reached)
         diagonal = torch.ones_like(total)[:, None]
         for k, link in enumerate(after):
-            if link.bends:
+            if link.kind == "bend":
                 slopes, turns = self.first[link], self.second[link]
                 if way is None:
                     total = total + (turns * diagonal.square()).sum(1)
@@ -158,10 +163,10 @@ class Remainder:
                     way = way * slopes[:, None]
             elif way is not None:
                 way = link.push(way.flatten(0, 1)).unflatten(0, way.shape[:2])
-            elif link.dense and k == len(after) - 2:  # one bend is left: the squares of the weights are enough
+            elif link.kind == "dense" and k == len(after) - 2:  # one bend is left: squares of weights are enough
                 turns = self.second[after[-1]]
                 return total + ((turns @ link.layer.weight.detach().square()) * diagonal.square()).sum(1)
-            elif link.dense:
+            elif link.kind == "dense":
                 way = diagonal[:, :, None] * link.layer.weight.detach().T
             else:
                 diagonal = link.push(diagonal)
@@ -183,7 +188,7 @@ class _Meets:
     def of(cls, link: Link, asked: set[nn.Parameter]) -> "_Meets":
         layer, a = link.layer, link.entering.detach()
         weight, bias = layer.weight in asked, layer.bias in asked
-        if link.dense:
+        if link.kind == "dense":
             return cls(weight * a.square().sum(1) + bias)
         patches = F.unfold(a, layer.kernel_size, dilation=layer.dilation, padding=layer.padding, stride=layer.stride)
         patches = torch.cat([patches] * weight + [torch.ones_like(patches[:, :1])] * bias, 1)

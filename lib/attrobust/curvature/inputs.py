@@ -4,9 +4,8 @@
     relative curvature  |P H|_2 / |g|      g the gradient, P the projection that removes its direction
     Gram spectrum       B B',   H = J' (diag p - p p') J = B'B,   B_c = sqrt(p_c) (J_c - sum_k p_k J_k)
 
-The first bounds how far a saliency map moves per unit of input change, in absolute terms. Scale-free similarities
-(cosine, ranks) see the second: the angle of the map turns at most this fast. Both ends of the spectrum, its trace and
-its norm say what kind of bend it is. All are of one `InputHessian` of any readout, whose graph they share.
+The first bounds how far a saliency map moves per unit of input change. Scale-free similarities (cosine, ranks) see the
+second: the angle of the map turns at most this fast. All are of one `InputHessian` of any readout.
 """
 
 from collections.abc import Iterator

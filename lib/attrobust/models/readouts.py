@@ -8,7 +8,6 @@
 An explanation is of a readout as much as of a network: the gradient of the log-probability,
 sum_j p_j (dz_y/dx - dz_j/dx), fades where the network is sure, that of the logit does not. Attributions and curvature
 in the pixels take any of these, or one of the reader's own: `saliency(model, x, target, readout=log_probability)`.
-All refuse a model that does not return logits of shape (batch, classes).
 """
 
 from collections.abc import Callable

@@ -32,12 +32,7 @@ _CLAMPS = {torch.clamp, torch.Tensor.clamp, torch.clamp_min, torch.Tensor.clamp_
 
 
 def kinks(model: nn.Module, x: Images) -> list[str]:
-    """Names of the piecewise-linear operations the network runs on `x`, in order, without repeats.
-
-    Example:
-        >>> kinks(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()), torch.rand(1, 1, 2, 2))
-        ['relu']
-    """
+    """Names of the piecewise-linear operations the network runs on `x`, in order, without repeats."""
     with torch.no_grad(), _Watch() as watch:
         model(x[:1])
     return list(dict.fromkeys(watch.seen))
