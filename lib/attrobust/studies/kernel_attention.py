@@ -213,8 +213,11 @@ def mixing(names: Sequence[str], token_counts: Sequence[int], dim: int, repetiti
         ways = {name: lambda q, k, v, kernel=kernel: kernel(q, k) @ v for name, kernel in made.items()}
         ways[FUSED] = F.scaled_dot_product_attention
         ways[UNFORMED] = partial(attention.mix_in_linear_time, attention.kernel("linear"))
-        rounds = {name: partial(_there_and_back, way, qkv) for name, way in ways.items()}
-        tables.append(_in_turn(rounds, repetitions).assign(tokens=n))
+        there_and_back = {
+            name: lambda way=way, qkv=qkv: torch.autograd.grad(way(*qkv).square().mean(), qkv)
+            for name, way in ways.items()
+        }
+        tables.append(_in_turn(there_and_back, repetitions).assign(tokens=n))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -259,11 +262,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tens
     optimizer.step()
 
 
-def _there_and_back(way: Callable[..., Tensor], qkv: Sequence[Tensor]) -> None:
-    torch.autograd.grad(way(*qkv).square().mean(), qkv)
-
-
-def _in_turn(ways: dict[str, Callable[[], None]], repetitions: int) -> pd.DataFrame:
+def _in_turn(ways: dict[str, Callable[[], object]], repetitions: int) -> pd.DataFrame:
     rows, names = [], list(ways)
     for repetition in range(-1, repetitions):
         shift = repetition % len(names)

@@ -137,7 +137,7 @@ def nudged(case: int) -> Cases:
     """P28: Hilbert distance of a row before and after a change of its scores; half the changes have a common part."""
     s, g = draws.scores(case), draws.Source(case)
     t = draws.moved(s, seed=case) + 3 * g.normal(len(s), 1) * (torch.arange(len(s)) % 2)[:, None]
-    reach, span = _reach(t - s), entropy.oscillation(t - s)
+    reach, span = (t - s).amax(1).clamp(min=0) - (t - s).amin(1).clamp(max=0), entropy.oscillation(t - s)
     off = entropy.hilbert_distance(s.softmax(1), t.softmax(1)) - span
     yield residual("P28", "exp: the oscillation", off / span.clamp(min=1))
     lowest = torch.minimum(s, t).amin(1)
@@ -149,7 +149,7 @@ def nudged(case: int) -> Cases:
     yield bound("P28", "sigmoid: the oscillation", distance, span, holds=False)
     yield bound("P28", "sigmoid: slope at the highest score", distance, highest * reach, holds=False)
     s, t = s.abs(), t.abs()
-    reach, lowest = _reach(t - s), torch.minimum(s, t).amin(1)
+    reach, lowest = (t - s).amax(1).clamp(min=0) - (t - s).amin(1).clamp(max=0), torch.minimum(s, t).amin(1)
     for kind in POWERS:
         limit = slope(lowest, kind=kind) * reach
         yield bound("P28", f"{kind}: slope at the lowest score", _distance(s, t, kind), limit)
@@ -159,11 +159,6 @@ def nudged(case: int) -> Cases:
 def _distance(s: Tensor, t: Tensor, kind: str) -> Tensor:
     """Hilbert distance of the two rows of weights, from their logarithms."""
     return entropy.oscillation(log_weight(t, kind=kind) - log_weight(s, kind=kind))
-
-
-def _reach(change: Tensor) -> Tensor:
-    """Range of the change of the scores, 0 included."""
-    return change.amax(1).clamp(min=0) - change.amin(1).clamp(max=0)
 
 
 def shared_map(scores: Float[Tensor, "*batch rows keys"], *, kind: str) -> Float[Tensor, "*batch keys"]:
