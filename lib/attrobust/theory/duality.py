@@ -29,7 +29,7 @@ so the penalty, averaged over the training set, lies under a flatness that re-sc
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -380,7 +380,7 @@ def _of_matrix(model: nn.Module, first: FirstLayer, readout: Readout) -> OfImage
     return lambda matrix, image, label: value({weight: matrix[:, :-1], bias: matrix[:, -1]}, image, label)
 
 
-def _hessians(value: OfImage, at: Sequence[Tensor], x: Images, y: Labels) -> Matrices:
+def _hessians(value: OfImage, at: Iterable[Tensor], x: Images, y: Labels) -> Matrices:
     """Hessian of value(at, image, label) in `at`, flat, for each image and label."""
     found = [hessian(value)(*case) for case in zip(at, x, y, strict=True)]
     return torch.stack([h.reshape(math.isqrt(h.numel()), -1) for h in found]).detach()
