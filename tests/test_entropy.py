@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from attrobust.theory import blind, draws, entropy, tally
+from attrobust.theory import draws, entropy, tally, traps
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
@@ -311,12 +311,12 @@ def test_the_relative_score_change_of_equal_scores():
 # ---------------------------------------------------------------------- the read-out
 
 
-@pytest.mark.parametrize("kind", blind.KINDS)
+@pytest.mark.parametrize("kind", traps.KINDS)
 def test_readout_gradients_are_their_closed_forms(kind):
-    row = blind.draw(3)
-    a = blind.weights(blind.scores(row), kind=kind)
+    row = traps.draw(3)
+    a = traps.weights(traps.scores(row), kind=kind)
     xi = a * (row.values - a @ row.values) if kind == "softmax" else a * (1 - a) * row.values
-    found = blind.gradients(row, kind=kind)
+    found = traps.gradients(row, kind=kind)
     assert torch.allclose(found.scores, xi)
     assert torch.allclose(found.key, torch.outer(row.query, row.tokens.T @ xi))
     assert torch.allclose(found.tokens, torch.outer(xi, row.key.T @ row.query))
@@ -347,8 +347,8 @@ def test_readout_gradients_are_their_closed_forms(kind):
             lambda: entropy.relative_score_change(tensor(1.0, -math.inf), tensor(1.0, 2.0)),
             "moved masks other keys than scores",
         ),
-        (lambda: blind.draw(0, diversity=-1.0), "diversity is -1.0"),
-        (lambda: blind.weights(tensor(1.0), kind="relu"), "kind is 'relu'; it must be one of softmax, sigmoid"),
+        (lambda: traps.draw(0, diversity=-1.0), "diversity is -1.0"),
+        (lambda: traps.weights(tensor(1.0), kind="relu"), "kind is 'relu'; it must be one of softmax, sigmoid"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, sentence, unchecked):

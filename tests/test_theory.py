@@ -8,13 +8,13 @@ import pytest
 import torch
 from attrobust import curvature, models
 from attrobust.theory import (
-    blind,
     certificates,
     draws,
     duality,
     kernels,
     path_norm,
     stability,
+    traps,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,7 +108,7 @@ def test_the_penalty_is_the_top_eigenvalue_of_the_gauss_newton_matrix(seed):
 def test_a_blind_unit_needs_a_free_direction():
     model, x, _ = draws.network(0, images=10)
     with pytest.raises(ValueError, match=f"x holds 10 images; it must hold fewer than {x[0].numel() + 1}"):
-        blind.BlindUnit(model, x, strength=1.0)
+        traps.BlindUnit(model, x, strength=1.0)
 
 
 # ---------------------------------------------------------------------- stability

@@ -7,7 +7,6 @@ import pytest
 import torch
 from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
 from attrobust.theory import (
-    blind,
     certificates,
     duality,
     entropy,
@@ -42,7 +41,7 @@ TRIALS = {
     entropy.scaled: 10,
     entropy.ceilings: 10,
     entropy.floors: 10,
-    blind.readouts: 10,
+    traps.readouts: 10,
     kernels.rescaled: 10,
     kernels.nudged: 10,
     kernels.shared_maps: 10,
@@ -78,7 +77,7 @@ def test_every_wrong_variant_breaks(trial):
     ("trial", "variants"),
     [
         (duality.transformers, 1), (duality.radii, 1), (entropy.distances, 1), (entropy.ceilings, 1),
-        (kernels.rank_orders, 2), (entropy.scaled, 2), (blind.readouts, 3), (kernels.rescaled, 6), (kernels.nudged, 3),
+        (kernels.rank_orders, 2), (entropy.scaled, 2), (traps.readouts, 3), (kernels.rescaled, 6), (kernels.nudged, 3),
         (kernels.shared_maps, 2), (kernels.one_score, 2), (kernels.swapped, 6), (kernels.same_ranks, 3),
     ],
     ids=name,

@@ -1,9 +1,9 @@
 """What notebook 07 alone calls: pictures of links, maps and radii; what a kernel costs; two controls.
 
-The first control reads the same scores out twice, the second takes a transformer of Hugging Face, trained, swapped to
-another attention and trained on, beside one that was not swapped and gets the same extra passes in the same order.
-Costs are CPU seconds of this process, all kernels in turn on one thread, the first of all rounds not counted, beside
-softmax written out and beside fused attention. Timings are rows like any other evidence; figures are drawn from them.
+Costs are CPU seconds of this process, all kernels in turn on one thread, the first of all rounds not counted. Timings
+are rows like any other evidence. The first control reads the same scores out twice; the second swaps the attention of a
+trained transformer of Hugging Face and trains on, beside one not swapped that gets the same extra passes in the same
+order.
 """
 
 import copy
@@ -61,8 +61,7 @@ def link_curves(reach: float, points: int) -> pd.DataFrame:
 def evidence_sweep(shifts: Sequence[float], keys: int, seeds: Sequence[int], *, k: int = 5) -> NamedValues:
     """Similarity of maps before and after noise, while 18 rows that know nothing are lowered beside 2 that know.
 
-    The two rows share one pattern of size 2; the 18 have scores of size 1 of their own. Noise of size 0.8 meets all
-    scores alike. The sigmoid has the bias -log(keys).
+    The two share one pattern of size 2; the 18 have scores of size 1 of their own. Noise of size 0.8 meets all scores.
     """
     maps = {"softmax": lambda s: s.softmax(1).mean(0), "exp": lambda s: kernels.shared_map(s, kind="exp")}
     maps["sigmoid"] = lambda s: kernels.shared_map(s - math.log(keys), kind="sigmoid")
@@ -132,10 +131,10 @@ def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, re
     """How steady the ranks of CLS rows are under an attack on raw attention, by two read-outs of the same scores.
 
     A strictly increasing kernel ranks the keys of one row as a softmax of its scores does, so row by row the two
-    columns must agree (P32); a mean of rows (the heads of a block) need not. The ranks are taken in float64. One row
-    per image and map ("one row": mean over heads of the rows' Spearman; "mean of heads"), with the Spearman correlation
-    of clean and attacked weights under the model's `own` kernel and under `softmax`. The attack moves the Pearson
-    correlation of raw attention, the predicted class held, in a linf ball whose radius is in 1/255 of the pixel range.
+    columns must agree (P32); a mean of rows (the heads of a block) need not. One row per image and `map` ("one row":
+    mean over heads; "mean of heads"): Spearman correlation, in float64, of clean and attacked weights under the model's
+    `own` kernel and under `softmax`. The attack moves the Pearson correlation of raw attention, the predicted class
+    held; the linf radius is in 1/255 of the pixel range.
     """
     effort = Effort(steps=steps, restarts=restarts, draws=0, walk=0, objectives=("pearson",))
     how = {"k": 1, "effort": effort, "generator": torch.Generator(x.device).manual_seed(seed)}
@@ -191,10 +190,7 @@ class _Fused(attention.Attention):
 def training_steps(
     names: Sequence[str], patch: int, dim: int, depth: int, batch: int, repetitions: int
 ) -> pd.DataFrame:
-    """Seconds of one training step of a 28 x 28 ViT with each kernel and with fused attention; patch 4 is 50 tokens.
-
-    One row per kernel and repetition: `kernel`, `repetition`, `seconds`.
-    """
+    """Seconds of training steps of a 28 x 28 ViT (patch 4: 50 tokens) by `kernel`, fused one too, and `repetition`."""
     draw = torch.Generator().manual_seed(0)
     x, y = torch.rand(batch, 1, 28, 28, generator=draw), torch.randint(10, (batch,), generator=draw)
     steps = {}
@@ -209,18 +205,19 @@ def training_steps(
 
 @versioned(1)
 def mixing(names: Sequence[str], token_counts: Sequence[int], dim: int, repetitions: int) -> pd.DataFrame:
-    """Seconds of mixing n tokens with one head of a dimension, forward and backward, for each number of tokens.
-
-    One row per number of tokens, kernel and repetition: `tokens`, `kernel`, `repetition`, `seconds`.
-    """
+    """Seconds of mixing `tokens` with one head of a dimension, forward and backward, per kernel and `repetition`."""
     tables = []
     for n in token_counts:
         qkv = [t.requires_grad_() for t in torch.randn(3, 1, 1, n, dim, generator=torch.Generator().manual_seed(0))]
-        ways = {name: partial(_mixed, attention.kernel(name)) for name in names}
+        made = {name: attention.kernel(name) for name in names}
+        ways = {name: lambda q, k, v, kernel=kernel: kernel(q, k) @ v for name, kernel in made.items()}
         ways[FUSED] = F.scaled_dot_product_attention
         ways[UNFORMED] = partial(attention.mix_in_linear_time, attention.kernel("linear"))
-        rounds = {name: partial(_there_and_back, way, qkv) for name, way in ways.items()}
-        tables.append(_in_turn(rounds, repetitions).assign(tokens=n))
+        there_and_back = {
+            name: lambda way=way, qkv=qkv: torch.autograd.grad(way(*qkv).square().mean(), qkv)
+            for name, way in ways.items()
+        }
+        tables.append(_in_turn(there_and_back, repetitions).assign(tokens=n))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -265,15 +262,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tens
     optimizer.step()
 
 
-def _mixed(kernel: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return kernel(q, k) @ v
-
-
-def _there_and_back(way: Callable[..., Tensor], qkv: Sequence[Tensor]) -> None:
-    torch.autograd.grad(way(*qkv).square().mean(), qkv)
-
-
-def _in_turn(ways: dict[str, Callable[[], None]], repetitions: int) -> pd.DataFrame:
+def _in_turn(ways: dict[str, Callable[[], object]], repetitions: int) -> pd.DataFrame:
     rows, names = [], list(ways)
     for repetition in range(-1, repetitions):
         shift = repetition % len(names)

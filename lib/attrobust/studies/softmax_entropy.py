@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attrobust import similarity
-from attrobust.theory import blind, entropy
+from attrobust.theory import entropy, traps
 from attrobust.theory.draws import Source
 from attrobust.theory.tally import NamedValues, equalities, named_values
 from attrobust.versions import versioned
@@ -17,10 +17,7 @@ from attrobust.versions import versioned
 
 @versioned(1)
 def temperatures(factors: Sequence[float], keys: int, seeds: Sequence[int]) -> pd.DataFrame:
-    """Two rows of attention, the second with 25 % noise on its keys, seen by several measures at every factor.
-
-    Ranks are taken of log p, where factors cannot underflow; top-8 counts for at least 9 keys.
-    """
+    """Two rows of attention, the second with 25 % noise on its keys, at every factor; ranks are those of log p."""
     parts = []
     pair = [torch.stack(part) for part in zip(*(_noisy(keys, seed) for seed in seeds), strict=True)]
     for factor in factors:
@@ -99,8 +96,8 @@ def landscape_limits(keys: int, k: int) -> pd.DataFrame:
 @named_values(version=1)
 def diversities(values: Sequence[float], seeds: Sequence[int]) -> NamedValues:
     """Norms of both gradients while the tokens become alike, for softmax and sigmoid."""
-    for seed, value, kind in product(seeds, values, blind.KINDS):
-        found = blind.gradients(blind.draw(seed, diversity=value), kind=kind)
+    for seed, value, kind in product(seeds, values, traps.KINDS):
+        found = traps.gradients(traps.draw(seed, diversity=value), kind=kind)
         numbers = {"gradient in the key matrix": found.key.norm(), "gradient in the tokens": found.tokens.norm()}
         yield {"kind": kind, "diversity": value, "seed": seed}, numbers
 

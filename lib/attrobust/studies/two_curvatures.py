@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from attrobust import attacks, attributions, balls, curvature, experiments, models, similarity, training
-from attrobust.theory import blind, certificates, duality, path_norm, stability
+from attrobust.theory import certificates, duality, path_norm, stability, traps
 from attrobust.theory.tally import NamedValues, equalities, named_values
 from attrobust.versions import versioned
 
-#: Pixels compared by the top-k certificates on digits, a tenth of them.
-LEADERS = 6
+LEADERS = 6  # pixels compared by the top-k certificates on digits, a tenth of them
 
 
 @named_values(version=1)
@@ -77,8 +76,8 @@ def stability_sides(seed: int, factors: Sequence[float], updates: int) -> pd.Dat
         for _ in range(updates):
             moment = operator @ moment
             sizes.append(np.trace(moment.reshape(6, 6)))
-        name = f"{factor:g} × threshold"
-        parts.append(pd.DataFrame({"name": name, "update": range(updates + 1), "value": sizes}))
+        columns = {"name": f"{factor:g} × threshold", "update": range(updates + 1), "value": sizes}
+        parts.append(pd.DataFrame(columns))
     return pd.concat(parts)
 
 
@@ -104,8 +103,8 @@ def line_numbers(updates: int, step_sizes: Sequence[float], seeds: Sequence[int]
     x, runs, nets, losses = _descended(updates, step_sizes, seeds)
     rows = []
     for (step, _, seed), net, loss in zip(runs, nets, losses, strict=True):
-        numbers = {"loss": loss, "sharpness": path_norm.sharpness(net, x), "settled": loss < 1e-8}
-        numbers |= {"path": path_norm.path_norms(net) @ path_norm.mean_reach(net, x)}
+        path = path_norm.path_norms(net) @ path_norm.mean_reach(net, x)
+        numbers = {"loss": loss, "sharpness": path_norm.sharpness(net, x), "settled": loss < 1e-8, "path": path}
         numbers |= {"variation": path_norm.total_variation(net, -1, 1)}
         rows.append({"step_size": step, "seed": seed, **numbers})
     return pd.DataFrame(rows)
@@ -184,7 +183,7 @@ def blind_unit(n_train: int, epochs: int, seed: int, strengths: Sequence[float])
     """P19: flatness, gradient and curvature of a trained network with a blind unit of growing strength."""
     model, (x, y, _) = _digits_network(n_train, seed, epochs=epochs), _digits(n_train)
     for strength in strengths:
-        bent, generator = blind.BlindUnit(model, x, strength=strength), torch.Generator().manual_seed(0)
+        bent, generator = traps.BlindUnit(model, x, strength=strength), torch.Generator().manual_seed(0)
         hessian, matrix = curvature.InputHessian(bent, x, y), curvature.GaussNewton(bent, x)
         numbers = {
             "Gauss-Newton trace": curvature.gauss_newton_trace(matrix).value,
@@ -224,10 +223,7 @@ def _digits_network(
     n_train: int, seed: int, *, activation: str = "softplus", depth: int = 1, epochs: int = 60, step_size: float = 0.05,
     loss: str = "cross_entropy", probe: training.Probe | None = None, every: int = 0,
 ) -> nn.Module:  # fmt: skip
-    """A dense float64 network of layers of 24 units, trained on digits by plain SGD with batches of 20, in eval mode.
-
-    `probe` is called as probe(update, networks) every `every` updates.
-    """
+    """Layers of 24 float64 units after plain SGD on digits, batches of 20; probe(update, networks) every `every`."""
     sizes = {"activation": activation, "width": 24, "depth": depth}
     model = models.build("mlp", input_shape=(1, 8, 8), classes=10, seed=seed, **sizes).double()
     x, y, _ = _digits(n_train)

@@ -98,20 +98,14 @@ def cosine(relative: PerImage) -> PerImage:
 
 
 def worst_cosine(scores: Scores, across: Scores, relative: PerImage) -> Scores:
-    """Change of `relative` size below 1 that attains `cosine`: along -a by r^2, across by r sqrt(1 - r^2).
-
-    The maps a are not zero, and the directions `across` are perpendicular to them.
-    """
+    """Change of `relative` size r < 1 that attains `cosine`: -r^2 along a, r sqrt(1 - r^2) along normals `across`."""
     r = relative[:, None]
     unit = across / across.norm(dim=1, keepdim=True)
     return -r.square() * scores + r * (1 - r.square()).sqrt() * scores.norm(dim=1, keepdim=True) * unit
 
 
 def topk(scores: Scores, change: PerImage, *, k: int) -> PerImage:
-    """Least share of the k leading pixels that stay after any change of Euclidean length at most `change`.
-
-    The change may be infinite. Exact: `swap` attains it.
-    """
+    """Least share of the k leading pixels left by a change of Euclidean length at most `change`; `swap` attains it."""
     checks.none_negative("change", change)
     return 1 - (swap_costs(scores, k=k) <= change[:, None].square()).sum(1).to(scores) / k
 
@@ -207,10 +201,6 @@ def gaussian_constant(*, slope: float = math.inf, height: float = math.inf, sigm
     """Lipschitz constant of SmoothGrad maps from G = slope or F = height, in readout units per squared pixel unit.
 
     The smaller of the two bounds; F is 0.5 for a probability.
-
-    Example:
-        >>> round(gaussian_constant(slope=1.0, sigma=1.0), 5), round(gaussian_constant(height=1.0, sigma=1.0), 5)
-        (0.79788, 0.96788)
     """
     checks.positive("sigma", sigma)
     return min(math.sqrt(2 / math.pi) * slope / sigma, 4 * float(norm.pdf(1)) * height / sigma**2)
@@ -227,8 +217,7 @@ def ball_constant(*, slope: float, radius: float, dimensions: int) -> float:
 def two_layer_constant(weights: Float[np.ndarray, "units inputs"], readout: Float[np.ndarray, " units"]) -> float:
     """Bound on the input Hessian of sum_k v_k s(w_k . x + b_k) over *all* inputs, for 0 <= s'' <= 1/4 (softplus).
 
-    The units with positive and with negative readout are bounded apart; the larger norm counts. Weights are per pixel
-    unit.
+    Units with positive and with negative readout are bounded apart; the larger norm counts. Weights are per pixel unit.
     """
     sides = [np.maximum(readout, 0), np.maximum(-readout, 0)]
     return 0.25 * float(max(np.linalg.norm(weights.T @ (side[:, None] * weights), 2) for side in sides))

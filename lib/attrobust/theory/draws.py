@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import checks, models
+from attrobust.shapes import Images, Labels
 
 Rows = Float[Tensor, "rows keys"]
 SMOOTH = ("tanh", "softplus", "gelu", "silu")
@@ -38,9 +39,7 @@ class Source:
         return torch.rand(shape, generator=self.generator, dtype=torch.float64)
 
 
-def network(
-    seed: int, *, activations: Sequence[str] = SMOOTH, images: int = 3
-) -> tuple[nn.Sequential, Float[Tensor, "batch 1 height width"], Int[Tensor, " batch"]]:
+def network(seed: int, *, activations: Sequence[str] = SMOOTH, images: int = 3) -> tuple[nn.Sequential, Images, Labels]:
     """A dense network in eval mode with images and labels; a ValueError for an unknown activation.
 
     One to three hidden layers of one to six units, 2 x 2 or 3 x 3 pixels in [0, 1], two to four classes; the weights of

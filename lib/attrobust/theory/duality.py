@@ -29,7 +29,7 @@ so the penalty, averaged over the training set, lies under a flatness that re-sc
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,6 +41,7 @@ from torch.func import functional_call, grad, hessian, jacrev, vmap
 
 from attrobust import curvature
 from attrobust.models import readouts
+from attrobust.models.readouts import logit
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.theory import draws
 from attrobust.theory.tally import Cases, NamedValues, bound, identity, named_values, trial
@@ -52,7 +53,7 @@ Matrices = Float[Tensor, "batch n n"]
 
 #: What a statement is tried on: name -> (model, x, y) -> one number per image.
 READOUTS: dict[str, Readout] = {
-    "logit": readouts.logit,
+    "logit": logit,
     "loss": readouts.cross_entropy,
     "probability": lambda model, x, y: model(x).softmax(1).gather(1, y[:, None])[:, 0],
 }
@@ -75,23 +76,19 @@ def first_dense(model: nn.Module, x: Images) -> FirstLayer:
     if not isinstance(layer, nn.Linear) or layer.bias is None:
         kind = "Linear without a bias" if isinstance(layer, nn.Linear) else type(layer).__name__
         raise ValueError(f"the first layer is {kind}; the transfer needs a dense first layer (Linear with bias)")
-    seen, hidden = [], []
-
-    def note(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        seen.append(inputs[0])
-        hidden.append(output)
-
-    handle = layer.register_forward_hook(note)
+    calls = []  # what enters and leaves the layer
+    handle = layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output)))
     try:
         model(x)
-        if len(seen) != 1 or seen[0].ndim != 2:
-            shape = f"the first layer runs on inputs of shape {tuple(seen[0].shape)}"
+        seen = calls[0][0]
+        if len(calls) != 1 or seen.ndim != 2:
+            shape = f"the first layer runs on inputs of shape {tuple(seen.shape)}"
             raise ValueError(f"{shape}; it must see each image once, as a flat vector, or its weights are shared")
-        jacobian = torch.autograd.functional.jacobian(lambda im: (model(im), hidden[-1][0])[1], x[:1]).flatten(1)
+        jacobian = torch.autograd.functional.jacobian(lambda im: (model(im), calls[-1][1][0])[1], x[:1]).flatten(1)
     finally:
         handle.remove()
     matrix = torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
-    extended = torch.cat([seen[0], torch.ones_like(seen[0][:, :1])], dim=1).detach()
+    extended = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1).detach()
     return FirstLayer(name, matrix, jacobian, extended, float(torch.linalg.matrix_norm(jacobian, ord=2)))
 
 
@@ -101,27 +98,25 @@ def weight_change(first: FirstLayer, step: Float[Tensor, "batch pixels"]) -> Cha
     return torch.einsum("bu,bi->bui", moved, first.extended) / first.extended.square().sum(1)[:, None, None]
 
 
-def with_change(
-    model: nn.Module, x: Images, y: Labels, change: Changes, *, readout: Readout = readouts.logit
-) -> PerImage:
+def with_change(model: nn.Module, x: Images, y: Labels, change: Changes, *, readout: Readout = logit) -> PerImage:
     """Readout of each image when [W, b] is changed, by another amount for every image; differentiable in it."""
     first = first_dense(model, x)
     return vmap(_of_matrix(model, first, readout))(first.matrix + change, x, y)
 
 
-def weight_gradients(model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit) -> Changes:
+def weight_gradients(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> Changes:
     """Gradient of each image's readout in [W, b], by automatic differentiation."""
     first = first_dense(model, x)
     return vmap(grad(_of_matrix(model, first, readout)), in_dims=(None, 0, 0))(first.matrix, x, y).detach()
 
 
-def input_hessians(model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit) -> Matrices:
+def input_hessians(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> Matrices:
     """Dense Hessian of each image's readout in its pixels; for small images."""
     return _hessians(lambda at, _, label: readout(model, at[None], label[None])[0], x, x, y)
 
 
 def parameter_gradients(
-    model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit, only: str = ""
+    model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit, only: str = ""
 ) -> Float[Tensor, "batch parameters"]:
     """Gradient of each image's readout in one parameter, or in all in the order of `model.parameters()`, flat."""
     weights = {name: p.detach() for name, p in model.named_parameters() if only in ("", name)}
@@ -129,15 +124,13 @@ def parameter_gradients(
     return torch.cat([parts[name].flatten(1) for name in weights], dim=1).detach()
 
 
-def parameter_hessians(
-    model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = readouts.logit
-) -> Matrices:
+def parameter_hessians(model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = logit) -> Matrices:
     """Dense Hessian of each image's readout in the parameter called `of`, flat."""
     value, weights = _of_parameters(model, readout), dict(model.named_parameters())[of].detach()
     return _hessians(lambda at, image, label: value({of: at}, image, label), [weights] * len(x), x, y)
 
 
-def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit) -> PerImage:
+def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> PerImage:
     """Upper bound on each image's input gradient by its gradient in the first layer, per pixel unit (P2).
 
     Attained iff dphi/dh is a top left singular vector of W.
@@ -153,18 +146,13 @@ def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Rea
     return first.spectral * gradients.flatten(1).norm(dim=1) / first.extended.norm(dim=1)
 
 
-def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = readouts.logit) -> PerImage:
-    """Upper bound on each image's input curvature by that of its own readout in the first layer, |W|^2 |hess_b| (P3).
-
-    The Hessian of a mean over images bounds no single one.
-    """
+def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> PerImage:
+    """Upper bound on each image's input curvature by its own, |W|_2^2 |hess_b phi|_2, in the first layer (P3)."""
     first = first_dense(model, x)
     return first.spectral**2 * spectral_norms(parameter_hessians(model, x, y, of=f"{first.name}.bias", readout=readout))
 
 
-def all_layers_gradient_bound(
-    model: nn.Sequential, x: Images, y: Labels, *, readout: Readout = readouts.logit
-) -> PerImage:
+def all_layers_gradient_bound(model: nn.Sequential, x: Images, y: Labels, *, readout: Readout = logit) -> PerImage:
     """Upper bound on each image's input gradient by its gradient in all parameters (P2, summed over layers).
 
         |grad_x phi|^2 sum_l |h~_(l-1)|^2 / (|D_(l-1)|_2^2 |W_l|_2^2) <= |grad_theta phi|^2,    D_l = dh_l / dx
@@ -249,10 +237,7 @@ def radii(case: int) -> Cases:
 
 
 class TinyTransformer(nn.Module):
-    """One float64 softmax-attention block over square patches of one channel, with a learned position embedding.
-
-    Tokens have the length `dim`. Raises ValueError if the side of a patch does not divide the side of an image.
-    """
+    """One float64 softmax-attention block over square patches, which must fit, with a learned position embedding."""
 
     def __init__(self, side: int, *, patch: int, dim: int, classes: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -309,10 +294,9 @@ def transformers(case: int) -> Cases:
     kernel, gap = np.random.default_rng(case).uniform((0.5, -6.0), (2.5, 0.0))
     shared, label = DifferenceDetector(float(kernel)), torch.tensor([0])
     pixels = torch.tensor([1.0, 1.0 - 10.0**gap], dtype=torch.float64).view(1, 1, 1, 2)
+    slope = curvature.input_gradient_norm(shared, pixels, label)
     limit = kernel * parameter_gradients(shared, pixels, label).norm(dim=1) / pixels.norm()
-    yield bound(
-        "P2", "through a shared kernel", curvature.input_gradient_norm(shared, pixels, label), limit, holds=False
-    )
+    yield bound("P2", "through a shared kernel", slope, limit, holds=False)
 
 
 @named_values(version=1)
@@ -332,8 +316,8 @@ def detector(kernels: Sequence[float]) -> NamedValues:
 def top_curvature(jacobian: Float[Tensor, "batch classes n"], logits: Float[Tensor, "batch classes"]) -> PerImage:
     """Largest eigenvalue of J^T (diag p - p p^T) J, p = softmax(logits), from a matrix as small as there are classes.
 
-    Factored as by Wang et al. 2020, "Smoothed geometry for robust attribution": L L^T with L = diag(sqrt p) (I - sqrt p
-    sqrt p^T).
+    With the factor L = diag(sqrt p) (I - sqrt p sqrt p^T) of Wang et al. 2020, "Smoothed geometry for robust
+    attribution".
     """
     root = logits.softmax(1).sqrt()
     factor = torch.diag_embed(root) - root.square()[:, :, None] * root[:, None]
@@ -344,15 +328,11 @@ def top_curvature(jacobian: Float[Tensor, "batch classes n"], logits: Float[Tens
 def ordering(model: nn.Module, x: Images) -> tuple[float, float, float]:
     """Mean penalty, mean curvature in W and invariant flatness of W: the chain of P6, of the cross-entropy.
 
-    x is what enters the first layer, W its weights in pixel units; labels do not enter. The network is in eval mode and
-    piecewise linear; a ValueError says if its first layer is not dense.
+    x is what enters the dense first layer, W its weights in pixel units; the network is piecewise linear, in eval mode.
     """
     first, logits = first_dense(model, x), model(x).detach()
-
-    def of_bias(bias: Tensor, image: Tensor) -> Tensor:
-        return functional_call(model, {f"{first.name}.bias": bias}, (image[None],))[0]
-
-    hidden = vmap(jacrev(of_bias), in_dims=(None, 0))(first.matrix[:, -1].contiguous(), x).detach()
+    of_bias = jacrev(lambda bias, image: functional_call(model, {f"{first.name}.bias": bias}, (image[None],))[0])
+    hidden = vmap(of_bias, in_dims=(None, 0))(first.matrix[:, -1].contiguous(), x).detach()
     seen = first.extended[:, :-1].square().sum(1)
     inputs, weights = ((seen * top_curvature(j, logits)).mean() for j in (curvature.input_jacobian(model, x), hidden))
     trace = curvature.gauss_newton_trace(curvature.GaussNewton(model, x), block=f"{first.name}.weight").value
@@ -390,11 +370,8 @@ def _ascend(value: Callable[[Tensor], Tensor], start: Tensor, radius: PerImage) 
 
 def _of_parameters(model: nn.Module, readout: Readout) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
     """The readout of one image as a function of parameters by name; those that are not named stay."""
-
-    def value(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        return readout(lambda images: functional_call(model, weights, (images,)), image[None], label[None])[0]
-
-    return value
+    call = partial(functional_call, model)
+    return lambda weights, image, label: readout(partial(call, weights), image[None], label[None])[0]
 
 
 def _of_matrix(model: nn.Module, first: FirstLayer, readout: Readout) -> OfImage:
@@ -403,7 +380,7 @@ def _of_matrix(model: nn.Module, first: FirstLayer, readout: Readout) -> OfImage
     return lambda matrix, image, label: value({weight: matrix[:, :-1], bias: matrix[:, -1]}, image, label)
 
 
-def _hessians(value: OfImage, at: Sequence[Tensor], x: Images, y: Labels) -> Matrices:
+def _hessians(value: OfImage, at: Iterable[Tensor], x: Images, y: Labels) -> Matrices:
     """Hessian of value(at, image, label) in `at`, flat, for each image and label."""
     found = [hessian(value)(*case) for case in zip(at, x, y, strict=True)]
     return torch.stack([h.reshape(math.isqrt(h.numel()), -1) for h in found]).detach()

@@ -186,10 +186,7 @@ def entropy_floor(norm: PerRow, *, keys: int) -> PerRow:
 
 
 def topk_gap(scores: Scores, *, k: int) -> PerRow:
-    """Difference of the k-th and the next score; half of it is the largest change per score that keeps the top-k set.
-
-    Infinite where the next key is masked, 0 where the k-th is; k is from 1 to keys - 1.
-    """
+    """The k-th score minus the next, infinite where only that is masked; half of it per score keeps the top-k set."""
     keys = checks.scores("scores", scores).shape[-1]
     checks.count("k", k, most=keys - 1)
     last, following = scores.topk(k + 1, dim=-1).values[..., k - 1 :].unbind(-1)

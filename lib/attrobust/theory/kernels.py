@@ -41,7 +41,6 @@ from torch.nn import functional as F
 
 from attrobust import attention, checks
 from attrobust.theory import draws, entropy
-from attrobust.theory.draws import Source
 from attrobust.theory.tally import Cases, bound, identity, residual, trial
 
 Values = Float[Tensor, "..."]
@@ -101,7 +100,7 @@ def elasticity(scores: Values, *, kind: str) -> Values:
 @trial(version=1)
 def rescaled(case: int) -> Cases:
     """P27 on random rows, each with a random factor: powers keep map and output, other links drift and sharpen."""
-    s, g = draws.scores(case), Source(case)
+    s, g = draws.scores(case), draws.Source(case)
     centred, c, values = s - s.mean(1, keepdim=True), 10 ** (2 * g.uniform(len(s), 1) - 1), g.normal(*s.shape)
     for kind, power in POWERS.items():
         at, further = ((f * centred).requires_grad_() for f in (1, c))
@@ -124,19 +123,21 @@ def rescaled(case: int) -> Cases:
         most, least = (elasticity(u, kind=kind) for u in (c[:, 0] * positive.amax(1), positive.amin(1)))
         drift = _distance(positive, c * positive, kind)
         yield bound("P27", f"drift and elasticity, {kind}", drift, c[:, 0].log() * (most - least))
-        yield bound("P27", f"scaling up sharpens, {kind}", *_entropies(c * s, s, kind))
+        sharper, plain = (entropy.softmax_entropy(log_weight(u, kind=kind)) for u in (c * s, s))
+        yield bound("P27", f"scaling up sharpens, {kind}", sharper, plain)
     for kind in SMOOTH:
         first, second = (log_weight(u, kind=kind).softmax(1) for u in (s, c * s))
         yield residual("P27", f"map unchanged, {kind}", second - first, holds=False)
-    yield bound("P27", "scaling up sharpens, sigmoid", *_entropies(c * positive, positive, "sigmoid"), holds=False)
+    sharper, plain = (entropy.softmax_entropy(log_weight(u, kind="sigmoid")) for u in (c * positive, positive))
+    yield bound("P27", "scaling up sharpens, sigmoid", sharper, plain, holds=False)
 
 
 @trial(version=1)
 def nudged(case: int) -> Cases:
     """P28: Hilbert distance of a row before and after a change of its scores; half the changes have a common part."""
-    s, g = draws.scores(case), Source(case)
+    s, g = draws.scores(case), draws.Source(case)
     t = draws.moved(s, seed=case) + 3 * g.normal(len(s), 1) * (torch.arange(len(s)) % 2)[:, None]
-    reach, span = _reach(t - s), entropy.oscillation(t - s)
+    reach, span = (t - s).amax(1).clamp(min=0) - (t - s).amin(1).clamp(max=0), entropy.oscillation(t - s)
     off = entropy.hilbert_distance(s.softmax(1), t.softmax(1)) - span
     yield residual("P28", "exp: the oscillation", off / span.clamp(min=1))
     lowest = torch.minimum(s, t).amin(1)
@@ -148,16 +149,11 @@ def nudged(case: int) -> Cases:
     yield bound("P28", "sigmoid: the oscillation", distance, span, holds=False)
     yield bound("P28", "sigmoid: slope at the highest score", distance, highest * reach, holds=False)
     s, t = s.abs(), t.abs()
-    reach, lowest = _reach(t - s), torch.minimum(s, t).amin(1)
+    reach, lowest = (t - s).amax(1).clamp(min=0) - (t - s).amin(1).clamp(max=0), torch.minimum(s, t).amin(1)
     for kind in POWERS:
         limit = slope(lowest, kind=kind) * reach
         yield bound("P28", f"{kind}: slope at the lowest score", _distance(s, t, kind), limit)
     yield bound("P28", "ReLU: slope 1", _distance(s, t, "ReLU"), reach, holds=False)
-
-
-def _entropies(s: Tensor, t: Tensor, kind: str) -> list[Tensor]:
-    """Entropies of the two rows of weights."""
-    return [entropy.softmax_entropy(log_weight(u, kind=kind)) for u in (s, t)]
 
 
 def _distance(s: Tensor, t: Tensor, kind: str) -> Tensor:
@@ -165,16 +161,8 @@ def _distance(s: Tensor, t: Tensor, kind: str) -> Tensor:
     return entropy.oscillation(log_weight(t, kind=kind) - log_weight(s, kind=kind))
 
 
-def _reach(change: Tensor) -> Tensor:
-    """Range of the change of the scores, 0 included."""
-    return change.amax(1).clamp(min=0) - change.amin(1).clamp(max=0)
-
-
 def shared_map(scores: Float[Tensor, "*batch rows keys"], *, kind: str) -> Float[Tensor, "*batch keys"]:
-    """One map out of several rows: weights summed over the rows, divided by their sum over all rows and keys.
-
-    All weights are divided by the largest one first, which the sum removes again; a ValueError says where all are 0.
-    """
+    """One map out of several rows: weights summed over the rows, over their sum in all; a ValueError if all are 0."""
     logs = log_weight(scores, kind=kind)
     top = logs.amax((-2, -1), keepdim=True)
     if bool((top == -torch.inf).any()):
@@ -186,7 +174,7 @@ def shared_map(scores: Float[Tensor, "*batch rows keys"], *, kind: str) -> Float
 @trial(version=1)
 def shared_maps(case: int) -> Cases:
     """P29 on 15 maps of 2 to 6 rows each; the first rows of every map are lowered, and only they change."""
-    g = Source(case)
+    g = draws.Source(case)
     count = g.whole(2, 6)
     lowered, flat = g.whole(1, count - 1), draws.scores(case, rows=15 * count)
     s, t = (u.unflatten(0, (15, count)) for u in (flat, draws.moved(flat, seed=case)))
@@ -205,25 +193,28 @@ def shared_maps(case: int) -> Cases:
     weighted = (s.logsumexp(-1).softmax(-1)[..., None] * s.softmax(-1)).sum(1)
     yield residual("P29", "exp: rows by evidence", shared_map(s, kind="exp") - weighted)
     limit = 2 / count * entropy.total_variation_bound(entropy.oscillation(t - s)).sum(1)
-    yield bound("P29", "softmax mean: all rows count alike", _mean_change(s, t), limit)
-    yield bound("P29", "exp: all rows count alike", _change(s, t, "exp"), limit, holds=False)
+    change = (t.softmax(-1) - s.softmax(-1)).mean(1).abs().sum(1)
+    yield bound("P29", "softmax mean: all rows count alike", change, limit)
+    change = (shared_map(t, kind="exp") - shared_map(s, kind="exp")).abs().sum(-1)
+    yield bound("P29", "exp: all rows count alike", change, limit, holds=False)
     # Rows that change move a map by at most twice their share of its mass.
     changes = torch.arange(count)[:, None] < lowered
     s = torch.where(changes, s - down, s)
     t, shares = torch.where(changes, t - down, s), {}
-    change = _mean_change(s, t)
-    yield bound("P29", "softmax mean: share of the rows", change, 2 * (lowered / count))
+    mean_change = (t.softmax(-1) - s.softmax(-1)).mean(1).abs().sum(1)
+    yield bound("P29", "softmax mean: share of the rows", mean_change, 2 * (lowered / count))
     for kind in ("exp", "sigmoid", "elu + 1"):
         masses = (log_weight(u, kind=kind).logsumexp(-1) for u in (s, t))
         shares[kind] = torch.maximum(*(mass.softmax(-1)[:, :lowered].sum(1) for mass in masses))
-        yield bound("P29", f"{kind}: share of the mass", _change(s, t, kind), 2 * shares[kind])
-    yield bound("P29", "softmax mean: share of the mass", change, 2 * shares["exp"], holds=False)
+        change = (shared_map(t, kind=kind) - shared_map(s, kind=kind)).abs().sum(-1)
+        yield bound("P29", f"{kind}: share of the mass", change, 2 * shares[kind])
+    yield bound("P29", "softmax mean: share of the mass", mean_change, 2 * shares["exp"], holds=False)
 
 
 @trial(version=1)
 def one_score(case: int) -> Cases:
     """P30: one score of each row changes; what softmax does, and what a kernel without normalisation does."""
-    s, g = draws.scores(case), Source(case)
+    s, g = draws.scores(case), draws.Source(case)
     s = s - s.mean(1, keepdim=True)  # ReLU then gives weight to one key at least
     j = torch.randint(0, s.shape[1], (len(s), 1), generator=g.generator)
     change = 3 * g.normal(len(s), 1)
@@ -245,16 +236,6 @@ def one_score(case: int) -> Cases:
     yield residual("P30", "sigmoid, rows normalised: others stay", (b - a).scatter(1, j, 0).abs().sum(1), holds=False)
 
 
-def _change(s: Tensor, t: Tensor, kind: str) -> Tensor:
-    """How far, in l1, the shared map moves."""
-    return (shared_map(t, kind=kind) - shared_map(s, kind=kind)).abs().sum(-1)
-
-
-def _mean_change(s: Tensor, t: Tensor) -> Tensor:
-    """How far, in l1, the mean of the softmax rows moves."""
-    return (t.softmax(-1) - s.softmax(-1)).mean(1).abs().sum(1)
-
-
 class Pair(NamedTuple):
     """Queries with two keys each: the one ahead and the one behind."""
 
@@ -266,7 +247,7 @@ class Pair(NamedTuple):
 @trial(version=1)
 def swapped(case: int) -> Cases:
     """P31 on 15 queries with two keys each: radii, equal norms, gradients, Lipschitz constants."""
-    g = Source(case)
+    g = draws.Source(case)
     dim, draw = g.whole(2, 8), 10 ** (g.uniform(3, 15, 1) - 0.5)
     query, one, other = draw * g.normal(3, 15, dim)
     for score in ("dot", "distance"):
@@ -309,7 +290,7 @@ def ordered(query: Tensor, one: Tensor, other: Tensor, score: str) -> Pair:
     return Pair(query, torch.where(leads, one, other), torch.where(leads, other, one))
 
 
-def _radius(score: str, pair: Pair, g: Source) -> Cases:
+def _radius(score: str, pair: Pair, g: draws.Source) -> Cases:
     """The radius is attained, nothing found gets further, and just beyond it the order turns."""
     far, start = radius(pair, score)[:, None], lead(pair, score)
     size = pair.query.norm(dim=1) if score == "dot" else torch.ones_like(start)
@@ -337,7 +318,7 @@ def _radius(score: str, pair: Pair, g: Source) -> Cases:
         yield bound("P31", "dot: the radius of one key for two", gained, limit / math.sqrt(2), holds=False)
 
 
-def _lipschitz(query: Tensor, g: Source) -> Cases:
+def _lipschitz(query: Tensor, g: draws.Source) -> Cases:
     """How fast the weight of one key of two can move with the key, for keys at all distances from the query."""
     rows = len(query)
     width = 10 ** (g.uniform(rows, 1) - 0.5)
@@ -392,7 +373,7 @@ def same_ranks(case: int) -> Cases:
     mean, shared = (entropy.ranks(m[None]) for m in (s.softmax(1).mean(0), shared_map(s, kind="exp")))
     yield residual("P32", "several rows in one map", shared - mean, holds=False)
     # Product and distance rank keys of one length alike, and keys of several lengths not.
-    g = Source(case)
+    g = draws.Source(case)
     count, dim = g.whole(3, 39), g.whole(2, 8)
     query, keys = g.normal(15, 1, dim), g.normal(15, count, dim)
     for length, k in (("one", 3 * keys / keys.norm(dim=2, keepdim=True)), ("any", keys)):

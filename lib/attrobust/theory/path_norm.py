@@ -235,10 +235,7 @@ def descend(
 
 @versioned(1)
 def sweep(updates: int, seeds: Sequence[int]) -> pd.DataFrame:
-    """One row per two-layer network at the end of plain SGD, with every quantity of P8, P9 and P11.
-
-    20 points in five dimensions, labels -1 and 1; `settled` where the loss is below 1e-8.
-    """
+    """Two-layer networks on 20 points in five dimensions after plain SGD, one row each; `settled` below loss 1e-8."""
     rng = np.random.default_rng(0)
     x, y, fresh = rng.standard_normal((20, 5)), rng.choice([-1.0, 1.0], 20), rng.standard_normal((200, 5))
     pairs = [(step, 1) for step in (0.005, 0.01, 0.02, 0.03, 0.04, 0.06)] + [(0.04, b) for b in (2, 4, 16)]

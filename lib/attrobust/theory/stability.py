@@ -53,10 +53,7 @@ def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) 
 
 
 def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
-    """Largest step size with a bounded second moment from every start, by bisection on the top eigenvalue of T.
-
-    Raises ValueError if the mean Hessian is singular: directions without curvature never decay.
-    """
+    """Largest step with a bounded second moment from every start, by bisection; the mean Hessian is not singular."""
     spectrum = np.linalg.eigvalsh(hessians.mean(0))
     if spectrum[0] <= 1e-10 * spectrum[-1]:
         least = f"{spectrum[0]:.2g}"
@@ -76,10 +73,7 @@ def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
 
 
 def trace_bound(*, step_size: float, rho: float, outputs: int = 1) -> float:
-    """Largest trace of a Hessian at which SGD can stay: 2 C / (eta rho); infinite for full batches.
-
-    `outputs` is C, the rank of a per-sample Hessian: the number of logits, or one less for cross-entropy.
-    """
+    """Largest trace at which SGD can stay, 2 C / (eta rho), C = `outputs`, one less for cross-entropy; inf at rho 0."""
     checks.positive("step_size", step_size)
     checks.at_least("rho", rho, 0)
     checks.count("outputs", outputs)

@@ -28,46 +28,34 @@ ROUNDING = 1e-9  # relative excess of left over right that still counts as round
 def trial(*, version: int) -> Callable[[Callable[[int], Cases]], Callable[[int, int], pd.DataFrame]]:
     """Turn a function of one random case into a versioned one of (number of cases, first case), tables joined."""
 
-    def over_cases(one: Callable[[int], Cases]) -> Callable[[int, int], pd.DataFrame]:
-        @functools.wraps(one)
-        def table(cases: int, seed: int) -> pd.DataFrame:
-            checks.count("cases", cases)
-            return join(part for case in range(seed, seed + cases) for part in one(case))
+    def over_cases(one: Callable[[int], Cases], cases: int, seed: int) -> pd.DataFrame:
+        checks.count("cases", cases)
+        return join(part for case in range(seed, seed + cases) for part in one(case))
 
-        return versioned(version)(table)
-
-    return over_cases
+    return _collected(version, over_cases)
 
 
 def named_values(*, version: int) -> Callable[[Callable[..., NamedValues]], Callable[..., pd.DataFrame]]:
     """Turn a generator of (columns, {name: number}) into a versioned function of a table with one row per number."""
 
-    def tabled(of: Callable[..., NamedValues]) -> Callable[..., pd.DataFrame]:
-        @functools.wraps(of)
-        def table(*given: object, **options: object) -> pd.DataFrame:
-            rows = of(*given, **options)
-            return pd.DataFrame(
-                [{**row, "name": n, "value": float(v)} for row, named in rows for n, v in named.items()]
-            )
+    def tabled(of: Callable[..., NamedValues], *given: object, **options: object) -> pd.DataFrame:
+        rows = of(*given, **options)
+        return pd.DataFrame([{**row, "name": n, "value": float(v)} for row, named in rows for n, v in named.items()])
 
-        return versioned(version)(table)
-
-    return tabled
+    return _collected(version, tabled)
 
 
-def bound(
-    statement: str, arm: str, left: object, right: object, *, holds: bool = True, **columns: object
-) -> pd.DataFrame:
+def bound(statement: str, arm: str, left: object, right: object, *, holds: bool = True, **more: object) -> pd.DataFrame:
     """Cases of left <= right, one number per case; the right side may be infinite.
 
-    `columns` are further ones of the table, such as the radius. Raises ValueError if a side is NaN: a case that cannot
+    `more` are further columns of the table, such as the radius. Raises ValueError if a side is NaN: a case that cannot
     be computed must not pass as one that holds.
     """
     left, right = np.broadcast_arrays(_numbers(left), _numbers(right))
     if np.isnan(left).any() or np.isnan(right).any():
         raise ValueError(f"{statement} ({arm}) has NaN on one side; both sides must be numbers")
     sides = {"case": range(left.size), "left": left.ravel(), "right": right.ravel()}
-    return pd.DataFrame({"statement": statement, "arm": arm, **sides, "kind": "bound", "holds": holds, **columns})
+    return pd.DataFrame({"statement": statement, "arm": arm, **sides, "kind": "bound", "holds": holds, **more})
 
 
 def identity(statement: str, arm: str, left: object, right: object) -> pd.DataFrame:
@@ -118,10 +106,7 @@ def ratio(cases: pd.DataFrame) -> pd.Series:
 
 
 def tally(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases, violations and verdict per statement and arm, with the largest left over right; "opposite" if wrong.
-
-    The residual is the largest left side of an identity, NaN for a bound.
-    """
+    """Cases, violations, verdict, largest left over right and residual (NaN for a bound) by statement and arm."""
     residual = cases["left"].where(cases["kind"] == "identity")
     marked = cases.assign(violated=violated(cases), ratio=ratio(cases), residual=residual)
     table = marked.groupby(["statement", "arm"], sort=False, as_index=False).agg(
@@ -187,6 +172,11 @@ def box(title: str, items: Iterable[str], *, width: int = 100) -> str:
         for index, text in enumerate(textwrap.wrap(item, inner)):
             lines.append(f"│ {'' if index else number:<3}{text:<{inner}} │")
     return "\n".join([*lines, f"└{'─' * (width - 2)}┘"])
+
+
+def _collected(version: int, collect: Callable[..., pd.DataFrame]) -> Callable[[Callable], Callable[..., pd.DataFrame]]:
+    """Decorator: versioned, under the function's own name, what `collect` makes of its results."""
+    return lambda one: versioned(version)(functools.wraps(one)(functools.partial(collect, one)))
 
 
 def _numbers(value: object) -> np.ndarray:
