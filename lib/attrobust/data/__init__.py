@@ -1,7 +1,6 @@
 """Real images as tensors in [0, 1] on one device: digits (embedded), MNIST, Fashion-MNIST, CIFAR-10.
 
-Normalisation is never applied here: it is the first layer of a model, so that an attack radius always means
-pixel units. Subsets are class-balanced and seeded.
+They are not normalised: that is the first layer of a model, so that an attack radius always means pixel units.
 """
 
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attrobust import checks
-from attrobust.data import formats
+from attrobust.data import files
 from attrobust.data.files import DataError, candidates, download, find, holds, locate, not_found, places
 from attrobust.data.sources import SOURCES, fingerprint
 from attrobust.shapes import Images, Labels
@@ -100,23 +99,23 @@ def fetch(name: str, *, data_dir: str | Path | None = None) -> None:
     load(name, data_dir=data_dir)
 
 
-def _read(name: str, data_dir: str | Path | None, verify: bool) -> tuple[formats.Arrays, bool]:
+def _read(name: str, data_dir: str | Path | None, verify: bool) -> tuple[files.Arrays, bool]:
     """Train and test arrays, and whether their content is the pinned one."""
     source = SOURCES[name]
     if source.reader == "cifar_slice":
         return _slice(name, data_dir), True
     found = locate(name, source, data_dir, verify=verify)
-    readers = {"digits": formats.read_digits, "idx": formats.read_idx_set, "cifar_archive": formats.read_cifar_archive}
+    readers = {"digits": files.read_digits, "idx": files.read_idx_set, "cifar_archive": files.read_cifar_archive}
     return readers[source.reader](found), verify or all(holds(found[file.name], file) for file in source.files)
 
 
-def _slice(name: str, data_dir: str | Path | None) -> formats.Arrays:
+def _slice(name: str, data_dir: str | Path | None) -> files.Arrays:
     """CIFAR-10's first 4,000 images, out of the first file that holds them: the whole archive, or the slice."""
     refusals = []
     for source in (SOURCES["cifar10"], SOURCES[name]):
         for path in candidates(source.files[0], source, data_dir):
             try:
-                return formats.read_cifar_slice(path)
+                return files.read_cifar_slice(path)
             except DataError as error:
                 refusals.append(error)
     raise refusals[0] if refusals else DataError(not_found(name, SOURCES[name].files, data_dir))

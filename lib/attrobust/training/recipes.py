@@ -3,8 +3,7 @@
     g <- gradient of mean(loss + strength * penalty) + decay w
     v <- momentum v + g,    w <- w - step_size schedule(t) (v, or g + momentum v with Nesterov's)
 
-Where training starts is the network's own: `models.build(..., initial="wide" or "narrow")`. A schedule says by how much
-the step size of an update t, counted from 0, is multiplied.
+A schedule says by how much the step size of an update t, counted from 0, is multiplied.
 """
 
 import dataclasses
