@@ -1,8 +1,4 @@
-"""Verdicts arm by arm, pooled over arms, and as a page of text.
-
-*Pooled.* Arms of one architecture and data set are averaged first; the clusters are then pooled with random effects
-(Paule and Mandel) and the Hartung-Knapp interval.
-"""
+"""Verdicts arm by arm, pooled over arms, and as a page of text."""
 
 from collections.abc import Mapping, Sequence
 
@@ -43,9 +39,9 @@ def judge(
 
 
 def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], arm: Sequence[str]) -> rule.Trend:
-    """Random-effects estimate of a metric's change over the clusters (say architecture and data set) of long rows.
+    """Random-effects estimate (Paule and Mandel) with the Hartung-Knapp interval of a metric's change over clusters.
 
-    Within a cluster each seed's change is averaged over the arms, which share data and initial weights.
+    Within a cluster (say architecture and data set) each seed's change is averaged over the arms first.
     """
     means, errors, seeds, extremes = [], [], 0, []
     for _, inside in rule.comparable(rows[rows["metric"] == metric]).groupby(list(cluster), sort=False):

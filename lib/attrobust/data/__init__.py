@@ -47,11 +47,10 @@ def load(
 ) -> Dataset:  # fmt: skip
     """Load a data set, or a class-balanced subset of it, with pixels in [0, 1] (float32). Never downloads.
 
-    `name` is one of `NAMES`; "digits" ships inside scikit-learn and needs no file. `n_train` and `n_test` count the
-    images of a subset that `seed` chooses; None takes all (of digits 1,000 and 797). `side` is the height and width
-    after average pooling and must divide the original one. `data_dir` is searched before $ATTROBUST_DATA, the
-    checkout's data/ and scikit-learn's data home; `verify=False` accepts files of the right names that hold something
-    else, and the result then says `verified=False`. A DataError says what to do where files are missing or damaged.
+    `n_train` and `n_test` count the images of a subset that `seed` chooses; None takes all (of digits 1,000 and 797).
+    `side` is the height and width after average pooling and must divide the original one. `data_dir` is searched before
+    all other `places`; `verify=False` accepts files of the right names that hold something else, and the result then
+    says `verified=False`. A DataError says what to do where files are missing or damaged.
 
     Example:
         >>> digits = load("digits", n_train=100, n_test=50)

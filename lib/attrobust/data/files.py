@@ -41,8 +41,7 @@ def places(data_dir: str | Path | None = None) -> list[Path]:
 def candidates(file: File, source: Source, data_dir: str | Path | None = None) -> list[Path]:
     """Files that may be `file`, packed or unpacked; in every folder those of its published name first.
 
-    Further names that contain the published one count too ("train-images.idx3-ubyte", "train-images-idx3-ubyte (1).gz",
-    "fashion-train-images-idx3-ubyte.gz"), so that data sets of the same names can share a folder.
+    Further names that contain the published one count too, such as "fashion-train-images.idx3-ubyte (1).gz".
     """
     plain = file.name.removesuffix(".gz").removesuffix(".xz")
     found = {}

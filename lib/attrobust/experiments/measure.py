@@ -63,10 +63,7 @@ def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Mod
 def measure(
     experiment: Experiment, measurement: Measurement, model: nn.Module, fit: training.Fit, device: str = "cpu"
 ) -> tuple[dict[str, object], pd.DataFrame]:
-    """Columns of one trained network; and long rows `readout, map, attack, metric, radius, value, n` of its maps.
-
-    A network that diverged or collapsed has the columns of its training only, and no rows.
-    """
+    """Columns of one trained network, and long rows of its maps; only of its training if it diverged or collapsed."""
     transformer, seed = experiment.architecture == "vit", experiment.seed
     of = (experiment.dataset, experiment.side, experiment.n_train)
     whole, attacked = dataset(*of, None, device), dataset(*of, measurement.n_attacked, device).test.x

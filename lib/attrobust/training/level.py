@@ -45,7 +45,6 @@ class Level:
 
     It is near if the last batch or the last look lay below twice the level. A look ends once the loss is certain to be
     above the level; whether it was near is then settled only where nothing else tells, at the weights of that look.
-    `seen` holds the loss of each example when last looked at, of each network; `per_epoch` counts updates.
     """
 
     level: float
