@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from attrobust import data, paths
-from attrobust.data import files, formats, sources
+from attrobust.data import files, sources
 
 SIZE = (1, 4, 6)
 NAMES = [f.name for f in sources.SOURCES["mnist"].files]
@@ -136,7 +136,7 @@ def test_digits_are_embedded_pinned_and_split_without_overlap():
 
 
 def test_digits_with_other_pixels_are_refused(monkeypatch):
-    monkeypatch.setattr(formats, "DIGITS_PIXELS", "0" * 64)
+    monkeypatch.setattr(files, "DIGITS_PIXELS", "0" * 64)
     with pytest.raises(data.DataError, match="digits are not the pinned ones: reinstall scikit-learn"):
         data.load("digits")
 
@@ -513,7 +513,7 @@ def test_loading_never_downloads(monkeypatch, server):
 def records(n, first=0):
     """Records whose label and pixels tell their number."""
     numbers = np.arange(first, first + n)
-    table = np.empty((n, formats.RECORD), np.uint8)
+    table = np.empty((n, files.RECORD), np.uint8)
     table[:, 0] = numbers % 10
     table[:, 1:] = (numbers % 251)[:, None]
     table[:, 1 + 1024 : 1 + 1030] = (numbers // 251)[:, None]
@@ -535,7 +535,7 @@ def cifar():
     """An archive whose first batch goes on after its first 4,000 records, and the slice of those."""
     batches = {f"data_batch_{i}.bin": records(4005 if i == 1 else 2, 100 * i).tobytes() for i in range(1, 6)}
     batches |= {"test_batch.bin": records(3, 7).tobytes(), "readme.html": b"<html>"}
-    first = batches["data_batch_1.bin"][: 4000 * formats.RECORD]
+    first = batches["data_batch_1.bin"][: 4000 * files.RECORD]
     return batches, archive(batches), first, lzma.compress(first, preset=0)
 
 
@@ -543,7 +543,7 @@ def cifar():
 def tiny_cifar(cifar, monkeypatch):
     _, packed, first, sliced = cifar
     digest = hashlib.sha256(first).hexdigest()
-    monkeypatch.setattr(formats, "CIFAR10_4K_RECORDS", digest)
+    monkeypatch.setattr(files, "CIFAR10_4K_RECORDS", digest)
     shape = {"size": (3, 32, 32), "folders": ("cifar10",)}
     whole = source({"cifar-10-binary.tar.gz": packed}, reader="cifar_archive", **shape)
     part = source({"data_batch_1.first4000.bin.xz": sliced}, reader="cifar_slice", **shape)
@@ -557,7 +557,7 @@ def test_cifar_records_become_channels_first_images(tmp_path, tiny_cifar, cifar)
     loaded = data.load("cifar10")
     batches = cifar[0]
     expected = np.concatenate([np.frombuffer(batches[f"data_batch_{i}.bin"], np.uint8) for i in range(1, 6)])
-    expected = expected.reshape(-1, formats.RECORD)
+    expected = expected.reshape(-1, files.RECORD)
     assert loaded.train.y.tolist() == expected[:, 0].tolist()
     pixels = (loaded.train.x * 255).round().byte().numpy()
     assert pixels.shape == (4013, 3, 32, 32)

@@ -7,7 +7,7 @@ import torch
 from attrobust import data
 from attrobust.experiments import store
 from attrobust.experiments.store import Store
-from attrobust.notebook import resume
+from attrobust.notebook import reproduce
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def books(tmp_path):
 
 def begin(folder, books, values=None, *, fresh=False):
     said = []
-    resume.begin(folder, books, values or {"seeds": [0]}, fresh=fresh, say=said.append)
+    reproduce.begin(folder, books, values or {"seeds": [0]}, fresh=fresh, say=said.append)
     return said
 
 
@@ -59,7 +59,7 @@ def test_a_finished_reproduction_is_never_gone_on_with(tmp_path, books):
     begin(tmp_path, books)
     for book in books:
         ran(tmp_path, book, "a")
-    resume.end(tmp_path)
+    reproduce.end(tmp_path)
     assert begin(tmp_path, books) == []
     assert rows(tmp_path, books[0]) == rows(tmp_path, books[1]) == []
 
@@ -67,7 +67,7 @@ def test_a_finished_reproduction_is_never_gone_on_with(tmp_path, books):
 def test_a_finished_older_run_is_not_kept_where_another_notebook_was_cut_off(tmp_path, books):
     begin(tmp_path, books[:1])
     ran(tmp_path, books[0], "old")
-    resume.end(tmp_path)
+    reproduce.end(tmp_path)
     begin(tmp_path, books[1:])
     ran(tmp_path, books[1], "new", finished=False)
     begin(tmp_path, books)
@@ -78,7 +78,7 @@ def test_a_finished_older_run_is_not_kept_where_another_notebook_was_cut_off(tmp
 def test_rows_of_an_older_reproduction_do_not_serve_a_notebook_that_shares_them(tmp_path, books):
     begin(tmp_path, books[:1])
     ran(tmp_path, books[0], "a")
-    resume.end(tmp_path)
+    reproduce.end(tmp_path)
     begin(tmp_path, books[1:])
     sharing = Store("02_y", out=tmp_path / "02_y", shares=["01_x"], committed=False)
     assert store.rows_in(sharing.beside, ["a"]) == {}
@@ -89,7 +89,7 @@ def test_rows_of_an_older_reproduction_do_not_serve_a_notebook_that_shares_them(
 
 
 CHANGES = {
-    "code": lambda patch: patch.setattr(resume, "code_digest", lambda: "other code"),
+    "code": lambda patch: patch.setattr(reproduce, "code_digest", lambda: "other code"),
     "data": lambda patch: patch.setattr(data, "fingerprint", lambda name: "other pixels"),
     "files": lambda patch: patch.setattr(data, "available", lambda name: False),
     "torch": lambda patch: patch.setattr(torch, "__version__", "0.0"),
@@ -137,9 +137,9 @@ def test_what_lies_there_without_a_name_is_not_kept(tmp_path, books):
 def test_the_digest_of_the_code_is_that_of_the_files_as_they_are(tmp_path, monkeypatch):
     for name, text in (("a.py", "a"), ("deep/b.py", "b"), ("note.txt", "c")):
         store.write_bytes(tmp_path / name, text.encode())
-    monkeypatch.setattr(resume, "__file__", str(tmp_path / "deep" / "b.py"))
-    before = resume.code_digest()
+    monkeypatch.setattr(reproduce, "__file__", str(tmp_path / "deep" / "b.py"))
+    before = reproduce.code_digest()
     (tmp_path / "note.txt").write_text("d")
-    assert resume.code_digest() == before
+    assert reproduce.code_digest() == before
     (tmp_path / "deep" / "b.py").write_text("d")
-    assert resume.code_digest() != before
+    assert reproduce.code_digest() != before

@@ -1,7 +1,6 @@
 """Command line: `python -m attrobust reproduce | figures | data | parameters`. The Makefile's lines are these.
 
-What a command works with is imported when it runs: help, a misspelt option and a shell's completion need neither torch
-nor the machinery of notebooks. Errors that are answers end a command in one sentence, without a traceback.
+What a command works with is imported when it runs, so that help and a misspelt option are answered at once.
 """
 
 import os

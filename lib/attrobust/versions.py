@@ -2,8 +2,8 @@
 
     key(config) = first 16 hex digits of SHA-256(canonical(config))
 
-No source text enters: a comment changes nothing, and a change of the numbers is said by raising a version. That this is
-not forgotten is a test's work: every versioned function has a golden row (see tests/golden_rows.py).
+No source text enters: a change of the numbers is said by raising a version. That this is not forgotten is a test's
+work: every versioned function has a golden row (see tests/golden_rows.py).
 """
 
 import dataclasses

@@ -1,7 +1,4 @@
-"""The verdict rule: rows in, estimate, interval and verdict out. It was fixed before the runs.
-
-Never imports torch: a claim can be recomputed wherever the rows can be read.
-"""
+"""Rows in, estimate, interval and verdict out; never imports torch, so that claims can be judged wherever rows are."""
 
 from attrobust.claims.arms import assess, conditions, judge, overview, pooled
 from attrobust.claims.pairs import STRENGTH_MARGIN, differences, kernel_by_kernel, means, paired, parity, reach, reached

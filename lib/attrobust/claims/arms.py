@@ -1,8 +1,4 @@
-"""Verdicts arm by arm, pooled over arms, and as a page of text.
-
-*Pooled.* Arms of one architecture and data set are averaged first; the clusters are then pooled with random effects
-(Paule and Mandel) and the Hartung-Knapp interval.
-"""
+"""Verdicts arm by arm, pooled over arms, and as a page of text."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,8 +18,7 @@ def judge(
 ) -> pd.DataFrame:
     """One row per arm and metric: change over the range of `by`, interval, seeds, ends, verdict.
 
-    The long rows have columns `metric` and `value`; runs that are not comparable leave their arm. `metrics` goes from
-    metric to claimed direction, "up" or "down".
+    Runs that are not comparable leave their arm. `metrics` goes from metric to claimed direction, "up" or "down".
     """
     for metric in metrics:
         if metric not in set(rows["metric"]):
@@ -44,10 +39,9 @@ def judge(
 
 
 def pooled(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[str], arm: Sequence[str]) -> rule.Trend:
-    """Random-effects estimate of a metric's change over the clusters (say architecture and data set) of long rows.
+    """Random-effects estimate (Paule and Mandel) with the Hartung-Knapp interval of a metric's change over clusters.
 
-    Within a cluster each seed's change is averaged over the arms, which the columns `arm` tell apart (they share data
-    and initial weights and are not independent); the clusters' means and standard errors are pooled.
+    Within a cluster (say architecture and data set) each seed's change is averaged over the arms first.
     """
     means, errors, seeds, extremes = [], [], 0, []
     for _, inside in rule.comparable(rows[rows["metric"] == metric]).groupby(list(cluster), sort=False):

@@ -1,7 +1,4 @@
-"""Means with intervals, and verdicts on paired differences: of attacks, of kernels, of explanations of one network.
-
-`reach` asks whom a gain reaches, `restored` under which attention it comes back.
-"""
+"""Means with intervals, and verdicts on paired differences: of attacks, of kernels, of explanations of one network."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -33,10 +30,7 @@ def means(table: pd.DataFrame, metrics: Sequence[str], *, by: Sequence[str]) -> 
 def paired(
     table: pd.DataFrame, *, claim: str, larger: Sequence[str], smaller: str, arm: str, metric: str
 ) -> pd.DataFrame:
-    """Verdict on "`smaller` lies below `larger`", by paired differences, for each arm.
-
-    The table has one row per pair, indexed by `arm` and the unit; `metric` says what the numbers are.
-    """
+    """Verdict on "`smaller` lies below `larger`" by arm; the table has one row per pair, indexed by arm and unit."""
     records = []
     for name, pairs in table.groupby(level=arm, sort=False):
         for column in larger:
@@ -59,10 +53,7 @@ def differences(table: pd.DataFrame) -> str:
 
 
 def parity(rows: pd.DataFrame, *, metric: str, reference: str, margin: float) -> pd.DataFrame:
-    """Is a metric the same under every attention, up to a margin? One row of paired differences per attention.
-
-    The rows are comparable runs; one data set, step size and seed make a pair. The margin is fixed beforehand.
-    """
+    """Is a metric of comparable runs the same under every attention, up to a margin? One row per attention."""
     wide = rows.pivot_table(index=["dataset", "step_size", "seed"], columns="attention", values=metric, sort=False)
     records, compared = [], wide.get(reference, pd.Series(np.nan, wide.index))
     for name in wide.columns.drop(reference, errors="ignore"):
@@ -99,10 +90,9 @@ def reach(
 ) -> pd.DataFrame:
     """Does a gain of one explanation reach the others of the same networks?
 
-    Three verdicts per data set and metric (larger is more robust): that `gaining` gains (its trend lies above zero),
-    that another gains less (the paired difference of the two trends, seed by seed, lies above zero), and that the other
-    does not gain at all (the interval of its trend lies inside the margin of `no_gain`). The long rows have columns
-    `map`, `metric` and `value`.
+    Verdicts per data set and metric (larger is more robust), from long rows: that `gaining` gains (its trend lies above
+    zero), that another gains less (so does the paired difference of the two trends, seed by seed), and that the other
+    does not gain at all (the interval of its trend lies inside the margin of `no_gain`).
     """
     records = []
     for (dataset, runs), metric in itertools.product(rows.groupby("dataset", sort=False), metrics):
@@ -136,10 +126,9 @@ def restored(
 ) -> pd.DataFrame:
     """Does an explanation gain under another attention, where it did not under the reference?
 
-    Two verdicts per data set, attention, metric (larger is more robust) and explanation: that it *gains* (its trend
-    lies above zero), and that it *gains more* than under the reference (the trend of the paired differences, run by run
-    at the same seed and the same value of `by`, lies above zero). The long rows have columns `attention`, `map`,
-    `metric` and `value`.
+    Verdicts per data set, attention, metric (larger is more robust) and explanation, from long rows: that it *gains*
+    (its trend lies above zero), and that it *gains more* than under the reference (so does the trend of the paired
+    differences, run by run at the same seed and the same value of `by`).
     """
     records = []
     for dataset, runs in rows.groupby("dataset", sort=False):

@@ -1,12 +1,9 @@
 """The verdict rule: rows in, estimate, interval and verdict out. It was fixed before the runs.
 
-*Trend.* For each seed, the least-squares slope of a metric against log(step size) (or log batch size) over the
-comparable runs; over seeds, the mean slope with a Student-t 95 % interval. ``supported`` if the interval lies on the
-claimed side of zero, ``opposite`` if it lies on the other side, else ``undecided``. Slopes are printed times the log
-of the whole range: the change from the smallest to the largest step.
-
-*No gain* is a claim of its own: the interval of the change must lie inside a margin fixed beforehand. Below stand how
-rows and verdicts are named and saved.
+*Trend.* For each seed, the least-squares slope of a metric against log(step size) (or log batch size) over comparable
+runs, times the log of the whole range; over seeds, its mean with a Student-t 95 % interval. ``supported`` if that lies
+on the claimed side of zero, ``opposite`` if on the other, else ``undecided``. *No gain* is a claim of its own: the
+interval of the change must lie inside a margin fixed beforehand.
 """
 
 from collections.abc import Sequence
@@ -77,12 +74,7 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, f
 
 
 def verdict(low: float, high: float, *, claimed: str) -> str:
-    """Judge an interval against the claimed direction, "up" or "down".
-
-    Example:
-        >>> verdict(0.1, 0.3, claimed="up"), verdict(0.1, 0.3, claimed="down"), verdict(-0.1, 0.3, claimed="up")
-        ('supported', 'opposite', 'undecided')
-    """
+    """Judge an interval against the claimed direction, "up" or "down"."""
     if claimed not in ("up", "down"):
         raise ValueError(f"claimed is {claimed!r}; it must be 'up' or 'down'")
     if low > 0:

@@ -1,7 +1,6 @@
 """Real images as tensors in [0, 1] on one device: digits (embedded), MNIST, Fashion-MNIST, CIFAR-10.
 
-Normalisation is never applied here: it is the first layer of a model, so that an attack radius always means
-pixel units. Subsets are class-balanced and seeded.
+They are not normalised: that is the first layer of a model, so that an attack radius always means pixel units.
 """
 
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attrobust import checks
-from attrobust.data import formats
+from attrobust.data import files
 from attrobust.data.files import DataError, candidates, download, find, holds, locate, not_found, places
 from attrobust.data.sources import SOURCES, fingerprint
 from attrobust.shapes import Images, Labels
@@ -48,11 +47,10 @@ def load(
 ) -> Dataset:  # fmt: skip
     """Load a data set, or a class-balanced subset of it, with pixels in [0, 1] (float32). Never downloads.
 
-    `name` is one of `NAMES`; "digits" ships inside scikit-learn and needs no file. `n_train` and `n_test` count the
-    images of a subset that `seed` chooses; None takes all (of digits 1,000 and 797). `side` is the height and width
-    after average pooling and must divide the original one. `data_dir` is searched before $ATTROBUST_DATA, the
-    checkout's data/ and scikit-learn's data home; `verify=False` accepts files of the right names that hold something
-    else, and the result then says `verified=False`. A DataError says what to do where files are missing or damaged.
+    `n_train` and `n_test` count the images of a subset that `seed` chooses; None takes all (of digits 1,000 and 797).
+    `side` is the height and width after average pooling and must divide the original one. `data_dir` is searched before
+    all other `places`; `verify=False` accepts files of the right names that hold something else, and the result then
+    says `verified=False`. A DataError says what to do where files are missing or damaged.
 
     Example:
         >>> digits = load("digits", n_train=100, n_test=50)
@@ -100,23 +98,23 @@ def fetch(name: str, *, data_dir: str | Path | None = None) -> None:
     load(name, data_dir=data_dir)
 
 
-def _read(name: str, data_dir: str | Path | None, verify: bool) -> tuple[formats.Arrays, bool]:
+def _read(name: str, data_dir: str | Path | None, verify: bool) -> tuple[files.Arrays, bool]:
     """Train and test arrays, and whether their content is the pinned one."""
     source = SOURCES[name]
     if source.reader == "cifar_slice":
         return _slice(name, data_dir), True
     found = locate(name, source, data_dir, verify=verify)
-    readers = {"digits": formats.read_digits, "idx": formats.read_idx_set, "cifar_archive": formats.read_cifar_archive}
+    readers = {"digits": files.read_digits, "idx": files.read_idx_set, "cifar_archive": files.read_cifar_archive}
     return readers[source.reader](found), verify or all(holds(found[file.name], file) for file in source.files)
 
 
-def _slice(name: str, data_dir: str | Path | None) -> formats.Arrays:
+def _slice(name: str, data_dir: str | Path | None) -> files.Arrays:
     """CIFAR-10's first 4,000 images, out of the first file that holds them: the whole archive, or the slice."""
     refusals = []
     for source in (SOURCES["cifar10"], SOURCES[name]):
         for path in candidates(source.files[0], source, data_dir):
             try:
-                return formats.read_cifar_slice(path)
+                return files.read_cifar_slice(path)
             except DataError as error:
                 refusals.append(error)
     raise refusals[0] if refusals else DataError(not_found(name, SOURCES[name].files, data_dir))

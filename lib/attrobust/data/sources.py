@@ -1,7 +1,6 @@
 """The pinned table: which files make up a data set, where they come from, their SHA-256, packed and unpacked.
 
-MNIST and Fashion-MNIST digests were computed from the original files. The digest of the CIFAR-10 archive is
-the published one; that of its first 4,000 training images was computed from the exact pixels.
+Digests were computed from the original files and exact pixels; that of the CIFAR-10 archive is the published one.
 """
 
 import hashlib

@@ -64,11 +64,6 @@ class Experiment:
             object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
-    def model_options(self) -> dict[str, object]:
-        """Options of `models.build` that only this architecture has."""
-        return {name: getattr(self, name) for name in TRANSFORMER} if self.architecture == "vit" else {}
-
-    @property
     def recipe(self) -> training.Recipe:
         """How `training.fit` trains it: everything its weights depend on beside the data and the untrained network."""
         numbers = {name: getattr(self, name) for name in ("step_size", "batch_size", "epochs", "momentum")}

@@ -1,7 +1,4 @@
-"""One transformer, several explanations: how each holds under attack, and what its attention rows look like.
-
-All maps live on the patch grid, so one k serves all: gradient saliency pooled to patches beside attention maps.
-"""
+"""One transformer, several explanations on its patch grid: how each holds under attack, and what its rows look like."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

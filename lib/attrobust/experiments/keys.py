@@ -29,9 +29,6 @@ LATE_INSTRUMENTS: tuple[Callable, ...] = (
     *filter(None, [*training.AUGMENTATIONS.values(), *PENALTIES.values()]),
 )  # fmt: skip
 
-#: Constants of the rule that says which runs are compared.
-COMPARABLE = ("COMPARABLE_LOSS", "COMPARABLE_ACCURACY", "COMPARABLE_CHANGE", "COMPARABLE_BLIND")
-
 
 def network(experiment: Experiment, device: str = "cpu") -> str:
     """Digest of everything the weights of an experiment depend on, the device included."""
@@ -48,16 +45,13 @@ def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -
     used += [measure._flatness, measure._input_side] if measurement.curvature else []
     used += [explanations.inside, explanations.under_attack] if experiment.architecture == "vit" else []
     used += [robustness.attribution_robustness, *_raised(_explaining(experiment, measurement))]
-    comparable = [getattr(measure, name) for name in COMPARABLE]
+    comparable = [measure.COMPARABLE_LOSS, measure.COMPARABLE_ACCURACY, measure.COMPARABLE_CHANGE]
     depends = {"network": network(experiment, device), "measurement": measurement}
-    return digest(depends | {"comparable": comparable, "functions": used})
+    return digest(depends | {"comparable": [*comparable, measure.COMPARABLE_BLIND], "functions": used})
 
 
 def table(name: str, function: Callable, arguments: Sequence[object], *, version: int | None, device: str) -> str:
-    """Digest that names a stored table of `function(*arguments)`, whose networks are trained on a device.
-
-    An experiment enters by everything its weights depend on; the version is that of a notebook's own function.
-    """
+    """Digest that names a stored table of `function(*arguments)`; the version is that of a notebook's own function."""
     if version is not None and hasattr(function, "version"):
         raise ValueError(f"version is {version!r}; {function.__name__!r} has its own, {function.version}")
     mine = {"name": function.__name__, "version": version_of(function) if version is None else version}

@@ -44,7 +44,8 @@ def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
     channels, *sides = data.image_shape(experiment.dataset)
     mean, std = PIXELS[experiment.dataset]
     shape = (channels, *([experiment.side] * 2 if experiment.side else sides))
-    how = {name: getattr(experiment, name) for name in ("seed", "activation", "initial")} | experiment.model_options
+    options = ("seed", "activation", "initial", *(TRANSFORMER if experiment.architecture == "vit" else ()))
+    how = {name: getattr(experiment, name) for name in options}
     return models.build(experiment.architecture, input_shape=shape, classes=10, mean=mean, std=std, **how).to(device)
 
 
@@ -62,10 +63,7 @@ def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Mod
 def measure(
     experiment: Experiment, measurement: Measurement, model: nn.Module, fit: training.Fit, device: str = "cpu"
 ) -> tuple[dict[str, object], pd.DataFrame]:
-    """Columns of one trained network; and long rows `readout, map, attack, metric, radius, value, n` of its maps.
-
-    A network that diverged or collapsed has the columns of its training only, and no rows.
-    """
+    """Columns of one trained network, and long rows of its maps; only of its training if it diverged or collapsed."""
     transformer, seed = experiment.architecture == "vit", experiment.seed
     of = (experiment.dataset, experiment.side, experiment.n_train)
     whole, attacked = dataset(*of, None, device), dataset(*of, measurement.n_attacked, device).test.x
@@ -98,8 +96,7 @@ def measure(
 def blind(model: nn.Module, x: Float[Tensor, "batch channels height width"]) -> Bool[Tensor, " batch"]:
     """Whether the predicted logit does not depend on the pixels, or not in a finite way, so that no map explains it.
 
-    Its gradient's 1-norm, which bounds the change over the whole pixel range to first order, then lies below the
-    rounding of the logit itself; exact zeros (every unit is dead) are the usual case.
+    Its gradient's 1-norm, which bounds the change over all pixels to first order, then lies below the logit's rounding.
     """
     with torch.no_grad():
         logits = model(x)
@@ -181,11 +178,6 @@ def names(experiment: Experiment, measurement: Measurement) -> list[str]:
     return found + (explanations.inside_names(experiment.attention) if transformer else [])
 
 
-def maps_of(experiment: Experiment, measurement: Measurement) -> tuple[str, ...]:
-    """Attributions that are attacked."""
-    return measurement.maps if experiment.architecture == "vit" else ("saliency",)
-
-
 def reads(name: str) -> str:
     """Readout that a map explains; "none" for maps of attention alone."""
     return "none" if name in explanations.ATTENTION_ALONE else "logit"
@@ -193,5 +185,5 @@ def reads(name: str) -> str:
 
 def columns(experiment: Experiment) -> dict[str, object]:
     """The experiment's own columns of a row; a transformer's only where there is one."""
-    common = {name: v for name, v in dataclasses.asdict(experiment).items() if name not in TRANSFORMER}
-    return common | experiment.model_options
+    absent = TRANSFORMER if experiment.architecture != "vit" else ()
+    return {name: v for name, v in dataclasses.asdict(experiment).items() if name not in absent}

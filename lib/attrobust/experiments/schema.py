@@ -1,7 +1,4 @@
-"""What a stored row must look like before it is believed: types, ranges, completeness, and that it is the run's own.
-
-A row is compared with the experiment and the measurement that its key stands for.
-"""
+"""What a row must look like before it is believed: types, ranges, completeness, and that it is what its key says."""
 
 import itertools
 import math
@@ -13,7 +10,7 @@ import pandas as pd
 
 from attrobust.experiments.experiment import Experiment, Measurement
 from attrobust.experiments.explanations import inside_names
-from attrobust.experiments.measure import FIT, FLATNESS, INPUT_SIDE, columns, maps_of, names, reads
+from attrobust.experiments.measure import FIT, FLATNESS, INPUT_SIDE, columns, names, reads
 from attrobust.robustness import DISTANCES, SIMILARITIES
 from attrobust.rows import IDENTITY
 
@@ -64,11 +61,9 @@ def _faults(run: Row, attacked: Sequence[Row], experiment: Experiment, measureme
     if twice := next((line for line, n in Counter(held).items() if n > 1), None):
         yield f"the number of {_named(twice)} stands there twice"
     attacks = dict.fromkeys(("noise", "worst", *(line.get("attack") for line in attacked)))
-    every = {
-        (reads(name), name, attack, metric, float(radius))
-        for name in maps_of(experiment, measurement)
-        for attack, metric, radius in itertools.product(attacks, METRICS, measurement.radii)
-    }
+    maps = measurement.maps if experiment.architecture == "vit" else ("saliency",)
+    places = itertools.product(maps, attacks, METRICS, map(float, measurement.radii))
+    every = {(reads(name), name, attack, metric, radius) for name, attack, metric, radius in places}
     there = {(*line[:-1], float(line[-1])) for line in held}
     for lines, what in ((every - there, "is missing"), (there - every, "belongs to no such run")):
         if lines:

@@ -119,10 +119,7 @@ def _run_group(group: list[Experiment], measurement: Measurement, store: Store, 
 
 
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
-    """The trained network of one experiment, in eval mode and frozen, on a device; kept as a reference network.
-
-    If no weights are stored, it is trained in a worker process, on the store's device.
-    """
+    """The trained network of one experiment, in eval mode, frozen, on a device; trained on the store's if it is new."""
     name = keys_of.network(experiment, store.device)
     if store.network_file(name) is None:
         for networks, _ in in_workers(train, [([experiment], store.device)], jobs=1):

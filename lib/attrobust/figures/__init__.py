@@ -1,7 +1,4 @@
-"""Figures from tidy tables: one style, colour by meaning, intervals and n always shown, numbers stored beside.
-
-Every drawing function takes `note`, what stands below the figure. Without rows it says that no run is left to draw.
-"""
+"""Figures from tidy tables: one style, colour by meaning; every drawing function takes a `note` that stands below."""
 
 from attrobust.figures.bounds import against, clouds, profiles, tightness
 from attrobust.figures.curves import curves, dots, scatter, trends

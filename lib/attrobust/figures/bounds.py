@@ -1,7 +1,4 @@
-"""Figures of statements: a left side against its bound, how tight every statement is, measured lines and clouds.
-
-Names without a colour in the palette take the colour-blind cycle in the order of the table.
-"""
+"""Figures of statements: a left side against its bound, how tight every statement is, measured lines and clouds."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -26,8 +23,7 @@ def against(
 ) -> Figure:  # fmt: skip
     """Left side of each case against its right side, both logarithmic; on or under the diagonal the statement holds.
 
-    The table has one row per case with columns `left`, `right`, `panels` and `hue`; cases with a side of 0 are left
-    out. `titles` holds readable titles of panels.
+    The table has a row per case with columns `left`, `right`, `panels` and `hue`; cases with a side of 0 are left out.
     """
     looks = _looks(table[hue].unique(), lines=False)
     figure, parts = panelled(table, panels, (3.3, 0.5, 3.5))
@@ -56,8 +52,7 @@ def tightness(
 ) -> Figure:  # fmt: skip
     """One line of dots per statement (`row`) on a logarithmic axis, with the limit no dot may pass.
 
-    The column `side` colours the dots. Values below `low` (a thousandth of the limit if None) are drawn there; a line
-    is `height` inches high.
+    The column `side` colours the dots; those below `low` (a thousandth of the limit if None) are drawn there.
     """
     rows, looks = list(table["row"].unique()), _looks(table["side"].unique(), marks="|", lines=False)
     figure, axis = plt.subplots(figsize=(7.0, 1.3 + height * len(rows)))
@@ -109,8 +104,7 @@ def clouds(
 ) -> Figure:  # fmt: skip
     """One point per case, and the curves no point may cross, dashed and black.
 
-    Points and limits have columns `x`, `y`, `panel` and `name`; a curve is drawn in the panel it names. `log_x` and
-    `log_y` name the panels with a logarithmic axis, where points at 0 are left out.
+    Points and limits have columns `x`, `y`, `panel` and `name`; `log_x` and `log_y` name panels with logarithmic axes.
     """
     bounds = list(limits["name"].unique())
     looks = _looks([*points["name"].unique(), *bounds], theory=bounds, lines=False)
@@ -156,7 +150,7 @@ def _looks(
     names: Collection[str], *, theory: Sequence[str] = (), marks: str = MARKERS, lines: bool = True
 ) -> dict[str, dict]:
     """How each name is drawn: bounds dashed in the theory's colour, others in the palette's colour or the cycle's."""
-    # The palette keeps red for what attacks and breaks.
+    # Names without a colour take the cycle in the table's order; red is kept for what attacks and breaks.
     cycle = [color for i, color in enumerate(sns.color_palette("colorblind", 10)) if i not in (3, 7)]
     dashes = {bound: ("--", ":", "-.")[i % 3] for i, bound in enumerate(theory)}
     looks = {name: {"color": COLORS["theory"], "linestyle": dash} for name, dash in dashes.items()}

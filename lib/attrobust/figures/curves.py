@@ -29,10 +29,9 @@ def trends(
 ) -> Figure:  # fmt: skip
     """One panel per metric and value of `column`: mean over seeds with a 95 % interval, one line per `hue`.
 
-    The table has one row per run. Its values of `x` are the ticks of a logarithmic axis, those of `hue` must have a
-    colour in the palette. `metrics` goes from column to axis label, `log_y` names those on a logarithmic axis,
-    `shared_y` gives the panels of one metric one axis, and decorate(axes, metric, value of `column`) is called on each
-    panel.
+    The table has one row per run; its values of `x` are the ticks of a logarithmic axis. `metrics` goes from column to
+    axis label, `log_y` names those on a logarithmic axis, `shared_y` gives the panels of one metric one axis, and
+    decorate(axes, metric, value of `column`) is called on each panel.
     """
     values, hues = list(table[column].unique()) if column else [""], list(table[hue].unique())
     how = {"figsize": (3.6 * len(values) + 0.4, 2.1 * len(metrics) + 0.6), "sharey": "row" if shared_y else False}
@@ -84,10 +83,7 @@ def curves(
 
 @drawing
 def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, least: int = 2, zero: bool = False) -> Figure:
-    """One dot per row, large where they are ten or fewer, and the mean with a 95 % interval, for each `y` (and `hue`).
-
-    An interval needs `least` rows; a line marks `zero`.
-    """
+    """A dot per row, the mean and its 95 % interval (of `least` rows or more), for each `y` (and `hue`)."""
     rows, hues = list(table[y].unique()), list(table[hue].unique()) if hue else []
     dodge = 0.8 - 0.8 / len(hues) if len(hues) > 1 else False
     colors = {"palette": {h: COLORS[h] for h in hues}} if hue else {"color": COLORS["matched"]}

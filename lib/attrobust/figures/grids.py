@@ -20,9 +20,8 @@ def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.Dat
         i, j = np.indices(values.shape)
         numbers = {"i": i.ravel(), "j": j.ravel(), "value": values.ravel().astype(float)}
         parts.append(pd.DataFrame({"row": row, "column": column, "kind": kind, "caption": caption} | numbers))
-    if not parts:
-        return pd.DataFrame(columns=["row", "column", "kind", "caption", "i", "j", "value"])
-    return pd.concat(parts, ignore_index=True)
+    names = ["row", "column", "kind", "caption", "i", "j", "value"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
 @drawing
@@ -44,12 +43,9 @@ def pictures(table: pd.DataFrame) -> Figure:
         axis.set_xlabel(panel["caption"].fillna("").astype(str).iloc[0], fontsize=7)
         values = panel.pivot(index="i", columns="j", values="value").to_numpy()
         largest = np.abs(values).max() or 1.0
-        looks = {
-            "image": {"cmap": "gray", "vmin": 0, "vmax": 1},
-            "signed": {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest},
-            "importance": {"cmap": "Greys", "vmin": 0, "vmax": largest},
-        }
-        axis.imshow(values, interpolation="nearest", **looks[panel["kind"].iloc[0]])
+        looks = {"image": ("gray", 0, 1), "signed": ("RdBu_r", -largest, largest), "importance": ("Greys", 0, largest)}
+        colors, low, high = looks[panel["kind"].iloc[0]]
+        axis.imshow(values, interpolation="nearest", cmap=colors, vmin=low, vmax=high)
     return figure
 
 

@@ -5,8 +5,8 @@ A figure is saved with its numbers: PNG for the page, PDF for print, CSV of what
 
 import inspect
 import textwrap
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
@@ -68,22 +68,17 @@ def label(name: str) -> str:
     return LABELS.get(name, str(name).replace("_", " "))
 
 
-@contextmanager
-def style() -> Iterator[None]:
+def style() -> AbstractContextManager[None]:
     """Matplotlib settings of all figures, in force inside the `with` block only."""
     settings = sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=1.0)
     settings |= {"font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100, "savefig.dpi": 130}
     settings |= {"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False}
     settings |= {"grid.linewidth": 0.5, "lines.linewidth": 1.5, "lines.markersize": 4, "legend.frameon": False}
-    with mpl.rc_context(settings):
-        yield
+    return mpl.rc_context(settings)
 
 
 def drawing(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """A function that draws in the common style and writes `note` below, wrapped to the figure's width.
-
-    Where every run has left its arm there is nothing to draw: one line that says so stands for the figure.
-    """
+    """A function that draws in the common style and writes `note` below; without rows, that no run is left to draw."""
 
     @wraps(draw)
     def drawn(table: pd.DataFrame, *arguments: object, note: str = "", **options: object) -> Figure:
@@ -107,10 +102,7 @@ def drawing(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 def panels(
     table: pd.DataFrame, column: str | None, inches: tuple[float, float, float], *, least: float = 0, **options: object
 ) -> tuple[Figure, list[tuple[Axes, str, pd.DataFrame]]]:
-    """A row of panels, one per value of a column (one for all without it): axes, value and rows of each.
-
-    `inches` are a panel's width, what all have beside it, and the height; `least` is the least width of the figure.
-    """
+    """A row of panels, one per value of a column: axes, value and rows; inches of a panel, beside them, and high."""
     values = list(table[column].unique()) if column else [""]
     size = max(least, inches[0] * len(values) + inches[1]), inches[2]
     figure, axes = plt.subplots(1, len(values), figsize=size, squeeze=False, **options)

@@ -38,8 +38,7 @@ _LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]",
 def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
     """Checked parameters of a notebook as attributes, from its `globals()` right after its parameters.
 
-    A name in papermill's injected cell that this notebook does not declare is a ValueError, as a value outside what is
-    accepted is, unless a profile file was given whole (`papermill -f notebooks/smoke.yaml`).
+    A name that papermill injects and the notebook does not declare is refused, unless a profile file was given whole.
 
     Example:
         >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[1, 2]"}).seeds

@@ -1,28 +1,36 @@
 """Run every numbered notebook headlessly, draw every figure, compare the claims: `make reproduce`.
 
-A reproduction has a store of its own under build/reproduce/<profile>/, starts it empty, never reads committed rows,
-and resumes if it was cut off (see `resume`). With `update`, its rows, figures and outputs replace the committed ones.
+A reproduction has a store of its own under build/reproduce/<profile>/, starts it empty, and never reads committed rows.
+Cut off, it keeps what the same code, data and parameters made in it: its name stands in ``reproduction.json``, with all
+that its numbers depend on, and in the folder of every notebook it ran; evidence without that name is cleared. With
+`update`, its rows, figures and outputs replace the committed ones.
 """
 
+import hashlib
+import json
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import papermill
+import torch
 import yaml
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from attrobust import checks, paths
-from attrobust.experiments.store import read_json
-from attrobust.notebook import accept, checked, resume
+from attrobust import checks, data, paths
+from attrobust.experiments.store import read_json, write_json
+from attrobust.notebook import accept, checked
 from attrobust.paths import write_bytes
+from attrobust.versions import digest
 
 PROFILES = ("smoke", "cpu", "full", "gpu")
+STAMP = "reproduction.json"
 EVIDENCE = ("runs", "attacked", "provenance", "claims", "strength")
 
 Say = Callable[[str], None]
@@ -77,7 +85,7 @@ def reproduce(
         accept(name, {p for names in types.values() for p in names} - {"out", "committed"})
     given = {path: checked(values, types[path]) for path in chosen}
     folder, n = paths.build / "reproduce" / profile_name, len(chosen)
-    resume.begin(folder, chosen, values, fresh=fresh, say=say)
+    begin(folder, chosen, values, fresh=fresh, say=say)
     began, seconds = time.monotonic(), {}
     for index, path in enumerate(chosen):
         left = tqdm.format_interval(sum(seconds.values()) / index * (n - index)) if index else "unknown"
@@ -89,7 +97,7 @@ def reproduce(
         seconds[path] = time.monotonic() - start
         (home / "finished").touch()
     say(f"[{n}/{n}] done: {_since(began)} elapsed")
-    resume.end(folder)
+    end(folder)
     summaries = {path: read_json(folder / path.stem / "summary.json") for path in chosen}
     _report_networks(folder, summaries, seconds, say)
     same = True
@@ -108,6 +116,49 @@ def reproduce(
             adopt(folder / path.stem, path.stem, profile_name)
         redraw(only=only, rewrite=True, say=say)
     return same
+
+
+def begin(folder: Path, chosen: Sequence[Path], values: Mapping[str, object], *, fresh: bool, say: Say) -> None:
+    """Start a reproduction with changed parameters in a profile's folder, or go on with one that was cut off."""
+    before, now = read_json(folder / STAMP) or {}, stamp(values)
+    cut_off = bool(before) and not before["finished"]
+    resumes = cut_off and not fresh and before["stamp"] == now
+    name = before["id"] if resumes else uuid.uuid4().hex
+    stems = {path.stem for path in chosen} | set(before["notebooks"] if resumes else ())
+    write_json(folder / STAMP, {"id": name, "stamp": now, "notebooks": sorted(stems), "finished": False})
+    for path in chosen:
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        home, mine = folder / path.stem, {"id": name, "cells": digest(["".join(cell["source"]) for cell in cells])}
+        if not home.is_dir() or read_json(home / STAMP) != mine:
+            shutil.rmtree(home, ignore_errors=True)
+            write_json(home / STAMP, mine)
+    if resumes:
+        rows = sum(len(list((folder / p.stem / "rows").glob("*.json"))) for p in chosen)
+        say(f"resuming: {rows} runs are there from before the interruption (FRESH=1 starts over)")
+    elif cut_off and not fresh:
+        say("starting over: code, data, parameters or machine are not those of the interrupted run")
+
+
+def end(folder: Path) -> None:
+    """Note that every notebook of the reproduction has run: the next one starts over."""
+    record = read_json(folder / STAMP)
+    finished = all((folder / stem / "finished").exists() for stem in record["notebooks"])
+    write_json(folder / STAMP, record | {"finished": finished})
+
+
+def stamp(values: Mapping[str, object]) -> dict[str, object]:
+    """All that the numbers of a reproduction depend on, apart from the notebooks' own cells."""
+    found = {name: data.fingerprint(name) for name in data.NAMES if data.available(name)}
+    parameters = digest({name: value for name, value in values.items() if name != "jobs"})
+    machine = [torch.__version__, torch.backends.cpu.get_cpu_capability()]
+    return {"code": code_digest(), "data": found, "parameters": parameters, "machine": machine}
+
+
+def code_digest() -> str:
+    """Digest of the library's files as they are now, committed or not."""
+    library = Path(__file__).parents[1]
+    texts = [(str(path.relative_to(library)), path.read_bytes()) for path in sorted(library.rglob("*.py"))]
+    return hashlib.sha256(repr(texts).encode()).hexdigest()[:16]
 
 
 def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:

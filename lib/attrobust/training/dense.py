@@ -83,10 +83,8 @@ class Dense(Networks):
 
 
 def _each(function: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
-    """An elementwise function of stacks; one network at a time where its numbers do not fill whole vector registers.
-
-    What is left over at the end of a tensor is rounded by other instructions: it must be every network's own end.
-    """
+    """An elementwise function of stacks; one network at a time where its numbers do not fill whole vector registers."""
+    # What is left over at the end of a tensor is rounded by other instructions: it must be every network's own end.
     if stacks[0][0].numel() % LINE == 0:
         return function(*stacks)
     return torch.stack([function(*parts) for parts in zip(*stacks, strict=True)])

@@ -11,10 +11,9 @@ CHUNK, LEAST = 256, 32
 
 
 class Look:
-    """The loss of one network over the training set, looked at only as far as an answer needs it.
+    """The loss of one network, from indices of examples to their losses, looked at only as far as an answer needs it.
 
     `seen` holds the loss of each example when last looked at, updated in place; the largest are looked at first.
-    `losses` goes from indices of examples to their losses now.
     """
 
     def __init__(self, seen: Tensor, losses: Callable[[Tensor], Tensor]) -> None:
@@ -46,7 +45,6 @@ class Level:
 
     It is near if the last batch or the last look lay below twice the level. A look ends once the loss is certain to be
     above the level; whether it was near is then settled only where nothing else tells, at the weights of that look.
-    `seen` holds the loss of each example when last looked at, of each network; `per_epoch` counts updates.
     """
 
     level: float

@@ -3,8 +3,7 @@
     g <- gradient of mean(loss + strength * penalty) + decay w
     v <- momentum v + g,    w <- w - step_size schedule(t) (v, or g + momentum v with Nesterov's)
 
-Where training starts is the network's own: `models.build(..., initial="wide" or "narrow")`. A schedule says by how much
-the step size of an update t, counted from 0, is multiplied.
+A schedule says by how much the step size of an update t, counted from 0, is multiplied.
 """
 
 import dataclasses
@@ -84,7 +83,20 @@ class Recipe:
     radius: float = 0.0  # of trainers that look around (in weights or in pixels), at least 0; "sgd" does not
 
     def __post_init__(self) -> None:
-        self._check_numbers()
+        checks.positive("step_size", self.step_size)
+        if self.stop_loss is not None:
+            checks.positive("stop_loss", self.stop_loss)
+        for name in ("batch_size", "epochs", "patience", "shift_pixels"):
+            checks.count(name, getattr(self, name))
+        for name in ("momentum", "weight_decay", "step_x_decay", "warmup_epochs", "strength", "radius"):
+            checks.at_least(name, getattr(self, name), 0)
+        for name in ("label_smoothing", "label_noise", "warmup_share"):
+            checks.share(name, getattr(self, name))
+        for name in ("momentum", "label_smoothing"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be below 1")
+        if not isinstance(self.nesterov, bool):
+            raise ValueError(f"nesterov is {self.nesterov!r}; it must be True or False")
         registries = {"schedule": SCHEDULES, "loss": LOSSES, "augmentation": AUGMENTATIONS, "trainer": TRAINERS}
         for name, accepted in (registries | ({} if callable(self.penalty) else {"penalty": PENALTIES})).items():
             checks.one_of(name, getattr(self, name), accepted)
@@ -106,31 +118,12 @@ class Recipe:
 
     @property
     def per_example_loss(self) -> Callable[[Tensor, Tensor], PerImage]:
-        """From logits and labels to the loss of each example, without the penalty.
-
-        Smoothed labels: Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", section 7.
-        """
+        """Loss of each example, without the penalty; smoothed labels: Szegedy et al. 2016, Inception, section 7."""
         return partial(LOSSES[self.loss], label_smoothing=self.label_smoothing)
 
     def step(self, update: int, *, per_epoch: int) -> float:
         """Step size of an update, counted from 0, given the updates of an epoch."""
         return self.step_size * SCHEDULES[self.schedule](self, update, per_epoch)
-
-    def _check_numbers(self) -> None:
-        checks.positive("step_size", self.step_size)
-        if self.stop_loss is not None:
-            checks.positive("stop_loss", self.stop_loss)
-        for name in ("batch_size", "epochs", "patience", "shift_pixels"):
-            checks.count(name, getattr(self, name))
-        for name in ("momentum", "weight_decay", "step_x_decay", "warmup_epochs", "strength", "radius"):
-            checks.at_least(name, getattr(self, name), 0)
-        for name in ("label_smoothing", "label_noise", "warmup_share"):
-            checks.share(name, getattr(self, name))
-        for name in ("momentum", "label_smoothing"):
-            if getattr(self, name) >= 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be below 1")
-        if not isinstance(self.nesterov, bool):
-            raise ValueError(f"nesterov is {self.nesterov!r}; it must be True or False")
 
     def _check_company(self) -> None:
         if self.weight_decay and self.step_x_decay:

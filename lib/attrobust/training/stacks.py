@@ -22,7 +22,7 @@ LINE = 32
 class Networks(ABC):
     """What `fit` trains: copies of networks alike but for their weights, one row of `weights` per network."""
 
-    #: Whether a look at the loss goes network by network, and only as far as an answer needs it.
+    #: Whether looks go network by network, and only as far as an answer needs, by `_example_losses` of other weights.
     lazy = False
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
@@ -77,10 +77,6 @@ class Networks(ABC):
 
         return [look(row, before, self.weights[row].clone()) for row, before in zip(rows, seen, strict=True)]
 
-    def _example_losses(self, row: int, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Loss of each example, of one network with other weights; asked for where looks are lazy."""
-        raise NotImplementedError
-
 
 class Stack(Networks):
     """Every layer once for all networks, by vmap."""
@@ -119,11 +115,7 @@ class Stack(Networks):
 
 
 class Turns(Networks):
-    """One network after the other, on copies; who is not asked for costs nothing.
-
-    `gradient` goes from (which network, the network, its batch, its labels) to the gradients of its parameters and its
-    loss; None for those of the mean loss.
-    """
+    """One network after the other, on copies; `gradient` takes index, network, batch, labels; None: the loss's own."""
 
     lazy = True
 
