@@ -92,15 +92,9 @@ def integrated_gradients(
 
 
 def smooth_grad(
-    model: nn.Module,
-    x: Images,
-    target: Labels,
-    *,
-    sigma: float,
-    samples: int,
-    generator: torch.Generator,
+    model: nn.Module, x: Images, target: Labels, *, sigma: float, samples: int, generator: torch.Generator,
     readout: Readout = logit,
-) -> Images:
+) -> Images:  # fmt: skip
     """Gradient averaged over Gaussian noise: mean of dz_target/dx at x + n, n ~ N(0, sigma^2), in pixel units.
 
     Noisy pixels may leave [0, 1]. Seed the generator alike to compare maps under common noise (Smilkov et al. 2017,
@@ -113,15 +107,9 @@ def smooth_grad(
 
 
 def uniform_grad(
-    model: nn.Module,
-    x: Images,
-    target: Labels,
-    *,
-    ball: Ball,
-    samples: int,
-    generator: torch.Generator,
+    model: nn.Module, x: Images, target: Labels, *, ball: Ball, samples: int, generator: torch.Generator,
     readout: Readout = logit,
-) -> Images:
+) -> Images:  # fmt: skip
     """Gradient averaged uniformly over a ball: mean of dz_target/dx at x + n, n uniform in `ball`.
 
     Ball("linf", r) is the box of half-width r of the source (Wang et al. 2020, "Smoothed geometry for robust

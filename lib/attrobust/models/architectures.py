@@ -128,18 +128,9 @@ class ViT(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: Shape,
-        classes: int,
-        *,
-        activation: str = "gelu",
-        attention: str = "softmax",
-        patch: int = 2,
-        dim: int = 32,
-        depth: int = 2,
-        heads: int = 4,
-        **pixels: float,
-    ) -> None:
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", attention: str = "softmax", patch: int = 2,
+        dim: int = 32, depth: int = 2, heads: int = 4, **pixels: float,
+    ) -> None:  # fmt: skip
         super().__init__()
         channels, height, width = inputs
         for name, value in (("patch", patch), ("dim", dim), ("depth", depth)):
@@ -186,14 +177,8 @@ INITIAL = ("wide", "narrow")
 
 
 def build(
-    architecture: str,
-    *,
-    input_shape: Shape,
-    classes: int,
-    seed: int,
-    initial: str = "wide",
-    **options: float | str,
-) -> nn.Module:
+    architecture: str, *, input_shape: Shape, classes: int, seed: int, initial: str = "wide", **options: float | str,
+) -> nn.Module:  # fmt: skip
     """Build one of `ARCHITECTURES`, with weights that depend on `seed` alone; the global random state is left as found.
 
     The network is in train mode, on the CPU, in float32. `input_shape`: (channels, height, width) of an image. Options
