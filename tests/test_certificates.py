@@ -181,13 +181,13 @@ def test_a_straight_valley_does_not_turn_and_a_sign_change_gives_no_guarantee():
 
 
 def test_bad_arguments_are_refused_with_one_sentence(unchecked):
-    with pytest.raises(ValueError, match=r"change holds an entry that is negative or NaN; it must be at least 0"):
+    with pytest.raises(ValueError, match=r"change holds .*; every entry must be at least 0"):
         certificates.topk(scores(0), one(-1.0), k=2)
     with pytest.raises(ValueError, match="k is 9; it must be a whole number from 1 to 8"):
         certificates.topk(scores(0), one(1.0), k=9)
     with pytest.raises(ValueError, match="scores has 1 pixels; a rank correlation needs at least 2"):
         certificates.kendall(scores(0, 1), one(1.0))
-    with pytest.raises(ValueError, match="relative holds an entry that is negative or NaN"):
+    with pytest.raises(ValueError, match=r"relative holds .*; every entry must be at least 0"):
         certificates.cosine(one(math.nan))
     with pytest.raises(ValueError, match="nodes is 0"):
         certificates.turn(lambda x: x.sum(), torch.zeros(2), torch.ones(2), nodes=0)

@@ -340,9 +340,9 @@ def test_readout_gradients_are_their_closed_forms(kind):
             lambda: entropy.margin_ceiling(tensor(0.0), keys=1, k=1),
             "keys is 1; it must be a whole number of at least 2",
         ),
-        (lambda: entropy.entropy_floor(tensor(-1.0), keys=3), "norm holds an entry that is negative or NaN"),
-        (lambda: entropy.deficit_bound(tensor(math.nan)), "oscillation holds an entry that is negative or NaN"),
-        (lambda: entropy.total_variation_bound(tensor(-1.0)), "oscillation holds an entry"),
+        (lambda: entropy.entropy_floor(tensor(-1.0), keys=3), "norm holds -1; every entry must be at least 0"),
+        (lambda: entropy.deficit_bound(tensor(math.nan)), "oscillation holds nan; every entry must be at least 0"),
+        (lambda: entropy.total_variation_bound(tensor(-1.0)), "oscillation holds -1; every entry must be at least 0"),
         (
             lambda: entropy.relative_score_change(tensor(1.0, -math.inf), tensor(1.0, 2.0)),
             "moved masks other keys than scores",

@@ -159,7 +159,7 @@ def scores(name: str, value: Tensor) -> Tensor:
 def none_negative(name: str, value: Tensor) -> Tensor:
     """No entry that is negative or NaN."""
     if not bool((value >= 0).all()):
-        raise ValueError(f"{name} holds an entry that is negative or NaN; it must be at least 0")
+        raise ValueError(f"{name} holds {float(value.min()):g}; every entry must be at least 0")
     return value
 
 

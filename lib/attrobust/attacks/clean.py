@@ -1,7 +1,7 @@
 """Clean maps, with what their comparison with other maps needs of them again and again."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attrobust import checks, similarity
@@ -28,8 +28,8 @@ class Clean:
         self.maps, self.k = maps, checks.count("k", k, most=maps[0, 0].numel() - 1)
         self.importances, self.zero, self.length = pixelwise(maps), zero_maps(maps), maps.flatten(1).norm(dim=1)
         self.center = similarity.center_of_mass(self.importances)
-        self.leaders = similarity.leaders(self.importances, k=k)
-        self.held = share_of(self.leaders, self.importances)
+        self.leaders, self.top = similarity.leaders(self.importances, k=k), self.importances.flatten(1).topk(k).indices
+        self.held = share_of(self.top, self.importances)
         #: Ranks, importances and signed maps as directions: of unit length, the first two centred.
         self.ranks = _unit(centred(similarity.ranks(self.importances))).to(maps)
         self.profile, self.direction = _unit(centred(self.importances.flatten(1))), _unit(maps.flatten(1))
@@ -75,10 +75,10 @@ def centred(m: Flat) -> Flat:
     return m - m.mean(1, keepdim=True)
 
 
-def share_of(chosen: Bool[Tensor, "batch pixels"], importances: Importances) -> PerImage:
+def share_of(chosen: Int[Tensor, "batch k"], importances: Importances) -> PerImage:
     """Share of a map's importance that the chosen pixels hold; 0 of a map that is zero."""
     flat = importances.flatten(1)
-    return _share(torch.where(chosen, flat, 0).sum(1), flat.sum(1))
+    return _share(flat.gather(1, chosen).sum(1), flat.sum(1))
 
 
 def distribution(importances: Importances) -> Importances:

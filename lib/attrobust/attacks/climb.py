@@ -71,9 +71,10 @@ def _climb(
         lost += len(astray)
         slope[astray] = along(back, slope[astray])
         length = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
-        velocity = effort.momentum * velocity + slope / length.view(-1, 1, 1, 1)
+        velocity = slope.div_(length.view(-1, 1, 1, 1)).add_(velocity, alpha=effort.momentum)
         size = effort.relative_step * problem.ball.radius * 0.5 * (1 + math.cos(math.pi * step / steps))
-        at = problem.moved(rows, at + size * problem.ball.steepest(velocity) - problem.x[rows])
+        ahead = problem.ball.steepest(velocity).mul_(size).add_(at)
+        at = problem.moved(rows, ahead.sub_(problem.x.index_select(0, rows)))
     return lost
 
 

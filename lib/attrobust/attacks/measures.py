@@ -38,8 +38,8 @@ def compare(clean: Clean, there: Maps) -> Float[Tensor, "measures iterates"]:
     now, (ranks, leaders) = importances.flatten(1), similarity.ranks_and_leaders(importances, k=clean.k)
     alike = [
         clean.leaders.gather(1, leaders).sum(1).to(now) / clean.k,
-        share_of(clean.leaders, importances) / clean.held,
-        along(clean.ranks, centred(ranks).to(now)),
+        share_of(clean.top, importances) / clean.held,
+        along(clean.ranks, (ranks - (now.shape[1] + 1) / 2).to(now)),
         along(clean.direction, flat),
         along(clean.profile, centred(now)),
     ]

@@ -28,7 +28,7 @@ def shift_topk(clean: Clean, there: Maps) -> PerImage:
 
     Reference: Ghorbani et al. 2019, top-k attack.
     """
-    return -share_of(clean.leaders, pixelwise(there))
+    return -share_of(clean.top, pixelwise(there))
 
 
 def unseat_topk(clean: Clean, there: Maps) -> PerImage:
@@ -43,8 +43,8 @@ def unseat_topk(clean: Clean, there: Maps) -> PerImage:
     now = pixelwise(there).flatten(1)
     beside = similarity.ascending(now)[:, -clean.k - 1 :][:, :2]
     edge = now.gather(1, beside).mean(1, keepdim=True)
-    lead = ((now - edge) / (_spread(now) / 4)).sigmoid()
-    return -torch.where(clean.leaders, lead, 0).sum(1) / clean.k
+    lead = ((now.gather(1, clean.top) - edge) / (_spread(now) / 4)).sigmoid()
+    return -lead.mean(1)
 
 
 def lower_spearman(clean: Clean, there: Maps) -> PerImage:
@@ -127,4 +127,5 @@ def frame(maps: Maps, *, width: int = 1) -> OnePlane:
 
 def _spread(importances: Tensor) -> Tensor:
     """Standard deviation of each row, never zero."""
-    return importances.std(1, keepdim=True).clamp_min(torch.finfo(importances.dtype).tiny)
+    spread = centred(importances).norm(dim=1, keepdim=True) / (importances.shape[1] - 1) ** 0.5
+    return spread.clamp_min(torch.finfo(importances.dtype).tiny)

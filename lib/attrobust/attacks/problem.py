@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -50,7 +51,7 @@ class Problem:
         """All images."""
         return torch.arange(len(self.x), device=self.x.device)
 
-    @property
+    @cached_property
     def stochastic(self) -> bool:
         """Whether the map draws random numbers."""
         return stochastic(self.attribution)
@@ -79,7 +80,7 @@ class Problem:
 
     def moved(self, rows: Rows, perturbation: Images) -> Images:
         """The images under a perturbation, pulled into the ball and into [0, 1]."""
-        return (self.x[rows] + self.ball.project(perturbation)).clamp(0, 1)
+        return self.ball.project(perturbation).add(self.x.index_select(0, rows)).clamp_(0, 1)
 
     def see(self, judge: Judge, parts: Sequence[str], at: Images, rows: Rows, of: Rows | None = None) -> None:
         """Show iterates to the judge, of one part unless `of` says."""
@@ -93,17 +94,18 @@ class Problem:
 
         The slope of a stochastic map is averaged over fresh draws of `streams`, `eot` times.
         """
-        slope = torch.zeros_like(at)
+        slopes = []
         for _ in range(eot if self.stochastic else 1):
             leaf = at.detach().requires_grad_()
             with torch.enable_grad():
                 maps, logits = self.look(network, leaf, rows, streams)
                 value = goal(rows, maps)
-            slope += gradient(value, leaf)
+            slopes.append(gradient(value, leaf))
         if network is not self.model or self.stochastic:
             maps, logits = self.look(self.model, at, rows)
         lost = self._shown(judge, parts, at, rows, of, maps, logits)
-        return value.detach(), slope, lost, self.way_back(at[lost], rows[lost]) if len(lost) else at[:0]
+        back = self.way_back(at[lost], rows[lost]) if len(lost) else at[:0]
+        return value.detach(), sum(slopes[1:], slopes[0]), lost, back
 
     def _shown(
         self, judge: Judge, parts: Sequence[str], at: Images, rows: Rows, of: Rows | None, maps: Maps, logits: object
