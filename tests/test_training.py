@@ -247,6 +247,19 @@ def test_looks_cut_short_are_taken_at_the_same_updates_as_whole_ones(draw, monke
     assert due == expected
 
 
+def test_a_whole_look_that_finds_the_loss_far_above_the_level_does_not_bring_the_next_one_forward():
+    losses, due = torch.tensor([0.0, 0.0, 0.0, 0.0, 10.0]), []
+    watch = level.Level(0.1, 4, [torch.zeros(5)])
+
+    def looks(rows, seen):
+        due.append(step)
+        return [level.Look(seen[0], lambda part: losses[part])]
+
+    for step in range(1, 9):
+        watch.reached(step, torch.tensor([1.0]), [0], looks)
+    assert due == [4, 8]
+
+
 def test_a_transformer_that_has_stopped_costs_nothing_more():
     x, y = examples(n=32)
     nets, asked = [build(s, "vit").eval() for s in range(3)], []
