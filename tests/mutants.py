@@ -42,16 +42,9 @@ AREAS = {
 }
 #: What the copy needs; tests read all of these.
 COPIED = (
-    "lib",
-    "tests",
-    "notebooks",
-    "figures",
-    "pyproject.toml",
-    "README.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "Makefile",
-)
+    "lib", "tests", "notebooks", "figures", "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile",
+    "environment.yml", "constraints.txt",
+)  # fmt: skip
 
 TURNED = {ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 TURNED |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
@@ -203,7 +196,7 @@ def tried(tree: Path, tests: list[str], limit: float) -> tuple[str, str]:
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate()
         return "too long", ""
-    first = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+    first = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
     return ("failed" if running.returncode else "passed"), (first[1] if first else "")
 
 
