@@ -6,7 +6,8 @@ from collections import Counter
 import cases
 import pytest
 import torch
-from attrobust import models, training
+from attrobust import attacks, experiments, models, training
+from attrobust.balls import Ball
 from attrobust.training import recipes
 from torch.nn import functional as F
 
@@ -283,3 +284,21 @@ def test_another_trainer_is_one_function_in_the_registry(monkeypatch):
     fit(nets, x, y, [5, 6], trainer="sam", radius=0.2)
     for seed, net, twin in zip((5, 6), nets, twins, strict=True):
         assert alike(net, by_hand(twin, x, y, cases.generator(seed), cross_entropy, change=change))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        training.Recipe(step_size=0.1, batch_size=4, epochs=3),
+        experiments.Experiment("digits", step_size=0.1, batch_size=8, epochs=1, seed=0),
+        experiments.Measurement(),
+        attacks.Effort(),
+        Ball("linf", 0.1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_enters_a_key_is_a_value_that_nobody_can_change(value):
+    name = dataclasses.fields(value)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, name, getattr(value, name))
+    assert hash(value) == hash(dataclasses.replace(value))
