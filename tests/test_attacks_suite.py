@@ -1,6 +1,7 @@
 """The suite: never weaker than its parts, an image's result its own, nothing dropped, every pass counted."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from functools import partial
@@ -224,9 +225,9 @@ def test_more_of_anything_that_is_tried_never_weakens_the_worst_case(few, more):
 
 
 MAPS = {
-    "saliency": (attributions.saliency, {}),
-    "integrated": (partial(attributions.integrated_gradients, steps=4), {"forward": 4, "backward": 4, "logits": False}),
-    "stochastic": (smooth_grad, {"forward": 3, "backward": 3, "stochastic": True, "logits": False}),
+    "saliency": (attributions.saliency, {"logits": True}),
+    "integrated": (partial(attributions.integrated_gradients, steps=4), {"forward": 4, "backward": 4}),
+    "stochastic": (smooth_grad, {"forward": 3, "backward": 3, "stochastic": True, "logits": True}),
 }
 
 
@@ -255,7 +256,7 @@ def test_the_count_of_passes_on_paper_is_the_measured_one(kind, name, effort):
 def test_a_wanted_map_costs_one_objective_more():
     x, judged = cases.images(2), Counting(cases.mlp())
     found = attack(judged, x, wanted=attacks.frame(x))
-    paper = passes(QUICK, images=2, wanted=True, lost=found.lost)
+    paper = passes(QUICK, images=2, wanted=True, lost=found.lost, logits=True)
     assert (judged.forwards, judged.backwards) == (paper.forward, paper.backward)
 
 
@@ -264,7 +265,7 @@ def test_the_way_back_to_the_prediction_is_paid_for_only_where_it_was_lost():
     effort = Effort(steps=5, restarts=2, draws=0, walk=0)
     found = attack(judged, x, ball=Ball("linf", 0.25), effort=effort)
     assert 0 < found.lost < 20 * 2 * 5 * 4
-    paper = passes(effort, images=20, lost=found.lost)
+    paper = passes(effort, images=20, lost=found.lost, logits=True)
     assert (judged.forwards, judged.backwards) == (paper.forward, paper.backward)
 
 
@@ -568,3 +569,64 @@ def test_bad_arguments_are_refused_before_any_work(change, sentence, unchecked):
 def test_an_effort_out_of_range_is_refused(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         Effort(**change)
+
+
+# ------------------------------------------------------------------ whose logits, and whose memory
+
+
+class Turned(nn.Module):
+    """A network that gives the logits to other classes than its `attend` does."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.attend = inner, inner.attend
+
+    def forward(self, x):
+        return self.inner(x).roll(1, 1)
+
+
+def test_predictions_are_the_judged_networks_whatever_logits_a_map_brings_along():
+    found = attack(Turned(cases.vit()), cases.images(3, shape=(2, 4, 6)), attribution=attributions.raw_attention, k=2)
+    assert found.counted.all()
+    assert found.lost == 0
+
+
+@pytest.mark.parametrize("kind", ["wrapped", "its own logits", "partial of a wrapper"])
+def test_only_marked_attributions_are_asked_for_logits(kind):
+    @functools.wraps(attributions.saliency)
+    def wrapped(model, x, target):
+        return attributions.saliency(model, x, target).abs()
+
+    def own(model, x, target, logits=None):
+        assert logits is None
+        return attributions.saliency(model, x, target)
+
+    maps = {"wrapped": wrapped, "its own logits": own, "partial of a wrapper": partial(wrapped)}[kind]
+    assert attack(attribution=maps).counted.all()
+
+
+class Summed(nn.Module):
+    """A smooth network of the sums over each channel: its input gradient is one number shown at every pixel."""
+
+    def forward(self, x):
+        first, second = torch.randn(2, 2, 3, generator=cases.generator(), dtype=x.dtype)
+        h = x.sum((2, 3))
+        return h.sin() @ first + h.square() @ second
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_network_that_sums_pixels_is_climbed_as_any_other(norm):
+    found = attack(Summed(), norm=norm, k=2, ball=Ball(norm, 1e-3))
+    assert found.climbed.all()
+    assert found.counted.all()
+
+
+def test_maps_next_to_underflow_have_similarities_in_range():
+    tiny, there = (scale * torch.randn(2, 1, 8, 8, generator=cases.generator()) for scale in (1e-25, 1.0))
+    found = attacks.measure(tiny, there, k=5)
+    assert all(found[name].abs().max() <= 1 + 1e-6 for name in ("cosine", "pearson", "spearman"))
+
+
+def test_maps_of_another_shape_are_refused(unchecked):
+    with pytest.raises(ValueError, match=r"there has shape \(1, 1, 4, 4\); it must be that of clean"):
+        attacks.measure(torch.zeros(2, 1, 4, 4), torch.zeros(1, 1, 4, 4), k=3)

@@ -332,7 +332,7 @@ class Weightless(nn.Module):
     ("change", "sentence"),
     [
         ({"x": 3 * X}, r"x spans .*; pixels must lie in \[0, 1\]"),
-        ({"k": 0}, "k is 0; it must be a whole number from 1 to 8"),
+        ({"k": 0}, "k is 0; it must be a whole number from 1 to 9"),
         ({"model": Weightless()}, "model is Weightless, which has no weights; there is nothing to randomise"),
     ],
 )

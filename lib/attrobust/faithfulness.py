@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attrobust import attacks, checks
+from attrobust import checks, similarity
 from attrobust.attributions import pixelwise
 from attrobust.shapes import Attribution, Images, Importances, Labels, PerImage
 
@@ -185,8 +185,10 @@ def randomisation(
             depth = 1 + list(drawn).index(layer) if order == "cascading" else 1
             where = {"order": order, "layer": layer, "randomised": depth}
             for n in attributions:
-                alike = attacks.measure(clean[n], found[n], k=k)
-                values = {name: alike[name].double().cpu().numpy() for name in SIMILARITIES}
+                a, b = pixelwise(clean[n]), pixelwise(found[n])
+                alike = (similarity.topk_intersection(a, b, k=k), similarity.spearman(a, b))
+                alike += (similarity.cosine(clean[n], found[n]), similarity.pearson(a, b))
+                values = {name: v.double().cpu().numpy() for name, v in zip(SIMILARITIES, alike, strict=True)}
                 tables.append(pd.DataFrame({"image": range(len(x)), "attribution": n, **where, **values}))
     return pd.concat(tables, ignore_index=True)
 

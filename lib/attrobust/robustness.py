@@ -4,7 +4,8 @@ For every image the *worst case* over the attack's objectives is taken separatel
 stands random noise of the same size, without which an attack table cannot be read. Every function takes a `model` in
 eval mode, on which every map is judged, images `x` with pixels in [0, 1], `attributions` by name, the `ball` of allowed
 perturbations, `k` leading pixels of the top-k measures (from 1 to one less than the map has), and a `generator`, which
-gives one number from which every image's streams follow; and refuses what `attacks.auto` refuses.
+gives one number from which every image's streams follow, and refuses what `attacks.auto` refuses; `compare` attacks
+nothing and takes what it needs of these.
 """
 
 import dataclasses
@@ -29,14 +30,14 @@ COLUMNS = (*SIMILARITIES, *DISTANCES)
 @versioned(2)
 def attribution_robustness(
     model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], ball: Ball, k: int,
-    generator: torch.Generator, effort: attacks.Effort = attacks.DEFAULT, noise_draws: int = 4,
+    generator: torch.Generator, effort: attacks.Effort | None = None, noise_draws: int = 4,
     ascend_on: Sequence[nn.Module] | None = None, refuse: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Attack the maps of the predicted classes and compare them with the clean ones.
 
     Args:
         model, x, attributions, ball, k, generator: as above.
-        effort: how hard `attacks.auto` climbs; noise and walk are left out of the attack.
+        effort: how hard `attacks.auto` climbs, `attacks.Effort()` if None; noise and walk are left out of the attack.
         noise_draws: random perturbations of full size, averaged, for the noise row; at least 1.
         ascend_on: networks to climb on; twins of the model are built if its derivative fails the audit.
         refuse: whether a map that cannot be climbed is an error; if not, it was not attacked, and its row is NaN.
@@ -48,6 +49,7 @@ def attribution_robustness(
     """
     checks.images("x", x)
     checks.count("noise_draws", noise_draws)
+    effort = effort or attacks.Effort()
     checks.count("effort.steps", effort.steps)
     streams, tables = attacks.Streams(x, generator=generator), []
     target, noise = _predictions(model, x), _noise(model, x, ball, streams, noise_draws)
@@ -95,7 +97,7 @@ def strength(
 
 def transfer(
     model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], ball: Ball, k: int,
-    generator: torch.Generator, effort: attacks.Effort = attacks.DEFAULT, noise_draws: int = 4,
+    generator: torch.Generator, effort: attacks.Effort | None = None, noise_draws: int = 4,
     ascend_on: Sequence[nn.Module] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Attack one map, measure another: every pair, image by image, beside random noise.

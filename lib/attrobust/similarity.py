@@ -12,10 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attrobust import checks
-from attrobust.shapes import PerImage
-
-Maps = Float[Tensor, "batch channels height width"]
-Importances = Float[Tensor, "batch height width"]
+from attrobust.shapes import Importances, Maps, PerImage
 
 
 def topk_intersection(reference: Importances, perturbed: Importances, *, k: int) -> PerImage:
@@ -136,7 +133,7 @@ def displacement(reference: Maps, perturbed: Maps) -> PerImage:
 
 
 def relative_displacement(reference: Maps, perturbed: Maps) -> PerImage:
-    """Length of a signed map's change over that of the clean map (a distance); infinite where the clean map is zero."""
+    """Length of a signed map's change over the clean map's (a distance); infinite where only the clean map is zero."""
     first, second = _flat_pair(reference, perturbed)
     change, length = (second - first).norm(dim=1), first.norm(dim=1)
     return torch.where(change == 0, torch.zeros_like(change), change / length)
@@ -157,7 +154,7 @@ def center_of_mass(importances: Importances) -> Float[Tensor, "batch 2"]:
     grid = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1).to(importances)
     tiny = torch.finfo(importances.dtype).tiny
     weights = (importances + tiny).flatten(1)
-    return weights @ grid.flatten(0, 1) / weights.sum(1, keepdim=True)
+    return weights / weights.sum(1, keepdim=True) @ grid.flatten(0, 1)
 
 
 def _flat_pair(reference: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:

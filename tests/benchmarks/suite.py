@@ -27,7 +27,7 @@ def rows(*, repetitions: int, networks: tuple[str, ...] = ("dense", "strided")) 
                 seconds = time.process_time() - begin
                 worst = torch.cat([cosines(each) for each in found])
                 counted = zip(parts, found, strict=True)
-                paper = [attacks.passes(EFFORT, images=len(part), lost=each.lost) for part, each in counted]
+                paper = [attacks.passes(EFFORT, images=len(p), lost=f.lost, logits=True) for p, f in counted]
                 yield {
                     "network": network,
                     "way": way,

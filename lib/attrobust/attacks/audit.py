@@ -87,4 +87,5 @@ def gradient(values: PerImage, leaf: Images, *, keep: bool = False) -> Images:
         return torch.zeros_like(leaf)
     ones = torch.ones_like(values)
     found = torch.autograd.grad(values, leaf, ones, retain_graph=keep, allow_unused=True, materialize_grads=True)[0]
-    return found if bool(found.sum().isfinite()) else found.nan_to_num(posinf=0, neginf=0)
+    # Contiguous: that of a sum over pixels is one number shown many times, and must not be written to in place.
+    return found.nan_to_num(posinf=0, neginf=0).contiguous()

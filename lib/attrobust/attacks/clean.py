@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from attrobust import checks, similarity
 from attrobust.attributions import pixelwise, zero_maps
@@ -31,7 +31,8 @@ class Clean:
         self.leaders, self.top = similarity.leaders(self.importances, k=k), self.importances.flatten(1).topk(k).indices
         self.held = share_of(self.top, self.importances)
         #: Ranks, importances and signed maps as directions: of unit length, the first two centred.
-        self.ranks = _unit(centred(similarity.ranks(self.importances))).to(maps)
+        exact = torch.promote_types(maps.dtype, torch.float32)
+        self.ranks = _unit(centred(similarity.ranks(self.importances))).to(exact)
         self.profile, self.direction = _unit(centred(self.importances.flatten(1))), _unit(maps.flatten(1))
         self.wanted = None if wanted is None else distribution(self._check(wanted))
 
@@ -91,4 +92,5 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def _unit(m: Flat) -> Flat:
-    return nn.functional.normalize(m, dim=1, eps=torch.finfo(m.dtype).tiny)
+    length = m.norm(dim=1, keepdim=True)
+    return m / torch.where(length > 0, length, 1)

@@ -10,13 +10,9 @@ BETAS = (5.0, 10.0, 50.0)
 
 #: What can be climbed, by name.
 CLIMBABLE = {
-    "top_k": objectives.shift_topk,
-    "unseat": objectives.unseat_topk,
-    "center": objectives.shift_center,
-    "spearman": objectives.lower_spearman,
-    "cosine": objectives.lower_cosine,
-    "pearson": objectives.lower_pearson,
-}
+    "top_k": objectives.shift_topk, "unseat": objectives.unseat_topk, "center": objectives.shift_center,
+    "spearman": objectives.lower_spearman, "cosine": objectives.lower_cosine, "pearson": objectives.lower_pearson,
+}  # fmt: skip
 
 #: What is climbed unless something else is said; with a wanted map "match" too.
 OBJECTIVES = ("unseat", "spearman", "cosine", "pearson")
@@ -55,9 +51,6 @@ class Effort:
             raise ValueError("steps, draws and walk are all 0; one of them must be at least 1")
 
 
-#: What is tried unless something else is said.
-DEFAULT = Effort()
-
 #: The attack of this project's first results, kept for comparison at the same number of gradients as `Effort()`.
 FIRST_VERSION = Effort(steps=20, restarts=4, momentum=0, objectives=("top_k", "center", "cosine", "pearson"))
 
@@ -72,7 +65,7 @@ class Passes:
 
 def passes(
     effort: Effort, *, images: int, wanted: bool = False, twins: int = 0, built: bool = False, stochastic: bool = False,
-    starts: int = 0, lost: int = 0, logits: bool = True, forward: int = 1, backward: int = 1,
+    starts: int = 0, lost: int = 0, logits: bool = False, forward: int = 1, backward: int = 1,
 ) -> Passes:  # fmt: skip
     """What `auto` spends on `images` images if none is broken early, exactly; with a goal, at most that.
 
@@ -90,13 +83,13 @@ def passes(
         stochastic: whether the map takes a generator.
         starts: sets of starts that are judged.
         lost: iterates that lost their prediction, over all parts (`Found.lost`).
-        logits: whether the map brings its logits along, which saves every prediction of an iterate.
+        logits: whether the map `brings_logits`, as saliency does, which saves every prediction of an iterate.
         forward: images per map sent through the network: 1 for saliency, `steps` or `samples` for an average.
         backward: gradients per map sent back to the pixels: as many; 0 for attention itself.
 
     Example:
         >>> effort = Effort(steps=2, restarts=1, draws=0, walk=0, objectives=("cosine",))
-        >>> passes(effort, images=1)  # 1 + 5 + 3 maps, 1 prediction; gradients of 2 audited and 2 climbed maps
+        >>> passes(effort, images=1, logits=True)  # 1 + 5 + 3 maps, 1 prediction; gradients of 4 maps
         Passes(forward=10, backward=13)
     """
     rows, networks = images * effort.restarts, twins or 1
@@ -108,5 +101,5 @@ def passes(
     maps = images + judged + audits * (2 * DIRECTIONS + 1) + (0 if shared else climbs * effort.steps * fresh)
     gradients = audits * DIRECTIONS + climbs * effort.steps * fresh
     kinks = 1 + twins if built and effort.steps else 0
-    predictions = images + (0 if logits else judged) + lost
+    predictions = images + (0 if logits and not stochastic else judged) + lost
     return Passes(maps * forward + predictions + kinks, maps * backward + gradients * forward + lost)

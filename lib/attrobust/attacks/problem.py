@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -34,6 +34,8 @@ class Problem:
     target: Labels
     ball: Ball
     streams: Streams
+    clean: Maps | None = None  # maps of the clean images
+    heard: bool = True  # whether logits that a map brings along are those of the model
 
     @classmethod
     def of(
@@ -44,7 +46,10 @@ class Problem:
         with torch.no_grad():
             target = checks.logits("model", model(x), batch=len(x)).argmax(1)
         streams = generator if isinstance(generator, Streams) else Streams(x, generator=generator)
-        return cls(attribution, model, x, target, ball, streams)
+        problem = cls(attribution, model, x, target, ball, streams)
+        clean, logits = problem.look(model, x, problem.everyone)
+        heard = logits is not None and torch.equal(logits.argmax(1), target)
+        return replace(problem, clean=clean.detach(), heard=heard)
 
     @property
     def everyone(self) -> Rows:
@@ -56,18 +61,18 @@ class Problem:
         """Whether the map draws random numbers."""
         return stochastic(self.attribution)
 
-    def maps(self, network: nn.Module, at: Images, rows: Rows, draws: Sequence[torch.Generator] = ()) -> Maps:
-        """Maps on a network; a stochastic one under the given streams, or its image's common draws."""
-        return self.look(network, at, rows, draws)[0]
-
     def look(
         self, network: nn.Module, at: Images, rows: Rows, draws: Sequence[torch.Generator] = ()
     ) -> tuple[Maps, Logits | None]:
-        """Maps as `maps` gives them, with the logits of the same forward pass if the attribution has them at hand."""
+        """Maps on a network, with the logits of the same forward pass if they come along and are the judged network's.
+
+        A stochastic map is made under the given streams, or under its image's common draws.
+        """
         if self.stochastic:
             draws = draws or self.streams.common(rows.tolist())
             return explain(self.attribution, network, at, self.target[rows], draws), None
-        return with_logits(self.attribution, network, at, self.target[rows])
+        maps, logits = with_logits(self.attribution, network, at, self.target[rows])
+        return maps, logits if self.heard else None
 
     def way_back(self, at: Images, rows: Rows) -> Images:
         """Gradient of the clean class's lead over the best other class."""

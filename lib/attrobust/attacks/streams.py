@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
-from attrobust.attributions import takes
 from attrobust.shapes import Attribution, Images, Labels, Maps
 
 
@@ -45,9 +44,11 @@ def each(draw: Callable, like: Images, streams: Sequence[torch.Generator]) -> Im
 
 def stochastic(attribution: Callable) -> bool:
     """Whether an attribution waits for a generator: it has a parameter of that name without a value."""
-    return takes(attribution, "generator") and (
-        inspect.signature(attribution).parameters["generator"].default is inspect.Parameter.empty
-    )
+    try:
+        parameter = inspect.signature(attribution).parameters.get("generator")
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 def explain(

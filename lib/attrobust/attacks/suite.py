@@ -22,9 +22,8 @@ from attrobust import checks
 from attrobust.attacks.audit import Audit, BlindError, audit
 from attrobust.attacks.clean import Clean
 from attrobust.attacks.climb import climb
-from attrobust.attacks.effort import CLIMBABLE, DEFAULT, DIRECTIONS, Effort
-from attrobust.attacks.judge import Judge
-from attrobust.attacks.measures import MEASURES
+from attrobust.attacks.effort import CLIMBABLE, DIRECTIONS, Effort
+from attrobust.attacks.judge import MEASURES, Judge
 from attrobust.attacks.objectives import match_map
 from attrobust.attacks.problem import Problem, still_open
 from attrobust.attacks.streams import Streams, each
@@ -69,7 +68,7 @@ class Found:
 @versioned(2)
 def auto(
     attribution: Attribution, model: nn.Module, x: Images, ball: Ball, *, k: int,
-    generator: torch.Generator | Streams, effort: Effort = DEFAULT, wanted: Wanted | None = None,
+    generator: torch.Generator | Streams, effort: Effort | None = None, wanted: Wanted | None = None,
     ascend_on: Sequence[nn.Module] | None = None, starts: Mapping[str, Images] | None = None,
     goal: tuple[str, float] | None = None,
 ) -> Found:  # fmt: skip
@@ -77,13 +76,13 @@ def auto(
 
     Args:
         attribution: (model, x, target) -> map. If it also waits for a `generator`, each image draws from a stream of
-            its own: fresh draws at every gradient step, the same ones at every judgement, clean and attacked. If it has
-            a parameter `logits`, it is asked for the logits of its forward pass too, which saves the prediction's.
+            its own: fresh draws at every gradient step, the same ones at every judgement, clean and attacked. One that
+            `attributions.brings_logits` marks is asked for them too, which saves the predictions of iterates.
         model: classifier in eval mode; every map and prediction is judged on it.
         x, ball: clean images, pixels in [0, 1], and the allowed perturbations.
         k: pixels of the top-k measures, from 1 to one less than the map has.
         generator: gives one number, from which every image's streams follow; or these streams.
-        effort: how hard to try.
+        effort: how hard to try, `Effort()` if None.
         wanted: maps to move towards (see `match_map`); adds an objective and a measure.
         ascend_on: networks to climb on; if None, the model itself, or twins of it if its derivative fails the audit.
         starts: name -> images found elsewhere, inside the ball and [0, 1].
@@ -107,7 +106,7 @@ def auto(
         >>> sorted(set(found.table["part"]))
         ['cosine', 'noise', 'pearson', 'spearman', 'unseat', 'walk', 'worst']
     """
-    starts = dict(starts or {})
+    effort, starts = effort or Effort(), dict(starts or {})
     if goal is not None:
         checks.one_of("goal", goal[0], [m for m in MEASURES if m != "match" or wanted is not None])
     problem = Problem.of(attribution, model, x, ball, generator)
@@ -138,8 +137,8 @@ def found(judge: Judge, networks: Mapping[str, nn.Module], audits: dict[str, Aud
 
 def opened(problem: Problem, *, k: int, wanted: Wanted | None = None, goal: tuple[str, float] | None = None) -> Judge:
     """A judge that knows the clean maps, which must be finite."""
-    maps = checks.maps(_name(problem.attribution), problem.maps(problem.model, problem.x, problem.everyone).detach())
-    return Judge(problem.x, Clean(maps, k=k, wanted=wanted), goal=goal)
+    checks.maps(_name(problem.attribution), problem.clean)
+    return Judge(problem.x, Clean(problem.clean, k=k, wanted=wanted), goal=goal)
 
 
 def passing(
@@ -177,7 +176,7 @@ def passing(
 def _audit(problem: Problem, network: nn.Module) -> Audit:
     draws = [[problem.streams(i, f"audit {turn}") for i in range(len(problem.x))] for turn in range(DIRECTIONS)]
     signs = torch.stack([each(Ball("linf", 1.0).boundary, problem.x, own) for own in draws])
-    return audit(lambda at: problem.maps(network, at, problem.everyone), problem.x, signs)
+    return audit(lambda at: problem.look(network, at, problem.everyone)[0], problem.x, signs)
 
 
 def _blindly(problem: Problem, judge: Judge, part: str, count: int, step: Callable[..., Images]) -> None:

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor, nn
 
 from attrobust.attributions.gradients import explained, live
+from attrobust.attributions.importance import brings_logits
 from attrobust.models.readouts import Readout, logit
 from attrobust.shapes import Images, Labels, Logits, OnePlane
 from attrobust.versions import versioned
@@ -28,6 +29,7 @@ Found = OnePlane | tuple[OnePlane, Logits]
 LARGEST = 2**30
 
 
+@brings_logits
 @versioned(1)
 def raw_attention(model: nn.Module, x: Images, target: Labels, *, logits: bool = False) -> Found:
     """What CLS attends to in the last block: m(A_L), for softmax at most 1 in sum. The same for every class."""
@@ -36,6 +38,7 @@ def raw_attention(model: nn.Module, x: Images, target: Labels, *, logits: bool =
     return (raw, scores) if logits else raw
 
 
+@brings_logits
 @versioned(1)
 def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = True, logits: bool = False) -> Found:
     """Attention followed through all blocks and their skip connections: B_L ... B_1 with B_l = m(A_l) + I.

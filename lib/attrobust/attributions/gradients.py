@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import checks
+from attrobust.attributions.importance import brings_logits
 from attrobust.balls import Ball
 from attrobust.models.readouts import OF_LOGITS, Readout, logit
 from attrobust.shapes import Images, Labels, Logits
@@ -28,6 +29,7 @@ def explained(model: Callable[[Tensor], Tensor], x: Images, target: Labels, read
     return checks.per_image("readout", readout(model, x, target), batch=len(x)).sum()
 
 
+@brings_logits
 @versioned(1)
 def saliency(
     model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit, logits: bool = False
@@ -50,7 +52,7 @@ def saliency(
         scores.append(model(images))
         return scores[-1]
 
-    known = logits and readout in OF_LOGITS
+    known = logits and any(readout is r for r in OF_LOGITS)
     with torch.enable_grad():
         chosen = explained(run if known else model, x, target, readout)
         found = torch.autograd.grad(chosen, x, create_graph=True)[0]

@@ -1,7 +1,7 @@
 """From signed maps to importances, per pixel and per patch, where attention maps live."""
 
-import inspect
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -24,6 +24,17 @@ def patches(signed: Images, *, patch: int) -> OnePlane:
     return nn.functional.avg_pool2d(pixelwise(signed)[:, None], patch)
 
 
+#: Attributions that `brings_logits` marks.
+BRINGING: list[Callable] = []
+
+
+def brings_logits(attribution: Callable) -> Callable:
+    """Mark an attribution that returns (map, logits of the same forward pass) if it is called with `logits=True`."""
+    BRINGING.append(attribution)
+    return attribution
+
+
+@brings_logits
 @versioned(1)
 def on_patches(
     model: nn.Module, x: Images, target: Labels, *, attribution: Callable, patch: int, logits: bool = False
@@ -34,18 +45,13 @@ def on_patches(
 
 
 def with_logits(attribution: Callable, model: nn.Module, x: Images, target: Labels) -> tuple[Maps, Logits | None]:
-    """Maps, and the logits of the same forward pass if the attribution has a parameter `logits` to ask for them."""
-    if takes(attribution, "logits"):
+    """Maps, and the logits of the same forward pass if the attribution `brings_logits`."""
+    inner = attribution
+    while isinstance(inner, partial):
+        inner = inner.func
+    if any(inner is known for known in BRINGING):
         return attribution(model, x, target, logits=True)
     return attribution(model, x, target), None
-
-
-def takes(attribution: Callable, name: str) -> bool:
-    """Whether an attribution has a parameter of that name."""
-    try:
-        return name in inspect.signature(attribution).parameters
-    except (TypeError, ValueError):
-        return False
 
 
 def zero_maps(maps: Images) -> Marks:

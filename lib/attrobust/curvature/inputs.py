@@ -101,8 +101,9 @@ def input_jacobian_norm(model: nn.Module, x: Inputs, *, norm: str = "spectral") 
         "frobenius": lambda j: j.flatten(1).norm(dim=1),
     }
     length = norms[checks.one_of("norm", norm, norms)]
-    jacobian = input_jacobian(model, x)
-    return Estimate(length(jacobian), torch.zeros(len(x)).to(jacobian), jacobian.shape[1])
+    found = [(length(jacobian), logits.shape[1]) for logits, jacobian in _logits_and_jacobians(model, x)]
+    value = torch.cat([part for part, _ in found])
+    return Estimate(value, torch.zeros_like(value), found[0][1])
 
 
 def gram_spectrum(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Estimate:

@@ -110,6 +110,8 @@ class Patches(nn.Module):
 
     def forward(self, x: Images) -> Tokens:
         """Tokens of each image, in reading order."""
+        if any(side % self.patch for side in x.shape[-2:]):
+            raise ValueError(f"x has images of {tuple(x.shape[-2:])}; patch {self.patch} must divide height and width")
         tiles = nn.functional.unfold(x, self.patch, stride=self.patch).mT.contiguous()
         return nn.functional.linear(tiles, self.weight, self.bias)
 

@@ -142,8 +142,9 @@ def left_out(store: Store) -> str:
 class Progress:
     """One line of progress under a running cell; it disappears when the cell is done, so outputs stay clean."""
 
+    _handle: display.DisplayHandle | None = None
+
     def __enter__(self) -> "Progress":
-        self._handle = None
         return self
 
     def __call__(self, line: str) -> None:
