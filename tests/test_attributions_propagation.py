@@ -1,5 +1,6 @@
 """DeepLIFT, layer-wise relevance, guided backpropagation, and the averaged gradient beside SmoothGrad."""
 
+import itertools
 import math
 from functools import partial
 
@@ -735,3 +736,12 @@ def test_smooth_grad_keeps_its_bits():
 def test_uniform_grad_needs_a_sample():
     with pytest.raises(ValueError, match="samples is 0; it must be a whole number of at least 1"):
         averaged(cases.mlp(), X, Ball("linf", 0.1), 0)
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "z_plus"])
+def test_a_larger_epsilon_only_ever_damps_a_map(rule):
+    model, x = cases.mlp(nn.ReLU(), width=16), cases.images()
+    y = model(x).argmax(1)
+    sizes = [attributions.lrp(model, x, y, rule=rule, epsilon=e).abs().sum((1, 2, 3)) for e in (0.0, 0.05, 0.2, 1.0)]
+    for less, more in itertools.pairwise(sizes):
+        assert (more < less).all()

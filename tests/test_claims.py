@@ -146,6 +146,10 @@ def test_verdicts_depend_on_the_side_of_zero_alone(a, b):
         (0.06, 0.2, claims.OPPOSITE),
         (-0.2, -0.06, claims.OPPOSITE),
         (-np.inf, np.inf, claims.UNDECIDED),
+        (-0.04, 0.05, claims.UNDECIDED),
+        (-0.05, 0.04, claims.UNDECIDED),
+        (0.05, 0.2, claims.UNDECIDED),
+        (-0.2, -0.05, claims.UNDECIDED),
     ],
 )
 def test_no_gain_asks_for_the_whole_interval_inside_its_margin(low, high, expected):
@@ -265,6 +269,7 @@ def test_arms_of_a_page_stand_in_the_order_of_the_table_data_sets_first():
     datasets, protocols = (line.split() for line in page.splitlines()[2:4])
     assert datasets == ["mnist", "digits"]
     assert protocols == ["matched", "plateau"] * 2
+    assert page.index("C1, by step size") < page.index("C1, by batch size")
 
 
 def test_the_corruption_of_one_row_changes_the_stated_change():
@@ -418,6 +423,7 @@ def test_saved_claims_read_back_to_six_digits(tmp_path):
     back = pd.read_csv(tmp_path / "claims.csv")
     assert back["change"].tolist() == pytest.approx(found["change"].tolist(), rel=1e-5)
     assert back["verdict"].tolist() == found["verdict"].tolist()
+    assert [*back] == [*found]
     claims.save(found, tmp_path, name="strength")
     assert (tmp_path / "strength.csv").read_text() == (tmp_path / "claims.csv").read_text()
 
@@ -513,6 +519,12 @@ def test_a_planted_gain_under_another_attention_is_restored():
     assert set(found.values()) == {"supported"}
     assert table.change.to_numpy() == pytest.approx([0.15, 0.15], abs=0.02)
     assert "restored, n = 5" in claims.kernel_by_kernel(table)
+
+
+def test_data_sets_stand_in_the_order_of_the_rows():
+    rows = two_attentions((0.2, 0.0), (0.2, 0.15))
+    both = pd.concat([rows.assign(dataset="mnist"), rows.assign(dataset="digits")], ignore_index=True)
+    assert restored(both)[1].dataset.unique().tolist() == ["mnist", "digits"]
 
 
 def test_a_gain_that_softmax_has_too_is_not_restored():

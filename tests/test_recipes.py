@@ -302,3 +302,8 @@ def test_what_enters_a_key_is_a_value_that_nobody_can_change(value):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(value, name, getattr(value, name))
     assert hash(value) == hash(dataclasses.replace(value))
+
+
+def test_the_numbers_of_a_recipe_are_named():
+    with pytest.raises(TypeError, match="positional"):
+        training.Recipe(0.1, 4, 3)
