@@ -18,7 +18,6 @@ Objective = Callable[[Clean, Maps], PerImage]
 
 #: Largest map whose ranks are softened pair by pair (of 8 x 8 maps both ways reach the same ranks).
 PAIRWISE = 16
-
 #: What the logarithm of a large map is flattened by, in units of its mean.
 FLATTEN = 0.5
 
