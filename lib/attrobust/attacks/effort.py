@@ -7,16 +7,13 @@ from attrobust.attacks import objectives
 
 #: Sharpness of the smooth twins that a network with kinks is climbed through; the worst counts.
 BETAS = (5.0, 10.0, 50.0)
-
 #: What can be climbed, by name.
 CLIMBABLE = {
     "top_k": objectives.shift_topk, "unseat": objectives.unseat_topk, "center": objectives.shift_center,
     "spearman": objectives.lower_spearman, "cosine": objectives.lower_cosine, "pearson": objectives.lower_pearson,
 }  # fmt: skip
-
 #: What is climbed unless something else is said; with a wanted map "match" too.
 OBJECTIVES = ("unseat", "spearman", "cosine", "pearson")
-
 #: Directions along which a derivative is audited.
 DIRECTIONS = 2
 

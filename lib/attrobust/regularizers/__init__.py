@@ -12,6 +12,9 @@ from attrobust.regularizers.input_gradient import input_gradient
 Penalty = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 #: Name of a penalty to its function; "none" adds nothing.
-PENALTIES: dict[str, Penalty | None] = {"none": None, "input_gradient": input_gradient}
+PENALTIES: dict[str, Penalty | None] = {
+    "none": None,
+    "input_gradient": input_gradient,
+}
 
 __all__ = ["PENALTIES", "Penalty", "input_gradient"]
