@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from attrobust import checks, similarity
 from attrobust.attributions import pixelwise
+from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images, Importances, Labels, PerImage
 
 Curves = Float[Tensor, "batch points"]
@@ -109,7 +110,7 @@ def insertion_deletion(
     """
     checks.images("x", x)
     checks.count("draws", draws)
-    target = _predicted(model, x)
+    target = predictions(model, x)
     how = {"baseline": baseline, "steps": steps, "generator": generator}
 
     def areas(importances: Tensor) -> pd.DataFrame:
@@ -168,7 +169,7 @@ def randomisation(
     layers = {name: weights for name, weights in layers.items() if weights}
     if not layers:
         raise ValueError(f"model is {type(model).__name__}, which has no weights; there is nothing to randomise")
-    target = _predicted(model, x)
+    target = predictions(model, x)
 
     def maps() -> dict[str, Tensor]:
         found = {name: attribution(model, x, target).detach() for name, attribution in attributions.items()}
@@ -212,11 +213,6 @@ def _enlarged(importances: Tensor, size: tuple[int, int]) -> Importances:
             f" columns divide the image's height and width, {size[0]} and {size[1]}"
         )
     return F.interpolate(importances[:, None], size=size, mode="nearest")[:, 0]
-
-
-def _predicted(model: nn.Module, x: Images) -> Labels:
-    with torch.no_grad():
-        return checks.logits("model", model(x), batch=len(x)).argmax(1)
 
 
 @contextmanager

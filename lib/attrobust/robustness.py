@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from attrobust import attacks, checks
 from attrobust.balls import Ball
-from attrobust.shapes import Attribution, Images, Maps, Marks, PerImage
+from attrobust.models.readouts import predictions
+from attrobust.shapes import Attribution, Images, Labels, Maps, Marks, PerImage
 from attrobust.versions import versioned
 
 #: Similarities (worst = lowest) and distances (worst = highest) of every table.
@@ -52,7 +53,8 @@ def attribution_robustness(
     effort = effort or attacks.Effort()
     checks.count("effort.steps", effort.steps)
     streams, tables = attacks.Streams(x, generator=generator), []
-    target, noise = _predictions(model, x), _noise(model, x, ball, streams, noise_draws)
+    target = predictions(model, x)
+    noise = _noise(model, x, target, ball, streams, noise_draws)
     climbing = dataclasses.replace(effort, draws=0, walk=0)
     for name, attribution in attributions.items():
         attack = partial(attacks.auto, effort=climbing, ascend_on=ascend_on)
@@ -121,9 +123,9 @@ def transfer(
     for name, attribution in attributions.items():
         found = attacks.auto(attribution, model, x, ball, k=k, generator=streams, effort=effort, ascend_on=ascend_on)
         moved[name], counted[name] = [found.x], found.counted.double()
-    noise = _noise(model, x, ball, streams, noise_draws)
+    target, tables = predictions(model, x), []
+    noise = _noise(model, x, target, ball, streams, noise_draws)
     moved["noise"], counted["noise"] = [dict.fromkeys(COLUMNS, noisy) for noisy, _ in noise], _share(noise)
-    target, tables = _predictions(model, x), []
     for measured, attribution in attributions.items():
         maps = _explained(attribution, model, target, streams)
         clean = maps(x)
@@ -142,22 +144,19 @@ def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images
 
     The maps explain the class that is predicted for the clean image; `kept` says whether the moved one is given it too.
     """
-    target = _predictions(model, x)
+    target = predictions(model, x)
     clean, there = (attribution(model, at, target).detach() for at in (x, moved))
-    found = attacks.measure(clean, there, k=k) | {"kept": _predictions(model, moved) == target}
+    found = attacks.measure(clean, there, k=k) | {"kept": predictions(model, moved) == target}
     return pd.DataFrame({"image": range(len(x)), **{name: v.double().cpu().numpy() for name, v in found.items()}})
 
 
-def _predictions(model: nn.Module, x: Images) -> Tensor:
-    with torch.no_grad():
-        return checks.logits("model", model(x), batch=len(x)).argmax(1)
-
-
-def _noise(model: nn.Module, x: Images, ball: Ball, streams: attacks.Streams, count: int) -> list[tuple[Images, Marks]]:
+def _noise(
+    model: nn.Module, x: Images, target: Labels, ball: Ball, streams: attacks.Streams, count: int
+) -> list[tuple[Images, Marks]]:
     """Perturbations of full size, and which of them keep the prediction; every map sees the same ones."""
-    draws, target = [streams(image, "noise row") for image in range(len(x))], _predictions(model, x)
+    draws = [streams(image, "noise row") for image in range(len(x))]
     moved = [(x + attacks.each(ball.boundary, x, draws)).clamp(0, 1) for _ in range(count)]
-    return [(noisy, _predictions(model, noisy) == target) for noisy in moved]
+    return [(noisy, predictions(model, noisy) == target) for noisy in moved]
 
 
 def _share(noise: Sequence[tuple[Images, Marks]]) -> PerImage:

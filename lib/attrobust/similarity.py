@@ -14,6 +14,8 @@ from torch import Tensor
 from attrobust import checks
 from attrobust.shapes import Importances, Maps, PerImage
 
+Flat = Float[Tensor, "batch pixels"]
+
 
 def topk_intersection(reference: Importances, perturbed: Importances, *, k: int) -> PerImage:
     """Share of the k most important pixels of `reference` that stay among the k of `perturbed`.
@@ -69,7 +71,7 @@ def spearman(reference: Importances, perturbed: Importances) -> PerImage:
     return _correlation(ranks(reference), ranks(perturbed)).to(reference)
 
 
-def ranks(importances: Importances) -> Float[Tensor, "batch pixels"]:
+def ranks(importances: Importances) -> Flat:
     """Rank of each pixel in its map, 1 for the least important, in float64; ties share the mean of their ranks.
 
     Example:
@@ -79,9 +81,7 @@ def ranks(importances: Importances) -> Float[Tensor, "batch pixels"]:
     return _sorted(importances)[0].double()
 
 
-def ranks_and_leaders(
-    importances: Importances, *, k: int
-) -> tuple[Float[Tensor, "batch pixels"], Int[Tensor, "batch k"]]:
+def ranks_and_leaders(importances: Importances, *, k: int) -> tuple[Flat, Int[Tensor, "batch k"]]:
     """`ranks`, in the map's own precision, and which pixels are `leaders`, as indices: from one sorting."""
     ranks, order, tied = _sorted(importances)
     chosen = order[:, -k:]
@@ -90,15 +90,13 @@ def ranks_and_leaders(
     return ranks, chosen
 
 
-def ascending(values: Float[Tensor, "batch pixels"]) -> Int[Tensor, "batch pixels"]:
+def ascending(values: Flat) -> Int[Tensor, "batch pixels"]:
     """The pixels of each map from the least to the most important; by chance between ties."""
     values = values.detach()
     return torch.from_numpy(np.argsort(values.numpy(), axis=1)) if values.device.type == "cpu" else values.argsort(1)
 
 
-def _sorted(
-    importances: Importances,
-) -> tuple[Float[Tensor, "batch pixels"], Int[Tensor, "batch pixels"], Int[Tensor, " tied"]]:
+def _sorted(importances: Importances) -> tuple[Flat, Int[Tensor, "batch pixels"], Int[Tensor, " tied"]]:
     """Ranks, at least in single precision, the pixels in ascending order, and which maps have ties."""
     values = importances.detach().flatten(1)
     order, exact = ascending(values), torch.promote_types(values.dtype, torch.float32)
@@ -123,7 +121,7 @@ def pearson(reference: Importances, perturbed: Importances) -> PerImage:
 def cosine(reference: Maps, perturbed: Maps) -> PerImage:
     """Cosine of the angle between signed maps, in [-1, 1]; 0 = chance, also where a map is zero."""
     first, second = _flat_pair(reference, perturbed)
-    return _normalised(first).mul(_normalised(second)).sum(1)
+    return unit(first).mul(unit(second)).sum(1)
 
 
 def displacement(reference: Maps, perturbed: Maps) -> PerImage:
@@ -166,10 +164,21 @@ def _flat_pair(reference: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:
-    first, second = (m - m.mean(1, keepdim=True) for m in (first, second))
-    return _normalised(first).mul(_normalised(second)).sum(1)
+    return unit(centred(first)).mul(unit(centred(second))).sum(1)
 
 
-def _normalised(m: Tensor) -> Tensor:
+def along(direction: Flat, vectors: Flat) -> PerImage:
+    """Cosine of vectors with directions of unit length; 0 of a vector that is zero."""
+    length = vectors.norm(dim=1)
+    return (direction * vectors).sum(1) / torch.where(length > 0, length, 1)
+
+
+def centred(m: Flat) -> Flat:
+    """Each row less its mean."""
+    return m - m.mean(1, keepdim=True)
+
+
+def unit(m: Flat) -> Flat:
+    """Each row at Euclidean length 1; a row of zeros stays one."""
     length = m.norm(dim=1, keepdim=True)
     return m / torch.where(length > 0, length, torch.ones_like(length))

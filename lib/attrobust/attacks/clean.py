@@ -1,15 +1,15 @@
 """Clean maps, with what their comparison with other maps needs of them again and again."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from attrobust import checks, similarity
 from attrobust.attributions import pixelwise, zero_maps
 from attrobust.shapes import Importances, Maps, PerImage, Wanted
+from attrobust.similarity import centred, unit
 
 Rows = Int[Tensor, " iterates"]
-Flat = Float[Tensor, "iterates pixels"]
 
 
 class Clean:
@@ -30,10 +30,10 @@ class Clean:
         self.center = similarity.center_of_mass(self.importances)
         self.leaders, self.top = similarity.leaders(self.importances, k=k), self.importances.flatten(1).topk(k).indices
         self.held = share_of(self.top, self.importances)
-        #: Ranks, importances and signed maps as directions: of unit length, the first two centred.
+        # Ranks, importances and signed maps as directions: of unit length, the first two centred.
         exact = torch.promote_types(maps.dtype, torch.float32)
-        self.ranks = _unit(centred(similarity.ranks(self.importances))).to(exact)
-        self.profile, self.direction = _unit(centred(self.importances.flatten(1))), _unit(maps.flatten(1))
+        self.ranks = unit(centred(similarity.ranks(self.importances))).to(exact)
+        self.profile, self.direction = unit(centred(self.importances.flatten(1))), unit(maps.flatten(1))
         self.wanted = None if wanted is None else distribution(self._check(wanted))
 
     def __len__(self) -> int:
@@ -65,17 +65,6 @@ class _Chosen(Clean):
         return value
 
 
-def along(direction: Flat, vectors: Flat) -> PerImage:
-    """Cosine of vectors with directions of unit length; 0 of a vector that is zero."""
-    length = vectors.norm(dim=1)
-    return (direction * vectors).sum(1) / torch.where(length > 0, length, 1)
-
-
-def centred(m: Flat) -> Flat:
-    """Each row less its mean."""
-    return m - m.mean(1, keepdim=True)
-
-
 def share_of(chosen: Int[Tensor, "batch k"], importances: Importances) -> PerImage:
     """Share of a map's importance that the chosen pixels hold; 0 of a map that is zero."""
     flat = importances.flatten(1)
@@ -89,8 +78,3 @@ def distribution(importances: Importances) -> Importances:
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
     return part / whole.clamp_min(torch.finfo(whole.dtype).tiny)
-
-
-def _unit(m: Flat) -> Flat:
-    length = m.norm(dim=1, keepdim=True)
-    return m / torch.where(length > 0, length, 1)

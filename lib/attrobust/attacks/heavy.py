@@ -20,6 +20,7 @@ from attrobust.attacks.objectives import Objective, match_map
 from attrobust.attacks.problem import Goal, Problem
 from attrobust.attacks.streams import Streams, each
 from attrobust.attacks.suite import Found, found, opened, passing
+from attrobust.attributions import pixelwise
 from attrobust.balls import Ball
 from attrobust.shapes import Attribution, Images, Maps, OnePlane, PerImage
 from attrobust.versions import versioned
@@ -88,7 +89,7 @@ def _climbed(objective: Objective, clean: Clean, rows: Rows, maps: Maps) -> PerI
 
 def _wanted(clean: Maps) -> dict[str, OnePlane]:
     """Maps to move towards: the clean map's importances in reverse order, and the next image's map."""
-    importances = clean.abs().sum(1, keepdim=True)
+    importances = pixelwise(clean)[:, None]
     reverse = importances.flatten(1).amax(1).view(-1, 1, 1, 1) - importances
     others = importances.roll(1, 0)
     # A constant map has no reverse, a zero map cannot be wanted: a flat map stands in.

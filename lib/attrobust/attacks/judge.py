@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attrobust import similarity
-from attrobust.attacks.clean import Clean, Rows, along, centred, share_of
+from attrobust.attacks.clean import Clean, Rows, share_of
 from attrobust.attacks.objectives import match_map
 from attrobust.attributions import pixelwise
 from attrobust.shapes import Images, Maps, Marks, PerImage, Wanted
@@ -53,9 +53,9 @@ def compare(clean: Clean, there: Maps) -> Float[Tensor, "measures iterates"]:
     alike = [
         clean.leaders.gather(1, leaders).sum(1).to(now) / clean.k,
         share_of(clean.top, importances) / clean.held,
-        along(clean.ranks, ranks - (now.shape[1] + 1) / 2).to(now),
-        along(clean.direction, flat),
-        along(clean.profile, centred(now)),
+        similarity.along(clean.ranks, ranks - (now.shape[1] + 1) / 2).to(now),
+        similarity.along(clean.direction, flat),
+        similarity.along(clean.profile, similarity.centred(now)),
     ]
     change = (flat - clean.maps.flatten(1)).norm(dim=1)
     moved = [

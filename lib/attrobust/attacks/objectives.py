@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from attrobust import checks, similarity
-from attrobust.attacks.clean import Clean, along, centred, distribution, share_of
+from attrobust.attacks.clean import Clean, distribution, share_of
 from attrobust.attributions import pixelwise
 from attrobust.shapes import Maps, OnePlane, PerImage
+from attrobust.similarity import along, centred
 
 Objective = Callable[[Clean, Maps], PerImage]
 

@@ -16,6 +16,7 @@ from attrobust.attacks.judge import Judge
 from attrobust.attacks.streams import Streams, explain, stochastic
 from attrobust.attributions import with_logits
 from attrobust.balls import Ball
+from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images, Labels, Logits, Maps
 
 #: (rows, their maps) -> one number per row, to be increased.
@@ -43,8 +44,7 @@ class Problem:
     ) -> "Problem":
         """The problem of moving the maps of the predicted classes."""
         checks.images("x", x)
-        with torch.no_grad():
-            target = checks.logits("model", model(x), batch=len(x)).argmax(1)
+        target = predictions(model, x)
         streams = generator if isinstance(generator, Streams) else Streams(x, generator=generator)
         problem = cls(attribution, model, x, target, ball, streams)
         clean, logits = problem.look(model, x, problem.everyone)

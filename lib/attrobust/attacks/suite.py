@@ -12,7 +12,6 @@ image alone, so images that are broken leave the batch and cost nothing more.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import pandas as pd
 import torch
@@ -27,6 +26,7 @@ from attrobust.attacks.judge import MEASURES, Judge
 from attrobust.attacks.objectives import match_map
 from attrobust.attacks.problem import Problem, still_open
 from attrobust.attacks.streams import Streams, each
+from attrobust.attributions.importance import unwrapped
 from attrobust.balls import Ball
 from attrobust.models import SmoothTwin, kinks, smooth_twin
 from attrobust.shapes import Attribution, Images, Marks, Wanted
@@ -204,6 +204,5 @@ def _check_start(name: str, images: Images, x: Images, ball: Ball) -> None:
 
 def _name(attribution: Callable) -> str:
     """Name of an attribution, whatever it is wrapped in."""
-    while isinstance(attribution, partial):
-        attribution = attribution.func
+    attribution = unwrapped(attribution)
     return getattr(attribution, "__name__", type(attribution).__name__)

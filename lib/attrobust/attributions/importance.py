@@ -46,12 +46,16 @@ def on_patches(
 
 def with_logits(attribution: Callable, model: nn.Module, x: Images, target: Labels) -> tuple[Maps, Logits | None]:
     """Maps, and the logits of the same forward pass if the attribution `brings_logits`."""
-    inner = attribution
-    while isinstance(inner, partial):
-        inner = inner.func
-    if any(inner is known for known in BRINGING):
+    if any(unwrapped(attribution) is known for known in BRINGING):
         return attribution(model, x, target, logits=True)
     return attribution(model, x, target), None
+
+
+def unwrapped(attribution: Callable) -> Callable:
+    """An attribution without the options that `partial` has set."""
+    while isinstance(attribution, partial):
+        attribution = attribution.func
+    return attribution
 
 
 def zero_maps(maps: Images) -> Marks:

@@ -6,9 +6,9 @@ table     name, function and version, arguments; for a notebook's own function, 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 from attrobust import attacks, attention, attributions, data, robustness, training
+from attrobust.attributions.importance import unwrapped
 from attrobust.experiments import explanations, measure
 from attrobust.experiments.experiment import Experiment, Measurement
 from attrobust.regularizers import PENALTIES
@@ -84,5 +84,4 @@ def _explaining(experiment: Experiment, measurement: Measurement) -> list[Callab
         return [attributions.saliency]
     maps = explanations.on_the_patch_grid(experiment.patch)
     used = [maps[name] for name in dict.fromkeys(("saliency", "raw_attention", *measurement.maps))]
-    whole = [part.func if isinstance(part, partial) else part for part in used]
-    return list(dict.fromkeys([attributions.saliency, *whole]))
+    return list(dict.fromkeys([attributions.saliency, *map(unwrapped, used)]))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attrobust import checks
-from attrobust.shapes import Logits, PerImage
+from attrobust.shapes import Labels, Logits, PerImage
 
 Model = Callable[[Tensor], Tensor]
 Readout = Callable[[Model, Tensor, Tensor], Tensor]
@@ -54,6 +54,12 @@ def cross_entropy(model: Model, x: Tensor, y: Tensor) -> PerImage:
 
 #: Readouts that run the model once, on x, and see nothing of it but the logits.
 OF_LOGITS = (logit, log_probability, margin, cross_entropy)
+
+
+def predictions(model: Model, x: Tensor) -> Labels:
+    """The class that each image is given."""
+    with torch.no_grad():
+        return _logits(model, x).argmax(1)
 
 
 def _against_others(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
