@@ -210,7 +210,7 @@ CASES: dict[str, Callable[[], object]] = {
     "_input_side": input_side,
     "inside": lambda: explanations.inside(vit(), images(), patch=2, k=2),
     "margins": lambda: explanations.margins(vit("softmax"), images(2), k=2),
-    "under_attack": lambda: explanations.under_attack(vit(), images(2), patch=2, k=2, effort=SMALL.effort, **ATTACK),
+    "under_attack": lambda: explanations.under_attack(vit(), images(2), patch=2, k=1, effort=SMALL.effort, **ATTACK),
     "attribution_robustness": robust,
     "auto": suite,
     "heavy": judge_of_strength,

@@ -89,6 +89,18 @@ def test_topk_and_spearman_see_order_only():
         assert torch.allclose(compare(name, a, b), compare(name, a.exp(), b**3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_ranks_agree_with_scipy_for_every_sign_precision_and_tie(dtype):
+    signed = torch.randn(20, 5, 7, generator=cases.generator())
+    zeros = torch.tensor([0.0, -0.0, 1e-40, 1e-38, 0.0]).repeat(20, 7).view(20, 5, 7)
+    for m in (signed, signed.abs(), (2 * signed).round(), (2 * signed).round().abs(), zeros, -zeros, zeros - 1):
+        m = m.to(dtype)
+        expected = [stats.rankdata(one.float()) for one in m.flatten(1)]
+        assert np.array_equal(similarity.ranks(m), expected)
+        _, chosen = similarity.ranks_and_leaders(m, k=4)
+        assert torch.equal(similarity.leaders(m, k=4), torch.zeros(20, 35, dtype=torch.bool).scatter(1, chosen, True))
+
+
 @pytest.mark.parametrize("levels", [1000, 3])
 def test_spearman_agrees_with_scipy_with_and_without_ties(levels):
     a, b = ((maps("spearman", s) * levels / 10).round() for s in (0, 1))

@@ -107,9 +107,8 @@ class Judge:
         `kept` says whether it still predicts the clean class, `of` which of the open `parts` each iterate comes from.
         """
         maps = maps.detach()
-        finite = maps.isfinite().flatten(1).all(1)
-        if not bool(finite.all()):
-            kept, maps = kept & finite, maps.nan_to_num()
+        if not bool(maps.sum().isfinite()):
+            kept, maps = kept & maps.isfinite().flatten(1).all(1), maps.nan_to_num()
         scores = self._worse * compare(self.clean[rows], maps)
         scores = torch.where(kept & ~scores.isnan(), scores, -torch.inf)
         n, place = len(self.clean), of * len(self.clean) + rows

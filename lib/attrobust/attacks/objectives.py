@@ -41,7 +41,7 @@ def unseat_topk(clean: Clean, there: Maps) -> PerImage:
     `shift_topk` may be content with one new large pixel (ours; a quarter is our choice).
     """
     now = pixelwise(there).flatten(1)
-    beside = similarity.ascending(now)[:, -clean.k - 1 :][:, :2]
+    beside = similarity.ascending(now.detach())[0][:, -clean.k - 1 :][:, :2]
     edge = now.gather(1, beside).mean(1, keepdim=True)
     lead = ((now.gather(1, clean.top) - edge) / (_spread(now) / 4)).sigmoid()
     return -lead.mean(1)
