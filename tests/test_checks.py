@@ -75,7 +75,7 @@ def test_images_in_the_unit_box_pass_unchanged():
     [
         (torch.rand(2, 3, generator=torch.Generator()), r"x has shape \(2, 3\); it must be \(batch, channels"),
         (torch.zeros(0, 1, 2, 2), r"x has shape \(0, 1, 2, 2\).*not empty"),
-        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), "x has dtype torch.uint8; it must hold floating-point"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), "x has dtype torch.uint8; it must be floating-point"),
         (torch.tensor([math.nan, math.inf, 0, 1]).view(1, 1, 2, 2), "x holds 2 pixels that are NaN or infinite"),
         (torch.tensor([-0.5, 0, 0, 1]).view(1, 1, 2, 2), r"x spans \[-0.5, 1\]; pixels must lie in \[0, 1\]"),
         (torch.tensor([0.5, 0, 0, 255]).view(1, 1, 2, 2), r"x spans \[0, 255\]; pixels must lie in \[0, 1\]"),

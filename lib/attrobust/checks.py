@@ -57,14 +57,22 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
     return value
 
 
+def floating(name: str, value: Tensor) -> Tensor:
+    """A tensor of floating-point numbers, which alone can be differentiated."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is a {type(value).__name__}; it must be a torch tensor of floating-point numbers")
+    if not value.is_floating_point():
+        raise ValueError(f"{name} has dtype {value.dtype}; it must be floating-point, such as pixels in [0, 1]")
+    return value
+
+
 def images(name: str, value: Tensor) -> Tensor:
     """A non-empty batch of finite pixels in [0, 1]."""
+    floating(name, value)
     if value.ndim != 4 or value.numel() == 0:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; it must be (batch, channels, height, width) and not empty"
         )
-    if not value.is_floating_point():
-        raise ValueError(f"{name} has dtype {value.dtype}; it must hold floating-point pixels in [0, 1]")
     if not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{name} holds {bad} pixels that are NaN or infinite; pixels must be finite and in [0, 1]")
@@ -75,19 +83,20 @@ def images(name: str, value: Tensor) -> Tensor:
 
 
 def labels(name: str, value: Tensor, *, batch: int, classes: int) -> Tensor:
-    """One class index below `classes` for each of `batch` images."""
-    if value.shape != (batch,) or value.is_floating_point():
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)} and dtype {value.dtype}; it must hold {batch} class indices"
-        )
+    """One class index below `classes` for each of `batch` images, as torch's own losses take them."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is a {type(value).__name__}; it must be a torch tensor of {batch} class indices")
+    if value.shape != (batch,) or value.dtype != torch.int64:
+        shape, dtype = tuple(value.shape), value.dtype
+        raise ValueError(f"{name} has shape {shape} and dtype {dtype}; it must hold {batch} class indices (int64)")
     low, high = int(value.min()), int(value.max())
     if low < 0 or high >= classes:
         raise ValueError(f"{name} spans [{low}, {high}]; class indices must lie in [0, {classes - 1}]")
     return value
 
 
-def logits(name: str, value: object, *, batch: int) -> Tensor:
-    """Return `value`, what the model `name` returned, if it is one tensor (batch, classes) of floating-point logits.
+def logits(name: str, value: object, *, batch: int, least: int = 1) -> Tensor:
+    """Return `value`, what the model `name` returned, if it is one tensor of `least` or more floating-point logits.
 
     Example:
         >>> logits("model", torch.zeros(2, 10), batch=2).shape
@@ -96,6 +105,10 @@ def logits(name: str, value: object, *, batch: int) -> Tensor:
     if not isinstance(value, Tensor):
         raise ValueError(
             f"{name} returned a {type(value).__name__}; wrap it to return one tensor of logits (batch, classes)"
+        )
+    if value.shape == (batch,) or (least > 1 and value.shape == (batch, 1)):
+        raise ValueError(
+            f"{name} returned one logit an image, whose sign is no argmax; wrap it in models.TwoLogits, of two classes"
         )
     if value.ndim != 2 or len(value) != batch or not value.is_floating_point():
         raise ValueError(

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from attrobust import checks, similarity
 from attrobust.attributions import pixelwise
+from attrobust.models import guards
 from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images, Importances, Labels, PerImage
 
@@ -53,6 +54,7 @@ def deletion(
 
     Reference: Petsiuk et al. 2018, "RISE: randomized input sampling for explanation of black-box models", section 4.2.
     """
+    guards.classifier(model, x, target)
     checks.finite("importances", importances)
     pixels, size = x.shape[-2] * x.shape[-1], x.shape[-2:]
     checks.count("steps", steps, most=pixels)
@@ -61,7 +63,7 @@ def deletion(
     with torch.no_grad():
         for step in range(steps + 1):
             images = torch.where(ranks < round(step * pixels / steps), removed, x)
-            logits = checks.logits("model", model(images), batch=len(images))
+            logits = checks.logits("model", model(images), batch=len(images), least=2)
             curve.append(logits.softmax(1).gather(1, target[:, None])[:, 0])
     return torch.stack(curve, dim=1)
 

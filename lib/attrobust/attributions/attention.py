@@ -138,7 +138,7 @@ def _speaking_for(model: nn.Module, x: Images, target: Labels, readout: Readout,
             logits, maps[:] = _attend(model, images)
             return logits
 
-        chosen = explained(run, live(x), target, readout)
+        chosen = explained(run, live(model, x, target), target, readout)
         maps = maps[-blocks:]
         slopes = torch.autograd.grad(chosen, maps, create_graph=lasting)
         updates = [(slope * a).clamp_min(0).mean(1) for slope, a in zip(slopes, maps, strict=True)]

@@ -28,7 +28,7 @@ def grad_cam(
         seen.append(output)
         return output.clone() if isinstance(output, Tensor) else output  # the next layer may work in place
 
-    x, hook = live(x), layer.register_forward_hook(keep)
+    x, hook = live(model, x, target), layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
             chosen = explained(model, x, target, readout)

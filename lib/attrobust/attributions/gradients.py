@@ -2,25 +2,34 @@
 
 Maps stay in the autograd graph, so that an attack or a penalty can differentiate *through* them; captum's either are
 detached or have a derivative that silently misses the second-order term, so captum serves as an oracle for values only.
-Images do not interact: the gradient of the summed readout is each image's own.
+Images do not interact: the gradient of the summed readout is each image's own. Examples may have any shape. Under
+`no_grad` maps come without their graph.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from attrobust import checks
 from attrobust.attributions.importance import brings_logits
 from attrobust.balls import Ball
+from attrobust.models import guards
 from attrobust.models.readouts import OF_LOGITS, Readout, logit
 from attrobust.shapes import Images, Labels, Logits
 from attrobust.versions import versioned
 
+#: The batches whose maps are averaged, each as large as the one that they are made of.
+Copies = Callable[[Images], Iterator[Images]]
 
-def live(x: Images) -> Images:
-    """The images as part of a graph: as they are, or as a leaf of their own."""
+
+def live(model: Callable[[Tensor], Tensor], x: Images, target: Labels) -> Images:
+    """The images as part of a graph, as they are or as a leaf of their own, once all is fit to be explained."""
+    guards.classifier(model, x, target)
     return x if x.requires_grad else x.detach().requires_grad_()
 
 
@@ -46,7 +55,7 @@ def saliency(
         >>> torch.equal(m.flatten(), linear[1].weight[2])
         True
     """
-    x, scores = live(x), []
+    x, scores, lasting = live(model, x, target), [], torch.is_grad_enabled()
 
     def run(images: Images) -> Logits:
         scores.append(model(images))
@@ -55,7 +64,7 @@ def saliency(
     known = logits and any(readout is r for r in OF_LOGITS)
     with torch.enable_grad():
         chosen = explained(run if known else model, x, target, readout)
-        found = torch.autograd.grad(chosen, x, create_graph=True)[0]
+        found = torch.autograd.grad(chosen, x, create_graph=lasting)[0]
     return (found, scores[0] if known else None) if logits else found
 
 
@@ -70,61 +79,129 @@ def input_x_gradient(model: nn.Module, x: Images, target: Labels, *, readout: Re
         >>> torch.allclose(input_x_gradient(linear, x, torch.tensor([1])).sum(), linear(x)[0, 1])
         True
     """
-    x = live(x)
+    x = live(model, x, target)
     return x * saliency(model, x, target, readout=readout)
 
 
 @versioned(1)
 def integrated_gradients(
-    model: nn.Module, x: Images, target: Labels, *, baseline: float = 0.0, steps: int = 32, readout: Readout = logit
-) -> Images:
+    model: nn.Module, x: Images, target: Labels, *, baseline: float = 0.0, steps: int = 32, readout: Readout = logit,
+    chunk: int | None = None,
+) -> Images:  # fmt: skip
     """Gradient averaged along the straight path from a baseline, times the way travelled.
 
         (x - x0) . mean_k dz_target/dx at x0 + a_k (x - x0),   a_k = (k - 1/2) / steps
 
     x0 is an image of the constant `baseline`, black if 0 (our choice, the field's habit). The map sums to the readout's
     change from x0 to x as `steps` of the midpoint rule grow; 32 is our choice, the error falls with their square
-    (Sundararajan et al. 2017, "Axiomatic attribution for deep networks", eq. 3).
+    (Sundararajan et al. 2017, "Axiomatic attribution for deep networks", eq. 3). With `chunk`, at most so many images
+    run at a time, whatever the steps: the same map up to the rounding of products of another height, in the memory of
+    one chunk. Its gradient, for which every chunk runs again, cannot be differentiated once more.
     """
     checks.count("steps", steps)
-    x = live(x)
+    x = live(model, x, target)
     shares = (torch.arange(steps, device=x.device, dtype=x.dtype) + 0.5) / steps
-    path = baseline + shares.view(-1, 1, 1, 1, 1) * (x - baseline)
-    return (x - baseline) * _averaged(model, path, target, readout)
+
+    def path(x: Images) -> Iterator[Images]:
+        return (baseline + share * (x - baseline) for share in shares)
+
+    return (x - baseline) * _averaged(model, x, path, target, readout, chunk)
 
 
 def smooth_grad(
     model: nn.Module, x: Images, target: Labels, *, sigma: float, samples: int, generator: torch.Generator,
-    readout: Readout = logit,
+    readout: Readout = logit, chunk: int | None = None,
 ) -> Images:  # fmt: skip
     """Gradient averaged over Gaussian noise: mean of dz_target/dx at x + n, n ~ N(0, sigma^2), in pixel units.
 
-    Noisy pixels may leave [0, 1]. Seed the generator alike to compare maps under common noise (Smilkov et al. 2017,
-    "SmoothGrad: removing noise by adding noise").
+    Noisy pixels may leave [0, 1]. Seed the generator alike to compare maps under common noise; `chunk` as in
+    `integrated_gradients` (Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise").
     """
     checks.at_least("sigma", sigma, 0)
-    checks.count("samples", samples)
-    noise = torch.randn(samples, *x.shape, dtype=x.dtype, device=generator.device, generator=generator).to(x.device)
-    return _averaged(model, live(x) + sigma * noise, target, readout)
+
+    def noise(draw: torch.Generator) -> Images:
+        return sigma * torch.randn(x.shape, dtype=x.dtype, device=draw.device, generator=draw).to(x.device)
+
+    return _noisy(model, x, target, readout, noise, samples, generator, chunk)
 
 
 def uniform_grad(
     model: nn.Module, x: Images, target: Labels, *, ball: Ball, samples: int, generator: torch.Generator,
-    readout: Readout = logit,
+    readout: Readout = logit, chunk: int | None = None,
 ) -> Images:  # fmt: skip
     """Gradient averaged uniformly over a ball: mean of dz_target/dx at x + n, n uniform in `ball`.
 
     Ball("linf", r) is the box of half-width r of the source (Wang et al. 2020, "Smoothed geometry for robust
     attribution", definition 6). Moved pixels may leave [0, 1]. Seed the generator alike to compare maps under common
-    noise. One forward and one backward pass of `samples` images per image.
+    noise. One forward and one backward pass of `samples` images per image; `chunk` as in `integrated_gradients`.
     """
+
+    def noise(draw: torch.Generator) -> Images:
+        return ball.sample(x.detach(), generator=draw)
+
+    return _noisy(model, x, target, readout, noise, samples, generator, chunk)
+
+
+def _noisy(
+    model: nn.Module, x: Images, target: Labels, readout: Readout, noise: Callable[[torch.Generator], Images],
+    samples: int, generator: torch.Generator, chunk: int | None,
+) -> Images:  # fmt: skip
+    """Mean of the saliency maps under draws of `noise`, the same ones whenever the copies are made again."""
     checks.count("samples", samples)
-    moves = ball.sample(x.detach().repeat(samples, 1, 1, 1), generator=generator)
-    return _averaged(model, live(x) + moves.view(samples, *x.shape), target, readout)
+    again, first = generator.clone_state(), [generator]
+
+    def copies(x: Images) -> Iterator[Images]:
+        draw = first.pop() if first else again.clone_state()
+        return (x + noise(draw) for _ in range(samples))
+
+    return _averaged(model, live(model, x, target), copies, target, readout, chunk)
 
 
 def _averaged(
-    model: nn.Module, copies: Float[Tensor, "samples batch channels height width"], target: Labels, readout: Readout
+    model: nn.Module, x: Images, copies: Copies, target: Labels, readout: Readout, chunk: int | None
 ) -> Images:
-    """Mean of the saliency maps of some copies of each image."""
-    return saliency(model, copies.flatten(0, 1), target.repeat(len(copies)), readout=readout).view_as(copies).mean(0)
+    """Mean of the saliency maps of some copies of the batch, all at once or `chunk` images at a time."""
+    if chunk is None:
+        every = torch.stack(list(copies(x)))
+        maps = saliency(model, every.flatten(0, 1), target.repeat(len(every)), readout=readout)
+        return maps.view_as(every).mean(0)
+    checks.count("chunk", chunk)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"chunk is {chunk}; that takes a torch module as the model, not a {type(model).__name__}")
+
+    def pieces(x: Images) -> Iterator[tuple[Tensor, Images]]:
+        """Which images, and their maps: several copies side by side where they fit, else a part of one."""
+        everyone, waiting = torch.arange(len(x), device=x.device), copies(x)
+        while together := list(itertools.islice(waiting, max(1, chunk // len(x)))):
+            rows = everyone.repeat(len(together))
+            for some, at in zip(rows.split(chunk), torch.cat(together).split(chunk), strict=True):
+                yield some, saliency(model, at, target[some], readout=readout)
+
+    return _Chunked.apply(pieces, x, *(p for p in model.parameters() if p.requires_grad))
+
+
+class _Chunked(torch.autograd.Function):
+    """Mean of the maps of `pieces`, whose graphs are not kept: for the gradient they are made again, one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, pieces: Callable, x: Images, *weights: Tensor) -> Images:
+        total, count = torch.zeros_like(x), 0
+        for rows, maps in pieces(x.detach()):
+            total.index_add_(0, rows, maps)
+            count += len(rows)
+        ctx.pieces, ctx.share = pieces, len(x) / count
+        ctx.save_for_backward(x, *weights)
+        return total * ctx.share
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Images) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        leaves = [x.detach().requires_grad_(), *weights]
+        sums = [torch.zeros_like(leaf) for leaf in leaves]
+        with torch.enable_grad():
+            for rows, maps in ctx.pieces(leaves[0]):
+                how = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+                found = torch.autograd.grad(maps, leaves, ctx.share * slope[rows], **how)
+                sums = [total + part for total, part in zip(sums, found, strict=True)]
+        return None, *sums

@@ -33,7 +33,7 @@ def deep_lift(model: nn.Module, x: Images, target: Labels, *, baseline: float = 
     important features through propagating activation differences", section 3.5.1; max-pools as in Lundberg and Lee's
     shap.)
     """
-    x = live(x)
+    x = live(model, x, target)
     with torch.enable_grad():
         start = torch.full_like(x, baseline).requires_grad_()
         _, there = record(model, start, method="deep_lift")
@@ -68,7 +68,7 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
     """
     checks.one_of("rule", rule, ("epsilon", "z_plus"))
     checks.at_least("epsilon", epsilon, 0)
-    x, share, known = live(x), _from_zero, {}
+    x, share, known = live(model, x, target), _from_zero, {}
     if rule == "z_plus":
         share, known = _positive, {"watched": WATCHED | WEIGHTED, "refused": UNWEIGHTED}
     how = {"at": 1 - x, "method": f"lrp with rule={rule!r}", **known}
@@ -85,7 +85,7 @@ def guided_backprop(model: nn.Module, x: Images, target: Labels) -> Images:
     that of its original; Dombrowski et al. 2019 soften max(g, 0) too, which adds a scale. The map may hardly depend on
     the class or on late layers: see `faithfulness.randomisation`. 2 forward passes, 2 backward.
     """
-    x, cut = live(x), []
+    x, cut = live(model, x, target), []
     how = {"at": 1 - x, "method": "guided_backprop", "cut": cut}
     with torch.enable_grad():
         return affine_gradient(model, x, target, lambda calls: [_guided(call, cut) for call in calls], **how)[0]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attrobust import checks
+from attrobust.models import guards
 from attrobust.shapes import Labels, Logits, PerImage
 
 Model = Callable[[Tensor], Tensor]
@@ -49,7 +50,7 @@ def margin(model: Model, x: Tensor, y: Tensor) -> PerImage:
 
 def cross_entropy(model: Model, x: Tensor, y: Tensor) -> PerImage:
     """Cross-entropy of each image."""
-    return F.cross_entropy(_logits(model, x), y, reduction="none")
+    return F.cross_entropy(_logits(model, x, least=2), y, reduction="none")
 
 
 #: Readouts that run the model once, on x, and see nothing of it but the logits.
@@ -57,15 +58,16 @@ OF_LOGITS = (logit, log_probability, margin, cross_entropy)
 
 
 def predictions(model: Model, x: Tensor) -> Labels:
-    """The class that each image is given."""
+    """The class that each image is given, of a network and images that can be explained (`guards.classifier`)."""
+    guards.classifier(model, x)
     with torch.no_grad():
-        return _logits(model, x).argmax(1)
+        return _logits(model, x, least=2).argmax(1)
 
 
 def _against_others(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    logits = _logits(model, x)
+    logits = _logits(model, x, least=2)
     return logits.gather(1, y[:, None])[:, 0], logits.scatter(1, y[:, None], -torch.inf)
 
 
-def _logits(model: Model, x: Tensor) -> Logits:
-    return checks.logits("model", model(x), batch=len(x))
+def _logits(model: Model, x: Tensor, *, least: int = 1) -> Logits:
+    return checks.logits("model", model(x), batch=len(x), least=least)

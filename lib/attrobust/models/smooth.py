@@ -74,6 +74,11 @@ class SmoothTwin(nn.Module):
             return self.original(x)
 
     @property
+    def stands_for(self) -> nn.Module:
+        """The network whose soundness (see `guards`) is this one's too."""
+        return self.original
+
+    @property
     def attend(self) -> Callable:
         """`attend` of the original network with every ReLU softened; missing where the original has none."""
         original = self.original.attend

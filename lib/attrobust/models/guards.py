@@ -1,0 +1,238 @@
+"""What must hold of a network and a batch before anything is said about them; each refusal is one sentence.
+
+What can be seen from outside is looked at every time. What a network *does* is measured once for each network, shape of
+image and set of train flags, on a few images: does it answer an image the same way twice, and alone as in company; does
+it leave its buffers alone; does the gradient of its logits in the pixels predict how they change? No list of layers
+could tell. Buffers, the state of torch's random numbers and hooks are as they were afterwards.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
+
+from attrobust import checks
+from attrobust.shapes import Labels
+
+Model = Callable[[Tensor], Tensor]
+
+#: Images that a network is shown; a second half of the batch are their negatives.
+SHOWN = 4
+
+#: Steps of the difference quotient, in units of the pixels, in double precision; one that agrees suffices.
+STEPS = (1e-6, 1e-5, 1e-4, 1e-3)
+#: What may be missing of the change that a gradient predicts; more where single precision or less is all there is.
+MISSING, COARSE = 0.02, 0.2
+#: Weights up to which a network is also run in double precision.
+DOUBLED = 2**26
+
+_MEASURED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def classifier(model: Model, x: Tensor, target: Labels | None = None) -> None:
+    """Refuse what cannot be explained: a batch, its labels if given, and a network on them.
+
+    Raises:
+        ValueError: for `x` that is no batch of finite floating-point tensors on the network's device, or cannot be
+            differentiated (inference mode); for a `target` that is not one class index per image; for a model that does
+            not return one tensor of two logits or more, is random, couples the images of a batch (train mode), changes
+            its buffers, or whose logits are cut off from the pixels on some way.
+    """
+    batch("x", x)
+    classes = _classes(model, x)
+    if target is not None:
+        checks.labels("target", target, batch=len(x), classes=classes)
+
+
+def batch(name: str, x: Tensor) -> Tensor:
+    """A batch of finite numbers that can be differentiated.
+
+    Example:
+        >>> batch("x", torch.zeros(2, 3)).shape
+        torch.Size([2, 3])
+    """
+    checks.floating(name, x)
+    if x.ndim < 2 or not x.numel():
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be a batch of one example or more")
+    if x.device.type == "meta":
+        raise ValueError(f"{name} lies on the device meta, which holds no numbers; move it to a real one")
+    if torch.is_inference_mode_enabled() or x.is_inference():
+        raise ValueError(f"{name} comes in inference_mode, where nothing can be differentiated; use no_grad instead")
+    if not bool(x.detach().sum().isfinite()):
+        checks.finite(name, x)
+    return x
+
+
+def alone(model: Callable[[Tensor], object], x: Tensor) -> None:
+    """Refuse a network that answers an image differently the second time, or in company; or that changes its buffers.
+
+    The network may return anything; the tensors in it are compared. See `classifier`.
+    """
+    company = _company(x)
+    with untouched(model) as kept, torch.no_grad():
+        first, again, single = (_numbers(model(at)) for at in (company, company, company[:1]))
+        changed = [name for name, (buffer, value) in kept.items() if not torch.equal(buffer, value)]
+    if gap := _apart(first, again):
+        raise ValueError(f"model answers the same images differently, by up to {gap:.2g}: it is random; {_mode(model)}")
+    if gap := _apart([t[:1] for t in first if len(t) == len(company)], [t for t in single if len(t) == 1]):
+        raise ValueError(
+            f"model answers an image differently alone and in company, by up to {gap:.2g}: it couples the images of a"
+            f" batch; {_mode(model)}"
+        )
+    if changed:
+        raise ValueError(f"model changes its buffer {changed[0]!r} when it runs; {_mode(model)}")
+
+
+@contextmanager
+def untouched(model: Model) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Buffers, of which copies are given, and the state of torch's random numbers come back as they were."""
+    kept = {name: (b, b.detach().clone()) for name, b in getattr(model, "named_buffers", list)()}
+    with torch.random.fork_rng(devices=list({b.device for b in _weights(model) if b.is_cuda})):
+        try:
+            yield kept
+        finally:
+            with torch.no_grad():
+                for buffer, value in kept.values():
+                    buffer.copy_(value)
+
+
+def cut(model: Model, x: Tensor) -> str:
+    """Name of the first module that a gradient enters and does not leave; "" if there is none."""
+    found: list[str] = []
+
+    def look(name: str) -> Callable:
+        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
+            entered = any(isinstance(t, Tensor) and t.requires_grad for t in tree_leaves(inputs))
+            if entered and not any(isinstance(t, Tensor) and t.requires_grad for t in tree_leaves(output)):
+                found.append(name)
+
+        return hook
+
+    named = [(name, module) for name, module in getattr(model, "named_modules", list)() if name]
+    hooks = [module.register_forward_hook(look(name)) for name, module in named]
+    try:
+        with untouched(model), torch.enable_grad():
+            model(x.detach().clone().requires_grad_())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ""
+
+
+def _classes(model: Model, x: Tensor) -> int:
+    """How many classes the network tells apart, which is measured when it is first met."""
+    model = getattr(model, "stands_for", model)
+    modes = tuple(m.training for m in model.modules()) if isinstance(model, nn.Module) else ()
+    met = (tuple(x.shape[1:]), x.dtype, x.device, modes)
+    try:
+        known = _MEASURED.setdefault(model, {})
+    except TypeError:  # neither hashed nor referred to weakly: measured every time
+        known = {}
+    if met not in known:
+        known[met] = _measured(model, x)
+    return known[met]
+
+
+def _measured(model: Model, x: Tensor) -> int:
+    for tensor in _weights(model):
+        if tensor.device != x.device:
+            raise ValueError(f"x lies on {x.device} and the model on {tensor.device}; move one of them")
+        if tensor.is_inference():
+            raise ValueError(
+                "model holds tensors made in inference_mode, which cannot be differentiated; build it anew"
+            )
+    company = _company(x)
+    try:
+        with untouched(model), torch.no_grad():
+            found = model(company)
+    except (RuntimeError, TypeError, IndexError) as error:
+        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        what = f"shape {tuple(x.shape)} and dtype {x.dtype}"
+        raise ValueError(f"model does not run on x of {what}: {said}") from error
+    logits = checks.logits("model", found, batch=len(company))
+    alone(model, x)
+    with untouched(model):
+        _differentiable(model, company)
+    return logits.shape[1]
+
+
+def _differentiable(model: Model, x: Tensor) -> None:
+    """Refuse a network whose gradient, of a random sum of its logits, does not predict how they change."""
+    generator = torch.Generator().manual_seed(0)
+    run, at, steps, missing = _precise(model, x)
+    # Off the images themselves, where kinks and ties lie in wait: a black patch without a bias is 0 before its ReLU.
+    at = at + 0.1 * torch.rand(x.shape, generator=generator).to(at)
+    way = torch.empty(x.shape).bernoulli_(generator=generator).mul_(2).sub_(1).to(at)
+    leaf = at.requires_grad_()
+    with torch.enable_grad():
+        logits = run(leaf)
+        mix = torch.randn(logits.shape, generator=generator).to(logits)
+        slope = torch.autograd.grad((mix * logits).sum(), leaf, allow_unused=True)[0] if logits.requires_grad else None
+    if not bool(logits.isfinite().all()):
+        return
+    predicted = torch.zeros_like(logits[:, 0]) if slope is None else (slope * way).flatten(1).sum(1)
+    for step in steps:
+        with torch.no_grad():
+            ahead, behind = (run(at + sign * step * way) for sign in (1, -1))
+        change = (mix * (ahead - behind)).sum(1) / (2 * step)
+        noise = 30 * torch.finfo(at.dtype).eps * (mix * logits).detach().abs().sum(1) / step
+        size = torch.stack([change.norm(), predicted.norm(), noise.norm()]).max()
+        if not float((change - predicted).norm()) > missing * float(size):
+            return
+    name = cut(model, x[:1])
+    where = f" in {name!r}" if name else ""
+    raise ValueError(
+        f"model cuts the gradient off{where} (no_grad, detach, numpy, rounding): that of its logits in x does not"
+        " predict how they change; let gradients through, or explain the part behind the cut"
+    )
+
+
+def _precise(model: Model, x: Tensor) -> tuple[Model, Tensor, tuple[float, ...], float]:
+    """The network in double precision where it runs in it, else as it is; with steps, and what may be missing."""
+    weights = _weights(model)
+    if isinstance(model, nn.Module) and sum(w.numel() for w in weights) <= DOUBLED:
+        named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        state = {name: t.detach().double() if t.is_floating_point() else t for name, t in named}
+
+        def run(at: Tensor) -> Tensor:
+            return functional_call(model, state, (at,))
+
+        with suppress(RuntimeError, TypeError, ValueError), torch.no_grad():
+            if run(x[:1].double()).dtype == torch.float64:
+                return run, x.double(), STEPS, MISSING
+    exact = x.dtype == torch.float64
+    return model, x, STEPS if exact else (1e-3, 1 / 255), MISSING if exact else COARSE
+
+
+def _company(x: Tensor) -> Tensor:
+    """Images that keep each other company: a few of the batch and their negatives."""
+    shown = x.detach()[:SHOWN]
+    return torch.cat([shown, 1 - shown])
+
+
+def _numbers(output: object) -> list[Tensor]:
+    return [t.detach() for t in tree_leaves(output) if isinstance(t, Tensor)]
+
+
+def _apart(first: list[Tensor], second: list[Tensor]) -> float:
+    """How far two answers lie apart beyond rounding; 0 if they do not."""
+    gaps = [0.0]
+    for one, other in zip(first, second, strict=False):
+        if one.is_floating_point() and one.shape == other.shape and one.numel():
+            gap, scale = float((one - other).abs().nan_to_num().max()), float(one.abs().nan_to_num().max())
+            gaps.append(gap if gap > torch.finfo(one.dtype).eps ** 0.5 * scale else 0.0)
+    return max(gaps)
+
+
+def _weights(model: Model) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+
+
+def _mode(model: Model) -> str:
+    if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
+        return "some of it is in train mode: call model.eval()"
+    return "explain one that gives each image an answer of its own, and always the same one"
