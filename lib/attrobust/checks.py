@@ -63,6 +63,8 @@ def floating(name: str, value: Tensor) -> Tensor:
         raise ValueError(f"{name} is a {type(value).__name__}; it must be a torch tensor of floating-point numbers")
     if not value.is_floating_point():
         raise ValueError(f"{name} has dtype {value.dtype}; it must be floating-point, such as pixels in [0, 1]")
+    if value.device.type == "meta":
+        raise ValueError(f"{name} lies on the device meta, which holds no numbers; move it to a real one")
     return value
 
 

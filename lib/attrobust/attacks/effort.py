@@ -70,7 +70,8 @@ def passes(
     iterate costs a map (the one just climbed, where that is deterministic and of the judged network itself), and a
     prediction unless the map brings its logits along. An iterate that lost its prediction costs one pass each way for
     the way back. Before that, the derivative is audited: five maps and two gradients of one on each network; and where
-    twins are built, one image is shown to the network and to each twin to see its kinks.
+    twins are built, one image is shown to the network and to each twin to see its kinks. A network that is met for the
+    first time is looked at before all that, once (`models.guards`: some 60 images forward, 8 back).
 
     Args:
         effort, images: how hard the suite tries, and on how many images; all of them pass the audit.

@@ -58,8 +58,6 @@ def batch(name: str, x: Tensor) -> Tensor:
     checks.floating(name, x)
     if x.ndim < 2 or not x.numel():
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be a batch of one example or more")
-    if x.device.type == "meta":
-        raise ValueError(f"{name} lies on the device meta, which holds no numbers; move it to a real one")
     if torch.is_inference_mode_enabled() or x.is_inference():
         raise ValueError(f"{name} comes in inference_mode, where nothing can be differentiated; use no_grad instead")
     if not bool(x.detach().sum().isfinite()):
@@ -73,12 +71,14 @@ def alone(model: Callable[[Tensor], object], x: Tensor) -> None:
     The network may return anything; the tensors in it are compared. See `classifier`.
     """
     company = _company(x)
+    ends = (0, len(company) - 1)
     with untouched(model) as kept, torch.no_grad():
-        first, again, single = (_numbers(model(at)) for at in (company, company, company[:1]))
+        first, again, *single = (_numbers(_run(model, at)) for at in (company, company, *(company[[i]] for i in ends)))
         changed = [name for name, (buffer, value) in kept.items() if not torch.equal(buffer, value)]
     if gap := _apart(first, again):
         raise ValueError(f"model answers the same images differently, by up to {gap:.2g}: it is random; {_mode(model)}")
-    if gap := _apart([t[:1] for t in first if len(t) == len(company)], [t for t in single if len(t) == 1]):
+    own = [[t[[i]] if t.shape[:1] == company.shape[:1] else t for t in first] for i in ends]
+    if gap := max(map(_apart, own, single)):
         raise ValueError(
             f"model answers an image differently alone and in company, by up to {gap:.2g}: it couples the images of a"
             f" batch; {_mode(model)}"
@@ -146,14 +146,8 @@ def _measured(model: Model, x: Tensor) -> int:
                 "model holds tensors made in inference_mode, which cannot be differentiated; build it anew"
             )
     company = _company(x)
-    try:
-        with untouched(model), torch.no_grad():
-            found = model(company)
-    except (RuntimeError, TypeError, IndexError) as error:
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        what = f"shape {tuple(x.shape)} and dtype {x.dtype}"
-        raise ValueError(f"model does not run on x of {what}: {said}") from error
-    logits = checks.logits("model", found, batch=len(company))
+    with untouched(model), torch.no_grad():
+        logits = checks.logits("model", _run(model, company), batch=len(company))
     alone(model, x)
     with untouched(model):
         _differentiable(model, company)
@@ -180,8 +174,8 @@ def _differentiable(model: Model, x: Tensor) -> None:
             ahead, behind = (run(at + sign * step * way) for sign in (1, -1))
         change = (mix * (ahead - behind)).sum(1) / (2 * step)
         noise = 30 * torch.finfo(at.dtype).eps * (mix * logits).detach().abs().sum(1) / step
-        size = torch.stack([change.norm(), predicted.norm(), noise.norm()]).max()
-        if not float((change - predicted).norm()) > missing * float(size):
+        size = torch.maximum(change.norm(), predicted.norm())
+        if bool((change - predicted).norm() <= missing * size + noise.norm()):
             return
     name = cut(model, x[:1])
     where = f" in {name!r}" if name else ""
@@ -212,6 +206,15 @@ def _company(x: Tensor) -> Tensor:
     """Images that keep each other company: a few of the batch and their negatives."""
     shown = x.detach()[:SHOWN]
     return torch.cat([shown, 1 - shown])
+
+
+def _run(model: Callable[[Tensor], object], x: Tensor) -> object:
+    try:
+        return model(x)
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        what = f"shape {tuple(x.shape)} and dtype {x.dtype}"
+        raise ValueError(f"model does not run on x of {what}: {said}") from error
 
 
 def _numbers(output: object) -> list[Tensor]:

@@ -1,0 +1,259 @@
+"""The border: what cannot be explained is refused in one sentence, found by measuring; looking changes nothing."""
+
+import gc
+import weakref
+
+import cases
+import numpy as np
+import pytest
+import torch
+from attrobust import attacks, attributions, curvature, faithfulness, models, robustness
+from attrobust.balls import Ball
+from attrobust.models import guards
+from torch import nn
+from torch.nn import functional as F
+
+X, Y = cases.images(), cases.labels()
+BALL = Ball("linf", 8 / 255)
+
+#: Every way in: what a caller hands a network to.
+WAYS = {
+    "saliency": lambda m, x, y: attributions.saliency(m, x, y),
+    "integrated": lambda m, x, y: attributions.integrated_gradients(m, x, y, steps=2),
+    "smooth": lambda m, x, y: attributions.smooth_grad(m, x, y, sigma=0.1, samples=2, generator=cases.generator()),
+    "deep_lift": lambda m, x, y: attributions.deep_lift(m, x, y),
+    "lrp": lambda m, x, y: attributions.lrp(m, x, y),
+    "guided": lambda m, x, y: attributions.guided_backprop(m, x, y),
+    "deletion": lambda m, x, y: faithfulness.deletion(m, x, y, x.sum(1), generator=cases.generator(), steps=2),
+}
+UNLABELLED = {
+    "attack": lambda m, x: attacks.auto(
+        attributions.saliency, m, x, BALL, k=2, effort=attacks.Effort(steps=1, restarts=1), generator=cases.generator()
+    ),
+    "robustness": lambda m, x: robustness.attribution_robustness(
+        m, x, attributions={"s": attributions.saliency}, ball=BALL, k=2, generator=cases.generator()
+    ),
+    "faithfulness": lambda m, x: faithfulness.insertion_deletion(
+        m, x, attributions={"s": attributions.saliency}, generator=cases.generator(), steps=2
+    ),
+    "jacobian": lambda m, x: curvature.input_jacobian(m, x),
+}
+ALL = WAYS | {name: lambda m, x, y, way=way: way(m, x) for name, way in UNLABELLED.items()}
+
+
+class Lambda(nn.Module):
+    """A network that is followed by a function, with a weight and a buffer of its own."""
+
+    def __init__(self, function, original=None):
+        super().__init__()
+        self.original, self.function = original or cases.mlp(), function
+        self.register_buffer("count", torch.zeros(()))
+        self.eval()
+
+    def forward(self, x):
+        return self.function(self.original(x), self)
+
+
+def counted(z, m):
+    m.count += 1
+    return z
+
+
+def own_randomness(z, m):
+    return z + torch.randn(z.shape, generator=m.draw, dtype=z.dtype)
+
+
+def detached_half(z, m):
+    return z + z.detach().square()
+
+
+def test_an_ordinary_network_passes_and_is_measured_once():
+    seen = []
+    model = Lambda(lambda z, m: (seen.append(len(z)), z)[1])
+    guards.classifier(model, X, Y)
+    first = len(seen)
+    guards.classifier(model, X, Y)
+    assert first > 3 and len(seen) == first
+    guards.classifier(model.train(), X, Y)  # the same answers, but it might have been otherwise
+    assert len(seen) > first
+
+
+def test_what_was_measured_is_forgotten_with_the_network():
+    model = Lambda(lambda z, m: z)
+    guards.classifier(model, X, Y)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("way", ALL)
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (lambda z, m: F.dropout(z, 0.5, training=True), "answers the same images differently.*it is random"),
+        (lambda z, m: z + torch.bernoulli(torch.full_like(z, 0.5)), "answers the same images differently"),
+        (own_randomness, "answers the same images differently"),
+        (lambda z, m: z - z.mean(0), "answers an image differently alone and in company.*couples the images"),
+        (
+            lambda z, m: F.batch_norm(z, None, None, training=True),
+            "does not run on x of shape .*: Expected more than 1 value per channel",
+        ),
+        (lambda z, m: (z - z.mean(1, keepdim=True)).relu() if len(z) > 1 else z, "answers an image differently alone"),
+        (counted, "changes its buffer 'count'"),
+        (lambda z, m: {"logits": z}, "returned a dict; wrap it"),
+        (lambda z, m: (z, z), "returned a tuple; wrap it"),
+        (lambda z, m: z[:, :, None], r"returned shape \(\d, 4, 1\)"),
+        (lambda z, m: z.argmax(1), r"returned (shape \(\d,\) and dtype torch.int64|one logit)"),
+    ],
+    ids=["dropout", "bernoulli", "own", "centred", "batch", "size", "buffer", "dict", "tuple", "rank", "decision"],
+)
+def test_a_network_that_is_not_its_own_function_of_each_image_is_refused(function, sentence, way, unchecked):
+    model = Lambda(function)
+    model.draw = cases.generator()
+    with pytest.raises(ValueError, match=f"^model {sentence}"):
+        ALL[way](model, X, Y)
+    assert float(model.count) == 0
+
+
+@pytest.mark.parametrize("way", ALL)
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (detached_half, ""),
+        (lambda z, m: z.detach() + 0 * z.sum(), ""),
+        (lambda z, m: torch.from_numpy(z.detach().numpy()) + 0.0 * z, ""),
+        (lambda z, m: (8 * z).round() / 8 + z - z.detach(), ""),  # straight through
+    ],
+    ids=["half", "all", "numpy", "rounded"],
+)
+def test_a_way_on_which_the_gradient_is_cut_off_is_refused(function, name, way):
+    if way == "deletion" or way == "faithfulness":
+        function = detached_half
+    with pytest.raises(ValueError, match=r"^model cuts the gradient off"):
+        ALL[way](Lambda(function), X, Y)
+
+
+def test_the_module_that_cuts_is_named():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.head = nn.Sequential(cases.mlp()), nn.Linear(4, 4).double()
+
+        def forward(self, x):
+            with torch.no_grad():
+                features = self.backbone(x)
+            return self.head(features)
+
+    with pytest.raises(ValueError, match=r"^model cuts the gradient off in 'backbone"):
+        attributions.saliency(cases.isolated(Frozen)().eval(), X, Y)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (torch.tensor([1]), r"target has shape \(1,\) and dtype torch.int64; it must hold 3 class indices"),
+        (torch.tensor([0, 1, 4]), r"target spans \[0, 4\]; class indices must lie in \[0, 3\]"),
+        (torch.tensor([0, 1, -1]), r"target spans \[-1, 1\]"),
+        (torch.tensor([0.0, 1.0, 2.0]), "target has shape .* dtype torch.float32"),
+        (torch.tensor([True, False, True]), "target has shape .* dtype torch.bool"),
+        (torch.eye(4)[:3].long(), r"target has shape \(3, 4\)"),
+        ([0, 1, 2], "target is a list; it must be a torch tensor of 3 class indices"),
+        (np.array([0, 1, 2]), "target is a ndarray"),
+        (1, "target is a int"),
+    ],
+)
+def test_labels_that_are_not_one_class_index_an_image_are_refused_everywhere_alike(target, sentence, way, unchecked):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        WAYS[way](cases.mlp(), X, target)
+
+
+@pytest.mark.parametrize("way", ALL)
+@pytest.mark.parametrize(
+    ("x", "sentence"),
+    [
+        (X.numpy(), "x is a ndarray; it must be a torch tensor"),
+        ((255 * X).to(torch.uint8), "x has dtype torch.uint8; it must be floating-point"),
+        (X[:0], r"x has shape \(0, 2, 3, 3\)"),
+        (X.to("meta"), "x lies on the device meta|x has shape"),
+        (X * torch.nan, "x holds 54 (pixels|entries|values)"),
+        (X.float(), "model does not run on x of shape .* and dtype torch.float32"),
+        (torch.cat([X, X], 1), "model does not run on x of shape"),
+    ],
+    ids=["numpy", "integers", "empty", "meta", "nan", "dtype", "channels"],
+)
+def test_images_that_a_network_cannot_be_differentiated_at_are_refused(x, sentence, way, unchecked):
+    with pytest.raises(ValueError, match=f"^({sentence})"):
+        ALL[way](cases.mlp(), x, Y[: len(x)])
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_inference_mode_is_refused(way, unchecked):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"^x .*inference.mode"):
+        ALL[way](cases.mlp(), X, Y)
+    with torch.inference_mode():
+        model = cases.mlp()
+    with pytest.raises(ValueError, match=r"inference.mode"):
+        ALL[way](model, X, Y)
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_a_call_changes_no_buffer_flag_hook_or_random_number(way):
+    model = nn.Sequential(cases.conv()[0], nn.BatchNorm2d(3).double(), nn.GELU(), *cases.conv()[2:]).eval()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    state = torch.get_rng_state()
+    if way not in ("lrp",):
+        ALL[way](model, X, Y)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_batch_statistics_of_train_mode_are_refused_and_left_as_found(way):
+    model = nn.Sequential(cases.conv()[0], nn.BatchNorm2d(3).double(), nn.GELU(), *cases.conv()[2:]).train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"call model.eval\(\)"):
+        ALL[way](model, X, Y)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert model.training
+
+
+def test_train_mode_without_anything_that_minds_it_is_no_reason_to_refuse():
+    model = cases.mlp()
+    eval_map = attributions.saliency(model, X, Y)
+    assert torch.equal(eval_map, attributions.saliency(model.train(), X, Y))
+
+
+def test_one_logit_is_explained_and_its_decisions_need_both_classes():
+    one = nn.Sequential(cases.linear(), cases.isolated(nn.Linear)(4, 1).double())
+    assert attributions.saliency(one, X, torch.zeros(3, dtype=torch.int64)).shape == X.shape
+    for way in ("deletion", *UNLABELLED):
+        if way == "jacobian":
+            continue
+        with pytest.raises(ValueError, match=r"models\.TwoLogits"):
+            ALL[way](one, X, torch.zeros(3, dtype=torch.int64))
+    both = models.TwoLogits(one)
+    assert torch.allclose(both(X).softmax(1)[:, 1], one(X)[:, 0].sigmoid())
+    found = UNLABELLED["attack"](both, X)
+    kept = torch.stack([(one(at) > 0) == (one(X) > 0) for at in found.x.values()])
+    assert bool(kept.all())
+
+
+def test_a_dead_or_constant_network_has_a_map_of_zeros_and_is_not_refused():
+    dead = Lambda(lambda z, m: (z - 1e6).relu() + z.new_tensor([1.0, 2.0, 3.0, 4.0]))
+    assert not attributions.saliency(dead, X, Y).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [cases.mlp, cases.conv, lambda: cases.mlp(nn.ReLU()), lambda: cases.conv(nn.ReLU())])
+def test_networks_in_lower_precision_pass(make, dtype):
+    guards.classifier(make().to(dtype), X.to(dtype), Y)
+
+
+def test_black_images_and_kinks_at_zero_are_no_cut():
+    model = cases.conv(nn.ReLU())
+    nn.init.zeros_(model[0].bias)
+    guards.classifier(model, torch.zeros_like(X), Y)
