@@ -1,4 +1,5 @@
 import math
+import weakref
 from functools import partial
 
 import captum.attr
@@ -6,7 +7,8 @@ import cases
 import pytest
 import torch
 from attrobust import attributions, models
-from attrobust.models import readouts
+from attrobust.balls import Ball
+from attrobust.models import guards, readouts
 from torch import nn
 
 
@@ -208,3 +210,85 @@ def test_logits_that_a_map_brings_along_are_those_of_the_model_and_the_map_stays
     assert torch.equal(found, alone)
     known = readout in readouts.OF_LOGITS
     assert torch.equal(logits, model(x)) if known else logits is None
+
+
+AVERAGES = {
+    "integrated": lambda n, m, x, y, **how: attributions.integrated_gradients(m, x, y, steps=n, **how),
+    "smooth": lambda n, m, x, y, **how: attributions.smooth_grad(
+        m, x, y, sigma=0.1, samples=n, generator=cases.generator(), **how
+    ),
+    "uniform": lambda n, m, x, y, **how: attributions.uniform_grad(
+        m, x, y, ball=Ball("l2", 0.3), samples=n, generator=cases.generator(), **how
+    ),
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("name", AVERAGES)
+def test_an_average_in_chunks_is_that_of_all_at_once_and_so_are_its_gradients(name, chunk):
+    model, x, y = cases.conv(), cases.images(), cases.labels()
+    found = []
+    for how in ({}, {"chunk": chunk}):
+        at = x.clone().requires_grad_()
+        maps = AVERAGES[name](5, model, at, y, **how)
+        found.append([maps, *torch.autograd.grad((maps * x).sum(), [at, *model.parameters()], allow_unused=True)])
+    for whole, parts in zip(*found, strict=True):
+        whole, parts = (torch.zeros(()) if part is None else part for part in (whole, parts))  # an unused bias
+        assert torch.allclose(whole + 0 * parts, parts, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize("steps", [4, 40])
+def test_an_average_in_chunks_holds_the_graph_of_one_chunk_whatever_its_steps(name, steps):
+    model, x, y, alive, seen = cases.conv(), cases.images(), cases.labels(), [], []
+    guards.classifier(model, x, y)
+
+    def look(module, inputs, output):
+        alive.append(weakref.ref(output))
+        seen.append((len(output), sum(ref() is not None for ref in alive)))
+
+    with model[1].register_forward_hook(look):
+        at = x.clone().requires_grad_()
+        maps = AVERAGES[name](steps, model, at, y, chunk=2)
+        maps.sum().backward()
+    assert len(seen) == 2 * 2 * steps
+    assert max(images for images, _ in seen) == 2 and max(held for _, held in seen) <= 2
+
+
+def test_the_gradient_of_an_average_in_chunks_is_not_differentiated_in_silence():
+    model, x, y = cases.mlp(), cases.images().requires_grad_(), cases.labels()
+    maps = attributions.integrated_gradients(model, x, y, steps=3, chunk=2)
+    (slope,) = torch.autograd.grad(maps.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="made in chunks cannot be differentiated once more"):
+        torch.autograd.grad(slope.sum(), x)
+
+
+def test_chunks_take_noise_from_the_generator_as_all_at_once_do():
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    draws = [cases.generator(3) for _ in range(2)]
+    for draw, how in zip(draws, ({}, {"chunk": 2}), strict=True):
+        attributions.smooth_grad(model, x, y, sigma=0.1, samples=4, generator=draw, **how).sum().backward()
+    assert torch.equal(draws[0].get_state(), draws[1].get_state())
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 8), (1, 2, 3, 2)])
+def test_examples_of_any_shape_have_maps_of_that_shape(shape):
+    dense = cases.isolated(nn.Linear)(math.prod(shape), 4)
+    model = cases.filled(nn.Sequential(nn.Flatten(), dense, nn.Tanh()), 0)
+    x, y = torch.rand(3, *shape, generator=cases.generator(), dtype=torch.float64), cases.labels()
+    for name in ("integrated", "smooth"):
+        assert AVERAGES[name](3, model, x, y).shape == x.shape
+        assert torch.allclose(AVERAGES[name](3, model, x, y), AVERAGES[name](3, model, x, y, chunk=2))
+    total = attributions.integrated_gradients(model, x, y, steps=400).flatten(1).sum(1)
+    change = (model(x) - model(0 * x)).gather(1, y[:, None])[:, 0]
+    assert torch.allclose(total, change, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["saliency", "integrated", "smooth"])
+def test_maps_under_no_grad_hold_no_graph(name):
+    make = AVERAGES.get(name, lambda n, m, x, y: attributions.saliency(m, x, y))
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    live = make(3, model, x, y)
+    with torch.no_grad():
+        dead = make(3, model, x, y)
+    assert live.requires_grad and not dead.requires_grad and torch.equal(live, dead)

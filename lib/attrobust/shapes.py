@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 Images = Float[Tensor, "batch channels height width"]
+Inputs = Float[Tensor, "batch *shape"]
 Labels = Int[Tensor, " batch"]
 Logits = Float[Tensor, "batch classes"]
 Maps = Float[Tensor, "batch planes rows columns"]

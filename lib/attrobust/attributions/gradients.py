@@ -2,7 +2,7 @@
 
 Maps stay in the autograd graph, so that an attack or a penalty can differentiate *through* them; captum's either are
 detached or have a derivative that silently misses the second-order term, so captum serves as an oracle for values only.
-Images do not interact: the gradient of the summed readout is each image's own. Examples may have any shape. Under
+Inputs do not interact: the gradient of the summed readout is each image's own. Examples may have any shape. Under
 `no_grad` maps come without their graph.
 """
 
@@ -13,27 +13,26 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from attrobust import checks
 from attrobust.attributions.importance import brings_logits
 from attrobust.balls import Ball
 from attrobust.models import guards
 from attrobust.models.readouts import OF_LOGITS, Readout, logit
-from attrobust.shapes import Images, Labels, Logits
+from attrobust.shapes import Inputs, Labels, Logits
 from attrobust.versions import versioned
 
 #: The batches whose maps are averaged, each as large as the one that they are made of.
-Copies = Callable[[Images], Iterator[Images]]
+Copies = Callable[[Inputs], Iterator[Inputs]]
 
 
-def live(model: Callable[[Tensor], Tensor], x: Images, target: Labels) -> Images:
+def live(model: Callable[[Tensor], Tensor], x: Inputs, target: Labels) -> Inputs:
     """The images as part of a graph, as they are or as a leaf of their own, once all is fit to be explained."""
     guards.classifier(model, x, target)
     return x if x.requires_grad else x.detach().requires_grad_()
 
 
-def explained(model: Callable[[Tensor], Tensor], x: Images, target: Labels, readout: Readout) -> Float[Tensor, ""]:
+def explained(model: Callable[[Tensor], Tensor], x: Inputs, target: Labels, readout: Readout) -> Float[Tensor, ""]:
     """What is differentiated: the readout, one number per image, summed."""
     return checks.per_image("readout", readout(model, x, target), batch=len(x)).sum()
 
@@ -41,8 +40,8 @@ def explained(model: Callable[[Tensor], Tensor], x: Images, target: Labels, read
 @brings_logits
 @versioned(1)
 def saliency(
-    model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit, logits: bool = False
-) -> Images | tuple[Images, Logits | None]:
+    model: nn.Module, x: Inputs, target: Labels, *, readout: Readout = logit, logits: bool = False
+) -> Inputs | tuple[Inputs, Logits | None]:
     """Gradient of the target's readout with respect to the pixels, signed; of the logit: dz_target / dx.
 
     With `logits`, those of the same forward pass stand beside the map; None under a readout of the caller's own.
@@ -57,7 +56,7 @@ def saliency(
     """
     x, scores, lasting = live(model, x, target), [], torch.is_grad_enabled()
 
-    def run(images: Images) -> Logits:
+    def run(images: Inputs) -> Logits:
         scores.append(model(images))
         return scores[-1]
 
@@ -69,7 +68,7 @@ def saliency(
 
 
 @versioned(1)
-def input_x_gradient(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> Images:
+def input_x_gradient(model: nn.Module, x: Inputs, target: Labels, *, readout: Readout = logit) -> Inputs:
     """Pixel times gradient: x . dz_target / dx, the first-order share of each pixel in the readout.
 
     Shrikumar et al. 2017, "Learning important features through propagating activation differences".
@@ -85,9 +84,9 @@ def input_x_gradient(model: nn.Module, x: Images, target: Labels, *, readout: Re
 
 @versioned(1)
 def integrated_gradients(
-    model: nn.Module, x: Images, target: Labels, *, baseline: float = 0.0, steps: int = 32, readout: Readout = logit,
+    model: nn.Module, x: Inputs, target: Labels, *, baseline: float = 0.0, steps: int = 32, readout: Readout = logit,
     chunk: int | None = None,
-) -> Images:  # fmt: skip
+) -> Inputs:  # fmt: skip
     """Gradient averaged along the straight path from a baseline, times the way travelled.
 
         (x - x0) . mean_k dz_target/dx at x0 + a_k (x - x0),   a_k = (k - 1/2) / steps
@@ -102,16 +101,16 @@ def integrated_gradients(
     x = live(model, x, target)
     shares = (torch.arange(steps, device=x.device, dtype=x.dtype) + 0.5) / steps
 
-    def path(x: Images) -> Iterator[Images]:
+    def path(x: Inputs) -> Iterator[Inputs]:
         return (baseline + share * (x - baseline) for share in shares)
 
     return (x - baseline) * _averaged(model, x, path, target, readout, chunk)
 
 
 def smooth_grad(
-    model: nn.Module, x: Images, target: Labels, *, sigma: float, samples: int, generator: torch.Generator,
+    model: nn.Module, x: Inputs, target: Labels, *, sigma: float, samples: int, generator: torch.Generator,
     readout: Readout = logit, chunk: int | None = None,
-) -> Images:  # fmt: skip
+) -> Inputs:  # fmt: skip
     """Gradient averaged over Gaussian noise: mean of dz_target/dx at x + n, n ~ N(0, sigma^2), in pixel units.
 
     Noisy pixels may leave [0, 1]. Seed the generator alike to compare maps under common noise; `chunk` as in
@@ -119,16 +118,16 @@ def smooth_grad(
     """
     checks.at_least("sigma", sigma, 0)
 
-    def noise(draw: torch.Generator) -> Images:
+    def noise(draw: torch.Generator) -> Inputs:
         return sigma * torch.randn(x.shape, dtype=x.dtype, device=draw.device, generator=draw).to(x.device)
 
     return _noisy(model, x, target, readout, noise, samples, generator, chunk)
 
 
 def uniform_grad(
-    model: nn.Module, x: Images, target: Labels, *, ball: Ball, samples: int, generator: torch.Generator,
+    model: nn.Module, x: Inputs, target: Labels, *, ball: Ball, samples: int, generator: torch.Generator,
     readout: Readout = logit, chunk: int | None = None,
-) -> Images:  # fmt: skip
+) -> Inputs:  # fmt: skip
     """Gradient averaged uniformly over a ball: mean of dz_target/dx at x + n, n uniform in `ball`.
 
     Ball("linf", r) is the box of half-width r of the source (Wang et al. 2020, "Smoothed geometry for robust
@@ -136,21 +135,21 @@ def uniform_grad(
     noise. One forward and one backward pass of `samples` images per image; `chunk` as in `integrated_gradients`.
     """
 
-    def noise(draw: torch.Generator) -> Images:
+    def noise(draw: torch.Generator) -> Inputs:
         return ball.sample(x.detach(), generator=draw)
 
     return _noisy(model, x, target, readout, noise, samples, generator, chunk)
 
 
 def _noisy(
-    model: nn.Module, x: Images, target: Labels, readout: Readout, noise: Callable[[torch.Generator], Images],
+    model: nn.Module, x: Inputs, target: Labels, readout: Readout, noise: Callable[[torch.Generator], Inputs],
     samples: int, generator: torch.Generator, chunk: int | None,
-) -> Images:  # fmt: skip
+) -> Inputs:  # fmt: skip
     """Mean of the saliency maps under draws of `noise`, the same ones whenever the copies are made again."""
     checks.count("samples", samples)
     again, first = generator.clone_state(), [generator]
 
-    def copies(x: Images) -> Iterator[Images]:
+    def copies(x: Inputs) -> Iterator[Inputs]:
         draw = first.pop() if first else again.clone_state()
         return (x + noise(draw) for _ in range(samples))
 
@@ -158,8 +157,8 @@ def _noisy(
 
 
 def _averaged(
-    model: nn.Module, x: Images, copies: Copies, target: Labels, readout: Readout, chunk: int | None
-) -> Images:
+    model: nn.Module, x: Inputs, copies: Copies, target: Labels, readout: Readout, chunk: int | None
+) -> Inputs:
     """Mean of the saliency maps of some copies of the batch, all at once or `chunk` images at a time."""
     if chunk is None:
         every = torch.stack(list(copies(x)))
@@ -169,7 +168,7 @@ def _averaged(
     if not isinstance(model, nn.Module):
         raise ValueError(f"chunk is {chunk}; that takes a torch module as the model, not a {type(model).__name__}")
 
-    def pieces(x: Images) -> Iterator[tuple[Tensor, Images]]:
+    def pieces(x: Inputs) -> Iterator[tuple[Tensor, Inputs]]:
         """Which images, and their maps: several copies side by side where they fit, else a part of one."""
         everyone, waiting = torch.arange(len(x), device=x.device), copies(x)
         while together := list(itertools.islice(waiting, max(1, chunk // len(x)))):
@@ -184,7 +183,7 @@ class _Chunked(torch.autograd.Function):
     """Mean of the maps of `pieces`, whose graphs are not kept: for the gradient they are made again, one by one."""
 
     @staticmethod
-    def forward(ctx: Any, pieces: Callable, x: Images, *weights: Tensor) -> Images:
+    def forward(ctx: Any, pieces: Callable, x: Inputs, *weights: Tensor) -> Inputs:
         total, count = torch.zeros_like(x), 0
         for rows, maps in pieces(x.detach()):
             total.index_add_(0, rows, maps)
@@ -194,14 +193,24 @@ class _Chunked(torch.autograd.Function):
         return total * ctx.share
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Images) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
+    def backward(ctx: Any, slope: Inputs) -> tuple[Tensor | None, ...]:
+        return None, *_ChunkedGradient.apply(ctx.pieces, ctx.share * slope, *ctx.saved_tensors)
+
+
+class _ChunkedGradient(torch.autograd.Function):
+    """What the gradient of `_Chunked` hands to the images and weights; not differentiated, least of all in silence."""
+
+    @staticmethod
+    def forward(ctx: Any, pieces: Callable, slope: Inputs, x: Inputs, *weights: Tensor) -> tuple[Tensor, ...]:
         leaves = [x.detach().requires_grad_(), *weights]
         sums = [torch.zeros_like(leaf) for leaf in leaves]
         with torch.enable_grad():
-            for rows, maps in ctx.pieces(leaves[0]):
+            for rows, maps in pieces(leaves[0]):
                 how = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
-                found = torch.autograd.grad(maps, leaves, ctx.share * slope[rows], **how)
+                found = torch.autograd.grad(maps, leaves, slope[rows], **how)
                 sums = [total + part for total, part in zip(sums, found, strict=True)]
-        return None, *sums
+        return tuple(sums)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> None:
+        raise RuntimeError("the gradient of a map made in chunks cannot be differentiated once more; leave chunk out")
