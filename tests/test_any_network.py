@@ -1,0 +1,250 @@
+"""Random networks of every build and spelling, to every public function: the right number, or one sentence.
+
+An answer is held against an oracle that shares nothing with it (difference quotients in double precision, dense
+matrices, the parts put together by hand). A refusal is a ValueError of one sentence. Nothing else may come out.
+"""
+
+import math
+import random
+from collections import Counter
+from functools import partial
+
+import cases
+import ordinary
+import pytest
+import torch
+from attrobust import attacks, attributions, curvature, faithfulness, robustness
+from attrobust.balls import Ball
+from torch import nn
+from torch.nn import functional as F
+
+SHAPE, CLASSES, N = (2, 6, 6), 4, 3
+BALL = Ball("linf", 4 / 255)
+QUICK = attacks.Effort(steps=3, restarts=1, draws=2, walk=2)
+STEP = 1e-6
+
+#: Every spelling of a kink, and smooth activations.
+KINKS = {
+    "relu": F.relu, "module": nn.ReLU(), "in place": nn.ReLU(inplace=True), "method": torch.Tensor.relu,
+    "where": lambda h: torch.where(h > 0, h, 0.0), "mask": lambda h: h * (h > 0), "clamp": lambda h: h.clamp(min=0),
+    "maximum": lambda h: torch.maximum(h, torch.zeros_like(h)), "filled": lambda h: h.masked_fill(h < 0, 0.0),
+    "relu6": F.relu6, "hardtanh": F.hardtanh, "hardswish": F.hardswish, "leaky": partial(F.leaky_relu, negative_slope=0.1),
+    "hardsigmoid": F.hardsigmoid, "absolute": torch.abs, "half sum": lambda h: (h + h.abs()) / 2,
+}  # fmt: skip
+SMOOTH = {"gelu": F.gelu, "tanh": torch.tanh, "silu": F.silu, "softplus": F.softplus, "mish": F.mish, "erf": torch.erf}
+#: A kink f with f(a h) = a f(h) for a > 0, under which a network without biases is one too.
+HOMOGENEOUS = {"relu", "module", "in place", "method", "where", "mask", "clamp", "maximum", "filled", "leaky", "absolute"}
+
+
+class Any(nn.Module):
+    """A stem, two blocks of one build with one activation, and a head."""
+
+    def __init__(self, build: str, name: str, act, draw: random.Random) -> None:
+        super().__init__()
+        self.build, self.name, self.act, width = build, name, act, draw.choice([3, 4])
+        dense = build in ("dense", "gated", "attention")
+        self.stem = nn.Linear(12, width) if build == "attention" else nn.Linear(72, width) if dense else None
+        self.stem = self.stem or nn.Conv2d(2, width, 3, draw.choice([1, 2]), draw.choice([0, 1]))
+        conv = partial(nn.Conv2d, width, width, 3, 1, 1)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) if dense else conv() for _ in range(2))
+        self.gate, self.norm = nn.Linear(width, width), nn.LayerNorm(width) if dense else nn.GroupNorm(1, width)
+        self.normed, self.qkv = draw.random() < 0.5 or build == "normalised", nn.Linear(width, 3 * width)
+        self.pool = draw.choice([F.avg_pool2d, F.max_pool2d]) if build == "conv" else None
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x):
+        build, residual = self.build, self.build in ("residual", "gated", "attention", "normalised")
+        if build == "attention":
+            x = F.unfold(x, (3, 2), stride=(3, 2)).mT
+        elif not isinstance(self.stem, nn.Conv2d):
+            x = x.flatten(1)
+        h = self.stem(x)
+        for i, block in enumerate(self.blocks):
+            inner = self.norm(h) if self.plain is False else h
+            if build == "attention" and i == 0:
+                q, k, v = self.qkv(inner).chunk(3, -1)
+                after = (q @ k.mT / 2).softmax(-1) @ v
+            else:
+                after = self.act(block(inner) + 0.0)
+            after = after * torch.sigmoid(self.gate(inner)) if build == "gated" else after
+            h = h + after if residual else after
+        if self.pool is not None:
+            h = self.pool(h, 2)
+        h = h.flatten(2).mean(2) if h.ndim == 4 else h.mean(1) if h.ndim == 3 else h
+        return self.head(h)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is made of linear layers, activations and pools alone."""
+        return self.build in ("dense", "conv", "residual") or (self.build != "normalised" and not self.normed)
+
+    @property
+    def ruled(self) -> bool:
+        return self.build in ("dense", "conv", "residual")
+
+
+def drawn(seed: int) -> Any:
+    draw = random.Random(seed)
+    build = draw.choice(["dense", "conv", "residual", "gated", "normalised", "attention"])
+    name, act = draw.choice([*KINKS.items(), *SMOOTH.items()])
+    return cases.filled(cases.isolated(Any)(build, name, act, draw), seed)
+
+
+def directional(function, x, v):
+    return (function(x + STEP * v) - function(x - STEP * v)) / (2 * STEP)
+
+
+def close(found, right, tolerance=1e-5):
+    scale = max(float(right.abs().max()), 1e-6)
+    assert float((found - right).abs().max()) <= tolerance * scale, f"{found} is not {right}"
+
+
+class Trial:
+    """One network, its images, and what every function must say of them."""
+
+    def __init__(self, model, seed, shape=SHAPE):
+        self.model = model
+        self.x = 0.25 + 0.5 * torch.rand(N, *shape, generator=cases.generator(seed), dtype=torch.float64)
+        self.y = model(self.x).argmax(1)
+        self.v = torch.randn(self.x.shape, generator=cases.generator(seed + 1), dtype=torch.float64)
+
+    def own(self, x):
+        return self.model(x).detach().gather(1, self.y[:, None])[:, 0]
+
+    def along(self, maps):
+        return (maps.detach() * self.v).flatten(1).sum(1)
+
+    def saliency(self):
+        close(self.along(attributions.saliency(self.model, self.x, self.y)), directional(self.own, self.x, self.v))
+
+    def input_x_gradient(self):
+        maps = attributions.input_x_gradient(self.model, self.x, self.y)
+        close(self.along(maps / self.x), directional(self.own, self.x, self.v))
+
+    def integrated_gradients(self):
+        maps = attributions.integrated_gradients(self.model, self.x, self.y, steps=5, chunk=4)
+        path = [(k + 0.5) / 5 * self.x for k in range(5)]
+        close(self.along(maps / self.x), sum(directional(self.own, at, self.v) for at in path) / 5)
+
+    def smooth_grad(self):
+        maps = attributions.smooth_grad(self.model, self.x, self.y, sigma=0.1, samples=3, generator=cases.generator(7))
+        draw = cases.generator(7)
+        noisy = [self.x + 0.1 * torch.randn(self.x.shape, generator=draw, dtype=self.x.dtype) for _ in range(3)]
+        close(self.along(maps), sum(directional(self.own, at, self.v) for at in noisy) / 3)
+
+    def deep_lift(self):
+        maps = attributions.deep_lift(self.model, self.x, self.y)
+        close(maps.detach().flatten(1).sum(1), self.own(self.x) - self.own(0 * self.x))
+
+    def lrp(self):
+        maps = attributions.lrp(self.model, self.x, self.y, epsilon=0.0)
+        if self.model.name in HOMOGENEOUS:
+            close(self.along(maps / self.x), directional(self.own, self.x, self.v))
+
+    def attack(self):
+        how = {"k": 5, "effort": QUICK, "generator": cases.generator()}
+        found = attacks.auto(attributions.saliency, self.model, self.x, BALL, **how)
+        worst = found.table[found.table["part"] == "worst"].set_index("image")
+        for measure, at in found.x.items():
+            assert float((at - self.x).abs().max()) <= BALL.radius + 1e-9 and 0 <= at.min() and at.max() <= 1
+            assert torch.equal(self.model(at).argmax(1), self.y)
+            again = robustness.compare(self.model, attributions.saliency, self.x, at, k=5)[measure]
+            reached = found.counted.numpy()
+            close(torch.tensor(worst[measure].to_numpy()[reached]), torch.tensor(again.to_numpy()[reached]))
+        if not found.climbed.any():  # a linear network's map: nothing could be moved by any iterate
+            moved = attributions.saliency(self.model, self.x + BALL.radius, self.y)
+            close(moved.detach(), attributions.saliency(self.model, self.x, self.y).detach(), 1e-9)
+
+    def hessian(self):
+        loss = partial(F.cross_entropy, reduction="none")
+        dense = cases.parameter_hessian(self.model, loss, self.x, self.y)
+        values = torch.linalg.eigvalsh((dense + dense.T) / 2)
+        h = curvature.ParameterHessian(self.model, loss, self.x, self.y)
+        v = torch.randn(1, h.size, generator=cases.generator(), dtype=torch.float64)
+        close(h.matvec(v)[0], dense @ v[0])
+        top = curvature.sharpness(h, generator=cases.generator())
+        assert abs(top.value - float(values[-1])) <= 10 * top.error + 1e-3 * abs(float(values[-1])) + 1e-9
+        mass = curvature.trace(h, generator=cases.generator())
+        assert abs(mass.value - float(values.sum())) <= 6 * mass.error + 1e-6 * float(values.abs().sum())
+
+    def input_curvature(self):
+        h = curvature.InputHessian(self.model, self.x, self.y)
+        dense = cases.input_hessians(lambda at: self.model(at).gather(1, self.y[: len(at), None])[:, 0], self.x)
+        right = torch.linalg.eigvalsh(dense).abs().amax(1)
+        found = curvature.input_curvature(h, generator=cases.generator(), steps=40)
+        assert bool((found.value - right).abs().le(10 * found.error + 1e-3 * right + 1e-9).all())
+        close(h.gradient.mul(self.v).flatten(1).sum(1), directional(self.own, self.x, self.v))
+
+    def jacobian(self):
+        found = curvature.input_jacobian(self.model, self.x)
+        turned = torch.einsum("bcn,bn->bc", found, self.v.flatten(1))
+        close(turned, directional(lambda at: self.model(at).detach(), self.x, self.v))
+
+    def deletion(self):
+        order = self.x.sum(1)
+        curve = faithfulness.deletion(self.model, self.x, self.y, order, generator=cases.generator(), steps=4)
+        ends = [self.model(at).softmax(1).gather(1, self.y[:, None])[:, 0] for at in (self.x, 0 * self.x)]
+        close(curve[:, [0, -1]], torch.stack(ends, 1).detach())
+
+
+DEFINED = ["saliency", "input_x_gradient", "integrated_gradients", "smooth_grad", "attack", "hessian", "input_curvature",
+           "jacobian", "deletion"]  # fmt: skip
+BY_RULES = ["deep_lift", "lrp"]
+
+
+def outcome(trial: Trial, function: str) -> str:
+    """Answered rightly, or refused; anything else is an error."""
+    try:
+        getattr(trial, function)()
+    except ValueError as refusal:
+        said = str(refusal)
+        assert 10 < len(said) <= 450 and "\n" not in said, said
+        return "refused"
+    return "answered"
+
+
+def examined(seeds) -> Counter:
+    counts = Counter()
+    for seed in seeds:
+        model = drawn(seed)
+        for function in DEFINED + BY_RULES:
+            try:
+                found = outcome(Trial(model, seed), function)
+            except Exception as error:
+                raise AssertionError(f"network {seed}, {model.build}, {model.name}: {function}") from error
+            if function in DEFINED or model.ruled:
+                counts[found] += 1
+                counts[function, found] += 1
+            else:
+                assert found == "refused", f"network {seed}, {model.build}, {model.name}: {function} {found}"
+    return counts
+
+
+def enough(counts: Counter) -> None:
+    total = counts["answered"] + counts["refused"]
+    assert counts["answered"] >= 0.85 * total, counts
+
+
+def test_forty_random_networks_are_answered_rightly_or_refused():
+    enough(examined(range(40)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(5))
+def test_five_hundred_random_networks_are_answered_rightly_or_refused(part):
+    enough(examined(range(40 + 100 * part, 140 + 100 * part)))
+
+
+@pytest.mark.parametrize("name", ordinary.NETWORKS)
+def test_an_ordinary_network_is_answered_by_everything(name):
+    if name.endswith("transformers"):
+        pytest.importorskip("transformers")
+    trial = Trial(ordinary.NETWORKS[name](), 0, ordinary.SHAPE)
+    for function in ("saliency", "integrated_gradients", "smooth_grad", "attack"):
+        assert outcome(trial, function) == "answered", function
+    loss = partial(F.cross_entropy, reduction="none")
+    h = curvature.ParameterHessian(trial.model, loss, trial.x, trial.y)
+    top = curvature.sharpness(h, generator=cases.generator(), steps=10)
+    assert math.isfinite(top.value) and top.value != 0
+    found = curvature.input_curvature(curvature.InputHessian(trial.model, trial.x, trial.y), generator=cases.generator())
+    assert bool(found.value.isfinite().all())
