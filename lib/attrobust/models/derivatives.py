@@ -1,0 +1,44 @@
+"""Operations whose gradient torch can compute but not differentiate again, found in the graph and refused by name."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+#: What stands in the graph of a gradient where torch knows no further one: of its own operations, and of a Function's.
+ENDS = {"torch::autograd::NotImplemented", "torch::autograd::Error"}
+
+
+def twice_differentiable(nodes: Iterable[Node]) -> None:
+    """Refuse a gradient graph with an operation whose own gradient torch does not know."""
+    names = {node.name() for node in nodes}
+    if names & ENDS:
+        fused = sorted(name.removesuffix("Backward0") for name in names if name.startswith("ScaledDotProduct"))
+        way = (
+            "write the attention out, in a model of transformers by attn_implementation='eager' or"
+            " swap.attention(model, 'softmax'), or compute under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+        )
+        what, way = (f"fused attention ({fused[0]})", way) if fused else ("an operation", "write it out in others")
+        raise ValueError(f"model uses {what} without a second derivative; {way}")
+
+
+@contextmanager
+def again(values: Tensor) -> Iterator[None]:
+    """Where values that hold a gradient are differentiated: torch's error, if they cannot be, as that sentence."""
+    try:
+        yield
+    except RuntimeError:
+        twice_differentiable(behind([values]))
+        raise
+
+
+def behind(values: Iterable[Tensor]) -> set[Node]:
+    """Every node of the graph behind the values."""
+    waiting, seen = [v.grad_fn for v in values if v.grad_fn is not None], set()
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += [below for below, _ in node.next_functions if below is not None]
+    return seen
