@@ -25,7 +25,6 @@ from attrobust import checks
 from attrobust.attention import Kernel, Mask, Matrix, Weights
 from attrobust.shapes import Images, Logits
 
-
 #: How a kernel is called among transformers' attentions: with this before its name.
 PREFIX = "attrobust_"
 

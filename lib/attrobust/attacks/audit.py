@@ -83,7 +83,7 @@ def audit(
 
 
 def gradient(values: PerImage, leaf: Images, *, keep: bool = False) -> Images:
-    """Gradient of each image's value; zero where there is none, or none that is finite; ValueError if torch has none."""
+    """Gradient of each image's value; zero where there is none, or none that is finite."""
     if not values.requires_grad:
         return torch.zeros_like(leaf)
     ones = torch.ones_like(values)

@@ -1,7 +1,7 @@
 """Which tokens are patches, where they lie, and which token the head reads: measured on one probe image, not assumed.
 
     patch          pixels of its own move it before the first attention; their box gives its row and column
-    class token    no pixel moves it, and the logits depend on its row of the last attention matrix; of several the first
+    class token    no pixel moves it, and the logits depend on its row of the last attention matrix; the first of such
 
 What no pixel moves and no head reads (registers, a distillation token without its teacher) is neither.
 """

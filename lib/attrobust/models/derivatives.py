@@ -14,23 +14,30 @@ def twice_differentiable(nodes: Iterable[Node]) -> None:
     """Refuse a gradient graph with an operation whose own gradient torch does not know."""
     names = {node.name() for node in nodes}
     if names & ENDS:
-        fused = sorted(name.removesuffix("Backward0") for name in names if name.startswith("ScaledDotProduct"))
-        way = (
-            "write the attention out, in a model of transformers by attn_implementation='eager' or"
-            " swap.attention(model, 'softmax'), or compute under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
-        )
-        what, way = (f"fused attention ({fused[0]})", way) if fused else ("an operation", "write it out in others")
-        raise ValueError(f"model uses {what} without a second derivative; {way}")
+        raise ValueError(_sentence(names))
 
 
 @contextmanager
 def again(values: Tensor) -> Iterator[None]:
-    """Where values that hold a gradient are differentiated: torch's error, if they cannot be, as that sentence."""
+    """Where values that hold a gradient are differentiated: torch's error, if it cannot, in that sentence."""
     try:
         yield
-    except RuntimeError:
-        twice_differentiable(behind([values]))
+    except RuntimeError as error:
+        names = {node.name() for node in behind([values])}
+        if names & ENDS or isinstance(error, NotImplementedError):
+            raise ValueError(_sentence(names)) from error
         raise
+
+
+def _sentence(names: set[str]) -> str:
+    fused = sorted(name.removesuffix("Backward0") for name in names if name.startswith("ScaledDotProduct"))
+    what, way = "an operation", "write it out in others"
+    if fused:
+        what, way = f"fused attention ({fused[0]})", (
+            "write the attention out, in a model of transformers by attn_implementation='eager' or"
+            " swap.attention(model, 'softmax'), or compute under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+        )  # fmt: skip
+    return f"model uses {what} without a second derivative; {way}"
 
 
 def behind(values: Iterable[Tensor]) -> set[Node]:
