@@ -89,10 +89,10 @@ def _measured(model: nn.Module, x: Images, n: int) -> Layout:
     first, last = ([i for i, t in enumerate(made) if _same(t, m)] for m in (maps[0], maps[-1]))
     if not first or not last:
         raise _Unsound("whose `attend` returns other matrices than those it computes")
-    read = _read(checks.logits("model", logits, batch=1), [made[i] for i in last], made[last[-1] + 1 :], n)
     order, rows, columns = _placed((_by_token(t, n) for t in made[: first[0]]), probe, draw)
     if len(order) == n:
         raise _Unsound(f"which has no class token: pixels move all {n} tokens, and it averages or weighs them")
+    read = _read(checks.logits("model", logits, batch=1), [made[i] for i in last], made[last[-1] + 1 :], n)
     own = [token for token in range(n) if token not in order and read[token]]
     if not own:
         raise _Unsound("which does not read its class token: it averages or weighs the patches' tokens")
