@@ -61,7 +61,11 @@ def attack(model):
     )
 
 
-MODELS = {"fused attention": (fused, FUSED + REMEDIES), "cdist": (Distances, PLAIN), "a Function": (Once, PLAIN)}
+MODELS = {
+    "fused attention": (fused, FUSED + REMEDIES),
+    "cdist": (Distances, PLAIN),
+    "a Function": (Once, "model has a saliency map whose derivative does not predict how the map changes"),
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -87,6 +91,13 @@ def test_every_remedy_of_the_sentence_is_one():
     for found in (swapped, under):
         worst, expected = (t.table.query("part == 'worst'")["spearman"].tolist() for t in (found, written))
         assert worst == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_function_that_may_be_differentiated_once_is_found_in_the_graph():
+    x = pictures().requires_grad_()
+    maps = attributions.saliency(Once(), x, cases.labels(2))
+    with pytest.raises(ValueError, match=PLAIN):
+        twice_differentiable(models.derivatives.behind([maps]))
 
 
 def test_other_errors_of_torch_are_left_as_they_are():
