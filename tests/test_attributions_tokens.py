@@ -231,6 +231,13 @@ def test_other_readings_and_arrangements_are_refused_by_name(unchecked, options,
         attribution(model, *pictures((2, 4, 6)))
 
 
+def test_features_of_a_patch_are_not_taken_for_tokens_where_there_are_as_many():
+    model = cases.vit(input_shape=(1, 2, 6))  # three patches of four pixels, and a class token
+    x, y = pictures((1, 2, 6))
+    expected = model.attend(x)[1][-1].mean(1)[:, 0, 1:].view(2, 1, 1, 3)
+    assert torch.equal(attributions.raw_attention(model, x, y), expected)
+
+
 def test_an_untrained_head_of_zeros_hides_nothing():
     model, (x, y) = arranged(behind=3), pictures((2, 4, 6))
     expected = attributions.raw_attention(model, x, y)
