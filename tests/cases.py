@@ -36,7 +36,7 @@ def filled(model: nn.Module, seed: int) -> nn.Module:
     model = model.double().eval()
     with torch.no_grad():
         for p in model.parameters():
-            fan_in = p[0].numel() if p.ndim > 1 else 16
+            fan_in = p[0].numel() if p.ndim > 1 and len(p) else 16
             p.copy_(torch.randn(p.shape, generator=draw, dtype=p.dtype) * (2 / fan_in) ** 0.5)
     return model
 

@@ -1,5 +1,8 @@
 import copy
+import json
 import math
+import pickle
+import subprocess
 import sys
 
 import cases
@@ -303,3 +306,125 @@ def test_a_model_that_keeps_its_weights_to_itself_is_refused(transformers):
         ValueError, match="model returns no attention weights; build it with attn_implementation='eager'"
     ):
         swap.ImageClassifier(hf_vit(transformers, implementation="sdpa")).attend(pictures())
+
+
+# ------------------------------------------------------------------ whether anything was swapped, and whether it lasts
+
+
+SPATIAL = {
+    "ConvNext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
+    "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1]},
+    "PoolFormer": {"hidden_sizes": [8] * 4, "depths": [1] * 4},
+    "Pvt": {"hidden_sizes": [8] * 4, "depths": [1] * 4, "num_attention_heads": [1] * 4, "mlp_ratios": [2] * 4},
+}
+
+
+@cases.isolated
+def spatial(transformers, kind):
+    config = getattr(transformers, kind + "Config")(**SPATIAL[kind], num_labels=3)
+    return cases.filled(getattr(transformers, kind + "ForImageClassification")(config), seed=2)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kind", SPATIAL)
+def test_a_model_of_transformers_that_never_calls_the_kernel_is_refused(transformers, unchecked, kind, wrapped):
+    model = spatial(transformers, kind)
+    model, before = (swap.ImageClassifier(model) if wrapped else model), model.config._attn_implementation
+    with pytest.raises(ValueError, match=f"model is {type(model).__name__}, whose attention cannot be swapped"):
+        swap.attention(model, "gaussian")
+    assert (model.model if wrapped else model).config._attn_implementation == before
+
+
+def test_a_model_of_which_a_layer_stays_as_it_is_is_refused(transformers, unchecked):
+    model = hf_vit(transformers)
+    model.vit.layers[1].attention.config = copy.deepcopy(model.config)
+    with pytest.raises(ValueError, match="of whose 2 layers of attention 1 look it up by name"):
+        swap.attention(model, "gaussian")
+
+
+def test_attention_of_another_kind_is_refused_when_it_is_swapped(transformers, unchecked):
+    config = transformers.SwinConfig(
+        image_size=16, patch_size=2, embed_dim=8, depths=[2, 1], num_heads=[2, 2], window_size=4, num_labels=3
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = transformers.SwinForImageClassification(config).eval()
+    with pytest.raises(ValueError, match=r"attention_mask has dtype torch.float32; it must be boolean"):
+        swap.attention(model, "gaussian")
+
+
+def test_counting_leaves_random_numbers_modes_and_buffers_as_found(transformers):
+    model = hf_vit(transformers, hidden_dropout_prob=0.5).train()
+    model.vit.embeddings.eval()
+    model.register_buffer("seen", torch.zeros(3))
+    model.register_forward_pre_hook(lambda *_: None if torch.rand(1) < 2 else ())
+    state, modes = torch.get_rng_state(), [m.training for m in model.modules()]
+    swapped = swap.attention(model, "gaussian")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [m.training for m in swapped.modules()] == modes == [m.training for m in model.modules()]
+    assert swapped.seen is model.seen
+
+
+def test_given_inputs_are_those_that_are_counted(transformers):
+    model = hf_vit(transformers)
+    inputs = {"pixel_values": pictures(1)}
+    assert swap.attention(model, "l2", inputs=inputs).config._attn_implementation == "attrobust_l2"
+    with pytest.raises(ValueError, match="Input image size"):
+        swap.attention(model, "l2", inputs={"pixel_values": inputs["pixel_values"][..., :2]})
+
+
+@cases.isolated
+def hf_siglip(transformers, implementation="eager"):
+    vision = {k: v for k, v in SMALL.items() if k.startswith(("hidden_size", "num", "inter"))}
+    config = transformers.SiglipConfig(
+        vision_config=vision | {"image_size": 4, "patch_size": 2, "num_channels": 1},
+        text_config=vision | {"vocab_size": 11}, num_labels=3, attn_implementation=implementation,
+    )  # fmt: skip
+    return cases.filled(transformers.SiglipForImageClassification(config), seed=2)
+
+
+SAVED = {
+    "vit": (hf_vit, {"pixel_values": pictures()}),
+    "siglip": (hf_siglip, {"pixel_values": pictures()}),
+    "bert": (hf_bert, {"input_ids": IDS}),
+    "gpt": (hf_gpt, {"input_ids": IDS}),
+}
+
+
+def output(model, inputs):
+    return model(**inputs).to_tuple()[0]
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "softmax"])
+@pytest.mark.parametrize("name", SAVED)
+def test_a_swapped_model_survives_saving_and_loading_any_number_of_times(transformers, tmp_path, name, kernel):
+    make, inputs = SAVED[name]
+    model = swap.attention(make(transformers), kernel)
+    expected = output(model, inputs)
+    for turn in ("first", "second", "third"):
+        model.save_pretrained(tmp_path / turn)
+        config = json.loads((tmp_path / turn / "config.json").read_text())
+        assert config["attn_implementation"] == f"attrobust_{kernel}"
+        model = type(model).from_pretrained(tmp_path / turn, dtype=torch.float64)
+        assert torch.equal(output(model, inputs), expected)
+    built = cases.isolated(type(model))(model.config).double().eval()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), built):
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(output(other, inputs), expected)
+
+
+def test_a_model_that_was_built_with_a_kernel_is_saved_with_it(transformers, tmp_path):
+    model = hf_vit(transformers, implementation=swap.register("sigmoid"))
+    model.save_pretrained(tmp_path)
+    back = transformers.AutoModelForImageClassification.from_pretrained(tmp_path, dtype=torch.float64)
+    assert torch.equal(back(pixel_values=pictures()).logits, model(pixel_values=pictures()).logits)
+    asked = type(model).from_pretrained(tmp_path, attn_implementation="eager")
+    asked.save_pretrained(tmp_path)
+    assert "attn_implementation" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_without_the_kernels_a_saved_model_is_not_loaded_as_softmax(transformers, tmp_path):
+    swap.attention(hf_vit(transformers), "gaussian").save_pretrained(tmp_path)
+    code = f"import transformers; transformers.ViTForImageClassification.from_pretrained({str(tmp_path)!r})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode != 0
+    assert 'attn_implementation="attrobust_gaussian"` is not supported' in found.stderr

@@ -3,11 +3,17 @@
 A swapped network is a copy of the modules around the *same* weights: training one trains the other, and swapping back
 is swapping in "softmax", or using the original. Hugging Face models (extra: pip install attrobust[hf]) look their
 attention up by name; `register` puts our kernels among the names. Their weights are the kernel's matrix, in the graph.
+
+What `save_pretrained` writes of such a model names its kernel. `from_pretrained` gives the kernel back where `register`
+has been called in the process, and raises transformers' ValueError where it has not.
 """
 
 import copy
+import inspect
 import math
-from functools import partial
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from functools import partial, wraps
 
 import torch
 from jaxtyping import Float
@@ -19,12 +25,20 @@ from attrobust import checks
 from attrobust.attention import Kernel, Mask, Matrix, Weights
 from attrobust.shapes import Images, Logits
 
+#: How a kernel is called among transformers' attentions: with this before its name.
+PREFIX = "attrobust_"
 
-def attention(model: nn.Module, name: str) -> nn.Module:
+#: The layers that called a kernel, while somebody counts.
+_CALLS: ContextVar[list[nn.Module] | None] = ContextVar("calls", default=None)
+
+
+def attention(model: nn.Module, name: str, *, inputs: Mapping[str, Tensor] | None = None) -> nn.Module:
     """The same network with another of `attention.KERNELS` and the same weights (shared, not copied).
 
-    The network has our `attention.Attention` layers, or is a model of transformers; or it holds such. Others raise a
-    ValueError, as does, when it runs, attention with scores of its own kind (another scale, a soft cap, sinks, biases).
+    The network has our `attention.Attention` layers, or is a model of transformers; or it holds such. A model of
+    transformers is run once, on `inputs` (made from its configuration if None), and the calls of the kernel are
+    counted. A ValueError refuses a network in which none came, or fewer than there are layers of attention, and
+    attention with scores of its own kind (another scale, a soft cap, sinks, biases).
 
     Example:
         >>> layer = kernels.Attention(6, 2)
@@ -35,26 +49,66 @@ def attention(model: nn.Module, name: str) -> nn.Module:
     checks.one_of("attention", name, kernels.KERNELS)
     shared = [*model.parameters(), *model.buffers()]
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
-    found = 0
-    for module in list(twin.modules()):
-        if isinstance(module, kernels.Attention):
-            module.kernel, found = kernels.kernel(name), found + 1
-        elif hasattr(module, "set_attn_implementation"):
-            module.set_attn_implementation(register(name))
-            found += module.config._attn_implementation == register(name)
-    if not found:
+    ours = [module for module in twin.modules() if isinstance(module, kernels.Attention)]
+    theirs = [module for module in twin.modules() if hasattr(module, "set_attn_implementation")]
+    for module in ours:
+        module.kernel = kernels.kernel(name)
+    for module in theirs:
+        module.set_attn_implementation(register(name))
+    inside = {id(part) for module in theirs for part in module.modules() if part is not module}
+    counts = [_counted(module, inputs) for module in theirs if id(module) not in inside]
+    if not ours and not any(called for called, _ in counts):
         raise ValueError(
             f"model is {type(model).__name__}, whose attention cannot be swapped; it must hold `attention.Attention`"
-            " layers or be a model of transformers that looks its attention up by name"
+            " layers or be a model of transformers that looks its attention up by name, and calls it on `inputs`"
         )
+    for called, layers in counts:
+        if called < layers:
+            raise ValueError(
+                f"model is {type(model).__name__}, of whose {layers} layers of attention {called} look it up by name;"
+                " all must, so that no softmax stays among the kernels"
+            )
     return twin
+
+
+def _counted(model: nn.Module, inputs: Mapping[str, Tensor] | None) -> tuple[int, int]:
+    """How often a model of transformers calls a kernel, and how many attention matrices it says it has."""
+    training, layers = [module for module in model.modules() if module.training], 0
+    token = _CALLS.set([])
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            output = model.eval()(**(_made(model) if inputs is None else inputs), output_attentions=True)
+        layers = sum(len(found or ()) for key, found in output.items() if key.endswith("attentions"))
+    except _OfItsOwnKindError:
+        raise
+    except Exception:
+        if inputs is not None:
+            raise  # what was made from the configuration may not suit; what came before it did not is counted
+    finally:
+        called = len(_CALLS.get())
+        _CALLS.reset(token)
+        for module in training:
+            module.training = True
+    return called, layers
+
+
+def _made(model: nn.Module) -> dict[str, Tensor]:
+    """One blank image and one short text, of those that a model of transformers takes."""
+    like, config = next(model.parameters()), model.config
+    vision, words = getattr(config, "vision_config", config), getattr(config.get_text_config(), "vocab_size", 1)
+    size = getattr(vision, "image_size", None) or 224
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    image = torch.zeros(1, getattr(vision, "num_channels", 3), *size[-2:]).to(like)
+    text = torch.arange(4, device=like.device)[None] % words
+    made = {"pixel_values": image, "input_ids": text, "decoder_input_ids": text}
+    return {name: made[name] for name in inspect.signature(model.forward).parameters if name in made}
 
 
 def register(name: str) -> str:
     """Make a kernel known to transformers, with boolean masks; returns the `attn_implementation` it is there."""
     mix = partial(_mix, kernels.kernel(name))
     try:
-        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
         from transformers.masking_utils import sdpa_mask
     except ImportError as error:
         raise ImportError("swap needs transformers for this; install it by pip install attrobust[hf]") from error
@@ -63,10 +117,22 @@ def register(name: str) -> str:
         """Allowed keys as booleans, the causal ones spelled out."""
         return sdpa_mask(*arguments, **(options | {"allow_is_causal_skip": False}))
 
-    known = f"attrobust_{name}"
-    AttentionInterface.register(known, mix)
-    AttentionMaskInterface.register(known, mask)
-    return known
+    AttentionInterface.register(PREFIX + name, mix)
+    AttentionMaskInterface.register(PREFIX + name, mask)
+    if not hasattr(PreTrainedConfig.to_dict, "__wrapped__"):
+        PreTrainedConfig.to_dict = _naming_the_kernel(PreTrainedConfig.to_dict)
+    return PREFIX + name
+
+
+def _naming_the_kernel(to_dict: Callable) -> Callable:
+    """What transformers writes of a configuration, with the kernel: of itself it forgets every attention."""
+
+    @wraps(to_dict)
+    def named(config: object) -> dict:
+        known = config._attn_implementation
+        return to_dict(config) | ({"attn_implementation": known} if str(known).startswith(PREFIX) else {})
+
+    return named
 
 
 class ImageClassifier(nn.Module):
@@ -84,24 +150,36 @@ class ImageClassifier(nn.Module):
     def attend(self, x: Images) -> tuple[Logits, list[Matrix]]:
         """Logits, and the attention matrix of every block, first block first; live."""
         output = self.model(pixel_values=(x - self.mean) / self.std, output_attentions=True)
-        if not output.attentions or any(weights is None for weights in output.attentions):
-            raise ValueError("model returns no attention weights; build it with attn_implementation='eager', or swap")
-        return output.logits, list(output.attentions)
+        found = getattr(output, "attentions", None)
+        if not found or any(weights is None for weights in found):
+            raise ValueError(
+                "model returns no attention weights; build it with attn_implementation='eager', or by"
+                f" swap.attention(model, 'softmax'), if {type(self.model).__name__} has attention at all"
+            )
+        return output.logits, list(found)
+
+
+class _OfItsOwnKindError(ValueError):
+    """Attention that a kernel cannot stand in for."""
 
 
 def _mix(
     kernel: Kernel, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Mask | None, **options
 ) -> tuple[Float[Tensor, "batch queries heads width"], Weights]:
     """What transformers calls in place of its attention: mixed values, tokens before heads, and the mixing matrix."""
+    if _CALLS.get() is not None:
+        _CALLS.get().append(module)
     usual, scaling = query.shape[-1] ** -0.5, options.get("scaling")
     if scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-6):
-        raise ValueError(f"the model scales its scores by {scaling:g}; a kernel scales by 1 / sqrt(dim), {usual:g}")
+        raise _OfItsOwnKindError(
+            f"the model scales its scores by {scaling:g}; a kernel scales by 1 / sqrt(dim), {usual:g}"
+        )
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         dtype = attention_mask.dtype
-        raise ValueError(f"attention_mask has dtype {dtype}; it must be boolean, True where a key may be read")
+        raise _OfItsOwnKindError(f"attention_mask has dtype {dtype}; it must be boolean, True where a key may be read")
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
-            raise ValueError(f"the model asks its attention for {name}, which a kernel does not know")
+            raise _OfItsOwnKindError(f"the model asks its attention for {name}, which a kernel does not know")
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))

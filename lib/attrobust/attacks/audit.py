@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attrobust.models.derivatives import again
 from attrobust.shapes import Images, Maps, Marks, PerImage
 
 #: Half the distance of the two points, in pixel units.
@@ -86,6 +87,8 @@ def gradient(values: PerImage, leaf: Images, *, keep: bool = False) -> Images:
     if not values.requires_grad:
         return torch.zeros_like(leaf)
     ones = torch.ones_like(values)
-    found = torch.autograd.grad(values, leaf, ones, retain_graph=keep, allow_unused=True, materialize_grads=True)[0]
+    how = {"retain_graph": keep, "allow_unused": True, "materialize_grads": True}
+    with again(values):
+        (found,) = torch.autograd.grad(values, leaf, ones, **how)
     # Contiguous: that of a sum over pixels is one number shown many times, and must not be written to in place.
     return found.nan_to_num(posinf=0, neginf=0).contiguous()

@@ -1,9 +1,10 @@
 """Attention attributions: how much the CLS token takes from each patch, (model, x, target) -> one number per patch.
 
-They read the attention matrices A_1 .. A_L that `model.attend(x)` returns, token 0 being CLS, and refuse a model
-without `attend`; dA_l is the gradient of the target's readout (the logit, unless said otherwise) in A_l, m(.) the mean
-over heads, (.)^+ the positive part. Maps are non-negative, (batch, 1, rows, columns): the CLS row without the CLS
-column, in reading order, not enlarged to pixels. One with a positive part may be zero for a whole image: `zero_maps`.
+They read the attention matrices A_1 .. A_L that `model.attend(x)` returns, and refuse a model without `attend` or
+whose head reads no CLS token; dA_l is the gradient of the target's readout (the logit, unless said otherwise) in A_l,
+m(.) the mean over heads, (.)^+ the positive part. Maps are non-negative, (batch, 1, rows, columns): the CLS row at the
+patches (`tokens.layout` measures where these are), in reading order, not enlarged to pixels. One with a positive part
+may be zero for a whole image: `zero_maps`.
 """
 
 from functools import reduce
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from attrobust.attributions.gradients import explained, live
 from attrobust.attributions.importance import brings_logits
+from attrobust.attributions.tokens import Layout, layout
+from attrobust.models import guards
 from attrobust.models.readouts import Readout, logit
 from attrobust.shapes import Images, Labels, Logits, OnePlane
 from attrobust.versions import versioned
@@ -33,8 +36,8 @@ LARGEST = 2**30
 @versioned(1)
 def raw_attention(model: nn.Module, x: Images, target: Labels, *, logits: bool = False) -> Found:
     """What CLS attends to in the last block: m(A_L), for softmax at most 1 in sum. The same for every class."""
-    scores, weights = _attend(model, x)
-    raw = _from_cls(weights[-1].mean(1), x)
+    scores, weights, places = _attend(model, x, target)
+    raw = places.grid(weights[-1].mean(1))
     return (raw, scores) if logits else raw
 
 
@@ -47,17 +50,18 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
     in transformers", eq. 1), each row of B_l is divided by its sum. For a kernel whose rows do not sum to one this puts
     back the normalisation it left out, so look at both.
     """
-    scores, weights = _attend(model, x)
+    scores, weights, places = _attend(model, x, target)
     maps = [_with_skip(a) for a in weights]
     maps = [m / m.sum(-1, keepdim=True) for m in maps] if renormalise else maps
-    rolled = _from_cls(reduce(lambda rolled, m: m @ rolled, maps), x)
+    rolled = places.grid(reduce(lambda rolled, m: m @ rolled, maps))
     return (rolled, scores) if logits else rolled
 
 
 @versioned(1)
 def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> OnePlane:
     """Attention of the last block that speaks for the class: m((dA_L * A_L)^+), eq. 5 of `relevance`'s source."""
-    return _from_cls(_speaking_for(model, x, target, readout, blocks=1)[0], x)
+    updates, places = _speaking_for(model, x, target, readout, blocks=1)
+    return places.grid(updates[0])
 
 
 @versioned(1)
@@ -66,7 +70,8 @@ def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout =
 
     Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
     """
-    return _from_cls(passed_on(_speaking_for(model, x, target, readout)), x)
+    updates, places = _speaking_for(model, x, target, readout)
+    return places.grid(passed_on(updates))
 
 
 def passed_on(updates: list[Tokens]) -> Tokens:
@@ -85,33 +90,36 @@ def attention_flow(model: nn.Module, x: Images, target: Labels) -> OnePlane:
     `rollout`'s source, there with rows divided by their sum, for softmax a factor of two.)
     """
     with torch.no_grad():
-        maps = torch.stack([_with_skip(weights) for weights in _attend(model, x)[1]], dim=1)
+        _, weights, places = _attend(model, x, target)
+        maps = torch.stack([_with_skip(w) for w in weights], dim=1)
     rows = torch.zeros_like(maps[:, 0])
     for image, layers in enumerate(maps.double().cpu().numpy()):
-        for token in range(1, layers.shape[-1]):
-            rows[image, 0, token] = max_flow(layers, token)
-    return _from_cls(rows, x)
+        for token in places.patches.tolist():
+            rows[image, places.cls, token] = max_flow(layers, token, top=places.cls)
+    return places.grid(rows)
 
 
-def max_flow(capacities: Float[np.ndarray, "layers tokens tokens"], token: int) -> float:
-    """Maximum flow from token 0 above the last layer to `token` below the first."""
+def max_flow(capacities: Float[np.ndarray, "layers tokens tokens"], token: int, *, top: int = 0) -> float:
+    """Maximum flow from token `top` above the last layer to `token` below the first."""
     depth, n, _ = capacities.shape
     unit = LARGEST / (n * capacities.max())
     layer, above, below = np.indices(capacities.shape)
     whole = np.rint(capacities * unit).astype(np.int32).ravel()
     start, end = (layer + 1) * n + above, layer * n + below
     graph = coo_array((whole, (start.ravel(), end.ravel())), shape=((depth + 1) * n,) * 2).tocsr()
-    return float(maximum_flow(graph, depth * n, token).flow_value / unit)
+    return float(maximum_flow(graph, depth * n + top, token).flow_value / unit)
 
 
-def _attend(model: nn.Module, x: Images) -> tuple[Tensor, list[Tensor]]:
-    """Logits and attention matrices of the model."""
+def _attend(model: nn.Module, x: Images, target: Labels) -> tuple[Tensor, list[Tensor], Layout]:
+    """Logits and attention matrices of the model, and where its tokens lie."""
     if not callable(getattr(model, "attend", None)):
         raise ValueError(
             f"model is {type(model).__name__}, which has no `attend`; an attention map needs a transformer such as"
             " models.build('vit', ...)"
         )
-    return model.attend(x)
+    guards.classifier(model, x, target)
+    logits, weights = model.attend(x)
+    return logits, weights, layout(model, x, weights)
 
 
 def _with_skip(weights: Float[Tensor, "batch heads tokens tokens"]) -> Tokens:
@@ -119,27 +127,21 @@ def _with_skip(weights: Float[Tensor, "batch heads tokens tokens"]) -> Tokens:
     return weights.mean(1) + torch.eye(weights.shape[-1]).to(weights)
 
 
-def _from_cls(matrix: Tokens, x: Images) -> OnePlane:
-    """The CLS row without its own column, laid out as the patches of the images lie."""
-    row = matrix[:, 0, 1:]
-    height, width = x.shape[-2:]
-    side = round((height * width / row.shape[1]) ** 0.5)
-    return row.unflatten(1, (height // side, width // side))[:, None]
-
-
-def _speaking_for(model: nn.Module, x: Images, target: Labels, readout: Readout, *, blocks: int = 0) -> list[Tokens]:
-    """m((dA_l * A_l)^+) of the last `blocks` blocks, or of all."""
+def _speaking_for(
+    model: nn.Module, x: Images, target: Labels, readout: Readout, *, blocks: int = 0
+) -> tuple[list[Tokens], Layout]:
+    """m((dA_l * A_l)^+) of the last `blocks` blocks, or of all, and where the tokens lie."""
     # The matrices always need a graph; their gradient needs one only if somebody can differentiate through the map.
     lasting = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in model.parameters()))
     with torch.enable_grad():
-        maps: list[Tensor] = []
+        seen: list = []
 
         def run(images: Images) -> Tensor:
-            logits, maps[:] = _attend(model, images)
+            logits, *seen[:] = _attend(model, images, target)
             return logits
 
         chosen = explained(run, live(model, x, target), target, readout)
-        maps = maps[-blocks:]
+        maps, places = seen[0][-blocks:], seen[1]
         slopes = torch.autograd.grad(chosen, maps, create_graph=lasting)
         updates = [(slope * a).clamp_min(0).mean(1) for slope, a in zip(slopes, maps, strict=True)]
-    return updates if lasting else [u.detach() for u in updates]
+    return updates if lasting else [u.detach() for u in updates], places

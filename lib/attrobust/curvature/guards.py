@@ -1,9 +1,9 @@
 """Inputs that have no curvature, or a wrong one, refused in one sentence before any work: ValueError each."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
+
+from attrobust.models.derivatives import twice_differentiable as twice_differentiable
 
 COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
@@ -44,15 +44,3 @@ def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
         worst = numbers.detach()[~torch.isfinite(numbers)][0].item()
         raise ValueError(f"{name} is {worst} on an example; curvature needs a finite {name}")
     return numbers
-
-
-def twice_differentiable(nodes: Iterable[torch.autograd.graph.Node]) -> None:
-    """Refuse a gradient graph with an operation whose own gradient torch does not know."""
-    names = {node.name() for node in nodes}
-    if "torch::autograd::NotImplemented" in names:
-        fused = sorted(name.removesuffix("Backward0") for name in names if name.startswith("ScaledDotProduct"))
-        what = f"fused attention ({fused[0]})" if fused else "an operation"
-        raise ValueError(
-            f"model uses {what} without a second derivative; write the attention out, or compute under "
-            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
-        )

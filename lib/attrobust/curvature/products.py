@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.curvature import guards
+from attrobust.models.derivatives import behind
 from attrobust.models.readouts import Readout, logit
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
@@ -74,7 +75,7 @@ class _Hessian:
         graphs, spent, budget = [], 0, self._memory
         for pair in self._pairs:
             graph = self._graph(*pair)
-            nodes = _nodes(graph.gradients)
+            nodes = behind(graph.gradients)
             guards.twice_differentiable(nodes)
             if self._keep_graph == "auto":
                 if budget is None:
@@ -200,17 +201,6 @@ class InputHessian(_Hessian):
         self.products += 1
         parts = v.view(self.x.shape).split(self._chunk)
         return torch.cat([product for (product,) in self._products(lambda i: [parts[i]])]).flatten(1)
-
-
-def _nodes(gradients: Sequence[Tensor]) -> set[torch.autograd.graph.Node]:
-    """Every node of the graph behind the gradients, which includes the forward pass."""
-    waiting, seen = [g.grad_fn for g in gradients if g.grad_fn is not None], set()
-    while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            seen.add(node)
-            waiting += [below for below, _ in node.next_functions if below is not None]
-    return seen
 
 
 def _saved_bytes(nodes: set[torch.autograd.graph.Node], inputs: Sequence[Tensor]) -> int:

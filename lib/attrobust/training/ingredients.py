@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrobust import checks
+from attrobust.models.derivatives import again
 from attrobust.regularizers import Penalty
 from attrobust.shapes import Images, Labels, Logits, PerImage
 from attrobust.versions import versioned
@@ -59,7 +60,8 @@ def sgd(
 ) -> tuple[Sequence[Tensor], Tensor]:
     """The gradient where the network is; nothing is drawn, so that no generator is needed."""
     value, loss = objective(model, x, y)
-    return torch.autograd.grad(value, list(model.parameters())), loss
+    with again(value):
+        return torch.autograd.grad(value, list(model.parameters())), loss
 
 
 TRAINERS: dict[str, Callable[..., tuple[Sequence[Tensor], Tensor]]] = {"sgd": sgd}
