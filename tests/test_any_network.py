@@ -28,8 +28,8 @@ KINKS = {
     "relu": F.relu, "module": nn.ReLU(), "in place": nn.ReLU(inplace=True), "method": torch.Tensor.relu,
     "where": lambda h: torch.where(h > 0, h, 0.0), "mask": lambda h: h * (h > 0), "clamp": lambda h: h.clamp(min=0),
     "maximum": lambda h: torch.maximum(h, torch.zeros_like(h)), "filled": lambda h: h.masked_fill(h < 0, 0.0),
-    "relu6": F.relu6, "hardtanh": F.hardtanh, "hardswish": F.hardswish, "leaky": partial(F.leaky_relu, negative_slope=0.1),
-    "hardsigmoid": F.hardsigmoid, "absolute": torch.abs, "half sum": lambda h: (h + h.abs()) / 2,
+    "relu6": F.relu6, "hardtanh": F.hardtanh, "hardswish": F.hardswish,
+    "leaky": partial(F.leaky_relu, negative_slope=0.1), "hardsigmoid": F.hardsigmoid, "absolute": torch.abs, "half sum": lambda h: (h + h.abs()) / 2,
 }  # fmt: skip
 SMOOTH = {"gelu": F.gelu, "tanh": torch.tanh, "silu": F.silu, "softplus": F.softplus, "mish": F.mish, "erf": torch.erf}
 #: A kink f with f(a h) = a f(h) for a > 0, under which a network without biases is one too.
@@ -158,7 +158,7 @@ class Trial:
         found = attacks.auto(attributions.saliency, self.model, self.x, BALL, **how)
         worst = found.table[found.table["part"] == "worst"].set_index("image")
         for measure, at in found.x.items():
-            assert float((at - self.x).abs().max()) <= BALL.radius + 1e-9 and 0 <= at.min() and at.max() <= 1
+            assert float((at - self.x).abs().max()) <= BALL.radius + 1e-9 and at.min() >= 0 and at.max() <= 1
             assert torch.equal(self.model(at).argmax(1), self.y)
             again = robustness.compare(self.model, attributions.saliency, self.x, at, k=5)[measure]
             reached = found.counted.numpy()
@@ -199,8 +199,10 @@ class Trial:
         close(curve[:, [0, -1]], torch.stack(ends, 1).detach())
 
 
-DEFINED = ["saliency", "input_x_gradient", "integrated_gradients", "smooth_grad", "attack", "hessian", "input_curvature",
-           "jacobian", "deletion"]  # fmt: skip
+DEFINED = [
+    "saliency", "input_x_gradient", "integrated_gradients", "smooth_grad", "attack", "hessian", "input_curvature",
+    "jacobian", "deletion",
+]  # fmt: skip
 BY_RULES = ["deep_lift", "lrp"]
 
 
