@@ -15,11 +15,11 @@ from attrobust import checks
 from attrobust.attributions.importance import brings_logits
 from attrobust.balls import Ball
 from attrobust.models.readouts import OF_LOGITS, Readout, logit
-from attrobust.shapes import Images, Labels, Logits
+from attrobust.shapes import Images, Inputs, Labels, Logits
 from attrobust.versions import versioned
 
 
-def live(x: Images) -> Images:
+def live(x: Inputs) -> Inputs:
     """The images as part of a graph: as they are, or as a leaf of their own."""
     return x if x.requires_grad else x.detach().requires_grad_()
 
