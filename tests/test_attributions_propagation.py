@@ -533,7 +533,7 @@ BENDING = {
     "swiglu": lambda: Around(lambda h, inner: h * F.silu(inner)),
     "a product": lambda: Around(lambda h, inner: h * inner),
     "attention": lambda: Around(attention),
-    "weak attention": lambda: Around(lambda h, inner: h + 0.01 * (attention(h, inner) - h)),
+    "weak attention": lambda: Around(lambda h, inner: h + 1e-5 * (attention(h, inner) - h)),
     "a softmax": lambda: nn.Softmax(1),
     "a maximum": lambda: Around(lambda h, inner: torch.maximum(h, inner)),
     "a bound made of features": lambda: Around(lambda h, inner: h.clamp(max=inner)),
@@ -641,6 +641,22 @@ def test_half_precision_in_the_midst_of_a_network_is_refused(dtype):
     layer = plain().bfloat16()
     with pytest.raises(ValueError, match="model is Between, for which deep_lift has no rule"):
         attributions.deep_lift(Between(lambda x: layer(x.bfloat16()).to(x.dtype)), X.to(dtype), Y)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_logits_in_half_precision_are_no_excuse(dtype):
+    model = plain()
+    with pytest.raises(ValueError, match="has no rule"):
+        attributions.lrp(Between(lambda x: model(x).to(dtype)), X, Y)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_logit_that_hardly_changes_is_not_mistaken_for_a_bent_one(name):
+    model = plain()
+    with torch.no_grad():
+        model[5].weight.mul_(1e-6)
+        model[5].bias.fill_(1e3)
+    assert torch.isfinite(RULES[name](model, X, Y)).all()
 
 
 def test_logits_may_be_handed_out_in_single_precision():
