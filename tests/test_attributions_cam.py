@@ -128,6 +128,7 @@ def test_grad_cam_leaves_the_model_as_found_and_may_be_drawn_of_a_frozen_one(tra
     model = cases.conv().train(training)
     with torch.no_grad():
         maps = first(model, X, Y)
+    assert not maps.requires_grad
     assert all(m.training == training and not m._forward_hooks for m in model.modules())
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(first(model.requires_grad_(False), X, Y), maps)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+#: Examples of any kind, of which images are one.
+Inputs = Float[Tensor, "batch *features"]
 Images = Float[Tensor, "batch channels height width"]
 Inputs = Float[Tensor, "batch *shape"]
 Labels = Int[Tensor, " batch"]

@@ -28,7 +28,7 @@ def grad_cam(
         seen.append(output)
         return output.clone() if isinstance(output, Tensor) else output  # the next layer may work in place
 
-    x, hook = live(model, x, target), layer.register_forward_hook(keep)
+    lasting, x, hook = torch.is_grad_enabled(), live(model, x, target), layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
             chosen = explained(model, x, target, readout)
@@ -42,8 +42,9 @@ def grad_cam(
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"layer is a {name} that returned {shape}; it must return (batch, channels, rows, columns)")
     with torch.enable_grad():
-        how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
+        how = {"create_graph": lasting, "allow_unused": True, "materialize_grads": True}
         weights = torch.autograd.grad(chosen, features, **how)[0].mean((2, 3), keepdim=True)
         maps = (weights * features).sum(1, keepdim=True)
         maps = maps.clamp_min(0) if positive else maps
-        return F.interpolate(maps, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        found = F.interpolate(maps, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return found if lasting else found.detach()

@@ -1,19 +1,24 @@
 """Maps with rules of their own at every nonlinear call: DeepLIFT, layer-wise relevance, guided backpropagation.
 
 All take any network of linear layers, elementwise activations and max-pools, however it calls them (dense,
-convolutional, residual, average-pooled, batch norm in eval mode), and raise a ValueError for every other one
-(attention, layer norm). All are differentiable in x where the network is smooth; on a ReLU network their derivative
-misses what the gates would do, so attack them on a smooth twin. A max-pool makes them jump where its winner changes; no
-twin repairs that. They explain the logit. "Passes" are of the batch, for a map that is read, not differentiated.
+convolutional, residual, average-pooled, batch norm in eval mode), on inputs of any shape, and raise a ValueError for
+every other one (attention, layer norm, gates), in every precision: two of the passes below, of four random points and
+of two, in float64, measure whether there is anything else in it. All are differentiable in x where the network is
+smooth; on a ReLU network their derivative misses what the gates would do, so attack them on a smooth twin. A max-pool
+makes them jump where its winner changes; no twin repairs that. They explain the logit. "Passes" are of the batch, but
+for those two, and for a map that is read, not differentiated. Under `no_grad` maps come without their graph.
 """
 
 import torch
 from torch import Tensor, nn
 
 from attrobust import checks
-from attrobust.attributions.gradients import live
-from attrobust.attributions.rerun import ACTIVATIONS, CORNERED, POOLS, WATCHED, Call, Linear, affine_gradient, record
-from attrobust.shapes import Images, Labels
+from attrobust.attributions import rerun
+from attrobust.attributions.rerun import ACTIVATIONS, CORNERED, POOLS, WATCHED, Bent, Call, Linear, Network
+from attrobust.shapes import Inputs, Labels
+
+#: What rounding may take of a sum, in units of all that was added up; graphics cards round float32 to ten bits.
+ROUNDED = {torch.float32: 1e-3, torch.float64: 2e-12}
 
 #: Layers with weights that the z+ rule knows, and linear calls that it does not.
 WEIGHTED = {"linear", "conv1d", "conv2d", "conv3d"}
@@ -23,28 +28,39 @@ UNWEIGHTED = {
 }  # fmt: skip
 
 
-def deep_lift(model: nn.Module, x: Images, target: Labels, *, baseline: float = 0.0) -> Images:
+def deep_lift(model: nn.Module, x: Inputs, target: Labels, *, baseline: float = 0.0) -> Inputs:
     """Shares of the logit's change from a baseline, by the rescale rule: (x - x0) . multipliers.
 
     x0 is an image of the constant `baseline`, black if 0. An activation's multiplier is its secant
     (f(h) - f(h0)) / (h - h0), h0 its input on the baseline; where the two all but meet, its derivative between them. A
     max-pool hands its change to the winner of the image if it rose, to the winner of the baseline if it fell. The map
-    sums to z_target(x) - z_target(x0) exactly. 3 forward passes, 1 backward. (Shrikumar et al. 2017, "Learning
+    sums to z_target(x) - z_target(x0) exactly. 5 forward passes, 1 backward. (Shrikumar et al. 2017, "Learning
     important features through propagating activation differences", section 3.5.1; max-pools as in Lundberg and Lee's
     shap.)
     """
-    x = live(model, x, target)
-    with torch.enable_grad():
+
+    def shares(model: Network, x: Inputs) -> Inputs:
         start = torch.full_like(x, baseline).requires_grad_()
-        _, there = record(model, start, method="deep_lift")
+        logits, there = rerun.record(model, start, method="deep_lift")
 
         def rules(calls: list[Call]) -> list[Linear]:
+            if [(call.name, call.input.shape) for call in calls] != [(call.name, call.input.shape) for call in there]:
+                raise Bent
             return [_rescale(call, reference) for call, reference in zip(calls, there, strict=True)]
 
-        return (x - start.detach()) * affine_gradient(model, x, target, rules, at=start, method="deep_lift")[0]
+        slopes, logit = rerun.affine_gradient(model, x, target, rules, method="deep_lift")
+        found, before = (x - start.detach()) * slopes, logits.gather(1, target[:, None])[:, 0]
+        parts, ends = found.detach().flatten(1), torch.stack([logit, before]).detach()
+        size = parts.abs().sum(1) + ends.abs().sum(0)
+        rerun.straight(
+            parts.sum(1), ends[0] - ends[1], rounding=ROUNDED[torch.promote_types(logit.dtype, torch.float32)] * size
+        )
+        return found
+
+    return rerun.settled(shares, model, x, target, method="deep_lift")
 
 
-def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", epsilon: float = 1e-6) -> Images:
+def lrp(model: nn.Module, x: Inputs, target: Labels, *, rule: str = "epsilon", epsilon: float = 1e-6) -> Inputs:
     """Relevance of the logit handed back layer by layer: R_i = sum_j R_j z_ij / sum_i' z_i'j, z_ij = h_i w_ij.
 
     rule "epsilon": the denominator is the layer's output, its bias included. Every linear call is covered (residual
@@ -61,34 +77,40 @@ def lrp(model: nn.Module, x: Images, target: Labels, *, rule: str = "epsilon", e
     tends to that of its original. `epsilon` moves every denominator away from zero, in units of the features (1e-6 is
     our choice: for stability only; a larger one silences weak features); under "epsilon" it acts where linear calls end
     in an activation or in the logit. With epsilon = 0 the map sums to the logit, less what constants contributed (under
-    z_plus, biases do not). 2 forward passes, 1 backward; z_plus runs every weighted layer three times a pass.
+    z_plus, biases do not). 4 forward passes, 1 backward; z_plus runs every weighted layer three times a pass.
 
     References: Bach et al. 2015, "On pixel-wise explanations", eqs. 58 and 60; Montavon et al. 2017, "Explaining
     nonlinear classification decisions with deep Taylor decomposition", z+ rule; Ancona et al. 2018, proposition 1.
     """
     checks.one_of("rule", rule, ("epsilon", "z_plus"))
     checks.at_least("epsilon", epsilon, 0)
-    x, share, known = live(model, x, target), _from_zero, {}
+    share, how, damping = _from_zero, {"method": f"lrp with rule={rule!r}"}, epsilon
     if rule == "z_plus":
-        share, known = _positive, {"watched": WATCHED | WEIGHTED, "refused": UNWEIGHTED}
-    how = {"at": 1 - x, "method": f"lrp with rule={rule!r}", **known}
-    with torch.enable_grad():
-        slopes, logit = affine_gradient(model, x, target, lambda calls: [share(c, epsilon) for c in calls], **how)
-        return x * slopes * _damped(logit.view(-1, 1, 1, 1), 0.0 if rule == "z_plus" else epsilon)
+        share, damping = _positive, 0.0
+        how |= {"watched": WATCHED | WEIGHTED, "refused": UNWEIGHTED}
+
+    def relevance(model: Network, x: Inputs) -> Inputs:
+        slopes, logit = rerun.affine_gradient(model, x, target, lambda calls: [share(c, epsilon) for c in calls], **how)
+        return x * slopes * _damped(logit, damping).view(-1, *[1] * (x.ndim - 1))
+
+    return rerun.settled(relevance, model, x, target, method=how["method"])
 
 
-def guided_backprop(model: nn.Module, x: Images, target: Labels) -> Images:
+def guided_backprop(model: nn.Module, x: Inputs, target: Labels) -> Inputs:
     """Gradient whose negative signals end at every activation they meet: g -> f'(h) max(g, 0).
 
     The source (Springenberg et al. 2015, "Striving for simplicity: the all convolutional net", section 3.4) defines it
     for ReLU, f' = 1[h > 0]. A smooth activation keeps its derivative as the gate, so the map of a smooth twin tends to
     that of its original; Dombrowski et al. 2019 soften max(g, 0) too, which adds a scale. The map may hardly depend on
-    the class or on late layers: see `faithfulness.randomisation`. 2 forward passes, 2 backward.
+    the class or on late layers: see `faithfulness.randomisation`. 4 forward passes, 1 backward.
     """
-    x, cut = live(model, x, target), []
-    how = {"at": 1 - x, "method": "guided_backprop", "cut": cut}
-    with torch.enable_grad():
-        return affine_gradient(model, x, target, lambda calls: [_guided(call, cut) for call in calls], **how)[0]
+
+    def signal(model: Network, x: Inputs) -> Inputs:
+        return rerun.affine_gradient(
+            model, x, target, lambda calls: [_guided(c) for c in calls], method="guided_backprop"
+        )[0]
+
+    return rerun.settled(signal, model, x, target, method="guided_backprop")
 
 
 def _rescale(call: Call, reference: Call) -> Linear:
@@ -98,17 +120,17 @@ def _rescale(call: Call, reference: Call) -> Linear:
         slope = _secant(call, reference.input, gap, change)
         return lambda step: slope * step
     parts = []
-    for winners, counts in ((call.winners(call.input), change >= 0), (call.winners(reference.input), change < 0)):
-        way = _chosen(gap, winners, change)
+    for winner, counts in ((call.winner(call.input), change >= 0), (call.winner(reference.input), change < 0)):
+        way = winner(gap)
         rise = torch.where(way == 0, 1, change / torch.where(way == 0, 1, way))
-        parts.append((winners, torch.where(counts, rise, 0)))
-    return lambda step: sum(share * _chosen(step, winners, share) for winners, share in parts)
+        parts.append((winner, torch.where(counts, rise, 0)))
+    return lambda step: sum(share * winner(step) for winner, share in parts)
 
 
 def _from_zero(call: Call, epsilon: float) -> Linear:
     """LRP: an activation's secant from 0, less where its input is weak; a max-pool's winner."""
     if call.name in POOLS:
-        return _winner(call)
+        return call.winner(call.input)
     zero = torch.zeros_like(call.input)
     slope = _secant(call, zero, call.input, call.output - call(zero)) * _damped(call.input, epsilon)
     return lambda step: slope * step
@@ -120,7 +142,7 @@ def _positive(call: Call, epsilon: float) -> Linear:
     An activation's slope f(h) / h is undone by the layer before it, whose output h is: f(h) is what that layer shares.
     """
     if call.name in POOLS:
-        return _winner(call)
+        return call.winner(call.input)
     if call.name in ACTIVATIONS:
         h = call.input
         slope = call.output * h / (h.square() + epsilon**2).clamp_min(torch.finfo(h.dtype).tiny)
@@ -140,15 +162,15 @@ def _positive(call: Call, epsilon: float) -> Linear:
     return lambda step: share * contributions(step)
 
 
-def _guided(call: Call, cut: list[bool]) -> Linear:
-    """Guided backpropagation: the derivative, and negative signals stopped once `cut` is on."""
+def _guided(call: Call) -> Linear:
+    """Guided backpropagation: the derivative, and negative signals stopped on the way back."""
     if call.name in POOLS:
-        return _winner(call)
+        return call.winner(call.input)
     slope = call.slope(call.input)
 
     def linear(step: Tensor) -> Tensor:
         signal = slope * step
-        signal.register_hook(lambda gradient: gradient.clamp_min(0) if cut else gradient)
+        signal.register_hook(lambda gradient: gradient.clamp_min(0))
         return signal
 
     return linear
@@ -167,12 +189,3 @@ def _secant(call: Call, start: Tensor, gap: Tensor, change: Tensor) -> Tensor:
 
 def _damped(h: Tensor, epsilon: float) -> Tensor:
     return h.abs() / (h.abs() + epsilon) if epsilon else torch.ones_like(h)
-
-
-def _winner(call: Call) -> Linear:
-    winners = call.winners(call.input)
-    return lambda step: _chosen(step, winners, call.output)
-
-
-def _chosen(values: Tensor, winners: Tensor, like: Tensor) -> Tensor:
-    return values.flatten(2).gather(2, winners).view_as(like)

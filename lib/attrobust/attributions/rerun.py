@@ -7,21 +7,30 @@ an *affine* network, with the same linear layers and every nonlinear call, whoev
 
 So the network runs twice, the second time affine. Differentiating a map again goes through the slopes alone, along the
 ordinary run. (Backward rules put into a single run would act in the second derivative too, where they are wrong.)
+
+A network with something else in it that bends (normalisation, gates, attention, a kink by hand) has no such map, and is
+refused. This is measured away from the images, where nothing can hide (a black one switches whole networks off), and in
+double precision: weak attention bends a network by a millionth of its change, which is what single precision rounds
+away. Every activation is given a constant slope, every max-pool a fixed winner; then the logits must change as much as
+is due on the way from one random point to another.
 """
 
+import itertools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from attrobust import checks
-from attrobust.shapes import Images, Labels, Logits, PerImage
+from attrobust.attributions.gradients import live
+from attrobust.models import guards
+from attrobust.shapes import Inputs, Labels, Logits, PerImage
 
 Linear = Callable[[Tensor], Tensor]
+Network = Callable[[Tensor], Tensor]
 Rules = Callable[[list["Call"]], list[Linear]]
 Names = Collection[str]
 
@@ -38,9 +47,17 @@ ACTIVATIONS = CORNERED | SMOOTH
 POOLS = {f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
 WATCHED = ACTIVATIONS | POOLS
 
-#: Power of the machine precision up to which a network counts as affine (0.08 % in single precision, where a deep
-#: residual network's own rounding is 5e-8 and that of a graphics card with ten-bit factors a thousand times that).
-ROUNDING = 0.45
+#: Ways along which the bend is measured, and the share of each after which it is.
+WAYS, SHARE = 2, 0.375
+#: Power of the machine precision up to which a bend, in units of the logit's change, is rounding: 4e-10 in float64,
+#: where residual networks of a hundred layers have 1e-12 to 1e-11; 7e-5 for a network that runs in float32 alone.
+ROUNDING = 0.6
+#: What is left of a logit that does not change at all, in units of the logit.
+FLOOR = 2**10 * torch.finfo(torch.float64).eps
+
+
+class Bent(Exception):
+    """The network is not affine between its nonlinear calls."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +79,45 @@ class Call:
         """Derivative of an elementwise function at `h`, live."""
         return torch.autograd.grad(self(h).sum(), h, create_graph=True)[0]
 
-    def winners(self, h: Tensor) -> Int[Tensor, "batch channels places"]:
-        """Where the largest entry of every window of a max-pool lies, as an index into the flattened map."""
+    def winner(self, h: Tensor) -> Linear:
+        """What picks the largest entry of every window of a max-pool, as they lie in `h`."""
+        places = -int(self.name[-2])
         pool = getattr(F, f"{self.name}_with_indices")
-        return pool(h.detach(), *self.arguments, **self.options)[1].flatten(2)
+        best = pool(h.detach(), *self.arguments, **self.options)[1].flatten(places)
+        return lambda step: step.flatten(places).gather(-1, best).view_as(self.output)
+
+
+def settled(
+    draw: Callable[[Network, Inputs], Inputs], model: nn.Module, x: Inputs, target: Labels, *, method: str
+) -> Inputs:
+    """The map that `draw` makes of a network and inputs, live in x; without a graph under `no_grad`.
+
+    Networks in half precision are run in float32; the map is rounded at the end.
+    """
+    keep, x = torch.is_grad_enabled(), live(model, x, target)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    try:
+        with torch.enable_grad():
+            _look_for_bends(model, x, target)
+            found = draw(model if dtype == x.dtype else guards.cast(model, dtype, live=True), x.to(dtype)).to(x.dtype)
+    except Bent:
+        raise ValueError(
+            f"model is {type(model).__name__}, for which {method} has no rule: it is not made of linear layers,"
+            " elementwise activations and max-pools alone, but has attention, a normalisation (layer norm, batch norm"
+            " in train mode), dropout, a product of features, or a kink written by hand"
+        ) from None
+    except RuntimeError as error:
+        if dtype == x.dtype:
+            raise
+        raise ValueError(
+            f"x has dtype {x.dtype}, in which rounding hides whether {method} has rules for all of the model, and"
+            f" {type(model).__name__} does not run in {dtype}; convert both to float32"
+        ) from error
+    return found if keep else found.detach()
 
 
 def record(
-    model: nn.Module, x: Images, *, method: str, watched: Names = WATCHED, refused: Names = ()
+    model: Network, x: Inputs, *, method: str, watched: Names = WATCHED, refused: Names = ()
 ) -> tuple[Logits, list[Call]]:
     """Logits of the model on `x`, and every call of a watched function whose input is in the graph; all live."""
     calls = []
@@ -83,45 +131,71 @@ def record(
     return logits, calls
 
 
-def affine_gradient(
-    model: nn.Module, x: Images, target: Labels, rules: Rules, *, at: Images, cut: list | None = None, **how: Names
-) -> tuple[Images, PerImage]:
+def affine_gradient(model: Network, x: Inputs, target: Labels, rules: Rules, **how: Names) -> tuple[Inputs, PerImage]:
     """Gradient of the target's logit of the affine network, live in what the rules are made of; and the true logit.
 
-    `rules` give the linear map S of each call on the images, recorded as `how` says. The affine network is run `at`
-    other images: its gradient is the same everywhere, its value there tells whether it is affine indeed. One that is
-    not has something in it that the rules do not cover, and is refused. `cut` is a switch that the rules' backward
-    hooks look at; True enters it once the network is known to be affine.
+    `rules` give the linear map S of each call on the images, recorded as `how` says.
     """
-    uncovered = ValueError(
-        f"model is {type(model).__name__}, for which {how['method']} has no rule: it is not made of linear layers,"
-        " elementwise activations and max-pools alone, but has attention, layer norm, batch norm or dropout in train"
-        " mode, a product of features, or a kink written by hand"
-    )
     logits, calls = record(model, x, **how)
-    logit = logits.gather(1, target[:, None])[:, 0]
-    at, pairs = at.detach().requires_grad_(), list(zip(calls, rules(calls), strict=True))[::-1]
+    at, pairs = x.detach().requires_grad_(), list(zip(calls, rules(calls), strict=True))[::-1]
 
     def answer(call: Call) -> Tensor:
-        if not pairs:
-            raise uncovered
+        if not pairs or pairs[-1][0].name != call.name:
+            raise Bent
         first, linear = pairs.pop()
         return first.output.detach() + linear(call.input - first.input.detach())
 
     with _Intercept(answer, {call.name for call in calls}):
-        there = model(at).gather(1, target[:, None])[:, 0]
-    gradient = torch.autograd.grad(there.sum(), at, retain_graph=True, create_graph=cut is None)[0]
-    with torch.no_grad():
-        # What the gradient times the way leaves over, relative to all that was added up, where the logit is finite.
-        steps = (gradient * (at - x)).flatten(1)
-        gap, size = (there - logit - steps.sum(1)).abs(), there.abs() + logit.abs() + steps.abs().sum(1)
-        bend = torch.where(gap == 0, 0, gap / size).nan_to_num(nan=torch.inf)[logit.isfinite()]
-        if bool((bend > torch.finfo(x.dtype).eps ** ROUNDING).any()):
-            raise uncovered
-    if cut is not None:
-        cut.append(True)
-        gradient = torch.autograd.grad(there.sum(), at, create_graph=True)[0]
-    return gradient, logit
+        there = model(at).gather(1, target[:, None])
+    return torch.autograd.grad(there.sum(), at, create_graph=True)[0], logits.gather(1, target[:, None])[:, 0]
+
+
+def straight(change: Tensor, expected: Tensor, *, rounding: Tensor) -> None:
+    """Raise Bent where a change is not the expected one, up to a share of it and to what rounding leaves anyway."""
+    limit = torch.finfo(change.dtype).eps ** ROUNDING * expected.abs() + rounding
+    if not bool(((change - expected).abs() <= limit).all()):
+        raise Bent
+
+
+def _look_for_bends(model: nn.Module, x: Inputs, target: Labels) -> None:
+    """Raise Bent unless the targets' logits are affine between the calls that are watched.
+
+    Two forward passes of a few random points, in float64 if the network runs in it. All points of a channel are moved
+    together too: independent ones would average out where a gate looks at means.
+    """
+    draw, shape = torch.Generator().manual_seed(0), (2 * WAYS, *x.shape[1:])
+    shades = torch.rand(shape[:2] + (1,) * (x.ndim - 2), generator=draw, dtype=torch.float64)
+    points = 3 * shades - 1.5 + torch.rand(shape, generator=draw, dtype=torch.float64)
+    starts, ends = (points * max(1.0, float(x.detach().abs().max()))).chunk(2)
+    slopes = torch.rand(2**10, generator=draw).mul(0.4).add(0.5).tolist()
+    places, classes = (torch.cat([starts, ends]), starts + SHARE * (ends - starts)), target.unique()
+
+    def logits(run: Network, at: Inputs) -> Tensor:
+        waiting = itertools.cycle(slopes)
+
+        def answer(call: Call) -> Tensor:
+            beside = [t for t in (*call.arguments, *call.options.values()) if isinstance(t, Tensor)]
+            if any(t.requires_grad and not t.is_leaf for t in beside):
+                raise Bent  # a bound made of the input
+            if call.name in POOLS:
+                return call.winner(torch.zeros_like(call.input))(call.input)
+            return next(waiting) * call.input
+
+        with _Intercept(answer, WATCHED):
+            found = checks.logits("model", run(at.requires_grad_()), batch=len(at)).detach()[:, classes]
+        return found.to(torch.promote_types(found.dtype, torch.float32))  # half precision is no excuse
+
+    try:
+        run = guards.cast(model, torch.float64)
+        ends, between = (logits(run, at.to(x.device)) for at in places)
+    except (RuntimeError, TypeError):  # the latter on a device without float64
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        run = model if dtype == x.dtype else guards.cast(model, dtype)
+        ends, between = (logits(run, at.detach().to(x.device, dtype)) for at in places)
+    start, end = ends.chunk(2)
+    due, size = SHARE * (end - start), ends.abs().amax(0)
+    # The longest change of each logit is the measure for all of its ways: one of them may be short by chance.
+    straight(((between - start) - due).abs().amax(0) + due.abs().amax(0), due.abs().amax(0), rounding=FLOOR * size)
 
 
 class _Intercept(TorchFunctionMode):

@@ -123,6 +123,16 @@ def cut(model: Model, x: Tensor) -> str:
     return found[0] if found else ""
 
 
+def cast(model: Model, dtype: torch.dtype, *, live: bool = False) -> Model:
+    """The network with its weights and buffers in another precision, in the graph if `live`; itself untouched."""
+    if not isinstance(model, nn.Module):
+        return model
+    named = dict([*model.named_parameters(), *model.named_buffers()])
+    state = {name: t.to(dtype) for name, t in named.items() if t.is_floating_point()}
+    state = state if live else {name: t.detach() for name, t in state.items()}
+    return lambda x: functional_call(model, state, (x,))
+
+
 def _classes(model: Model, x: Tensor) -> int:
     """How many classes the network tells apart, which is measured when it is first met."""
     model = getattr(model, "stands_for", model)
@@ -187,15 +197,9 @@ def _differentiable(model: Model, x: Tensor) -> None:
 
 def _precise(model: Model, x: Tensor) -> tuple[Model, Tensor, tuple[float, ...], float]:
     """The network in double precision where it runs in it, else as it is; with steps, and what may be missing."""
-    weights = _weights(model)
-    if isinstance(model, nn.Module) and sum(w.numel() for w in weights) <= DOUBLED:
-        named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-        state = {name: t.detach().double() if t.is_floating_point() else t for name, t in named}
-
-        def run(at: Tensor) -> Tensor:
-            return functional_call(model, state, (at,))
-
+    if isinstance(model, nn.Module) and sum(w.numel() for w in _weights(model)) <= DOUBLED:
         with suppress(RuntimeError, TypeError, ValueError), torch.no_grad():
+            run = cast(model, torch.float64)
             if run(x[:1].double()).dtype == torch.float64:
                 return run, x.double(), STEPS, MISSING
     exact = x.dtype == torch.float64
