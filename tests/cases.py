@@ -78,6 +78,11 @@ def vit(*, seed: int = 0, **options) -> models.ViT:
     return filled(models.build("vit", seed=seed, mean=0.4, std=0.3, **options), seed)
 
 
+def failing(*inputs: torch.Tensor) -> torch.Tensor:
+    """A forward pass that ends in an error."""
+    raise RuntimeError("on purpose")
+
+
 class Quadratic(nn.Module):
     """z_c = x' A_c x / 2 + b_c' x with given symmetric matrices A_c and vectors b_c."""
 

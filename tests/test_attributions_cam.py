@@ -118,8 +118,10 @@ def test_a_layer_without_a_say_has_a_zero_map():
 
 def test_an_error_in_the_model_leaves_no_hook():
     model = cases.conv()
-    with pytest.raises(RuntimeError):
-        first(model, X[:, :1], Y)
+    first(model, X, Y)
+    model[3].forward = cases.failing
+    with pytest.raises(RuntimeError, match="on purpose"):
+        first(model, X, Y)
     assert not any(m._forward_hooks for m in model.modules())
 
 

@@ -20,13 +20,14 @@ from attrobust.shapes import Labels
 
 Model = Callable[[Tensor], Tensor]
 
-#: Images that a network is shown; a second half of the batch are their negatives.
+#: Images that a network is shown, beside as many drawn ones.
 SHOWN = 4
 
-#: Steps of the difference quotient, in units of the pixels, in double precision; one that agrees suffices.
-STEPS = (1e-6, 1e-5, 1e-4, 1e-3)
-#: What may be missing of the change that a gradient predicts; more where single precision or less is all there is.
-MISSING, COARSE = 0.02, 0.2
+Tries = tuple[tuple[tuple[float, ...], float], ...]
+
+#: Steps of the difference quotient, in units of the pixels, and how much of the change the gradient may miss. The second
+#: are for networks that round inside, and for those that do not run in double precision; one step that agrees suffices.
+TRIES: Tries = (((1e-6, 1e-5, 1e-4), 0.02), ((1e-3, 1 / 255, 0.03, 0.1), 0.3))
 #: Weights up to which a network is also run in double precision.
 DOUBLED = 2**26
 
@@ -72,7 +73,7 @@ def alone(model: Callable[[Tensor], object], x: Tensor) -> None:
     """
     company = _company(x)
     ends = (0, len(company) - 1)
-    with untouched(model) as kept, torch.no_grad():
+    with untouched(model) as kept:
         first, again, *single = (_numbers(_run(model, at)) for at in (company, company, *(company[[i]] for i in ends)))
         changed = [name for name, (buffer, value) in kept.items() if not torch.equal(buffer, value)]
     if gap := _apart(first, again):
@@ -156,7 +157,7 @@ def _measured(model: Model, x: Tensor) -> int:
                 "model holds tensors made in inference_mode, which cannot be differentiated; build it anew"
             )
     company = _company(x)
-    with untouched(model), torch.no_grad():
+    with untouched(model):
         logits = checks.logits("model", _run(model, company), batch=len(company))
     alone(model, x)
     with untouched(model):
@@ -167,7 +168,7 @@ def _measured(model: Model, x: Tensor) -> int:
 def _differentiable(model: Model, x: Tensor) -> None:
     """Refuse a network whose gradient, of a random sum of its logits, does not predict how they change."""
     generator = torch.Generator().manual_seed(0)
-    run, at, steps, missing = _precise(model, x)
+    run, at, tries = _precise(model, x)
     # Off the images themselves, where kinks and ties lie in wait: a black patch without a bias is 0 before its ReLU.
     at = at + 0.1 * torch.rand(x.shape, generator=generator).to(at)
     way = torch.empty(x.shape).bernoulli_(generator=generator).mul_(2).sub_(1).to(at)
@@ -178,15 +179,20 @@ def _differentiable(model: Model, x: Tensor) -> None:
         slope = torch.autograd.grad((mix * logits).sum(), leaf, allow_unused=True)[0] if logits.requires_grad else None
     if not bool(logits.isfinite().all()):
         return
-    predicted = torch.zeros_like(logits[:, 0]) if slope is None else (slope * way).flatten(1).sum(1)
-    for step in steps:
-        with torch.no_grad():
-            ahead, behind = (run(at + sign * step * way) for sign in (1, -1))
-        change = (mix * (ahead - behind)).sum(1) / (2 * step)
-        noise = 30 * torch.finfo(at.dtype).eps * (mix * logits).detach().abs().sum(1) / step
-        size = torch.maximum(change.norm(), predicted.norm())
-        if bool((change - predicted).norm() <= missing * size + noise.norm()):
-            return
+    here = (mix * logits.detach()).sum(1)
+    predicted = torch.zeros_like(here) if slope is None else (slope * way).flatten(1).sum(1)
+    rounding = 30 * torch.finfo(at.dtype).eps * (mix * logits.detach()).abs().sum(1)
+    for steps, missing in tries:
+        smooth = True
+        for step in steps:
+            ahead, behind = ((mix * _detached(run, at + sign * step * way)).sum(1) for sign in (1, -1))
+            change, bend = (ahead - behind) / (2 * step), (ahead + behind - 2 * here) / (2 * step)
+            size = torch.maximum(change.norm(), predicted.norm())
+            if bool((change - predicted).norm() <= missing * size + (rounding / step).norm()):
+                return
+            smooth &= bool(change.any()) and bool(bend.norm() <= 0.1 * change.norm())
+        if smooth:  # no rounding inside: larger steps would tell no more
+            break
     name = cut(model, x[:1])
     where = f" in {name!r}" if name else ""
     raise ValueError(
@@ -195,30 +201,38 @@ def _differentiable(model: Model, x: Tensor) -> None:
     )
 
 
-def _precise(model: Model, x: Tensor) -> tuple[Model, Tensor, tuple[float, ...], float]:
+def _precise(model: Model, x: Tensor) -> tuple[Model, Tensor, Tries]:
     """The network in double precision where it runs in it, else as it is; with steps, and what may be missing."""
     if isinstance(model, nn.Module) and sum(w.numel() for w in _weights(model)) <= DOUBLED:
-        with suppress(RuntimeError, TypeError, ValueError), torch.no_grad():
+        with suppress(RuntimeError, TypeError, ValueError):
             run = cast(model, torch.float64)
-            if run(x[:1].double()).dtype == torch.float64:
-                return run, x.double(), STEPS, MISSING
-    exact = x.dtype == torch.float64
-    return model, x, STEPS if exact else (1e-3, 1 / 255), MISSING if exact else COARSE
+            if _detached(run, x[:1].double()).dtype == torch.float64:
+                return run, x.double(), TRIES
+    return model, x, TRIES if x.dtype == torch.float64 else TRIES[1:]
 
 
 def _company(x: Tensor) -> Tensor:
-    """Images that keep each other company: a few of the batch and their negatives."""
+    """Images that keep each other company: a few of the batch, and as many drawn over the range of these."""
     shown = x.detach()[:SHOWN]
-    return torch.cat([shown, 1 - shown])
+    low, span = shown.amin(), shown.amax() - shown.amin()
+    drawn = torch.rand(shown.shape, generator=torch.Generator().manual_seed(0)).to(shown)
+    return torch.cat([shown, low + torch.where(span > 0, span, 1) * drawn])
 
 
 def _run(model: Callable[[Tensor], object], x: Tensor) -> object:
+    """What the network says of images that are part of a graph, as when it is explained."""
     try:
-        return model(x)
+        with torch.enable_grad():
+            return model(x.detach().requires_grad_())
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
         said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         what = f"shape {tuple(x.shape)} and dtype {x.dtype}"
         raise ValueError(f"model does not run on x of {what}: {said}") from error
+
+
+def _detached(run: Model, x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        return run(x.detach().requires_grad_()).detach()
 
 
 def _numbers(output: object) -> list[Tensor]:
