@@ -70,7 +70,7 @@ def passes(
     iterate costs a map (the one just climbed, where that is deterministic and of the judged network itself), and a
     prediction unless the map brings its logits along. An iterate that lost its prediction costs one pass each way for
     the way back. Before that, the derivative is audited: five maps and two gradients of one on each network; and where
-    twins are built, one image is shown to the network and to each twin to see its kinks.
+    twins are built, the images pass 19 times, 19 times back, to see the network's kinks and to try a twin.
 
     Args:
         effort, images: how hard the suite tries, and on how many images; all of them pass the audit.
@@ -97,6 +97,6 @@ def passes(
     audits = images * (networks + built) if effort.steps else 0
     maps = images + judged + audits * (2 * DIRECTIONS + 1) + (0 if shared else climbs * effort.steps * fresh)
     gradients = audits * DIRECTIONS + climbs * effort.steps * fresh
-    kinks = 1 + twins if built and effort.steps else 0
+    tried = images if built and effort.steps else 0
     predictions = images + (0 if logits and not stochastic else judged) + lost
-    return Passes(maps * forward + predictions + kinks, maps * backward + gradients * forward + lost)
+    return Passes(maps * forward + predictions + 19 * tried, maps * backward + gradients * forward + 19 * tried + lost)
