@@ -174,7 +174,9 @@ def passing(
     climbed = {suffix: network for suffix, network in named.items() if not audits[suffix].refused}
     if not climbed and (bent or not still):
         least = min(audits[suffix].failing for suffix in named)
-        runs = f" (it runs {', '.join(bent)})" if bent else ""
+        lacking = {audits[suffix].lacking for suffix in named} - {""}
+        said = [f"it runs {', '.join(bent)}"] * bool(bent) + [f"torch: {each}" for each in lacking]
+        runs = f" ({'; '.join(said)})" if said else ""
         raise BlindError(
             f"model{runs} has a {_name(problem.attribution)} map whose derivative does not predict how the map changes"
             f" on {least:.0%} of the images, so an attack would climb blindly; pass ascend_on=[smooth networks that"

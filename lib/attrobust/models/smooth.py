@@ -18,14 +18,14 @@ from attrobust.models.soften import Soften
 from attrobust.shapes import Images
 
 #: Sharpness at which a twin is tried: what is wrong with it shows most where it is soft.
-MILD = 5.0
+MILD = 1.0
 
-#: Half the distance, in pixel units, of two points whose difference tries a twin's gradient; how far the two may lie
-#: apart, beyond rounding and what a shorter step changes, as may logits of the twin of this sharpness and its network's.
+#: Half the distance, in pixel units, of two points whose difference tries a twin's gradient; how far the two may differ,
+#: beyond rounding and what a shorter step changes; the twin of this sharpness may differ as much from its network.
 STEP, TOLERANCE, SHARP = 1 / 1020, 0.01, 1e6
 
 #: Half the way along which the gradient's derivative is integrated at so many points, and the least share it must find.
-REACH, POINTS, SHARE = 0.25, 8, 0.4
+REACH, POINTS, SHARE = 0.5, 8, 0.4
 
 #: How often one looks closer at a jump, about a hundred times each.
 LOOKS = 4
@@ -87,7 +87,7 @@ class SmoothTwin(nn.Module):
 
 
 def _tried(twin: SmoothTwin, x: Images) -> None:
-    """Refuse a twin whose gradient is not the slope of its logits, or misses most of its own way; or another network."""
+    """Refuse a twin whose gradient is not the slope of its logits, or jumps, or that does not tend to its network."""
 
     def run(model: nn.Module, at: Images) -> Tensor:
         logits = checks.logits("model", model(at), batch=len(at))
@@ -123,7 +123,7 @@ def _tried(twin: SmoothTwin, x: Images) -> None:
             " as where activation checkpointing or a backward of its own runs kinks again; switch it off"
         )
     if not bool((sharp - there).norm() <= TOLERANCE * there.norm()):
-        raise ValueError("model's smooth twin does not tend to it as beta grows; use ReLU, clamp or a smooth activation")
+        raise ValueError("model's smooth twin does not tend to it as beta grows; use ReLU or a smooth activation")
     # From end to end of a segment the gradient changes by the integral of its derivative, and by its jumps.
     way = slope(x + REACH * v)[1] - slope(x - REACH * v)[1]
     places = (torch.arange(POINTS) + torch.rand(POINTS, generator=draw)) / POINTS * 2 - 1

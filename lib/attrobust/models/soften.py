@@ -136,15 +136,15 @@ def _clamp(s: Soften, x: Tensor, min: object = None, max: object = None, *_: obj
     return low if max is None else low - s.ramp(x - max)
 
 
-def _maximum(s: Soften, x: Tensor, other: object = None, *_: object) -> Tensor:
+def _maximum(s: Soften, x: Tensor, other: object = None, *_: object) -> object:
     return _clamp(s, x, other) if isinstance(other, Tensor) and other.is_floating_point() else NotImplemented
 
 
-def _minimum(s: Soften, x: Tensor, other: object = None, *_: object) -> Tensor:
+def _minimum(s: Soften, x: Tensor, other: object = None, *_: object) -> object:
     return _clamp(s, x, None, other) if isinstance(other, Tensor) and other.is_floating_point() else NotImplemented
 
 
-def _leaky(s: Soften, x: Tensor, negative_slope: float = 0.01, *_: object) -> Tensor:
+def _leaky(s: Soften, x: Tensor, negative_slope: float | Tensor = 0.01, *_: object) -> Tensor:
     return negative_slope * x + (1 - negative_slope) * s.ramp(x)
 
 
@@ -152,7 +152,7 @@ def _prelu(s: Soften, x: Tensor, weight: Tensor) -> Tensor:
     return _leaky(s, x, weight.view(-1, *[1] * (x.ndim - 2)) if weight.numel() > 1 else weight)
 
 
-def _rrelu(s: Soften, x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *_) -> Tensor:
+def _rrelu(s: Soften, x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *_) -> object:
     return NotImplemented if training else _leaky(s, x, (lower + upper) / 2)
 
 
@@ -168,7 +168,7 @@ def _shrink(s: Soften, x: Tensor, lambd: float = 0.5, *_: object) -> Tensor:
     return s.ramp(x - lambd) - s.ramp(-x - lambd)
 
 
-def _elu(s: Soften, x: Tensor, alpha: float = 1.0, *_: object) -> Tensor:
+def _elu(s: Soften, x: Tensor, alpha: float = 1.0, *_: object) -> object:
     return NotImplemented if alpha == 1 else s.ramp(x) + alpha * torch.expm1(-s.ramp(-x))
 
 
@@ -181,7 +181,8 @@ def _sign(s: Soften, x: Tensor) -> Tensor:
     return s.step(x) - s.step(-x)
 
 
-_RULES: dict[str, Callable[..., Tensor]] = {
+#: By a function's name: what to run for it; NotImplemented leaves it as it is.
+_RULES: dict[str, Callable[..., object]] = {
     "relu": lambda s, x, *_: s.ramp(x),
     "relu6": lambda s, x, *_: _clamp(s, x, 0, 6),
     "leaky_relu": _leaky, "prelu": _prelu, "rrelu": _rrelu, "hardtanh": _hardtanh, "threshold": _threshold,
@@ -194,7 +195,8 @@ _RULES: dict[str, Callable[..., Tensor]] = {
     "clamp": _clamp, "clip": _clamp, "clamp_min": _clamp,
     "clamp_max": lambda s, x, max: _clamp(s, x, None, max),
     "maximum": _maximum, "max": _maximum, "fmax": _maximum, "minimum": _minimum, "min": _minimum, "fmin": _minimum,
-    "abs": _abs, "absolute": _abs, "sign": _sign, "sgn": _sign, "heaviside": lambda s, x, values: s.step(getattr(x, "live", x)),
+    "abs": _abs, "absolute": _abs, "sign": _sign, "sgn": _sign,
+    "heaviside": lambda s, x, values: s.step(getattr(x, "live", x)),
 }  # fmt: skip
 
 #: Comparisons: which side must be the larger.
