@@ -88,12 +88,11 @@ def test_mobile_networks_are_attacked_as_the_same_function_written_with_relu(kin
     own, plain = (mobile(*functions) for functions in KINDS[kind])
     x = torch.rand(6, *SHAPE, generator=cases.generator(2), dtype=torch.float64)
     assert torch.allclose(own(x), plain(x), rtol=1e-10)
-    (found, table), (_, expected) = worst(own, x), worst(plain, x)
+    twins = [models.smooth_twin(plain, x, beta=beta) for beta in (5.0, 20.0)]
+    (found, table), (_, expected) = worst(own, x), worst(plain, x, ascend_on=twins)
     assert {"unseat, β=5", "unseat, β=20"} <= set(found.table["part"])
-    noise = found.table[found.table["part"] == "noise"]
     for measure in ("top_k", "spearman", "cosine"):
         assert table[measure].to_numpy() == pytest.approx(expected[measure].to_numpy(), abs=1e-6)
-        assert table[measure].mean() < noise[measure].mean() - 0.01
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -149,8 +148,10 @@ def test_relus_written_by_hand_are_attacked_as_strongly_as_relus(name, after):
     found, table = worst(Mixed(HAND[name], after), x, k=4, radius=0.1, effort=effort)
     _, expected = worst(Mixed(F.relu, after), x, k=4, radius=0.1, effort=effort)
     assert {"", ", β=5", ", β=10", ", β=50"} == set(found.audits)
-    for measure, more in (("top_k", 0.05), ("spearman", 0.03), ("cosine", 0.02)):
-        assert table[measure].mean() < expected[measure].mean() + more
+    noise = found.table[found.table["part"] == "noise"]
+    for measure in ("top_k", "spearman", "cosine"):
+        lost, most = (noise[measure].mean() - each[measure].mean() for each in (table, expected))
+        assert lost > 0.8 * most > 0.05
 
 
 def test_the_relu_of_a_fused_encoder_is_attacked_through_twins():

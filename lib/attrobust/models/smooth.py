@@ -20,7 +20,7 @@ from attrobust.shapes import Images
 #: Sharpness at which a twin is tried: what is wrong with it shows most where it is soft.
 MILD = 1.0
 
-#: Half the distance, in pixel units, of two points whose difference tries a twin's gradient; how far the two may differ,
+#: Half the distance, in pixel units, of two points whose difference tries a twin's gradient; how far both may differ,
 #: beyond rounding and what a shorter step changes; the twin of this sharpness may differ as much from its network.
 STEP, TOLERANCE, SHARP = 1 / 1020, 0.01, 1e6
 

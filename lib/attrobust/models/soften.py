@@ -27,6 +27,10 @@ class Soften(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "").partition(".")[0]
         values, plain = [*args, *kwargs.values()], name.strip("_")
+        if plain in ("mul", "imul", "rmul", "multiply") and len(values) == 2:
+            for gate, other in (values, values[::-1]):
+                if (out := self._opened(_soft(gate), other)) is not None:
+                    return args[0].copy_(out) if plain == "imul" or name.endswith("l_") else out
         if any(_soft(v) is not v for v in values):
             return self._gated(func, name, args, kwargs)
         if plain in _SIGNS and any(isinstance(v, Tensor) and v.is_floating_point() for v in values):
@@ -57,13 +61,22 @@ class Soften(TorchFunctionMode):
         """Sigmoid."""
         return torch.sigmoid(self.beta * x)
 
+    def _opened(self, gate: object, other: object) -> Tensor | None:
+        """A gate times the very margin it opens by: a ramp, which is smoother than the product."""
+        margin = getattr(gate, "margin", None)
+        if margin is None or not isinstance(other, Tensor) or other.dtype != margin.dtype:
+            return None
+        return self.ramp(margin) if torch.equal(margin.detach(), other.detach()) else None
+
     def _compared(self, func: Callable, sign: int, a: Tensor | float, b: Tensor | float) -> Tensor:
         """A comparison's outcome, with its soft one as an attribute; live even where gradients are off on the way."""
         mask = func(*(v.detach() if isinstance(v, Tensor) else v for v in (a, b)))
         a, b = (getattr(v, "live", v) for v in (a, b))
         live = any(isinstance(v, Tensor) and v.requires_grad for v in (a, b))
         with torch.set_grad_enabled(live or torch.is_grad_enabled()):
-            mask.soft = self.step(sign * (a - b))
+            margin = sign * (a - b)
+            mask.soft = self.step(margin)
+            mask.soft.margin = margin
         return mask
 
     def _gated(self, func: Callable, name: str, args: tuple, kwargs: dict) -> object:
@@ -82,22 +95,28 @@ class Soften(TorchFunctionMode):
             with torch.set_grad_enabled(soft.requires_grad or torch.is_grad_enabled()):
                 if plain in ("where", "masked_fill", "setitem") and len(others) == 2:
                     no, yes = others if plain != "where" else others[::-1]
-                    if plain == "setitem":  # as an index, a mask stands for the leading dimensions
+                    if plain == "setitem" and mask.ndim < no.ndim:  # as an index, it stands for leading dimensions
                         mask, soft = (v.view(*v.shape, *[1] * (no.ndim - v.ndim)) for v in (mask, soft))
-                    out = _blend(mask, soft, yes, no.clone() if into else no)
+                    out = self._blend(mask, soft, yes, no.clone() if into else no)
                     return no.copy_(out) if into else out
                 if into:
                     return func(*map(_soft, args), **{key: _soft(v) for key, v in kwargs.items()})
                 hard = func(*args, **kwargs)
-                if not isinstance(hard, Tensor | tuple) or isinstance(hard, torch.Size):
+                if isinstance(hard, tuple) and not isinstance(hard, torch.Size):
+                    raise TypeError("comparisons are taken apart")
+                if not isinstance(hard, Tensor):
                     return hard  # a number, on which the network branches
                 if plain in _LOGIC:
                     hard.soft = _LOGIC[plain](soft, *(v.to(soft) for v in others))
+                    if not others and hasattr(soft, "margin"):
+                        hard.soft.margin = -soft.margin
                     return hard
                 out = func(*map(_soft, args), **{key: _soft(v) for key, v in kwargs.items()})
         except (RuntimeError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(_HARD.format(name)) from error
         if out.is_floating_point():
+            if plain in ("float", "double", "to", "type", "type_as") and hasattr(soft, "margin"):
+                out.margin = soft.margin
             if hard.dtype != torch.bool:
                 return out
             hard.soft = out
@@ -105,24 +124,25 @@ class Soften(TorchFunctionMode):
             raise ValueError(_HARD.format(name))
         return hard
 
+    def _blend(self, mask: Tensor, soft: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:
+        """Both branches by their shares; the chosen one alone where one is not finite."""
+        yes, no = (
+            v if isinstance(v, Tensor) else torch.as_tensor(v, dtype=soft.dtype, device=soft.device) for v in (yes, no)
+        )
+        if torch.bool in (yes.dtype, no.dtype):
+            raise TypeError("comparisons select among comparisons")
+        both = torch.isfinite(yes.detach()) & torch.isfinite(no.detach())
+        first, second = torch.where(both, yes, 0), torch.where(both, no, 0)
+        rise = first - second
+        part = self._opened(soft, rise)
+        return torch.where(both, second + (soft * rise if part is None else part), torch.where(mask, yes, no))
+
 
 def _soft(value: object) -> object:
     """A value with the soft outcome in place of every comparison's."""
     if isinstance(value, list | tuple) and any(_soft(v) is not v for v in value):
         return type(value)(map(_soft, value))
     return getattr(value, "soft", value) if isinstance(value, Tensor) and value.dtype == torch.bool else value
-
-
-def _blend(mask: Tensor, soft: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:
-    """Both branches by their shares; the chosen one alone where one is not finite."""
-    yes, no = (
-        v if isinstance(v, Tensor) else torch.as_tensor(v, dtype=soft.dtype, device=soft.device) for v in (yes, no)
-    )
-    if torch.bool in (yes.dtype, no.dtype):
-        raise TypeError("comparisons select among comparisons")
-    both = torch.isfinite(yes.detach()) & torch.isfinite(no.detach())
-    first, second = torch.where(both, yes, 0), torch.where(both, no, 0)
-    return torch.where(both, second + soft * (first - second), torch.where(mask, yes, no))
 
 
 # ------------------------------------------------------------------ what is softened, by name
