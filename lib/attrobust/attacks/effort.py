@@ -70,7 +70,7 @@ def passes(
     iterate costs a map (the one just climbed, where that is deterministic and of the judged network itself), and a
     prediction unless the map brings its logits along. An iterate that lost its prediction costs one pass each way for
     the way back. Before that, the derivative is audited: five maps and two gradients of one on each network; and where
-    twins are built, the images pass 19 times, 19 times back, to see the network's kinks and to try a twin.
+    twins are built, the images pass 9 times, once back, to see the network's kinks and to try a twin.
 
     Args:
         effort, images: how hard the suite tries, and on how many images; all of them pass the audit.
@@ -99,4 +99,4 @@ def passes(
     gradients = audits * DIRECTIONS + climbs * effort.steps * fresh
     tried = images if built and effort.steps else 0
     predictions = images + (0 if logits and not stochastic else judged) + lost
-    return Passes(maps * forward + predictions + 19 * tried, maps * backward + gradients * forward + 19 * tried + lost)
+    return Passes(maps * forward + predictions + 9 * tried, maps * backward + gradients * forward + tried + lost)

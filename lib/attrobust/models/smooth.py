@@ -99,8 +99,10 @@ def _tried(twin: SmoothTwin, x: Images) -> None:
         with torch.enable_grad():
             value = run(twin, leaf)
             first = torch.autograd.grad(value.sum(), leaf, create_graph=v is not None, materialize_grads=True)[0]
-            if v is None or not first.requires_grad:
+            if v is None:
                 return value.detach().double(), first.double()
+            if not first.requires_grad:
+                return first, torch.zeros_like(first, dtype=torch.float64)
             return first.detach(), torch.autograd.grad((first * v).sum(), leaf, materialize_grads=True)[0].double()
 
     def change(v: Images, step: float) -> Tensor:
@@ -114,7 +116,9 @@ def _tried(twin: SmoothTwin, x: Images) -> None:
     v = torch.randint(2, x.shape, generator=draw).to(x) * 2 - 1
     with torch.no_grad():
         far, near = change(v, STEP), change(v, STEP / 4)
-        there, sharp = run(twin.original, x).double(), run(SmoothTwin(twin.original, SHARP), x).double()
+        sharp = run(SmoothTwin(twin.original, SHARP), x).double()
+    with torch.enable_grad():  # without, torch may fuse layers, which rounds otherwise
+        there = run(twin.original, x.detach().requires_grad_()).detach().double()
     rounding = 8 * torch.finfo(x.dtype).eps * value.norm() / STEP * 4
     missing = (near - (gradient * v).flatten(1).sum(1)).norm()
     if missing > TOLERANCE * near.norm() + (far - near).norm() + rounding:
@@ -124,7 +128,9 @@ def _tried(twin: SmoothTwin, x: Images) -> None:
         )
     if not bool((sharp - there).norm() <= TOLERANCE * there.norm()):
         raise ValueError("model's smooth twin does not tend to it as beta grows; use ReLU or a smooth activation")
-    # From end to end of a segment the gradient changes by the integral of its derivative, and by its jumps.
+    if not torch.equal(value, there):
+        return
+    # Nothing was softened. Along a segment the gradient changes by the integral of its derivative, and by its jumps.
     way = slope(x + REACH * v)[1] - slope(x - REACH * v)[1]
     places = (torch.arange(POINTS) + torch.rand(POINTS, generator=draw)) / POINTS * 2 - 1
     try:
