@@ -29,7 +29,8 @@ KINKS = {
     "where": lambda h: torch.where(h > 0, h, 0.0), "mask": lambda h: h * (h > 0), "clamp": lambda h: h.clamp(min=0),
     "maximum": lambda h: torch.maximum(h, torch.zeros_like(h)), "filled": lambda h: h.masked_fill(h < 0, 0.0),
     "relu6": F.relu6, "hardtanh": F.hardtanh, "hardswish": F.hardswish,
-    "leaky": partial(F.leaky_relu, negative_slope=0.1), "hardsigmoid": F.hardsigmoid, "absolute": torch.abs, "half sum": lambda h: (h + h.abs()) / 2,
+    "leaky": partial(F.leaky_relu, negative_slope=0.1), "hardsigmoid": F.hardsigmoid, "absolute": torch.abs,
+    "half sum": lambda h: (h + h.abs()) / 2,
 }  # fmt: skip
 SMOOTH = {"gelu": F.gelu, "tanh": torch.tanh, "silu": F.silu, "softplus": F.softplus, "mish": F.mish, "erf": torch.erf}
 #: A kink f with f(a h) = a f(h) for a > 0, under which a network without biases is one too.

@@ -37,6 +37,7 @@ class Audit:
     share: Float[Tensor, " batch"]  # of the map's change that its derivative predicts; NaN where it did not move at all
     moved: Marks  # images whose map moved
     passed: Marks  # images whose derivative may be climbed on
+    lacking: str = ""  # what torch says where it cannot differentiate the map; then no image passes
 
     @property
     def failing(self) -> float:
@@ -69,17 +70,23 @@ def audit(
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         maps = explain(leaf)
+    lacking = ""
     predicted, measured = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in range(2))
     for turn, v in enumerate(signs):
         change = ((explain(x + STEP * v).detach() - explain(x - STEP * v).detach()) / (2 * STEP)).nan_to_num()
         with torch.enable_grad():
             overlap = (maps * change).flatten(1).sum(1)
-        slope = gradient(overlap, leaf, keep=turn + 1 < len(signs))
+        try:
+            slope = gradient(overlap, leaf, keep=turn + 1 < len(signs))
+        except RuntimeError as error:  # hardsigmoid and fused attention have no second derivative in torch
+            if "not implemented" not in str(error):
+                raise
+            lacking, slope = str(error).splitlines()[0], torch.zeros_like(leaf)
         predicted += (slope * v).flatten(1).sum(1).double()
         measured += change.flatten(1).double().square().sum(1)
     share = torch.where(measured > 0, predicted / measured, torch.nan)
     moved = measured > 0
-    return Audit(share, moved, moved & ((share - 1).abs() <= TOLERANCE))
+    return Audit(share, moved, moved & ((share - 1).abs() <= TOLERANCE), lacking)
 
 
 def gradient(values: PerImage, leaf: Images, *, keep: bool = False) -> Images:

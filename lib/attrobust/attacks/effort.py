@@ -70,8 +70,8 @@ def passes(
     iterate costs a map (the one just climbed, where that is deterministic and of the judged network itself), and a
     prediction unless the map brings its logits along. An iterate that lost its prediction costs one pass each way for
     the way back. Before that, the derivative is audited: five maps and two gradients of one on each network; and where
-    twins are built, one image is shown to the network and to each twin to see its kinks. A network that is met for the
-    first time is looked at before all that, once (`models.guards`: some 60 images forward, 8 back).
+    twins are built, the images pass 9 times, once back, to see the network's kinks and to try a twin. A network that is
+    met for the first time is looked at before all that, once (`models.guards`: some 60 images forward, 8 back).
 
     Args:
         effort, images: how hard the suite tries, and on how many images; all of them pass the audit.
@@ -98,6 +98,6 @@ def passes(
     audits = images * (networks + built) if effort.steps else 0
     maps = images + judged + audits * (2 * DIRECTIONS + 1) + (0 if shared else climbs * effort.steps * fresh)
     gradients = audits * DIRECTIONS + climbs * effort.steps * fresh
-    kinks = 1 + twins if built and effort.steps else 0
+    tried = images if built and effort.steps else 0
     predictions = images + (0 if logits and not stochastic else judged) + lost
-    return Passes(maps * forward + predictions + kinks, maps * backward + gradients * forward + lost)
+    return Passes(maps * forward + predictions + 9 * tried, maps * backward + gradients * forward + tried + lost)

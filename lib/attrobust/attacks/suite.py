@@ -157,20 +157,39 @@ def passing(
         named = {"": problem.model}
     audits |= {suffix: _audit(problem, network) for suffix, network in named.items()}
     bent = [] if ascend_on or not audits[""].refused else kinks(problem.model, problem.x)
-    if bent and betas:
-        named = {f", β={beta:g}": smooth_twin(problem.model, problem.x, beta=beta) for beta in betas}
+    if bent and not bool(problem.clean.any()) and _moves(problem):
+        raise BlindError(
+            f"model (it runs {', '.join(bent)}) has a {_name(problem.attribution)} map that is zero everywhere though"
+            " its logits change: there is no map to attack"
+        )
+    refused = not ascend_on and audits[""].refused
+    if betas and refused and (bent or bool(audits[""].moved.any())):
+        try:
+            smooth_twin(problem.model, problem.x, beta=betas[0])
+        except ValueError as error:
+            raise BlindError(str(error)) from error
+        named = {f", β={beta:g}": SmoothTwin(problem.model, beta) for beta in betas}
         audits |= {suffix: _audit(problem, network) for suffix, network in named.items()}
     still = not any(bool(audits[suffix].moved.any()) for suffix in named)
     climbed = {suffix: network for suffix, network in named.items() if not audits[suffix].refused}
     if not climbed and (bent or not still):
         least = min(audits[suffix].failing for suffix in named)
-        runs = f" (it runs {', '.join(bent)})" if bent else ""
+        lacking = {audits[suffix].lacking for suffix in named} - {""}
+        said = [f"it runs {', '.join(bent)}"] * bool(bent) + [f"torch: {each}" for each in lacking]
+        runs = f" ({'; '.join(said)})" if said else ""
         raise BlindError(
             f"model{runs} has a {_name(problem.attribution)} map whose derivative does not predict how the map changes"
             f" on {least:.0%} of the images, so an attack would climb blindly; pass ascend_on=[smooth networks that"
             " stand for it], or Effort(steps=0) to search without gradients"
         )
     return climbed
+
+
+def _moves(problem: Problem) -> bool:
+    """Whether the logits of any image change somewhere on the ball's boundary."""
+    kicks = each(problem.ball.boundary, problem.x, [problem.streams(i, "logits") for i in range(len(problem.x))])
+    with torch.no_grad():
+        return not torch.equal(problem.model(problem.x), problem.model(problem.moved(problem.everyone, kicks)))
 
 
 def _audit(problem: Problem, network: nn.Module) -> Audit:

@@ -25,8 +25,8 @@ SHOWN = 4
 
 Tries = tuple[tuple[tuple[float, ...], float], ...]
 
-#: Steps of the difference quotient, in units of the pixels, and how much of the change the gradient may miss. The second
-#: are for networks that round inside, and for those that do not run in double precision; one step that agrees suffices.
+#: Steps of the difference quotient, in pixels, and how much of the change the gradient may miss: one that agrees is
+#: enough. The second are for networks that round inside, and for those that do not run in double precision.
 TRIES: Tries = (((1e-6, 1e-5, 1e-4), 0.02), ((1e-3, 1 / 255, 0.03, 0.1), 0.3))
 #: Weights up to which a network is also run in double precision.
 DOUBLED = 2**26

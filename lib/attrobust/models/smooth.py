@@ -1,76 +1,77 @@
 """Kinks and the smooth twin: why a ReLU network cannot be attacked through its own gradient.
 
 Between its kinks a ReLU network is linear, so its saliency map is locally constant and an attack that climbs on it
-moves nothing and would report "robust". It climbs on a twin with the same weights instead, in which every ReLU is a
-softplus, and is judged on the original network:
-
-    softplus_beta(h) = log(1 + exp(beta h)) / beta  ->  relu(h)  as  beta -> infinity
-
-Both functions watch what the network *does*, not which modules it lists.
+moves nothing and would report "robust". It climbs on a twin with the same weights instead, whose kinks `soften` makes
+smooth, and is judged on the original network. Both functions measure what the network *does*: at no operation may the
+slope still jump, and the twin's gradient must be the slope of its logits.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attrobust import checks
+from attrobust.models.soften import Soften
 from attrobust.shapes import Images
 
-#: By name, in place (with an underscore at the end) or not.
-_KINKED = {
-    "relu", "leaky_relu", "threshold", "hardtanh", "clamp", "clamp_min", "clamp_max", "rrelu_with_noise", "prelu",
-    "_prelu_kernel", "maximum", "minimum", "abs", "hardsigmoid", "hardswish", "hardshrink", "softshrink",
-}  # fmt: skip
+#: Sharpness at which a twin is tried: what is wrong with it shows most where it is soft.
+MILD = 1.0
 
-_RELUS_IN_PLACE = {F.relu_, torch.relu_, torch.Tensor.relu_}
-_SOFTENED = {F.relu, torch.relu, torch.Tensor.relu, F.leaky_relu} | _RELUS_IN_PLACE
-_CLAMPS = {torch.clamp, torch.Tensor.clamp, torch.clamp_min, torch.Tensor.clamp_min}
+#: Half the distance, in pixel units, of two points whose difference tries a twin's gradient; how far both may differ,
+#: beyond rounding and what a shorter step changes; the twin of this sharpness may differ as much from its network.
+STEP, TOLERANCE, SHARP = 1 / 1020, 0.01, 1e6
+
+#: Half the way along which the gradient's derivative is integrated at so many points, and the least share it must find.
+REACH, POINTS, SHARE = 0.5, 8, 0.4
+
+#: How often one looks closer at a jump, about a hundred times each.
+LOOKS = 4
 
 
 def kinks(model: nn.Module, x: Images) -> list[str]:
-    """Names of the piecewise-linear operations the network runs on `x`, in order, without repeats."""
-    with torch.no_grad(), _Watch() as watch:
-        model(x[:1])
-    return list(dict.fromkeys(watch.seen))
+    """Names of the operations whose slope or value jumps within what images `x` reach, in order, without repeats."""
+    with torch.enable_grad(), _Watch() as watch:
+        model(x.detach().requires_grad_())
+    return watch.seen
 
 
 def smooth_twin(model: nn.Module, x: Images, *, beta: float) -> "SmoothTwin":
-    """Same network, same weights (shared, not copied, so it follows their changes), softplus in place of every ReLU.
+    """Same network, same weights (shared, not copied, so it follows their changes), without kinks.
 
-    The network may call ReLU and leaky ReLU as module, function or in place; a ValueError refuses one that runs another
-    kink on images `x`. The curvature of the twin grows with `beta`, the sharpness of the softplus. Our attacks use 5,
-    10 and 50 and count the worst (Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame",
-    section 4).
+    Softened are ReLU, its leaky and clipped relatives, clamps, absolute values, and comparisons whose outcome gates or
+    selects, as in `torch.where(h > 0, h, 0)`. A ValueError refuses a network that on images `x` keeps another kink, or
+    whose twin's gradient is not the slope of its logits. The curvature of the twin grows with `beta`, the sharpness of
+    its softplus. Our attacks use 5, 10 and 50 and count the worst (Dombrowski et al. 2019, "Explanations can be
+    manipulated and geometry is to blame", section 4).
 
     Example:
         >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()), torch.rand(1, 1, 2, 2)
         >>> kinks(smooth_twin(net, x, beta=10.0), x)
         []
     """
-    twin = SmoothTwin(model, checks.positive("beta", beta))
-    left = kinks(twin, x)
-    if left:
+    mild = SmoothTwin(model, min(checks.positive("beta", beta), MILD))
+    if left := kinks(mild, x):
         raise ValueError(
-            f"model runs {', '.join(left)}, which a smooth twin cannot replace; use ReLU, leaky ReLU or a smooth"
-            " activation"
+            f"model runs {', '.join(left)}, which a smooth twin cannot replace; use ReLU, clamp or another activation"
+            " made of straight pieces, or a smooth one"
         )
-    return twin
+    _tried(mild, x)
+    return SmoothTwin(model, beta)
 
 
 class SmoothTwin(nn.Module):
-    """A network run with softplus in place of ReLU; shares the weights of `original`."""
+    """A network run with softplus and sigmoid in place of ramps and steps; shares the weights of `original`."""
 
     def __init__(self, original: nn.Module, beta: float) -> None:
         super().__init__()
         self.original, self.beta, self.training = original, beta, original.training
 
     def forward(self, x: Images) -> Tensor:
-        """Output of the original network with every ReLU softened."""
-        with _Soften(self.beta):
+        """Output of the original network with every kink softened."""
+        with Soften(self.beta):
             return self.original(x)
 
     @property
@@ -80,52 +81,121 @@ class SmoothTwin(nn.Module):
 
     @property
     def attend(self) -> Callable:
-        """`attend` of the original network with every ReLU softened; missing where the original has none."""
+        """`attend` of the original network with every kink softened; missing where the original has none."""
         original = self.original.attend
 
         def softened(x: Images) -> tuple[Tensor, list[Tensor]]:
-            with _Soften(self.beta):
+            with Soften(self.beta):
                 return original(x)
 
         return softened
 
 
+def _tried(twin: SmoothTwin, x: Images) -> None:
+    """Refuse a twin whose gradient is not the slope of its logits, or jumps, or that does not tend to its network."""
+
+    def run(model: nn.Module, at: Images) -> Tensor:
+        logits = checks.logits("model", model(at), batch=len(at))
+        return logits @ torch.linspace(1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
+
+    def slope(at: Images, v: Images | None = None) -> tuple[Tensor, Tensor]:
+        """Values and gradient; with a direction, gradient and its derivative along it."""
+        leaf = at.detach().requires_grad_()
+        with torch.enable_grad():
+            value = run(twin, leaf)
+            first = torch.autograd.grad(value.sum(), leaf, create_graph=v is not None, materialize_grads=True)[0]
+            if v is None:
+                return value.detach().double(), first.double()
+            if not first.requires_grad:
+                return first, torch.zeros_like(first, dtype=torch.float64)
+            return first.detach(), torch.autograd.grad((first * v).sum(), leaf, materialize_grads=True)[0].double()
+
+    def change(v: Images, step: float) -> Tensor:
+        return (run(twin, x + step * v).double() - run(twin, x - step * v).double()) / (2 * step)
+
+    try:
+        value, gradient = slope(x)
+    except RuntimeError as error:
+        raise ValueError(f"model's smooth twin has no gradient: {str(error).split('. ')[0]}") from error
+    draw = torch.Generator().manual_seed(0)
+    v = torch.randint(2, x.shape, generator=draw).to(x) * 2 - 1
+    with torch.no_grad():
+        far, near = change(v, STEP), change(v, STEP / 4)
+        sharp = run(SmoothTwin(twin.original, SHARP), x).double()
+    with torch.enable_grad():  # without, torch may fuse layers, which rounds otherwise
+        there = run(twin.original, x.detach().requires_grad_()).detach().double()
+    rounding = 8 * torch.finfo(x.dtype).eps * value.norm() / STEP * 4
+    missing = (near - (gradient * v).flatten(1).sum(1)).norm()
+    if missing > TOLERANCE * near.norm() + (far - near).norm() + rounding:
+        raise ValueError(
+            f"model's smooth twin has a gradient that misses {float(missing / near.norm()):.0%} of its logits' slope,"
+            " as where activation checkpointing or a backward of its own runs kinks again; switch it off"
+        )
+    if not bool((sharp - there).norm() <= TOLERANCE * there.norm()):
+        raise ValueError("model's smooth twin does not tend to it as beta grows; use ReLU or a smooth activation")
+    if not torch.equal(value, there):
+        return
+    # Nothing was softened. Along a segment the gradient changes by the integral of its derivative, and by its jumps.
+    way = slope(x + REACH * v)[1] - slope(x - REACH * v)[1]
+    places = (torch.arange(POINTS) + torch.rand(POINTS, generator=draw)) / POINTS * 2 - 1
+    try:
+        bends = sum(slope(x + float(place) * REACH * v, v)[1] for place in places) * 2 * REACH / POINTS
+    except RuntimeError:  # no second derivative: whoever needs it is told by torch
+        return
+    share = (bends * way).sum() / way.square().sum()
+    if way.norm() > 1e-3 * gradient.norm() and share < SHARE:
+        raise ValueError(
+            f"model keeps kinks that a smooth twin cannot replace (its derivative finds {float(share):.0%} of how its"
+            " gradient changes), as in max pooling; use average pooling, and ReLU, clamp or a smooth activation"
+        )
+
+
 class _Watch(TorchDispatchMode):
-    """Notes the kinks that run."""
+    """Notes the elementwise operations on what the gradient flows through that have a kink between their inputs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
-        name = func.overloadpacket.__name__
-        if name.rstrip("_") in _KINKED:
-            self.seen.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-class _Soften(TorchFunctionMode):
-    """Runs a softplus where a ReLU is called."""
-
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        self.beta = beta
-
-    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
-        kwargs = kwargs or {}
-        if func in _SOFTENED:
-            leaky = func is F.leaky_relu
-            names = ("input", "negative_slope", "inplace") if leaky else ("input", "inplace")
-            call = {"negative_slope": 0.01 if leaky else 0.0, "inplace": func in _RELUS_IN_PLACE}
-            call |= dict(zip(names, args, strict=False)) | kwargs
-            x, slope = call["input"], call["negative_slope"]
-            return x.copy_(self._soft(x.clone(), slope)) if call["inplace"] else self._soft(x, slope)
-        if func in _CLAMPS:
-            bounds = dict(zip(("min", "max"), args[1:], strict=False)) | kwargs
-            low, high = bounds.get("min"), bounds.get("max")
-            if isinstance(low, int | float) and low == 0 and high is None:
-                return self._soft(args[0], 0.0)
+        kwargs, name = kwargs or {}, func.overloadpacket.__name__
+        fixed = func.namespace == "aten" and torch.Tag.nondeterministic_seeded not in func.tags
+        for place, arg in enumerate(args if fixed and name not in self.seen else ()):
+            wide = isinstance(arg, Tensor) and arg.requires_grad and arg.is_floating_point() and arg.numel() > 1
+            if wide and _bends(partial(_one, func, args, kwargs, place), *arg.detach().double().aminmax()):
+                self.seen.append(name)
+                break
         return func(*args, **kwargs)
 
-    def _soft(self, x: Tensor, slope: float) -> Tensor:
-        return slope * x + (1 - slope) * F.softplus(x, self.beta) if slope else F.softplus(x, self.beta)
+
+def _one(func: Callable, args: tuple, kwargs: dict, place: int, values: Tensor) -> Tensor:
+    """An operation on other values of one tensor, every other being a typical number of its own."""
+    args = [
+        a if not isinstance(a, Tensor) else a.double().mean() if a.is_floating_point() else a.flatten()[:1].squeeze()
+        for a in args
+    ]
+    return func(*args[:place], values.clone(), *args[place + 1 :], **kwargs)
+
+
+def _bends(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> bool:
+    """Whether an elementwise function's slope jumps between two numbers: a jump stays however closely one looks."""
+    jumps, spans = [], []
+    for _ in range(LOOKS):
+        at = torch.linspace(float(low), float(high), 257, dtype=torch.float64, device=low.device)
+        try:
+            value, mirrored = function(at), function(at.flip(0))
+        except (RuntimeError, TypeError, IndexError, ValueError):
+            return False
+        if not isinstance(value, Tensor) or value.shape != at.shape or not torch.equal(value.flip(0), mirrored):
+            return False
+        value, step = value.double(), at[1] - at[0]
+        slopes = value.diff() / step
+        jump, where = (slopes[2:] - slopes[:-2]).abs().max(0)
+        rounding = (
+            64 * torch.finfo(at.dtype).eps * torch.maximum(value.abs().max(), (at * slopes.abs().max()).abs().max())
+        )
+        if not bool(jump > 1e-3 * slopes.abs().max() + rounding / step):  # NaN says no
+            return False
+        jumps.append(jump), spans.append(value.max() - value.min())
+        low, high = at[where], at[where + 3]
+    return bool(jump > 0.1 * max(jumps)) and bool(spans[-1] <= spans[0])
