@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from attrobust.curvature import guards
-from attrobust.curvature.spectra import normal
 
 #: Examples that the audit asks.
 FEW = 4
@@ -73,7 +72,7 @@ class Audit:
         """Compare the first derivatives, or the first two, in float64; as they are where the function cannot do that."""
         for double in (True, False):
             try:
-                with torch.random.fork_rng(devices=[]), _Double() if double else nullcontext():
+                with torch.random.fork_rng(devices=[]):
                     return self._compare(order, double=double)
             except RuntimeError as error:
                 reason = error
@@ -83,91 +82,80 @@ class Audit:
         few, draw = min(FEW, self.examples), torch.Generator().manual_seed(0)
         given = [p.detach() if self.names else p.detach()[:few] for p in self.point]
         given = [p.double() if double else p for p in given]
-        sizes = [p.square().mean().sqrt() for p in given]
-        sizes = [torch.where(size > 0, size, torch.ones_like(size)) for size in sizes]
-        noise = [normal(p, draw) for p in given]
-        at = [p + 0.01 * r * torch.where(p == 0, s, p) for p, r, s in zip(given, noise, sizes, strict=True)]
-        u, v = ([s * normal(p, draw) for p, s in zip(given, sizes, strict=True)] for _ in range(2))
-        eps = torch.finfo(at[0].dtype).eps
-        close = eps**0.25
-
-        def moved(step: float, along: Sequence[Tensor | None] = v) -> list[Tensor]:
-            return [p if d is None else p + step * d for p, d in zip(at, along, strict=True)]
-
-        def total(where: Sequence[Tensor]) -> Tensor:
-            with torch.no_grad():
-                return self.run(where, few).sum()
-
-        numbers, live, found = self._gradient(at, graph=order > 1)
-        size = numbers.abs().sum()
+        u, v = ([_around(p, draw) for p in given] for _ in range(2))
+        at = [torch.where(p == 0, d, p).mul_(0.01).add_(p) for p, d in zip(given, u, strict=True)]
+        numbers, live, found = self._gradient(at, few, graph=order > 1)
+        eps, size = torch.finfo(numbers.dtype).eps, numbers.abs().sum()
         with torch.no_grad():
-            single = self.run(at, 1)[0]
+            single = self._values(at, 1)[0]
         if (single - numbers[0]).abs() > eps**0.5 * max(1.0, float(numbers.abs().max())):
             raise ValueError(
                 f"{self.name} is random or couples the examples: one has {float(single):.6g} alone and"
                 f" {float(numbers[0]):.6g} in a batch; it must be a fixed function of each example"
             )
-        unused = [d if g is None else None for g, d in zip(found, v, strict=True)]
+        unused = [torch.zeros_like(d) if g is not None else d for g, d in zip(found, v, strict=True)]
         gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(at, found, strict=True)]
-        cut = any(d is not None for d in unused) and bool(
-            (total(moved(0.01, unused)) - numbers.sum()).abs() > eps**0.5 * size
-        )
-        cut = cut or _differs(
-            [_dot(gradient, v)],
-            lambda h: [(total(moved(h)) - total(moved(-h))) / (2 * h)],
-            steps=[eps ** (1 / 3) * 8**k for k in range(3)],
-            rounding=10 * eps * size,
-            close=close,
-        )
-        if cut:
-            self._refuse_cut(at, unused)
-        if order == 1:
-            return
-        graph = Graph(live, gradient)
-        left, right = graph.times(u, retain=True), graph.times(v, retain=False)
-        count, sides = sum(p.numel() for p in at), [(_dot(a, a) * _dot(b, b)).sqrt() for a, b in ((v, left), (u, right))]
-        skew = (_dot(v, left) - _dot(u, right)).abs()
-        if skew > (close / count**0.5 + 1e3 * eps) * sum(sides):
-            raise ValueError(
-                f"{self.name} has no symmetric Hessian, u.Hv - v.Hu is {float(skew):.3g}: torch differentiates an"
-                " operation wrongly twice, as weight_norm on a CPU; write it out, or take it off"
-            )
-        if double and _differs(
-            self._blocks(right),
-            lambda h: [
-                (a - b) / (2 * h)
-                for a, b in zip(*(self._blocks(self._gradient(moved(s))[2]) for s in (h, -h)), strict=True)
-            ],
-            steps=[eps ** (1 / 2), eps ** (5 / 12), eps ** (1 / 3)],
-            rounding=10 * eps * _dot(gradient, gradient).sqrt(),
-            close=close,
-        ):
+        said, rounding = [_dot(gradient, v)], [size]
+        if order > 1:
+            graph = Graph(live, gradient)
+            left, right = graph.times(u, retain=True), graph.times(v, retain=False)
+            self._symmetric(u, v, left, right)
+            said += self._blocks(right)
+            rounding += [_dot(gradient, gradient).sqrt()] * (len(said) - 1)
+
+        def quotients(step: float, along: Sequence[Tensor] = v, graph: bool = order > 1) -> list[Tensor]:
+            ends = []
+            for h in (step, -step):
+                where = [torch.add(p, d, alpha=h) for p, d in zip(at, along, strict=True)]
+                with torch.set_grad_enabled(graph):
+                    value, _, slope = self._gradient(where, few) if graph else (self._values(where, few), None, [])
+                ends.append([value.sum(), *(self._blocks(slope) if graph else [])])
+            return [torch.sub(a, b).div_(2 * step) for a, b in zip(*ends, strict=True)]
+
+        cut = any(g is None for g in found) and bool(quotients(0.01, unused, False)[0].abs() > eps**0.5 * size)
+        wrong = [] if cut else _differing(said, quotients, [10 * eps * float(r) for r in rounding], eps)
+        if cut or 0 in wrong:
+            self._refuse_cut(at, [name for name, g in zip(self.names, found, strict=False) if g is None])
+        if wrong and double:
             raise ValueError(
                 f"{self.name} has another second derivative than autograd says, by the difference quotient of its"
                 " gradient: some backward is not differentiable (detached, or a custom one); write the operation out"
             )
 
-    @property
-    def _few(self) -> int:
-        return min(FEW, self.examples)
+    def _symmetric(
+        self, u: Sequence[Tensor], v: Sequence[Tensor], left: Sequence[Tensor], right: Sequence[Tensor]
+    ) -> None:
+        """Refuse a product with u, on the left, and one with v that belong to no symmetric matrix."""
+        skew, eps = (_dot(v, left) - _dot(u, right)).abs(), torch.finfo(u[0].dtype).eps
+        sides = sum((_dot(a, a) * _dot(b, b)).sqrt() for a, b in ((v, left), (u, right)))
+        if skew > (eps**0.25 / sum(d.numel() for d in u) ** 0.5 + 1e3 * eps) * sides + 1e3 * eps:
+            raise ValueError(
+                f"{self.name} has no symmetric Hessian, u.Hv - v.Hu is {float(skew):.3g}: torch differentiates an"
+                " operation wrongly twice, as weight_norm on a CPU; write it out, or take it off"
+            )
 
-    def _gradient(self, at: Sequence[Tensor], *, graph: bool = False) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+    def _values(self, at: Sequence[Tensor], n: int) -> Tensor:
+        with _Double() if at[0].dtype == torch.float64 else nullcontext():
+            return self.run(at, n)
+
+    def _gradient(
+        self, at: Sequence[Tensor], few: int, *, graph: bool = False
+    ) -> tuple[Tensor, list[Tensor], Sequence[Tensor | None]]:
         """The numbers at a point, the point as leaves, and the gradient of the sum; None where no path leads there."""
         live = [p.detach().requires_grad_() for p in at]
         with torch.enable_grad():
-            numbers = self.run(live, self._few)
+            numbers = self._values(live, few)
             if not numbers.requires_grad:
                 return numbers, live, [None] * len(live)
-            return numbers.detach(), live, list(
-                torch.autograd.grad(numbers.sum(), live, create_graph=graph, allow_unused=True)
-            )
+            found = torch.autograd.grad(numbers.sum(), live, create_graph=graph, allow_unused=True)
+        return numbers.detach(), live, found
 
     def _blocks(self, pieces: Sequence[Tensor | None]) -> list[Tensor]:
         """A piece for each parameter, or for each example."""
         whole = [torch.zeros_like(p) if g is None else g for p, g in zip(self.point, pieces, strict=True)]
         return whole if self.names else list(whole[0])
 
-    def _refuse_cut(self, at: Sequence[Tensor], unused: Sequence[Tensor | None]) -> NoReturn:
+    def _refuse_cut(self, at: Sequence[Tensor], missed: Sequence[str]) -> NoReturn:
         """Say where: at the module that lets no gradient through, or at parameters that none reaches."""
         cut, names = [], {m: n or "itself" for n, m in self.network.named_modules()} if self.network else {}
 
@@ -178,11 +166,10 @@ class Audit:
 
         handles = [m.register_forward_hook(note, with_kwargs=True) for m in names]
         try:
-            self._gradient(at)
+            self._gradient(at, 1)
         finally:
             for handle in handles:
                 handle.remove()
-        missed = [name for name, d in zip(self.names, unused, strict=False) if d is not None]
         rest = f" and {len(missed) - 3} more" if len(missed) > 3 else ""
         what = ", ".join(missed[:3]) + rest if missed else "parameters" if self.names else "x"
         free = ", or freeze what shall not count by requires_grad_(False)" if self.names else ""
@@ -195,15 +182,21 @@ class Audit:
 class _Double(TorchFunctionMode):
     """Runs in float64 what would run in float32, whatever the function itself asks for."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
-        args, kwargs = tree_map(_doubled, (args, kwargs or {}))
-        return tree_map(_doubled, (Tensor.double if func is Tensor.float else func)(*args, **kwargs))
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ == "__get__":  # of an attribute, such as the dtype
+            return _doubled(func(*args))
+        func = Tensor.double if func is Tensor.float else func
+        return _doubled(func(*_doubled(args), **_doubled(kwargs or {})))
 
 
 def _doubled(value: object) -> object:
-    if value is torch.float32:
-        return torch.float64
-    return value.double() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+    if isinstance(value, Tensor):
+        return value.double() if value.dtype == torch.float32 else value
+    if type(value) in (tuple, list):
+        return type(value)(map(_doubled, value))
+    if type(value) is dict:
+        return {key: _doubled(entry) for key, entry in value.items()}
+    return torch.float64 if value is torch.float32 else value
 
 
 def _live(values: Sequence[object]) -> bool:
@@ -211,31 +204,35 @@ def _live(values: Sequence[object]) -> bool:
 
 
 def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    return sum((a.detach() * b.detach()).sum() for a, b in zip(one, other, strict=True))
+    return sum(torch.dot(a.detach().flatten(), b.detach().flatten()) for a, b in zip(one, other, strict=True))
 
 
-def _differs(
-    said: Sequence[Tensor], quotient: Callable[[float], Sequence[Tensor]], *, steps: Sequence[float], rounding: Tensor,
-    close: float,
-) -> bool:  # fmt: skip
-    """Whether some block has quotients that agree with each other at two steps and at none with what autograd says."""
+def _around(p: Tensor, draw: Generator) -> Tensor:
+    """Random numbers of the tensor's own size; of size 1 where it is all zero."""
+    size = float(p.norm()) / p.numel() ** 0.5 or 1.0
+    return torch.rand(p.shape, generator=draw, dtype=p.dtype).sub_(0.5).mul_(12**0.5 * size).to(p.device)
+
+
+def _differing(
+    said: Sequence[Tensor], quotients: Callable[[float], Sequence[Tensor]], rounding: Sequence[float], eps: float
+) -> list[int]:
+    """Blocks whose quotients agree with each other at two steps, and at none with what autograd says."""
 
     def lengths(pieces: Sequence[Tensor]) -> Tensor:
-        return torch.stack([piece.detach().norm() for piece in pieces])
+        return torch.stack([piece.detach().norm() for piece in pieces]).cpu()
 
-    def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return lengths([a - b for a, b in zip(one, other, strict=True)]), close * (lengths(one) + lengths(other))
+    def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+        error = lengths([a - b for a, b in zip(one, other, strict=True)])
+        return error - eps**0.25 * (lengths(one) + lengths(other))
 
     agreed, sure, last = torch.zeros(len(said)).bool(), torch.zeros(len(said)).bool(), None
-    floor = 1e-6 * lengths(said).norm()
-    for step in steps:
-        now = quotient(step)
-        error, allowed = apart(said, now)
-        agreed |= (error <= allowed + floor + rounding / step).cpu()
+    floor = torch.cat([torch.zeros(1), 1e-6 * lengths(said[1:]).norm().expand(len(said) - 1)]) if said[1:] else 0.0
+    for step in (eps ** (1 / 2), eps ** (5 / 12), eps ** (1 / 3)):
+        now = quotients(step)
+        agreed |= apart(said, now) <= floor + 1e3 * eps + torch.tensor(rounding) / step
         if bool(agreed.all()):
-            return False
+            return []
         if last is not None:
-            error, allowed = apart(last, now)
-            sure |= (error <= allowed).cpu()
+            sure |= apart(last, now) <= 0
         last = now
-    return bool((sure & ~agreed).any())
+    return torch.where(sure & ~agreed)[0].tolist()

@@ -121,6 +121,8 @@ def _by_jacobians(model: nn.Module, x: Tensor, factor: factored.Factor, names: l
     try:
         jacobian = vmap(jacrev(outputs), in_dims=(None, 0))(inside, x)
     except RuntimeError as error:
-        raise ValueError(f"model cannot run under torch.func.vmap, which this trace needs: {guards.said(error)}") from error
+        raise ValueError(
+            f"model cannot run under torch.func.vmap, which this trace needs: {guards.said(error)}"
+        ) from error
     j = torch.cat([part.flatten(2) for part in jacobian.values()], dim=2)  # (batch, outputs, n)
     return sum(sign * torch.einsum("bc,bcn->bn", rows.to(j), j).square().sum(1).double() for rows, sign in factor)

@@ -18,7 +18,9 @@ COMPANY, COPIES, DRAWS = 8, 16, 16
 def mode() -> None:
     """Refuse inference mode, in which no graph can be built."""
     if torch.is_inference_mode_enabled():
-        raise ValueError("torch.inference_mode is on, which allows no derivative; use torch.no_grad, which is fine here")
+        raise ValueError(
+            "torch.inference_mode is on, which allows no derivative; use torch.no_grad, which is fine here"
+        )
 
 
 def usable(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
@@ -47,7 +49,9 @@ def alone(model: nn.Module, x: Tensor) -> None:
     A few images run twice, the first of them alone and as copies of itself. Buffers and torch's generators stay as
     they were.
     """
-    held = [(m._buffers, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    held = [
+        (m._buffers, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
+    ]
     training = any(module.training for module in model.modules())
     remedy = "call model.eval()" if training else "it must be a fixed function of each image"
     with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
@@ -115,7 +119,7 @@ class _Precision(TorchDispatchMode):
 
     low: torch.dtype | None = None
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
         for t in tree_leaves(found):
             if isinstance(t, Tensor) and t.is_floating_point() and t.dtype.itemsize < 4:
@@ -125,7 +129,9 @@ class _Precision(TorchDispatchMode):
 
 def _rows(model: nn.Module, x: Tensor) -> list[Tensor]:
     """What the model returns for each image, from whatever holds it."""
-    found = [part for leaf in tree_leaves(model(x.clone())) for part in tree_leaves(getattr(leaf, "__dict__", None) or leaf)]
+    found = [
+        part for leaf in tree_leaves(model(x.clone())) for part in tree_leaves(getattr(leaf, "__dict__", None) or leaf)
+    ]
     tensors = (t.detach() for t in found if isinstance(t, Tensor))
     return [t for t in tensors if t.is_floating_point() and t.ndim and len(t) == len(x)]
 

@@ -146,7 +146,7 @@ def _logits_and_jacobians(model: nn.Module, x: Tensor, chunk: int = 256) -> Iter
         yield logits.detach(), jacobian_of(logits, at, constant=True)
 
 
-def weighted(outputs: Tensor, n: int) -> PerImage:
+def weighted(outputs: object, n: int) -> PerImage:
     """Sum of each example's logits with random weights, always the same: what the audit of a Jacobian looks at."""
     logits = checks.logits("model", outputs, batch=n)
     return (logits * normal(logits[0].detach(), Generator().manual_seed(0))).sum(1)
