@@ -74,7 +74,7 @@ def test_a_hessian_from_outside_no_grad_multiplies_inside(keep_graph):
 @pytest.mark.parametrize("measure", MEASURES)
 def test_inference_mode_and_its_tensors_are_refused(measure):
     model = cases.mlp()
-    with torch.inference_mode(), pytest.raises(ValueError, match="torch.inference_mode is on"):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"torch.inference_mode is on"):
         MEASURES[measure](model)
     with torch.inference_mode():
         model = cases.mlp()
@@ -256,11 +256,11 @@ def test_low_precision_and_other_places_are_refused(unchecked):
         sharpness(cases.mlp().bfloat16(), x.bfloat16() * 0 + x, y)
     with pytest.raises(ValueError, match=r"x has dtype torch.float16; curvature needs float32"):
         sharpness(cases.mlp().float(), x.half(), y)
-    with torch.autocast("cpu"), pytest.raises(ValueError, match="model computes in torch.bfloat16"):
+    with torch.autocast("cpu"), pytest.raises(ValueError, match=r"model computes in torch.bfloat16"):
         sharpness(cases.mlp().float(), x, y)
-    with pytest.raises(ValueError, match="1.weight is on meta and x on cpu"):
+    with pytest.raises(ValueError, match=r"1.weight is on meta and x on cpu"):
         sharpness(cases.mlp().to("meta"), x, y)
-    with pytest.raises(ValueError, match="model cannot run on x of torch.float64"):
+    with pytest.raises(ValueError, match=r"model cannot run on x of torch.float64"):
         sharpness(cases.mlp().float(), x.double(), y)
 
 

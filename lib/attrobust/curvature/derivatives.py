@@ -69,7 +69,7 @@ class Audit:
     names: Sequence[str] = ()
 
     def __call__(self, *, order: int) -> None:
-        """Compare the first derivatives, or the first two, in float64; as they are where the function cannot do that."""
+        """Compare the first derivatives, or the first two; in float64 unless the function cannot run so."""
         for double in (True, False):
             try:
                 with torch.random.fork_rng(devices=[]):
