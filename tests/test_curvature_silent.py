@@ -117,6 +117,20 @@ def test_a_frozen_backbone_is_named_and_counts_no_more_where_it_is_frozen_for_go
     assert sharpness(model) == pytest.approx(sharpness(whole))
 
 
+class Side(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.side = cases.mlp(), cases.linear(seed=1)
+
+    def forward(self, x):
+        return self.body(x) + 3e-5 * self.side(x).detach()
+
+
+def test_parameters_that_no_gradient_reaches_are_named_however_little_they_count():
+    with pytest.raises(ValueError, match=r"loss changes with side.1.weight, side.1.bias and its gradient"):
+        sharpness(Side())
+
+
 def test_a_loss_that_lets_no_gradient_through_is_refused_in_exact_traces_too():
     hessian = curvature.ParameterHessian(cases.mlp(), lambda z, y: LOSS(z.detach(), y), cases.images(), cases.labels())
     with pytest.raises(ValueError, match="loss changes with x"):
@@ -172,7 +186,7 @@ def test_kinks_ties_and_zero_weights_are_not_taken_for_wrong_derivatives(dtype):
         with torch.no_grad():
             model[1].bias.zero_()
         x = cases.images(6, seed).to(dtype)
-        x[:, :, :2] = 0
+        x[0] = 0  # every unit of the first layer sits exactly on its kink
         wrapped = nn.Sequential(nn.Identity(), Shift(model))
         hessian = curvature.ParameterHessian(wrapped, LOSS, x, cases.labels(6))
         assert hessian.matvec(torch.ones(1, hessian.size, dtype=dtype)).any()

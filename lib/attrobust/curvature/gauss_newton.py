@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from attrobust import checks
 from attrobust.curvature import factored, guards
 from attrobust.curvature.chain import layers_of, walks
-from attrobust.curvature.derivatives import Audit
+from attrobust.curvature.derivatives import FEW, Audit
 from attrobust.curvature.inputs import Inputs, weighted
 from attrobust.curvature.products import PerExampleLoss
 from attrobust.curvature.spectra import Estimate
@@ -104,8 +104,10 @@ def first_layer(model: nn.Module) -> tuple[str, nn.Module]:
 def _audit(model: nn.Module, x: Tensor, inside: dict[str, nn.Parameter]) -> None:
     """Refuse logits that autograd does not follow back to the parameters."""
 
+    few = x[:FEW]
+
     def run(point: Sequence[Tensor], n: int) -> Tensor:
-        return weighted(functional_call(model, dict(zip(inside, point, strict=True)), (x[:n],)), n)
+        return weighted(functional_call(model, dict(zip(inside, point, strict=True)), (few[:n],)), n)
 
     Audit("model", run, list(inside.values()), len(x), model, list(inside))(order=1)
 

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from attrobust import checks
 from attrobust.curvature import guards
-from attrobust.curvature.derivatives import Audit, Graph
+from attrobust.curvature.derivatives import FEW, Audit, Graph
 from attrobust.models.readouts import Readout, logit
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
@@ -126,9 +126,12 @@ class ParameterHessian(_Hessian):
         self.size = sum(self._sizes)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
 
+        few = x[:FEW], y[:FEW]
+
         def run(point: Sequence[Tensor], n: int) -> Tensor:
-            outputs = functional_call(model, dict(zip(names, point, strict=True)), (x[:n],))
-            return guards.values("loss", loss(outputs, y[:n]), x[:n])
+            images, labels = (part[:n] for part in few)
+            outputs = functional_call(model, dict(zip(names, point, strict=True)), (images,))
+            return guards.values("loss", loss(outputs, labels), images)
 
         self._audit = Audit("loss", run, self.parameters, len(x), model, list(names))
 
@@ -184,7 +187,7 @@ class InputHessian(_Hessian):
         self._readout, self._chunk = readout, chunk
 
         def run(point: Sequence[Tensor], n: int) -> Tensor:
-            return guards.values("readout", readout(model, point[0][:n], y[:n]), x[:n])
+            return guards.values("readout", readout(model, point[0][:n], y[:n]), point[0][:n])
 
         self._audit = Audit("readout", run, [x], len(x), model)
         _ = self._graphs  # built at once: refused here is what only a pass can show
