@@ -103,7 +103,6 @@ def first_layer(model: nn.Module) -> tuple[str, nn.Module]:
 
 def _audit(model: nn.Module, x: Tensor, inside: dict[str, nn.Parameter]) -> None:
     """Refuse logits that autograd does not follow back to the parameters."""
-
     few = x[:FEW]
 
     def run(point: Sequence[Tensor], n: int) -> Tensor:
