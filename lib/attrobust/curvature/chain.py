@@ -79,7 +79,8 @@ def layers_of(model: nn.Module, x: Tensor) -> list[nn.Module] | None:
     layers = [module for module, *_ in seen]
     if not layers or last is not before or last._version != version or last.ndim != 2:
         return None
-    inside = [id(p) for layer in layers for p in layer.parameters()]
+    weighted = [layer for layer in layers if KINDS[type(layer)] in ("dense", "conv")]
+    inside = [id(p) for layer in weighted for p in (layer.weight, layer.bias) if p is not None]
     alone = len(set(inside)) == len(inside) and set(inside) == {id(p) for p in model.parameters()}
     # A network may run its layers under a mode that changes what they do, as a smooth twin does.
     return layers if alone and torch.allclose(_walk(layers, x)[-1].leaving, last, rtol=1e-4) else None

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from attrobust.curvature import guards
 from attrobust.curvature.chain import Link, run
+from attrobust.curvature.derivatives import Audit
 from attrobust.curvature.inputs import jacobian_of
 from attrobust.curvature.spectra import signs
 
@@ -38,19 +39,27 @@ Factor = list[tuple[Float[Tensor, "batch outputs"], Float[Tensor, " batch"]]]
 
 
 def logit_factor(
-    loss: Callable[[Tensor, Tensor], Tensor], logits: Float[Tensor, "batch outputs"], y: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor], logits: Float[Tensor, "batch outputs"], y: Tensor, *, trusted: bool
 ) -> tuple[Float[Tensor, "batch outputs"], Factor]:
     """First and second derivative of each example's loss at its logits, the second one by rows, the smallest first.
 
     In float64: a saturated softmax keeps its complement. Rows that are zero for every example are left out.
+    A loss that is not `trusted` is audited first.
     """
     at = logits.detach().double().requires_grad_()
+
+    def values(z: Tensor) -> Tensor:
+        return guards.values("loss", loss(z, y[: len(z)].double() if y.is_floating_point() else y[: len(z)]), z)
+
+    if not trusted:
+        like = at.detach() / at.detach().abs().max().clamp_min(1.0)  # a sure softmax has rounding only
+        Audit("loss", lambda point, n: values(point[0][:n]), [like], len(at))(order=2)
     with torch.enable_grad():
-        total = guards.values("loss", loss(at, y.double() if y.is_floating_point() else y), logits).sum()
+        total = values(at).sum()
         if not total.requires_grad:
             total = 0 * at.sum()
         (slope,) = torch.autograd.grad(total, at, create_graph=True)
-        values, vectors = torch.linalg.eigh(jacobian_of(slope, at).detach())
+        values, vectors = torch.linalg.eigh(jacobian_of(slope, at, constant=True).detach())
     least = 1e-14 * values.abs().max()
     pairs = zip(values.T, vectors.permute(2, 0, 1), strict=True)
     factor = [(v.abs().sqrt()[:, None] * row, v.sign()) for v, row in pairs if bool((v.abs() > least).any())]

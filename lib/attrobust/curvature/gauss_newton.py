@@ -11,6 +11,8 @@ alone and changes every Hessian quantity (Dinh et al. 2017); |W|_2^2 tr G_(W, b)
 Petzka et al. 2021), and it bounds the input gradients (notebook 02).
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,7 +22,8 @@ from torch.nn import functional as F
 from attrobust import checks
 from attrobust.curvature import factored, guards
 from attrobust.curvature.chain import layers_of, walks
-from attrobust.curvature.inputs import Inputs
+from attrobust.curvature.derivatives import FEW, Audit
+from attrobust.curvature.inputs import Inputs, weighted
 from attrobust.curvature.products import PerExampleLoss
 from attrobust.curvature.spectra import Estimate
 
@@ -48,8 +51,7 @@ class GaussNewton:
             checks.one_of("loss", loss, LOSSES)
         elif y is None:
             raise ValueError("y is None; a callable loss needs the labels")
-        guards.batch(x, y)
-        guards.model(model)
+        guards.usable(model, x, y)
         self.model, self.x = model, x
         self.y = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
         self.loss = loss if callable(loss) else LOSSES[loss]
@@ -61,10 +63,14 @@ def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimat
     inside = {name: p for name, p in model.named_parameters() if name.startswith(block)}
     if not inside:
         raise ValueError(f"block is {block!r}; no parameter name starts with it")
-    layers, total = layers_of(model, x[:1]), 0.0
+    guards.mode()
+    layers, total, trusted = layers_of(model, x[:1]), 0.0, gauss_newton.loss in LOSSES.values()
+    if not layers:
+        _audit(model, x, inside)
     for part, labels in walks(layers, x, y) if layers else zip(x.split(chunk), y.split(chunk), strict=True):
-        logits = part[-1].leaving if layers else model(part)
-        _, factor = factored.logit_factor(gauss_newton.loss, logits, labels)
+        logits = part[-1].leaving if layers else checks.logits("model", model(part), batch=len(part))
+        _, factor = factored.logit_factor(gauss_newton.loss, logits, labels, trusted=trusted)
+        trusted = True
         if layers:
             traces = factored.gauss_newton(part, factor, set(inside.values()))
         else:
@@ -95,6 +101,16 @@ def first_layer(model: nn.Module) -> tuple[str, nn.Module]:
     raise ValueError("model has no layer with weights")
 
 
+def _audit(model: nn.Module, x: Tensor, inside: dict[str, nn.Parameter]) -> None:
+    """Refuse logits that autograd does not follow back to the parameters."""
+    few = x[:FEW]
+
+    def run(point: Sequence[Tensor], n: int) -> Tensor:
+        return weighted(functional_call(model, dict(zip(inside, point, strict=True)), (few[:n],)), n)
+
+    Audit("model", run, list(inside.values()), len(x), model, list(inside))(order=1)
+
+
 def _by_jacobians(model: nn.Module, x: Tensor, factor: factored.Factor, names: list[str]) -> Float[Tensor, " batch"]:
     """Each example's trace from the Jacobian of its logits: any network, at the price of holding it."""
     whole = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()]}
@@ -103,6 +119,11 @@ def _by_jacobians(model: nn.Module, x: Tensor, factor: factored.Factor, names: l
     def outputs(weights: dict[str, Tensor], example: Tensor) -> Tensor:
         return functional_call(model, {**whole, **weights}, (example[None],))[0]
 
-    jacobian = vmap(jacrev(outputs), in_dims=(None, 0))(inside, x)
+    try:
+        jacobian = vmap(jacrev(outputs), in_dims=(None, 0))(inside, x)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model cannot run under torch.func.vmap, which this trace needs: {guards.said(error)}"
+        ) from error
     j = torch.cat([part.flatten(2) for part in jacobian.values()], dim=2)  # (batch, outputs, n)
     return sum(sign * torch.einsum("bc,bcn->bn", rows.to(j), j).square().sum(1).double() for rows, sign in factor)

@@ -1,32 +1,45 @@
-"""Inputs that have no curvature, or a wrong one, refused in one sentence before any work: ValueError each."""
+"""What has no curvature, or a wrong one, refused in one sentence before any work: ValueError each."""
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from attrobust.models import guards
 from attrobust.models.derivatives import twice_differentiable as twice_differentiable
-
-COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-
-
-def model(network: nn.Module) -> None:
-    """Refuse layers, also inside attention and recurrent ones, that couple the images of a batch or draw numbers."""
-    for name, module in network.named_modules():
-        kind = type(module).__name__
-        random = isinstance(module, COUPLED) or float(getattr(module, "dropout", 0) or 0) > 0
-        if module.training and random:
-            raise ValueError(f"model is in train mode and holds {kind} ({name}); call model.eval()")
-        if isinstance(module, COUPLED[0]) and module.running_mean is None:
-            raise ValueError(f"model holds {kind} ({name}) without running statistics, which couples the images")
+from attrobust.models.guards import said as said
 
 
-def batch(x: Tensor, y: Tensor | None = None) -> None:
-    """Refuse an empty batch, values that are not finite, and labels of another length."""
+def mode() -> None:
+    """Refuse inference mode, in which no graph can be built."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "torch.inference_mode is on, which allows no derivative; use torch.no_grad, which is fine here"
+        )
+
+
+def usable(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
+    """Refuse a batch or a model without curvature: empty, not finite, elsewhere, low precision, random or coupled."""
+    mode()
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be a batch and not empty")
-    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-        raise ValueError(f"x holds {int((~torch.isfinite(x)).sum())} values that are NaN or infinite")
     if y is not None and len(y) != len(x):
         raise ValueError(f"y has {len(y)} entries for {len(x)} examples; give one label per example")
+    parameters = dict(model.named_parameters())
+    for name, t in {"x": x, "y": x if y is None else y, **parameters, **dict(model.named_buffers())}.items():
+        if t.is_inference():
+            raise ValueError(f"{name} was made under torch.inference_mode and has no derivative; clone it outside")
+        if t.is_meta or (t.device != x.device and (name in parameters or name == "y")):
+            raise ValueError(f"{name} is on {t.device} and x on {x.device}; both must hold numbers on one device")
+        if t.is_floating_point() and t.dtype.itemsize < 4:
+            raise ValueError(f"{name} has dtype {t.dtype}; curvature needs float32 or float64, as of model.float()")
+    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        raise ValueError(f"x holds {int((~torch.isfinite(x)).sum())} values that are NaN or infinite")
+    guards.alone(model, x)
+    with guards.untouched(model), torch.no_grad(), _Precision() as precision:
+        model(x[:1].clone())
+    if precision.low:
+        raise ValueError(f"model computes in {precision.low}; curvature needs float32 or better all the way")
 
 
 def floating(x: Tensor) -> None:
@@ -44,3 +57,16 @@ def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
         worst = numbers.detach()[~torch.isfinite(numbers)][0].item()
         raise ValueError(f"{name} is {worst} on an example; curvature needs a finite {name}")
     return numbers
+
+
+class _Precision(TorchDispatchMode):
+    """Notes a floating-point type below float32 that some operation returns."""
+
+    low: torch.dtype | None = None
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for t in tree_leaves(found):
+            if isinstance(t, Tensor) and t.is_floating_point() and t.dtype.itemsize < 4:
+                self.low = t.dtype
+        return found

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from attrobust import checks
 from attrobust.curvature import guards
+from attrobust.curvature.derivatives import Audit
 from attrobust.curvature.products import InputHessian
 from attrobust.curvature.spectra import Estimate, lanczos, moments, normal
 from attrobust.models.readouts import Readout, logit
@@ -83,12 +84,23 @@ def input_jacobian(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Float[Te
     return torch.cat([jacobian for _, jacobian in _logits_and_jacobians(model, x, chunk)])
 
 
-def jacobian_of(outputs: Float[Tensor, "batch outputs"], x: Inputs) -> Float[Tensor, "batch outputs n"]:
-    """Derivative of outputs in each entry of `x`, every row from its own example alone; zero if `x` is never used."""
-    if not outputs.requires_grad:
-        return outputs.new_zeros(*outputs.shape, x[0].numel())
-    how = {"retain_graph": True, "materialize_grads": True}
-    return torch.stack([torch.autograd.grad(z.sum(), x, **how)[0].flatten(1) for z in outputs.unbind(1)], 1)
+def jacobian_of(
+    outputs: Float[Tensor, "batch outputs"], x: Inputs, *, constant: bool = False
+) -> Float[Tensor, "batch outputs n"]:
+    """Derivative of outputs in each entry of `x`, every row from its own example alone.
+
+    A ValueError refuses outputs that were not computed from `x` with gradients on; with `constant` their row is zero.
+    """
+    guards.mode()
+    how = {"retain_graph": True, "allow_unused": True, "materialize_grads": constant}
+    live = outputs.requires_grad and x.requires_grad
+    with torch.enable_grad():
+        rows = [torch.autograd.grad(z.sum(), x, **how)[0] if live else None for z in outputs.unbind(1)]
+    if any(row is None for row in rows):
+        if not constant:
+            raise ValueError("outputs have no graph that leads to x; compute them from x with gradients on")
+        rows = [torch.zeros_like(x)] * len(rows)
+    return torch.stack([row.flatten(1) for row in rows], 1)
 
 
 def input_jacobian_norm(model: nn.Module, x: Inputs, *, norm: str = "spectral") -> Estimate:
@@ -124,10 +136,17 @@ def gram_spectrum(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Estimate:
 
 def _logits_and_jacobians(model: nn.Module, x: Tensor, chunk: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
     checks.count("chunk", chunk)
-    guards.batch(x)
     guards.floating(x)
-    guards.model(model)
+    guards.usable(model, x)
+    Audit("model", lambda point, n: weighted(model(point[0][:n]), n), [x], len(x), model)(order=1)
     for images in x.split(chunk):
         at = images.detach().requires_grad_()
-        logits = model(at)
-        yield logits.detach(), jacobian_of(logits, at)
+        with torch.enable_grad():
+            logits = checks.logits("model", model(at), batch=len(at))
+        yield logits.detach(), jacobian_of(logits, at, constant=True)
+
+
+def weighted(outputs: object, n: int) -> PerImage:
+    """Sum of each example's logits with random weights, always the same: what the audit of a Jacobian looks at."""
+    logits = checks.logits("model", outputs, batch=n)
+    return (logits * normal(logits[0].detach(), Generator().manual_seed(0))).sum(1)

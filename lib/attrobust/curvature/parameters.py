@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from attrobust import checks
-from attrobust.curvature import factored
+from attrobust.curvature import factored, guards
 from attrobust.curvature.chain import layers_of, walks
 from attrobust.curvature.products import ParameterHessian
 from attrobust.curvature.spectra import Density, Estimate, lanczos, moments, normal, slq
@@ -76,13 +76,14 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
         0.0
     """
     checks.count("products", products, least=6)
+    guards.mode()
     layers = layers_of(hessian.model, hessian.x[:1])
     if not layers:
         return moments(hessian.matvec, _rows(hessian, 1), products=products, generator=generator)[0].single()
     asked = set(hessian.parameters)
     total, variance, spent = 0.0, 0.0, 0
     for links, y in walks(layers, hessian.x, hessian.y):
-        slope, factor = factored.logit_factor(hessian.loss, links[-1].leaving, y)
+        slope, factor = factored.logit_factor(hessian.loss, links[-1].leaving, y, trusted=spent > 0)
         remainder = factored.Remainder(links, slope, asked)
         total += float((factored.gauss_newton(links, factor, asked) + remainder.exact()).sum())
         spent = slope.shape[1] + 1

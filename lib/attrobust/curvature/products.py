@@ -5,7 +5,6 @@ where it is built again. Chunks of a few hundred images are faster on a CPU than
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
@@ -14,9 +13,11 @@ import torch
 from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from attrobust import checks
 from attrobust.curvature import guards
+from attrobust.curvature.derivatives import FEW, Audit, Graph
 from attrobust.models.derivatives import behind
 from attrobust.models.readouts import Readout, logit
 
@@ -25,31 +26,6 @@ Option = bool | str | int | None
 
 #: Share of the free memory that kept graphs may take (our choice: the products need room too).
 SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Gradients of a scalar with respect to `inputs`, with the graph that differentiates them again."""
-
-    inputs: Sequence[Tensor]
-    gradients: Sequence[Tensor]
-
-    @classmethod
-    def of(cls, total: Tensor, inputs: Sequence[Tensor]) -> "Graph":
-        """The gradient of `total`; zero where it does not use an input."""
-        if not total.requires_grad:
-            return cls(inputs, [torch.zeros_like(piece) for piece in inputs])
-        how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
-        return cls(inputs, torch.autograd.grad(total, inputs, **how))
-
-    def times(self, vectors: Sequence[Tensor], *, retain: bool) -> Sequence[Tensor]:
-        """Hessian times `vectors`, one piece per input; a gradient that is constant adds nothing."""
-        live = [(g, v) for g, v in zip(self.gradients, vectors, strict=True) if g.requires_grad]
-        if not live:
-            return [torch.zeros_like(piece) for piece in self.inputs]
-        outputs, directions = zip(*live, strict=True)
-        how = {"retain_graph": retain, "allow_unused": True, "materialize_grads": True}
-        return torch.autograd.grad(outputs, self.inputs, directions, **how)
 
 
 class _Hessian:
@@ -63,9 +39,8 @@ class _Hessian:
             raise ValueError(f"keep_graph is {keep_graph!r}; it must be True, False or 'auto'")
         if memory is not None:
             checks.count("memory", memory, least=0)
-        guards.batch(x, y)
-        guards.model(model)
-        self.model, self.x, self.y, self.products = model, x, y, 0
+        guards.usable(model, x, y)
+        self.model, self.x, self.y, self.products, self._audited = model, x, y, 0, 0
         self._pairs = list(zip(x.split(chunk), y.split(chunk), strict=True))
         self._keep_graph, self._memory = keep_graph, memory
 
@@ -74,7 +49,7 @@ class _Hessian:
         """The graph of every chunk, None where it is built again for every product."""
         graphs, spent, budget = [], 0, self._memory
         for pair in self._pairs:
-            graph = self._graph(*pair)
+            graph = self._built(pair)
             nodes = behind(graph.gradients)
             guards.twice_differentiable(nodes)
             if self._keep_graph == "auto":
@@ -87,15 +62,31 @@ class _Hessian:
             graphs.append(graph if keep else None)
         return graphs
 
+    def _built(self, pair: tuple[Tensor, Tensor]) -> Graph:
+        """The graph of a chunk, with gradients on wherever it is called."""
+        guards.mode()
+        with torch.enable_grad():
+            return self._graph(*pair)
+
+    def _ready(self, order: int) -> Iterator[tuple[Graph, bool]]:
+        """The graph of every chunk and whether it is kept, once autograd's derivatives are known to be right."""
+        guards.mode()
+        graphs = self._graphs
+        if self._audited < order:
+            self._audit(order=order)
+            self._audited = order
+        for graph, pair in zip(graphs, self._pairs, strict=True):
+            yield graph or self._built(pair), graph is not None
+
     def _gradients(self) -> Iterator[Sequence[Tensor]]:
         """The gradients of every chunk, detached."""
-        for graph, pair in zip(self._graphs, self._pairs, strict=True):
-            yield [g.detach() for g in (graph or self._graph(*pair)).gradients]
+        for graph, _ in self._ready(1):
+            yield [g.detach() for g in graph.gradients]
 
     def _products(self, pieces: Callable[[int], Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
         """Hessian times `pieces(i)` for every chunk i."""
-        for i, (graph, pair) in enumerate(zip(self._graphs, self._pairs, strict=True)):
-            yield (graph or self._graph(*pair)).times(pieces(i), retain=graph is not None)
+        for i, (graph, kept) in enumerate(self._ready(2)):
+            yield graph.times(pieces(i), retain=kept)
 
 
 class ParameterHessian(_Hessian):
@@ -126,14 +117,24 @@ class ParameterHessian(_Hessian):
         self, model: nn.Module, loss: PerExampleLoss, x: Tensor, y: Tensor, *, chunk: int = 256, **graphs: Option
     ) -> None:
         super().__init__(model, x, y, chunk, **graphs)
-        if not any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()):
-            guards.floating(x)
-        self.loss, self.parameters = loss, [p for p in model.parameters() if p.requires_grad]
-        if not self.parameters:
+        names = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.loss, self.parameters = loss, list(names.values())
+        if not names:
             raise ValueError("model has no parameter that requires a gradient; unfreeze the ones to differentiate")
+        if len({p.dtype for p in self.parameters}) > 1:
+            raise ValueError(f"model has parameters of {', '.join(sorted({str(p.dtype) for p in self.parameters}))}")
         self._sizes = [p.numel() for p in self.parameters]
         self.size = sum(self._sizes)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
+
+        few = x[:FEW], y[:FEW]
+
+        def run(point: Sequence[Tensor], n: int) -> Tensor:
+            images, labels = (part[:n] for part in few)
+            outputs = functional_call(model, dict(zip(names, point, strict=True)), (images,))
+            return guards.values("loss", loss(outputs, labels), images)
+
+        self._audit = Audit("loss", run, self.parameters, len(x), model, list(names))
 
     def _graph(self, images: Tensor, labels: Tensor) -> Graph:
         losses = guards.values("loss", self.loss(self.model(images), labels), images)
@@ -185,6 +186,11 @@ class InputHessian(_Hessian):
         super().__init__(model, x, y, chunk, **graphs)
         guards.floating(x)
         self._readout, self._chunk = readout, chunk
+
+        def run(point: Sequence[Tensor], n: int) -> Tensor:
+            return guards.values("readout", readout(model, point[0][:n], y[:n]), point[0][:n])
+
+        self._audit = Audit("readout", run, [x], len(x), model)
         _ = self._graphs  # built at once: refused here is what only a pass can show
 
     def _graph(self, images: Tensor, labels: Tensor) -> Graph:

@@ -22,6 +22,8 @@ Model = Callable[[Tensor], Tensor]
 
 #: Images that a network is shown, beside as many drawn ones.
 SHOWN = 4
+#: Passes of a network that draws random numbers.
+DRAWS = 16
 
 Tries = tuple[tuple[tuple[float, ...], float], ...]
 
@@ -44,7 +46,7 @@ def classifier(model: Model, x: Tensor, target: Labels | None = None) -> None:
             its buffers, or whose logits are cut off from the pixels on some way.
     """
     batch("x", x)
-    classes = _classes(model, x)
+    classes = _once(_measured, model, x)
     if target is not None:
         checks.labels("target", target, batch=len(x), classes=classes)
 
@@ -69,23 +71,10 @@ def batch(name: str, x: Tensor) -> Tensor:
 def alone(model: Callable[[Tensor], object], x: Tensor) -> None:
     """Refuse a network that answers an image differently the second time, or in company; or that changes its buffers.
 
-    The network may return anything; the tensors in it are compared. See `classifier`.
+    The network may return anything; the tensors in it are compared. One that draws from torch's global generator is
+    asked many times: what it draws may seldom matter. See `classifier`.
     """
-    company = _company(x)
-    ends = (0, len(company) - 1)
-    with untouched(model) as kept:
-        first, again, *single = (_numbers(_run(model, at)) for at in (company, company, *(company[[i]] for i in ends)))
-        changed = [name for name, (buffer, value) in kept.items() if not torch.equal(buffer, value)]
-    if gap := _apart(first, again):
-        raise ValueError(f"model answers the same images differently, by up to {gap:.2g}: it is random; {_mode(model)}")
-    own = [[t[[i]] if t.shape[:1] == company.shape[:1] else t for t in first] for i in ends]
-    if gap := max(map(_apart, own, single)):
-        raise ValueError(
-            f"model answers an image differently alone and in company, by up to {gap:.2g}: it couples the images of a"
-            f" batch; {_mode(model)}"
-        )
-    if changed:
-        raise ValueError(f"model changes its buffer {changed[0]!r} when it runs; {_mode(model)}")
+    _once(_alone, model, x)
 
 
 @contextmanager
@@ -134,18 +123,50 @@ def cast(model: Model, dtype: torch.dtype, *, live: bool = False) -> Model:
     return lambda x: functional_call(model, state, (x,))
 
 
-def _classes(model: Model, x: Tensor) -> int:
-    """How many classes the network tells apart, which is measured when it is first met."""
+def said(error: Exception) -> str:
+    """First line of an error of torch's, or of another."""
+    return str(error).strip().splitlines()[0].rstrip(".")[:200] if str(error).strip() else type(error).__name__
+
+
+def _once(measure: Callable, model: Model, x: Tensor) -> int | None:
+    """What `measure` finds, which is measured when the network is first met with such images in such modes."""
     model = getattr(model, "stands_for", model)
     modes = tuple(m.training for m in model.modules()) if isinstance(model, nn.Module) else ()
-    met = (tuple(x.shape[1:]), x.dtype, x.device, modes)
+    met = (measure.__name__, tuple(x.shape[1:]), x.dtype, x.device, modes)
     try:
         known = _MEASURED.setdefault(model, {})
     except TypeError:  # neither hashed nor referred to weakly: measured every time
         known = {}
     if met not in known:
-        known[met] = _measured(model, x)
+        known[met] = measure(model, x)
     return known[met]
+
+
+def _alone(model: Callable[[Tensor], object], x: Tensor) -> None:
+    company = _company(x)
+    ends, copies = (0, len(company) - 1), company[:1].expand(len(company), *x.shape[1:])
+    with untouched(model) as kept:
+        before = torch.get_rng_state()
+        first = _numbers(_run(model, company))
+        passes = 1 if torch.equal(before, torch.get_rng_state()) else DRAWS
+        gap = max(_apart(first, _numbers(_run(model, company))) for _ in range(passes))
+        if gap:
+            raise ValueError(
+                f"model answers the same images differently, by up to {gap:.2g}: it is random; {_mode(model)}"
+            )
+        for i in ends:
+            own = [t[[i]] if t.shape[:1] == company.shape[:1] else t for t in first]
+            gap = max(gap, _apart(own, _numbers(_run(model, company[[i]]))))
+        own = [t[[0]].expand(t.shape) if t.shape[:1] == company.shape[:1] else t for t in first]
+        gap = max(gap, _apart(own, _numbers(_run(model, copies))))
+        changed = [name for name, (buffer, value) in kept.items() if not torch.equal(buffer, value)]
+    if gap:
+        raise ValueError(
+            f"model answers an image differently alone and in company, by up to {gap:.2g}: it couples the images of a"
+            f" batch; {_mode(model)}"
+        )
+    if changed:
+        raise ValueError(f"model changes its buffer {changed[0]!r} when it runs; {_mode(model)}")
 
 
 def _measured(model: Model, x: Tensor) -> int:
@@ -214,6 +235,8 @@ def _precise(model: Model, x: Tensor) -> tuple[Model, Tensor, Tries]:
 def _company(x: Tensor) -> Tensor:
     """Images that keep each other company: a few of the batch, and as many drawn over the range of these."""
     shown = x.detach()[:SHOWN]
+    if not shown.is_floating_point():
+        return torch.cat([shown, shown.flip(-1)])
     low, span = shown.amin(), shown.amax() - shown.amin()
     drawn = torch.rand(shown.shape, generator=torch.Generator().manual_seed(0)).to(shown)
     return torch.cat([shown, low + torch.where(span > 0, span, 1) * drawn])
@@ -223,11 +246,10 @@ def _run(model: Callable[[Tensor], object], x: Tensor) -> object:
     """What the network says of images that are part of a graph, as when it is explained."""
     try:
         with torch.enable_grad():
-            return model(x.detach().requires_grad_())
+            return model(x.detach().requires_grad_() if x.is_floating_point() else x)
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         what = f"shape {tuple(x.shape)} and dtype {x.dtype}"
-        raise ValueError(f"model does not run on x of {what}: {said}") from error
+        raise ValueError(f"model does not run on x of {what}: {said(error)}") from error
 
 
 def _detached(run: Model, x: Tensor) -> Tensor:
@@ -236,7 +258,9 @@ def _detached(run: Model, x: Tensor) -> Tensor:
 
 
 def _numbers(output: object) -> list[Tensor]:
-    return [t.detach() for t in tree_leaves(output) if isinstance(t, Tensor)]
+    """Every tensor in what a model returned, whatever holds it."""
+    parts = (part for leaf in tree_leaves(output) for part in tree_leaves(getattr(leaf, "__dict__", None) or leaf))
+    return [t.detach() for t in parts if isinstance(t, Tensor)]
 
 
 def _apart(first: list[Tensor], second: list[Tensor]) -> float:
