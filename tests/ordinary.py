@@ -11,6 +11,7 @@ import torch
 from attrobust import models, swap
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 SHAPE, CLASSES = (3, 32, 32), 5
 
@@ -235,8 +236,16 @@ def gated_mlp():
     return nn.Sequential(Tokens(8), SpatialGate(16, 8), nn.LayerNorm(8), Mean(), nn.Linear(8, CLASSES))
 
 
+class Encoder(nn.TransformerEncoderLayer):
+    """With attention that torch can differentiate twice."""
+
+    def forward(self, x):
+        with sdpa_kernel(SDPBackend.MATH):
+            return super().forward(x)
+
+
 def encoder():
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True, activation="gelu")
+    layer = Encoder(8, 2, 16, batch_first=True, norm_first=True, activation="gelu")
     return nn.Sequential(Tokens(8), layer, nn.LayerNorm(8), Mean(), nn.Linear(8, CLASSES))
 
 
@@ -249,7 +258,7 @@ WRITTEN = {
     "ResNet preactivated": preactivated, "ResNeXt": lambda: resnet(groups=4), "Wide ResNet": lambda: resnet(width=16),
     "SE-ResNet": lambda: resnet(excite=True), "ResNet group norm": group_normed, "DenseNet": densenet,
     "Inception": inception, "SqueezeNet": squeezenet, "MobileNetV1": mobilenet_v1, "MobileNetV2": mobilenet_v2,
-    "MobileNetV3": mobilenet_v3, "EfficientNet": efficientnet, "EfficientNet-Lite": efficientnet_lite,
+    "EfficientNet": efficientnet, "EfficientNet-Lite": efficientnet_lite,
     "ShuffleNet": shufflenet, "ConvNeXt": convnext, "ConvMixer": convmixer, "All-CNN": all_convolutional,
     "MLP-Mixer": mlp_mixer, "gMLP": gated_mlp, "Transformer encoder": encoder, "our MLP": lambda: ours("mlp"),
     "our CNN": lambda: ours("convnet"), "our ViT": lambda: ours("vit"),
@@ -297,3 +306,6 @@ NETWORKS = {name: lambda make=make, i=i: drawn(make, i) for i, (name, make) in e
     f"{name} of transformers": lambda name=name, i=i: drawn(lambda: hugging_face(name), 50 + i)
     for i, name in enumerate(HUGGING_FACE)
 }
+
+#: Those with a softmax in single precision whatever they are given.
+SINGLE = {f"{name} of transformers" for name in ("ViT", "DeiT", "Beit", "Dinov2", "ViTMSN", "IJepa", "Swin", "Swinv2")}

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 SHAPE, CLASSES, N = (2, 6, 6), 4, 3
 BALL = Ball("linf", 4 / 255)
 QUICK = attacks.Effort(steps=3, restarts=1, draws=2, walk=2)
-STEP = 1e-6
+STEP = 1e-8
 
 #: Every spelling of a kink, and smooth activations.
 KINKS = {
@@ -103,11 +103,11 @@ def drawn(seed: int) -> Any:
     return cases.filled(cases.isolated(Any)(build, name, act, draw), seed)
 
 
-def directional(function, x, v):
-    return (function(x + STEP * v) - function(x - STEP * v)) / (2 * STEP)
+def directional(function, x, v, step=STEP):
+    return (function(x + step * v) - function(x - step * v)) / (2 * step)
 
 
-def close(found, right, tolerance=1e-5):
+def close(found, right, tolerance=1e-4):
     scale = max(float(right.abs().max()), 1e-6)
     assert float((found - right).abs().max()) <= tolerance * scale, f"{found} is not {right}"
 
@@ -115,8 +115,8 @@ def close(found, right, tolerance=1e-5):
 class Trial:
     """One network, its images, and what every function must say of them."""
 
-    def __init__(self, model, seed, shape=SHAPE):
-        self.model = model
+    def __init__(self, model, seed, shape=SHAPE, step=STEP, tolerance=1e-4):
+        self.model, self.step, self.tolerance = model, step, tolerance
         self.x = 0.25 + 0.5 * torch.rand(N, *shape, generator=cases.generator(seed), dtype=torch.float64)
         self.y = model(self.x).argmax(1)
         self.v = torch.randn(self.x.shape, generator=cases.generator(seed + 1), dtype=torch.float64)
@@ -127,23 +127,26 @@ class Trial:
     def along(self, maps):
         return (maps.detach() * self.v).flatten(1).sum(1)
 
+    def held(self, maps, places):
+        """Maps along a direction, against the mean of difference quotients at some places."""
+        quotients = [directional(self.own, at, self.v, self.step) for at in places]
+        close(self.along(maps), sum(quotients) / len(quotients), self.tolerance)
+
     def saliency(self):
-        close(self.along(attributions.saliency(self.model, self.x, self.y)), directional(self.own, self.x, self.v))
+        self.held(attributions.saliency(self.model, self.x, self.y), [self.x])
 
     def input_x_gradient(self):
-        maps = attributions.input_x_gradient(self.model, self.x, self.y)
-        close(self.along(maps / self.x), directional(self.own, self.x, self.v))
+        self.held(attributions.input_x_gradient(self.model, self.x, self.y) / self.x, [self.x])
 
     def integrated_gradients(self):
         maps = attributions.integrated_gradients(self.model, self.x, self.y, steps=5, chunk=4)
-        path = [(k + 0.5) / 5 * self.x for k in range(5)]
-        close(self.along(maps / self.x), sum(directional(self.own, at, self.v) for at in path) / 5)
+        self.held(maps / self.x, [(k + 0.5) / 5 * self.x for k in range(5)])
 
     def smooth_grad(self):
         maps = attributions.smooth_grad(self.model, self.x, self.y, sigma=0.1, samples=3, generator=cases.generator(7))
         draw = cases.generator(7)
-        noisy = [self.x + 0.1 * torch.randn(self.x.shape, generator=draw, dtype=self.x.dtype) for _ in range(3)]
-        close(self.along(maps), sum(directional(self.own, at, self.v) for at in noisy) / 3)
+        noise = [torch.randn(self.x.shape, generator=draw, dtype=self.x.dtype) for _ in range(3)]
+        self.held(maps, [self.x + 0.1 * n for n in noise])
 
     def deep_lift(self):
         maps = attributions.deep_lift(self.model, self.x, self.y)
@@ -152,7 +155,7 @@ class Trial:
     def lrp(self):
         maps = attributions.lrp(self.model, self.x, self.y, epsilon=0.0)
         if self.model.name in HOMOGENEOUS:
-            close(self.along(maps / self.x), directional(self.own, self.x, self.v))
+            self.held(maps / self.x, [self.x])
 
     def attack(self):
         how = {"k": 5, "effort": QUICK, "generator": cases.generator()}
@@ -266,7 +269,9 @@ def test_five_hundred_random_networks_are_answered_rightly_or_refused(part):
 def test_an_ordinary_network_is_answered_by_everything(name):
     if name.endswith("transformers"):
         pytest.importorskip("transformers")
-    trial = Trial(ordinary.NETWORKS[name](), 0, ordinary.SHAPE)
+    # Attention of transformers takes its softmax in single precision, which small steps drown in.
+    how = {"step": 1e-3, "tolerance": 0.04} if name in ordinary.SINGLE else {}
+    trial = Trial(ordinary.NETWORKS[name](), 0, ordinary.SHAPE, **how)
     for function in ("saliency", "integrated_gradients", "smooth_grad", "attack"):
         assert outcome(trial, function) == "answered", function
     h = curvature.ParameterHessian(trial.model, trial.loss, trial.x, trial.y)
@@ -276,3 +281,13 @@ def test_an_ordinary_network_is_answered_by_everything(name):
         curvature.InputHessian(trial.model, trial.x, trial.y), generator=cases.generator()
     )
     assert bool(found.value.isfinite().all())
+
+
+def test_hard_gates_are_attacked_through_twins_and_their_curvature_is_refused():
+    """torch has no second derivative of hardsigmoid."""
+    trial = Trial(ordinary.drawn(ordinary.mobilenet_v3, 0), 0, ordinary.SHAPE)
+    assert outcome(trial, "attack") == "answered"
+    with pytest.raises(ValueError, match="without a second derivative; write it out in others"):
+        curvature.sharpness(
+            curvature.ParameterHessian(trial.model, trial.loss, trial.x, trial.y), generator=cases.generator()
+        )

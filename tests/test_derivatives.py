@@ -64,7 +64,7 @@ def attack(model):
 MODELS = {
     "fused attention": (fused, FUSED + REMEDIES),
     "cdist": (Distances, PLAIN),
-    "a Function": (Once, "model has a saliency map whose derivative does not predict how the map changes"),
+    "a Function": (Once, "model keeps kinks that a smooth twin cannot replace .* or a backward of its own"),
 }
 
 

@@ -4,6 +4,7 @@ import cases
 import pytest
 import torch
 from attrobust import models
+from attrobust.models.soften import Soften
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -235,7 +236,7 @@ REFUSED = {
     "largest of a stack": (lambda h: torch.stack([h, zero(h)]).amax(0), "model keeps kinks"),
     "root of a square": (lambda h: (h + h.square().sqrt()) / 2, "model keeps kinks"),
     "sorted": (lambda h: h.sort(1).values, "model keeps kinks .* finds 0% of how its gradient changes"),
-    "max pooling": (lambda h: F.max_pool1d(h[:, None], 2)[:, 0].repeat(1, 2), "model keeps kinks .* max pooling"),
+    "max pooling": (lambda h: F.max_pool1d(h[:, None], 2)[:, 0].repeat(1, 2), "model keeps kinks .* max-pools"),
     "selected": (lambda h: torch.cat([h[h > 0], h[h <= 0]]).view_as(h), "outcome of a comparison in __getitem__"),
     "any": (lambda h: torch.where((h > 0).any(1, keepdim=True), h, -h), "outcome of a comparison in any"),
     "equal": (lambda h: h * (h.clamp(min=0) != 0), "outcome of a comparison in ne"),
@@ -304,3 +305,28 @@ def test_the_relu_of_a_fused_encoder_is_seen_and_softened(frozen):
         assert torch.allclose(twin(x), soft(x), rtol=1e-10)
         assert not torch.allclose(twin(x), net(x), rtol=1e-3)
     assert torch.allclose(gradient(twin, x), gradient(soft, x), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [
+        (nn.MaxPool2d(3, 2, 1), (8, 9)), (nn.MaxPool2d(2, ceil_mode=True), (7, 9)), (nn.MaxPool1d(3, 2, 1), (9,)),
+        (nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True), (8, 9)), (nn.MaxPool3d(2), (4, 4, 5)),
+        (nn.MaxPool2d(3, 3, 1, ceil_mode=True), (7, 8)), (lambda h: h.amax(-1), (9,)), (lambda h: h.amin((2,)), (9,)),
+    ],
+)  # fmt: skip
+def test_a_soft_maximum_tends_to_the_maximum_of_every_window_and_is_smooth(pool, shape):
+    h = torch.randn(2, 3, *shape, generator=cases.generator(), dtype=torch.float64)
+    with Soften(1e5, pools=True):
+        sharp = pool(h)
+    hard = pool(h)
+    assert sharp.shape == hard.shape and torch.allclose(sharp, hard, atol=2e-5)
+    with Soften(3.0):
+        assert torch.equal(pool(h), hard)  # only where it is asked for
+
+    def soft(at):
+        with Soften(3.0, pools=True):
+            return pool(at)
+
+    assert torch.autograd.gradcheck(soft, h[:1, :1].clone().requires_grad_())
+    assert torch.autograd.gradgradcheck(soft, h[:1, :1].clone().requires_grad_())

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attrobust.models.derivatives import again
+from attrobust.models.derivatives import NoSecondDerivative, again
 from attrobust.shapes import Images, Maps, Marks, PerImage
 
 #: Half the distance of the two points, in pixel units.
@@ -37,7 +37,7 @@ class Audit:
     share: Float[Tensor, " batch"]  # of the map's change that its derivative predicts; NaN where it did not move at all
     moved: Marks  # images whose map moved
     passed: Marks  # images whose derivative may be climbed on
-    lacking: str = ""  # what torch says where it cannot differentiate the map; then no image passes
+    lacking: str = ""  # why torch cannot differentiate the map, if so; then no image passes
 
     @property
     def failing(self) -> float:
@@ -78,10 +78,8 @@ def audit(
             overlap = (maps * change).flatten(1).sum(1)
         try:
             slope = gradient(overlap, leaf, keep=turn + 1 < len(signs))
-        except RuntimeError as error:  # hardsigmoid and fused attention have no second derivative in torch
-            if "not implemented" not in str(error):
-                raise
-            lacking, slope = str(error).splitlines()[0], torch.zeros_like(leaf)
+        except NoSecondDerivative as error:  # of hardsigmoid, of fused attention
+            lacking, slope = str(error), torch.zeros_like(leaf)
         predicted += (slope * v).flatten(1).sum(1).double()
         measured += change.flatten(1).double().square().sum(1)
     share = torch.where(measured > 0, predicted / measured, torch.nan)

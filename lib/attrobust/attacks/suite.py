@@ -164,25 +164,38 @@ def passing(
         )
     refused = not ascend_on and audits[""].refused
     if betas and refused and (bent or bool(audits[""].moved.any())):
-        try:
-            smooth_twin(problem.model, problem.x, beta=betas[0])
-        except ValueError as error:
-            raise BlindError(str(error)) from error
-        named = {f", β={beta:g}": SmoothTwin(problem.model, beta) for beta in betas}
-        audits |= {suffix: _audit(problem, network) for suffix, network in named.items()}
+        named = _twins(problem, audits, betas)
     still = not any(bool(audits[suffix].moved.any()) for suffix in named)
     climbed = {suffix: network for suffix, network in named.items() if not audits[suffix].refused}
     if not climbed and (bent or not still):
         least = min(audits[suffix].failing for suffix in named)
-        lacking = {audits[suffix].lacking for suffix in named} - {""}
-        said = [f"it runs {', '.join(bent)}"] * bool(bent) + [f"torch: {each}" for each in lacking]
-        runs = f" ({'; '.join(said)})" if said else ""
+        lacking = [audits[suffix].lacking for suffix in named if audits[suffix].lacking]
+        if lacking:
+            raise BlindError(lacking[0])
+        runs = f" (it runs {', '.join(bent)})" if bent else ""
         raise BlindError(
             f"model{runs} has a {_name(problem.attribution)} map whose derivative does not predict how the map changes"
             f" on {least:.0%} of the images, so an attack would climb blindly; pass ascend_on=[smooth networks that"
             " stand for it], or Effort(steps=0) to search without gradients"
         )
     return climbed
+
+
+def _twins(problem: Problem, audits: dict[str, Audit], betas: Sequence[float]) -> dict[str, nn.Module]:
+    """Twins of the judged network, audited: with its max-pools as they are or, if these do not pass, softened too."""
+    named: dict[str, nn.Module] = {}
+    for pools in (False, True):
+        try:
+            smooth_twin(problem.model, problem.x, beta=betas[0], pools=pools)
+        except ValueError as error:
+            if pools and not named:
+                raise BlindError(str(error)) from error
+            continue
+        named = {f", β={beta:g}": SmoothTwin(problem.model, beta, pools=pools) for beta in betas}
+        audits |= {suffix: _audit(problem, network) for suffix, network in named.items()}
+        if not all(audits[suffix].refused for suffix in named):
+            break
+    return named
 
 
 def _moves(problem: Problem) -> bool:

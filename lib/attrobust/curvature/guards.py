@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from attrobust import checks
 from attrobust.models import guards
 from attrobust.models.derivatives import twice_differentiable as twice_differentiable
 from attrobust.models.guards import said as said
@@ -21,6 +22,8 @@ def mode() -> None:
 def usable(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
     """Refuse a batch or a model without curvature: empty, not finite, elsewhere, low precision, random or coupled."""
     mode()
+    if not isinstance(x, Tensor) or x.is_meta:
+        checks.floating("x", x)
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be a batch and not empty")
     if y is not None and len(y) != len(x):
@@ -40,12 +43,6 @@ def usable(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
         model(x[:1].clone())
     if precision.low:
         raise ValueError(f"model computes in {precision.low}; curvature needs float32 or better all the way")
-
-
-def floating(x: Tensor) -> None:
-    """Refuse inputs that cannot be differentiated."""
-    if not x.is_floating_point():
-        raise ValueError(f"x has dtype {x.dtype}; it must be floating-point, such as pixels in [0, 1]")
 
 
 def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def gram_spectrum(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Estimate:
 
 def _logits_and_jacobians(model: nn.Module, x: Tensor, chunk: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
     checks.count("chunk", chunk)
-    guards.floating(x)
+    checks.floating("x", x)
     guards.usable(model, x)
     Audit("model", lambda point, n: weighted(model(point[0][:n]), n), [x], len(x), model)(order=1)
     for images in x.split(chunk):

@@ -184,7 +184,7 @@ class InputHessian(_Hessian):
         self, model: nn.Module, x: Tensor, y: Tensor, *, readout: Readout = logit, chunk: int = 128, **graphs: Option
     ) -> None:
         super().__init__(model, x, y, chunk, **graphs)
-        guards.floating(x)
+        checks.floating("x", x)
         self._readout, self._chunk = readout, chunk
 
         def run(point: Sequence[Tensor], n: int) -> Tensor:

@@ -10,11 +10,15 @@ from torch.autograd.graph import Node
 ENDS = {"torch::autograd::NotImplemented", "torch::autograd::Error"}
 
 
+class NoSecondDerivative(ValueError):
+    """A gradient that torch cannot differentiate."""
+
+
 def twice_differentiable(nodes: Iterable[Node]) -> None:
     """Refuse a gradient graph with an operation whose own gradient torch does not know."""
     names = {node.name() for node in nodes}
     if names & ENDS:
-        raise ValueError(_sentence(names))
+        raise NoSecondDerivative(_sentence(names))
 
 
 @contextmanager
@@ -25,7 +29,7 @@ def again(values: Tensor) -> Iterator[None]:
     except RuntimeError as error:
         names = {node.name() for node in behind([values])}
         if names & ENDS or isinstance(error, NotImplementedError):
-            raise ValueError(_sentence(names)) from error
+            raise NoSecondDerivative(_sentence(names)) from error
         raise
 
 

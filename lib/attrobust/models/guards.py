@@ -248,6 +248,7 @@ def _run(model: Callable[[Tensor], object], x: Tensor) -> object:
         with torch.enable_grad():
             return model(x.detach().requires_grad_() if x.is_floating_point() else x)
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        checks.floating("x", x)
         what = f"shape {tuple(x.shape)} and dtype {x.dtype}"
         raise ValueError(f"model does not run on x of {what}: {said(error)}") from error
 

@@ -38,40 +38,40 @@ def kinks(model: nn.Module, x: Images) -> list[str]:
     return watch.seen
 
 
-def smooth_twin(model: nn.Module, x: Images, *, beta: float) -> "SmoothTwin":
+def smooth_twin(model: nn.Module, x: Images, *, beta: float, pools: bool = False) -> "SmoothTwin":
     """Same network, same weights (shared, not copied, so it follows their changes), without kinks.
 
     Softened are ReLU, its leaky and clipped relatives, clamps, absolute values, and comparisons whose outcome gates or
-    selects, as in `torch.where(h > 0, h, 0)`. A ValueError refuses a network that on images `x` keeps another kink, or
-    whose twin's gradient is not the slope of its logits. The curvature of the twin grows with `beta`, the sharpness of
-    its softplus. Our attacks use 5, 10 and 50 and count the worst (Dombrowski et al. 2019, "Explanations can be
-    manipulated and geometry is to blame", section 4).
+    selects, as in `torch.where(h > 0, h, 0)`; with `pools` max-pools too, by log-sum-exps. A ValueError refuses a
+    network that on images `x` keeps another kink, or whose twin's gradient is not the slope of its logits. The
+    curvature of the twin grows with `beta`, the sharpness of its softplus. Our attacks use 5, 10 and 50 and count the
+    worst (Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame", section 4).
 
     Example:
         >>> net, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()), torch.rand(1, 1, 2, 2)
         >>> kinks(smooth_twin(net, x, beta=10.0), x)
         []
     """
-    mild = SmoothTwin(model, min(checks.positive("beta", beta), MILD))
+    mild = SmoothTwin(model, min(checks.positive("beta", beta), MILD), pools=pools)
     if left := kinks(mild, x):
         raise ValueError(
             f"model runs {', '.join(left)}, which a smooth twin cannot replace; use ReLU, clamp or another activation"
             " made of straight pieces, or a smooth one"
         )
     _tried(mild, x)
-    return SmoothTwin(model, beta)
+    return SmoothTwin(model, beta, pools=pools)
 
 
 class SmoothTwin(nn.Module):
     """A network run with softplus and sigmoid in place of ramps and steps; shares the weights of `original`."""
 
-    def __init__(self, original: nn.Module, beta: float) -> None:
+    def __init__(self, original: nn.Module, beta: float, *, pools: bool = False) -> None:
         super().__init__()
-        self.original, self.beta, self.training = original, beta, original.training
+        self.original, self.beta, self.pools, self.training = original, beta, pools, original.training
 
     def forward(self, x: Images) -> Tensor:
         """Output of the original network with every kink softened."""
-        with Soften(self.beta):
+        with Soften(self.beta, pools=self.pools):
             return self.original(x)
 
     @property
@@ -85,7 +85,7 @@ class SmoothTwin(nn.Module):
         original = self.original.attend
 
         def softened(x: Images) -> tuple[Tensor, list[Tensor]]:
-            with Soften(self.beta):
+            with Soften(self.beta, pools=self.pools):
                 return original(x)
 
         return softened
@@ -121,7 +121,7 @@ def _tried(twin: SmoothTwin, x: Images) -> None:
     v = torch.randint(2, x.shape, generator=draw).to(x) * 2 - 1
     with torch.no_grad():
         far, near = change(v, STEP), change(v, STEP / 4)
-        sharp = run(SmoothTwin(twin.original, SHARP), x).double()
+        sharp = run(SmoothTwin(twin.original, SHARP, pools=twin.pools), x).double()
     with torch.enable_grad():  # without, torch may fuse layers, which rounds otherwise
         there = run(twin.original, x.detach().requires_grad_()).detach().double()
     rounding = 8 * torch.finfo(x.dtype).eps * value.norm() / STEP * 4
@@ -146,7 +146,7 @@ def _tried(twin: SmoothTwin, x: Images) -> None:
     if way.norm() > 1e-3 * gradient.norm() and share < SHARE:
         raise ValueError(
             f"model keeps kinks that a smooth twin cannot replace (its derivative finds {float(share):.0%} of how its"
-            " gradient changes), as in max pooling; use average pooling, and ReLU, clamp or a smooth activation"
+            " gradient changes), as in max-pools or a backward of its own; use average pools, ReLU, smooth activations"
         )
 
 

@@ -3,12 +3,14 @@
     softplus_beta(h) = log(1 + exp(beta h)) / beta  ->  relu(h),   sigmoid(beta h)  ->  [h > 0]   as  beta -> infinity
 
 All else is made of these two: clamp(h; a, b) = a + relu(h - a) - relu(h - b), hardswish(h) = h clamp(h + 3; 0, 6) / 6,
-and a choice by comparison, where(h > 0, a, b) = [h > 0] a + (1 - [h > 0]) b. Functions are known by their names; what
-goes by another is seen by whoever measures the result (`smooth.smooth_twin`).
+and a choice by comparison, where(h > 0, a, b) = [h > 0] a + (1 - [h > 0]) b. Maxima over windows or axes, if asked for,
+become what the softplus is of max(h, 0): log(sum_i exp(beta h_i)) / beta. Functions are known by their names; what goes
+by another is seen by whoever measures the result (`smooth.smooth_twin`).
 """
 
 import builtins
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 class Soften(TorchFunctionMode):
     """Runs a softplus where a ramp is called, a sigmoid where a step is; a comparison carries its sigmoid along."""
 
-    def __init__(self, beta: float) -> None:
+    def __init__(self, beta: float, *, pools: bool = False) -> None:
         super().__init__()
-        self.beta = beta
+        self.beta, self.rules = beta, _RULES | _POOLS if pools else _RULES
 
     def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}
@@ -35,7 +37,7 @@ class Soften(TorchFunctionMode):
             return self._gated(func, name, args, kwargs)
         if plain in _SIGNS and any(isinstance(v, Tensor) and v.is_floating_point() for v in values):
             return self._compared(func, _SIGNS[plain], *values)
-        rule, first = _RULES.get(plain), values[0] if values else None
+        rule, first = self.rules.get(plain), values[0] if values else None
         if plain.startswith("is"):  # a question, of which no gradient comes
             return func(*(v.detach() if isinstance(v, Tensor) else v for v in args), **kwargs)
         if plain in ("eq", "ne") and any(isinstance(v, Tensor) and v.requires_grad and v.numel() > 1 for v in values):
@@ -60,6 +62,10 @@ class Soften(TorchFunctionMode):
     def step(self, x: Tensor) -> Tensor:
         """Sigmoid."""
         return torch.sigmoid(self.beta * x)
+
+    def largest(self, x: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
+        """Log-sum-exp."""
+        return (self.beta * x).logsumexp(dim, keepdim) / self.beta
 
     def _opened(self, gate: object, other: object) -> Tensor | None:
         """A gate times the very margin it opens by: a ramp, which is smoother than the product."""
@@ -218,6 +224,36 @@ _RULES: dict[str, Callable[..., object]] = {
     "abs": _abs, "absolute": _abs, "sign": _sign, "sgn": _sign,
     "heaviside": lambda s, x, values: s.step(getattr(x, "live", x)),
 }  # fmt: skip
+
+
+def _pooled(
+    s: Soften, x: Tensor, size: object = None, stride: object = None, padding: object = 0, dilation: object = 1,
+    ceil_mode: bool = False, return_indices: bool = False, *, axes: int, **named: object,
+) -> object:  # fmt: skip
+    """Largest of every window over the last `axes`."""
+    size = named.get("kernel_size", size)
+    sizes, steps, edges, gaps = (
+        (v,) * axes if isinstance(v, int) else tuple(v) * (axes // len(v))
+        for v in (size, stride or size, padding, dilation)
+    )
+    if set(gaps) != {1} or return_indices:
+        return NotImplemented
+    pads: list[int] = []
+    for length, k, step, edge in zip(x.shape[-axes:], sizes, steps, edges, strict=True):
+        places = length + 2 * edge - k
+        over = -places % step if ceil_mode else 0
+        over = over if places + over < length + edge else over - step  # the last window begins inside the image
+        pads = [edge, edge + max(over, 0), *pads]
+    x = F.pad(x, pads, value=-torch.inf)
+    for axis, (k, step) in enumerate(zip(sizes, steps, strict=True), x.ndim - axes):
+        x = x.unfold(axis, k, step)
+    return s.largest(x.flatten(-axes), -1)
+
+
+#: The same for maxima, which `pools` asks for.
+_POOLS: dict[str, Callable[..., object]] = {f"max_pool{n}d": partial(_pooled, axes=n) for n in (1, 2, 3)}
+_POOLS["amax"] = lambda s, x, dim=(), keepdim=False: s.largest(x, dim, keepdim) if dim != () else NotImplemented
+_POOLS["amin"] = lambda s, x, dim=(), keepdim=False: -s.largest(-x, dim, keepdim) if dim != () else NotImplemented
 
 #: Comparisons: which side must be the larger.
 _SIGNS = dict.fromkeys(("gt", "ge", "greater", "greater_equal"), 1) | dict.fromkeys(
