@@ -236,7 +236,7 @@ def test_randomness_and_coupling_are_seen_whatever_they_are_called(n, measure):
     models = [Own(True), Own(False), Functional(lambda z: F.dropout(z, 0.2, training=True)), rare]
     models += [Functional(lambda z: z - z.mean(0))] * (n > 1)
     for model in models:
-        with pytest.raises(ValueError, match="model answers .*(it is random|it couples the images)"):
+        with pytest.raises(ValueError, match=r"model answers .*(it is random|it couples the images)"):
             measure(model, x, y)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -274,7 +274,7 @@ def test_low_precision_and_other_places_are_refused(unchecked):
         sharpness(cases.mlp().float(), x, y)
     with pytest.raises(ValueError, match=r"1.weight is on meta and x on cpu"):
         sharpness(cases.mlp().to("meta"), x, y)
-    with pytest.raises(ValueError, match="model does not run on x of shape .*float64"):
+    with pytest.raises(ValueError, match=r"model does not run on x of shape .*float64"):
         sharpness(cases.mlp().float(), x.double(), y)
 
 

@@ -328,5 +328,5 @@ def test_a_soft_maximum_tends_to_the_maximum_of_every_window_and_is_smooth(pool,
         with Soften(3.0, pools=True):
             return pool(at)
 
-    assert torch.autograd.gradcheck(soft, h[:1, :1].clone().requires_grad_())
-    assert torch.autograd.gradgradcheck(soft, h[:1, :1].clone().requires_grad_())
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert cases.isolated(check)(soft, h[:1, :1].clone().requires_grad_())
