@@ -12,6 +12,7 @@ from itertools import groupby
 import joblib
 import pandas as pd
 import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import nn
 from tqdm import tqdm
 
@@ -163,12 +164,17 @@ def in_workers(function: Callable, tasks: Iterable[tuple], *, jobs: int = 0) -> 
     """Results of `function(*task)` as they finish, from one-thread worker processes that are kept for later."""
     tasks = list(tasks)
     if not tasks:
-        return []
+        return
     workers = jobs or joblib.cpu_count(only_physical_cores=False)
     with joblib.parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1):
-        return joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")(
+        results = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")(
             joblib.delayed(_alone)(os.getpid(), function, task) for task in tasks
         )
+    try:
+        yield from results
+    except TerminatedWorkerError:
+        why = "a worker process was killed, most often for want of memory (fewer jobs need less)"
+        raise RuntimeError(f"{why}; the same command resumes where it stopped") from None
 
 
 def _alone(parent: int, function: Callable, task: tuple) -> object:
