@@ -75,6 +75,11 @@ class Store:
             known = _committed(folder) | known
         return {key: known[key] for key in keys if key in known}
 
+    @property
+    def data_sets(self) -> set[str]:
+        """Data sets that committed rows speak of."""
+        return {row.run.get("dataset") for folder in self.committed for row in _committed(folder).values()}
+
     def put(self, key: str, run: Mapping, attacked: Sequence[Mapping], made: Mapping) -> None:
         """Write one row after its provenance; called by workers as soon as a run ends."""
         write_json(self.out / "provenance" / f"{key}.json", {"key": key, **made})

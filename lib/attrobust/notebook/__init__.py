@@ -1,8 +1,8 @@
 """The seam between a notebook's parameters cell and the library: read, check, open the store, show progress.
 
 A notebook declares its parameters by annotations in its own cell, `seeds: list[int] = [0]`. Values come from that cell,
-from papermill's injected cell (which only warns about unknown names, and hands lists over as text) and from the runner; all
-are checked here, before any work. `null` stands for the value that the cell declares.
+from papermill's injected cell (which only warns about unknown names, and hands lists over as text) and from the runner;
+all are checked here, before any work. `null` stands for the value that the cell declares.
 """
 
 import ast
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 from IPython import display
 
-from attrobust import checks, data, experiments, models, paths, training
+from attrobust import checks, data, experiments, models, training
 from attrobust.experiments.store import Store, place_for
 
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
@@ -46,9 +46,8 @@ def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
         >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[1, 2]"}).seeds
         [1, 2]
     """
-    cells = [str(source) for source in namespace.get("In", [])]
+    cells, own = _cells(namespace), _own(namespace)
     types = {name: kind for source in cells for name, kind in declared(source).items()}
-    own = {name: _literal(value) for source in cells for name, value in declared(source, "value").items()}
     # Without a history (nbval, a script) the annotations themselves are there; from Python 3.14 on the history alone.
     types |= {name: inspect.formatannotation(kind) for name, kind in namespace.get("__annotations__", {}).items()}
     lines = [s for source in cells if source.startswith("# Parameters\n") for s in _statements(source)]
@@ -62,6 +61,24 @@ def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
         return SimpleNamespace(**checked({n: own.get(n) if _null(v) else v for n, v in given.items()}, types))
     except ValueError as error:
         raise ValueError(sentence(error)) from None
+
+
+def as_declared(namespace: Mapping[str, object]) -> bool:
+    """Whether all that evidence depends on has the value that the notebook's own cell declares."""
+    own, free = _own(namespace), ("jobs", "out", "committed")
+    types = {name: kind for source in _cells(namespace) for name, kind in declared(source).items()}
+    now = vars(settings(namespace))
+    return all(now[name] == value for name, value in checked(own, types).items() if name not in free)
+
+
+def _cells(namespace: Mapping[str, object]) -> list[str]:
+    return [str(source) for source in namespace.get("In", [])]
+
+
+def _own(namespace: Mapping[str, object]) -> dict[str, object]:
+    """Values that the cells declare."""
+    declarations = [declared(source, "value").items() for source in _cells(namespace)]
+    return {name: _literal(value) for values in declarations for name, value in values}
 
 
 def sentence(error: object) -> str:
@@ -142,7 +159,7 @@ def _literal(value: object) -> object:
 
 
 def accept(name: str, accepted: Collection[str], *, by: str = "") -> None:
-    """Refuse a parameter name that is not among the accepted ones (by a notebook): a ValueError with the nearest one."""
+    """Refuse a parameter name that is not among those accepted (by a notebook): a ValueError with the nearest one."""
     if name not in accepted:
         near, to = difflib.get_close_matches(str(name), list(accepted), n=1), f" to {by}" if by else ""
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -150,8 +167,16 @@ def accept(name: str, accepted: Collection[str], *, by: str = "") -> None:
 
 
 def open_store(notebook: str, chosen: SimpleNamespace, *, shares: Sequence[str] = ()) -> Store:
-    """The store of a notebook (by its stem) and its parameters; evidence of those it shares with serves it too."""
-    return Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares, device=chosen.device)
+    """The store of a notebook (by its stem) and its parameters; evidence of those it shares with serves it too.
+
+    A DataError asks for a data set where none that the parameters name is on this machine, or in a committed row.
+    """
+    store = Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares, device=chosen.device)
+    vits = [experiments.VITS[name]["dataset"] for name in getattr(chosen, "vits", ())]
+    asked = sorted({*getattr(chosen, "datasets", ()), *vits}, key=data.download_size)
+    if asked and not any(map(data.available, asked)) and not store.data_sets & set(asked):
+        raise data.DataError(experiments.none_here(asked))
+    return store
 
 
 def left_out(store: Store) -> str:

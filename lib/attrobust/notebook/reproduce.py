@@ -202,7 +202,9 @@ def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Sa
     except PapermillExecutionError as error:
         raise NotebookError(f"{source.name}: {error.ename}: {error.evalue}") from error
     except DeadKernelError as error:
-        raise NotebookError(f"{source.name}: its kernel was killed; the same command resumes where it stopped") from error
+        raise NotebookError(
+            f"{source.name}: its kernel was killed; the same command resumes where it stopped"
+        ) from error
     finally:
         done.set()
         follower.join()
