@@ -123,7 +123,9 @@ def scatter(table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels
 
 
 def _ticks(axis: Axes, values: pd.Series) -> None:
-    """A logarithmic axis whose ticks are the values."""
+    """A logarithmic axis whose ticks are the values, about a single one too."""
+    if values.nunique() == 1:
+        axis.set_xlim(values.iloc[0] / 2, values.iloc[0] * 2)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(sorted(values.unique().tolist())))
     axis.xaxis.set_minor_locator(NullLocator())

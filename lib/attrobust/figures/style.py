@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import PIL.Image
 import seaborn as sns
@@ -78,7 +79,10 @@ def style() -> AbstractContextManager[None]:
 
 
 def drawing(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """A function that draws in the common style and writes `note` below; without rows, that no run is left to draw."""
+    """A function that draws in the common style and writes `note` below; without rows, that no run is left to draw.
+
+    A canvas that a legend, a label or a title would leave grows until it holds all of them.
+    """
 
     @wraps(draw)
     def drawn(table: pd.DataFrame, *arguments: object, note: str = "", **options: object) -> Figure:
@@ -91,12 +95,24 @@ def drawing(draw: Callable[..., Figure]) -> Callable[..., Figure]:
             if note:
                 lines = textwrap.fill(note, width=int(17 * figure.get_figwidth()))
                 figure.supxlabel(lines, fontsize=7, color="#444444", x=0.01, ha="left", linespacing=1.4)
+            _grow(figure)
         return figure
 
     signature = inspect.signature(draw)
     note = inspect.Parameter("note", inspect.Parameter.KEYWORD_ONLY, default="", annotation=str)
     drawn.__signature__ = signature.replace(parameters=[*signature.parameters.values(), note])
     return drawn
+
+
+def _grow(figure: Figure) -> None:
+    """Enlarge a figure by what stands outside its canvas; the layout is made anew, hence a few turns."""
+    for _ in range(4):
+        figure.draw_without_rendering()
+        (left, low, right, high), size = figure.get_tightbbox().extents, figure.get_size_inches()
+        beyond = np.maximum(0, [-left, -low]) + np.maximum(0, [right, high] - size)
+        if beyond.max() <= 0.02:  # of an inch
+            break
+        figure.set_size_inches(size + 2 * beyond)
 
 
 def panels(
