@@ -243,7 +243,7 @@ def read_cifar_archive(found: dict[str, Path]) -> Arrays:
     with _undamaged(path, _CIFAR), tarfile.open(fileobj=io.BytesIO(unpack(read(path)))) as archive:
         for member in archive:
             if member.isfile() and member.name.endswith(".bin"):
-                batches[Path(member.name).name] = archive.extractfile(member).read()
+                batches[Path(member.name).name] = archive.extractfile(member).read(10_000 * RECORD + 1)
     train = [f"data_batch_{i}.bin" for i in range(1, 6)]
     if any(len(batches.get(name, b"")) == 0 or len(batches[name]) % RECORD for name in (*train, "test_batch.bin")):
         raise DataError(f"{path} does not hold CIFAR-10's six batches: {_CIFAR}.")
