@@ -194,7 +194,7 @@ def place_for(out: str | Path) -> Path:
     try:
         place = Path(out).expanduser().absolute()
         for home in map(Path.resolve, (paths.figures, paths.notebooks, *map(paths.root.joinpath, _COMMITTED))):
-            if place.resolve().is_relative_to(home) or place.resolve() == home.parent:
+            if place.resolve().is_relative_to(home) or place.resolve() == paths.root.resolve():
                 raise ValueError(f"out is {str(out)!r}; {home.name}/ holds committed files, choose another folder")
         place.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=place).close()

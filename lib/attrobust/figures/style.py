@@ -69,6 +69,22 @@ def label(name: str) -> str:
     return LABELS.get(name, str(name).replace("_", " "))
 
 
+def ends(*names: str) -> tuple[float, float]:
+    """Least and largest value of what these names speak of: a correlation ends at 1, so does its interval.
+
+    Example:
+        >>> ends("spearman"), ends("value", "test accuracy"), ends("gain", "spearman")
+        ((-1.0, 1.0), (0.0, 1.0), (-inf, inf))
+    """
+    said = " ".join(f"{name} {label(name)}" for name in names).lower()
+    if not any(word in said for word in ("gain", "change", "differ", "displace", "distance", "1 -")):
+        if any(word in said for word in ("top-k", "top_k", "accuracy")):
+            return 0.0, 1.0
+        if any(word in said for word in ("spearman", "pearson", "cosine", "correlation")):
+            return -1.0, 1.0
+    return -np.inf, np.inf
+
+
 def style() -> AbstractContextManager[None]:
     """Matplotlib settings of all figures, in force inside the `with` block only."""
     settings = sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=1.0)

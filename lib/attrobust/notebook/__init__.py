@@ -21,8 +21,8 @@ from attrobust.experiments.store import Store, place_for
 RANGES: dict[str, Callable[[str, float], object]] = {
     **dict.fromkeys(("seed", "seeds", "jobs"), partial(checks.count, least=0)),
     **dict.fromkeys(("radius", "radii", "curve_radii"), partial(checks.at_least, least=0, most=255)),
-    "token_counts": partial(checks.count, least=2, most=100_000),
-    "keys": partial(checks.count, least=10, most=10_000),
+    "token_counts": lambda name, n: checks.count(name, checks.count(name, n, least=2), least=2, most=100_000),
+    "keys": lambda name, n: checks.count(name, checks.count(name, n, least=10), least=10, most=10_000),
 }
 
 #: Values that a list may hold, and characters of a sentence.
