@@ -755,7 +755,7 @@ def test_another_networks_weights_end_in_a_sentence(folder):
 
 def test_a_grid_of_which_nothing_can_be_had_asks_for_the_data_set(folder):
     absent = [dataclasses.replace(e, dataset="mnist") for e in GRID]
-    with pytest.raises(data.DataError, match="no network of this grid is stored.*run `make data DATASETS='mnist'`"):
+    with pytest.raises(data.DataError, match=r"no network of this grid is stored.*run `make data DATASETS='mnist'`"):
         run(absent, Store("03_x", out=folder))
 
 
