@@ -121,11 +121,18 @@ def drawing(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def _grow(figure: Figure) -> None:
-    """Enlarge a figure by what stands outside its canvas; the layout is made anew, hence a few turns."""
+    """Enlarge a figure by what stands outside its canvas; the layout is made anew, hence a few turns.
+
+    One that is whole is left as found: a layout begins where the last one ended, and moves a little each time.
+    """
+    places = {axis: axis.get_position(original=True) for axis in figure.axes}
     for _ in range(4):
         figure.draw_without_rendering()
         (left, low, right, high), size = figure.get_tightbbox().extents, figure.get_size_inches()
         beyond = np.maximum(0, [-left, -low]) + np.maximum(0, [right, high] - size)
+        for axis, place in places.items():
+            axis.set_position(place)
+            axis.set_in_layout(True)
         if beyond.max() <= 0.02:  # of an inch
             break
         figure.set_size_inches(size + 2 * beyond)
