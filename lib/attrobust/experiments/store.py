@@ -189,7 +189,7 @@ def _committed(folder: Path) -> dict[str, Stored]:
 
 def place_for(out: str | Path) -> Path:
     """A folder for new evidence, made and in full; a ValueError if it holds committed files or cannot be made."""
-    if not isinstance(out, str | Path) or not str(out).strip() or "\0" in str(out):
+    if not isinstance(out, str | Path) or str(out).strip().lower() in ("", "null", "none") or "\0" in str(out):
         raise ValueError(f"out is {out!r}; it must name a folder")
     try:
         place = Path(out).expanduser().absolute()
