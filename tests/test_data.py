@@ -516,6 +516,16 @@ def test_data_come_by_https_or_from_this_machine(tmp_path, monkeypatch, server, 
         data.fetch("mnist")
 
 
+def test_an_address_that_leads_away_from_https_is_not_followed(monkeypatch):
+    class Elsewhere(io.BytesIO):
+        def geturl(self):
+            return "http://elsewhere.invalid/"
+
+    monkeypatch.setattr(files, "urlopen", lambda url, timeout: Elsewhere(b"x"))
+    with pytest.raises(OSError, match="it is not an https address"):
+        files.fetched("https://here.invalid/", sources.SOURCES["mnist"].files[0])
+
+
 def test_a_download_ends_at_the_pinned_size_and_after_its_time(tmp_path, monkeypatch):
     """The server would go on for ever, slowly or fast."""
     seconds = [0.0]
