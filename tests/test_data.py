@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import hashlib
 import io
@@ -5,8 +6,10 @@ import lzma
 import struct
 import tarfile
 import threading
+import time
+import tracemalloc
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -452,7 +455,6 @@ def test_download_goes_to_the_folder_that_is_asked_for(tmp_path, monkeypatch, se
     assert not data.available("mnist")
 
 
-@pytest.mark.filterwarnings("ignore:Retry downloading")
 def test_the_second_address_is_tried_where_the_first_fails(tmp_path, monkeypatch, server):
     url, served = server
     monkeypatch.setitem(sources.SOURCES, "mnist", source(urls=(url + "nowhere/", url)))
@@ -487,7 +489,6 @@ def test_a_download_with_another_digest_is_refused_and_nothing_half_written_stay
     assert not data.available("mnist")
 
 
-@pytest.mark.filterwarnings("ignore:Retry downloading")
 @pytest.mark.parametrize("broken", ["http://127.0.0.1:9/", "http://attrobust.invalid/"])
 def test_without_network_the_address_and_the_way_round_are_told(tmp_path, monkeypatch, broken):
     monkeypatch.setitem(sources.SOURCES, "mnist", source(urls=(broken,)))
@@ -497,6 +498,84 @@ def test_without_network_the_address_and_the_way_round_are_told(tmp_path, monkey
     assert broken + NAMES[0] in said
     assert f"check the network, or copy the file into {tmp_path / 'checkout/mnist'} by hand" in said
     assert list((tmp_path / "checkout/mnist").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda url: url.replace("http://127.0.0.1", "http://127.0.0.2"), "it is not an https address"),
+        (lambda url: url.replace("http://", "ftp://"), "it is not an https address"),
+        (lambda url: "file:///", "it is not an https address"),
+    ],
+)
+def test_data_come_by_https_or_from_this_machine(tmp_path, monkeypatch, server, change, sentence):
+    url, served = server
+    put(served)
+    monkeypatch.setitem(sources.SOURCES, "mnist", source(urls=(change(url),)))
+    with pytest.raises(data.DataError, match=sentence):
+        data.fetch("mnist")
+
+
+def test_an_address_that_leads_away_from_https_is_not_followed(monkeypatch):
+    class Elsewhere(io.BytesIO):
+        def geturl(self):
+            return "http://elsewhere.invalid/"
+
+    monkeypatch.setattr(files, "urlopen", lambda url, timeout: Elsewhere(b"x"))
+    with pytest.raises(OSError, match="it is not an https address"):
+        files.fetched("https://here.invalid/", sources.SOURCES["mnist"].files[0])
+
+
+def test_a_download_ends_at_the_pinned_size_and_after_its_time(tmp_path, monkeypatch):
+    """The server would go on for ever, slowly or fast."""
+    seconds = [0.0]
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+                    time.sleep(seconds[0])
+
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    http.daemon_threads = True
+    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    url = f"http://127.0.0.1:{http.server_port}/"
+    monkeypatch.setitem(sources.SOURCES, "mnist", source(urls=(url,)))
+    with pytest.raises(data.DataError, match="it is longer than"):
+        data.fetch("mnist")
+    monkeypatch.setattr(files, "PATIENCE", 0.2)
+    seconds[0] = 0.05
+    with pytest.raises(data.DataError, match="it takes too long"):
+        data.fetch("mnist")
+    monkeypatch.setattr(files, "PATIENCE", 60)
+    monkeypatch.setattr(files, "SILENCE", 0.2)
+    seconds[0] = 3600
+    with pytest.raises(data.DataError, match="timed out"):
+        data.fetch("mnist")
+    http.shutdown()
+    http.server_close()
+    assert list((tmp_path / "checkout/mnist").iterdir()) == []
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+def test_a_file_that_holds_more_than_any_data_set_is_refused_without_reading_it_all(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(files, "LARGEST", 1 << 20)
+    put(tmp_path / "checkout/mnist", CONTENT | {NAMES[0]: pack(bytes(64 << 20))})
+    tracemalloc.start()
+    for verify in (True, False):
+        with pytest.raises(data.DataError, match=rf"{NAMES[0]} (is damaged|cannot be used)"):
+            data.load("mnist", verify=verify)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 << 20
+    assert not data.available("mnist")
 
 
 def test_loading_never_downloads(monkeypatch, server):
@@ -640,5 +719,5 @@ def test_pinned_tables_are_complete():
             assert len(bytes.fromhex(file.sha256)) == 32
             assert len(bytes.fromhex(file.content)) == (0 if name == "cifar10" else 32)
             assert file.size > 0
-            assert all(url.endswith(file.name) and url.startswith("http") for url in file.urls)
+            assert all(url.endswith(file.name) and url.startswith("https://") for url in file.urls)
             assert file.urls or name == "cifar10_4k"

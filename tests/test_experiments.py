@@ -2,8 +2,10 @@ import copy
 import dataclasses
 import itertools
 import math
+import os
 import re
 import shutil
+import signal
 
 import cases
 import pandas as pd
@@ -749,6 +751,36 @@ def test_another_networks_weights_end_in_a_sentence(folder):
     shutil.copy(other.network_file("k"), path)
     with pytest.raises(ValueError, match=rf"{path} holds the weights of another network: delete it"):
         experiments.trained(GRID[0], store=store)
+
+
+def test_a_grid_of_which_nothing_can_be_had_asks_for_the_data_set(folder):
+    absent = [dataclasses.replace(e, dataset="mnist") for e in GRID]
+    with pytest.raises(data.DataError, match=r"no network of this grid is stored.*run `make data DATASETS='mnist'`"):
+        run(absent, Store("03_x", out=folder))
+
+
+def test_a_table_whose_images_are_not_there_is_left_out_loudly_and_the_others_are_made(folder, capsys):
+    store = Store("03_x", out=folder)
+    tasks = [([dataclasses.replace(GRID[0], dataset="mnist")], 1), ([GRID[0]], 2)]
+    table = experiments.tables(store, "names", named_set, tasks, version=1)
+    assert table["dataset"].tolist() == ["digits"]
+    reason = "names needs data set 'mnist', which is not on this machine"
+    assert store.left_out == {reason: 1}
+    assert capsys.readouterr().out == f"!!! LEFT OUT: 1 networks, because {reason}\n"
+    assert experiments.tables(store, "names", named_set, tasks[:1], version=1).empty
+
+
+def named_set(networks, number):
+    return pd.DataFrame({"dataset": [e.dataset for e in networks], "number": number})
+
+
+def test_a_killed_worker_ends_in_one_sentence_that_says_how_to_go_on():
+    with pytest.raises(RuntimeError, match=r"killed, .*; the same command resumes where it stopped$"):
+        list(experiments.in_workers(kill_worker, [(0,), (1,)], jobs=2))
+
+
+def kill_worker(number):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_data_set_that_is_not_there_is_left_out_loudly_and_the_rest_is_run(folder):

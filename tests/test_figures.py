@@ -1,4 +1,5 @@
 import io
+import itertools
 
 import matplotlib as mpl
 import numpy as np
@@ -165,6 +166,96 @@ def test_pictures_survive_their_csv_and_leave_missing_panels_empty():
     assert [len(a.images) for a in axes] == [1, 0, 0, 1]
     assert axes[0].get_xlabel() == ""
     assert axes[3].images[0].get_clim() == (0, 1)
+
+
+# ------------------------------------------------------------------ whole, however little there is to draw
+
+
+def small(seeds, datasets, steps, protocols):
+    rng = np.random.default_rng(0)
+    every = itertools.product(range(seeds), datasets, steps, protocols)
+    table = pd.DataFrame(every, columns=["seed", "dataset", "step_size", "protocol"])
+    return table.assign(y=rng.uniform(0.2, 0.9, len(table)), z=rng.uniform(0.2, 0.9, len(table)))
+
+
+NOTE = "mean of n = 1 seeds, band: 95 % Student-t interval; comparable runs only; linf radius 8/255, 32 test images"
+LONG = "largest displacement of the map under attack"
+
+
+def drawn(t):
+    """Every kind of figure of one table of runs."""
+    values = list(t["dataset"].unique())
+    limits = pd.DataFrame({"x": [0.01, 0.1], "y": [1.0, 2.0], "name": "limit", "panel": values[0]})
+    lines = t.assign(panel=t["dataset"], x=t["step_size"], name=t["protocol"])
+    bounds = t.assign(left=t["y"], right=2 * t["y"], statement=t["dataset"], arm=t["protocol"], row=t["protocol"])
+    bounds = bounds.assign(side=t["dataset"], ratio=0.5)
+    cells = t.groupby(["protocol", "dataset"])["y"].agg(["mean", "std"]).reset_index().assign(shade=0.5)
+    cells = cells.assign(low=cells["mean"] - cells["std"], high=cells["mean"] + cells["std"])
+    panels = {(f"{p}\nstep 0.003", "image, attacked"): ("signed", np.eye(3), "kept 12%") for p in cells["protocol"]}
+    band = t.assign(low=t["y"] - 0.1, high=t["y"] + 0.1)
+    dots = t.assign(hue=t["protocol"])
+    yield (
+        "trends",
+        figures.trends(
+            t,
+            x="step_size",
+            metrics={"y": LONG, "z": "Spearman"},
+            hue="protocol",
+            column="dataset",
+            log_y=["z"],
+            note=NOTE,
+        ),
+    )
+    yield "trends", figures.trends(t, x="step_size", metrics={"y": LONG}, hue="protocol", note=NOTE)
+    yield (
+        "curves",
+        figures.curves(
+            band, x="step_size", y="y", hue="protocol", panels="dataset", log_x=True, y_label=LONG, note=NOTE
+        ),
+    )
+    yield (
+        "scatter",
+        figures.scatter(t, x="y", y="z", hue="protocol", shade="step_size", panels="dataset", y_label=LONG, note=NOTE),
+    )
+    yield "dots", figures.dots(dots, x="y", y="dataset", hue="hue", note=NOTE)
+    yield "profiles", figures.profiles(lines, x="x", y="y", hue="name", panels="panel", log_x=values, note=NOTE)
+    yield "clouds", figures.clouds(lines, limits, log_x=values, y_labels=dict.fromkeys(values, LONG), note=NOTE)
+    yield "against", figures.against(bounds, note=NOTE)
+    yield "tightness", figures.tightness(bounds, note=NOTE)
+    yield "matrix", figures.matrix(cells, rows="protocol", columns="dataset", y_label=LONG, note=NOTE)
+    yield "pictures", figures.pictures(figures.pixels(panels), note=NOTE)
+    yield "nothing", figures.trends(t.iloc[:0], x="step_size", metrics={}, hue="protocol", note=NOTE)
+
+
+@pytest.mark.parametrize("steps", [STEPS[:1], STEPS[:2]])
+@pytest.mark.parametrize("protocols", [1, 3, 7])
+def test_every_figure_is_whole_however_little_there_is_to_draw(steps, protocols):
+    """One seed and one data set: nothing leaves the canvas, no axis vanishes, no number is missing or infinite."""
+    names = ["matched", "plateau", "standard", "saliency", "raw_attention", "gradient_attention", "noise search"]
+    for kind, figure in drawn(small(1, ["fashion_mnist"], steps, names[:protocols])):
+        figure.canvas.draw()
+        left, low, right, high = figure.get_tightbbox().extents
+        width, height = figure.get_size_inches()
+        assert min(left, low) > -0.03, kind
+        assert right < width + 0.03, kind
+        assert high < height + 0.03, kind
+        for axis in figure.axes:
+            assert min(axis.get_window_extent().size) > 20, kind
+        written = " ".join(text.get_text() for text in figure.findobj(mpl.text.Text)).replace("linf", "")
+        assert not {"nan", "inf"} & {word.strip("[],+-") for word in written.split()}, kind
+        plt.close(figure)
+
+
+def test_an_interval_needs_two_seeds_and_ends_where_a_correlation_does():
+    table = pd.DataFrame({"step_size": [0.1, 0.1, 1.0], "seed": [0, 1, 0], "protocol": "matched"})
+    table = table.assign(spearman=[0.5, 0.99, 0.9], sharpness=[0.5, 0.99, 0.9])
+    shown = {"spearman": "Spearman of |map|", "sharpness": "sharpness"}
+    for axis, most in zip(trends(table, metrics=shown, column=None).axes, (1, 100), strict=True):
+        heights = axis.collections[0].get_paths()[0].vertices
+        assert np.nanmax(heights[:, 1]) == pytest.approx(min(most, claims.interval([0.5, 0.99])[1]))
+        assert not np.isfinite(heights[heights[:, 0] > 0.5, 1]).any() or (heights[:, 0] < 0.5).all()
+    (axis,) = figures.dots(table.assign(map="a"), x="spearman", y="map").axes
+    assert max(line.get_xdata().max() for line in axis.lines if len(line.get_xdata())) <= 1
 
 
 # ------------------------------------------------------------------ style

@@ -1,13 +1,19 @@
 """Laws about parameters: a notebook's own annotations say what they are, and nothing else gets in."""
 
+import datetime
+import itertools
 import math
+from fractions import Fraction
 from types import SimpleNamespace
 
 import IPython.display
+import nbformat
+import numpy as np
 import pytest
 import yaml
 from attrobust import notebook, paths
 from attrobust.experiments.store import Store
+from attrobust.notebook import reproduce
 
 GOOD = {
     "dataset": "digits",
@@ -108,11 +114,19 @@ def test_one_name_stands_for_a_list_of_one():
         ("device", "tpu", "device is 'tpu'; it must be one of cpu, cuda"),
         ("token_counts", [1], "token_counts is 1; it must be a whole number of at least 2"),
         ("committed", "maybe", "committed is 'maybe'; it must be true or false"),
-        ("out", None, "out is None; it must name a folder"),
-        ("out", "null", "out is 'null'; it must name a folder"),
+        ("seeds", [1, 0, 1], r"seeds is \[1, 0, 1\]; every value must stand there once"),
+        ("radii", "[8, 8.0]", r"radii is '\[8, 8.0\]'; every value must stand there once"),
+        ("seeds", list(range(2000)), "seeds holds 2000 values; at most 1000 are accepted"),
+        ("epochs", 10**400, "epochs is 1000.*; it must be a whole number from 1 to 9223372036854775807"),
+        ("step_size", 10**400, "step_size is 1000.*; it must be a finite number above 0"),
+        ("radius", 256, "radius is 256; it must be a finite number of at least 0 and at most 255"),
         ("out", 3, "out is 3; it must name a folder"),
-        ("out", "~", "out is '~'; ~ is not expanded here, write the folder in full"),
-        ("out", "~/rows", "out is '~/rows'; ~ is not expanded here, write the folder in full"),
+        ("out", __file__, "out is '.*test_notebook_parameters.py'; tests/ holds committed files"),
+        ("out", "/dev/null", "out is '/dev/null'; it must be a folder that can be made and written to"),
+        ("out", "/dev/null/rows", "out is '/dev/null/rows'; it must be a folder that can be made"),
+        ("out", "\0", "it must name a folder"),
+        ("out", str(paths.root), "out is '.*'; figures/ holds committed files, choose another folder"),
+        ("out", str(paths.root / "lib" / "rows"), "lib/ holds committed files, choose another folder"),
         ("out", str(paths.figures), "out is '.*figures'; figures/ holds committed files, choose another folder"),
         ("out", str(paths.figures / "03_x"), "figures/ holds committed files, choose another folder"),
         ("out", str(paths.notebooks / "new"), "notebooks/ holds committed files, choose another folder"),
@@ -152,12 +166,71 @@ def test_the_two_paths_that_papermill_can_inject_are_no_parameters():
 
 
 @pytest.mark.parametrize("name", [path.stem for path in paths.notebooks.glob("*.yaml")])
-def test_a_profile_file_given_whole_may_name_parameters_of_other_notebooks(name):
-    profile = yaml.safe_load((paths.notebooks / f"{name}.yaml").read_text())
-    given = profile | {"seeds": [3]}
-    assert settings(given, cell=SMALL, later=[injected(**given)])["seeds"] == [3]
-    with pytest.raises(ValueError, match="parameter 'sedes' is unknown"):
-        settings(given, cell=SMALL, later=[injected(**given, sedes=1)])
+def test_a_profile_file_that_the_runner_has_not_filtered_is_refused_as_well(name):
+    given = yaml.safe_load((paths.notebooks / f"{name}.yaml").read_text())
+    with pytest.raises(ValueError, match=r"parameter '.*' is unknown; accepted are seeds, step_size"):
+        settings(given, cell=SMALL, later=[injected(**given)])
+
+
+@pytest.mark.parametrize("null", [None, "null", "None"])
+def test_null_is_the_declared_value(null):
+    assert settings(dict.fromkeys(GOOD, null)) == GOOD
+
+
+def test_null_without_a_declared_value_is_refused():
+    with pytest.raises(ValueError, match="seeds is None; it must be a list of numbers"):
+        notebook.settings({"__annotations__": {"seeds": list[int]}, "seeds": None})
+
+
+def test_a_folder_below_home_is_expanded_and_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert settings({"out": "~/rows"}) == {"out": str(tmp_path / "rows")}
+    assert (tmp_path / "rows").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="out is '~/file'; it must be a folder that can be made"):
+        settings({"out": "~/file"})
+
+
+def test_only_what_evidence_depends_on_makes_a_notebook_another():
+    def declared(**given):
+        return notebook.as_declared(GOOD | given | {"In": ["", CELL]})
+
+    assert declared()
+    assert declared(jobs=2, out="", committed=False, radii="[0, 4, 8]")
+    assert not declared(seeds=[1])
+
+
+#: Values that no parameter, or hardly one, accepts; the texts are what a command line hands over.
+BAD = [
+    math.nan, math.inf, -math.inf, -1, 0, -0.5, 1e400, 10**400, -(10**400), 2**64, 1e300, 1e-320, 1.5, 1j, True, None,
+    "", " ", "x", "nan", "inf", "1e400", "1" * 400, "9" * 5000, "null", "[1, 1]", "[[]]", "{[]}", "b'x'", "1j", "..",
+    "[" * 5000, "-" * 100_000 + "1", "x" * 100_000, "a\nb", "\0", "\ud800", "∞ é", "2020-01-01", "/dev/null",
+    "/proc/1/x", b"x", [], [[]], [None], [True], [math.nan], [10**400], ["x"], ["a\0"], [1, 1], [1, "x"], {}, {"a": 1},
+    {1}, (), list(range(100_000)), datetime.date(2020, 1, 1), np.int64(1), np.array([1, 2]), Fraction(1, 2), object(),
+    len, ["digits", "digits"], "'digits'", str(paths.figures), str(paths.root), "x" * 300, "~nobody_of_this_name/x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", reproduce.numbered(), ids=lambda path: path.stem)
+def test_every_bad_value_of_every_parameter_is_accepted_for_good_or_ends_in_one_sentence(
+    path, tmp_path, monkeypatch, unchecked
+):
+    monkeypatch.chdir(tmp_path)
+    (cell,) = [c.source for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    types, refused = notebook.declared(cell), 0
+    for name, value in itertools.product(types, BAD):
+        try:
+            taken = settings({name: value}, cell=cell)[name]
+        except ValueError as error:
+            said, refused = str(error), refused + 1
+            assert type(error) is ValueError, (name, value)
+            assert said.startswith(name), said
+            assert "; it must" in said or "; at most" in said or "; every" in said or "; figures/" in said, said
+            assert len(said) <= 300, said
+            assert len(said.splitlines()) == 1, said
+        else:
+            assert settings({name: taken}, cell=cell) == {name: taken}
+    assert refused > 0.85 * len(types) * len(BAD)
 
 
 def test_other_cells_may_assign_what_they_like():
@@ -177,6 +250,20 @@ def test_the_store_of_a_notebook_follows_its_parameters(tmp_path, monkeypatch):
     alone = notebook.open_store("03_x", SimpleNamespace(out=str(tmp_path / "here"), committed=False, device="cpu"))
     assert (alone.out, alone.committed) == (tmp_path / "here", [])
     assert (reading.device, alone.device) == ("cuda", "cpu")
+
+
+def test_a_notebook_asks_for_images_in_its_first_cell_where_it_has_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook.data, "available", lambda name: name == "digits")
+    monkeypatch.setattr(paths, "figures", tmp_path / "figures")
+    how = {"out": str(tmp_path / "out"), "committed": True, "device": "cpu"}
+    for here in ({"datasets": ["mnist", "digits"]}, {"vits": ["digits", "cifar10_deep"]}, {}):
+        notebook.open_store("03_x", SimpleNamespace(**here, **how))
+    for gone in ({"datasets": ["mnist"]}, {"vits": ["cifar10_deep"]}):
+        with pytest.raises(notebook.data.DataError, match="which is not on this machine; run `make data DATASETS="):
+            notebook.open_store("03_x", SimpleNamespace(**gone, **how))
+    (tmp_path / "figures" / "03_x").mkdir(parents=True)
+    (tmp_path / "figures" / "03_x" / "runs.csv").write_text("key,dataset\na,mnist\n")
+    notebook.open_store("03_x", SimpleNamespace(datasets=["mnist"], **how))
 
 
 def test_what_is_left_out_is_said_loudly(tmp_path):

@@ -36,6 +36,16 @@ def constraints():
     }
 
 
+def test_workflows_may_read_only_and_use_actions_by_commit():
+    for path in (paths.root / ".github" / "workflows").glob("*.yml"):
+        text = path.read_text()
+        assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+        used = re.findall(r"uses: (.*)", text)
+        assert used
+        for action in used:
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", action), action
+
+
 def test_every_library_file_is_tracked():
     files = {str(p.relative_to(paths.root)) for p in (paths.root / "lib" / "attrobust").rglob("*.py")}
     assert files <= set(tracked())

@@ -15,6 +15,7 @@ import pytest
 from attrobust import __main__, paths
 from attrobust.experiments import store
 from attrobust.notebook import reproduce
+from nbclient.exceptions import DeadKernelError
 from trees import copy_tree, run
 
 SMOKE = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--only", "03"]
@@ -45,9 +46,24 @@ def refused(monkeypatch, unchecked):
         (["--only", "99"], "error: only is '99'; it must be one of"),
         (["--jobs", "-1"], "error: jobs is -1; it must be a whole number of at least 0"),
         (["-p", "sedes", "[0]"], "error: parameter 'sedes' is unknown"),
-        (["-p", "step_sizes", "[0]"], "error: step_sizes is 0; it must be a finite number above 0"),
-        (["-p", "radii", "[-1]"], "error: radii is -1; it must be a finite number of at least 0"),
-        (["-p", "datasets", "[fashion]"], "error: datasets is 'fashion'; it must be one of digits, mnist"),
+        (["--only", "03", "-p", "step_sizes", "[0]"], "error: step_sizes is 0; it must be a finite number above 0"),
+        (["--only", "03", "-p", "radii", "[-1]"], "error: radii is -1; it must be a finite number of at least 0"),
+        (
+            ["--only", "03", "-p", "datasets", "[fashion]"],
+            "error: datasets is 'fashion'; it must be one of digits, mnist",
+        ),
+        (["--only", "03", "-p", "seeds", "[0"], "error: seeds is '[0'; it must be YAML, such as [1, 2] ("),
+        (["--only", "03", "-p", "seeds", "[0, 0]"], "error: seeds is [0, 0]; every value must stand there once"),
+        (["--only", "03", "-p", "seeds", f"[{10**400}]"], "error: seeds is 1000"),
+        (["--only", "03", "-p", "seeds", "9" * 5000], "error: seeds is '999"),
+        (["--only", "03", "-p", "seeds", "[" * 5000], "error: seeds is '[[["),
+        (["--only", "03", "-p", "seeds", "2020-99-99"], "error: seeds is '2020-99-99'; it must be YAML"),
+        (
+            ["--only", "03", "-p", "seeds", "[0]", "-p", "seeds", "[1]"],
+            "error: parameter 'seeds' is given twice; give it once",
+        ),
+        (["-p", "seeds", "[0]"], "error: parameter 'seeds' is unknown to 01_fragile_attributions; accepted are"),
+        (["--only", "01,03", "-p", "seeds", "[0]"], "error: parameter 'seeds' is unknown to 01_fragile_attributions"),
         (["-p", "out", "null"], "error: parameter 'out' is unknown"),
         (["-p", "committed", "true"], "error: parameter 'committed' is unknown"),
         (["--profile", "smoke", "--update"], "error: update is 1; it needs the profile cpu or full"),
@@ -57,6 +73,7 @@ def test_bad_input_ends_in_one_sentence(refused, arguments, sentence):
     said = refused("reproduce", *arguments)
     assert said.startswith(sentence)
     assert len(said.splitlines()) == 1
+    assert len(said) <= 300 + len("error: ")
 
 
 def test_bad_input_ends_with_a_status_and_no_traceback(tmp_path):
@@ -106,6 +123,44 @@ def test_a_profile_says_how_many_workers_unless_the_command_does(monkeypatch, tm
     with pytest.raises(reproduce.NotebookError):
         reproduce.reproduce(profile_name="gpu", only="03", jobs=jobs, say=lambda line: None)
     assert seen == [used]
+
+
+@pytest.mark.parametrize("text", ["- 1", "seeds: [", "", "1: 2", "seeds: &a [*a]", "sedes: [0]", "seeds: 2020-99-99"])
+def test_a_bad_profile_file_ends_in_one_sentence(refused, monkeypatch, tmp_path, text):
+    books = copy_tree(tmp_path, parts=("notebooks",)) / "notebooks"
+    (books / "smoke.yaml").write_text(text)
+    monkeypatch.setattr(paths, "notebooks", books)
+    monkeypatch.setattr(paths, "build", tmp_path)
+    said = refused("reproduce", "--profile", "smoke", "--only", "03")
+    assert re.match(r"error: (smoke.yaml|seeds|parameter)", said)
+    assert len(said.splitlines()) == 1
+
+
+def stopped(monkeypatch, tmp_path, error):
+    """What a runner says whose first notebook ends in an error."""
+    said = []
+
+    def execute(*_, **__):
+        raise error
+
+    monkeypatch.setattr(paths, "build", tmp_path)
+    monkeypatch.setattr(reproduce.papermill, "execute_notebook", execute)
+    with pytest.raises(reproduce.NotebookError) as caught:
+        reproduce.reproduce(profile_name="smoke", only="01", say=said.append)
+    return said, str(caught.value)
+
+
+def test_a_profile_is_filtered_for_each_notebook_and_what_it_leaves_is_said(monkeypatch, tmp_path):
+    said, _ = stopped(monkeypatch, tmp_path, DeadKernelError("Kernel died"))
+    (line,) = [line for line in said if "not for this notebook" in line]
+    left = set(line.split(": ")[1].split(", "))
+    own = reproduce.parameters_of(reproduce.numbered("01")[0]).keys()
+    assert left == reproduce.profile("smoke").keys() - own
+
+
+def test_a_killed_kernel_ends_in_one_sentence_that_says_how_to_go_on(monkeypatch, tmp_path):
+    _, sentence = stopped(monkeypatch, tmp_path, DeadKernelError("Kernel died"))
+    assert sentence.endswith(".ipynb: its kernel was killed; the same command resumes where it stopped")
 
 
 def test_scrubbing_leaves_nothing_that_changes_from_run_to_run(tmp_path):

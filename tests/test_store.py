@@ -472,7 +472,7 @@ def test_a_link_into_the_committed_files_is_seen_through(folder):
         Store("01_x", out=folder / "link" / "01_x")
 
 
-@pytest.mark.parametrize("name", ["~", "~/rows", "null", "None", " "])
+@pytest.mark.parametrize("name", ["~nobody_of_this_name", "null", "None", " ", "\0"])
 def test_a_name_that_is_no_folder_is_refused_in_one_sentence(folder, name):
-    with pytest.raises(ValueError, match=r"out is '.*'; (~ is not expanded here|it must name a folder)"):
+    with pytest.raises(ValueError, match=r"out is '.*'; it must (name a folder|be a folder that can be made)"):
         Store("01_x", out=name)

@@ -29,11 +29,11 @@ def main() -> None:
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter.")
 def _reproduce(*, profile: str, update: bool, pairs: list[tuple[str, str]], **options: object) -> None:
     """Run notebooks from an empty store and compare their claims with the committed ones."""
-    import yaml
-
     from attrobust.notebook import reproduce
 
-    options |= {"overrides": {name: yaml.safe_load(value) for name, value in pairs}, "update": update}
+    if twice := {name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1}:
+        raise ValueError(f"parameter {min(twice)!r} is given twice; give it once")
+    options |= {"overrides": {name: reproduce.parsed(name, value) for name, value in pairs}, "update": update}
     same = reproduce.reproduce(profile_name=profile, **options, say=click.echo)
     if not same and profile == "cpu" and not pairs and not update:
         click.echo("note: some verdicts differ from the committed ones; see the lines marked ≠")
@@ -98,11 +98,11 @@ def run() -> None:
         sys.exit(error.exit_code)
     except Exception as error:
         from attrobust import data
-        from attrobust.notebook import reproduce
+        from attrobust.notebook import reproduce, sentence
 
-        if not isinstance(error, ValueError | data.DataError | reproduce.NotebookError):
+        if not isinstance(error, ValueError | OSError | data.DataError | reproduce.NotebookError):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {sentence(error)}")
 
 
 if __name__ == "__main__":

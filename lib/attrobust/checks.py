@@ -6,10 +6,14 @@ given, or raises ValueError.
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+#: The largest whole number that tensors, tables and generators hold.
+LARGEST = 2**63 - 1
 
 
 def positive(name: str, value: float) -> float:
@@ -24,10 +28,11 @@ def positive(name: str, value: float) -> float:
     return value
 
 
-def at_least(name: str, value: float, least: float) -> float:
-    """A finite number not below `least`."""
-    if not _finite_number(value) or value < least:
-        raise ValueError(f"{name} is {value!r}; it must be a finite number of at least {least}")
+def at_least(name: str, value: float, least: float, *, most: float = math.inf) -> float:
+    """A finite number from `least` to `most`."""
+    if not _finite_number(value) or not least <= value <= most:
+        accepted = f"of at least {least}" + (f" and at most {most}" if most < math.inf else "")
+        raise ValueError(f"{name} is {value!r}; it must be a finite number {accepted}")
     return value
 
 
@@ -40,9 +45,9 @@ def share(name: str, value: float) -> float:
 
 def count(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
     """A whole number from `least` to `most`."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        accepted = f"from {least} to {most}" if most is not None else f"of at least {least}"
+    whole, top = isinstance(value, int) and not isinstance(value, bool), LARGEST if most is None else most
+    if not whole or not least <= value <= top:
+        accepted = f"from {least} to {top}" if most is not None or (whole and value > top) else f"of at least {least}"
         raise ValueError(f"{name} is {value!r}; it must be a whole number {accepted}")
     return value
 
@@ -50,7 +55,7 @@ def count(name: str, value: int, *, least: int = 1, most: int | None = None) -> 
 def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
     """One of the `accepted` names; the sentence offers the nearest."""
     accepted = list(accepted)
-    if value not in accepted:
+    if not isinstance(value, str) or value not in accepted:
         near = difflib.get_close_matches(str(value), accepted, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(accepted)}{hint}")
@@ -186,4 +191,6 @@ def _rows(name: str, value: Tensor) -> None:
 
 
 def _finite_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that a float holds; a comparison takes whole numbers of any length."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and -sys.float_info.max <= value <= sys.float_info.max

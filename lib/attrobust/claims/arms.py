@@ -93,7 +93,10 @@ def overview(table: pd.DataFrame) -> str:
     lines = ["change over the whole range; [+] supported  [-] opposite  [.] undecided", ""]
     for claim, inside in table.groupby("claim", sort=False):
         cells = inside.assign(
-            cell=[f"{c:+.3g} [{marks[v]}]" for c, v in zip(inside["change"], inside["verdict"], strict=True)],
+            cell=[
+                f"{rule.signed(c, '.3g')} [{marks[v]}]"
+                for c, v in zip(inside["change"], inside["verdict"], strict=True)
+            ],
             line=inside["metric"] + " / " + inside["by"].str.replace("_size", ""),
         )
         arm = ["dataset", "protocol"] if cells["activation"].nunique() == 1 else ["dataset", "activation", "protocol"]
@@ -113,7 +116,7 @@ def conditions(rows: pd.DataFrame, *, metric: str, by: str, cluster: Sequence[st
     for protocol, inside in rows.groupby("protocol", sort=False):
         t = pooled(inside, metric=metric, by=by, cluster=cluster, arm=["protocol"])
         lines.append(
-            f"  {protocol:<10}{t.change:+.3f}  95 % interval [{t.low:+.3f}, {t.high:+.3f}]"
-            f"  from {len(t.per_seed)} clusters: {', '.join(f'{c:+.3f}' for c in t.per_seed)}"
+            f"  {protocol:<10}{rule.signed(t.change)}  95 % interval [{rule.signed(t.low)}, {rule.signed(t.high)}]"
+            f"  from {len(t.per_seed)} clusters: {', '.join(map(rule.signed, t.per_seed))}"
         )
     return "\n".join(lines)

@@ -45,8 +45,8 @@ def paired(
 def differences(table: pd.DataFrame) -> str:
     """The verdicts of `paired` as a page of text."""
     lines = [
-        f"{row.claim}: {row.arm}: {row.first:.2f} - {row.last:.2f} = {row.change:+.2f}"
-        f"  [{row.low:+.2f}, {row.high:+.2f}]  n = {row.n}  {row.verdict}"
+        f"{row.claim}: {row.arm}: {row.first:.2f} - {row.last:.2f} = {rule.signed(row.change, '.2f')}"
+        f"  [{rule.signed(row.low, '.2f')}, {rule.signed(row.high, '.2f')}]  n = {row.n}  {row.verdict}"
         for row in table.itertuples()
     ]
     return "\n".join([*lines, *[sentence(claim, part) for claim, part in table.groupby("claim", sort=False)]])
@@ -117,7 +117,8 @@ def reached(table: pd.DataFrame) -> str:
         lines.append(", ".join(metric))
         for row in part.itertuples():
             name = f"{row.explanation} {row.says}"
-            lines.append(f"  {name:<46}{row.change:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]  {row.verdict}")
+            change, low, high = map(rule.signed, (row.change, row.low, row.high))
+            lines.append(f"  {name:<46}{change}  [{low}, {high}]  {row.verdict}")
     return "\n".join([*lines, "", *[sentence(claim, part) for claim, part in table.groupby("claim", sort=False)]])
 
 
@@ -155,7 +156,8 @@ def kernel_by_kernel(table: pd.DataFrame) -> str:
     for metric, part in table.groupby(["dataset", "metric"], sort=False):
         lines.append(", ".join(metric))
         for (name, explanation), pair in part.groupby(["attention", "explanation"], sort=False):
-            trends = "  ".join(f"{r.change:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in pair.itertuples())
+            found = [map(rule.signed, (r.change, r.low, r.high)) for r in pair.itertuples()]
+            trends = "  ".join("{} [{}, {}]".format(*numbers) for numbers in found)
             back = "restored" if (pair["verdict"] == SUPPORTED).all() else "not shown"
             if len(says) == 1:
                 back = pair["verdict"].iloc[0]

@@ -61,6 +61,11 @@ def ends(rows: pd.DataFrame, metric: str, by: str) -> dict[str, float]:
     return {"first": first, "last": last}
 
 
+def signed(value: float, digits: str = ".3f") -> str:
+    """A change or an end of its interval as text: "none" where there are too few values for one."""
+    return f"{value:+{digits}}" if np.isfinite(value) else "none"
+
+
 def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, float]:
     """95 % Student-t interval of a mean; infinite with fewer than two values."""
     values = np.asarray(values, dtype=float)

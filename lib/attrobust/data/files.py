@@ -6,23 +6,33 @@ that holds something else is passed over while another may be found, and else na
 
 import gzip
 import hashlib
+import io
 import lzma
 import math
 import os
 import struct
 import tarfile
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import NoReturn
-from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
-from sklearn.datasets import fetch_file, load_digits
+from sklearn.datasets import load_digits
 
 from attrobust import paths
 from attrobust.data.sources import CIFAR10_4K_RECORDS, DIGITS_PIXELS, SOURCES, File, Source
+
+#: Bytes that a file may hold, packed or not: more than any pinned one does.
+LARGEST = 1 << 28
+
+#: Seconds that a server may be silent, and that a download may take in all beside a second for every 20 kB.
+SILENCE, PATIENCE = 30, 60
 
 #: What reading a damaged packed file ends in.
 DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
@@ -51,18 +61,31 @@ def candidates(file: File, source: Source, data_dir: str | Path | None = None) -
     return list(found)
 
 
+def read(path: Path) -> bytes:
+    """Bytes of a file; an OSError if they are more than any data set's file holds."""
+    with path.open("rb") as file:
+        return _bounded(file)
+
+
 def unpack(raw: bytes) -> bytes:
     """What a file holds, unpacked if its first bytes say gzip or xz; one of `DAMAGE` is raised if it is damaged."""
     if raw.startswith(b"\x1f\x8b"):
-        return gzip.decompress(raw)
-    return lzma.decompress(raw) if raw.startswith(b"\xfd7zXZ\0") else raw
+        return _bounded(gzip.GzipFile(fileobj=io.BytesIO(raw)))
+    return _bounded(lzma.LZMAFile(io.BytesIO(raw))) if raw.startswith(b"\xfd7zXZ\0") else raw
+
+
+def _bounded(file: io.IOBase) -> bytes:
+    content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise OSError(f"it holds more than {LARGEST:,} bytes")
+    return content
 
 
 def digests(path: Path) -> Iterator[str]:
-    """SHA-256 of a file, then of what it unpacks to, if it is packed and sound."""
-    raw = path.read_bytes()
-    yield hashlib.sha256(raw).hexdigest()
+    """SHA-256 of a file, then of what it unpacks to, if it is packed and sound; none of one that is too large."""
     with suppress(*DAMAGE):
+        raw = read(path)
+        yield hashlib.sha256(raw).hexdigest()
         if (content := unpack(raw)) is not raw:
             yield hashlib.sha256(content).hexdigest()
 
@@ -93,7 +116,8 @@ def locate(name: str, source: Source, data_dir: str | Path | None = None, *, ver
 
 def refuse(name: str, path: Path, file: File) -> NoReturn:
     """Say why a file does not serve as `file` of the data set `name`, and what to do."""
-    content, known = path.read_bytes(), set(digests(path))
+    with _undamaged(path, f"delete it and run `make data DATASETS={name}`"):
+        content, known = read(path), set(digests(path))
     pinned = [(f.name, other) for other, s in SOURCES.items() for f in s.files if known & {f.sha256, f.content}]
     remedy = f"run `make data DATASETS={name}`"
     if pinned:
@@ -126,14 +150,39 @@ def download(name: str, source: Source, data_dir: str | Path | None = None) -> P
         failures = []
         for url in file.urls:
             try:
-                fetch_file(url, folder=folder, sha256=file.sha256, n_retries=1, delay=0)
+                paths.write_bytes(folder / file.name, fetched(url, file))
                 break
-            except (URLError, OSError, ValueError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 failures.append(f"{url} ({error})")
         else:
             remedy = f"check the network, or copy the file into {folder} by hand"
             raise DataError(f"{file.name} could not be fetched from {' or '.join(failures)}: {remedy}.")
     return folder
+
+
+def fetched(url: str, file: File) -> bytes:
+    """Content of a file's address, by https (http from this machine alone), no longer than pinned and as pinned."""
+    until, parts, left = time.monotonic() + PATIENCE + file.size / 20_000, [], file.size + 1
+    _trusted(url)
+    with urlopen(url, timeout=SILENCE) as answer:
+        _trusted(answer.geturl())
+        while left > 0 and (part := answer.read1(min(left, 1 << 16))):
+            parts.append(part)
+            left -= len(part)
+            if time.monotonic() > until:
+                raise OSError("it takes too long")
+    content = b"".join(parts)
+    if len(content) > file.size:
+        raise OSError(f"it is longer than {file.size:,} bytes")
+    if (digest := hashlib.sha256(content).hexdigest()) != file.sha256:
+        raise OSError(f"its SHA-256 is {digest[:12]}..., which differs from expected {file.sha256[:12]}...")
+    return content
+
+
+def _trusted(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost")):
+        raise OSError("it is not an https address")
 
 
 def not_found(name: str, missing: Iterable[File], data_dir: str | Path | None) -> str:
@@ -177,7 +226,7 @@ def read_idx_set(found: dict[str, Path]) -> Arrays:
 def _read_idx(path: Path) -> np.ndarray:
     """Array of one idx file, packed with gzip or not."""
     with _undamaged(path, _IDX):
-        raw = unpack(path.read_bytes())
+        raw = unpack(read(path))
     if len(raw) < 4 or raw[:3] != b"\0\0\x08" or raw[3] not in (1, 3) or len(raw) < 4 + 4 * raw[3]:
         raise DataError(f"{path} is not an idx file of bytes: {_IDX}.")
     start = 4 + 4 * raw[3]
@@ -191,10 +240,10 @@ def _read_idx(path: Path) -> np.ndarray:
 def read_cifar_archive(found: dict[str, Path]) -> Arrays:
     """Train and test arrays straight out of the archive of the binary version."""
     path, batches = next(iter(found.values())), {}
-    with _undamaged(path, _CIFAR), tarfile.open(path) as archive:
+    with _undamaged(path, _CIFAR), tarfile.open(fileobj=io.BytesIO(unpack(read(path)))) as archive:
         for member in archive:
             if member.isfile() and member.name.endswith(".bin"):
-                batches[Path(member.name).name] = archive.extractfile(member).read()
+                batches[Path(member.name).name] = archive.extractfile(member).read(10_000 * RECORD + 1)
     train = [f"data_batch_{i}.bin" for i in range(1, 6)]
     if any(len(batches.get(name, b"")) == 0 or len(batches[name]) % RECORD for name in (*train, "test_batch.bin")):
         raise DataError(f"{path} does not hold CIFAR-10's six batches: {_CIFAR}.")
@@ -205,11 +254,11 @@ def read_cifar_slice(path: Path) -> Arrays:
     """Records 0 to 2,999 (train) and 3,000 to 3,999 (test) of CIFAR-10's first training batch, exact or refused."""
     with _undamaged(path, _CIFAR):
         if path.name.endswith((".tar.gz", ".tar")):
-            with tarfile.open(path) as archive:
+            with tarfile.open(fileobj=io.BytesIO(unpack(read(path)))) as archive:
                 members = [m for m in archive if m.name.endswith("data_batch_1.bin")]
                 records = archive.extractfile(members[0]).read(4000 * RECORD) if members else b""
         else:
-            records = unpack(path.read_bytes())[: 4000 * RECORD]
+            records = unpack(read(path))[: 4000 * RECORD]
     if hashlib.sha256(records).hexdigest() != CIFAR10_4K_RECORDS:
         cause = "does not hold the original first 4,000 CIFAR-10 images (a lossy copy, perhaps)"
         raise DataError(f"{path} {cause}: {_CIFAR}.")

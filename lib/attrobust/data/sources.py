@@ -55,7 +55,7 @@ _MNIST = _idx(  # CC BY-SA 3.0
 )  # fmt: skip
 _FASHION = _idx(  # MIT licence
     ("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/b2617bb6d3ffa2e429640350f613e3291e10b141/data/fashion/",
-     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
+     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"),
     ("3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
      "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", 26_421_880),
     ("a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",

@@ -8,6 +8,7 @@ gathered into ``runs.csv`` and ``attacked.csv`` at its end; provenance stands in
 import json
 import platform
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from attrobust.rows import Rows
 
 # From 3.1 on, pandas restores floats exactly by default and deprecates being asked to.
 _EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+
+#: Committed folders of a checkout, beside those of the notebooks and their figures.
+_COMMITTED = ("lib", "tests", ".git", ".github", ".ci")
 
 _RESTORED = "restore it by git, or recompute it by make reproduce UPDATE=1"
 
@@ -70,6 +74,11 @@ class Store:
         for folder in self.committed:
             known = _committed(folder) | known
         return {key: known[key] for key in keys if key in known}
+
+    @property
+    def data_sets(self) -> set[str]:
+        """Data sets that committed rows speak of."""
+        return {row.run.get("dataset") for folder in self.committed for row in _committed(folder).values()}
 
     def put(self, key: str, run: Mapping, attacked: Sequence[Mapping], made: Mapping) -> None:
         """Write one row after its provenance; called by workers as soon as a run ends."""
@@ -179,15 +188,20 @@ def _committed(folder: Path) -> dict[str, Stored]:
 
 
 def place_for(out: str | Path) -> Path:
-    """A folder for new evidence, in full; a ValueError if it holds committed files or is no folder's name."""
-    if not isinstance(out, str | Path) or str(out).strip().lower() in ("", "null", "none"):
+    """A folder for new evidence, made and in full; a ValueError if it holds committed files or cannot be made."""
+    if not isinstance(out, str | Path) or str(out).strip().lower() in ("", "null", "none") or "\0" in str(out):
         raise ValueError(f"out is {out!r}; it must name a folder")
-    if str(out).startswith("~"):
-        raise ValueError(f"out is {str(out)!r}; ~ is not expanded here, write the folder in full")
-    for home in (paths.figures, paths.notebooks):
-        if Path(out).resolve().is_relative_to(home.resolve()):
-            raise ValueError(f"out is {str(out)!r}; {home.name}/ holds committed files, choose another folder")
-    return Path(out).absolute()
+    try:
+        place = Path(out).expanduser().absolute()
+        for home in map(Path.resolve, (paths.figures, paths.notebooks, *map(paths.root.joinpath, _COMMITTED))):
+            if place.resolve().is_relative_to(home) or place.resolve() == paths.root.resolve():
+                raise ValueError(f"out is {str(out)!r}; {home.name}/ holds committed files, choose another folder")
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except (OSError, RuntimeError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"out is {str(out)!r}; it must be a folder that can be made and written to ({why})") from None
+    return place
 
 
 def made_in(folder: Path) -> str | None:

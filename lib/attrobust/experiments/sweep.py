@@ -6,12 +6,14 @@ torch costs seconds); every run seeds its own generators, so a row depends neith
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 import joblib
 import pandas as pd
 import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import nn
 from tqdm import tqdm
 
@@ -39,7 +41,9 @@ def run(
     keys = {e: keys_of.key(e, measurement, device) for e in experiments}
     found = _believed(store, keys, measurement)
     missing = [e for e in experiments if keys[e] not in found]
-    absent = {name for name in {e.dataset for e in missing} if not data.available(name)}
+    absent = _absent(missing)
+    if absent and len(missing) == len(experiments) and absent == {e.dataset for e in experiments}:
+        raise data.DataError(none_here(sorted(absent)))
     for name in sorted(absent):
         store.leave_out(f"data set {name!r} is not on this machine", sum(e.dataset == name for e in missing))
     groups = _groups([e for e in missing if e.dataset not in absent], device)
@@ -145,30 +149,63 @@ def table(store: Store, name: str, function: Callable, *arguments: object, versi
 def tables(
     store: Store, name: str, function: Callable, tasks: Sequence[tuple], *, jobs: int = 0, version: int | None = None
 ) -> pd.DataFrame:
-    """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none."""
-    if not tasks:
-        return pd.DataFrame()
+    """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none.
+
+    A task whose table is not stored and whose images are not on this machine is left out, loudly.
+    """
     keys = [keys_of.table(name, function, task, version=version, device=store.device) for task in tasks]
     missing = [(key, task) for key, task in zip(keys, tasks, strict=True) if not store.table_file(name, key)]
+    gone = {key: absent for key, task in missing if (absent := _absent(_experiments_in(task)))}
+    for reason, n in Counter(f"{name} needs {_not_here(min(absent))}" for absent in gone.values()).items():
+        store.leave_out(reason, n)
+        print(f"!!! LEFT OUT: {n} networks, because {reason}")
+    missing = [(key, task) for key, task in missing if key not in gone]
 
     def compute(key: str, task: tuple) -> None:
         store.put_table(name, key, function(*task))
 
     for done, _ in enumerate(in_workers(compute, missing, jobs=jobs), start=1):
         store.report(f"{name}: {done}/{len(missing)} computed")
-    return pd.concat([store.table(name, k) for k in keys], ignore_index=True)
+    found = [store.table(name, key) for key in keys if key not in gone]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def _experiments_in(value: object) -> list[Experiment]:
+    """Experiments among the arguments of a table, at any depth."""
+    inner = [e for v in value for e in _experiments_in(v)] if isinstance(value, list | tuple) else []
+    return [value] if isinstance(value, Experiment) else inner
+
+
+def _absent(experiments: Iterable[Experiment]) -> set[str]:
+    """Data sets of experiments that are not on this machine."""
+    return {name for name in {e.dataset for e in experiments} if not data.available(name)}
+
+
+def none_here(datasets: Sequence[str]) -> str:
+    """That nothing of a grid can be had, since all of it needs data sets that are not here, and what to do."""
+    remedy = f"run `make data DATASETS='{' '.join(datasets)}'`, or name another data set, such as digits"
+    return f"no network of this grid is stored, and every one needs {_not_here(datasets[0])}; {remedy}."
+
+
+def _not_here(dataset: str) -> str:
+    return f"data set {dataset!r}, which is not on this machine"
 
 
 def in_workers(function: Callable, tasks: Iterable[tuple], *, jobs: int = 0) -> Iterable:
     """Results of `function(*task)` as they finish, from one-thread worker processes that are kept for later."""
     tasks = list(tasks)
     if not tasks:
-        return []
+        return
     workers = jobs or joblib.cpu_count(only_physical_cores=False)
     with joblib.parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1):
-        return joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")(
+        results = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")(
             joblib.delayed(_alone)(os.getpid(), function, task) for task in tasks
         )
+    try:
+        yield from results
+    except TerminatedWorkerError:
+        why = "a worker process was killed, most often for want of memory (fewer jobs need less)"
+        raise RuntimeError(f"{why}; the same command resumes where it stopped") from None
 
 
 def _alone(parent: int, function: Callable, task: tuple) -> object:

@@ -1,6 +1,7 @@
 """Curves with intervals: a tidy table in, one figure out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,15 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 
-from attrobust.figures.style import COLORS, drawing, label, legend
+from attrobust.figures.style import COLORS, drawing, ends, label, legend
 from attrobust.figures.style import panels as panelled
 
 
-def _interval(values: pd.Series) -> tuple[float, float]:
-    """95 % Student-t interval of the mean, for seaborn's `errorbar`."""
+def _interval(values: pd.Series, within: tuple[float, float] = (-np.inf, np.inf)) -> tuple[float, float]:
+    """95 % Student-t interval of the mean, for seaborn's `errorbar`, as far as it lies within the ends of a scale."""
     values = np.asarray(values, dtype=float)
     half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else np.nan
-    return values.mean() - half, values.mean() + half
+    low, high = np.clip([values.mean() - half, values.mean() + half], *within)
+    return low, high
 
 
 @drawing
@@ -41,7 +43,7 @@ def trends(
         sns.lineplot(
             table[table[column] == value] if column else table, x=x, y=metric, hue=hue, hue_order=hues,
             palette={h: COLORS[h] for h in hues}, style=hue, style_order=hues, markers=True, dashes=False,
-            errorbar=_interval, ax=axis, legend=False,
+            errorbar=partial(_interval, within=ends(metric, metrics[metric], str(value))), ax=axis, legend=False,
         )  # fmt: skip
         if metric in log_y:
             axis.set_yscale("log")
@@ -69,7 +71,8 @@ def curves(
             line, color = inside[inside[hue] == name].sort_values(x), palette[name]
             axis.plot(line[x], line[y], marker="o", color=color, label=label(name))
             if "low" in line and "high" in line:
-                axis.fill_between(line[x], line["low"], line["high"], color=color, alpha=0.2, linewidth=0)
+                low, high = (line[end].clip(*ends(y, y_label, str(value))) for end in ("low", "high"))
+                axis.fill_between(line[x], low, high, color=color, alpha=0.2, linewidth=0)
         if log_x:
             _ticks(axis, inside[x])
         axis.set(xlabel=x_label or label(x), ylabel=(y_label or label(y)) if axis is figure.axes[0] else "")
@@ -95,7 +98,7 @@ def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, least: 
     if zero:
         axis.axvline(0, color=COLORS["theory"], linewidth=0.8, zorder=0)
     sns.pointplot(
-        **shared, errorbar=lambda values: _interval(values) if len(values) >= least else (np.nan, np.nan),
+        **shared, errorbar=lambda values: _interval(values, ends(x)) if len(values) >= least else (np.nan, np.nan),
         dodge=dodge, linestyle="none", marker="|", markersize=12, markeredgewidth=2, err_kws=thin, ax=axis,
         legend=False,
     )  # fmt: skip
@@ -123,7 +126,9 @@ def scatter(table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels
 
 
 def _ticks(axis: Axes, values: pd.Series) -> None:
-    """A logarithmic axis whose ticks are the values."""
+    """A logarithmic axis whose ticks are the values, about a single one too."""
+    if values.nunique() == 1:
+        axis.set_xlim(values.iloc[0] / 2, values.iloc[0] * 2)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(sorted(values.unique().tolist())))
     axis.xaxis.set_minor_locator(NullLocator())

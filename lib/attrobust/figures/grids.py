@@ -63,6 +63,7 @@ def matrix(
         place = names.index(cell[columns]), lines.index(cell[rows])
         mean, low, high = (f"{cell[name]:.{digits}f}" for name in ("mean", "low", "high"))
         for text, height, size in ((mean, 3, 8), (f"[{low}, {high}]", -6, 6)):
+            text = "" if "nan" in text else text  # one seed has no interval
             axis.annotate(text, place, (0, height), textcoords="offset points", ha="center", va="center", fontsize=size)
     axis.set_xticks(range(len(names)), [label(name).replace(" ", "\n", 1) for name in names], fontsize=7)
     axis.set_yticks(range(len(lines)), [label(line) for line in lines], fontsize=8)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import PIL.Image
 import seaborn as sns
@@ -68,6 +69,22 @@ def label(name: str) -> str:
     return LABELS.get(name, str(name).replace("_", " "))
 
 
+def ends(*names: str) -> tuple[float, float]:
+    """Least and largest value of what these names speak of: a correlation ends at 1, so does its interval.
+
+    Example:
+        >>> ends("spearman"), ends("value", "test accuracy"), ends("gain", "spearman")
+        ((-1.0, 1.0), (0.0, 1.0), (-inf, inf))
+    """
+    said = " ".join(f"{name} {label(name)}" for name in names).lower()
+    if not any(word in said for word in ("gain", "change", "differ", "displace", "distance", "1 -")):
+        if any(word in said for word in ("top-k", "top_k", "accuracy")):
+            return 0.0, 1.0
+        if any(word in said for word in ("spearman", "pearson", "cosine", "correlation")):
+            return -1.0, 1.0
+    return -np.inf, np.inf
+
+
 def style() -> AbstractContextManager[None]:
     """Matplotlib settings of all figures, in force inside the `with` block only."""
     settings = sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=1.0)
@@ -78,7 +95,10 @@ def style() -> AbstractContextManager[None]:
 
 
 def drawing(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """A function that draws in the common style and writes `note` below; without rows, that no run is left to draw."""
+    """A function that draws in the common style and writes `note` below; without rows, that no run is left to draw.
+
+    A canvas that a legend, a label or a title would leave grows until it holds all of them.
+    """
 
     @wraps(draw)
     def drawn(table: pd.DataFrame, *arguments: object, note: str = "", **options: object) -> Figure:
@@ -91,12 +111,31 @@ def drawing(draw: Callable[..., Figure]) -> Callable[..., Figure]:
             if note:
                 lines = textwrap.fill(note, width=int(17 * figure.get_figwidth()))
                 figure.supxlabel(lines, fontsize=7, color="#444444", x=0.01, ha="left", linespacing=1.4)
+            _grow(figure)
         return figure
 
     signature = inspect.signature(draw)
     note = inspect.Parameter("note", inspect.Parameter.KEYWORD_ONLY, default="", annotation=str)
     drawn.__signature__ = signature.replace(parameters=[*signature.parameters.values(), note])
     return drawn
+
+
+def _grow(figure: Figure) -> None:
+    """Enlarge a figure by what stands outside its canvas; the layout is made anew, hence a few turns.
+
+    One that is whole is left as found: a layout begins where the last one ended, and moves a little each time.
+    """
+    places = {axis: axis.get_position(original=True) for axis in figure.axes}
+    for _ in range(4):
+        figure.draw_without_rendering()
+        (left, low, right, high), size = figure.get_tightbbox().extents, figure.get_size_inches()
+        beyond = np.maximum(0, [-left, -low]) + np.maximum(0, [right, high] - size)
+        for axis, place in places.items():
+            axis.set_position(place)
+            axis.set_in_layout(True)
+        if beyond.max() <= 0.02:  # of an inch
+            break
+        figure.set_size_inches(size + 2 * beyond)
 
 
 def panels(

@@ -1,8 +1,8 @@
 """The seam between a notebook's parameters cell and the library: read, check, open the store, show progress.
 
 A notebook declares its parameters by annotations in its own cell, `seeds: list[int] = [0]`. Values come from that cell,
-from papermill's injected cell (which only warns about unknown names, and hands lists over as text) and from profile
-files; all are checked here, before any work.
+from papermill's injected cell (which only warns about unknown names, and hands lists over as text) and from the runner;
+all are checked here, before any work. `null` stands for the value that the cell declares.
 """
 
 import ast
@@ -12,19 +12,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 
-import yaml
 from IPython import display
 
-from attrobust import checks, data, experiments, models, paths, training
+from attrobust import checks, data, experiments, models, training
 from attrobust.experiments.store import Store, place_for
 
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
     **dict.fromkeys(("seed", "seeds", "jobs"), partial(checks.count, least=0)),
-    **dict.fromkeys(("radius", "radii"), partial(checks.at_least, least=0)),
-    "token_counts": partial(checks.count, least=2),
-    "keys": partial(checks.count, least=10),
+    **dict.fromkeys(("radius", "radii", "curve_radii"), partial(checks.at_least, least=0, most=255)),
+    "token_counts": lambda name, n: checks.count(name, checks.count(name, n, least=2), least=2, most=100_000),
+    "keys": lambda name, n: checks.count(name, checks.count(name, n, least=10), least=10, most=10_000),
 }
+
+#: Values that a list may hold, and characters of a sentence.
+LONGEST_LIST, LONGEST_SENTENCE = 1000, 300
 
 #: Parameters that are one name out of several, or a list of such.
 CHOICES: dict[str, Sequence[str]] = {"dataset": data.NAMES, "datasets": data.NAMES, "device": ("cpu", "cuda")}
@@ -38,31 +40,58 @@ _LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]",
 def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
     """Checked parameters of a notebook as attributes, from its `globals()` right after its parameters.
 
-    A name that papermill injects and the notebook does not declare is refused, unless a profile file was given whole.
+    A name that papermill injects and the notebook does not declare is refused, even if another notebook has it.
 
     Example:
         >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[1, 2]"}).seeds
         [1, 2]
     """
-    cells = [str(source) for source in namespace.get("In", [])]
+    cells, own = _cells(namespace), _own(namespace)
     types = {name: kind for source in cells for name, kind in declared(source).items()}
     # Without a history (nbval, a script) the annotations themselves are there; from Python 3.14 on the history alone.
     types |= {name: inspect.formatannotation(kind) for name, kind in namespace.get("__annotations__", {}).items()}
     lines = [s for source in cells if source.startswith("# Parameters\n") for s in _statements(source)]
     targets = [target for line in lines if isinstance(line, ast.Assign) for target in line.targets]
     injected = {target.id for target in targets if isinstance(target, ast.Name)}
-    profiles = [set(yaml.safe_load(path.read_text())) for path in paths.notebooks.glob("*.yaml")]
-    whole = set().union(*(names for names in profiles if names <= injected))
-    for name in sorted(injected - whole):
-        if not name.startswith("PAPERMILL_"):  # papermill --inject-paths
-            accept(name, types)
-    return SimpleNamespace(**checked(namespace, types))
+    try:
+        for name in sorted(injected):
+            if not name.startswith("PAPERMILL_"):  # papermill --inject-paths
+                accept(name, types)
+        given = {name: namespace[name] for name in types if name in namespace}
+        return SimpleNamespace(**checked({n: own.get(n) if _null(v) else v for n, v in given.items()}, types))
+    except ValueError as error:
+        raise ValueError(sentence(error)) from None
 
 
-def declared(source: str) -> dict[str, str]:
-    """Names that a cell declares, with their types as written; none where it is not plain Python (a magic)."""
+def as_declared(namespace: Mapping[str, object]) -> bool:
+    """Whether all that evidence depends on has the value that the notebook's own cell declares."""
+    own, free = _own(namespace), ("jobs", "out", "committed")
+    types = {name: kind for source in _cells(namespace) for name, kind in declared(source).items()}
+    now = vars(settings(namespace))
+    return all(now[name] == value for name, value in checked(own, types).items() if name not in free)
+
+
+def _cells(namespace: Mapping[str, object]) -> list[str]:
+    return [str(source) for source in namespace.get("In", [])]
+
+
+def _own(namespace: Mapping[str, object]) -> dict[str, object]:
+    """Values that the cells declare."""
+    declarations = [declared(source, "value").items() for source in _cells(namespace)]
+    return {name: _literal(value) for values in declarations for name, value in values}
+
+
+def sentence(error: object) -> str:
+    """What is wrong, on one line; the middle of a long sentence is left out, so that it still ends with the remedy."""
+    text = " ".join(str(error).split()).encode(errors="backslashreplace").decode()
+    half = LONGEST_SENTENCE // 2 - 3
+    return text if len(text) <= LONGEST_SENTENCE else f"{text[:half]} ... {text[-half:]}"
+
+
+def declared(source: str, part: str = "annotation") -> dict[str, str]:
+    """Names that a cell declares, with their types (or values) as written; none where it is not plain Python."""
     annotated = [s for s in _statements(source) if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
-    return {statement.target.id: ast.unparse(statement.annotation) for statement in annotated}
+    return {s.target.id: ast.unparse(getattr(s, part)) for s in annotated if getattr(s, part)}
 
 
 def _statements(source: str) -> list[ast.stmt]:
@@ -75,6 +104,11 @@ def _statements(source: str) -> list[ast.stmt]:
 def checked(values: Mapping[str, object], types: Mapping[str, str]) -> dict[str, object]:
     """Those values that belong to a declared parameter, read as its type (text stands for what it says) and checked."""
     return {name: _read(name, values[name], kind) for name, kind in types.items() if name in values}
+
+
+def _null(value: object) -> bool:
+    """Whether a value stands for the declared one, as YAML and Python write it."""
+    return value is None or (isinstance(value, str) and value.lower() in ("null", "none"))
 
 
 def _read(name: str, value: object, kind: str) -> object:
@@ -91,7 +125,12 @@ def _read(name: str, value: object, kind: str) -> object:
     if not isinstance(values, list | tuple) or not values:
         what = f"names out of {', '.join(CHOICES[name])}" if name in CHOICES else _LISTED[inner]
         raise ValueError(f"{name} is {value!r}; it must be a list of {what}")
-    return [_one(name, v, inner) for v in values]
+    if len(values) > LONGEST_LIST:
+        raise ValueError(f"{name} holds {len(values)} values; at most {LONGEST_LIST} are accepted")
+    read = [_one(name, v, inner) for v in values]
+    if any(v in read[:i] for i, v in enumerate(read)):
+        raise ValueError(f"{name} is {value!r}; every value must stand there once")
+    return read
 
 
 def _one(name: str, value: object, kind: str) -> object:
@@ -103,11 +142,11 @@ def _one(name: str, value: object, kind: str) -> object:
         if not isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; it must be true or false")
         return value
-    if name == "out" and value != "":
-        place_for(value)
+    if name == "out" and not (isinstance(value, str) and value == ""):
+        return str(place_for(value))
     if name in CHOICES:
         return checks.one_of(name, value, CHOICES[name])
-    if value is None or isinstance(value, bool | list | tuple | Mapping):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{name} is {value!r}; it must be text")
     return str(value)
 
@@ -115,21 +154,29 @@ def _one(name: str, value: object, kind: str) -> object:
 def _literal(value: object) -> object:
     try:
         return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
 
 
-def accept(name: str, accepted: Collection[str]) -> None:
-    """Refuse a parameter name that is not among the accepted ones: a ValueError with the nearest one."""
+def accept(name: str, accepted: Collection[str], *, by: str = "") -> None:
+    """Refuse a parameter name that is not among those accepted (by a notebook): a ValueError with the nearest one."""
     if name not in accepted:
-        near = difflib.get_close_matches(name, list(accepted), n=1)
+        near, to = difflib.get_close_matches(str(name), list(accepted), n=1), f" to {by}" if by else ""
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"parameter {name!r} is unknown; accepted are {', '.join(sorted(accepted))}{hint}")
+        raise ValueError(f"parameter {name!r} is unknown{to}; accepted are {', '.join(sorted(accepted))}{hint}")
 
 
 def open_store(notebook: str, chosen: SimpleNamespace, *, shares: Sequence[str] = ()) -> Store:
-    """The store of a notebook (by its stem) and its parameters; evidence of those it shares with serves it too."""
-    return Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares, device=chosen.device)
+    """The store of a notebook (by its stem) and its parameters; evidence of those it shares with serves it too.
+
+    A DataError asks for a data set where none that the parameters name is on this machine, or in a committed row.
+    """
+    store = Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares, device=chosen.device)
+    vits = [experiments.VITS[name]["dataset"] for name in getattr(chosen, "vits", ())]
+    asked = sorted({*getattr(chosen, "datasets", ()), *vits}, key=data.download_size)
+    if asked and not any(map(data.available, asked)) and not store.data_sets & set(asked):
+        raise data.DataError(experiments.none_here(asked))
+    return store
 
 
 def left_out(store: Store) -> str:

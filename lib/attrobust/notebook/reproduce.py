@@ -7,6 +7,7 @@ that its numbers depend on, and in the folder of every notebook it ran; evidence
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 import threading
@@ -20,6 +21,7 @@ import pandas as pd
 import papermill
 import torch
 import yaml
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
@@ -43,7 +45,7 @@ class NotebookError(RuntimeError):
 def numbered(only: str = "") -> list[Path]:
     """Numbered notebooks in order, or those whose number is listed in `only` ("03" or "01,03")."""
     numbers = {path.stem[:2]: path for path in sorted(paths.notebooks.glob("[0-9][0-9]_*.ipynb"))}
-    asked = [number.strip() for number in str(only).split(",")] if only else numbers
+    asked = dict.fromkeys(number.strip() for number in str(only).split(",")) if only else numbers
     return [numbers[checks.one_of("only", number, numbers)] for number in asked]
 
 
@@ -53,12 +55,24 @@ def parameters_of(path: Path) -> dict[str, tuple[str, str]]:
     return {name: (entry["inferred_type_name"], entry["help"]) for name, entry in inferred.items()}
 
 
+def parsed(name: str, text: str) -> object:
+    """What YAML says, the value of `name`; a ValueError where it is none."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        where = getattr(error, "problem", None) or type(error).__name__
+        raise ValueError(f"{name} is {text!r}; it must be YAML, such as [1, 2] ({where})") from None
+
+
 def profile(name: str) -> dict[str, object]:
     """Overrides of a profile, parameters of some notebook each; none for "cpu", whose values are the notebooks' own."""
     checks.one_of("profile", name, PROFILES)
     if name == "cpu":
         return {}
-    values = yaml.safe_load((paths.notebooks / f"{name}.yaml").read_text())
+    path = paths.notebooks / f"{name}.yaml"
+    values = parsed(path.name, path.read_text(errors="replace"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} holds {values!r}; it must hold a parameter and its value on every line")
     known = {parameter for path in numbered() for parameter in parameters_of(path)}
     for parameter in values:
         accept(parameter, known)
@@ -81,15 +95,17 @@ def reproduce(
     if update and (profile_name not in ("cpu", "full") or overrides):
         raise ValueError("update is 1; it needs the profile cpu or full without changed parameters")
     types = {path: {name: kind for name, (kind, _) in parameters_of(path).items()} for path in chosen}
-    for name in overrides:
-        accept(name, {p for names in types.values() for p in names} - {"out", "committed"})
-    given = {path: checked(values, types[path]) for path in chosen}
+    for name, path in itertools.product(overrides, chosen):
+        accept(name, types[path].keys() - {"out", "committed"}, by=path.stem)
+    given = {path: checked({n: v for n, v in values.items() if v is not None}, types[path]) for path in chosen}
     folder, n = paths.build / "reproduce" / profile_name, len(chosen)
     begin(folder, chosen, values, fresh=fresh, say=say)
     began, seconds = time.monotonic(), {}
     for index, path in enumerate(chosen):
         left = tqdm.format_interval(sum(seconds.values()) / index * (n - index)) if index else "unknown"
         say(f"[{index + 1}/{n}] {path.stem}: {_since(began)} elapsed, about {left} remaining")
+        if foreign := sorted(values.keys() - types[path].keys()):
+            say(f"    profile {profile_name}, not for this notebook: {', '.join(foreign)}")
         home, start = folder / path.stem, time.monotonic()
         mine = given[path] | {"out": str(home), "committed": False}
         mine |= {"jobs": jobs} if jobs and "jobs" in types[path] else {}
@@ -185,6 +201,10 @@ def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Sa
         papermill.execute_notebook(source, target, dict(values), **how, extra_arguments=quiet)
     except PapermillExecutionError as error:
         raise NotebookError(f"{source.name}: {error.ename}: {error.evalue}") from error
+    except DeadKernelError as error:
+        raise NotebookError(
+            f"{source.name}: its kernel was killed; the same command resumes where it stopped"
+        ) from error
     finally:
         done.set()
         follower.join()
