@@ -184,7 +184,8 @@ def test_images_that_break_leave_and_the_others_do_not_notice(measure):
 
 
 def test_a_broken_image_costs_nothing_more():
-    x, model = cases.images(8), Counting(cases.mlp())
+    x = cases.images(8)
+    model = met(Counting(cases.mlp()), x)
     attack(model, x, goal=("cosine", 1.0))
     stopped = model.forwards
     # The clean maps and predictions, the audit, and the first iterates of all ascents, whose maps bring the logits.

@@ -181,10 +181,9 @@ def test_a_missing_second_derivative_is_named_unless_a_twin_has_one(act):
         worst(Mixed(fused), x, k=4, radius=0.1)
 
 
-def test_a_network_of_steps_has_no_map_and_is_refused():
+def test_a_network_of_steps_or_a_dead_one_has_no_map_and_was_not_attacked():
     x = cases.images(12)
-    with pytest.raises(BlindError, match=r"runs sign\) has a saliency map that is zero everywhere though its logits"):
-        worst(Mixed(torch.sign), x, k=4, radius=0.1)
+    assert worst(Mixed(torch.sign), x, k=4, radius=0.1)[1]["top_k"].isna().all()
     dead = Mixed(lambda h: F.relu(h - 1e3))
     assert worst(dead, x, k=4, radius=0.1)[1]["top_k"].isna().all()
 

@@ -135,6 +135,9 @@ class Attending(nn.Module):
         super().__init__()
         self.model, self.readout = model, readout
 
+    def forward(self, x):
+        return self.attend(x)[0]
+
     def attend(self, x):
         logits, maps = self.model.attend(x)
         classes = range(logits.shape[1])

@@ -157,11 +157,6 @@ def passing(
         named = {"": problem.model}
     audits |= {suffix: _audit(problem, network) for suffix, network in named.items()}
     bent = [] if ascend_on or not audits[""].refused else kinks(problem.model, problem.x)
-    if bent and not bool(problem.clean.any()) and _moves(problem):
-        raise BlindError(
-            f"model (it runs {', '.join(bent)}) has a {_name(problem.attribution)} map that is zero everywhere though"
-            " its logits change: there is no map to attack"
-        )
     refused = not ascend_on and audits[""].refused
     if betas and refused and (bent or bool(audits[""].moved.any())):
         named = _twins(problem, audits, betas)
@@ -196,13 +191,6 @@ def _twins(problem: Problem, audits: dict[str, Audit], betas: Sequence[float]) -
         if not all(audits[suffix].refused for suffix in named):
             break
     return named
-
-
-def _moves(problem: Problem) -> bool:
-    """Whether the logits of any image change somewhere on the ball's boundary."""
-    kicks = each(problem.ball.boundary, problem.x, [problem.streams(i, "logits") for i in range(len(problem.x))])
-    with torch.no_grad():
-        return not torch.equal(problem.model(problem.x), problem.model(problem.moved(problem.everyone, kicks)))
 
 
 def _audit(problem: Problem, network: nn.Module) -> Audit:

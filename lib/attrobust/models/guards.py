@@ -87,7 +87,8 @@ def untouched(model: Model) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         finally:
             with torch.no_grad():
                 for buffer, value in kept.values():
-                    buffer.copy_(value)
+                    if not torch.equal(buffer, value):  # a write would break graphs that hold it
+                        buffer.copy_(value)
 
 
 def cut(model: Model, x: Tensor) -> str:
@@ -250,7 +251,8 @@ def _run(model: Callable[[Tensor], object], x: Tensor) -> object:
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
         checks.floating("x", x)
         what = f"shape {tuple(x.shape)} and dtype {x.dtype}"
-        raise ValueError(f"model does not run on x of {what}: {said(error)}") from error
+        hint = f"; {_mode(model)}" if _trains(model) else ""
+        raise ValueError(f"model does not run on x of {what}: {said(error)}{hint}") from error
 
 
 def _detached(run: Model, x: Tensor) -> Tensor:
@@ -278,7 +280,11 @@ def _weights(model: Model) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
 
 
+def _trains(model: Model) -> bool:
+    return isinstance(model, nn.Module) and any(m.training for m in model.modules())
+
+
 def _mode(model: Model) -> str:
-    if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
+    if _trains(model):
         return "some of it is in train mode: call model.eval()"
     return "explain one that gives each image an answer of its own, and always the same one"
