@@ -219,6 +219,22 @@ def test_max_pools_are_softened_where_the_attack_needs_it_and_only_there():
     assert torch.allclose(twin(x), Pooled().eval()(x), atol=1e-4)
 
 
+def test_a_twin_may_be_built_on_black_images_whose_max_pools_are_ties():
+    black = torch.zeros(3, 2, 6, 6, dtype=torch.float64)
+    conv = cases.isolated(nn.Conv2d)(2, 3, 3, bias=False)
+    head = cases.isolated(nn.Linear)(12, 4)
+    model = cases.filled(nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), head), 0)
+    black[0, 0, 2, 2] = 1.0
+    models.smooth_twin(model, black, beta=10.0)
+    how = {"k": 4, "effort": QUICK, "generator": cases.generator()}
+    try:
+        found = attacks.auto(attributions.deep_lift, model, black, balls.Ball("linf", 0.1), **how)
+    except BlindError as refusal:
+        assert "derivative does not predict" in str(refusal)
+    else:
+        assert found.climbed.any()
+
+
 def test_maps_that_are_not_a_number_are_refused_by_tables_as_by_the_attack():
     class Roots(nn.Module):
         def forward(self, x):

@@ -251,7 +251,7 @@ def test_an_average_in_chunks_holds_the_graph_of_one_chunk_whatever_its_steps(na
         at = x.clone().requires_grad_()
         maps = AVERAGES[name](steps, model, at, y, chunk=2)
         maps.sum().backward()
-    assert len(seen) == 2 * 2 * steps
+    assert len(seen) == 2 * 2 * steps + 1  # and a look at what the maps depend on
     assert max(images for images, _ in seen) == 2 and max(held for _, held in seen) <= 2
 
 
@@ -292,3 +292,27 @@ def test_maps_under_no_grad_hold_no_graph(name):
     with torch.no_grad():
         dead = make(3, model, x, y)
     assert live.requires_grad and not dead.requires_grad and torch.equal(live, dead)
+
+
+def test_chunks_hand_gradients_to_weights_that_the_network_hides_and_to_those_of_a_readout():
+    net, x, y = cases.mlp(), cases.images(), cases.labels()
+
+    class Hiding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden = [net]
+
+        def forward(self, x):
+            return self.hidden[0](x)
+
+    weight = torch.ones(4, dtype=torch.float64, requires_grad=True)
+
+    def weighed(model, x, target):
+        return model(x) @ weight
+
+    for model, how, leaf in ((Hiding(), {}, net[1].weight), (net, {"readout": weighed}, weight)):
+        found = []
+        for chunk in (None, 2):
+            maps = attributions.integrated_gradients(model, x, y, steps=3, chunk=chunk, **how)
+            found.append(torch.autograd.grad(maps.square().sum(), leaf)[0])
+        assert torch.allclose(*found) and found[0].any()

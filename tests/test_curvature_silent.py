@@ -298,3 +298,50 @@ def test_the_audit_costs_a_handful_of_passes_over_a_few_examples():
     hessian.gradient  # noqa: B018
     assert max(seen) == derivatives.FEW
     assert len(seen) <= 4
+
+
+def test_a_layer_with_a_hook_or_a_patched_forward_is_no_link_of_a_chain():
+    x, y = cases.images(), cases.labels()
+    for change in ("hook", "forward"):
+        model = cases.mlp()
+        if change == "hook":
+            model[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+        else:
+            plain = model[1].forward
+            model[1].forward = lambda h, plain=plain: 2 * plain(h)
+        dense = cases.parameter_hessian(model, LOSS, x, y)
+        found = curvature.trace(
+            curvature.ParameterHessian(model, LOSS, x, y), generator=cases.generator(), products=400
+        )
+        assert abs(found.value - float(dense.trace())) <= 6 * found.error + 1e-6 * abs(float(dense.trace()))
+
+
+def test_labels_and_losses_that_do_not_fit_are_refused_in_a_sentence(unchecked):
+    model, x = cases.mlp(), cases.images()
+    for y in (torch.tensor([0, 1, 9]), torch.tensor([0.0, 1.0, 2.0]), torch.full((3,), -100)):
+        with pytest.raises(ValueError, match=r"^y (spans|has shape)"):
+            curvature.InputHessian(model, x, y)
+    with pytest.raises(ValueError, match=r"^loss does not run on what the model returns and y"):
+        curvature.sharpness(
+            curvature.ParameterHessian(model, LOSS, x, torch.tensor([0, 1, 9])), generator=cases.generator()
+        )
+    with pytest.raises(ValueError, match=r"^model is a function; curvature needs a torch module"):
+        curvature.input_jacobian(lambda at: model(at), x)
+
+
+def test_gauss_newton_is_right_or_refused_where_torchs_batching_is_wrong():
+    x, y = cases.images(), cases.labels()
+    model = cases.mlp(nn.PReLU())
+    try:
+        found = curvature.gauss_newton_trace(curvature.GaussNewton(model, x, y)).value
+    except ValueError as refusal:
+        assert "torch.func.vmap" in str(refusal)
+        return
+    logits = model(x)
+    total = 0.0
+    for row in logits:
+        p = row.detach().softmax(0)
+        rows = [torch.autograd.grad(z, list(model.parameters()), retain_graph=True) for z in row]
+        j = torch.stack([torch.cat([g.flatten() for g in r]) for r in rows])
+        total += float(torch.trace(j.T @ (torch.diag(p) - torch.outer(p, p)) @ j))
+    assert found == pytest.approx(total / len(x))

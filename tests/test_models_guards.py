@@ -7,6 +7,7 @@ import cases
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from attrobust import attacks, attributions, curvature, faithfulness, models, robustness
 from attrobust.balls import Ball
 from attrobust.models import guards
@@ -259,3 +260,78 @@ def test_black_images_and_kinks_at_zero_are_no_cut():
     model = cases.conv(nn.ReLU())
     nn.init.zeros_(model[0].bias)
     guards.classifier(model, torch.zeros_like(X), Y)
+
+
+class Twice(nn.Module):
+    """One layer under two names, and run twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = cases.linear()[1]
+        self.same = nn.Sequential(nn.Flatten(), self.first)
+        self.again, self.head = cases.isolated(nn.Linear)(4, 4).double(), nn.Tanh()
+
+    def forward(self, x):
+        h = self.head(self.same(x))
+        return self.again(self.head(self.again(h)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_module_under_two_names_comes_back_as_it_was(dtype):
+    model, x = Twice().eval().to(dtype), X.to(dtype)
+    before = dict(model.named_parameters(remove_duplicate=False))
+    right = torch.autograd.functional.jacobian(lambda at: model(at)[:, 0].sum(), x)
+    assert torch.allclose(attributions.saliency(model, x, 0 * Y), right)
+    attributions.integrated_gradients(model, x, Y, steps=2)
+    attributions.deep_lift(model, x, Y)
+    after = dict(model.named_parameters(remove_duplicate=False))
+    assert list(after) == list(before) and all(after[name] is p for name, p in before.items())
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (lambda z, m: z if torch.is_grad_enabled() else 2 * z, "answers otherwise where gradients are off"),
+        (lambda z, m: z * (1 + (np.random.rand() > 0.5)), "answers the same images differently"),  # noqa: NPY002
+        (lambda z, m: z * torch.nan, "returns NaN or infinite logits"),
+        (lambda z, m: {}["logits"], "does not run on x of shape .*: 'logits'"),
+    ],
+    ids=["grad mode", "numpy", "nan", "key"],
+)
+def test_more_that_is_no_function_of_the_image_is_refused(function, sentence):
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    with pytest.raises(ValueError, match=f"^model {sentence}"):
+        attributions.saliency(Lambda(function), X, Y)
+    assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+
+
+def test_checkpointed_networks_are_explained():
+    def checkpointed(z, m):
+        return torch.utils.checkpoint.checkpoint(m.layer, z, use_reentrant=False)
+
+    for dtype in (torch.float32, torch.float64):
+        model = Lambda(checkpointed)
+        model.layer = nn.Sequential(cases.isolated(nn.Linear)(4, 4), nn.Tanh())
+        model = model.to(dtype)
+        plain = nn.Sequential(model.original, model.layer)
+        x = X.to(dtype)
+        assert torch.allclose(attributions.saliency(model, x, Y), attributions.saliency(plain, x, Y))
+
+
+def test_maps_and_baselines_of_another_size_are_refused(unchecked):
+    how = {"generator": cases.generator(), "steps": 2}
+    with pytest.raises(ValueError, match="importances are of 1 maps for 3 images"):
+        faithfulness.deletion(cases.mlp(), X, Y, X[:1].sum(1), **how)
+    with pytest.raises(ValueError, match="baseline holds NaN"):
+        faithfulness.deletion(cases.mlp(), X, Y, X.sum(1), baseline=torch.nan, **how)
+    with pytest.raises(ValueError, match="moved spans"):
+        robustness.compare(cases.mlp(), attributions.saliency, X, 3 * X, k=2)
+
+
+def test_kinks_of_a_network_in_train_mode_leave_its_statistics():
+    model = nn.Sequential(cases.conv()[0], nn.BatchNorm2d(3).double(), nn.ReLU(), *cases.conv()[2:]).train()
+    before = model[1].running_mean.clone()
+    models.kinks(model, X)
+    assert torch.equal(model[1].running_mean, before)
+    with pytest.raises(ValueError, match=r"call model\.eval\(\)"):
+        models.smooth_twin(model, X, beta=5.0)

@@ -237,7 +237,7 @@ REFUSED = {
     "root of a square": (lambda h: (h + h.square().sqrt()) / 2, "model keeps kinks"),
     "sorted": (lambda h: h.sort(1).values, "model keeps kinks .* finds 0% of how its gradient changes"),
     "max pooling": (lambda h: F.max_pool1d(h[:, None], 2)[:, 0].repeat(1, 2), "model keeps kinks .* max-pools"),
-    "selected": (lambda h: torch.cat([h[h > 0], h[h <= 0]]).view_as(h), "outcome of a comparison in __getitem__"),
+    "selected": (lambda h: torch.cat([h[h > 0], h[h <= 0]]).view_as(h), "couples the images of a batch"),
     "any": (lambda h: torch.where((h > 0).any(1, keepdim=True), h, -h), "outcome of a comparison in any"),
     "equal": (lambda h: h * (h.clamp(min=0) != 0), "outcome of a comparison in ne"),
 }

@@ -57,6 +57,10 @@ def deletion(
     guards.classifier(model, x, target)
     checks.finite("importances", importances)
     pixels, size = x.shape[-2] * x.shape[-1], x.shape[-2:]
+    if len(importances) != len(x):
+        raise ValueError(f"importances are of {len(importances)} maps for {len(x)} images; give one map for each image")
+    if not bool(torch.as_tensor(baseline).isfinite().all()):
+        raise ValueError("baseline holds NaN or infinity; removed pixels need finite values")
     checks.count("steps", steps, most=pixels)
     ranks = _ranks(_enlarged(importances.detach(), size), generator).view(-1, 1, *size)
     curve, removed = [], torch.zeros_like(x) + baseline
@@ -76,6 +80,7 @@ def insertion(
 
     Reference: Petsiuk et al. 2018, section 4.2 (there into a blurred image; pass one as `baseline`).
     """
+    guards.classifier(model, x, target)
     bare = torch.zeros_like(x) + baseline
     return deletion(model, bare, target, importances, generator=generator, baseline=x, steps=steps)
 

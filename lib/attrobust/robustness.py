@@ -144,6 +144,8 @@ def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images
 
     The maps explain the class that is predicted for the clean image; `kept` says whether the moved one is given it too.
     """
+    for name, images in (("x", x), ("moved", moved)):
+        checks.images(name, images)
     target = predictions(model, x)
     clean, there = (attribution(model, at, target).detach() for at in (x, moved))
     found = attacks.measure(clean, there, k=k) | {"kept": predictions(model, moved) == target}

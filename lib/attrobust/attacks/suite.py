@@ -182,12 +182,14 @@ def _twins(problem: Problem, audits: dict[str, Audit], betas: Sequence[float]) -
     for pools in (False, True):
         try:
             smooth_twin(problem.model, problem.x, beta=betas[0], pools=pools)
-        except ValueError as error:
+            twins = {f", β={beta:g}": SmoothTwin(problem.model, beta, pools=pools) for beta in betas}
+            found = {suffix: _audit(problem, network) for suffix, network in twins.items()}
+        except ValueError as error:  # no twin, or none that the map has rules for
             if pools and not named:
                 raise BlindError(str(error)) from error
             continue
-        named = {f", β={beta:g}": SmoothTwin(problem.model, beta, pools=pools) for beta in betas}
-        audits |= {suffix: _audit(problem, network) for suffix, network in named.items()}
+        named = twins
+        audits |= found
         if not all(audits[suffix].refused for suffix in named):
             break
     return named

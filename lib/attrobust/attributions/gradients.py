@@ -18,6 +18,7 @@ from attrobust import checks
 from attrobust.attributions.importance import brings_logits
 from attrobust.balls import Ball
 from attrobust.models import guards
+from attrobust.models.derivatives import behind
 from attrobust.models.readouts import OF_LOGITS, Readout, logit
 from attrobust.shapes import Inputs, Labels, Logits
 from attrobust.versions import versioned
@@ -165,8 +166,7 @@ def _averaged(
         maps = saliency(model, every.flatten(0, 1), target.repeat(len(every)), readout=readout)
         return maps.view_as(every).mean(0)
     checks.count("chunk", chunk)
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"chunk is {chunk}; that takes a torch module as the model, not a {type(model).__name__}")
+    target = target.clone()
 
     def pieces(x: Inputs) -> Iterator[tuple[Tensor, Inputs]]:
         """Which images, and their maps: several copies side by side where they fit, else a part of one."""
@@ -176,7 +176,12 @@ def _averaged(
             for some, at in zip(rows.split(chunk), torch.cat(together).split(chunk), strict=True):
                 yield some, saliency(model, at, target[some], readout=readout)
 
-    return _Chunked.apply(pieces, x, *(p for p in model.parameters() if p.requires_grad))
+    leaves: list[Tensor] = []
+    if torch.is_grad_enabled():  # what else the maps depend on: weights, also of a readout, wherever they are held
+        probe = x.detach()[:1].requires_grad_()
+        nodes = behind([saliency(model, probe, target[:1], readout=readout)])
+        leaves = [n.variable for n in nodes if hasattr(n, "variable") and n.variable is not probe]
+    return _Chunked.apply(pieces, x, *leaves)
 
 
 class _Chunked(torch.autograd.Function):

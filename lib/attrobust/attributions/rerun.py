@@ -17,6 +17,7 @@ is due on the way from one random point to another.
 
 import itertools
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +100,8 @@ def settled(
     try:
         with torch.enable_grad():
             _look_for_bends(model, x, target)
-            found = draw(model if dtype == x.dtype else guards.cast(model, dtype, live=True), x.to(dtype)).to(x.dtype)
+            with guards.cast(model, dtype, live=True) if dtype != x.dtype else nullcontext():
+                found = draw(model, x.to(dtype)).to(x.dtype)
     except Bent:
         raise ValueError(
             f"model is {type(model).__name__}, for which {method} has no rule: it is not made of linear layers,"
@@ -186,12 +188,12 @@ def _look_for_bends(model: nn.Module, x: Inputs, target: Labels) -> None:
         return found.to(torch.promote_types(found.dtype, torch.float32))  # half precision is no excuse
 
     try:
-        run = guards.cast(model, torch.float64)
-        ends, between = (logits(run, at.to(x.device)) for at in places)
+        with guards.cast(model, torch.float64):
+            ends, between = (logits(model, at.to(x.device)) for at in places)
     except (RuntimeError, TypeError):  # the latter on a device without float64
         dtype = torch.promote_types(x.dtype, torch.float32)
-        run = model if dtype == x.dtype else guards.cast(model, dtype)
-        ends, between = (logits(run, at.detach().to(x.device, dtype)) for at in places)
+        with guards.cast(model, dtype) if dtype != x.dtype else nullcontext():
+            ends, between = (logits(model, at.detach().to(x.device, dtype)) for at in places)
     start, end = ends.chunk(2)
     due, size = SHARE * (end - start), ends.abs().amax(0)
     # The longest change of each logit is the measure for all of its ways: one of them may be short by chance.

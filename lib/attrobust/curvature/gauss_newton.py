@@ -125,5 +125,18 @@ def _by_jacobians(model: nn.Module, x: Tensor, factor: factored.Factor, names: l
         raise ValueError(
             f"model cannot run under torch.func.vmap, which this trace needs: {guards.said(error)}"
         ) from error
+    leaves = {name: t.requires_grad_() for name, t in inside.items()}
+    with torch.enable_grad():  # torch's batching is wrong for some operations, PReLU among them
+        how = {"retain_graph": True, "materialize_grads": True}
+        rows = [torch.autograd.grad(z, list(leaves.values()), **how) for z in outputs(leaves, x[0])]
+    for alone, parts in zip(rows, zip(*(part[0] for part in jacobian.values()), strict=True), strict=True):
+        off, size = (
+            sum(float(t.norm()) for t in ts) for ts in ([a - b for a, b in zip(alone, parts, strict=True)], alone)
+        )
+        if off > torch.finfo(x.dtype).eps ** 0.5 * size:
+            raise ValueError(
+                f"model runs an operation that torch.func.vmap gets wrong, by {off / size:.0%} of a Jacobian row; write"
+                " it out, as a PReLU by torch.where"
+            )
     j = torch.cat([part.flatten(2) for part in jacobian.values()], dim=2)  # (batch, outputs, n)
     return sum(sign * torch.einsum("bc,bcn->bn", rows.to(j), j).square().sum(1).double() for rows, sign in factor)

@@ -1,5 +1,7 @@
 """What has no curvature, or a wrong one, refused in one sentence before any work: ValueError each."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,6 +24,10 @@ def mode() -> None:
 def usable(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
     """Refuse a batch or a model without curvature: empty, not finite, elsewhere, low precision, random or coupled."""
     mode()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}; curvature needs a torch module, whose weights it can see")
+    if y is not None and not isinstance(y, Tensor):
+        raise ValueError(f"y is a {type(y).__name__}; it must be a torch tensor")
     if not isinstance(x, Tensor) or x.is_meta:
         checks.floating("x", x)
     if x.ndim == 0 or x.numel() == 0:
@@ -54,6 +60,15 @@ def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
         worst = numbers.detach()[~torch.isfinite(numbers)][0].item()
         raise ValueError(f"{name} is {worst} on an example; curvature needs a finite {name}")
     return numbers
+
+
+def losses(loss: Callable, outputs: object, y: Tensor, x: Tensor) -> Tensor:
+    """Loss of each example, of whatever the model returned."""
+    try:
+        found = loss(outputs, y)
+    except Exception as error:  # whatever a loss of the reader's own raises
+        raise ValueError(f"loss does not run on what the model returns and y, {y.dtype}: {said(error)}") from error
+    return values("loss", found, x)
 
 
 class _Precision(TorchDispatchMode):

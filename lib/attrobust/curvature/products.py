@@ -19,7 +19,7 @@ from attrobust import checks
 from attrobust.curvature import guards
 from attrobust.curvature.derivatives import FEW, Audit, Graph
 from attrobust.models.derivatives import behind
-from attrobust.models.readouts import Readout, logit
+from attrobust.models.readouts import OF_LOGITS, Readout, logit
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
 Option = bool | str | int | None
@@ -132,12 +132,12 @@ class ParameterHessian(_Hessian):
         def run(point: Sequence[Tensor], n: int) -> Tensor:
             images, labels = (part[:n] for part in few)
             outputs = functional_call(model, dict(zip(names, point, strict=True)), (images,))
-            return guards.values("loss", loss(outputs, labels), images)
+            return guards.losses(loss, outputs, labels, images)
 
         self._audit = Audit("loss", run, self.parameters, len(x), model, list(names))
 
     def _graph(self, images: Tensor, labels: Tensor) -> Graph:
-        losses = guards.values("loss", self.loss(self.model(images), labels), images)
+        losses = guards.losses(self.loss, self.model(images), labels, images)
         return Graph.of(losses.sum() / len(self.x), self.parameters)
 
     @property
@@ -185,6 +185,10 @@ class InputHessian(_Hessian):
     ) -> None:
         super().__init__(model, x, y, chunk, **graphs)
         checks.floating("x", x)
+        if any(readout is known for known in OF_LOGITS):
+            with torch.no_grad():
+                classes = checks.logits("model", model(x[:1]), batch=1).shape[1]
+            checks.labels("y", y, batch=len(x), classes=classes)
         self._readout, self._chunk = readout, chunk
 
         def run(point: Sequence[Tensor], n: int) -> Tensor:

@@ -6,13 +6,14 @@ it leave its buffers alone; does the gradient of its logits in the pixels predic
 could tell. Buffers, the state of torch's random numbers and hooks are as they were afterwards.
 """
 
+import random
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from attrobust import checks
@@ -79,12 +80,15 @@ def alone(model: Callable[[Tensor], object], x: Tensor) -> None:
 
 @contextmanager
 def untouched(model: Model) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Buffers, of which copies are given, and the state of torch's random numbers come back as they were."""
+    """Buffers, of which copies are given, and the states of global random numbers come back as they were."""
     kept = {name: (b, b.detach().clone()) for name, b in getattr(model, "named_buffers", list)()}
+    state, numbers = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=list({b.device for b in _weights(model) if b.is_cuda})):
         try:
             yield kept
         finally:
+            np.random.set_state(state)  # noqa: NPY002
+            random.setstate(numbers)
             with torch.no_grad():
                 for buffer, value in kept.values():
                     if not torch.equal(buffer, value):  # a write would break graphs that hold it
@@ -114,14 +118,22 @@ def cut(model: Model, x: Tensor) -> str:
     return found[0] if found else ""
 
 
-def cast(model: Model, dtype: torch.dtype, *, live: bool = False) -> Model:
-    """The network with its weights and buffers in another precision, in the graph if `live`; itself untouched."""
-    if not isinstance(model, nn.Module):
-        return model
-    named = dict([*model.named_parameters(), *model.named_buffers()])
-    state = {name: t.to(dtype) for name, t in named.items() if t.is_floating_point()}
-    state = state if live else {name: t.detach() for name, t in state.items()}
-    return lambda x: functional_call(model, state, (x,))
+@contextmanager
+def cast(model: Model, dtype: torch.dtype, *, live: bool = False) -> Iterator[None]:
+    """Within, the network's weights and buffers have another precision, in the graph if `live`; they come back.
+
+    A module or tensor with several names is exchanged once (torch's functional_call would lose it).
+    """
+    slots = [s for m in model.modules() for s in (m._parameters, m._buffers)] if isinstance(model, nn.Module) else []
+    held = [(slot, name, t) for slot in slots for name, t in slot.items() if t is not None and t.is_floating_point()]
+    other = {id(t): (t if live else t.detach()).to(dtype) for *_, t in held}
+    try:
+        for slot, name, t in held:
+            slot[name] = other[id(t)]
+        yield
+    finally:
+        for slot, name, t in held:
+            slot[name] = t
 
 
 def said(error: Exception) -> str:
@@ -147,9 +159,9 @@ def _alone(model: Callable[[Tensor], object], x: Tensor) -> None:
     company = _company(x)
     ends, copies = (0, len(company) - 1), company[:1].expand(len(company), *x.shape[1:])
     with untouched(model) as kept:
-        before = torch.get_rng_state()
+        before = _drawn()
         first = _numbers(_run(model, company))
-        passes = 1 if torch.equal(before, torch.get_rng_state()) else DRAWS
+        passes = 1 if _drawn() == before else DRAWS
         gap = max(_apart(first, _numbers(_run(model, company))) for _ in range(passes))
         if gap:
             raise ValueError(
@@ -160,11 +172,19 @@ def _alone(model: Callable[[Tensor], object], x: Tensor) -> None:
             gap = max(gap, _apart(own, _numbers(_run(model, company[[i]]))))
         own = [t[[0]].expand(t.shape) if t.shape[:1] == company.shape[:1] else t for t in first]
         gap = max(gap, _apart(own, _numbers(_run(model, copies))))
+        apart = 0.0
+        with torch.no_grad(), suppress(Exception):  # one that registers hooks on gradients does not run so
+            apart = _apart(first, _numbers(model(company)))
         changed = [name for name, (buffer, value) in kept.items() if not torch.equal(buffer, value)]
     if gap:
         raise ValueError(
             f"model answers an image differently alone and in company, by up to {gap:.2g}: it couples the images of a"
             f" batch; {_mode(model)}"
+        )
+    if apart:
+        raise ValueError(
+            f"model answers otherwise where gradients are off, by up to {apart:.2g}; what is explained would not be"
+            " what predicts"
         )
     if changed:
         raise ValueError(f"model changes its buffer {changed[0]!r} when it runs; {_mode(model)}")
@@ -181,6 +201,10 @@ def _measured(model: Model, x: Tensor) -> int:
     company = _company(x)
     with untouched(model):
         logits = checks.logits("model", _run(model, company), batch=len(company))
+    if not bool(logits.isfinite().all()):
+        raise ValueError(
+            "model returns NaN or infinite logits for images in the range of x; its weights may have diverged"
+        )
     alone(model, x)
     with untouched(model):
         _differentiable(model, company)
@@ -189,32 +213,18 @@ def _measured(model: Model, x: Tensor) -> int:
 
 def _differentiable(model: Model, x: Tensor) -> None:
     """Refuse a network whose gradient, of a random sum of its logits, does not predict how they change."""
-    generator = torch.Generator().manual_seed(0)
-    run, at, tries = _precise(model, x)
-    # Off the images themselves, where kinks and ties lie in wait: a black patch without a bias is 0 before its ReLU.
-    at = at + 0.1 * torch.rand(x.shape, generator=generator).to(at)
-    way = torch.empty(x.shape).bernoulli_(generator=generator).mul_(2).sub_(1).to(at)
-    leaf = at.requires_grad_()
-    with torch.enable_grad():
-        logits = run(leaf)
-        mix = torch.randn(logits.shape, generator=generator).to(logits)
-        slope = torch.autograd.grad((mix * logits).sum(), leaf, allow_unused=True)[0] if logits.requires_grad else None
-    if not bool(logits.isfinite().all()):
-        return
-    here = (mix * logits.detach()).sum(1)
-    predicted = torch.zeros_like(here) if slope is None else (slope * way).flatten(1).sum(1)
-    rounding = 30 * torch.finfo(at.dtype).eps * (mix * logits.detach()).abs().sum(1)
-    for steps, missing in tries:
-        smooth = True
-        for step in steps:
-            ahead, behind = ((mix * _detached(run, at + sign * step * way)).sum(1) for sign in (1, -1))
-            change, bend = (ahead - behind) / (2 * step), (ahead + behind - 2 * here) / (2 * step)
-            size = torch.maximum(change.norm(), predicted.norm())
-            if bool((change - predicted).norm() <= missing * size + (rounding / step).norm()):
-                return
-            smooth &= bool(change.any()) and bool(bend.norm() <= 0.1 * change.norm())
-        if smooth:  # no rounding inside: larger steps would tell no more
+    runs = [(x.dtype, TRIES if x.dtype == torch.float64 else TRIES[1:])]
+    if x.dtype != torch.float64 and isinstance(model, nn.Module) and sum(w.numel() for w in _weights(model)) <= DOUBLED:
+        runs = [(torch.float64, TRIES), *runs]
+    for dtype, tries in runs:
+        try:
+            with cast(model, dtype) if dtype != x.dtype else nullcontext():
+                if any(_predicted(model, x.to(dtype), tries, seed) for seed in range(2)):
+                    return
             break
+        except (RuntimeError, TypeError, ValueError) as error:
+            if dtype == x.dtype:
+                raise ValueError(f"model's logits cannot be differentiated in x: {said(error)}") from error
     name = cut(model, x[:1])
     where = f" in {name!r}" if name else ""
     raise ValueError(
@@ -223,14 +233,34 @@ def _differentiable(model: Model, x: Tensor) -> None:
     )
 
 
-def _precise(model: Model, x: Tensor) -> tuple[Model, Tensor, Tries]:
-    """The network in double precision where it runs in it, else as it is; with steps, and what may be missing."""
-    if isinstance(model, nn.Module) and sum(w.numel() for w in _weights(model)) <= DOUBLED:
-        with suppress(RuntimeError, TypeError, ValueError):
-            run = cast(model, torch.float64)
-            if _detached(run, x[:1].double()).dtype == torch.float64:
-                return run, x.double(), TRIES
-    return model, x, TRIES if x.dtype == torch.float64 else TRIES[1:]
+def _predicted(model: Model, x: Tensor, tries: Tries, seed: int) -> bool:
+    """Whether the gradient at points of one draw predicts the change along a way of that draw."""
+    draw = torch.Generator().manual_seed(seed)
+    # Off the images themselves, where kinks and ties lie in wait: a black patch without a bias is 0 before its ReLU.
+    at = x + 0.1 * torch.rand(x.shape, generator=draw).to(x)
+    way = torch.empty(x.shape).bernoulli_(generator=draw).mul_(2).sub_(1).to(at)
+    leaf = at.requires_grad_()
+    with torch.enable_grad():
+        logits = model(leaf)
+        mix = torch.randn(logits.shape, generator=draw).to(logits)
+        slope = torch.autograd.grad((mix * logits).sum(), leaf, allow_unused=True)[0] if logits.requires_grad else None
+    here = (mix * logits.detach()).sum(1)
+    predicted = torch.zeros_like(here) if slope is None else (slope * way).flatten(1).sum(1)
+    tries = tries if logits.dtype == torch.float64 else TRIES[1:]
+    rounding = 30 * torch.finfo(logits.dtype).eps * (mix * logits.detach()).abs().sum(1)
+    for steps, missing in tries:
+        smooth = True
+        for step in steps:
+            ahead, behind = ((mix * _detached(model, at + sign * step * way)).sum(1) for sign in (1, -1))
+            change, bend = (ahead - behind) / (2 * step), (ahead + behind - 2 * here) / (2 * step)
+            size, noise = torch.maximum(change.norm(), predicted.norm()), (rounding / step).norm()
+            noise = noise if (steps, missing) == TRIES[0] else noise + bend.norm()
+            if bool((change - predicted).norm() <= missing * size + noise):
+                return True
+            smooth &= bool(change.any()) and bool(bend.norm() <= 0.1 * change.norm())
+        if smooth:  # no rounding inside: larger steps would tell no more
+            return False
+    return False
 
 
 def _company(x: Tensor) -> Tensor:
@@ -248,7 +278,7 @@ def _run(model: Callable[[Tensor], object], x: Tensor) -> object:
     try:
         with torch.enable_grad():
             return model(x.detach().requires_grad_() if x.is_floating_point() else x)
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+    except Exception as error:  # whatever a network of the reader's own raises
         checks.floating("x", x)
         what = f"shape {tuple(x.shape)} and dtype {x.dtype}"
         hint = f"; {_mode(model)}" if _trains(model) else ""
@@ -258,6 +288,12 @@ def _run(model: Callable[[Tensor], object], x: Tensor) -> object:
 def _detached(run: Model, x: Tensor) -> Tensor:
     with torch.enable_grad():
         return run(x.detach().requires_grad_()).detach()
+
+
+def _drawn() -> tuple:
+    """The state of every global generator of random numbers on the processor."""
+    numbers = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().numpy().tobytes(), numbers[1].tobytes(), numbers[2], random.getstate()
 
 
 def _numbers(output: object) -> list[Tensor]:

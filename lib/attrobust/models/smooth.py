@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attrobust import checks
+from attrobust.models import guards
 from attrobust.models.soften import Soften
 from attrobust.shapes import Images
 
@@ -33,8 +34,8 @@ LOOKS = 4
 
 def kinks(model: nn.Module, x: Images) -> list[str]:
     """Names of the operations whose slope or value jumps within what images `x` reach, in order, without repeats."""
-    with torch.enable_grad(), _Watch() as watch:
-        model(x.detach().requires_grad_())
+    with guards.untouched(model), torch.enable_grad(), _Watch() as watch:
+        model(guards.batch("x", x).detach().requires_grad_())
     return watch.seen
 
 
@@ -52,6 +53,7 @@ def smooth_twin(model: nn.Module, x: Images, *, beta: float, pools: bool = False
         >>> kinks(smooth_twin(net, x, beta=10.0), x)
         []
     """
+    guards.classifier(model, x)
     mild = SmoothTwin(model, min(checks.positive("beta", beta), MILD), pools=pools)
     if left := kinks(mild, x):
         raise ValueError(
@@ -113,11 +115,13 @@ def _tried(twin: SmoothTwin, x: Images) -> None:
     def change(v: Images, step: float) -> Tensor:
         return (run(twin, x + step * v).double() - run(twin, x - step * v).double()) / (2 * step)
 
+    # Beside the images: on black ones the windows of a max-pool are ties.
+    draw = torch.Generator().manual_seed(0)
+    x = x.detach() + 0.05 * torch.rand(x.shape, generator=draw, dtype=torch.float64).to(x)
     try:
         value, gradient = slope(x)
     except RuntimeError as error:
         raise ValueError(f"model's smooth twin has no gradient: {str(error).split('. ')[0]}") from error
-    draw = torch.Generator().manual_seed(0)
     v = torch.randint(2, x.shape, generator=draw).to(x) * 2 - 1
     with torch.no_grad():
         far, near = change(v, STEP), change(v, STEP / 4)
