@@ -191,7 +191,6 @@ def test_a_look_at_the_loss_begins_with_what_was_hard_and_ends_where_the_answer_
 def test_transformers_that_are_trained_keep_their_flags():
     x, y = examples(n=12)
     net = build(0, "vit")
-    net.cls.requires_grad_(False)
     before = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
     fit([net], x.float(), y, generators=[cases.generator()], **recipe(epochs=1))
     assert {name: parameter.requires_grad for name, parameter in net.named_parameters()} == before
@@ -500,7 +499,7 @@ def good():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"models": []}, "models is empty; it must hold at least one network"),
+        ({"models": []}, "models is an empty list, or holds no torch modules"),
         ({"x": 2 * examples()[0].float()}, r"x spans .*; pixels must lie in \[0, 1\]"),
         ({"y": examples()[1][:-1]}, r"y has shape \(19,\).*it must hold 20 class indices"),
         ({"y": examples()[1] + 1}, r"y spans \[1, 3\]; class indices must lie in \[0, 2\]"),
@@ -560,5 +559,28 @@ def coupled(layer):
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Dropout(0.5), nn.AlphaDropout(0.5)])
 def test_batch_coupled_networks_are_refused(layer):
     asked = good() | {"models": [coupled(layer)]}
-    with pytest.raises(ValueError, match="models hold batch normalisation or dropout"):
+    with pytest.raises(ValueError, match=r"^model (answers|does not run).*; `fit` trains what stays a fixed function"):
         fit(asked.pop("models"), asked.pop("x"), asked.pop("y"), **asked)
+
+
+def test_what_fit_cannot_train_is_refused_before_anything_is_trained(unchecked):
+    x, y = examples(n=12)
+    x = x.float()
+    frozen = build(0, "mlp")
+    next(frozen.parameters()).requires_grad_(False)
+    cut = nn.Sequential(build(0, "mlp"), Cut())
+    net = build(0, "mlp")
+    for nets, generators, sentence in (
+        ([frozen], [cases.generator()], "models hold frozen parameters"),
+        ([cut], [cases.generator()], "model cuts the gradient off"),
+        ([net, net], [cases.generator()] * 2, "models holds a network twice"),
+        (net, [cases.generator()], "models is an empty MLP, or holds no torch modules"),
+        ([net], [None], "generators must be a list of torch generators"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            fit(nets, x, y, generators=generators, **recipe(epochs=1))
+
+
+class Cut(nn.Module):
+    def forward(self, x):
+        return x.detach() + 0 * x

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.attention import Attention
+from attrobust.models import guards
 from attrobust.regularizers import PENALTIES
 from attrobust.shapes import Images, Labels
 from attrobust.swap import ImageClassifier
@@ -144,16 +145,26 @@ def _update(weights: Tensor, velocity: Tensor, gradient: Tensor, recipe: Recipe,
 
 def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generators: Sequence[torch.Generator]) -> int:
     """Number of classes, if everything is as it must be."""
-    if not models:
-        raise ValueError("models is empty; it must hold at least one network")
-    for module in models[0].modules():
-        drops = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-        if drops or isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ValueError("models hold batch normalisation or dropout; `fit` trains networks without them")
-    checks.images("x", x)
-    with torch.no_grad():
-        classes = models[0](x[:1]).shape[1]
-    checks.labels("y", y, batch=len(x), classes=classes)
+    if not isinstance(models, list | tuple) or not models or not all(isinstance(m, nn.Module) for m in models):
+        raise ValueError(
+            f"models is an empty {type(models).__name__}, or holds no torch modules; it must be a list of such"
+        )
+    if len({id(model) for model in models}) < len(models):
+        raise ValueError("models holds a network twice; each is trained by itself")
+    if not isinstance(generators, list | tuple) or not all(isinstance(g, torch.Generator) for g in generators):
+        raise ValueError("generators must be a list of torch generators, one per network")
     if len(generators) != len(models):
         raise ValueError(f"generators has {len(generators)} entries; it must have one per network, {len(models)}")
+    frozen = [name for name, p in models[0].named_parameters() if not p.requires_grad]
+    if frozen:
+        raise ValueError(f"models hold frozen parameters ({frozen[0]}); `fit` trains all: unfreeze them")
+    checks.images("x", x)
+    try:
+        guards.classifier(models[0].train(), x)
+        with torch.no_grad():
+            classes = checks.logits("models", models[0](x[:1]), batch=1, least=2).shape[1]
+    except ValueError as error:
+        said = str(error).partition(";")[0]
+        raise ValueError(f"{said}; `fit` trains what stays a fixed function of each image in train mode") from error
+    checks.labels("y", y, batch=len(x), classes=classes)
     return classes
