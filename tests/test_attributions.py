@@ -241,13 +241,14 @@ def test_an_average_in_chunks_is_that_of_all_at_once_and_so_are_its_gradients(na
 @pytest.mark.parametrize("steps", [4, 40])
 def test_an_average_in_chunks_holds_the_graph_of_one_chunk_whatever_its_steps(name, steps):
     model, x, y, alive, seen = cases.conv(), cases.images(), cases.labels(), [], []
-    guards.classifier(model, x, y)
 
     def look(module, inputs, output):
         alive.append(weakref.ref(output))
         seen.append((len(output), sum(ref() is not None for ref in alive)))
 
     with model[1].register_forward_hook(look):
+        guards.classifier(model, x, y)
+        seen.clear()
         at = x.clone().requires_grad_()
         maps = AVERAGES[name](steps, model, at, y, chunk=2)
         maps.sum().backward()

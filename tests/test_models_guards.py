@@ -338,3 +338,40 @@ def test_kinks_of_a_network_in_train_mode_leave_its_statistics():
 
 def test_maps_of_a_diverged_network_are_nan():
     assert attributions.saliency(Lambda(lambda z, m: z * torch.nan), X, Y).isnan().all()
+
+
+def test_a_network_that_was_met_and_then_hooked_patched_or_cast_is_looked_at_again():
+    for change, sentence in (
+        (lambda m: m[2].register_forward_hook(lambda module, i, o: F.dropout(o, training=True)), "it is random"),
+        (lambda m: setattr(m[2], "forward", lambda h: h * torch.rand(())), "it is random"),
+        (lambda m: m.float(), "does not run on x"),
+    ):
+        model = cases.mlp()
+        attributions.saliency(model, X, Y)
+        change(model)
+        with pytest.raises(ValueError, match=sentence):
+            attributions.saliency(model, X, Y)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda m: attacks.auto(attributions.saliency, m, X, 0.1, k=2, generator=cases.generator()), "ball is a float"),
+        (lambda m: attacks.auto(attributions.saliency, m, X, BALL, k=2, generator=None), "generator is a NoneType"),
+        (lambda m: attacks.auto(lambda *a: X[:1], m, X, BALL, k=2, generator=cases.generator()), "gives 1 maps for 3"),
+        (lambda m: attacks.auto(lambda *a: None, m, X, BALL, k=2, generator=cases.generator()), "map is a NoneType"),
+        (
+            lambda m: robustness.attribution_robustness(
+                m, X, attributions=[attributions.saliency], ball=BALL, k=2, generator=cases.generator()
+            ),
+            "attributions is a list; it must be a Mapping",
+        ),
+        (lambda m: attributions.grad_cam(m, X, Y, layer="3"), "layer is a str; it must be a Module"),
+        (lambda m: attributions.smooth_grad(m, X, Y, sigma=0.1, samples=2, generator=0), "generator is a int"),
+        (lambda m: faithfulness.deletion(m, X, Y, X.sum(1).numpy(), generator=cases.generator()), "s is a ndarray"),
+        (lambda m: models.smooth_twin(lambda x: m(x), X, beta=5.0), "model is a function; it must be a Module"),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind_are_refused_in_a_sentence(call, sentence, unchecked):
+    with pytest.raises(ValueError, match=sentence):
+        call(cases.mlp())

@@ -62,6 +62,20 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
     return value
 
 
+def kind(name: str, value: object, *kinds: type) -> object:
+    """An object of one of the kinds.
+
+    Example:
+        >>> kind("generator", None, torch.Generator)
+        Traceback (most recent call last):
+            ...
+        ValueError: generator is a NoneType; it must be a Generator
+    """
+    if not isinstance(value, kinds):
+        raise ValueError(f"{name} is a {type(value).__name__}; it must be a {' or '.join(k.__name__ for k in kinds)}")
+    return value
+
+
 def floating(name: str, value: Tensor) -> Tensor:
     """A tensor of floating-point numbers, which alone can be differentiated."""
     if not isinstance(value, Tensor):
@@ -147,6 +161,7 @@ def finite(name: str, value: Tensor) -> Tensor:
 
 def maps(name: str, value: Tensor) -> Tensor:
     """A batch of finite maps; `name` is the attribution's."""
+    kind(f"the map of attribution {name}", value, Tensor)
     if value.ndim != 4:
         raise ValueError(f"attribution {name} gives shape {tuple(value.shape)}; it must give (batch, channels, h, w)")
     bad = int((~torch.isfinite(value)).flatten(1).any(1).sum())

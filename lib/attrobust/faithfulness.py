@@ -55,7 +55,8 @@ def deletion(
     Reference: Petsiuk et al. 2018, "RISE: randomized input sampling for explanation of black-box models", section 4.2.
     """
     guards.classifier(model, x, target)
-    checks.finite("importances", importances)
+    checks.finite("importances", checks.floating("importances", importances))
+    checks.kind("generator", generator, torch.Generator)
     pixels, size = x.shape[-2] * x.shape[-1], x.shape[-2:]
     if len(importances) != len(x):
         raise ValueError(f"importances are of {len(importances)} maps for {len(x)} images; give one map for each image")
@@ -116,6 +117,7 @@ def insertion_deletion(
     Reference: Petsiuk et al. 2018, section 4.2.
     """
     checks.images("x", x)
+    checks.kind("attributions", attributions, Mapping)
     checks.count("draws", draws)
     target = predictions(model, x)
     how = {"baseline": baseline, "steps": steps, "generator": generator}
@@ -172,6 +174,8 @@ def randomisation(
     Reference: Adebayo et al. 2018, "Sanity checks for saliency maps", section 3.
     """
     checks.images("x", x)
+    checks.kind("attributions", attributions, Mapping)
+    checks.kind("model", model, nn.Module)
     layers = {name: list(m.parameters(recurse=False)) for name, m in reversed(list(model.named_modules()))}
     layers = {name: weights for name, weights in layers.items() if weights}
     if not layers:

@@ -49,6 +49,8 @@ def attribution_robustness(
         was not attacked has NaN.
     """
     checks.images("x", x)
+    checks.kind("attributions", attributions, Mapping)
+    checks.kind("generator", generator, torch.Generator)
     checks.count("noise_draws", noise_draws)
     effort = effort or attacks.Effort()
     checks.count("effort.steps", effort.steps)
@@ -86,6 +88,7 @@ def strength(
         map that cannot be climbed was not attacked.
     """
     checks.one_of("attack", attack, ("auto", "heavy"))
+    checks.kind("attributions", attributions, Mapping)
     rows = []
     for name, attribution in attributions.items():
         effort = attacks.Effort(steps=steps, restarts=starts, draws=0, walk=0)
@@ -116,6 +119,8 @@ def transfer(
     Reference: Wang et al. 2020, "Smoothed geometry for robust attribution", transfer of attacks between maps.
     """
     checks.images("x", x)
+    checks.kind("attributions", attributions, Mapping)
+    checks.kind("generator", generator, torch.Generator)
     checks.count("noise_draws", noise_draws)
     if "noise" in attributions:
         raise ValueError("attributions has a map called 'noise'; that name stands for the control")

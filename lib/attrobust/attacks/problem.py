@@ -44,10 +44,14 @@ class Problem:
     ) -> "Problem":
         """The problem of moving the maps of the predicted classes."""
         checks.images("x", x)
+        checks.kind("ball", ball, Ball)
+        checks.kind("generator", generator, torch.Generator, Streams)
         target = predictions(model, x)
         streams = generator if isinstance(generator, Streams) else Streams(x, generator=generator)
         problem = cls(attribution, model, x, target, ball, streams)
         clean, logits = problem.look(model, x, problem.everyone)
+        if len(checks.kind("the attribution's map", clean, Tensor)) != len(x):
+            raise ValueError(f"the attribution gives {len(clean)} maps for {len(x)} images; it must give one for each")
         heard = logits is not None and torch.equal(logits.argmax(1), target)
         return replace(problem, clean=clean.detach(), heard=heard)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attrobust import checks
 from attrobust.attributions.gradients import explained, live
 from attrobust.models.readouts import Readout, logit
 from attrobust.shapes import Images, Labels, OnePlane
@@ -22,6 +23,7 @@ def grad_cam(
     (batch, channels, rows, columns). (Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks", eqs. 1
     and 2.)
     """
+    checks.kind("layer", layer, nn.Module)
     seen: list[object] = []
 
     def keep(module: nn.Module, inputs: tuple, output: object) -> object:

@@ -148,6 +148,7 @@ def _noisy(
 ) -> Inputs:  # fmt: skip
     """Mean of the saliency maps under draws of `noise`, the same ones whenever the copies are made again."""
     checks.count("samples", samples)
+    checks.kind("generator", generator, torch.Generator)
     again, first = generator.clone_state(), [generator]
 
     def copies(x: Inputs) -> Iterator[Inputs]:

@@ -1,9 +1,9 @@
 """What must hold of a network and a batch before anything is said about them; each refusal is one sentence.
 
 What can be seen from outside is looked at every time. What a network *does* is measured once for each network, shape of
-image and set of train flags, on a few images: does it answer an image the same way twice, and alone as in company; does
-it leave its buffers alone; does the gradient of its logits in the pixels predict how they change? No list of layers
-could tell. Buffers, the state of torch's random numbers and hooks are as they were afterwards.
+image and set of train flags and hooks, on a few images: does it answer an image the same way twice, and alone as in
+company; does it leave its buffers alone; does the gradient of its logits in the pixels predict how they change? No list
+of layers could tell. Buffers, the states of global random numbers and hooks are as they were afterwards.
 """
 
 import random
@@ -144,8 +144,9 @@ def said(error: Exception) -> str:
 def _once(measure: Callable, model: Model, x: Tensor) -> int | None:
     """What `measure` finds, which is measured when the network is first met with such images in such modes."""
     model = getattr(model, "stands_for", model)
-    modes = tuple(m.training for m in model.modules()) if isinstance(model, nn.Module) else ()
-    met = (measure.__name__, tuple(x.shape[1:]), x.dtype, x.device, modes)
+    every = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = tuple((m.training, len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m)) for m in every)
+    met = (measure.__name__, tuple(x.shape[1:]), x.dtype, x.device, modes, *{w.dtype for w in _weights(model)})
     try:
         known = _MEASURED.setdefault(model, {})
     except TypeError:  # neither hashed nor referred to weakly: measured every time

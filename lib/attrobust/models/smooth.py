@@ -53,7 +53,7 @@ def smooth_twin(model: nn.Module, x: Images, *, beta: float, pools: bool = False
         >>> kinks(smooth_twin(net, x, beta=10.0), x)
         []
     """
-    guards.classifier(model, x)
+    guards.classifier(checks.kind("model", model, nn.Module), x)
     mild = SmoothTwin(model, min(checks.positive("beta", beta), MILD), pools=pools)
     if left := kinks(mild, x):
         raise ValueError(
