@@ -50,21 +50,12 @@ def mobile(act, gate=None, *, seed=0):
     torch.manual_seed(seed)
     stem = [nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(6)]
     body = [Inverted(6, act, gate), Inverted(6, act, gate), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)]
-    net = nn.Sequential(*stem, Act(act), *body).train()
+    net = nn.Sequential(*stem, cases.Called(act), *body).train()
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
     net(torch.rand(32, *SHAPE, generator=cases.generator(1)))  # running statistics
     return net.eval().double()
-
-
-class Act(nn.Module):
-    def __init__(self, act):
-        super().__init__()
-        self.act = act
-
-    def forward(self, x):
-        return self.act(x)
 
 
 def worst(net, x, attribution=attributions.saliency, *, k=10, radius=4 / 255, effort=QUICK, ascend_on=None):

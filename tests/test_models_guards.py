@@ -284,6 +284,10 @@ def test_a_module_under_two_names_comes_back_as_it_was(dtype):
     assert torch.allclose(attributions.saliency(model, x, 0 * Y), right)
     attributions.integrated_gradients(model, x, Y, steps=2)
     attributions.deep_lift(model, x, Y)
+    hessian = curvature.ParameterHessian(model, cases.per_example_cross_entropy, x, Y)
+    assert hessian.size == sum(p.numel() for p in model.parameters())
+    assert curvature.sharpness(hessian, generator=cases.generator()).value > 0
+    assert curvature.gauss_newton_trace(curvature.GaussNewton(model, x, Y)).value > 0
     after = dict(model.named_parameters(remove_duplicate=False))
     assert list(after) == list(before) and all(after[name] is p for name, p in before.items())
 

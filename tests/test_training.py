@@ -584,3 +584,36 @@ def test_what_fit_cannot_train_is_refused_before_anything_is_trained(unchecked):
 class Cut(nn.Module):
     def forward(self, x):
         return x.detach() + 0 * x
+
+
+class Twice(nn.Module):
+    """A network of which one layer has two names; with a convolution it is trained stacked."""
+
+    def __init__(self, convolves):
+        super().__init__()
+        self.conv, self.first = nn.Conv2d(1, 1, 1) if convolves else nn.Identity(), nn.Linear(9, 5)
+        self.body, self.head = nn.Sequential(nn.Flatten(), self.first, nn.Tanh()), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.body(self.conv(x)))
+
+
+@pytest.mark.parametrize("convolves", [True, False])
+def test_a_layer_of_two_names_is_trained_and_stays_the_layer_that_it_was(convolves):
+    x, y = examples(n=12)
+    net = cases.isolated(Twice)(convolves)
+    before = dict(net.named_parameters(remove_duplicate=False))
+    weights = [p.detach().clone() for p in net.parameters()]
+    fit([net], x.float(), y, generators=[cases.generator()], **recipe(epochs=1))
+    after = dict(net.named_parameters(remove_duplicate=False))
+    assert list(after) == list(before) and all(after[name] is p for name, p in before.items())
+    assert all((p != old).any() for p, old in zip(net.parameters(), weights, strict=True))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_that_is_refused_keeps_its_mode(training, unchecked):
+    x, y = examples(n=12)
+    net = nn.Sequential(build(0, "mlp"), Cut()).train(training)
+    with pytest.raises(ValueError, match="model cuts the gradient off"):
+        fit([net], x.float(), y, generators=[cases.generator()], **recipe(epochs=1))
+    assert all(module.training == training for module in net.modules())

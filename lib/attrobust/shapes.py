@@ -10,9 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 #: Examples of any kind, of which images are one.
-Inputs = Float[Tensor, "batch *features"]
-Images = Float[Tensor, "batch channels height width"]
 Inputs = Float[Tensor, "batch *shape"]
+Images = Float[Tensor, "batch channels height width"]
 Labels = Int[Tensor, " batch"]
 Logits = Float[Tensor, "batch classes"]
 Maps = Float[Tensor, "batch planes rows columns"]

@@ -71,7 +71,7 @@ def passes(
     prediction unless the map brings its logits along. An iterate that lost its prediction costs one pass each way for
     the way back. Before that, the derivative is audited: five maps and two gradients of one on each network; and where
     twins are built, the images pass 9 times, once back, to see the network's kinks and to try a twin. A network that is
-    met for the first time is looked at before all that, once (`models.guards`: some 60 images forward, 8 back).
+    met for the first time is looked at before all that, once (`models.guards`: 66 images forward and 8 back as a rule).
 
     Args:
         effort, images: how hard the suite tries, and on how many images; all of them pass the audit.

@@ -9,7 +9,6 @@ What no pixel moves and no head reads (registers, a distillation token without i
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attrobust import checks
+from attrobust.models import guards
 from attrobust.shapes import Images, OnePlane
 
 HOW = {"retain_graph": True, "allow_unused": True}
@@ -37,10 +37,6 @@ class Layout:
         return matrix[:, self.cls].index_select(1, self.patches).unflatten(1, (self.rows, self.columns))[:, None]
 
 
-#: By model, then by what an image and an attention matrix look like: an attack asks for one layout at every step.
-_KNOWN: WeakKeyDictionary[nn.Module, dict[tuple, Layout]] = WeakKeyDictionary()
-
-
 def layout(model: nn.Module, x: Images, weights: Sequence[Tensor]) -> Layout:
     """Layout of the tokens of `model.attend(x)`, which returned `weights`; a ValueError where no class token is read.
 
@@ -52,13 +48,10 @@ def layout(model: nn.Module, x: Images, weights: Sequence[Tensor]) -> Layout:
             f"model is {type(model).__name__}, whose attention has shapes {shapes} for {len(x)} images, not (images,"
             f" heads, tokens, tokens) with the same tokens in every block, as windows and pooling do; {INSTEAD}"
         )
-    known, key = _KNOWN.setdefault(model, {}), (x.shape[1:], x.dtype, x.device, shapes[0][2])
-    if key not in known:
-        try:
-            known[key] = _measured(model, x, shapes[0][2])
-        except _Unsound as reason:
-            raise ValueError(f"model is {type(model).__name__}, {reason}; {INSTEAD}") from None
-    return known[key]
+    try:
+        return guards.once(_measured, model, x, shapes[0][2])
+    except _Unsound as reason:
+        raise ValueError(f"model is {type(model).__name__}, {reason}; {INSTEAD}") from None
 
 
 class _Unsound(Exception):

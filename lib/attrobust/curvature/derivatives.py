@@ -18,9 +18,8 @@ from typing import NoReturn
 import torch
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from attrobust.curvature import guards
+from attrobust.models import guards
 
 #: Examples that the audit asks.
 FEW = 4
@@ -157,25 +156,14 @@ class Audit:
 
     def _refuse_cut(self, at: Sequence[Tensor], missed: Sequence[str]) -> NoReturn:
         """Say where: at the module that lets no gradient through, or at parameters that none reaches."""
-        cut, names = [], {m: n or "itself" for n, m in self.network.named_modules()} if self.network else {}
-
-        def note(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-            own = [*module.parameters(recurse=False), *tree_leaves((args, kwargs))]
-            if _live(own) and not _live(tree_leaves(output)):
-                cut.append(f" in module {names[module]} ({type(module).__name__})")
-
-        handles = [m.register_forward_hook(note, with_kwargs=True) for m in names]
-        try:
-            self._gradient(at, 1)
-        finally:
-            for handle in handles:
-                handle.remove()
+        cut = guards.cut(self.network, lambda: self._gradient(at, 1), weights=True)
+        where = f" in module {cut[0] or 'itself'} ({type(cut[1]).__name__})" if cut else ""
         rest = f" and {len(missed) - 3} more" if len(missed) > 3 else ""
         what = ", ".join(missed[:3]) + rest if missed else "parameters" if self.names else "x"
         free = ", or freeze what shall not count by requires_grad_(False)" if self.names else ""
         raise ValueError(
             f"{self.name} changes with {what} and its gradient does not say so: the path is cut"
-            f"{cut[0] if cut else ''} (no_grad, detach, .data, numpy, a custom backward); connect it{free}"
+            f"{where} (no_grad, detach, .data, numpy, a custom backward); connect it{free}"
         )
 
 
@@ -197,10 +185,6 @@ def _doubled(value: object) -> object:
     if type(value) is dict:
         return {key: _doubled(entry) for key, entry in value.items()}
     return torch.float64 if value is torch.float32 else value
-
-
-def _live(values: Sequence[object]) -> bool:
-    return any(isinstance(t, Tensor) and t.requires_grad for t in values)
 
 
 def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:

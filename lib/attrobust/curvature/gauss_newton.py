@@ -16,16 +16,18 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.curvature import factored, guards
 from attrobust.curvature.chain import layers_of, walks
 from attrobust.curvature.derivatives import FEW, Audit
-from attrobust.curvature.inputs import Inputs, weighted
+from attrobust.curvature.inputs import weighted
 from attrobust.curvature.products import PerExampleLoss
 from attrobust.curvature.spectra import Estimate
+from attrobust.models.weights import called
+from attrobust.shapes import Inputs
 
 #: Losses known by name; neither Hessian depends on the labels.
 LOSSES: dict[str, PerExampleLoss] = {
@@ -106,7 +108,7 @@ def _audit(model: nn.Module, x: Tensor, inside: dict[str, nn.Parameter]) -> None
     few = x[:FEW]
 
     def run(point: Sequence[Tensor], n: int) -> Tensor:
-        return weighted(functional_call(model, dict(zip(inside, point, strict=True)), (few[:n],)), n)
+        return weighted(called(model, dict(zip(inside, point, strict=True)), few[:n]), n)
 
     Audit("model", run, list(inside.values()), len(x), model, list(inside))(order=1)
 
@@ -117,7 +119,7 @@ def _by_jacobians(model: nn.Module, x: Tensor, factor: factored.Factor, names: l
     inside = {name: whole.pop(name) for name in names}
 
     def outputs(weights: dict[str, Tensor], example: Tensor) -> Tensor:
-        return functional_call(model, {**whole, **weights}, (example[None],))[0]
+        return called(model, {**whole, **weights}, example[None])[0]
 
     try:
         jacobian = vmap(jacrev(outputs), in_dims=(None, 0))(inside, x)

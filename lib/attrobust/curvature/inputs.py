@@ -20,9 +20,7 @@ from attrobust.curvature.derivatives import Audit
 from attrobust.curvature.products import InputHessian
 from attrobust.curvature.spectra import Estimate, lanczos, moments, normal
 from attrobust.models.readouts import Readout, logit
-from attrobust.shapes import Labels, PerImage
-
-Inputs = Float[Tensor, "batch *shape"]
+from attrobust.shapes import Inputs, Labels, PerImage
 
 
 def input_gradient_norm(model: nn.Module, x: Inputs, y: Labels, *, readout: Readout = logit) -> PerImage:

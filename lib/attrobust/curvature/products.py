@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from attrobust import checks
 from attrobust.curvature import guards
 from attrobust.curvature.derivatives import FEW, Audit, Graph
 from attrobust.models.derivatives import behind
 from attrobust.models.readouts import OF_LOGITS, Readout, logit
+from attrobust.models.weights import called
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
 Option = bool | str | int | None
@@ -131,7 +131,7 @@ class ParameterHessian(_Hessian):
 
         def run(point: Sequence[Tensor], n: int) -> Tensor:
             images, labels = (part[:n] for part in few)
-            outputs = functional_call(model, dict(zip(names, point, strict=True)), (images,))
+            outputs = called(model, dict(zip(names, point, strict=True)), images)
             return guards.losses(loss, outputs, labels, images)
 
         self._audit = Audit("loss", run, self.parameters, len(x), model, list(names))

@@ -8,8 +8,8 @@ of layers could tell. Buffers, the states of global random numbers and hooks are
 
 import random
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from attrobust import checks
+from attrobust.models.weights import exchanged
 from attrobust.shapes import Labels
 
 Model = Callable[[Tensor], Tensor]
@@ -43,11 +44,11 @@ def classifier(model: Model, x: Tensor, target: Labels | None = None) -> None:
     Raises:
         ValueError: for `x` that is no batch of finite floating-point tensors on the network's device, or cannot be
             differentiated (inference mode); for a `target` that is not one class index per image; for a model that does
-            not return one tensor of two logits or more, is random, couples the images of a batch (train mode), changes
+            not return one tensor of logits, is random, couples the images of a batch (train mode), changes
             its buffers, or whose logits are cut off from the pixels on some way.
     """
     batch("x", x)
-    classes = _once(_measured, model, x)
+    classes = once(_measured, model, x)
     if target is not None:
         checks.labels("target", target, batch=len(x), classes=classes)
 
@@ -75,7 +76,7 @@ def alone(model: Callable[[Tensor], object], x: Tensor) -> None:
     The network may return anything; the tensors in it are compared. One that draws from torch's global generator is
     asked many times: what it draws may seldom matter. See `classifier`.
     """
-    _once(_alone, model, x)
+    once(_alone, model, x)
 
 
 @contextmanager
@@ -95,45 +96,32 @@ def untouched(model: Model) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
                         buffer.copy_(value)
 
 
-def cut(model: Model, x: Tensor) -> str:
-    """Name of the first module that a gradient enters and does not leave; "" if there is none."""
-    found: list[str] = []
+def cut(network: Model | None, run: Callable[[], object], *, weights: bool = False) -> tuple[str, nn.Module] | None:
+    """Name and module of the first that a gradient enters (or starts in, if `weights` count) and does not leave."""
+    names = {module: name for name, module in network.named_modules()} if isinstance(network, nn.Module) else {}
+    found: list[tuple[str, nn.Module]] = []
 
-    def look(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-            entered = any(isinstance(t, Tensor) and t.requires_grad for t in tree_leaves(inputs))
-            if entered and not any(isinstance(t, Tensor) and t.requires_grad for t in tree_leaves(output)):
-                found.append(name)
+    def look(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+        own = module.parameters(recurse=False) if weights else ()
+        if _live([*own, *tree_leaves((args, kwargs))]) and not _live(tree_leaves(output)):
+            found.append((names[module], module))
 
-        return hook
-
-    named = [(name, module) for name, module in getattr(model, "named_modules", list)() if name]
-    hooks = [module.register_forward_hook(look(name)) for name, module in named]
+    hooks = [module.register_forward_hook(look, with_kwargs=True) for module in names]
     try:
-        with untouched(model), torch.enable_grad():
-            model(x.detach().clone().requires_grad_())
+        run()
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else ""
+    return found[0] if found else None
 
 
-@contextmanager
-def cast(model: Model, dtype: torch.dtype, *, live: bool = False) -> Iterator[None]:
-    """Within, the network's weights and buffers have another precision, in the graph if `live`; they come back.
-
-    A module or tensor with several names is exchanged once (torch's functional_call would lose it).
-    """
-    slots = [s for m in model.modules() for s in (m._parameters, m._buffers)] if isinstance(model, nn.Module) else []
-    held = [(slot, name, t) for slot in slots for name, t in slot.items() if t is not None and t.is_floating_point()]
-    other = {id(t): (t if live else t.detach()).to(dtype) for *_, t in held}
-    try:
-        for slot, name, t in held:
-            slot[name] = other[id(t)]
-        yield
-    finally:
-        for slot, name, t in held:
-            slot[name] = t
+def cast(model: Model, dtype: torch.dtype, *, live: bool = False) -> AbstractContextManager[None]:
+    """Within, the network's weights and buffers have another precision, in the graph if `live`; they come back."""
+    if not isinstance(model, nn.Module):
+        return nullcontext()
+    named = [*model.named_parameters(), *model.named_buffers()]
+    floats = {name: t if live else t.detach() for name, t in named if t.is_floating_point()}
+    return exchanged(model, {name: t.to(dtype) for name, t in floats.items()})
 
 
 def said(error: Exception) -> str:
@@ -141,18 +129,22 @@ def said(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")[:200] if str(error).strip() else type(error).__name__
 
 
-def _once(measure: Callable, model: Model, x: Tensor) -> int | None:
-    """What `measure` finds, which is measured when the network is first met with such images in such modes."""
+def once(measure: Callable, model: Model, x: Tensor, *more: object) -> object:
+    """What `measure` finds, which is measured when the network is first met with such images in such modes.
+
+    `more` is handed to `measure` too, and tells cases apart.
+    """
     model = getattr(model, "stands_for", model)
     every = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = tuple((m.training, len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m)) for m in every)
-    met = (measure.__name__, tuple(x.shape[1:]), x.dtype, x.device, modes, *{w.dtype for w in _weights(model)})
+    what = (measure.__module__, measure.__qualname__, *more)
+    met = (what, tuple(x.shape[1:]), x.dtype, x.device, modes, frozenset(w.dtype for w in _weights(model)))
     try:
         known = _MEASURED.setdefault(model, {})
     except TypeError:  # neither hashed nor referred to weakly: measured every time
         known = {}
     if met not in known:
-        known[met] = measure(model, x)
+        known[met] = measure(model, x, *more)
     return known[met]
 
 
@@ -224,8 +216,9 @@ def _differentiable(model: Model, x: Tensor) -> None:
         except (RuntimeError, TypeError, ValueError) as error:
             if dtype == x.dtype:
                 raise ValueError(f"model's logits cannot be differentiated in x: {said(error)}") from error
-    name = cut(model, x[:1])
-    where = f" in {name!r}" if name else ""
+    with untouched(model):
+        found = cut(model, lambda: _run(model, x[:1]))
+    where = f" in {found[0]!r}" if found and found[0] else ""
     raise ValueError(
         f"model cuts the gradient off{where} (no_grad, detach, numpy, rounding): that of its logits in x does not"
         " predict how they change; let gradients through, or explain the part behind the cut"
@@ -250,7 +243,7 @@ def _predicted(model: Model, x: Tensor, tries: Tries, seed: int) -> bool:
     for steps, missing in tries:
         smooth = True
         for step in steps:
-            ahead, behind = ((mix * _detached(model, at + sign * step * way)).sum(1) for sign in (1, -1))
+            ahead, behind = ((mix * _run(model, at + sign * step * way).detach()).sum(1) for sign in (1, -1))
             change, bend = (ahead - behind) / (2 * step), (ahead + behind - 2 * here) / (2 * step)
             size, noise = torch.maximum(change.norm(), predicted.norm()), (rounding / step).norm()
             noise = noise if (steps, missing) == TRIES[0] else noise + bend.norm()
@@ -284,11 +277,6 @@ def _run(model: Callable[[Tensor], object], x: Tensor) -> object:
         raise ValueError(f"model does not run on x of {what}: {said(error)}{hint}") from error
 
 
-def _detached(run: Model, x: Tensor) -> Tensor:
-    with torch.enable_grad():
-        return run(x.detach().requires_grad_()).detach()
-
-
 def _drawn() -> tuple:
     """The state of every global generator of random numbers on the processor."""
     numbers = np.random.get_state()  # noqa: NPY002
@@ -309,6 +297,10 @@ def _apart(first: list[Tensor], second: list[Tensor]) -> float:
             gap, scale = float((one - other).abs().nan_to_num().max()), float(one.abs().nan_to_num().max())
             gaps.append(gap if gap > torch.finfo(one.dtype).eps ** 0.5 * scale else 0.0)
     return max(gaps)
+
+
+def _live(values: Iterable[object]) -> bool:
+    return any(isinstance(t, Tensor) and t.requires_grad for t in values)
 
 
 def _weights(model: Model) -> list[Tensor]:

@@ -159,6 +159,7 @@ def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generator
     if frozen:
         raise ValueError(f"models hold frozen parameters ({frozen[0]}); `fit` trains all: unfreeze them")
     checks.images("x", x)
+    modes = [(module, module.training) for module in models[0].modules()]
     try:
         guards.classifier(models[0].train(), x)
         with torch.no_grad():
@@ -166,5 +167,8 @@ def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generator
     except ValueError as error:
         said = str(error).partition(";")[0]
         raise ValueError(f"{said}; `fit` trains what stays a fixed function of each image in train mode") from error
+    finally:
+        for module, training in modes:
+            module.training = training
     checks.labels("y", y, batch=len(x), classes=classes)
     return classes

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state, vmap
 
+from attrobust.models.weights import called
 from attrobust.training.ingredients import Loss, Objective, sgd
 from attrobust.training.level import CHUNK, Look
 
@@ -89,9 +90,7 @@ class Stack(Networks):
         self.convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in models[0].modules())
 
     def _forward(self, x: Tensor, weights: dict[str, Tensor], *, shared: bool) -> Tensor:
-        stacked = vmap(
-            lambda w, b, images: functional_call(self.template, (w, b), (images,)), (0, 0, None if shared else 0)
-        )
+        stacked = vmap(lambda w, b, images: called(self.template, w | b, images), (0, 0, None if shared else 0))
         if not self.convolves:
             return stacked(weights, self.buffers, x)
         # One grouped convolution would sum in an order that depends on the number of groups: networks take turns.
@@ -140,4 +139,4 @@ class Turns(Networks):
         return [torch.cat([model(part) for part in x.split(CHUNK)]) for model in self.models]
 
     def _example_losses(self, row: int, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return self.per_example(functional_call(self.models[row], self.named(weights), (x,)), y)
+        return self.per_example(called(self.models[row], self.named(weights), x), y)
