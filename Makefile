@@ -14,6 +14,8 @@ PYTHON3 ?= python3
 VENV := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)),$(CURDIR)/.venv)
 PYTHON := '$(VENV)/bin/python'
 READY := '$(VENV)/.attrobust-ready'
+# Each environment keeps its own list of fonts: another's may name fonts that are no longer there.
+export MPLCONFIGDIR := $(VENV)/matplotlib
 
 INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 BENCH := build/bench-env
@@ -37,6 +39,7 @@ install:
 	@test -x $(PYTHON) || $(PYTHON3) -m venv '$(VENV)'
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test,hf]'
+	@$(PYTHON) -c 'import matplotlib.font_manager'
 	@touch $(READY)
 
 reproduce: env ## recompute every notebook from an empty store, draw every figure, compare the claims
