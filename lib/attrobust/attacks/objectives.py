@@ -32,19 +32,21 @@ def shift_topk(clean: Clean, there: Maps) -> PerImage:
 
 
 def unseat_topk(clean: Clean, there: Maps) -> PerImage:
-    """Push the k pixels that lead on the clean image below whatever leads now: from -1 (all lead by far) to 0.
+    """Push the k pixels that lead on the clean image below the others: from -1 (all lead by far) to 0.
 
-        - mean over the clean leaders i of  sigmoid((m_i - t) / s)
+        - mean over r of  sigmoid((L_r - N_(k - r + 1)) / s)
 
-    with t halfway between the k-th and the next largest importance of the attacked map and s a quarter of their
-    standard deviation: a smooth count of the leaders that still lead. It aims at the top-k intersection itself, where
-    `shift_topk` may be content with one new large pixel (ours; a quarter is our choice).
+    with L_r the r-th largest importance among the clean leaders, N_r among all other pixels, and s an eighth of the
+    standard deviation of all. As s goes to 0 this is minus the top-k intersection, exactly: at least r leaders still
+    lead if and only if the r-th of them lies above the (k - r + 1)-th other pixel. It aims at the intersection itself,
+    where `shift_topk` may be content with one new large pixel (ours; an eighth is our choice).
     """
-    now = pixelwise(there).flatten(1)
-    beside = similarity.ascending(now.detach())[0][:, -clean.k - 1 :][:, :2]
-    edge = now.gather(1, beside).mean(1, keepdim=True)
-    lead = ((now.gather(1, clean.top) - edge) / (_spread(now) / 4)).sigmoid()
-    return -lead.mean(1)
+    now, k = pixelwise(there).flatten(1), clean.k
+    paired = min(k, now.shape[1] - k)  # a leader with nobody left to fall behind leads whatever happens
+    leading = now.gather(1, clean.top).sort(1, descending=True).values[:, k - paired :]
+    others = now.scatter(1, clean.top, -torch.inf).topk(paired).values.flip(1)
+    ahead = ((leading - others) / (_spread(now) / 8)).sigmoid()
+    return -(ahead.sum(1) + k - paired) / k
 
 
 def lower_spearman(clean: Clean, there: Maps) -> PerImage:
