@@ -422,6 +422,54 @@ def test_near_the_level_the_loss_is_looked_at_within_the_epoch():
     assert any(s % 8 for s in steps)
 
 
+def test_a_run_that_overshoots_its_level_goes_on_from_before_with_half_the_step_until_it_lands_inside():
+    x, y = examples(n=32)
+    options = {"momentum": 0.9, "stop_loss": 0.3} | recipe(epochs=200, step_size=0.2)
+    plain = {}
+    for seed in range(1, 8):
+        (plain[seed],) = fit([build(seed).double()], x, y, generators=[cases.generator(seed)], **options)
+    together = [build(seed).double() for seed in plain]
+    draws = [cases.generator(seed) for seed in plain]
+    careful = dict(zip(plain, fit(together, x, y, generators=draws, stop_within=0.1, **options), strict=True))
+    far = {seed for seed, f in plain.items() if f.train_loss < 0.27}
+    assert far
+    assert {seed for seed, f in careful.items() if f.halvings} >= far
+    for seed, model in zip(plain, together, strict=True):
+        loss = cases.per_example_cross_entropy(model(x), y).mean().item()
+        assert careful[seed].reached
+        assert 0.27 <= loss < 0.3
+        alone = build(seed).double()
+        (again,) = fit([alone], x, y, generators=[cases.generator(seed)], stop_within=0.1, **options)
+        assert (again.halvings, again.steps) == (careful[seed].halvings, careful[seed].steps)
+        assert same_weights(alone, model)
+        if not careful[seed].halvings:
+            assert (careful[seed].steps, careful[seed].train_loss) == (plain[seed].steps, plain[seed].train_loss)
+
+
+def test_a_network_that_overshot_is_put_back_to_where_it_was_last_seen_above_the_level(monkeypatch):
+    x, y = examples(n=32)
+    seen, watched = [], level.Level.reached
+
+    def reached(self, step, losses, running, looks):
+        found = watched(self, step, losses, running, looks)
+        seen.append((step, list(self.above), list(self.overshot)))
+        return found
+
+    monkeypatch.setattr(level.Level, "reached", reached)
+    options = {"momentum": 0.9, "stop_loss": 0.3, "stop_within": 0.1} | recipe(epochs=200, step_size=0.2)
+    trail = []
+
+    def probe(update, models):
+        trail.append(copy.deepcopy(models[0]))
+
+    fit([build(2).double()], x, y, generators=[cases.generator(2)], probe=probe, probe_every=1, **options)
+    back = [step for step, _, overshot in seen if overshot]
+    assert back
+    for step in back:
+        last = max(s for s, above, _ in seen if above and s < step)
+        assert same_weights(trail[step], trail[last])  # both before the update of that number, counted from 0
+
+
 def test_a_level_out_of_reach_uses_the_whole_budget_and_says_so():
     x, y = examples()
     (result,) = fit([build().double()], x, y, generators=[cases.generator()], stop_loss=1e-9, **recipe())
@@ -524,6 +572,8 @@ def good():
         ({"warmup_epochs": 1.0}, "warmup_epochs is 1.0; only schedule 'warmup-constant' takes it, not 'constant'"),
         ({"warmup_epochs": -1}, "warmup_epochs is -1; it must be a finite number of at least 0"),
         ({"patience": 0}, "patience is 0; it must be a whole number of at least 1"),
+        ({"stop_within": 0.5}, "stop_within is 0.5; only a recipe with a stop_loss takes it"),
+        ({"stop_within": 0.0, "stop_loss": 0.1}, "stop_within is 0.0; it must be above 0"),
         ({"patience": 2}, "patience is 2; only a recipe with a stop_loss takes it"),
         ({"nesterov": 1}, "nesterov is 1; it must be True or False"),
         ({"nesterov": True}, "nesterov is True; it needs a momentum above 0"),

@@ -45,11 +45,15 @@ class Level:
 
     It is near if the last batch or the last look lay below twice the level. A look ends once the loss is certain to be
     above the level; whether it was near is then settled only where nothing else tells, at the weights of that look.
+    A network that lands further below the level than `within`, a share of it, has overshot and does not stop.
     """
 
     level: float
     per_epoch: int
     seen: Sequence[Tensor]
+    within: float = 1.0
+    above: list[int] = field(default_factory=list)  # networks that the last call looked at and found above the level
+    overshot: list[int] = field(default_factory=list)  # and those it found too far below
     near: dict[int, bool] = field(default_factory=dict)
     unsettled: dict[int, Look] = field(default_factory=dict)
 
@@ -59,6 +63,7 @@ class Level:
         """Networks that stop after update `step`, and whether at the level or because their loss is not finite."""
         for index, below in zip(running, (batch_losses < 2 * self.level).tolist(), strict=True):
             self.near[index] = self.near.get(index, False) or below
+        self.above, self.overshot = [], []
         due = list(running) if step % self.per_epoch == 0 else [i for i in running if step % 2 == 0 and self._near(i)]
         if not due:
             return {}
@@ -67,7 +72,11 @@ class Level:
         found = looks([running.index(index) for index in due], [self.seen[index] for index in due])
         for index, look in zip(due, found, strict=True):
             loss = look.until(self.level)
-            if not loss >= self.level:
+            if loss >= self.level:
+                self.above.append(index)
+            elif loss < (1 - self.within) * self.level:
+                self.overshot.append(index)
+            else:
                 stopped[index] = bool(torch.isfinite(loss))
             self.near[index] = look.over and bool(loss < 2 * self.level)
             if not look.over:

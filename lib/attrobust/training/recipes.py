@@ -64,6 +64,7 @@ class Recipe:
     batch_size: int  # images per update; a last incomplete batch of an epoch is left out
     epochs: int  # passes over the images
     stop_loss: float | None = None  # a network stops when its loss on the whole training set falls below this level
+    stop_within: float = 1.0  # in (0, 1]; one that lands further below the level goes back, with half the step
     patience: int = 1  # a run with `stop_loss` may take this many times the epochs
     momentum: float = 0.0  # in [0, 1)
     nesterov: bool = False  # whether the momentum is Nesterov's
@@ -90,8 +91,10 @@ class Recipe:
             checks.count(name, getattr(self, name))
         for name in ("momentum", "weight_decay", "step_x_decay", "warmup_epochs", "strength", "radius"):
             checks.at_least(name, getattr(self, name), 0)
-        for name in ("label_smoothing", "label_noise", "warmup_share"):
+        for name in ("label_smoothing", "label_noise", "warmup_share", "stop_within"):
             checks.share(name, getattr(self, name))
+        if not self.stop_within:
+            raise ValueError(f"stop_within is {self.stop_within!r}; it must be above 0")
         for name in ("momentum", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be below 1")
@@ -133,6 +136,7 @@ class Recipe:
         for name, taken, sentence in (
             ("nesterov", self.momentum > 0, "it needs a momentum above 0"),
             ("patience", self.stop_loss is not None, "only a recipe with a stop_loss takes it"),
+            ("stop_within", self.stop_loss is not None, "only a recipe with a stop_loss takes it"),
             ("strength", self.penalty != "none", "only a recipe with a penalty takes it"),
             ("radius", self.trainer != "sgd", "trainer 'sgd' takes none"),
             ("warmup_share", self.schedule == "cosine", f"only schedule 'cosine' {schedule}"),
@@ -145,12 +149,12 @@ class Recipe:
 
 
 #: What each name fixes; the rest is the caller's.
-#:   matched     ends at a training loss below 0.01: the minimum, at the same fit
+#:   matched     ends at a training loss below 0.01, and at most a quarter below: the minimum, at the same fit
 #:   plateau     a fixed budget, annealed: what if training goes on?
 #:   standard    as plateau, with decay: what does a practitioner get? A larger step also means more decay per update.
 #:   decay_held  as plateau, step x decay held: how much of `standard` is the step?
 RECIPES: dict[str, dict[str, object]] = {
-    "matched": {"momentum": 0.9, "stop_loss": 0.01, "patience": 5},
+    "matched": {"momentum": 0.9, "stop_loss": 0.01, "stop_within": 0.25, "patience": 5},
     "plateau": {"momentum": 0.9, "schedule": "cosine"},
     "standard": {"momentum": 0.9, "schedule": "cosine", "weight_decay": 5e-4},
     "decay_held": {"momentum": 0.9, "schedule": "cosine", "step_x_decay": 3e-5},

@@ -38,6 +38,7 @@ class Fit:
     train_accuracy: float = math.nan  # share of training images classified as their labels, noisy ones included
     late_change: float = math.nan  # relative change of the loss over the last tenth of the budget; NaN at a loss level
     reached: bool | None = None  # whether `stop_loss` was reached; None if there was none
+    halvings: int = 0  # times that it overshot the level and went on from before, with half the step
     diverged: bool = False  # whether the loss stopped being finite
 
 
@@ -68,7 +69,8 @@ def fit(
     velocity, late = torch.zeros_like(networks.weights), networks.weights.new_full((len(models),), math.nan)
     level, augment = None, AUGMENTATIONS[recipe.augmentation]
     if recipe.stop_loss is not None:
-        level = Level(recipe.stop_loss, per_epoch, [x.new_zeros(len(x)) for _ in models])
+        level = Level(recipe.stop_loss, per_epoch, [x.new_zeros(len(x)) for _ in models], recipe.stop_within)
+    before = torch.stack([networks.weights, velocity], dim=1)  # where each network was last seen above the level
     fits = [Fit(reached=None if level is None else False) for _ in models]
     running, alive, labels = list(range(len(models))), list(models), y
     while update < budget and running:
@@ -83,11 +85,18 @@ def fit(
                 draws = zip(images, running, strict=True)
                 images = torch.stack([augment(part, recipe.shift_pixels, generators[index]) for part, index in draws])
             gradient, losses = networks.gradient(images, labels.gather(1, batch))
-            _update(networks.weights, velocity, gradient, recipe, recipe.step(update, per_epoch=per_epoch))
+            step = recipe.step(update, per_epoch=per_epoch)
+            _update(networks.weights, velocity, gradient, recipe, [step / 2 ** fits[i].halvings for i in running])
             update += 1
             stopped = {}
             if level is not None:
                 stopped = level.reached(update, losses, running, partial(networks.looks, x, labels))
+                for row, index in enumerate(running):
+                    if index in level.above:
+                        before[index] = torch.stack([networks.weights[row], velocity[row]])
+                    elif index in level.overshot:
+                        networks.weights[row], velocity[row] = before[index]
+                        fits[index].halvings += 1
             elif update == budget - budget // 10:
                 late[running] = networks.loss(x, labels)
             if update % (10 * per_epoch) == 0:
@@ -134,9 +143,9 @@ def _networks(
     return (Turns if transformer and device.type == "cpu" else Stack)(models, loss)
 
 
-def _update(weights: Tensor, velocity: Tensor, gradient: Tensor, recipe: Recipe, step: float) -> None:
+def _update(weights: Tensor, velocity: Tensor, gradient: Tensor, recipe: Recipe, steps: Sequence[float]) -> None:
     """One update, network by network: a row's rounding then does not depend on how many rows there are."""
-    for w, v, g in zip(weights, velocity, gradient, strict=True):
+    for w, v, g, step in zip(weights, velocity, gradient, steps, strict=True):
         if recipe.decay:
             g = g.add(w, alpha=recipe.decay)
         v.mul_(recipe.momentum).add_(g)
