@@ -1,10 +1,12 @@
 """Rows of a grid: what belongs to a network (wide), and how similar its maps stay under attack (long).
 
     runs      key, the experiment's columns, what was measured on the network itself      one line a network
-    attacked  key, readout, map, attack, metric, radius, value, n                         one line a number
+    attacked  key, readout, map, attack, metric, radius, value, n, images                 one line a number
 
 ``value`` is the mean of a metric over ``n`` images, under an attack of a radius (in 1/255 of the pixel range) on a map
-that explains a readout ("none" for attention alone). Never imports torch: rows can be joined wherever there is pandas.
+that explains a readout ("none" for attention alone). Attack "clean", of radius 0, tells what the map itself is like.
+``images`` holds the deciding metric image by image, as text ("nan" where an image was not attacked), and is blank
+elsewhere. Never imports torch: rows can be joined wherever there is pandas.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,9 @@ import pandas as pd
 
 #: Columns that name one number of `Rows.attacked` within its network, and all of its columns.
 IDENTITY = ("readout", "map", "attack", "metric", "radius")
-ATTACKED = ("key", *IDENTITY, "value", "n")
+ATTACKED = ("key", *IDENTITY, "value", "n", "images")
+#: The line of which `images` are kept.
+DECIDING = {"attack": "worst", "metric": "spearman"}
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,22 @@ def spearman(reference: Importances, perturbed: Importances) -> PerImage:
     return along(unit(centred(ranks(reference))), centred(ranks(perturbed))).to(reference)
 
 
+def between(importances: Importances) -> PerImage:
+    """Mean rank correlation of each map with the maps of the other images, in [-1, 1]; NaN for a single image.
+
+    A map that is much the same for every image survives any attack and explains none: what is left of a similarity S
+    above this level is (S - between) / (1 - between).
+
+    Example:
+        >>> a = torch.tensor([[[1.0, 2.0, 3.0]]])
+        >>> between(torch.cat([a, a, a.flip(2)])).tolist()
+        [0.0, 0.0, -1.0]
+    """
+    directions = unit(centred(ranks(importances)))
+    others = (directions * (directions.sum(0) - directions)).sum(1)
+    return (others / (len(directions) - 1) if len(directions) > 1 else others * torch.nan).to(importances)
+
+
 def ranks(importances: Importances) -> Flat:
     """Rank of each pixel in its map, 1 for the least important, in float64; ties share the mean of their ranks.
 

@@ -17,8 +17,8 @@ from attrobust.data.sources import SOURCES, fingerprint
 from attrobust.shapes import Images, Labels
 from attrobust.versions import versioned
 
-__all__ = ["NAMES", "DataError", "Dataset", "Examples", "available", "download_size", "fetch", "fingerprint"]
-__all__ += ["image_shape", "load", "places"]
+__all__ = ["NAMES", "DataError", "Dataset", "Examples", "available", "balanced", "download_size", "fetch"]
+__all__ += ["fingerprint", "image_shape", "load", "places"]
 
 NAMES = tuple(SOURCES)
 
@@ -64,7 +64,8 @@ def load(
             raise DataError(f"the files of {name!r} hold images {x.shape[1:]} or labels that do not belong to it.")
         if n is not None:
             checks.count(argument, n, most=len(y))
-            x, y = _balanced(x, y, n, seed)
+            chosen = balanced(y, n, seed)
+            x, y = x[chosen], y[chosen]
         pixels = _pooled(torch.as_tensor(np.array(x), device=device).float() / source.scale, side)
         parts.append(Examples(pixels, torch.as_tensor(y.astype(np.int64), device=device)))
     return Dataset(name, *parts, source.classes, verified)
@@ -120,8 +121,8 @@ def _slice(name: str, data_dir: str | Path | None) -> files.Arrays:
     raise refusals[0] if refusals else DataError(not_found(name, SOURCES[name].files, data_dir))
 
 
-def _balanced(x: np.ndarray, y: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`n` examples with class counts as equal as the data allows, in a seeded order."""
+def balanced(y: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Places of `n` examples out of the labels `y`, class counts as equal as these allow, in a seeded order."""
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(y))
     turn = np.empty(len(y), dtype=np.int64)
@@ -129,8 +130,7 @@ def _balanced(x: np.ndarray, y: np.ndarray, n: int, seed: int) -> tuple[np.ndarr
         members = shuffled[y[shuffled] == label]
         turn[members] = np.arange(len(members))
     dealt = shuffled[np.argsort(turn[shuffled], kind="stable")][:n]
-    chosen = rng.permutation(dealt)
-    return x[chosen], y[chosen]
+    return rng.permutation(dealt)
 
 
 def _pooled(pixels: Tensor, side: int | None) -> Tensor:

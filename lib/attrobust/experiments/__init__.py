@@ -1,13 +1,22 @@
 """Grids of trained and measured networks; every row is stored evidence, computed once."""
 
 from attrobust.experiments.experiment import VITS, Experiment, Measurement, grid
-from attrobust.experiments.explanations import cls_rows, inside, margins, on_the_patch_grid, under_attack
+from attrobust.experiments.explanations import (
+    READOUTS,
+    cls_rows,
+    compared,
+    controls,
+    inside,
+    margins,
+    on_the_patch_grid,
+    under_attack,
+)
 from attrobust.experiments.keys import key, network
-from attrobust.experiments.measure import build, dataset
+from attrobust.experiments.measure import build, dataset, shown
 from attrobust.experiments.sweep import in_workers, none_here, run, table, tables, trained
 from attrobust.rows import Rows, join
 
 __all__ = [
-    "VITS", "Experiment", "Measurement", "Rows", "build", "cls_rows", "dataset", "grid", "in_workers", "inside", "join",
-    "key", "margins", "network", "none_here", "on_the_patch_grid", "run", "table", "tables", "trained", "under_attack",
+    "READOUTS", "VITS", "Experiment", "Measurement", "Rows", "build", "cls_rows", "compared", "controls", "dataset", "grid", "in_workers", "inside", "join",
+    "key", "margins", "network", "none_here", "on_the_patch_grid", "run", "shown", "table", "tables", "trained", "under_attack",
 ]  # fmt: skip

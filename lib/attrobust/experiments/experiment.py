@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from attrobust import attacks, checks, data, models, training
 from attrobust import attention as kernels
-from attrobust.experiments.explanations import on_the_patch_grid
+from attrobust.experiments.explanations import READOUTS, on_the_patch_grid
 
 #: Attributions of a transformer that notebook 06 attacks.
 MAPS = ("saliency", "raw_attention", "rollout", "gradient_attention", "relevance")
@@ -72,15 +72,16 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured on a trained network, and how hard it is attacked; radii and maps are kept in order."""
+    """What is measured on a trained network, and how hard it is attacked; radii, maps and readouts are kept in order."""
 
     radii: tuple[float, ...] = (4, 8)  # of the linf ball, in 1/255 of the pixel range
     effort: attacks.Effort = field(default_factory=attacks.Effort)  # of the attack, its smooth twins included
-    n_attacked: int = 128  # test images attacked and measured
+    n_attacked: int = 64  # test images attacked and measured, each seed's own draw
     k_share: float = 0.1  # share of pixels compared by the top-k intersection
     trace_products: int = 30  # budget of the trace estimate
     curvature: bool = True  # whether flatness and the input side are measured too
     maps: tuple[str, ...] = MAPS  # of a transformer that are attacked, out of `on_the_patch_grid`
+    readouts: tuple[str, ...] = tuple(READOUTS)  # that gradients are taken of
 
     def __post_init__(self) -> None:
         for radius in self.radii:
@@ -91,8 +92,11 @@ class Measurement:
             raise ValueError(f"k_share is {self.k_share!r}; it must lie in (0, 1]")
         for name in self.maps:
             checks.one_of("map", name, on_the_patch_grid(1))
+        for name in self.readouts:
+            checks.one_of("readout", name, READOUTS)
         object.__setattr__(self, "radii", tuple(sorted({int(r) if r == int(r) else r for r in self.radii})))
-        object.__setattr__(self, "maps", tuple(sorted(set(self.maps))))
+        for name in ("maps", "readouts"):
+            object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
 
 
 def grid(**axes: Sequence | object) -> list[Experiment]:

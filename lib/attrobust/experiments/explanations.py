@@ -1,61 +1,132 @@
-"""One transformer, several explanations on its patch grid: how each holds under attack, and what its rows look like."""
+"""The explanations of one network: how each holds under attack, what it is like, and what a transformer's rows are.
 
-from collections.abc import Callable, Sequence
+A map is told by its name and the readout that it explains; a transformer's live on its grid of patches.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attrobust import attention, attributions, curvature, robustness
+from attrobust import attention, attributions, curvature, robustness, similarity
 from attrobust.attacks import Effort
 from attrobust.balls import Ball
+from attrobust.models.readouts import Readout, log_probability, logit
+from attrobust.rows import DECIDING
 from attrobust.shapes import Attribution, Images
 from attrobust.theory import entropy
 from attrobust.versions import versioned
 
 HeadRows = Float[Tensor, "batch heads keys"]
 
+#: What a map may explain; both are asked everywhere.
+READOUTS: dict[str, Readout] = {"logit": logit, "log_probability": log_probability}
+
 #: Maps made of attention weights alone: they explain no readout.
 ATTENTION_ALONE = ("raw_attention", "rollout", "plain_rollout")
 
+#: Side of the patches that are covered in turn where a network has none of its own.
+COVERED = 2
 
-def on_the_patch_grid(patch: int) -> dict[str, Attribution]:
-    """The compared attributions by name; saliency pooled to patches first."""
+#: What a map is like, whatever attacks it.
+CONTROLS = ("between", "contrast", "entropy", "occlusion")
+
+
+def on_the_patch_grid(patch: int, readout: Readout = logit) -> dict[str, Attribution]:
+    """The compared attributions of a transformer by name; saliency pooled to patches first."""
+    saliency = partial(attributions.saliency, readout=readout)
     return {
-        "saliency": partial(attributions.on_patches, attribution=attributions.saliency, patch=patch),
+        "saliency": partial(attributions.on_patches, attribution=saliency, patch=patch),
         "raw_attention": attributions.raw_attention,
         "rollout": attributions.rollout,
         "plain_rollout": partial(attributions.rollout, renormalise=False),
-        "gradient_attention": attributions.gradient_attention,
-        "relevance": attributions.relevance,
+        "gradient_attention": partial(attributions.gradient_attention, readout=readout),
+        "relevance": partial(attributions.relevance, readout=readout),
     }
 
 
-@versioned(2)
+def compared(
+    patch: int | None, names: Sequence[str], readouts: Sequence[str] = ("logit",)
+) -> dict[tuple[str, str], Attribution]:
+    """Attributions by map and readout, "none" for attention alone; without patches the saliency of every pixel.
+
+    Example:
+        >>> list(compared(2, ["saliency", "rollout"], ["logit", "log_probability"]))
+        [('saliency', 'logit'), ('saliency', 'log_probability'), ('rollout', 'none')]
+    """
+    found: dict[tuple[str, str], Attribution] = {}
+    for name in names:
+        for readout in ("none",) if name in ATTENTION_ALONE else readouts:
+            asked = READOUTS.get(readout, logit)
+            pixels = {"saliency": partial(attributions.saliency, readout=asked)}
+            found[name, readout] = (on_the_patch_grid(patch, asked) if patch else pixels)[name]
+    return found
+
+
+@versioned(3)
 def under_attack(
-    model: nn.Module, x: Images, *, patch: int, k: int, radius: float, effort: Effort, seed: int, names: Sequence = ()
-) -> pd.DataFrame:
-    """Mean similarity of clean and attacked maps, one row per attribution (all if unnamed) and attack (noise, worst).
+    model: nn.Module, x: Images, *, maps: Mapping[tuple[str, str], Attribution], k: int, radius: float, effort: Effort,
+    seed: int,
+) -> pd.DataFrame:  # fmt: skip
+    """Mean similarity of clean and attacked maps, one row per map, readout and attack (noise, worst).
 
     Means over the images that were attacked, NaN where their number `n` is 0; `zero_maps` counts clean maps that are
-    zero everywhere. The radius is that of the linf ball, in 1/255 of the pixel range; k patches (of a side in pixels)
-    are compared by the top-k intersection.
+    zero everywhere, `images` holds the deciding metric of the worst case image by image. The radius is that of the linf
+    ball, in 1/255 of the pixel range; k pixels or patches are compared by the top-k intersection.
     """
-    rows, compared = [], on_the_patch_grid(patch)
-    how = {"ball": Ball("linf", radius / 255), "k": k, "effort": effort, "refuse": False}
+    rows, how = [], {"ball": Ball("linf", radius / 255), "k": k, "effort": effort, "refuse": False}
     with torch.no_grad():
         target = model(x).argmax(1)
-    for name in names or compared:
-        empty = attributions.zero_maps(compared[name](model, x, target).detach())
+    for (name, readout), attribution in maps.items():
+        empty = attributions.zero_maps(attribution(model, x, target).detach())
         draw = torch.Generator(x.device).manual_seed(seed)
-        table = robustness.attribution_robustness(model, x, attributions={name: compared[name]}, generator=draw, **how)
+        table = robustness.attribution_robustness(model, x, attributions={name: attribution}, generator=draw, **how)
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
         means, attacked = (t.reindex(["noise", "worst"]) for t in (by_attack.mean(), by_attack["spearman"].count()))
         counts = {"zero_maps": int(empty.sum()), "n": attacked.fillna(0).astype(int)}
-        rows.append(means.where(attacked > 0).assign(attribution=name, **counts).reset_index())
+        deciding = table.loc[table["attack"] == DECIDING["attack"], DECIDING["metric"]]
+        told = {"map": name, "readout": readout, "images": ["", " ".join(f"{value:.4f}" for value in deciding)]}
+        rows.append(means.where(attacked > 0).assign(**told, **counts).reset_index())
     return pd.concat(rows, ignore_index=True)
+
+
+@versioned(1)
+def controls(
+    model: nn.Module, x: Images, *, maps: Mapping[tuple[str, str], Attribution], patch: int | None
+) -> pd.DataFrame:
+    """What the clean maps are like, one row per map and readout: means over the images whose map is not zero.
+
+    `between` (rank correlation with the maps of other images: near 1 for a map that is always the same), `contrast`
+    (standard deviation of the importances over their mean), `entropy` (of the importances as a distribution, over its
+    largest), `occlusion` (rank correlation of the importances, on patches, with what covering a patch changes of the
+    readout, of the logit where a map has none), and the number `n` of maps.
+    """
+    rows, changes = [], {}
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    for (name, readout), attribution in maps.items():
+        asked = READOUTS.get(readout, logit)
+        with torch.no_grad():
+            found, side = attribution(model, x, target), patch or COVERED
+            if asked not in changes:
+                changes[asked] = attributions.occlusion(model, x, target, patch=side, readout=asked)[:, 0].abs()
+        told = ~attributions.zero_maps(found)
+        importances = attributions.pixelwise(found)[told]
+        coarse = importances if patch else attributions.patches(importances[:, None], patch=side)[:, 0]
+        flat = importances.flatten(1).double()
+        values = {
+            "between": similarity.between(importances),
+            "contrast": flat.std(1) / flat.mean(1),
+            "entropy": entropy.row_entropy(flat) / np.log(flat.shape[1]),
+            "occlusion": similarity.spearman(coarse, changes[asked][told]),
+        }
+        means = {name: float(value.double().mean()) for name, value in values.items()}
+        rows.append({"map": name, "readout": readout, **means, "n": int(told.sum())})
+    return pd.DataFrame(rows)
 
 
 def cls_rows(model: nn.Module, x: Images) -> tuple[HeadRows, HeadRows]:

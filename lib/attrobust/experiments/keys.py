@@ -16,8 +16,9 @@ from attrobust.versions import digest, version_of
 
 #: Functions of the library that a notebook's own stored function may call.
 INSTRUMENTS: tuple[Callable, ...] = (
-    data.load, attention.kernel, measure.train, measure.measure, measure._flatness, measure._input_side,
-    explanations.inside, explanations.margins, explanations.under_attack, robustness.attribution_robustness,
+    data.load, attention.kernel, measure.train, measure.measure, measure._size, measure._flatness, measure._input_side,
+    explanations.inside, explanations.margins, explanations.under_attack, explanations.controls,
+    attributions.occlusion, robustness.attribution_robustness,
     robustness.strength, attacks.auto, attacks.heavy,
 )  # fmt: skip
 
@@ -41,9 +42,10 @@ def network(experiment: Experiment, device: str = "cpu") -> str:
 
 def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -> str:
     """Digest that names the row of an experiment, trained and measured on a device ("cpu" or "cuda")."""
-    used: list[Callable] = [measure.measure]
+    used: list[Callable] = [measure.measure, measure._size]
     used += [measure._flatness, measure._input_side] if measurement.curvature else []
-    used += [explanations.inside, explanations.under_attack] if experiment.architecture == "vit" else []
+    used += [explanations.inside] if experiment.architecture == "vit" else []
+    used += [explanations.under_attack, explanations.controls, attributions.occlusion]
     used += [robustness.attribution_robustness, *_raised(_explaining(experiment, measurement))]
     comparable = [measure.COMPARABLE_LOSS, measure.COMPARABLE_ACCURACY, measure.COMPARABLE_CHANGE]
     depends = {"network": network(experiment, device), "measurement": measurement}
@@ -82,6 +84,5 @@ def _explaining(experiment: Experiment, measurement: Measurement) -> list[Callab
     """Functions of the maps that a row tells of: those attacked, and those looked at beside them."""
     if experiment.architecture != "vit":
         return [attributions.saliency]
-    maps = explanations.on_the_patch_grid(experiment.patch)
-    used = [maps[name] for name in dict.fromkeys(("saliency", "raw_attention", *measurement.maps))]
+    used = explanations.compared(experiment.patch, ("saliency", "raw_attention", *measurement.maps)).values()
     return list(dict.fromkeys([attributions.saliency, *map(unwrapped, used)]))

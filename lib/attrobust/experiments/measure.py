@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attrobust import attributions, curvature, data, models, robustness, training
-from attrobust.balls import Ball
+from attrobust import attributions, curvature, data, models, training
 from attrobust.experiments import explanations
 from attrobust.experiments.experiment import TRANSFORMER, Experiment, Measurement
-from attrobust.rows import ATTACKED
+from attrobust.rows import ATTACKED, DECIDING
 from attrobust.versions import versioned
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
@@ -26,17 +25,33 @@ COMPARABLE_CHANGE = 0.10
 #: Largest share of test images without a usable gradient; a run above it has collapsed and is not measured further.
 COMPARABLE_BLIND = 0.10
 
-#: Columns of training, of flatness (the last one for the first layer of a dense network alone) and of the input side.
-FIT = ("steps", "train_loss", "train_accuracy", "late_change", "test_accuracy")
+#: Columns of training, of the network's size, of flatness (the last for the first layer of a dense network alone) and
+#: of the input side.
+FIT = ("steps", "halvings", "train_loss", "train_accuracy", "late_change", "test_accuracy")
+SIZE = ("weight_norm", "first_layer_norm", "spectral_product", "distance", "margin")
 FLATNESS = ("sharpness", "sharpness_error", "trace", "trace_error", "invariant_flatness")
-INPUT_SIDE = ("logit_gradient", "logit_input_curvature", "relative_curvature")
-INPUT_SIDE += ("loss_gradient", "loss_input_curvature")
+INPUT_SIDE = tuple(
+    f"{readout}_{what}"
+    for readout in explanations.READOUTS
+    for what in ("gradient", "input_curvature", "relative_curvature")
+)
 
 
 @cache
 def dataset(name: str, side: int | None, n_train: int, n_test: int | None, device: str) -> data.Dataset:
     """A data set, kept by each worker process."""
     return data.load(name, side=side, n_train=n_train, n_test=n_test, device=device)
+
+
+def shown(experiment: Experiment, n: int, device: str = "cpu") -> data.Examples:
+    """Test images on which the networks of a seed are measured: a class-balanced draw of that seed's own.
+
+    All networks of the seed on one data set share it, whatever their step, recipe or map, so that comparisons are
+    paired and the scatter over seeds covers the choice of images too.
+    """
+    test = dataset(experiment.dataset, experiment.side, experiment.n_train, None, device).test
+    chosen = torch.as_tensor(data.balanced(test.y.cpu().numpy(), n, experiment.seed), device=device)
+    return data.Examples(test.x[chosen], test.y[chosen])
 
 
 def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
@@ -59,38 +74,34 @@ def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Mod
     return networks, training.fit(networks, *examples, first.recipe, generators=generators)
 
 
-@versioned(2)
+@versioned(3)
 def measure(
     experiment: Experiment, measurement: Measurement, model: nn.Module, fit: training.Fit, device: str = "cpu"
 ) -> tuple[dict[str, object], pd.DataFrame]:
     """Columns of one trained network, and long rows of its maps; only of its training if it diverged or collapsed."""
     transformer, seed = experiment.architecture == "vit", experiment.seed
-    of = (experiment.dataset, experiment.side, experiment.n_train)
-    whole, attacked = dataset(*of, None, device), dataset(*of, measurement.n_attacked, device).test.x
+    whole = dataset(experiment.dataset, experiment.side, experiment.n_train, None, device)
+    attacked = shown(experiment, measurement.n_attacked, device).x
     model.requires_grad_(True)
     share_blind = float(blind(model, attacked).double().mean())
     reason = incomparable(experiment, fit, share_blind)
     row: dict[str, object] = {name: getattr(fit, name) for name in FIT[:-1]}
     row["test_accuracy"] = float((model(whole.test.x).argmax(1) == whole.test.y).double().mean())
     row |= {"comparable": not reason, "reason": reason}
-    nothing = pd.DataFrame(columns=[*ATTACKED[1:]])
     if fit.diverged or share_blind > COMPARABLE_BLIND:
-        return row, nothing
+        return row, pd.DataFrame(columns=[*ATTACKED[1:]])
+    row |= _size(model, build(experiment, device), whole.train)
     if measurement.curvature:
         row |= _flatness(model, whole.train, measurement, seed, device)
     model.requires_grad_(False)
     if measurement.curvature:
         row |= _input_side(model, attacked, seed, device)
-    height, width = (side // (experiment.patch if transformer else 1) for side in attacked.shape[-2:])
+    patch = experiment.patch if transformer else None
+    height, width = (side // (patch or 1) for side in attacked.shape[-2:])
     k = max(1, round(measurement.k_share * height * width))
     if transformer:
         row |= explanations.inside(model, attacked, patch=experiment.patch, k=k)
-    under_attack = _several_maps if transformer else _one_map
-    tables = []
-    for radius in measurement.radii:
-        found = under_attack(experiment, measurement, model, attacked, radius, k)
-        tables.append(found.assign(readout=found["map"].map(reads), radius=radius)[[*ATTACKED[1:]]])
-    return row, pd.concat(tables, ignore_index=True) if tables else nothing
+    return row, _attacked(model, attacked, measurement, patch, k, seed)
 
 
 def blind(model: nn.Module, x: Float[Tensor, "batch channels height width"]) -> Bool[Tensor, " batch"]:
@@ -124,6 +135,26 @@ def incomparable(experiment: Experiment, fit: training.Fit, share_blind: float) 
     return "" if fit.late_change < COMPARABLE_CHANGE else f"loss still changed by {fit.late_change:.0%}"
 
 
+@versioned(1)
+def _size(model: nn.Module, start: nn.Module, examples: data.Examples) -> dict[str, float]:
+    """How large the weights are, all and those of the first layer, how far they went, how sure the network is.
+
+    Norms are Euclidean; `spectral_product` is the product of the largest singular values of all weight matrices
+    (kernels flattened), `margin` the mean logit margin on the training images.
+    """
+    with torch.no_grad():
+        weights = [w.double() for w in model.parameters()]
+        moved = [(w - v.double()).norm() for w, v in zip(weights, start.parameters(), strict=True)]
+        matrices = [w.flatten(1) for w in weights if w.ndim > 1]
+        margin = models.readouts.margin(model, *examples).double().mean()
+        first = curvature.first_layer(model)[1].weight.double()
+        values = (
+            torch.stack([w.norm() for w in weights]).norm(), first.norm(),
+            torch.stack([torch.linalg.matrix_norm(m, 2) for m in matrices]).prod(), torch.stack(moved).norm(), margin,
+        )  # fmt: skip
+    return dict(zip(SIZE, map(float, values), strict=True))
+
+
 @versioned(2)
 def _flatness(model: nn.Module, examples: data.Examples, m: Measurement, seed: int, device: str) -> dict[str, float]:
     generator = torch.Generator(device).manual_seed(seed)
@@ -136,51 +167,45 @@ def _flatness(model: nn.Module, examples: data.Examples, m: Measurement, seed: i
     return row
 
 
-@versioned(1)
+@versioned(2)
 def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str, float]:
+    """Gradient, curvature and relative curvature in the pixels, under both readouts, of the predicted classes.
+
+    Of the log-probability the first two are also those of the loss, were the prediction the label.
+    """
     with torch.no_grad():
         target = model(x).argmax(1)
     generator = torch.Generator(device).manual_seed(seed)
     row = {}
-    for name, readout in (("logit", models.readouts.logit), ("loss", models.readouts.cross_entropy)):
+    for name, readout in explanations.READOUTS.items():
         hessian = curvature.InputHessian(model, x, target, readout=readout)
         bend = curvature.input_curvature(hessian, generator=generator)
+        turn = curvature.relative_curvature(hessian, generator=generator)
         row[f"{name}_gradient"] = float(hessian.gradient.detach().flatten(1).norm(dim=1).double().mean())
         row[f"{name}_input_curvature"] = float(bend.value.double().mean())
-        if name == "logit":
-            turn = curvature.relative_curvature(hessian, generator=generator)
-            row["relative_curvature"] = float(turn.value.double().mean())
+        row[f"{name}_relative_curvature"] = float(turn.value.double().mean())
     return row
 
 
-def _several_maps(e: Experiment, m: Measurement, model: nn.Module, x: Tensor, radius: float, k: int) -> pd.DataFrame:
-    """Long rows of a transformer's maps, means over the images that had a map at all."""
-    how = {"patch": e.patch, "k": k, "radius": radius, "effort": m.effort, "seed": e.seed, "names": m.maps}
-    table = explanations.under_attack(model, x, **how)
-    means = table.drop(columns="zero_maps").rename(columns={"attribution": "map"})
-    return means.melt(["map", "attack", "n"], var_name="metric")
-
-
-def _one_map(e: Experiment, m: Measurement, model: nn.Module, x: Tensor, radius: float, k: int) -> pd.DataFrame:
-    """Long rows of the saliency map, means over the images."""
-    how = {"attributions": {"saliency": attributions.saliency}, "ball": Ball("linf", radius / 255), "k": k}
-    how |= {"effort": m.effort, "generator": torch.Generator(x.device).manual_seed(e.seed), "refuse": False}
-    table = robustness.attribution_robustness(model, x, **how)
-    table = table[table["attack"].isin(["worst", "noise"])].drop(columns="image").rename(columns={"attribution": "map"})
-    values = table.melt(["map", "attack"], var_name="metric").groupby(["map", "attack", "metric"], sort=False)["value"]
-    return values.agg(value="mean", n="count").reset_index()
+def _attacked(model: nn.Module, x: Tensor, m: Measurement, patch: int | None, k: int, seed: int) -> pd.DataFrame:
+    """Long rows of every map: under attack, radius by radius, and what the clean map is like."""
+    maps = explanations.compared(patch, m.maps if patch else ("saliency",), m.readouts)
+    like = explanations.controls(model, x, maps=maps, patch=patch).assign(attack="clean", radius=0.0, images="")
+    tables = [like.melt(["readout", "map", "attack", "radius", "n", "images"], var_name="metric")]
+    for radius in m.radii:
+        how = {"maps": maps, "k": k, "radius": radius, "effort": m.effort, "seed": seed}
+        found = explanations.under_attack(model, x, **how).drop(columns="zero_maps").assign(radius=float(radius))
+        tables.append(found.melt(["readout", "map", "attack", "radius", "n", "images"], var_name="metric"))
+    table = pd.concat(tables, ignore_index=True)[[*ATTACKED[1:]]]
+    deciding = (table[[*DECIDING]] == pd.Series(DECIDING)).all(axis=1)
+    return table.assign(images=table["images"].where(deciding, ""))
 
 
 def names(experiment: Experiment, measurement: Measurement) -> list[str]:
     """Columns that `measure` gives beyond those of the training; a run that diverged or collapsed has none of them."""
     transformer, dense = experiment.architecture == "vit", experiment.architecture == "mlp"
     found = [n for n in (*FLATNESS, *INPUT_SIDE) if measurement.curvature and (dense or n != "invariant_flatness")]
-    return found + (explanations.inside_names(experiment.attention) if transformer else [])
-
-
-def reads(name: str) -> str:
-    """Readout that a map explains; "none" for maps of attention alone."""
-    return "none" if name in explanations.ATTENTION_ALONE else "logit"
+    return [*SIZE, *found, *(explanations.inside_names(experiment.attention) if transformer else [])]
 
 
 def columns(experiment: Experiment) -> dict[str, object]:

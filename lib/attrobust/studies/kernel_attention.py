@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from attrobust import attacks, attention, attributions, data, models, similarity, swap, training
 from attrobust.attacks import Effort
 from attrobust.balls import Ball
-from attrobust.experiments.explanations import cls_rows, under_attack
+from attrobust.experiments.explanations import cls_rows, compared, under_attack
 from attrobust.experiments.measure import PIXELS, dataset
 from attrobust.shapes import Images
 from attrobust.theory import entropy, kernels
@@ -152,7 +152,7 @@ def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, re
     return pd.DataFrame({"image": [*range(len(x))] * 2, "map": maps, **columns})
 
 
-@versioned(2)
+@versioned(3)
 def drop_in(
     names: Sequence[str], seed: int, *, n_train: int, n_attacked: int, epochs: int, step_size: float, radius: float,
     effort: Effort,
@@ -166,15 +166,15 @@ def drop_in(
     """
     digits, attacked = (dataset("digits", None, n_train, n, "cpu") for n in (None, n_attacked))
     original = _original(seed, n_train, epochs, step_size)
-    how = {"patch": _PATCH, "k": (attacked.test.x.shape[-1] // _PATCH) ** 2 // 4, "radius": radius, "effort": effort}
+    how = {"k": (attacked.test.x.shape[-1] // _PATCH) ** 2 // 4, "radius": radius, "effort": effort}
+    how |= {"maps": compared(_PATCH, ("saliency", "raw_attention", "rollout"))}
     before, tables = _accuracy(original, digits), []
     for name in names:
         model = swap.attention(copy.deepcopy(original), name)
         accuracies = {"before": before, "swapped": _accuracy(model, digits)}
         _fit(model, digits, seed=seed + 1, epochs=max(1, epochs // 2), step_size=step_size)
         accuracies["after"] = _accuracy(model, digits)
-        maps = ("saliency", "raw_attention", "rollout")
-        table = under_attack(model.requires_grad_(False), attacked.test.x, **how, seed=seed, names=maps)
+        table = under_attack(model.requires_grad_(False), attacked.test.x, **how, seed=seed)
         tables.append(table.assign(kernel=name, seed=seed, **accuracies))
     return pd.concat(tables, ignore_index=True)
 
