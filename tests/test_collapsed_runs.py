@@ -32,7 +32,7 @@ KINDS = [
 ]
 #: From a calm step to one at which nothing is learnt, whatever the processor.
 STEPS = [0.03, 0.3, 3.0]
-TRAINING = {"steps", "train_loss", "train_accuracy", "late_change", "test_accuracy", "comparable", "reason"}
+TRAINING = {"steps", "halvings", "train_loss", "train_accuracy", "late_change", "test_accuracy", "comparable", "reason"}
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_dead_network_is_neither_measured_nor_attacked(monkeypatch):
             if isinstance(layer, nn.Linear):
                 layer.weight.zero_()
                 layer.bias.fill_(-1.0)
-    for name in ("_flatness", "_input_side", "_one_map"):
+    for name in ("_size", "_flatness", "_input_side", "_attacked"):
         monkeypatch.setattr(measure, name, lambda *_: pytest.fail("a dead network was measured"))
     row, attacked = measure.measure(
         experiment, SMALL, model.eval(), training.Fit(steps=3, train_loss=2.3, reached=False)
@@ -157,7 +157,7 @@ def test_a_sweep_without_a_single_run_left_still_has_every_column(folder):
 def judge_and_draw(rows, told):
     """Everything that notebooks do with the rows of networks."""
     runs = rows.runs
-    attacked = claims.named(rows.joined(map="saliency"))
+    attacked = claims.named(rows.joined(map="saliency", readout="logit"))
     long = pd.concat(
         [runs.melt(list(runs.columns.difference(told)), told, var_name="metric"), attacked], ignore_index=True
     )
@@ -179,7 +179,7 @@ def judge_and_draw(rows, told):
         drawn = kept.assign(panel=kept["dataset"].map(figures.label))
         figures.trends(drawn, x="step_size", metrics=dict.fromkeys(told[:2], ""), hue="protocol", column="panel")
         figures.scatter(drawn, x=told[0], y=told[-1], hue="protocol", shade="step_size", panels="panel")
-    wide = claims.comparable(rows.wide(attack="worst", map="saliency", radius=8)).assign(panel="")
+    wide = claims.comparable(rows.wide(attack="worst", map="saliency", readout="logit", radius=8)).assign(panel="")
     drawn = {name: "" for name in ("spearman", "cosine") if name in wide}
     assert set(drawn) == ({"spearman", "cosine"} if len(rows.attacked) else set())
     if drawn:

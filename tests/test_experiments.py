@@ -8,6 +8,7 @@ import shutil
 import signal
 
 import cases
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -123,7 +124,7 @@ OTHER = {
 OTHER_TRANSFORMER = {"attention": "another", "patch": 4, "dim": 8, "depth": 1}
 OTHER_MEASURE = {
     "radii": (4,), "effort": attacks.Effort(steps=3, restarts=1), "n_attacked": 5, "k_share": 0.2, "trace_products": 9,
-    "maps": ("rollout",), "curvature": False,
+    "maps": ("rollout",), "readouts": ("logit",), "curvature": False,
 }  # fmt: skip
 OTHER_EFFORT = {
     "steps": 3, "restarts": 2, "draws": 1, "walk": 1, "eot": 2, "relative_step": 0.3, "momentum": 0.5,
@@ -168,9 +169,9 @@ def test_a_changed_constant_is_another_row(monkeypatch, module, name, value):
 
 def test_a_changed_default_is_another_row(monkeypatch):
     """Today's default run never takes the row of another default: its key says every value."""
-    longer = dataclasses.make_dataclass("Measurement", [("n_attacked", int, 64)], bases=(Measurement,), frozen=True)
+    longer = dataclasses.make_dataclass("Measurement", [("n_attacked", int, 96)], bases=(Measurement,), frozen=True)
     assert experiments.key(one(), longer()) != experiments.key(one(), Measurement())
-    assert experiments.key(one(), Measurement(n_attacked=128)) == experiments.key(one(), Measurement())
+    assert experiments.key(one(), Measurement(n_attacked=64)) == experiments.key(one(), Measurement())
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,10 @@ def test_a_kernels_words_are_part_of_the_keys_of_transformers_alone(monkeypatch,
         (measure._flatness, "", "both"),
         (measure._input_side, "", "both"),
         (robustness.attribution_robustness, "", "both"),
-        (experiments.under_attack, "", "vit"),
+        (measure._size, "", "both"),
+        (experiments.under_attack, "", "both"),
+        (experiments.controls, "", "both"),
+        (attributions.occlusion, "", "both"),
         (experiments.inside, "", "vit"),
         (experiments.margins, "", ""),
     ],
@@ -320,10 +324,10 @@ def test_a_transformer_is_trained_measured_and_its_words_are_columns(folder):
     assert rows[["attention", "patch", "dim", "depth"]].iloc[0].tolist() == ["softmax", 2, 4, 1]
     assert rows[["sharpness", "logit_input_curvature"]].notna().all(axis=None)
     assert found.wide(map="rollout", attack="worst", radius=8)["spearman"].notna().all()
-    assert found.wide(map="saliency", attack="noise", radius=8)["spearman"].notna().all()
+    assert found.wide(map="saliency", readout="logit", attack="noise", radius=8)["spearman"].notna().all()
     assert set(zip(found.attacked["map"], found.attacked["readout"], strict=True)) == {
-        ("saliency", "logit"), ("gradient_attention", "logit"), ("relevance", "logit"), ("raw_attention", "none"),
-        ("rollout", "none"),
+        *itertools.product(("saliency", "gradient_attention", "relevance"), ("logit", "log_probability")),
+        ("raw_attention", "none"), ("rollout", "none"),
     }  # fmt: skip
     assert "invariant_flatness" not in rows
     alone = run(
@@ -360,7 +364,7 @@ def test_transformers_of_other_kernels_are_trained_and_measured_their_row_mass_t
     assert set(alone.columns) == set(shared)
     pd.testing.assert_frame_equal(alone, rows.loc[["softmax"], alone.columns])
     assert found.wide(attack="worst", map="rollout", radius=8)["spearman"].notna().all()
-    assert found.wide(attack="noise", map="saliency", radius=8)["spearman"].notna().all()
+    assert found.wide(attack="noise", map="saliency", readout="logit", radius=8)["spearman"].notna().all()
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "vit"])
@@ -459,8 +463,9 @@ def measured():
 
 
 def value(attacked, attack, metric):
-    """The one number of saliency at the one radius."""
-    return attacked.set_index(["map", "attack", "metric", "radius"]).loc[("saliency", attack, metric, 8), "value"]
+    """The one number of the logit's saliency at the one radius."""
+    index = ["map", "readout", "attack", "metric", "radius"]
+    return attacked.set_index(index).loc[("saliency", "logit", attack, metric, 8), "value"]
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "convnet"])
@@ -468,11 +473,11 @@ def test_flatness_columns_are_drawn_by_the_experiments_own_seed(architecture):
     experiment = one(epochs=2, architecture=architecture, seed=3)
     (model,), (fit,) = measure.train([experiment])
     (once, _), (again, _) = (measure.measure(experiment, SMALL, model, fit) for _ in range(2))
-    random = ["sharpness", "sharpness_error", "logit_input_curvature", "relative_curvature"]
+    random = ["sharpness", "sharpness_error", "logit_input_curvature", "logit_relative_curvature"]
     random += ["trace", "trace_error"] if architecture == "convnet" else []
     assert all(once[name] == again[name] for name in [*random, "trace", "trace_error"])
     other, _ = measure.measure(dataclasses.replace(experiment, seed=4), SMALL, model, fit)
-    for names in (["sharpness", "sharpness_error"], ["logit_input_curvature", "relative_curvature"]):
+    for names in (["sharpness", "sharpness_error"], ["logit_input_curvature", "logit_relative_curvature"]):
         assert any(once[name] != other[name] for name in names)  # the errors of another start
     if architecture == "convnet":
         assert once["trace_error"] > 0
@@ -485,7 +490,7 @@ def test_flatness_columns_are_drawn_by_the_experiments_own_seed(architecture):
 def test_columns_are_what_the_library_measures_on_the_trained_network(measured):
     experiment, model, fit, row, attacked_rows = measured
     digits = data.load("digits", side=4, n_train=48)
-    attacked = data.load("digits", side=4, n_train=48, n_test=4).test.x
+    attacked = experiments.shown(experiment, 4).x
     target = model(attacked).argmax(1)
     assert row["steps"] == fit.steps == 4 * 3
     assert row["train_loss"] == pytest.approx(F.cross_entropy(model(digits.train.x), digits.train.y).item(), rel=1e-5)
@@ -515,6 +520,42 @@ def test_columns_are_what_the_library_measures_on_the_trained_network(measured):
         for name in ("top_k", "top_k_share", "cosine", "displacement", "counted"):
             assert value(attacked_rows, attack, name) == pytest.approx(rows[name].mean(), rel=1e-5)
     assert (attacked_rows["n"] == 4).all()
+    with torch.no_grad():
+        start = experiments.build(experiment)
+        pairs = list(zip(model.parameters(), start.parameters(), strict=True))
+        assert row["weight_norm"] == pytest.approx(torch.cat([w.flatten() for w, _ in pairs]).norm().item(), rel=1e-5)
+        assert row["distance"] == pytest.approx(
+            torch.cat([(w - v).flatten() for w, v in pairs]).norm().item(), rel=1e-5
+        )
+        layers = [layer.weight for layer in model.layers if hasattr(layer, "weight")]
+        assert row["first_layer_norm"] == pytest.approx(layers[0].norm().item(), rel=1e-5)
+        largest = [np.linalg.svd(weight.numpy(), compute_uv=False)[0] for weight in layers]
+        assert row["spectral_product"] == pytest.approx(np.prod(largest), rel=1e-4)
+        logits, y = model(digits.train.x), digits.train.y
+        rest = logits.clone().scatter_(1, y[:, None], -math.inf).amax(1)
+        assert row["margin"] == pytest.approx((logits.gather(1, y[:, None])[:, 0] - rest).mean().item(), rel=1e-5)
+    log_p = attributions.saliency(model, attacked, target, readout=models.readouts.log_probability)
+    assert row["log_probability_gradient"] == pytest.approx(log_p.flatten(1).norm(dim=1).mean().item(), rel=1e-5)
+
+
+def test_images_are_a_seeds_own_balanced_draw_whatever_the_network():
+    first = experiments.shown(one(), 40)
+    assert torch.equal(first.x, experiments.shown(one(step_size=0.3, activation="relu", protocol="standard"), 40).x)
+    assert first.y.bincount(minlength=10).tolist() == [4] * 10
+    other = experiments.shown(one(seed=1), 40)
+    assert not torch.equal(first.x, other.x)
+    test = data.load("digits", side=4, n_train=48).test
+    assert all((test.x == image).flatten(1).all(1).any() for image in other.x)
+
+
+def test_the_deciding_line_keeps_every_image_and_no_other_line_does(measured):
+    _, _, _, _, attacked = measured
+    deciding = (attacked["attack"] == "worst") & (attacked["metric"] == "spearman")
+    assert set(attacked.loc[~deciding, "images"]) == {""}
+    for line in attacked[deciding].itertuples():
+        values = [float(word) for word in line.images.split()]
+        assert len(values) == 4
+        assert sum(values) / 4 == pytest.approx(line.value, abs=1e-4)
 
 
 def test_a_similarity_that_was_not_attacked_is_not_counted(measured, monkeypatch):
@@ -526,10 +567,11 @@ def test_a_similarity_that_was_not_attacked_is_not_counted(measured, monkeypatch
         return table.assign(spearman=table["spearman"].where(table["image"] != 1))
 
     monkeypatch.setattr(robustness, "attribution_robustness", partly)
-    after = measure.measure(experiment, SMALL, model, fit)[1].set_index(["attack", "metric"])
-    assert after.loc[("worst", "spearman"), "n"] == 3
-    assert after.loc[("worst", "top_k"), "n"] == 4
-    assert after.loc[("worst", "top_k"), "value"] == value(before, "worst", "top_k")
+    after = measure.measure(experiment, SMALL, model, fit)[1]
+    counted = after[after["readout"] == "logit"].set_index(["attack", "metric"])
+    assert counted.loc[("worst", "spearman"), "n"] == 3
+    assert counted.loc[("worst", "spearman"), "images"].split()[1] == "nan"
+    assert value(after, "worst", "top_k") == value(before, "worst", "top_k")
 
 
 def test_a_networks_weights_do_not_depend_on_the_seeds_beside_it(measured):
@@ -658,6 +700,12 @@ def test_own_rows_win_over_committed_ones(folder):
 
 # ------------------------------------------------------------------ rows that are not what they should be
 
+
+def deciding(row):
+    """The line that keeps its images."""
+    return next(line for line in row["attacked"] if line["images"])
+
+
 SPOILS = [
     (lambda r: r["run"].update(seed=1), "column 'seed' holds 1, but its key stands for 0"),
     (lambda r: r["run"].update(step_size=0.051), "column 'step_size' holds 0.051, but its key stands for 0.05"),
@@ -668,13 +716,17 @@ SPOILS = [
     (lambda r: r["run"].update(comparable="yes"), "column 'comparable' holds 'yes'; it must be True or False"),
     (lambda r: r["run"].update(comparable=not r["run"]["comparable"]), "a run has a reason or is comparable"),
     (lambda r: r["run"].update(worst_top_k_8=0.5), "column 'worst_top_k_8' belongs to no run"),
+    (lambda r: r["attacked"][1].update(images="0.1"), "only the line of worst spearman has any"),
+    (lambda r: deciding(r).update(images="0.1 0.2 0.3"), "images holds 3 numbers of 3; 4 of 4 were counted"),
+    (lambda r: deciding(r).update(images="9 9 9 9"), "images have the mean 9.0000, beside"),
+    (lambda r: deciding(r).update(images="a b c d"), "images is 'a b c d'; it must be numbers"),
     (lambda r: r["attacked"][1].update(value=99), r"is 99; it must lie in \["),
     (lambda r: r["attacked"][1].update(value="high"), "is 'high'; it must be a number"),
     (lambda r: r["attacked"][1].update(value=math.nan), "it is missing if none counted"),
     (lambda r: r["attacked"][1].update(n=0), "it is missing if none counted"),
     (lambda r: r["attacked"][1].update(n=5), "n is 5; it must be a whole number from 0 to 4"),
     (lambda r: r["attacked"][1].update(metric="topk"), "metric is 'topk'; it must be one of"),
-    (lambda r: r["attacked"][1].update(radius=4), "the number of .*radius 8.0 is missing"),
+    (lambda r: deciding(r).update(radius=4), "the number of .*radius 8.0 is missing"),
     (lambda r: r["attacked"].append(r["attacked"][0]), "stands there twice"),
     (lambda r: r["attacked"].pop(), "the number of .* is missing"),
     (lambda r: r["attacked"].append({**r["attacked"][0], "map": "rollout"}), "map rollout.* belongs to no such run"),

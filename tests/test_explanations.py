@@ -1,10 +1,12 @@
 import math
 
 import cases
+import numpy as np
 import pytest
 import torch
 from attrobust import attacks, attention, attributions, experiments, models
 from attrobust.theory import entropy
+from scipy import stats
 from torch import nn
 
 PATCH, K = 2, 1
@@ -21,9 +23,12 @@ def images(n=3):
     return cases.images(n, shape=(1, 4, 4))
 
 
-def attack(model, x, *, steps=2, **change):
-    how = {"patch": PATCH, "k": K, "radius": 8, "effort": attacks.Effort(steps=steps, restarts=1), "seed": 0} | change
-    return experiments.under_attack(model, x, **how)
+NAMES = tuple(experiments.on_the_patch_grid(PATCH))
+
+
+def attack(model, x, *, steps=2, names=NAMES, readouts=("logit",), **change):
+    how = {"k": K, "radius": 8, "effort": attacks.Effort(steps=steps, restarts=1), "seed": 0} | change
+    return experiments.under_attack(model, x, maps=experiments.compared(PATCH, names, readouts), **how)
 
 
 def test_softmax_of_the_cls_scores_is_the_cls_row():
@@ -34,14 +39,14 @@ def test_softmax_of_the_cls_scores_is_the_cls_row():
 
 def test_without_room_to_move_every_map_stays():
     table = attack(vit(), images(), radius=0)
-    assert set(table.attribution) == set(experiments.on_the_patch_grid(PATCH))
+    assert set(table["map"]) == set(experiments.on_the_patch_grid(PATCH))
     assert (table[["top_k", "spearman", "pearson"]] > 1 - 1e-9).all().all()
     assert (table.displacement < 1e-12).all()
     assert (table.n == 3).all()
 
 
 def test_the_attack_finds_no_less_than_noise_and_keeps_the_prediction():
-    table = attack(vit(), images(6), radius=64, steps=20).set_index(["attribution", "attack"])
+    table = attack(vit(), images(6), radius=64, steps=20).set_index(["map", "attack"])
     for name in experiments.on_the_patch_grid(PATCH):
         assert table.loc[(name, "worst"), "displacement"] > table.loc[(name, "noise"), "displacement"]
         assert table.loc[(name, "worst"), "counted"] == 1
@@ -49,7 +54,7 @@ def test_the_attack_finds_no_less_than_noise_and_keeps_the_prediction():
 
 def test_only_the_named_maps_are_attacked_and_their_rows_are_the_same():
     whole, part = attack(vit(), images()), attack(vit(), images(), names=("rollout",))
-    same = whole[whole.attribution == "rollout"].reset_index(drop=True)
+    same = whole[whole["map"] == "rollout"].reset_index(drop=True)
     assert same.equals(part)
 
 
@@ -69,11 +74,57 @@ class NoGain(nn.Module):
 
 
 def test_images_without_a_map_are_counted_and_left_out():
-    table = attack(NoGain(), images(), names=("gradient_attention", "raw_attention")).set_index("attribution")
+    table = attack(NoGain(), images(), names=("gradient_attention", "raw_attention")).set_index("map")
     assert (table.loc["gradient_attention", "zero_maps"] == 3).all()
     assert (table.loc["gradient_attention", "n"] == 0).all()
-    assert table.loc["gradient_attention"].drop(columns=["attack", "n", "zero_maps"]).isna().all(axis=None)
+    assert (
+        table.loc["gradient_attention"]
+        .drop(columns=["attack", "n", "zero_maps", "readout", "images"])
+        .isna()
+        .all(axis=None)
+    )
     assert (table.loc["raw_attention", "zero_maps"] == 0).all()
+
+
+def test_a_map_is_attacked_once_for_each_readout_that_it_has():
+    table = attack(vit(), images(), names=("saliency", "rollout"), readouts=("logit", "log_probability"))
+    assert set(zip(table["map"], table["readout"], strict=True)) == {
+        ("saliency", "logit"), ("saliency", "log_probability"), ("rollout", "none"),
+    }  # fmt: skip
+    worst = table[(table["attack"] == "worst") & (table["map"] == "saliency")].set_index("readout")["spearman"]
+    assert worst["logit"] != worst["log_probability"]
+
+
+def test_controls_are_what_a_map_is_like():
+    model, x = vit(), images(5)
+    target = model(x).argmax(1)
+    maps = experiments.compared(PATCH, ("saliency", "raw_attention"), ("log_probability",))
+    found = experiments.controls(model, x, maps=maps, patch=PATCH).set_index("map")
+    for (name, _), attribution in maps.items():
+        flat = attributions.pixelwise(attribution(model, x, target).detach()).flatten(1).numpy()
+        pairs = [stats.spearmanr(a, b).statistic for i, a in enumerate(flat) for b in flat[i + 1 :]]
+        assert found.loc[name, "between"] == pytest.approx(np.mean(pairs))
+        assert found.loc[name, "contrast"] == pytest.approx(np.mean(flat.std(1) / flat.mean(1)))
+        shares = flat / flat.sum(1, keepdims=True)
+        assert found.loc[name, "entropy"] == pytest.approx(np.mean(stats.entropy(shares, axis=1) / np.log(4)))
+        readout = models.readouts.log_probability if name == "saliency" else models.readouts.logit
+        values = []
+        for image, label, importances in zip(x, target, flat, strict=True):
+            whole, falls = readout(model, image[None], label[None]), []
+            for row in (0, 2):
+                for column in (0, 2):
+                    covered = image.clone()
+                    covered[:, row : row + 2, column : column + 2] = 0
+                    falls.append(abs((whole - readout(model, covered[None], label[None])).item()))
+            values.append(stats.spearmanr(importances, falls).statistic)
+        assert found.loc[name, "occlusion"] == pytest.approx(np.mean(values))
+        assert found.loc[name, "n"] == 5
+
+
+def test_maps_that_are_zero_have_no_controls():
+    found = experiments.controls(NoGain(), images(), maps=experiments.compared(PATCH, ["gradient_attention"]), patch=2)
+    assert found["n"].tolist() == [0]
+    assert found[["between", "contrast", "entropy", "occlusion"]].isna().all(axis=None)
 
 
 def difference_quotients(function, x, step=1e-6):

@@ -1,7 +1,7 @@
 """Occlusion: what a readout loses when a patch is covered. Slow and blunt, and asks the network itself.
 
-Maps of gradients and of attention are *about* the network; here a change is made and its effect measured. A map that has
-nothing to do with it, however robust, says little.
+Maps of gradients and of attention are *about* the network; here a change is made and its effect measured. A map that
+has nothing to do with it, however robust, says little.
 """
 
 import torch

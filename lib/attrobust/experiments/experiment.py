@@ -72,7 +72,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured on a trained network, and how hard it is attacked; radii, maps and readouts are kept in order."""
+    """What is measured on a trained network, and how hard it is attacked; lists are kept in order."""
 
     radii: tuple[float, ...] = (4, 8)  # of the linf ball, in 1/255 of the pixel range
     effort: attacks.Effort = field(default_factory=attacks.Effort)  # of the attack, its smooth twins included

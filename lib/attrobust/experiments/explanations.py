@@ -120,7 +120,7 @@ def controls(
         flat = importances.flatten(1).double()
         values = {
             "between": similarity.between(importances),
-            "contrast": flat.std(1) / flat.mean(1),
+            "contrast": similarity.centred(flat).norm(dim=1) / flat.shape[1] ** 0.5 / flat.mean(1),
             "entropy": entropy.row_entropy(flat) / np.log(flat.shape[1]),
             "occlusion": similarity.spearman(coarse, changes[asked][told]),
         }

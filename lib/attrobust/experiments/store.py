@@ -176,7 +176,7 @@ def _committed(folder: Path) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for path in sorted(folder.glob("runs*.csv")):
         beside, under = path.with_name(path.name.replace("runs", "attacked", 1)), {}
-        lines = read_csv(beside).to_dict("records") if beside.is_file() else []
+        lines = read_csv(beside).fillna({"images": ""}).to_dict("records") if beside.is_file() else []
         for number, line in enumerate(lines, start=2):
             under.setdefault(line.get("key"), []).append({**line, "place": f"{beside}, line {number}"})
         for number, run in enumerate(read_csv(path).to_dict("records"), start=2):
