@@ -1,6 +1,6 @@
 """Effects seed by seed: what changes from one end of an axis to the other in the runs of one seed in one cell."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -64,56 +64,64 @@ def by_seed(rows: pd.DataFrame, by: str, arm: Sequence[str], ends: Ends | None, 
     if rows.duplicated([*arm, by, "seed"]).any():
         raise ValueError(f"{', '.join(arm)} do not name a cell: it has two runs of one seed at one {by}")
     records = []
+    told = [c for c in ("seed", by, "value", "comparable", "images", "between", "n", "n_attacked") if c in rows]
     for names, cell in rows.groupby(arm, sort=False):
         start, end = sorted((cell[by].min(), cell[by].max()), reverse=by == "batch_size") if ends is None else ends
-        for seed, runs in cell.groupby("seed"):
-            inside = runs[runs[by].between(min(start, end), max(start, end)) if number else runs[by].isin(ends)]
-            kept = inside[inside["comparable"].astype(bool)].set_index(by).sort_index()
+        inside = cell[by].between(min(start, end), max(start, end)) if number else cell[by].isin(ends)
+        seeds: dict[Hashable, list[dict[str, object]]] = {seed: [] for seed in sorted(cell["seed"].unique().tolist())}
+        for run in cell.loc[inside, told].sort_values(by).to_dict("records"):
+            seeds[run["seed"]].append(run)
+        for seed, runs in seeds.items():
+            kept = [run for run in runs if run["comparable"]]
             record = dict(zip(arm, names, strict=True)) | {"by": by, "start": start, "end": end, "seed": seed}
-            record |= _pair(kept, start, end, log, number) | {"left_out": len(inside) - len(kept)}
-            records.append(record)
+            record |= _pair({run[by]: run for run in kept}, start, end, log, number)
+            records.append(record | {"left_out": len(runs) - len(kept)})
     return pd.DataFrame(records, columns=[*arm, "by", "seed", *FOUND])
 
 
-def _pair(runs: pd.DataFrame, start: float | str, end: float | str, log: bool, number: bool) -> dict[str, object]:
-    """One seed of one cell, its runs indexed by the axis; NaN where an end is lacking."""
-    paired = start != end and start in runs.index and end in runs.index
-    values, counted = runs["value"].astype(float), np.nan
-    told = runs["images"].notna() if "images" in runs else pd.Series(False, runs.index)
-    if paired and told.any():
-        values, counted = _of_images(runs, told, start, end)
-    elif paired and {"n", "n_attacked"} <= {*runs}:  # as few as there can be at both ends
-        shares = runs["n"] / runs["n_attacked"]
-        counted = max(0.0, shares[start] + shares[end] - 1)
-    corrected = pd.Series(np.nan, runs.index)
-    if "between" in runs and not log:
-        between = runs["between"].astype(float)
-        corrected = ((values - between) / (1 - between)).where(between < 1)
-    values = np.log(values.where(values > 0)) if log else values
+def _pair(runs: dict[Hashable, dict], start: Hashable, end: Hashable, log: bool, number: bool) -> dict[str, object]:
+    """One seed of one cell, its runs by their place on the axis; NaN where an end is lacking."""
+    paired = start != end and start in runs and end in runs
+    values, counted = {at: float(run["value"]) for at, run in runs.items()}, np.nan
+    if paired and any(isinstance(run.get("images"), str) for run in runs.values()):
+        values, counted = _of_images(runs, start, end)
+    elif paired and {"n", "n_attacked"} <= {*runs[start]}:  # as few as there can be at both ends
+        counted = max(0.0, sum(runs[at]["n"] / runs[at]["n_attacked"] for at in (start, end)) - 1)
+    between = {at: float(run["between"]) for at, run in runs.items() if "between" in run and not log}
+    corrected = np.nan
+    if paired and between and max(between[start], between[end]) < 1:
+        corrected = np.subtract(*((values[at] - between[at]) / (1 - between[at]) for at in (end, start)))
+    if log:
+        values = {at: np.log(value) if value > 0 else np.nan for at, value in values.items()}
     first, last = (values[start], values[end]) if paired else (np.nan, np.nan)
-    slope, seen = np.nan, values[np.isfinite(values)]
+    slope, seen = np.nan, {at: value for at, value in values.items() if np.isfinite(value)}
     if number and len(seen) > 1:
-        x = np.log(seen.index.to_numpy(float))
+        x = np.log(np.array([*seen], dtype=float))
         x -= x.mean()
-        slope = float(x @ seen.to_numpy() / (x @ x) * np.log(end / start))
+        slope = x @ [*seen.values()] / (x @ x) * np.log(end / start)
     return {
-        "first": first, "last": last, "effect": last - first, "counted": counted, "slope": slope,
-        "corrected": corrected[end] - corrected[start] if paired else np.nan, "curve": values.to_dict(),
-        "levels": [(first, last)], "controlled": not log and "between" in runs and bool(runs["between"].notna().any()),
+        "first": first, "last": last, "effect": last - first, "counted": counted, "slope": float(slope),
+        "corrected": float(corrected), "curve": values, "levels": [(first, last)],
+        "controlled": not np.isnan([*between.values()]).all(),
     }  # fmt: skip
 
 
-def _of_images(runs: pd.DataFrame, told: pd.Series, start: object, end: object) -> tuple[pd.Series, float]:
+def _of_images(runs: dict[Hashable, dict], start: Hashable, end: Hashable) -> tuple[dict[Hashable, float], float]:
     """Every run's mean over the images that counted at both ends (and there), and their share."""
-    if not told.all() or len({len(text.split()) for text in runs["images"]}) > 1:
-        raise ValueError(f"seed {runs['seed'].iloc[0]}: its runs must tell of the same images, each of all of them")
-    images = np.array([text.split() for text in runs["images"]], dtype=float)
-    seen = np.isfinite(images)
-    with np.errstate(invalid="ignore"):
-        own = np.where(seen, images, 0).sum(1) / seen.sum(1)
-        value = runs["value"].to_numpy(float)
-        if not np.isclose(own, value, rtol=1e-3, atol=1e-3, equal_nan=True).all():
-            raise ValueError(f"seed {runs['seed'].iloc[0]}: 'value' is not the mean of 'images'")
-        both = seen[runs.index.get_loc(start)] & seen[runs.index.get_loc(end)]
-        values = np.where(seen & both, images, 0).sum(1) / (seen & both).sum(1)
-    return pd.Series(values, runs.index), float(both.mean())
+    texts = {at: run["images"].split() if isinstance(run["images"], str) else [] for at, run in runs.items()}
+    if len({len(text) for text in texts.values()}) > 1:
+        raise ValueError(f"seed {runs[start]['seed']}: its runs must tell of the same images, each of all of them")
+    images = {at: np.array(text, dtype=float) for at, text in texts.items()}
+    both = np.isfinite(images[start]) & np.isfinite(images[end])
+    values = {}
+    for at, run in runs.items():
+        seen = np.isfinite(images[at])
+        if not np.isclose(_mean(images[at][seen]), run["value"], rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise ValueError(f"seed {run['seed']}: 'value' is not the mean of 'images'")
+        values[at] = _mean(images[at][seen & both])
+    return values, float(both.mean())
+
+
+def _mean(values: np.ndarray) -> float:
+    """NaN of none."""
+    return float(values.mean()) if len(values) else np.nan

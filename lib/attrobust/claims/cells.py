@@ -179,7 +179,8 @@ def _tabled(
     need(rows, ["comparable"])
     tables, arm, room = [], list(arm), None if log else room
     margin = (RATIO_MARGIN if log else MARGIN) if margin is None else margin
-    for seeds in (seeds_of(rows), seeds_of(rows.assign(comparable=True))):
+    found = seeds_of(rows)
+    for seeds in (found, seeds_of(rows.assign(comparable=True)) if found["left_out"].any() else found):
         names = [*arm, "by", "start", "end"]
         records = [
             dict(zip(arm, key, strict=True)) | part.iloc[0][names[-3:]].to_dict() | _cell(part, margin, room, log)

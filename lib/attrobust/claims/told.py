@@ -39,10 +39,11 @@ def page(table: pd.DataFrame) -> str:
         p, after = (f"{row[key]:.3f}".removeprefix("0") for key in ("p", "p_holm"))
         odds = f"p {p}, Holm {after}" if np.isfinite(row["p_holm"]) else f"p {p}"
         seen = f" (sees {row['half']:.3f})" if row["word"].startswith(UNCLEAR) else ""
+        back = f" | {row['restored']}" if "restored" in row else ""
         lines.append(
             f"{name} {row['start']} -> {row['end']}  {row['first']:.3f} -> {row['last']:.3f}  {signed(row['effect'])} "
             f"[{signed(row['low'])}, {signed(row['high'])}]  {odds}  n = {row['seeds']}  {row['word']}{seen}"
-            f"{' (censored)' if row['censored'] else ''}{' | ' + row['restored'] if 'restored' in row else ''}{_left(row)}"
+            f"{' (censored)' if row['censored'] else ''}{back}{_left(row)}"
         )
     able = int((~table["word"].isin([NO_PAIR, TOO_FEW, NO_ROOM, COUNTED])).sum())
     leaning = int(table["word"].str.startswith("leans").sum())
