@@ -490,6 +490,9 @@ def test_flat_maps_few_seeds_and_no_room_restore_nothing():
     assert set(restored(flat)["restored"]) == {"unclear"}
     assert set(restored(rows[rows["seed"] < 5])["restored"]) == {"leans restored"}
     assert set(restored(rows[rows["seed"] < 4])["restored"]) == {"unclear"}
+    nine = restored(rows[(rows["attention"] != "softmax") | (rows["seed"] < 9)])
+    assert nine[nine["map"] == "raw"]["word"].tolist() == ["up", "leans up", "up"]
+    assert set(nine["restored"]) == {"leans restored"}
     full = rows.assign(value=rows["value"] + 0.45 * (rows["attention"] == "softmax"))
     assert set(restored(full)["restored"]) == {"no room"}
     with pytest.raises(ValueError, match="rows need the control 'between'"):
