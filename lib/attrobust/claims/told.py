@@ -1,0 +1,175 @@
+"""What is said of tables of cells: as a page, against another processor's, of the rule itself, and of C7."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from attrobust.claims.by_seed import Ends, effects, named_cells
+from attrobust.claims.cells import ALPHA, COUNTED, FEWEST_SEEDS, MARGIN, NO_CHANGE, NO_PAIR, NO_ROOM, ROOM, TOO_FEW
+
+# isort: split
+from attrobust.claims.cells import UNCLEAR, cells, contrast, holm, pattern_sums
+from attrobust.claims.rule import signed
+
+#: Words of a map under another attention kernel.
+RESTORED, LEANS_RESTORED, NOT_RESTORED = "restored", "leans restored", "not restored"
+
+
+def page(table: pd.DataFrame) -> str:
+    """The table of `cells`, `contrast` or `restoration` as text, a line per cell; beneath it the leans due to chance.
+
+    Chance: 5 % of the cells that could lean (five seeds or more, room, images counted), as if none had an effect.
+
+    Example:
+        >>> rows = pd.DataFrame([(s, h, 0.4 + h + s * h / 10) for s in range(10) for h in (0.1, 0.2)])
+        >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="saliency")
+        >>> print(page(cells(rows, by="step_size", arm=["map"], family=["saliency"])).splitlines()[1])
+        saliency step_size 0.1 -> 0.2  0.545 -> 0.690  +0.145 [+0.123, +0.167]  p .002, Holm .002  n = 10  up
+    """
+    names = [*table.columns[: [*table.columns].index("start")]]
+    lines, unjudged = ["first -> last  change [95 % interval]  p and p after Holm  seeds  word"], []
+    cells_named = named_cells(table[names]).astype(str).to_numpy()
+    for named, row in zip(cells_named, table.to_dict("records"), strict=True):
+        name = " ".join(part for part in named if part)
+        if row["word"] in (NO_PAIR, TOO_FEW):
+            unjudged.append(f"no verdict: {name}: {row['word']}, n = {row['seeds']}{_left(row)}")
+            continue
+        p, after = (f"{row[key]:.3f}".removeprefix("0") for key in ("p", "p_holm"))
+        odds = f"p {p}, Holm {after}" if np.isfinite(row["p_holm"]) else f"p {p}"
+        seen = f" (sees {row['half']:.3f})" if row["word"].startswith(UNCLEAR) else ""
+        back = f" | {row['restored']}" if "restored" in row else ""
+        lines.append(
+            f"{name} {row['start']} -> {row['end']}  {row['first']:.3f} -> {row['last']:.3f}  {signed(row['effect'])} "
+            f"[{signed(row['low'])}, {signed(row['high'])}]  {odds}  n = {row['seeds']}  {row['word']}{seen}"
+            f"{' (censored)' if row['censored'] else ''}{back}{_left(row)}"
+        )
+    able = int((~table["word"].isin([NO_PAIR, TOO_FEW, NO_ROOM, COUNTED])).sum())
+    leaning = int(table["word"].str.startswith("leans").sum())
+    chance = f"{leaning} of {len(table)} cells lean; {ALPHA * able:.1f} would by chance (5 % of the {able} that could"
+    return "\n".join([*lines, *unjudged, f"{chance}: {FEWEST_SEEDS} seeds or more, room, images counted)"])
+
+
+def _left(row: Mapping[str, object]) -> str:
+    """What did not enter, and what it would have done."""
+    without = f"; {row['without_pair']} seeds without a pair of ends" if row["without_pair"] else ""
+    if not row["left_out"]:
+        return without
+    low, high = signed(row["low_all"]), signed(row["high_all"])
+    return f"{without}; {row['left_out']} runs left out, with them {signed(row['effect_all'])} [{low}, {high}]"
+
+
+def agrees(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Do two computations of the same cells agree? Training is chaotic in the last bit: another processor draws anew.
+
+    Args:
+        one: table of `cells`, the committed one: it says how far a new draw may lie.
+        other: the same cells from another processor; one that only one table has is `no pair`.
+
+    Returns one row per cell: both effects and words, `gap`, `allowed` = sqrt(2) t SE (sqrt(2) times the half-width of
+    `one`), and in `judged`: `agrees`, `differs` (gap above allowed, or one effect lacks) or `no pair` (no interval).
+
+    Example:
+        >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + s * h) for s in range(5) for h in (0.1, 0.2)])
+        >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="saliency")
+        >>> table = cells(rows, by="step_size", arm=["map"], family=[])
+        >>> agrees(table, table.assign(effect=table["effect"] + 0.2))["judged"].tolist()
+        ['agrees']
+    """
+    names = [*one.columns[: [*one.columns].index("start")]]
+    kept = ["start", "end", "effect", "half", "word"]
+    sides = [t[kept].join(named_cells(t[names])) for t in (one, other)]
+    both = sides[0].merge(sides[1], on=names, how="outer", suffixes=("", "_other"))
+    both["gap"] = (both["effect_other"] - both["effect"]).abs()
+    both["allowed"] = np.sqrt(2) * both["half"].where(np.isfinite(both["half"].astype(float)))
+    near = both["gap"] <= both["allowed"] + 1e-5 * both["effect"].abs()  # tables hold six digits
+    same = (both["start"] == both["start_other"]) & (both["end"] == both["end_other"])
+    judged = np.where(near & same, "agrees", "differs")
+    lone = both["word"].isna() | both["word_other"].isna() | (both["effect"].isna() & both["effect_other"].isna())
+    both["judged"] = np.where(lone | (both["effect"].notna() & both["allowed"].isna()), NO_PAIR, judged)
+    return both[[*names, "start", "end", "effect", "effect_other", "gap", "allowed", "word", "word_other", "judged"]]
+
+
+def permuted(
+    rows: pd.DataFrame, *, by: str, arm: Sequence[str], ends: Ends | None = None, log: bool = False
+) -> pd.DataFrame:
+    """How often the rule speaks of nothing: per cell, the share of all sign patterns whose interval misses zero.
+
+    To exchange the labels of both ends in some seeds changes the signs of their effects. Before Holm, the share should
+    be near 5 %. One row per cell: seeds, patterns (2^seeds), share (NaN for fewer than two seeds).
+
+    Example:
+        >>> rows = pd.DataFrame([(s, h, h * (s + 1)) for s in range(10) for h in (0.1, 0.2)])
+        >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="saliency")
+        >>> permuted(rows, by="step_size", arm=["map"])["share"].round(3).tolist()
+        [0.049]
+    """
+    found, records = effects(rows, by=by, arm=arm, ends=ends, log=log), []
+    for key, part in found.groupby(list(arm), sort=False):
+        changes = part["effect"].dropna().to_numpy(float)
+        n, share = len(changes), np.nan
+        if n > 1:
+            mean, square = pattern_sums(changes) / n, np.mean(changes**2)
+            error = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1))
+            share = float((np.abs(mean) > stats.t.ppf(1 - ALPHA / 2, n - 1) * error).mean())
+        records.append(dict(zip(arm, key, strict=True)) | {"seeds": n, "patterns": 2**n, "share": share})
+    return pd.DataFrame(records, columns=[*arm, "seeds", "patterns", "share"])
+
+
+def restoration(
+    rows: pd.DataFrame, *, by: str, arm: Sequence[str], twins: Mapping[str, str], maps: Sequence[str],
+    reference: str = "softmax", kernel: str = "attention", ends: Ends | None = None, margin: float = MARGIN,
+    room: tuple[float, float] | None = ROOM,
+) -> pd.DataFrame:  # fmt: skip
+    """Does an attention map gain under another kernel, where it does not under the reference (C7)?
+
+    Args:
+        rows, by, arm, ends, margin, room: as in `cells`; `arm` has `kernel` and "map", and rows have `between`.
+        twins: kernel without division by the row -> the same kernel with it.
+        maps: the deciding ones; Holm goes over them, within each of the three tests. Other maps say at most `leans`.
+        reference: the kernel that is to be outdone.
+        kernel: column that names the kernel.
+
+    Returns the columns of `cells` and `says`: "gains", "gains more than" the reference, and than the twin, a row each;
+    and `restored`, the same for the three: `no room` (in one), `restored` (all up), `leans restored` (all up or leaning
+    up), `not restored` (one is down or does not change), else `unclear`.
+
+    Example:
+        >>> grid = [(s, h, k) for s in range(10) for h in (0.1, 0.2) for k in ("softmax", "bell", "divided")]
+        >>> rows = pd.DataFrame(grid, columns=["seed", "step_size", "attention"]).assign(comparable=True, map="raw")
+        >>> rows["value"] = 0.3 + rows["step_size"] * (rows["attention"] == "bell")
+        >>> how = {"by": "step_size", "arm": ["attention", "map"], "twins": {"bell": "divided"}, "maps": ["raw"]}
+        >>> restoration(rows.assign(between=0.1), **how)[["says", "restored"]].to_numpy().tolist()[2]
+        ['gains more than divided', 'restored']
+    """
+    if "between" not in rows or kernel not in arm or "map" not in arm:
+        raise ValueError(f"rows need the control 'between', and arm {kernel!r} and 'map'; arm is {[*arm]}")
+    if absent := sorted({reference, *twins, *twins.values()} - {*rows[kernel]}):
+        raise ValueError(f"rows have no {kernel} {', '.join(absent)}; they have {', '.join(rows[kernel].unique())}")
+    how = {"by": by, "arm": arm, "family": [], "ends": ends, "margin": margin, "room": room}
+    tables = []
+    for name, twin in twins.items():
+        tests = {"gains": cells(rows[rows[kernel] == name], **how)}
+        for other in dict.fromkeys((reference, twin)):
+            pair = rows[rows[kernel].isin([name, other])]
+            tests[f"gains more than {other}"] = contrast(pair, of={kernel: name}, minus={kernel: other}, **how)
+        for says, table in tests.items():
+            table = table.assign(**{kernel: name})
+            for _, part in table.groupby([c for c in arm if c != "map"], sort=False):
+                family = [tuple(part.iloc[0][c] if c != "map" else m for c in arm) for m in maps]
+                tables.append(holm(part, arm=arm, family=family).assign(says=says))
+    if not tables:
+        return pd.DataFrame(columns=[*arm, "says", "restored"])
+    table = pd.DataFrame([record for part in tables for record in part.to_dict("records")])
+    words = table.groupby(list(arm), sort=False)["word"].transform(lambda three: _restored({*three}))
+    return table[[*arm, "says", *table.columns[len(arm) : -1]]].assign(restored=words)
+
+
+def _restored(words: set[str]) -> str:
+    """One word for the three tests of a map."""
+    if NO_ROOM in words:
+        return NO_ROOM
+    if words <= {"up", "leans up"}:
+        return RESTORED if words == {"up"} else LEANS_RESTORED
+    return NOT_RESTORED if words & {"down", NO_CHANGE} else UNCLEAR
