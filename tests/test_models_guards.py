@@ -1,6 +1,7 @@
 """The border: what cannot be explained is refused in one sentence, found by measuring; looking changes nothing."""
 
 import gc
+import math
 import weakref
 
 import cases
@@ -325,7 +326,7 @@ def test_maps_and_baselines_of_another_size_are_refused(unchecked):
     how = {"generator": cases.generator(), "steps": 2}
     with pytest.raises(ValueError, match="importances are of 1 maps for 3 images"):
         faithfulness.deletion(cases.mlp(), X, Y, X[:1].sum(1), **how)
-    with pytest.raises(ValueError, match="baseline holds NaN"):
+    with pytest.raises(ValueError, match="baseline is nan; it must be a finite number"):
         faithfulness.deletion(cases.mlp(), X, Y, X.sum(1), baseline=torch.nan, **how)
     with pytest.raises(ValueError, match="moved spans"):
         robustness.compare(cases.mlp(), attributions.saliency, X, 3 * X, k=2)
@@ -379,3 +380,90 @@ def test_a_network_that_was_met_and_then_hooked_patched_or_cast_is_looked_at_aga
 def test_arguments_of_another_kind_are_refused_in_a_sentence(call, sentence, unchecked):
     with pytest.raises(ValueError, match=sentence):
         call(cases.mlp())
+
+
+@pytest.mark.parametrize("way", ALL)
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (lambda z, m: 2 * z if len(z) > 16 else z, "answers an image differently alone and among 20"),
+        (lambda z, m: z - z.mean(0) if len(z) > 16 else z, "answers an image differently alone and among 20"),
+        (lambda z, m: z[16] if len(z) > 16 else z, r"returned shape \(4,\)"),
+        (lambda z, m: {}["z"] if len(z) > 16 else z, "does not run on x of shape"),
+    ],
+    ids=["size", "coupled", "shape", "error"],
+)
+def test_a_network_that_is_another_above_some_size_of_batch_is_refused(function, sentence, way):
+    with pytest.raises(ValueError, match=f"^model ({sentence})"):
+        ALL[way](Lambda(function), cases.images(20), cases.labels(20))
+
+
+def test_a_batch_larger_than_any_before_costs_one_pass_and_no_other_does():
+    seen = []
+    model = Lambda(lambda z, m: (seen.append(len(z)), z)[1])
+    guards.classifier(model, X)
+    for n, passes in ((20, [20, 1]), (20, []), (9, []), (21, [21, 1])):
+        seen.clear()
+        guards.classifier(model, cases.images(n))
+        assert seen == passes
+
+
+def test_a_generator_of_the_networks_own_is_seen_to_move_and_comes_back():
+    model = Lambda(lambda z, m: z + (torch.rand((), generator=m.draw) < 0.1) * 1e-3)
+    model.draw = cases.generator()
+    state = model.draw.get_state()
+    with pytest.raises(ValueError, match="it is random"):
+        attributions.saliency(model, X, Y)
+    assert torch.equal(model.draw.get_state(), state)
+
+
+def test_scripted_and_frozen_networks_are_explained():
+    model = cases.mlp()
+    scripted = torch.jit.script(model)
+    for other in (scripted, torch.jit.freeze(scripted)):
+        assert torch.allclose(attributions.saliency(other, X, Y), attributions.saliency(model, X, Y))
+        ALL["attack"](other, X, Y)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_networks_are_explained_or_refused_in_a_sentence(backend):
+    plain = cases.mlp()
+    model, right = torch.compile(plain, backend=backend), attributions.saliency(plain, X, Y)
+    with torch.no_grad():
+        assert torch.allclose(attributions.saliency(model, X, Y), right)
+    for way in ("saliency", "integrated", "attack", "faithfulness"):
+        if backend == "eager":
+            ALL[way](model, X, Y)
+        else:
+            with pytest.raises(ValueError, match=r"model was compiled, .*_orig_mod"):
+                ALL[way](model, X, Y)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_tensors_that_hold_no_numbers_or_few_are_refused(way, unchecked):
+    for x in (X.to_sparse(), X.flatten(1).to_sparse_csr()):
+        with pytest.raises(ValueError, match=r"^x has layout .*; it must be a dense tensor"):
+            ALL[way](cases.mlp(), x, Y)
+    if way in WAYS:
+        for y, sentence in ((Y.to("meta"), "device meta"), (Y.to_sparse(), "layout"), (None, "NoneType")):
+            with pytest.raises(ValueError, match=f"^target .*{sentence}"):
+                ALL[way](cases.mlp(), X, y)
+    for model in (None, "a", 3, X, nn.Linear):
+        with pytest.raises(ValueError, match=r"^model is "):
+            ALL[way](model, X, Y)
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    ["a", None, math.nan, math.inf, 1j, True, [0.0], np.zeros(3), X[:2], X.float(), X * math.nan, X.to("meta")],
+)
+def test_a_baseline_is_a_finite_number_or_a_tensor_that_spreads_over_the_images(baseline, unchecked):
+    importances, how = X.sum(1), {"generator": cases.generator(), "steps": 2, "baseline": baseline}
+    for way in (
+        lambda: attributions.integrated_gradients(cases.mlp(), X, Y, steps=2, baseline=baseline),
+        lambda: faithfulness.deletion(cases.mlp(), X, Y, importances, **how),
+        lambda: faithfulness.insertion(cases.mlp(), X, Y, importances, **how),
+    ):
+        with pytest.raises(ValueError, match=r"^baseline "):
+            way()

@@ -30,7 +30,7 @@ def grad_cam(
         seen.append(output)
         return output.clone() if isinstance(output, Tensor) else output  # the next layer may work in place
 
-    lasting, x, hook = torch.is_grad_enabled(), live(model, x, target), layer.register_forward_hook(keep)
+    lasting, x, hook = torch.is_grad_enabled(), live(model, x, target, readout), layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
             chosen = explained(model, x, target, readout)

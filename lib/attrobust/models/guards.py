@@ -3,13 +3,16 @@
 What can be seen from outside is looked at every time. What a network *does* is measured once for each network, shape of
 image and set of train flags and hooks, on a few images: does it answer an image the same way twice, and alone as in
 company; does it leave its buffers alone; does the gradient of its logits in the pixels predict how they change? No list
-of layers could tell. Buffers, the states of global random numbers and hooks are as they were afterwards.
+of layers could tell. A batch larger than any before is once compared with an image alone. Buffers, the states of global
+random numbers, and of such that the network holds itself, and hooks are as they were afterwards.
 """
 
 import random
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,7 +41,7 @@ DOUBLED = 2**26
 _MEASURED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def classifier(model: Model, x: Tensor, target: Labels | None = None) -> None:
+def classifier(model: Model, x: Tensor, *target: Labels) -> None:
     """Refuse what cannot be explained: a batch, its labels if given, and a network on them.
 
     Raises:
@@ -48,9 +51,10 @@ def classifier(model: Model, x: Tensor, target: Labels | None = None) -> None:
             its buffers, or whose logits are cut off from the pixels on some way.
     """
     batch("x", x)
-    classes = once(_measured, model, x)
-    if target is not None:
-        checks.labels("target", target, batch=len(x), classes=classes)
+    met = once(_measured, model, x)
+    met.seen(model, x)
+    for labels in target:
+        checks.labels("target", labels, batch=len(x), classes=met.classes, device=x.device)
 
 
 def batch(name: str, x: Tensor) -> Tensor:
@@ -70,26 +74,46 @@ def batch(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def alone(model: Callable[[Tensor], object], x: Tensor) -> None:
+def alone(model: Callable[[Tensor], object], x: Tensor, *, most: int | None = None) -> None:
     """Refuse a network that answers an image differently the second time, or in company; or that changes its buffers.
 
-    The network may return anything; the tensors in it are compared. One that draws from torch's global generator is
-    asked many times: what it draws may seldom matter. See `classifier`.
+    The network may return anything; the tensors in it are compared. One that draws from a global generator, or from one
+    of its own, is asked many times: what it draws may seldom matter. Runs of at most `most` images are compared. See
+    `classifier`.
     """
-    once(_alone, model, x)
+    once(_alone, model, x).seen(model, x[:most])
+
+
+def each(name: str, function: Callable, model: Model, x: Tensor, target: Tensor, *, live: bool = False) -> None:
+    """Refuse a caller's own (model, x, target) -> values of each image, as `alone` does a network; `name` is its own.
+
+    It is asked once for a model and a shape of images, of the first image and a drawn one, under the first label. With
+    `live` it gives one number per image, whose gradient must predict how it changes.
+    """
+    model = getattr(model, "stands_for", model)
+    checks.function(name, function)
+    try:
+        known = weakref.ref(model)
+    except TypeError:
+        known = object()
+    once(_each, function, x, known, live, given=(name, model, target[:1]))
 
 
 @contextmanager
 def untouched(model: Model) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Buffers, of which copies are given, and the states of global random numbers come back as they were."""
+    checks.function("model", model)
     kept = {name: (b, b.detach().clone()) for name, b in getattr(model, "named_buffers", list)()}
     state, numbers = np.random.get_state(), random.getstate()  # noqa: NPY002
+    own = [(draw, draw.get_state()) for draw in _generators(model)]
     with torch.random.fork_rng(devices=list({b.device for b in _weights(model) if b.is_cuda})):
         try:
             yield kept
         finally:
             np.random.set_state(state)  # noqa: NPY002
             random.setstate(numbers)
+            for draw, before in own:
+                draw.set_state(before)
             with torch.no_grad():
                 for buffer, value in kept.values():
                     if not torch.equal(buffer, value):  # a write would break graphs that hold it
@@ -129,14 +153,14 @@ def said(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")[:200] if str(error).strip() else type(error).__name__
 
 
-def once(measure: Callable, model: Model, x: Tensor, *more: object) -> object:
+def once(measure: Callable, model: Model, x: Tensor, *more: object, given: tuple = ()) -> object:
     """What `measure` finds, which is measured when the network is first met with such images in such modes.
 
-    `more` is handed to `measure` too, and tells cases apart.
+    `more` is handed to `measure` too, and tells cases apart; so is what is `given`, which does not.
     """
-    model = getattr(model, "stands_for", model)
+    model = getattr(checks.function("model", model), "stands_for", model)
     every = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = tuple((m.training, len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m)) for m in every)
+    modes = tuple((_training(m), len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m)) for m in every)
     what = (measure.__module__, measure.__qualname__, *more)
     met = (what, tuple(x.shape[1:]), x.dtype, x.device, modes, frozenset(w.dtype for w in _weights(model)))
     try:
@@ -144,17 +168,74 @@ def once(measure: Callable, model: Model, x: Tensor, *more: object) -> object:
     except TypeError:  # neither hashed nor referred to weakly: measured every time
         known = {}
     if met not in known:
-        known[met] = measure(model, x, *more)
+        known[met] = measure(model, x, *more, *given)
     return known[met]
 
 
-def _alone(model: Callable[[Tensor], object], x: Tensor) -> None:
+@dataclass
+class _Met:
+    """How many classes a network tells apart, and the largest batch in which it answered as it does alone."""
+
+    classes: int
+    largest: int
+
+    def seen(self, model: Callable[[Tensor], object], x: Tensor) -> None:
+        """Refuse a network that answers an image of a batch larger than any before otherwise than alone."""
+        if len(x) <= self.largest:
+            return
+
+        def answer(at: Tensor) -> object:
+            with torch.no_grad(), suppress(Exception):
+                return model(at)
+            return _run(model, at)
+
+        whole, first = answer(x.detach()), answer(x.detach()[:1])
+        if self.classes:
+            checks.logits("model", whole, batch=len(x))
+        gap = _apart([t[:1] if t.shape[:1] == x.shape[:1] else t for t in _numbers(whole)], _numbers(first))
+        if gap:
+            raise ValueError(
+                f"model answers an image differently alone and among {len(x)}, by up to {gap:.2g}: it couples the"
+                f" images of a batch, or asks for its size; {_mode(model)}"
+            )
+        self.largest = len(x)
+
+
+class _Own(nn.Module):
+    """What a function (model, x, target) says of images of one class, as a network."""
+
+    def __init__(self, function: Callable, model: Model, target: Tensor, *, live: bool) -> None:
+        super().__init__()
+        self.function, self.model, self.target, self.live, self.training = function, model, target, live, False
+
+    def forward(self, x: Tensor) -> object:
+        found = self.function(self.model, x, self.target.expand(len(x)))
+        return found[:, None] if self.live else found
+
+
+def _each(function: Callable, x: Tensor, known: object, live: bool, name: str, model: Model, target: Tensor) -> None:
+    own, company = _Own(function, model, target, live=live), _company(x[:1])
+    try:
+        if live:
+            with untouched(own):
+                numbers = _run(lambda at: function(model, at, target.expand(len(at))), company)
+            if not bool(checks.per_image(name, numbers, batch=len(company)).isfinite().all()):
+                return  # as of a diverged network
+        _alone(own, x[:1])
+        if live:
+            with untouched(own):
+                _differentiable(own, company)
+    except ValueError as error:
+        raise ValueError(str(error).replace("model", name, 1).replace("its logits", "its numbers")) from error
+
+
+def _alone(model: Callable[[Tensor], object], x: Tensor) -> _Met:
     company = _company(x)
     ends, copies = (0, len(company) - 1), company[:1].expand(len(company), *x.shape[1:])
     with untouched(model) as kept:
-        before = _drawn()
+        before = _drawn(model)
         first = _numbers(_run(model, company))
-        passes = 1 if _drawn() == before else DRAWS
+        passes = 1 if _drawn(model) == before else DRAWS
         gap = max(_apart(first, _numbers(_run(model, company))) for _ in range(passes))
         if gap:
             raise ValueError(
@@ -181,9 +262,10 @@ def _alone(model: Callable[[Tensor], object], x: Tensor) -> None:
         )
     if changed:
         raise ValueError(f"model changes its buffer {changed[0]!r} when it runs; {_mode(model)}")
+    return _Met(0, len(company))
 
 
-def _measured(model: Model, x: Tensor) -> int:
+def _measured(model: Model, x: Tensor) -> _Met:
     for tensor in _weights(model):
         if tensor.device != x.device:
             raise ValueError(f"x lies on {x.device} and the model on {tensor.device}; move one of them")
@@ -195,11 +277,11 @@ def _measured(model: Model, x: Tensor) -> int:
     with untouched(model):
         logits = checks.logits("model", _run(model, company), batch=len(company))
     if not bool(logits.isfinite().all()):
-        return logits.shape[1]  # of a diverged network every number is NaN, and nothing more to be told
-    alone(model, x)
+        return _Met(logits.shape[1], sys.maxsize)  # of a diverged network every number is NaN, and nothing more to tell
+    alone(model, x[: len(company)])
     with untouched(model):
         _differentiable(model, company)
-    return logits.shape[1]
+    return _Met(logits.shape[1], len(company))
 
 
 def _differentiable(model: Model, x: Tensor) -> None:
@@ -277,10 +359,15 @@ def _run(model: Callable[[Tensor], object], x: Tensor) -> object:
         raise ValueError(f"model does not run on x of {what}: {said(error)}{hint}") from error
 
 
-def _drawn() -> tuple:
-    """The state of every global generator of random numbers on the processor."""
-    numbers = np.random.get_state()  # noqa: NPY002
-    return torch.get_rng_state().numpy().tobytes(), numbers[1].tobytes(), numbers[2], random.getstate()
+def _drawn(model: Model) -> tuple:
+    """The state of every global generator of random numbers on the processor, and of those that a network holds."""
+    numbers, own = np.random.get_state(), [g.get_state().numpy().tobytes() for g in _generators(model)]  # noqa: NPY002
+    return torch.get_rng_state().numpy().tobytes(), numbers[1].tobytes(), numbers[2], random.getstate(), own
+
+
+def _generators(model: Model) -> list[torch.Generator]:
+    every = model.modules() if isinstance(model, nn.Module) else ()
+    return [value for m in every for value in vars(m).values() if isinstance(value, torch.Generator)]
 
 
 def _numbers(output: object) -> list[Tensor]:
@@ -308,10 +395,14 @@ def _weights(model: Model) -> list[Tensor]:
 
 
 def _trains(model: Model) -> bool:
-    return isinstance(model, nn.Module) and any(m.training for m in model.modules())
+    return isinstance(model, nn.Module) and any(_training(m) for m in model.modules())
+
+
+def _training(module: nn.Module) -> bool:
+    return getattr(module, "training", False)  # frozen by torch.jit, a module has none
 
 
 def _mode(model: Model) -> str:
     if _trains(model):
         return "some of it is in train mode: call model.eval()"
-    return "explain one that gives each image an answer of its own, and always the same one"
+    return "it must give each image an answer of its own, and always the same one"
