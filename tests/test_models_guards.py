@@ -442,9 +442,8 @@ def test_compiled_networks_are_explained_or_refused_in_a_sentence(backend):
 
 @pytest.mark.parametrize("way", ALL)
 def test_tensors_that_hold_no_numbers_or_few_are_refused(way, unchecked):
-    for x in (X.to_sparse(), X.flatten(1).to_sparse_csr()):
-        with pytest.raises(ValueError, match=r"^x has layout .*; it must be a dense tensor"):
-            ALL[way](cases.mlp(), x, Y)
+    with pytest.raises(ValueError, match=r"^x has layout .*; it must be a dense tensor"):
+        ALL[way](cases.mlp(), X.to_sparse(), Y)
     if way in WAYS:
         for y, sentence in ((Y.to("meta"), "device meta"), (Y.to_sparse(), "layout"), (None, "NoneType")):
             with pytest.raises(ValueError, match=f"^target .*{sentence}"):
