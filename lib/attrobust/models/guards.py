@@ -98,7 +98,8 @@ def untouched(model: Model) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
 
 def cut(network: Model | None, run: Callable[[], object], *, weights: bool = False) -> tuple[str, nn.Module] | None:
     """Name and module of the first that a gradient enters (or starts in, if `weights` count) and does not leave."""
-    names = {module: name for name, module in network.named_modules()} if isinstance(network, nn.Module) else {}
+    named = network.named_modules() if isinstance(network, nn.Module) else ()
+    names = {module: name for name, module in named if not isinstance(module, torch.jit.ScriptModule)}  # takes no hook
     found: list[tuple[str, nn.Module]] = []
 
     def look(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
@@ -136,7 +137,7 @@ def once(measure: Callable, model: Model, x: Tensor, *more: object) -> object:
     """
     model = getattr(model, "stands_for", model)
     every = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = tuple((m.training, len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m)) for m in every)
+    modes = tuple((_training(m), len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m)) for m in every)
     what = (measure.__module__, measure.__qualname__, *more)
     met = (what, tuple(x.shape[1:]), x.dtype, x.device, modes, frozenset(w.dtype for w in _weights(model)))
     try:
@@ -308,7 +309,12 @@ def _weights(model: Model) -> list[Tensor]:
 
 
 def _trains(model: Model) -> bool:
-    return isinstance(model, nn.Module) and any(m.training for m in model.modules())
+    return isinstance(model, nn.Module) and any(map(_training, model.modules()))
+
+
+def _training(module: nn.Module) -> bool:
+    """Whether a module is in train mode; frozen TorchScript has none."""
+    return getattr(module, "training", False)
 
 
 def _mode(model: Model) -> str:
