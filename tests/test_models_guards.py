@@ -256,6 +256,53 @@ def test_networks_in_lower_precision_pass(make, dtype):
     guards.classifier(make().to(dtype), X.to(dtype), Y)
 
 
+def fake_quantised(levels, seed):
+    """A network in single precision that rounds weights and activations to so many levels, straight through."""
+
+    def rounded(h, low, high):
+        scale = (high - low) / levels
+        return torch.fake_quantize_per_tensor_affine(h, scale, round(-low / scale), 0, levels)
+
+    class Rounding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(64, 16), nn.Linear(16, 10)
+
+        def forward(self, x):
+            h = F.linear(rounded(x.flatten(1), 0, 1), rounded(self.first.weight, -0.5, 0.5), self.first.bias)
+            return F.linear(rounded(h.relu(), 0, 2), rounded(self.second.weight, -0.5, 0.5), self.second.bias)
+
+    return cases.filled(cases.isolated(Rounding)(), seed).float()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rounding_is_explained_where_larger_steps_agree_and_refused_where_none_does(seed):
+    x, y = cases.images(6, seed, (1, 8, 8)).float(), torch.arange(6)
+    assert attributions.saliency(fake_quantised(255, seed), x, y).any()
+    for levels in (3, 7):
+        with pytest.raises(ValueError, match=r"^model cuts the gradient off .*rounding"):
+            attributions.saliency(fake_quantised(levels, seed), x, y)
+
+
+def test_a_cut_in_torchscript_is_refused_in_a_sentence():
+    def half(z: torch.Tensor):
+        return z + z.detach().square()
+
+    scripted = torch.jit.trace(Lambda(lambda z, m: half(z)), X)
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"^model cuts the gradient off"):
+            attributions.saliency(scripted, X, Y)
+
+
+def test_a_layer_of_torchscript_has_no_grad_cam_and_its_network_no_rules():
+    model, x = torch.jit.script(cases.conv(nn.ReLU())), X
+    with pytest.raises(ValueError, match=r"^layer is TorchScript"):
+        attributions.grad_cam(model, x, Y, layer=next(model.children()))
+    for way in (attributions.deep_lift, attributions.lrp, attributions.guided_backprop):
+        with pytest.raises(ValueError, match=r"for which .* has no rule: .* TorchScript"):
+            way(model, x, Y)
+
+
 def test_black_images_and_kinks_at_zero_are_no_cut():
     model = cases.conv(nn.ReLU())
     nn.init.zeros_(model[0].bias)
