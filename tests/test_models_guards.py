@@ -7,6 +7,8 @@ import cases
 import numpy as np
 import pytest
 import torch
+import torch.fx
+import torch.nn.utils.prune
 import torch.utils.checkpoint
 from attrobust import attacks, attributions, curvature, faithfulness, models, robustness
 from attrobust.balls import Ball
@@ -282,6 +284,44 @@ def test_rounding_is_explained_where_larger_steps_agree_and_refused_where_none_d
     for levels in (3, 7):
         with pytest.raises(ValueError, match=r"^model cuts the gradient off .*rounding"):
             attributions.saliency(fake_quantised(levels, seed), x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [cases.mlp, cases.conv, lambda: cases.mlp(nn.ReLU()), lambda: cases.conv(nn.ReLU())])
+def test_autocast_inside_a_network_is_explained_to_its_own_precision(make, dtype):
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plain = make().float()
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=dtype):
+                return self.plain(x).float()
+
+    found, right = attributions.saliency(Cast().eval(), X.float(), Y), attributions.saliency(make(), X, Y)
+    assert (found - right).norm() < 16 * torch.finfo(dtype).eps * right.norm()
+
+
+WRAPPED = {
+    "fx": torch.fx.symbolic_trace,
+    "parallel": nn.DataParallel,
+    "spectral norm": lambda m: m.append(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)).double()).eval(),
+    "weight norm": lambda m: m.append(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)).double()).eval(),
+    "pruned": lambda m: nn.Sequential(*m[:-1], nn.utils.prune.l1_unstructured(m[-1], "weight", amount=0.5)),
+    "averaged": torch.optim.swa_utils.AveragedModel,
+}
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh()])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrapped_networks_are_explained_attacked_and_have_curvature(name, act):
+    model = cases.isolated(WRAPPED[name])(cases.mlp(act)).eval()
+    right = torch.autograd.functional.jacobian(lambda at: model(at).gather(1, Y[:, None]).sum(), X)
+    assert torch.allclose(attributions.saliency(model, X, Y), right)
+    assert bool(UNLABELLED["attack"](model, X).counted.all())
+    assert bool(
+        curvature.input_curvature(curvature.InputHessian(model, X, Y), generator=cases.generator()).value.ge(0).all()
+    )
 
 
 def test_a_cut_in_torchscript_is_refused_in_a_sentence():
