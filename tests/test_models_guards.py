@@ -8,6 +8,8 @@ import cases
 import numpy as np
 import pytest
 import torch
+import torch.fx
+import torch.nn.utils.prune
 import torch.utils.checkpoint
 from attrobust import attacks, attributions, curvature, faithfulness, models, robustness
 from attrobust.balls import Ball
@@ -255,6 +257,91 @@ def test_a_dead_or_constant_network_has_a_map_of_zeros_and_is_not_refused():
 @pytest.mark.parametrize("make", [cases.mlp, cases.conv, lambda: cases.mlp(nn.ReLU()), lambda: cases.conv(nn.ReLU())])
 def test_networks_in_lower_precision_pass(make, dtype):
     guards.classifier(make().to(dtype), X.to(dtype), Y)
+
+
+def fake_quantised(levels, seed):
+    """A network in single precision that rounds weights and activations to so many levels, straight through."""
+
+    def rounded(h, low, high):
+        scale = (high - low) / levels
+        return torch.fake_quantize_per_tensor_affine(h, scale, round(-low / scale), 0, levels)
+
+    class Rounding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(64, 16), nn.Linear(16, 10)
+
+        def forward(self, x):
+            h = F.linear(rounded(x.flatten(1), 0, 1), rounded(self.first.weight, -0.5, 0.5), self.first.bias)
+            return F.linear(rounded(h.relu(), 0, 2), rounded(self.second.weight, -0.5, 0.5), self.second.bias)
+
+    return cases.filled(cases.isolated(Rounding)(), seed).float()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rounding_is_explained_where_larger_steps_agree_and_refused_where_none_does(seed):
+    x, y = cases.images(6, seed, (1, 8, 8)).float(), torch.arange(6)
+    assert attributions.saliency(fake_quantised(255, seed), x, y).any()
+    for levels in (3, 7):
+        with pytest.raises(ValueError, match=r"^model cuts the gradient off .*rounding"):
+            attributions.saliency(fake_quantised(levels, seed), x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [cases.mlp, cases.conv, lambda: cases.mlp(nn.ReLU()), lambda: cases.conv(nn.ReLU())])
+def test_autocast_inside_a_network_is_explained_to_its_own_precision(make, dtype):
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plain = make().float()
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=dtype):
+                return self.plain(x).float()
+
+    found, right = attributions.saliency(Cast().eval(), X.float(), Y), attributions.saliency(make(), X, Y)
+    assert (found - right).norm() < 16 * torch.finfo(dtype).eps * right.norm()
+
+
+WRAPPED = {
+    "fx": torch.fx.symbolic_trace,
+    "parallel": nn.DataParallel,
+    "spectral norm": lambda m: m.append(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)).double()).eval(),
+    "weight norm": lambda m: m.append(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)).double()).eval(),
+    "pruned": lambda m: nn.Sequential(*m[:-1], nn.utils.prune.l1_unstructured(m[-1], "weight", amount=0.5)),
+    "averaged": torch.optim.swa_utils.AveragedModel,
+}
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh()])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrapped_networks_are_explained_attacked_and_have_curvature(name, act):
+    model = cases.isolated(WRAPPED[name])(cases.mlp(act)).eval()
+    right = torch.autograd.functional.jacobian(lambda at: model(at).gather(1, Y[:, None]).sum(), X)
+    assert torch.allclose(attributions.saliency(model, X, Y), right)
+    assert bool(UNLABELLED["attack"](model, X).counted.all())
+    assert bool(
+        curvature.input_curvature(curvature.InputHessian(model, X, Y), generator=cases.generator()).value.ge(0).all()
+    )
+
+
+def test_a_cut_in_torchscript_is_refused_in_a_sentence():
+    def half(z: torch.Tensor):
+        return z + z.detach().square()
+
+    scripted = torch.jit.trace(Lambda(lambda z, m: half(z)), X)
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"^model cuts the gradient off"):
+            attributions.saliency(scripted, X, Y)
+
+
+def test_a_layer_of_torchscript_has_no_grad_cam_and_its_network_no_rules():
+    model, x = torch.jit.script(cases.conv(nn.ReLU())), X
+    with pytest.raises(ValueError, match=r"^layer is TorchScript"):
+        attributions.grad_cam(model, x, Y, layer=next(model.children()))
+    for way in (attributions.deep_lift, attributions.lrp, attributions.guided_backprop):
+        with pytest.raises(ValueError, match=r"for which .* has no rule: .* TorchScript"):
+            way(model, x, Y)
 
 
 def test_black_images_and_kinks_at_zero_are_no_cut():

@@ -23,7 +23,8 @@ def grad_cam(
     (batch, channels, rows, columns). (Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks", eqs. 1
     and 2.)
     """
-    checks.kind("layer", layer, nn.Module)
+    if isinstance(checks.kind("layer", layer, nn.Module), torch.jit.ScriptModule):
+        raise ValueError("layer is TorchScript, inside which nothing can be seen; explain the module it was made of")
     seen: list[object] = []
 
     def keep(module: nn.Module, inputs: tuple, output: object) -> object:

@@ -30,11 +30,12 @@ SHOWN = 4
 #: Passes of a network that draws random numbers.
 DRAWS = 16
 
-Tries = tuple[tuple[tuple[float, ...], float], ...]
+Tries = tuple[tuple[tuple[float, ...], float, int], ...]
 
-#: Steps of the difference quotient, in pixels, and how much of the change the gradient may miss: one that agrees is
-#: enough. The second are for networks that round inside, and for those that do not run in double precision.
-TRIES: Tries = (((1e-6, 1e-5, 1e-4), 0.02), ((1e-3, 1 / 255, 0.03, 0.1), 0.3))
+#: Steps of the difference quotient, in pixels, how much of the change the gradient may miss, and along how many ways:
+#: one step that agrees is enough. The second are for networks that round inside (straight-through gradients of eight
+#: bits agree, of two at no step; one way might agree by luck), and for those that do not run in double precision.
+TRIES: Tries = (((1e-6, 1e-5, 1e-4), 0.02, 1), ((1e-3, 1 / 255, 0.03, 0.06, 0.1), 0.3, 4))
 #: Weights up to which a network is also run in double precision.
 DOUBLED = 2**26
 
@@ -122,7 +123,8 @@ def untouched(model: Model) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
 
 def cut(network: Model | None, run: Callable[[], object], *, weights: bool = False) -> tuple[str, nn.Module] | None:
     """Name and module of the first that a gradient enters (or starts in, if `weights` count) and does not leave."""
-    names = {module: name for name, module in network.named_modules()} if isinstance(network, nn.Module) else {}
+    named = network.named_modules() if isinstance(network, nn.Module) else ()
+    names = {module: name for name, module in named if not isinstance(module, torch.jit.ScriptModule)}  # takes no hook
     found: list[tuple[str, nn.Module]] = []
 
     def look(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
@@ -308,28 +310,30 @@ def _differentiable(model: Model, x: Tensor) -> None:
 
 
 def _predicted(model: Model, x: Tensor, tries: Tries, seed: int) -> bool:
-    """Whether the gradient at points of one draw predicts the change along a way of that draw."""
+    """Whether the gradient at points of one draw predicts the change along ways of that draw."""
     draw = torch.Generator().manual_seed(seed)
     # Off the images themselves, where kinks and ties lie in wait: a black patch without a bias is 0 before its ReLU.
     at = x + 0.1 * torch.rand(x.shape, generator=draw).to(x)
-    way = torch.empty(x.shape).bernoulli_(generator=draw).mul_(2).sub_(1).to(at)
+    ways = torch.empty(tries[-1][2], *x.shape).bernoulli_(generator=draw).mul_(2).sub_(1).to(at)
     leaf = at.requires_grad_()
     with torch.enable_grad():
         logits = model(leaf)
         mix = torch.randn(logits.shape, generator=draw).to(logits)
         slope = torch.autograd.grad((mix * logits).sum(), leaf, allow_unused=True)[0] if logits.requires_grad else None
     here = (mix * logits.detach()).sum(1)
-    predicted = torch.zeros_like(here) if slope is None else (slope * way).flatten(1).sum(1)
+    predicted = torch.zeros(len(ways), 1).to(here) if slope is None else (slope * ways).flatten(2).sum(2)
     tries = tries if logits.dtype == torch.float64 else TRIES[1:]
     rounding = 30 * torch.finfo(logits.dtype).eps * (mix * logits.detach()).abs().sum(1)
-    for steps, missing in tries:
+    for steps, missing, count in tries:
         smooth = True
         for step in steps:
-            ahead, behind = ((mix * _run(model, at + sign * step * way).detach()).sum(1) for sign in (1, -1))
+            ahead, behind = (
+                torch.stack([(mix * _run(model, at + sign * step * way).detach()).sum(1) for way in ways[:count]])
+                for sign in (1, -1)
+            )
             change, bend = (ahead - behind) / (2 * step), (ahead + behind - 2 * here) / (2 * step)
-            size, noise = torch.maximum(change.norm(), predicted.norm()), (rounding / step).norm()
-            noise = noise if (steps, missing) == TRIES[0] else noise + bend.norm()
-            if bool((change - predicted).norm() <= missing * size + noise):
+            size, noise = torch.maximum(change.norm(), predicted[:count].norm()), (rounding / step).expand_as(change)
+            if bool((change - predicted[:count]).norm() <= missing * size + noise.norm()):
                 return True
             smooth &= bool(change.any()) and bool(bend.norm() <= 0.1 * change.norm())
         if smooth:  # no rounding inside: larger steps would tell no more
@@ -395,11 +399,12 @@ def _weights(model: Model) -> list[Tensor]:
 
 
 def _trains(model: Model) -> bool:
-    return isinstance(model, nn.Module) and any(_training(m) for m in model.modules())
+    return isinstance(model, nn.Module) and any(map(_training, model.modules()))
 
 
 def _training(module: nn.Module) -> bool:
-    return getattr(module, "training", False)  # frozen by torch.jit, a module has none
+    """Whether a module is in train mode; frozen TorchScript has none."""
+    return getattr(module, "training", False)
 
 
 def _mode(model: Model) -> str:
