@@ -232,9 +232,13 @@ MAPS = {
 }
 
 
-def met(judged, x):
-    """A counting network that has been looked at before, as is done once for every network."""
-    models.guards.classifier(judged, x)
+def met(judged, x, attribution=attributions.saliency):
+    """A counting network that has been looked at before, as is done once for every network and its maps."""
+    many = x.repeat(1000 // len(x), 1, 1, 1)
+    models.guards.classifier(judged, many)
+    attribution = None if attribution is smooth_grad else attribution
+    if attribution:
+        models.guards.each("attribution", attribution, judged, x, torch.zeros(len(x), dtype=torch.int64))
     judged.forwards = judged.backwards = 0
     return judged
 
@@ -249,7 +253,7 @@ def met(judged, x):
 def test_the_count_of_passes_on_paper_is_the_measured_one(kind, name, effort):
     attribution, price = MAPS[name]
     x = cases.images(3)
-    judged = met(Counting(cases.mlp() if kind == "smooth" else relu_network()), x)
+    judged = met(Counting(cases.mlp() if kind == "smooth" else relu_network()), x, attribution)
     effort = dataclasses.replace(effort, betas=(5.0, 10.0))
     options = {"smooth": {}, "built": {}}.get(kind)
     extra = {"smooth": {}, "built": {"twins": 2, "built": True}, "twins": {"twins": 2}}[kind]
@@ -538,7 +542,7 @@ def test_iterates_whose_map_is_not_a_number_never_count():
 
     def fragile(model, at, target):
         maps = attributions.saliency(model, at, target)
-        moved = (at - x.repeat(len(at) // 3, 1, 1, 1)).abs().amax((1, 2, 3)) > 0
+        moved = (at[:, None] != x).flatten(2).any(2).all(1)
         return torch.where(moved.view(-1, 1, 1, 1), math.nan * maps, maps)
 
     found = attack(x=x, attribution=fragile, effort=Effort(steps=0, draws=3, walk=3))
@@ -640,3 +644,32 @@ def test_maps_next_to_underflow_have_similarities_in_range():
 def test_maps_of_another_shape_are_refused(unchecked):
     with pytest.raises(ValueError, match=r"there has shape \(1, 1, 4, 4\); it must be that of clean"):
         attacks.measure(torch.zeros(2, 1, 4, 4), torch.zeros(1, 1, 4, 4), k=3)
+
+
+def coupled(model, at, target):
+    maps = attributions.saliency(model, at, target)
+    return maps / maps.abs().max()
+
+
+DRAW = cases.generator()
+
+
+def noisy(model, at, target):
+    maps = attributions.saliency(model, at, target)
+    return maps + 0.01 * torch.rand(maps.shape, generator=DRAW, dtype=maps.dtype)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(
+    ("attribution", "sentence"), [(coupled, "coupled .*couples the images"), (noisy, "noisy .*it is random")]
+)
+def test_a_map_that_is_random_or_couples_the_images_of_a_batch_is_refused(attribution, sentence, n):
+    x, how = cases.images(n), {"ball": Ball("linf", 0.05), "k": 2, "generator": cases.generator()}
+    for call in (
+        lambda: auto(attribution, cases.mlp(), x, **how),
+        lambda: attacks.heavy(attribution, cases.mlp(), x, **how),
+        lambda: robustness.attribution_robustness(cases.mlp(), x, attributions={"own": attribution}, **how),
+        lambda: robustness.compare(cases.mlp(), attribution, x, x, k=2),
+    ):
+        with pytest.raises(ValueError, match=f"^attribution {sentence}|^attribution .*({sentence.split('.*')[1]})"):
+            call()

@@ -557,7 +557,7 @@ def test_bad_input_is_refused_in_one_sentence(change, sentence, unchecked):
 
 def test_a_readout_that_is_not_one_number_per_image_is_refused():
     x, y = cases.images(), cases.labels()
-    with pytest.raises(ValueError, match=r"readout has shape \(3, 4\); it must be one number per example"):
+    with pytest.raises(ValueError, match=r"readout has shape \(2, 4\); it must be one number per image"):
         curvature.InputHessian(cases.mlp(), x, y, readout=lambda model, x, y: model(x))
 
 

@@ -329,14 +329,19 @@ def test_labels_and_losses_that_do_not_fit_are_refused_in_a_sentence(unchecked):
         curvature.input_jacobian(lambda at: model(at), x)
 
 
-def test_gauss_newton_is_right_or_refused_where_torchs_batching_is_wrong():
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: cases.mlp(nn.PReLU()),
+        lambda: cases.conv(nn.PReLU(3)),
+        lambda: nn.Sequential(cases.mlp(), cases.Called(lambda z: z * (1 + 0 * z.sum().item()))),
+    ],
+    ids=["wrong", "without a rule", "a number"],
+)
+def test_gauss_newton_is_right_where_torchs_batching_is_wrong_or_has_none(make):
     x, y = cases.images(), cases.labels()
-    model = cases.mlp(nn.PReLU())
-    try:
-        found = curvature.gauss_newton_trace(curvature.GaussNewton(model, x, y)).value
-    except ValueError as refusal:
-        assert "torch.func.vmap" in str(refusal)
-        return
+    model = make().double().eval()
+    found = curvature.gauss_newton_trace(curvature.GaussNewton(model, x, y)).value
     logits = model(x)
     total = 0.0
     for row in logits:

@@ -1,12 +1,15 @@
 """The border: what cannot be explained is refused in one sentence, found by measuring; looking changes nothing."""
 
 import gc
+import math
 import weakref
 
 import cases
 import numpy as np
 import pytest
 import torch
+import torch.fx
+import torch.nn.utils.prune
 import torch.utils.checkpoint
 from attrobust import attacks, attributions, curvature, faithfulness, models, robustness
 from attrobust.balls import Ball
@@ -256,6 +259,91 @@ def test_networks_in_lower_precision_pass(make, dtype):
     guards.classifier(make().to(dtype), X.to(dtype), Y)
 
 
+def fake_quantised(levels, seed):
+    """A network in single precision that rounds weights and activations to so many levels, straight through."""
+
+    def rounded(h, low, high):
+        scale = (high - low) / levels
+        return torch.fake_quantize_per_tensor_affine(h, scale, round(-low / scale), 0, levels)
+
+    class Rounding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(64, 16), nn.Linear(16, 10)
+
+        def forward(self, x):
+            h = F.linear(rounded(x.flatten(1), 0, 1), rounded(self.first.weight, -0.5, 0.5), self.first.bias)
+            return F.linear(rounded(h.relu(), 0, 2), rounded(self.second.weight, -0.5, 0.5), self.second.bias)
+
+    return cases.filled(cases.isolated(Rounding)(), seed).float()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rounding_is_explained_where_larger_steps_agree_and_refused_where_none_does(seed):
+    x, y = cases.images(6, seed, (1, 8, 8)).float(), torch.arange(6)
+    assert attributions.saliency(fake_quantised(255, seed), x, y).any()
+    for levels in (3, 7):
+        with pytest.raises(ValueError, match=r"^model cuts the gradient off .*rounding"):
+            attributions.saliency(fake_quantised(levels, seed), x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [cases.mlp, cases.conv, lambda: cases.mlp(nn.ReLU()), lambda: cases.conv(nn.ReLU())])
+def test_autocast_inside_a_network_is_explained_to_its_own_precision(make, dtype):
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plain = make().float()
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=dtype):
+                return self.plain(x).float()
+
+    found, right = attributions.saliency(Cast().eval(), X.float(), Y), attributions.saliency(make(), X, Y)
+    assert (found - right).norm() < 16 * torch.finfo(dtype).eps * right.norm()
+
+
+WRAPPED = {
+    "fx": torch.fx.symbolic_trace,
+    "parallel": nn.DataParallel,
+    "spectral norm": lambda m: m.append(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)).double()).eval(),
+    "weight norm": lambda m: m.append(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)).double()).eval(),
+    "pruned": lambda m: nn.Sequential(*m[:-1], nn.utils.prune.l1_unstructured(m[-1], "weight", amount=0.5)),
+    "averaged": torch.optim.swa_utils.AveragedModel,
+}
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh()])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrapped_networks_are_explained_attacked_and_have_curvature(name, act):
+    model = cases.isolated(WRAPPED[name])(cases.mlp(act)).eval()
+    right = torch.autograd.functional.jacobian(lambda at: model(at).gather(1, Y[:, None]).sum(), X)
+    assert torch.allclose(attributions.saliency(model, X, Y), right)
+    assert bool(UNLABELLED["attack"](model, X).counted.all())
+    assert bool(
+        curvature.input_curvature(curvature.InputHessian(model, X, Y), generator=cases.generator()).value.ge(0).all()
+    )
+
+
+def test_a_cut_in_torchscript_is_refused_in_a_sentence():
+    def half(z: torch.Tensor):
+        return z + z.detach().square()
+
+    scripted = torch.jit.trace(Lambda(lambda z, m: half(z)), X)
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"^model cuts the gradient off"):
+            attributions.saliency(scripted, X, Y)
+
+
+def test_a_layer_of_torchscript_has_no_grad_cam_and_its_network_no_rules():
+    model, x = torch.jit.script(cases.conv(nn.ReLU())), X
+    with pytest.raises(ValueError, match=r"^layer is TorchScript"):
+        attributions.grad_cam(model, x, Y, layer=next(model.children()))
+    for way in (attributions.deep_lift, attributions.lrp, attributions.guided_backprop):
+        with pytest.raises(ValueError, match=r"for which .* has no rule: .* TorchScript"):
+            way(model, x, Y)
+
+
 def test_black_images_and_kinks_at_zero_are_no_cut():
     model = cases.conv(nn.ReLU())
     nn.init.zeros_(model[0].bias)
@@ -325,7 +413,7 @@ def test_maps_and_baselines_of_another_size_are_refused(unchecked):
     how = {"generator": cases.generator(), "steps": 2}
     with pytest.raises(ValueError, match="importances are of 1 maps for 3 images"):
         faithfulness.deletion(cases.mlp(), X, Y, X[:1].sum(1), **how)
-    with pytest.raises(ValueError, match="baseline holds NaN"):
+    with pytest.raises(ValueError, match="baseline is nan; it must be a finite number"):
         faithfulness.deletion(cases.mlp(), X, Y, X.sum(1), baseline=torch.nan, **how)
     with pytest.raises(ValueError, match="moved spans"):
         robustness.compare(cases.mlp(), attributions.saliency, X, 3 * X, k=2)
@@ -379,3 +467,89 @@ def test_a_network_that_was_met_and_then_hooked_patched_or_cast_is_looked_at_aga
 def test_arguments_of_another_kind_are_refused_in_a_sentence(call, sentence, unchecked):
     with pytest.raises(ValueError, match=sentence):
         call(cases.mlp())
+
+
+@pytest.mark.parametrize("way", ALL)
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (lambda z, m: 2 * z if len(z) > 16 else z, "answers an image differently alone and among 20"),
+        (lambda z, m: z - z.mean(0) if len(z) > 16 else z, "answers an image differently alone and among 20"),
+        (lambda z, m: z[16] if len(z) > 16 else z, r"returned shape \(4,\)"),
+        (lambda z, m: {}["z"] if len(z) > 16 else z, "does not run on x of shape"),
+    ],
+    ids=["size", "coupled", "shape", "error"],
+)
+def test_a_network_that_is_another_above_some_size_of_batch_is_refused(function, sentence, way):
+    with pytest.raises(ValueError, match=f"^model ({sentence})"):
+        ALL[way](Lambda(function), cases.images(20), cases.labels(20))
+
+
+def test_a_batch_larger_than_any_before_costs_one_pass_and_no_other_does():
+    seen = []
+    model = Lambda(lambda z, m: (seen.append(len(z)), z)[1])
+    guards.classifier(model, X)
+    for n, passes in ((20, [20, 1]), (20, []), (9, []), (21, [21, 1])):
+        seen.clear()
+        guards.classifier(model, cases.images(n))
+        assert seen == passes
+
+
+def test_a_generator_of_the_networks_own_is_seen_to_move_and_comes_back():
+    model = Lambda(lambda z, m: z + (torch.rand((), generator=m.draw) < 0.1) * 1e-3)
+    model.draw = cases.generator()
+    state = model.draw.get_state()
+    with pytest.raises(ValueError, match="it is random"):
+        attributions.saliency(model, X, Y)
+    assert torch.equal(model.draw.get_state(), state)
+
+
+def test_scripted_and_frozen_networks_are_explained():
+    model = cases.mlp()
+    scripted = torch.jit.script(model)
+    for other in (scripted, torch.jit.freeze(scripted)):
+        assert torch.allclose(attributions.saliency(other, X, Y), attributions.saliency(model, X, Y))
+        ALL["attack"](other, X, Y)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_networks_are_explained_or_refused_in_a_sentence(backend):
+    plain = cases.mlp()
+    model, right = torch.compile(plain, backend=backend), attributions.saliency(plain, X, Y)
+    with torch.no_grad():
+        assert torch.allclose(attributions.saliency(model, X, Y), right)
+    for way in ("saliency", "integrated", "attack", "faithfulness"):
+        if backend == "eager":
+            ALL[way](model, X, Y)
+        else:
+            with pytest.raises(ValueError, match=r"model was compiled, .*_orig_mod"):
+                ALL[way](model, X, Y)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_tensors_that_hold_no_numbers_or_few_are_refused(way, unchecked):
+    with pytest.raises(ValueError, match=r"^x has layout .*; it must be a dense tensor"):
+        ALL[way](cases.mlp(), X.to_sparse(), Y)
+    if way in WAYS:
+        for y, sentence in ((Y.to("meta"), "device meta"), (Y.to_sparse(), "layout"), (None, "NoneType")):
+            with pytest.raises(ValueError, match=f"^target .*{sentence}"):
+                ALL[way](cases.mlp(), X, y)
+    for model in (None, "a", 3, X, nn.Linear):
+        with pytest.raises(ValueError, match=r"^model is "):
+            ALL[way](model, X, Y)
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    ["a", None, math.nan, math.inf, 1j, True, [0.0], np.zeros(3), X[:2], X.float(), X * math.nan, X.to("meta")],
+)
+def test_a_baseline_is_a_finite_number_or_a_tensor_that_spreads_over_the_images(baseline, unchecked):
+    importances, how = X.sum(1), {"generator": cases.generator(), "steps": 2, "baseline": baseline}
+    for way in (
+        lambda: attributions.integrated_gradients(cases.mlp(), X, Y, steps=2, baseline=baseline),
+        lambda: faithfulness.deletion(cases.mlp(), X, Y, importances, **how),
+        lambda: faithfulness.insertion(cases.mlp(), X, Y, importances, **how),
+    ):
+        with pytest.raises(ValueError, match=r"^baseline "):
+            way()

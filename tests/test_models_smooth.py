@@ -3,7 +3,7 @@
 import cases
 import pytest
 import torch
-from attrobust import models
+from attrobust import attributions, models
 from attrobust.models.soften import Soften
 from torch import nn
 from torch.nn import functional as F
@@ -229,7 +229,7 @@ class Opaque(Handmade):
 
 REFUSED = {
     "round": (lambda h: h + torch.round(3 * h) / 3, "model runs round, which a smooth twin cannot replace"),
-    "straight through": (lambda h: h + (torch.round(h) - h).detach(), "model runs round"),
+    "straight through": (lambda h: h + (torch.round(64 * h) / 64 - h).detach(), "model runs round"),
     "copysign": (lambda h: (h + torch.copysign(h, zero(h) + 1)) / 2, "model runs copysign"),
     "own backward": (Handmade.apply, "a gradient that misses .* of its logits' slope, as where activation checkpoint"),
     "out of sight": (Opaque.apply, "model keeps kinks that a smooth twin cannot replace"),
@@ -265,6 +265,35 @@ def test_a_checkpointed_smooth_body_is_not_refused():
 
 
 # ------------------------------------------------------------------ what is seen
+
+
+@pytest.mark.parametrize("spelling", ["script", "trace", "freeze"])
+def test_kinks_of_torchscript_are_seen_however_often_it_ran_and_no_twin_is_made(spelling):
+    for act, seen in ((nn.ReLU(), ["relu"]), (nn.Tanh(), [])):
+        model, x, y = cases.mlp(act), cases.images(), cases.labels()
+        scripted = torch.jit.trace(model, x) if spelling == "trace" else torch.jit.script(model)
+        scripted = torch.jit.freeze(scripted) if spelling == "freeze" else scripted
+        for _ in range(4):  # the first runs are written as they are, later ones in another form
+            assert torch.allclose(attributions.saliency(scripted, x, y), attributions.saliency(model, x, y))
+        assert models.kinks(scripted, x) == seen
+        if seen:
+            with pytest.raises(ValueError, match=r"^model runs relu, .* outside TorchScript"):
+                models.smooth_twin(scripted, x, beta=10.0)
+        else:
+            assert torch.equal(models.smooth_twin(scripted, x, beta=10.0)(x), scripted(x))
+
+
+def test_weights_made_by_kernels_that_take_no_odd_shape_are_no_kinks_and_survive():
+    model = cases.isolated(lambda: nn.utils.parametrizations.orthogonal(nn.Linear(18, 4)))().double().eval()
+    model = nn.Sequential(nn.Flatten(), model, nn.ReLU())
+    assert [models.kinks(model, cases.images()) for _ in range(3)] == 3 * [["relu"]]
+
+
+def test_the_twin_of_a_dead_network_without_biases_tends_to_it():
+    model, x = cases.conv(nn.ReLU()), cases.images()
+    with torch.no_grad():
+        model[0].weight.abs_().neg_(), model[0].bias.zero_(), model[3].bias.zero_()
+    assert not model(x).any() and models.smooth_twin(model, x, beta=10.0)(x).any()
 
 
 def test_kinks_of_later_images_and_larger_batches_are_seen():

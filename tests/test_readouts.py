@@ -1,6 +1,8 @@
 """What a map explains: readouts against float64, and attributions of each against their definition."""
 
 import copy
+import gc
+import weakref
 from functools import partial
 
 import captum.attr
@@ -186,7 +188,7 @@ def test_curvature_in_the_pixels_is_of_the_same_readouts():
 
 def test_a_readout_of_another_shape_is_refused(unchecked):
     model, x, y = cases.mlp(), cases.images(3), cases.labels(3)
-    sentence = r"readout has shape \(3, 4\); it must be one number per image, shape \(3,\)"
+    sentence = r"readout has shape \(2, 4\); it must be one number per image, shape \(2,\)"
     network = cases.conv()
     for refuse in (
         lambda r: attributions.saliency(model, x, y, readout=r),
@@ -197,3 +199,65 @@ def test_a_readout_of_another_shape_is_refused(unchecked):
     for readout in READOUTS.values():
         with pytest.raises(ValueError, match="model returned a tuple; wrap it to return one tensor of logits"):
             readout(lambda x: (x,), x, y)
+
+
+@pytest.mark.parametrize(
+    ("readout", "sentence"),
+    [
+        ("logit", "readout is 'logit'; it must be a function"),
+        ((1,), r"readout is \(1,\); it must be a function"),
+        (3, "readout is 3; it must be a function"),
+        (None, "readout is None; it must be a function"),
+        (lambda m, x, y: 1.0, "readout gives a float; it must give a tensor"),
+        (lambda m, x, y: m(x).sum(), r"readout has shape \(\)"),
+        (lambda m, x, y: m(x).argmax(1), "readout has dtype torch.int64"),
+        (lambda m, x, y: {}["z"], "readout does not run on x of shape .*: 'z'"),
+        (lambda m, x, y: m(x)[:, 0] + torch.rand(len(x)), "readout answers the same images differently.*it is random"),
+        (lambda m, x, y: m(x)[:, 0] - m(x)[:, 0].mean(), "readout answers an image differently alone and in company"),
+        (lambda m, x, y: m(x)[:, 0].detach(), "readout cuts the gradient off"),
+        (lambda m, x, y: m(x)[:, 0] + m(x)[:, 0].detach().square(), "readout cuts the gradient off"),
+    ],
+)
+def test_a_readout_that_is_no_differentiable_number_of_each_image_is_refused(readout, sentence, unchecked):
+    model, network, x, y = cases.mlp(), cases.conv(), cases.images(), cases.labels()
+    for way in (
+        lambda: attributions.saliency(model, x, y, readout=readout),
+        lambda: attributions.integrated_gradients(model, x, y, steps=2, chunk=2, readout=readout),
+        lambda: attributions.grad_cam(network, x, y, layer=network[0], readout=readout),
+        lambda: curvature.input_gradient_norm(model, x, y, readout=readout),
+    ):
+        with pytest.raises(ValueError, match=f"^{sentence}"):
+            way()
+
+
+def test_a_readout_of_the_readers_own_is_looked_at_once_and_forgotten_with_it():
+    seen, model, x, y = [], cases.mlp(), cases.images(), cases.labels()
+
+    def own(model, x, y):
+        seen.append(len(x))
+        return model(x).square().sum(1)
+
+    first = attributions.saliency(model, x, y, readout=own)
+    met = len(seen)
+    assert torch.equal(first, attributions.saliency(model, x, y, readout=own)) and len(seen) == met + 1
+    gone = weakref.ref(own)
+    del own
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("y", "sentence"),
+    [
+        (torch.tensor([0, 1, 9]), r"y spans \[0, 9\]"),
+        (torch.tensor([0, 1, -100]), r"y spans \[-100, 1\]"),  # torch's cross-entropy ignores it: 0
+        (torch.tensor([1]), r"y has shape \(1,\)"),
+        (torch.tensor([0.0, 1.0, 2.0]), "y has shape .* dtype torch.float32"),
+        ([0, 1, 2], "y is a list"),
+        (torch.tensor([0, 1, 2], device="meta"), "y lies on the device meta"),
+    ],
+)
+@pytest.mark.parametrize("readout", readouts.OF_LOGITS)
+def test_labels_of_a_readout_that_is_called_itself_are_looked_at(readout, y, sentence, unchecked):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        readout(cases.mlp(), cases.images(), y)

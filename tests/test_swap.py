@@ -428,3 +428,23 @@ def test_without_the_kernels_a_saved_model_is_not_loaded_as_softmax(transformers
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode != 0
     assert 'attn_implementation="attrobust_gaussian"` is not supported' in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"mean": "a"}, "mean is 'a'; it must be a finite number"),
+        ({"mean": math.nan}, "mean is nan"),
+        ({"mean": [0.5, 0.5, 0.5]}, "mean is .*; it must be a finite number"),
+        ({"std": 0}, "std is 0; it must be a finite number above 0"),
+        ({"std": torch.ones(3, 1, 1)}, "std is a Tensor"),
+        ({}, r"model is Sequential, which takes \(input\); it must be an image classifier of transformers"),
+        ({"model": None}, "model is a NoneType"),
+    ],
+)
+def test_what_is_no_image_classifier_of_transformers_is_refused(how, sentence, unchecked):
+    model = nn.Sequential()
+    if how:
+        model.forward = lambda pixel_values: pixel_values
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        swap.ImageClassifier(**({"model": model} | how))

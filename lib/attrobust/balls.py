@@ -38,6 +38,7 @@ class Ball:
 
     def sample(self, like: Images, *, generator: torch.Generator) -> Images:
         """Draw uniformly from the ball, one perturbation for each image of `like`."""
+        checks.floating("like", like)
         if self.norm == "linf":
             return (2 * _uniform(like, generator) - 1) * self.radius
         pixels = like[0].numel()
@@ -46,10 +47,11 @@ class Ball:
 
     def boundary(self, like: Images, *, generator: torch.Generator) -> Images:
         """Draw a perturbation of full size: random signs (linf), or a random direction (l2)."""
-        return self.radius * self.steepest(_normal(like, generator))
+        return self.radius * self.steepest(_normal(checks.floating("like", like), generator))
 
     def project(self, perturbation: Images) -> Images:
         """Return the nearest perturbation inside the ball."""
+        checks.floating("perturbation", perturbation)
         if self.norm == "linf":
             return perturbation.clamp(-self.radius, self.radius)
         length = perturbation.flatten(1).norm(dim=1).clamp_min(torch.finfo(perturbation.dtype).tiny)
@@ -57,6 +59,7 @@ class Ball:
 
     def steepest(self, gradient: Images) -> Images:
         """Return the unit-norm step along which a linear function with this gradient grows fastest."""
+        checks.floating("gradient", gradient)
         if self.norm == "linf":
             return gradient.sign()
         length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
@@ -64,8 +67,10 @@ class Ball:
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    checks.kind("generator", generator, torch.Generator)
     return torch.rand(like.shape, dtype=like.dtype, device=generator.device, generator=generator).to(like.device)
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    checks.kind("generator", generator, torch.Generator)
     return torch.randn(like.shape, dtype=like.dtype, device=generator.device, generator=generator).to(like.device)

@@ -6,7 +6,6 @@ given, or raises ValueError.
 
 import difflib
 import math
-import sys
 from collections.abc import Iterable
 
 import torch
@@ -14,6 +13,13 @@ from torch import Tensor
 
 #: The largest whole number that tensors, tables and generators hold.
 LARGEST = 2**63 - 1
+
+
+def number(name: str, value: float) -> float:
+    """A finite number."""
+    if not _finite_number(value):
+        raise ValueError(f"{name} is {short(value)}; it must be a finite number")
+    return value
 
 
 def positive(name: str, value: float) -> float:
@@ -24,7 +30,7 @@ def positive(name: str, value: float) -> float:
         0.1
     """
     if not _finite_number(value) or value <= 0:
-        raise ValueError(f"{name} is {value!r}; it must be a finite number above 0")
+        raise ValueError(f"{name} is {short(value)}; it must be a finite number above 0")
     return value
 
 
@@ -32,14 +38,14 @@ def at_least(name: str, value: float, least: float, *, most: float = math.inf) -
     """A finite number from `least` to `most`."""
     if not _finite_number(value) or not least <= value <= most:
         accepted = f"of at least {least}" + (f" and at most {most}" if most < math.inf else "")
-        raise ValueError(f"{name} is {value!r}; it must be a finite number {accepted}")
+        raise ValueError(f"{name} is {short(value)}; it must be a finite number {accepted}")
     return value
 
 
 def share(name: str, value: float) -> float:
     """A number in [0, 1]."""
     if not _finite_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value!r}; it must lie in [0, 1]")
+        raise ValueError(f"{name} is {short(value)}; it must lie in [0, 1]")
     return value
 
 
@@ -48,7 +54,7 @@ def count(name: str, value: int, *, least: int = 1, most: int | None = None) -> 
     whole, top = isinstance(value, int) and not isinstance(value, bool), LARGEST if most is None else most
     if not whole or not least <= value <= top:
         accepted = f"from {least} to {top}" if most is not None or (whole and value > top) else f"of at least {least}"
-        raise ValueError(f"{name} is {value!r}; it must be a whole number {accepted}")
+        raise ValueError(f"{name} is {short(value)}; it must be a whole number {accepted}")
     return value
 
 
@@ -58,7 +64,7 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in accepted:
         near = difflib.get_close_matches(str(value), accepted, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(accepted)}{hint}")
+        raise ValueError(f"{name} is {short(value)}; it must be one of {', '.join(accepted)}{hint}")
     return value
 
 
@@ -76,15 +82,42 @@ def kind(name: str, value: object, *kinds: type) -> object:
     return value
 
 
+def function(name: str, value: object) -> object:
+    """What can be called, and is no class."""
+    if not callable(value) or isinstance(value, type):
+        raise ValueError(f"{name} is {short(value)}; it must be a function, or a module that is called like one")
+    return value
+
+
 def floating(name: str, value: Tensor) -> Tensor:
     """A tensor of floating-point numbers, which alone can be differentiated."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is a {type(value).__name__}; it must be a torch tensor of floating-point numbers")
     if not value.is_floating_point():
         raise ValueError(f"{name} has dtype {value.dtype}; it must be floating-point, such as pixels in [0, 1]")
+    return dense(name, value)
+
+
+def dense(name: str, value: Tensor) -> Tensor:
+    """A tensor that holds all its numbers: neither sparse nor nested, nor on the device meta."""
     if value.device.type == "meta":
         raise ValueError(f"{name} lies on the device meta, which holds no numbers; move it to a real one")
+    if value.layout != torch.strided or value.is_nested:
+        raise ValueError(f"{name} has layout {value.layout}; it must be a dense tensor, as of its to_dense()")
     return value
+
+
+def baseline(name: str, value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A finite number, or a tensor of such that spreads over the images `like`, of their dtype and device."""
+    if not isinstance(value, Tensor):
+        return number(name, value)
+    floating(name, value)
+    sides = zip(reversed(value.shape), reversed(like.shape), strict=False)
+    fits = value.ndim <= like.ndim and all(side in (1, whole) for side, whole in sides)
+    if not fits or (value.dtype, value.device) != (like.dtype, like.device):
+        has, wanted = (f"shape {tuple(t.shape)}, dtype {t.dtype} on {t.device}" for t in (value, like))
+        raise ValueError(f"{name} has {has}; it must be a number, or a tensor that spreads over x, of {wanted}")
+    return finite(name, value)
 
 
 def images(name: str, value: Tensor) -> Tensor:
@@ -103,13 +136,15 @@ def images(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def labels(name: str, value: Tensor, *, batch: int, classes: int) -> Tensor:
-    """One class index below `classes` for each of `batch` images, as torch's own losses take them."""
+def labels(name: str, value: Tensor, *, batch: int, classes: int, device: torch.device | None = None) -> Tensor:
+    """One class index below `classes` for each of `batch` images, as torch's own losses take them; on a `device`."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is a {type(value).__name__}; it must be a torch tensor of {batch} class indices")
-    if value.shape != (batch,) or value.dtype != torch.int64:
+    if dense(name, value).shape != (batch,) or value.dtype != torch.int64:
         shape, dtype = tuple(value.shape), value.dtype
         raise ValueError(f"{name} has shape {shape} and dtype {dtype}; it must hold {batch} class indices (int64)")
+    if device not in (None, value.device):
+        raise ValueError(f"{name} lies on {value.device} and x on {device}; move one of them")
     low, high = int(value.min()), int(value.max())
     if low < 0 or high >= classes:
         raise ValueError(f"{name} spans [{low}, {high}]; class indices must lie in [0, {classes - 1}]")
@@ -146,9 +181,11 @@ def per_image(name: str, value: Tensor, *, batch: int) -> Tensor:
         >>> per_image("readout", torch.zeros(2), batch=2).shape
         torch.Size([2])
     """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} gives a {type(value).__name__}; it must give a tensor of one number per image")
     if value.shape != (batch,):
         raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be one number per image, shape ({batch},)")
-    return value
+    return floating(name, value)
 
 
 def finite(name: str, value: Tensor) -> Tensor:
@@ -198,6 +235,12 @@ def none_negative(name: str, value: Tensor) -> Tensor:
     return value
 
 
+def short(value: object) -> str:
+    """A value in a sentence: its kind, where it is long."""
+    said = repr(value)
+    return said if len(said) <= 80 and "\n" not in said else f"a {type(value).__name__}"
+
+
 def _rows(name: str, value: Tensor) -> None:
     if value.ndim == 0 or value.shape[-1] == 0:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; its last axis must hold one key or more")
@@ -206,6 +249,7 @@ def _rows(name: str, value: Tensor) -> None:
 
 
 def _finite_number(value: object) -> bool:
-    """Whether a value is a number that a float holds; a comparison takes whole numbers of any length."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and -sys.float_info.max <= value <= sys.float_info.max
+    """Whether a value is a finite number that tensors hold."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= LARGEST
+    return isinstance(value, float) and math.isfinite(value)

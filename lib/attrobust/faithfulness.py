@@ -58,10 +58,9 @@ def deletion(
     checks.finite("importances", checks.floating("importances", importances))
     checks.kind("generator", generator, torch.Generator)
     pixels, size = x.shape[-2] * x.shape[-1], x.shape[-2:]
-    if len(importances) != len(x):
+    if importances.ndim and len(importances) != len(x):
         raise ValueError(f"importances are of {len(importances)} maps for {len(x)} images; give one map for each image")
-    if not bool(torch.as_tensor(baseline).isfinite().all()):
-        raise ValueError("baseline holds NaN or infinity; removed pixels need finite values")
+    checks.baseline("baseline", baseline, x)
     checks.count("steps", steps, most=pixels)
     ranks = _ranks(_enlarged(importances.detach(), size), generator).view(-1, 1, *size)
     curve, removed = [], torch.zeros_like(x) + baseline
@@ -82,6 +81,7 @@ def insertion(
     Reference: Petsiuk et al. 2018, section 4.2 (there into a blurred image; pass one as `baseline`).
     """
     guards.classifier(model, x, target)
+    checks.baseline("baseline", baseline, x)
     bare = torch.zeros_like(x) + baseline
     return deletion(model, bare, target, importances, generator=generator, baseline=x, steps=steps)
 
@@ -93,6 +93,8 @@ def area(curves: Curves) -> PerImage:
         >>> area(torch.tensor([[1.0, 0.5, 0.0]])).item()
         0.5
     """
+    if checks.floating("curves", curves).ndim != 2 or curves.shape[1] < 2:
+        raise ValueError(f"curves have shape {tuple(curves.shape)}; they must be (batch, points), two or more")
     return torch.trapezoid(curves, dx=1 / (curves.shape[1] - 1))
 
 
@@ -118,6 +120,7 @@ def insertion_deletion(
     """
     checks.images("x", x)
     checks.kind("attributions", attributions, Mapping)
+    checks.function("reduction", reduction)
     checks.count("draws", draws)
     target = predictions(model, x)
     how = {"baseline": baseline, "steps": steps, "generator": generator}
@@ -176,6 +179,8 @@ def randomisation(
     checks.images("x", x)
     checks.kind("attributions", attributions, Mapping)
     checks.kind("model", model, nn.Module)
+    checks.kind("generator", generator, torch.Generator)
+    checks.function("draw", draw)
     layers = {name: list(m.parameters(recurse=False)) for name, m in reversed(list(model.named_modules()))}
     layers = {name: weights for name, weights in layers.items() if weights}
     if not layers:
@@ -188,6 +193,9 @@ def randomisation(
 
     clean, tables = maps(), []
     drawn = {name: [(p, draw(p.detach(), generator)) for p in weights] for name, weights in layers.items()}
+    for p, new in (pair for pairs in drawn.values() for pair in pairs):
+        if checks.kind("what draw returns", new, Tensor).shape != p.shape:
+            raise ValueError(f"draw returns shape {tuple(new.shape)} for weights of {tuple(p.shape)}; these must agree")
     for order in ("cascading", "independent"):
         swapped: list[tuple[nn.Parameter, Tensor]] = []
         for layer, pairs in drawn.items():

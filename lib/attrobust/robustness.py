@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attrobust import attacks, checks
 from attrobust.balls import Ball
+from attrobust.models import guards
 from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images, Labels, Maps, Marks, PerImage
 from attrobust.versions import versioned
@@ -50,6 +51,8 @@ def attribution_robustness(
     """
     checks.images("x", x)
     checks.kind("attributions", attributions, Mapping)
+    checks.kind("ball", ball, Ball)
+    checks.kind("effort", attacks.Effort() if effort is None else effort, attacks.Effort)
     checks.kind("generator", generator, torch.Generator)
     checks.count("noise_draws", noise_draws)
     effort = effort or attacks.Effort()
@@ -120,6 +123,7 @@ def transfer(
     """
     checks.images("x", x)
     checks.kind("attributions", attributions, Mapping)
+    checks.kind("ball", ball, Ball)
     checks.kind("generator", generator, torch.Generator)
     checks.count("noise_draws", noise_draws)
     if "noise" in attributions:
@@ -152,7 +156,9 @@ def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images
     for name, images in (("x", x), ("moved", moved)):
         checks.images(name, images)
     target = predictions(model, x)
-    clean, there = (attribution(model, at, target).detach() for at in (x, moved))
+    guards.each("attribution", attribution, model, x, target)
+    maps = (checks.kind("the map", attribution(model, at, target), Tensor) for at in (x, moved))
+    clean, there = (m.detach() for m in maps)
     found = attacks.measure(clean, there, k=k) | {"kept": predictions(model, moved) == target}
     return pd.DataFrame({"image": range(len(x)), **{name: v.double().cpu().numpy() for name, v in found.items()}})
 

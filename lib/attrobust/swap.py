@@ -47,6 +47,7 @@ def attention(model: nn.Module, name: str, *, inputs: Mapping[str, Tensor] | Non
         (Kernel(score=sqdist, link=exp, norm=none), True)
     """
     checks.one_of("attention", name, kernels.KERNELS)
+    checks.kind("model", model, nn.Module)
     shared = [*model.parameters(), *model.buffers()]
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     ours = [module for module in twin.modules() if isinstance(module, kernels.Attention)]
@@ -140,23 +141,40 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, model: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
-        self.model, self.mean, self.std = model, mean, checks.positive("std", std)
+        self.model = checks.kind("model", model, nn.Module)
+        takes = inspect.signature(model.forward).parameters
+        if "pixel_values" not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            raise ValueError(
+                f"model is {type(model).__name__}, which takes ({', '.join(takes)}); it must be an image classifier of"
+                " transformers, which takes pixel_values"
+            )
+        self.mean, self.std = checks.number("mean", mean), checks.positive("std", std)
         self.training = model.training
 
     def forward(self, x: Images) -> Logits:
         """Logits of each image."""
-        return self.model(pixel_values=(x - self.mean) / self.std).logits
+        output = self.model(pixel_values=(checks.floating("x", x) - self.mean) / self.std)
+        return self._logits(output)
 
     def attend(self, x: Images) -> tuple[Logits, list[Matrix]]:
         """Logits, and the attention matrix of every block, first block first; live."""
-        output = self.model(pixel_values=(x - self.mean) / self.std, output_attentions=True)
+        pixels = (checks.floating("x", x) - self.mean) / self.std
+        output = self.model(pixel_values=pixels, output_attentions=True)
         found = getattr(output, "attentions", None)
         if not found or any(weights is None for weights in found):
             raise ValueError(
                 "model returns no attention weights; build it with attn_implementation='eager', or by"
                 f" swap.attention(model, 'softmax'), if {type(self.model).__name__} has attention at all"
             )
-        return output.logits, list(found)
+        return self._logits(output), list(found)
+
+    def _logits(self, output: object) -> Logits:
+        if not hasattr(output, "logits"):
+            raise ValueError(
+                f"model returns a {type(output).__name__} without logits; it must be an image classifier of"
+                f" transformers with a head and return_dict=True, which {type(self.model).__name__} is not"
+            )
+        return output.logits
 
 
 class _OfItsOwnKindError(ValueError):

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attrobust import checks
 from attrobust.models.derivatives import NoSecondDerivative, again
 from attrobust.shapes import Images, Maps, Marks, PerImage
 
@@ -67,9 +68,12 @@ def audit(
         >>> audit(lambda at: attributions.saliency(model, at, torch.tensor([0, 1])), x, sign).passed.tolist()
         [True, True]
     """
+    checks.function("explain", explain)
+    if checks.floating("signs", signs).shape[1:] != checks.floating("x", x).shape:
+        raise ValueError(f"signs have shape {tuple(signs.shape)}; each must have that of x, {tuple(x.shape)}")
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
-        maps = explain(leaf)
+        maps = checks.kind("what explain returns", explain(leaf), Tensor)
     lacking = ""
     predicted, measured = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in range(2))
     for turn, v in enumerate(signs):

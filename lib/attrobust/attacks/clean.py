@@ -43,7 +43,7 @@ class Clean:
         return _Chosen(self, rows)
 
     def _check(self, wanted: Wanted) -> Importances:
-        goal, shape = pixelwise(wanted.detach()), tuple(self.importances.shape)
+        goal, shape = pixelwise(checks.kind("wanted", wanted, Tensor).detach()), tuple(self.importances.shape)
         if goal.shape != shape or not bool(torch.isfinite(goal).all()) or not bool(goal.flatten(1).any(1).all()):
             raise ValueError(
                 f"wanted has shape {tuple(wanted.shape)}; it must hold, for each of {shape[0]} images, a finite map of"

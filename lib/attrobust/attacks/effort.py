@@ -40,6 +40,8 @@ class Effort:
         checks.positive("relative_step", self.relative_step)
         if checks.at_least("momentum", self.momentum, 0) >= 1:
             raise ValueError(f"momentum is {self.momentum!r}; it must be below 1")
+        for name in ("objectives", "betas"):
+            checks.kind(name, getattr(self, name), tuple, list)
         object.__setattr__(self, "objectives", tuple(self.objectives))
         object.__setattr__(self, "betas", tuple(checks.positive("beta", beta) for beta in self.betas))
         for name in self.objectives:
@@ -71,7 +73,8 @@ def passes(
     prediction unless the map brings its logits along. An iterate that lost its prediction costs one pass each way for
     the way back. Before that, the derivative is audited: five maps and two gradients of one on each network; and where
     twins are built, the images pass 9 times, once back, to see the network's kinks and to try a twin. A network that is
-    met for the first time is looked at before all that, once (`models.guards`: 66 images forward and 8 back as a rule).
+    met for the first time is looked at before all that, once (`models.guards`: 66 images forward and 8 back as a rule;
+    a batch larger than any before passes once more, and some ten maps are made of an image and a drawn one).
 
     Args:
         effort, images: how hard the suite tries, and on how many images; all of them pass the audit.
@@ -90,6 +93,8 @@ def passes(
         >>> passes(effort, images=1, logits=True)  # 1 + 5 + 3 maps, 1 prediction; gradients of 4 maps
         Passes(forward=10, backward=13)
     """
+    checks.kind("effort", effort, Effort)
+    checks.count("images", images)
     rows, networks = images * effort.restarts, twins or 1
     climbs = (len(effort.objectives) + wanted) * networks * rows if effort.steps else 0
     fresh = effort.eot if stochastic else 1

@@ -62,7 +62,7 @@ def heavy(
     if problem.stochastic:
         raise ValueError("attribution draws random numbers; the heavy attack judges maps that do not")
     judge, audits, lost = opened(problem, k=k), {}, 0
-    networks = passing(problem, ascend_on or (), audits, betas=effort.betas)
+    networks = passing(problem, ascend_on, audits, betas=effort.betas)
     goals = {name: partial(_climbed, CLIMBABLE[name], judge.clean) for name in effort.objectives}
     for name, maps in _wanted(judge.clean.maps).items():
         goals[name] = partial(_climbed, match_map, Clean(judge.clean.maps, k=k, wanted=maps))

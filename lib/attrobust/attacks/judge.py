@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attrobust import similarity
+from attrobust import checks, similarity
 from attrobust.attacks.clean import Clean, Rows, share_of
 from attrobust.attacks.objectives import match_map
 from attrobust.attributions import pixelwise
@@ -41,7 +41,7 @@ def measure(clean: Maps, there: Maps, *, k: int, wanted: Wanted | None = None) -
         >>> measure(a, 2 * a, k=2)["top_k"].tolist()
         [1.0, 1.0]
     """
-    if there.shape != clean.shape or not clean.numel():
+    if checks.floating("there", there).shape != checks.floating("clean", clean).shape or not clean.numel():
         raise ValueError(f"there has shape {tuple(there.shape)}; it must be that of clean, {tuple(clean.shape)}")
     return dict(zip(MEASURES, compare(Clean(clean, k=k, wanted=wanted), there), strict=False))
 

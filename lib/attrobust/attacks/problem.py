@@ -15,7 +15,9 @@ from attrobust.attacks.clean import Rows
 from attrobust.attacks.judge import Judge
 from attrobust.attacks.streams import Streams, explain, stochastic
 from attrobust.attributions import with_logits
+from attrobust.attributions.importance import name_of
 from attrobust.balls import Ball
+from attrobust.models import guards
 from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images, Labels, Logits, Maps
 
@@ -52,6 +54,8 @@ class Problem:
         clean, logits = problem.look(model, x, problem.everyone)
         if len(checks.kind("the attribution's map", clean, Tensor)) != len(x):
             raise ValueError(f"the attribution gives {len(clean)} maps for {len(x)} images; it must give one for each")
+        if not problem.stochastic:  # those run image by image
+            guards.each(f"attribution {name_of(attribution)}", attribution, model, x, target)
         heard = logits is not None and torch.equal(logits.argmax(1), target)
         return replace(problem, clean=clean.detach(), heard=heard)
 

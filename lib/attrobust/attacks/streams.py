@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
+from attrobust import checks
 from attrobust.shapes import Attribution, Images, Labels, Maps
 
 
@@ -25,6 +26,8 @@ class Streams:
     """
 
     def __init__(self, x: Images, *, generator: torch.Generator) -> None:
+        checks.kind("generator", generator, torch.Generator)
+        checks.images("x", x)
         base = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         self._names = [zlib.crc32(image.numpy().tobytes(), base) for image in x.detach().cpu().contiguous()]
 

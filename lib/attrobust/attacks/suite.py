@@ -26,7 +26,7 @@ from attrobust.attacks.judge import MEASURES, Judge
 from attrobust.attacks.objectives import match_map
 from attrobust.attacks.problem import Problem, still_open
 from attrobust.attacks.streams import Streams, each
-from attrobust.attributions.importance import unwrapped
+from attrobust.attributions.importance import name_of
 from attrobust.balls import Ball
 from attrobust.models import SmoothTwin, kinks, smooth_twin
 from attrobust.shapes import Attribution, Images, Marks, Wanted
@@ -106,8 +106,13 @@ def auto(
         >>> sorted(set(found.table["part"]))
         ['cosine', 'noise', 'pearson', 'spearman', 'unseat', 'walk', 'worst']
     """
-    effort, starts = effort or Effort(), dict(starts or {})
+    effort = checks.kind("effort", Effort() if effort is None else effort, Effort)
+    starts = dict(checks.kind("starts", {} if starts is None else starts, Mapping))
     if goal is not None:
+        checks.kind("goal", goal, tuple, list)
+        if len(goal) != 2:
+            raise ValueError(f"goal is {checks.short(goal)}; it must be (measure, value)")
+        checks.number("the value of goal", goal[1])
         checks.one_of("goal", goal[0], [m for m in MEASURES if m != "match" or wanted is not None])
     problem = Problem.of(attribution, model, x, ball, generator)
     for name, images in starts.items():
@@ -116,7 +121,7 @@ def auto(
     goals, audits, lost = {name: CLIMBABLE[name] for name in effort.objectives}, {}, 0
     if wanted is not None:
         goals["match"] = match_map
-    networks = passing(problem, ascend_on or (), audits, betas=effort.betas) if effort.steps else {}
+    networks = passing(problem, ascend_on, audits, betas=effort.betas) if effort.steps else {}
     for suffix, network in networks.items():
         named, rows = {name + suffix: g for name, g in goals.items()}, audits[suffix].passed.nonzero().flatten()
         lost += climb(problem, judge, network, named, rows=rows, effort=effort)
@@ -137,18 +142,20 @@ def found(judge: Judge, networks: Mapping[str, nn.Module], audits: dict[str, Aud
 
 def opened(problem: Problem, *, k: int, wanted: Wanted | None = None, goal: tuple[str, float] | None = None) -> Judge:
     """A judge that knows the clean maps, which must be finite."""
-    checks.maps(_name(problem.attribution), problem.clean)
+    checks.maps(name_of(problem.attribution), problem.clean)
     return Judge(problem.x, Clean(problem.clean, k=k, wanted=wanted), goal=goal)
 
 
 def passing(
-    problem: Problem, ascend_on: Sequence[nn.Module], audits: dict[str, Audit], *, betas: Sequence[float]
+    problem: Problem, ascend_on: Sequence[nn.Module] | None, audits: dict[str, Audit], *, betas: Sequence[float]
 ) -> dict[str, nn.Module]:
     """Networks whose derivative passes the audit, by the suffix of their parts' names; `audits` is filled.
 
     Raises:
         BlindError: if there is none, unless no map moved at all (a linear network's): then nothing can be climbed.
     """
+    for network in checks.kind("ascend_on", () if ascend_on is None else ascend_on, tuple, list):
+        checks.function("a network of ascend_on", network)
     if ascend_on:
         named = {f", β={n.beta:g}" if isinstance(n, SmoothTwin) else "": n for n in ascend_on}
         if len(named) < len(ascend_on):
@@ -167,9 +174,9 @@ def passing(
         lacking = [audits[suffix].lacking for suffix in named if audits[suffix].lacking]
         if lacking:
             raise BlindError(lacking[0])
-        runs = f" (it runs {', '.join(bent)})" if bent else ""
+        runs, name = f" (it runs {', '.join(bent)})" if bent else "", name_of(problem.attribution)
         raise BlindError(
-            f"model{runs} has a {_name(problem.attribution)} map whose derivative does not predict how the map changes"
+            f"model{runs} has a {name} map whose derivative does not predict how the map changes"
             f" on {least:.0%} of the images, so an attack would climb blindly; pass ascend_on=[smooth networks that"
             " stand for it], or Effort(steps=0) to search without gradients"
         )
@@ -216,15 +223,9 @@ def _blindly(problem: Problem, judge: Judge, part: str, count: int, step: Callab
 
 
 def _check_start(name: str, images: Images, x: Images, ball: Ball) -> None:
-    if images.shape != x.shape:
+    if checks.kind(f"starts[{name!r}]", images, torch.Tensor).shape != x.shape:
         raise ValueError(f"starts[{name!r}] has shape {tuple(images.shape)}; it must be that of x, {tuple(x.shape)}")
     checks.images(f"starts[{name!r}]", images)
     over = float((images - x - ball.project(images - x)).abs().max())
     if over > 1e-5:
         raise ValueError(f"starts[{name!r}] leaves the ball by {over:.3g}; it must lie inside {ball}")
-
-
-def _name(attribution: Callable) -> str:
-    """Name of an attribution, whatever it is wrapped in."""
-    attribution = unwrapped(attribution)
-    return getattr(attribution, "__name__", type(attribution).__name__)

@@ -132,7 +132,8 @@ def _speaking_for(
 ) -> tuple[list[Tokens], Layout]:
     """m((dA_l * A_l)^+) of the last `blocks` blocks, or of all, and where the tokens lie."""
     # The matrices always need a graph; their gradient needs one only if somebody can differentiate through the map.
-    lasting = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in model.parameters()))
+    at, weights = live(model, x, target, readout), getattr(model, "parameters", list)()
+    lasting = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in weights))
     with torch.enable_grad():
         seen: list = []
 
@@ -140,7 +141,7 @@ def _speaking_for(
             logits, *seen[:] = _attend(model, images, target)
             return logits
 
-        chosen = explained(run, live(model, x, target), target, readout)
+        chosen = explained(run, at, target, readout)
         maps, places = seen[0][-blocks:], seen[1]
         slopes = torch.autograd.grad(chosen, maps, create_graph=lasting)
         updates = [(slope * a).clamp_min(0).mean(1) for slope, a in zip(slopes, maps, strict=True)]

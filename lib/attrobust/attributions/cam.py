@@ -23,14 +23,15 @@ def grad_cam(
     (batch, channels, rows, columns). (Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks", eqs. 1
     and 2.)
     """
-    checks.kind("layer", layer, nn.Module)
+    if isinstance(checks.kind("layer", layer, nn.Module), torch.jit.ScriptModule):
+        raise ValueError("layer is TorchScript, inside which nothing can be seen; explain the module it was made of")
     seen: list[object] = []
 
     def keep(module: nn.Module, inputs: tuple, output: object) -> object:
         seen.append(output)
         return output.clone() if isinstance(output, Tensor) else output  # the next layer may work in place
 
-    lasting, x, hook = torch.is_grad_enabled(), live(model, x, target), layer.register_forward_hook(keep)
+    lasting, x, hook = torch.is_grad_enabled(), live(model, x, target, readout), layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
             chosen = explained(model, x, target, readout)

@@ -18,8 +18,8 @@ from attrobust import checks
 from attrobust.attributions.importance import brings_logits
 from attrobust.balls import Ball
 from attrobust.models import guards
-from attrobust.models.derivatives import behind
-from attrobust.models.readouts import OF_LOGITS, Readout, logit
+from attrobust.models.derivatives import NoSecondDerivative, again, behind
+from attrobust.models.readouts import OF_LOGITS, Readout, logit, usable
 from attrobust.shapes import Inputs, Labels, Logits
 from attrobust.versions import versioned
 
@@ -27,9 +27,10 @@ from attrobust.versions import versioned
 Copies = Callable[[Inputs], Iterator[Inputs]]
 
 
-def live(model: Callable[[Tensor], Tensor], x: Inputs, target: Labels) -> Inputs:
+def live(model: Callable[[Tensor], Tensor], x: Inputs, target: Labels, readout: Readout = logit) -> Inputs:
     """The images as part of a graph, as they are or as a leaf of their own, once all is fit to be explained."""
     guards.classifier(model, x, target)
+    usable(readout, model, x, target)
     return x if x.requires_grad else x.detach().requires_grad_()
 
 
@@ -55,7 +56,7 @@ def saliency(
         >>> torch.equal(m.flatten(), linear[1].weight[2])
         True
     """
-    x, scores, lasting = live(model, x, target), [], torch.is_grad_enabled()
+    x, scores, lasting = live(model, x, target, readout), [], torch.is_grad_enabled()
 
     def run(images: Inputs) -> Logits:
         scores.append(model(images))
@@ -64,7 +65,8 @@ def saliency(
     known = logits and any(readout is r for r in OF_LOGITS)
     with torch.enable_grad():
         chosen = explained(run if known else model, x, target, readout)
-        found = torch.autograd.grad(chosen, x, create_graph=lasting)[0]
+        with again(chosen):
+            found = torch.autograd.grad(chosen, x, create_graph=lasting)[0]
     return (found, scores[0] if known else None) if logits else found
 
 
@@ -79,7 +81,7 @@ def input_x_gradient(model: nn.Module, x: Inputs, target: Labels, *, readout: Re
         >>> torch.allclose(input_x_gradient(linear, x, torch.tensor([1])).sum(), linear(x)[0, 1])
         True
     """
-    x = live(model, x, target)
+    x = live(model, x, target, readout)
     return x * saliency(model, x, target, readout=readout)
 
 
@@ -99,7 +101,8 @@ def integrated_gradients(
     one chunk. Its gradient, for which every chunk runs again, cannot be differentiated once more.
     """
     checks.count("steps", steps)
-    x = live(model, x, target)
+    x = live(model, x, target, readout)
+    checks.baseline("baseline", baseline, x)
     shares = (torch.arange(steps, device=x.device, dtype=x.dtype) + 0.5) / steps
 
     def path(x: Inputs) -> Iterator[Inputs]:
@@ -135,6 +138,7 @@ def uniform_grad(
     attribution", definition 6). Moved pixels may leave [0, 1]. Seed the generator alike to compare maps under common
     noise. One forward and one backward pass of `samples` images per image; `chunk` as in `integrated_gradients`.
     """
+    checks.kind("ball", ball, Ball)
 
     def noise(draw: torch.Generator) -> Inputs:
         return ball.sample(x.detach(), generator=draw)
@@ -155,7 +159,7 @@ def _noisy(
         draw = first.pop() if first else again.clone_state()
         return (x + noise(draw) for _ in range(samples))
 
-    return _averaged(model, live(model, x, target), copies, target, readout, chunk)
+    return _averaged(model, live(model, x, target, readout), copies, target, readout, chunk)
 
 
 def _averaged(
@@ -219,4 +223,6 @@ class _ChunkedGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> None:
-        raise RuntimeError("the gradient of a map made in chunks cannot be differentiated once more; leave chunk out")
+        raise NoSecondDerivative(
+            "the gradient of a map made in chunks cannot be differentiated once more; leave chunk out"
+        )

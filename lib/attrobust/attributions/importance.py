@@ -12,12 +12,15 @@ from attrobust.versions import versioned
 
 def pixelwise(signed: Images) -> Importances:
     """Importance of each pixel: absolute values summed over channels."""
+    if checks.floating("signed", signed).ndim != 4:
+        raise ValueError(f"signed has shape {tuple(signed.shape)}; it must be (batch, channels, height, width)")
     return signed.abs().squeeze(1) if signed.shape[1] == 1 else signed.abs().sum(1)
 
 
 def patches(signed: Images, *, patch: int) -> OnePlane:
     """Importance of each patch, a side of which must divide height and width: the mean importance of its pixels."""
     checks.count("patch", patch)
+    checks.floating("signed", signed)
     height, width = signed.shape[-2:]
     if height % patch or width % patch:
         raise ValueError(f"patch is {patch}; it must divide the map's height and width, {height} and {width}")
@@ -46,7 +49,7 @@ def on_patches(
 
 def with_logits(attribution: Callable, model: nn.Module, x: Images, target: Labels) -> tuple[Maps, Logits | None]:
     """Maps, and the logits of the same forward pass if the attribution `brings_logits`."""
-    if any(unwrapped(attribution) is known for known in BRINGING):
+    if any(unwrapped(checks.function("attribution", attribution)) is known for known in BRINGING):
         return attribution(model, x, target, logits=True)
     return attribution(model, x, target), None
 
@@ -58,10 +61,16 @@ def unwrapped(attribution: Callable) -> Callable:
     return attribution
 
 
+def name_of(attribution: Callable) -> str:
+    """Name of an attribution, whatever it is wrapped in."""
+    attribution = unwrapped(attribution)
+    return getattr(attribution, "__name__", type(attribution).__name__)
+
+
 def zero_maps(maps: Images) -> Marks:
     """Whether a map is zero everywhere, and hence explains nothing; the sum counts them.
 
     Maps that keep only a positive part can be. Cosine and correlations count such a map as unlike any other (0), its
     relative displacement is infinite, and its top k are arbitrary: leave it out there and say how many were.
     """
-    return ~(maps != 0).flatten(1).any(1)
+    return ~(checks.floating("maps", maps) != 0).flatten(1).any(1)

@@ -38,6 +38,7 @@ def deep_lift(model: nn.Module, x: Inputs, target: Labels, *, baseline: float = 
     important features through propagating activation differences", section 3.5.1; max-pools as in Lundberg and Lee's
     shap.)
     """
+    checks.number("baseline", baseline)
 
     def shares(model: Network, x: Inputs) -> Inputs:
         start = torch.full_like(x, baseline).requires_grad_()

@@ -49,7 +49,7 @@ def logit_factor(
     at = logits.detach().double().requires_grad_()
 
     def values(z: Tensor) -> Tensor:
-        return guards.values("loss", loss(z, y[: len(z)].double() if y.is_floating_point() else y[: len(z)]), z)
+        return guards.losses(loss, z, y[: len(z)].double() if y.is_floating_point() else y[: len(z)], z)
 
     if not trusted:
         like = at.detach() / at.detach().abs().max().clamp_min(1.0)  # a sure softmax has rounding only

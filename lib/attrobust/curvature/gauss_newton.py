@@ -12,6 +12,7 @@ Petzka et al. 2021), and it bounds the input gradients (notebook 02).
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from jaxtyping import Float
@@ -53,7 +54,7 @@ class GaussNewton:
             checks.one_of("loss", loss, LOSSES)
         elif y is None:
             raise ValueError("y is None; a callable loss needs the labels")
-        guards.usable(model, x, y)
+        guards.usable(model, x, y, chunk=self.chunk)
         self.model, self.x = model, x
         self.y = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
         self.loss = loss if callable(loss) else LOSSES[loss]
@@ -61,6 +62,8 @@ class GaussNewton:
 
 def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimate:
     """Exact trace over parameters whose name starts with `block`; `products` counts the gradients of one example."""
+    checks.kind("gauss_newton", gauss_newton, GaussNewton)
+    checks.kind("block", block, str)
     model, x, y, chunk = gauss_newton.model, gauss_newton.x, gauss_newton.y, gauss_newton.chunk
     inside = {name: p for name, p in model.named_parameters() if name.startswith(block)}
     if not inside:
@@ -87,7 +90,7 @@ def invariant_flatness(gauss_newton: GaussNewton) -> Estimate:
     A ValueError refuses a first layer that is not dense: shared weights break the transfer from parameters to pixels,
     so the number would bound nothing.
     """
-    name, layer = first_layer(gauss_newton.model)
+    name, layer = first_layer(checks.kind("gauss_newton", gauss_newton, GaussNewton).model)
     if not isinstance(layer, nn.Linear):
         raise ValueError(f"the first layer is {type(layer).__name__}; this flatness needs a dense (Linear) first layer")
     spectral = float(torch.linalg.matrix_norm(layer.weight.detach(), ord=2))
@@ -114,31 +117,28 @@ def _audit(model: nn.Module, x: Tensor, inside: dict[str, nn.Parameter]) -> None
 
 
 def _by_jacobians(model: nn.Module, x: Tensor, factor: factored.Factor, names: list[str]) -> Float[Tensor, " batch"]:
-    """Each example's trace from the Jacobian of its logits: any network, at the price of holding it."""
+    """Each example's trace from the Jacobian of its logits: any network, at the price of holding it.
+
+    By torch's batching, or one by one where an operation cannot be batched, or comes out wrong as a PReLU does.
+    """
     whole = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()]}
     inside = {name: whole.pop(name) for name in names}
 
     def outputs(weights: dict[str, Tensor], example: Tensor) -> Tensor:
         return called(model, {**whole, **weights}, example[None])[0]
 
-    try:
-        jacobian = vmap(jacrev(outputs), in_dims=(None, 0))(inside, x)
-    except RuntimeError as error:
-        raise ValueError(
-            f"model cannot run under torch.func.vmap, which this trace needs: {guards.said(error)}"
-        ) from error
-    leaves = {name: t.requires_grad_() for name, t in inside.items()}
-    with torch.enable_grad():  # torch's batching is wrong for some operations, PReLU among them
-        how = {"retain_graph": True, "materialize_grads": True}
-        rows = [torch.autograd.grad(z, list(leaves.values()), **how) for z in outputs(leaves, x[0])]
-    for alone, parts in zip(rows, zip(*(part[0] for part in jacobian.values()), strict=True), strict=True):
-        off, size = (
-            sum(float(t.norm()) for t in ts) for ts in ([a - b for a, b in zip(alone, parts, strict=True)], alone)
-        )
-        if off > torch.finfo(x.dtype).eps ** 0.5 * size:
-            raise ValueError(
-                f"model runs an operation that torch.func.vmap gets wrong, by {off / size:.0%} of a Jacobian row; write"
-                " it out, as a PReLU by torch.where"
-            )
-    j = torch.cat([part.flatten(2) for part in jacobian.values()], dim=2)  # (batch, outputs, n)
+    def alone(example: Tensor) -> Tensor:
+        leaves, how = [t.requires_grad_() for t in inside.values()], {"retain_graph": True, "materialize_grads": True}
+        with torch.enable_grad():
+            rows = [torch.autograd.grad(z, leaves, **how) for z in outputs(inside, example)]
+        return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
+
+    j = None  # (batch, outputs, n)
+    with suppress(RuntimeError):
+        batched = vmap(jacrev(outputs), in_dims=(None, 0))(inside, x)
+        j = torch.cat([part.flatten(2) for part in batched.values()], dim=2)
+    first = alone(x[0])
+    near = torch.finfo(first.dtype).eps ** 0.5 * first.norm(dim=1)
+    if j is None or not bool(((j[0] - first).norm(dim=1) <= near).all()):
+        j = torch.stack([first, *map(alone, x[1:])])
     return sum(sign * torch.einsum("bc,bcn->bn", rows.to(j), j).square().sum(1).double() for rows, sign in factor)

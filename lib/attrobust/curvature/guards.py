@@ -21,16 +21,22 @@ def mode() -> None:
         )
 
 
-def usable(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
-    """Refuse a batch or a model without curvature: empty, not finite, elsewhere, low precision, random or coupled."""
+def usable(model: nn.Module, x: Tensor, y: Tensor | None = None, *, chunk: int) -> None:
+    """Refuse a batch or a model without curvature: empty, not finite, elsewhere, low precision, random or coupled.
+
+    The model runs on `chunk` images at a time.
+    """
     mode()
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is a {type(model).__name__}; curvature needs a torch module, whose weights it can see")
-    if y is not None and not isinstance(y, Tensor):
-        raise ValueError(f"y is a {type(y).__name__}; it must be a torch tensor")
-    if not isinstance(x, Tensor) or x.is_meta:
-        checks.floating("x", x)
-    if x.ndim == 0 or x.numel() == 0:
+    for name, t in {"x": x, "y": x if y is None else y}.items():
+        if not isinstance(t, Tensor):
+            raise ValueError(f"{name} is a {type(t).__name__}; it must be a torch tensor")
+        if not t.is_meta:
+            checks.dense(name, t)
+        if not t.ndim:
+            raise ValueError(f"{name} has shape (); it must be a batch")
+    if x.numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; it must be a batch and not empty")
     if y is not None and len(y) != len(x):
         raise ValueError(f"y has {len(y)} entries for {len(x)} examples; give one label per example")
@@ -44,7 +50,7 @@ def usable(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
             raise ValueError(f"{name} has dtype {t.dtype}; curvature needs float32 or float64, as of model.float()")
     if x.is_floating_point() and not bool(torch.isfinite(x).all()):
         raise ValueError(f"x holds {int((~torch.isfinite(x)).sum())} values that are NaN or infinite")
-    guards.alone(model, x)
+    guards.alone(model, x, most=chunk)
     with guards.untouched(model), torch.no_grad(), _Precision() as precision:
         model(x[:1].clone())
     if precision.low:
@@ -53,6 +59,9 @@ def usable(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
 
 def values(name: str, numbers: Tensor, x: Tensor) -> Tensor:
     """Return `numbers` if they are finite, one per example."""
+    if not isinstance(numbers, Tensor) or not numbers.is_floating_point():
+        what = numbers.dtype if isinstance(numbers, Tensor) else type(numbers).__name__
+        raise ValueError(f"{name} gives a {what}; it must give a tensor of floating-point numbers, one per example")
     if numbers.shape != (len(x),):
         hint = "a loss such as F.cross_entropy does so with reduction='none'"
         raise ValueError(f"{name} has shape {tuple(numbers.shape)}; it must be one number per example; {hint}")

@@ -36,11 +36,13 @@ def input_extremes(
     Lanczos stops when both ends of every image have a residual below `tolerance` times the larger one, or after
     `steps` products; 15 reach a relative error near 1e-8 on small networks.
     """
+    checks.kind("hessian", hessian, InputHessian)
     return lanczos(hessian.matvec, normal(hessian.x.flatten(1), generator), steps=steps, tolerance=tolerance, both=True)
 
 
 def input_moments(hessian: InputHessian, *, generator: Generator, products: int = 30) -> tuple[Estimate, Estimate]:
     """Trace and Frobenius norm of the readout's Hessian at each image, by Hutch++ from 6 products or more."""
+    checks.kind("hessian", hessian, InputHessian)
     return moments(hessian.matvec, hessian.x.flatten(1), products=products, generator=generator)
 
 
@@ -58,7 +60,7 @@ def relative_curvature(hessian: InputHessian, *, generator: Generator, steps: in
     Lanczos runs on H P H, whose top eigenvalue is |P H|_2^2; each step costs two products. In 1 / pixel units, per
     image; infinite where the gradient vanishes and the Hessian does not.
     """
-    g = hessian.gradient.flatten(1)
+    g = checks.kind("hessian", hessian, InputHessian).gradient.flatten(1)
     length = g.norm(dim=1)
     unit = g / torch.where(length > 0, length, torch.ones_like(length))[:, None]
 
@@ -135,7 +137,7 @@ def gram_spectrum(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Estimate:
 def _logits_and_jacobians(model: nn.Module, x: Tensor, chunk: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
     checks.count("chunk", chunk)
     checks.floating("x", x)
-    guards.usable(model, x)
+    guards.usable(model, x, chunk=chunk)
     Audit("model", lambda point, n: weighted(model(point[0][:n]), n), [x], len(x), model)(order=1)
     for images in x.split(chunk):
         at = images.detach().requires_grad_()

@@ -75,6 +75,7 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
         >>> trace(h, generator=Generator()).error
         0.0
     """
+    checks.kind("hessian", hessian, ParameterHessian)
     checks.count("products", products, least=6)
     guards.mode()
     layers = layers_of(hessian.model, hessian.x[:1])
@@ -96,18 +97,20 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
 
 def frobenius(hessian: Symmetric, *, generator: Generator, products: int = 30) -> Estimate:
     """Frobenius norm of the Hessian of the mean loss, with its standard error, from a budget of 6 products or more."""
-    return moments(hessian.matvec, _rows(hessian, 1), products=products, generator=generator)[1].single()
+    like = _rows(hessian, 1)
+    return moments(hessian.matvec, like, products=products, generator=generator)[1].single()
 
 
 def spectral_density(hessian: Symmetric, *, generator: Generator, probes: int = 4, steps: int = 30) -> Density:
     """Density of the Hessian's eigenvalues by stochastic Lanczos quadrature, `steps` products for each probe."""
-    return slq(hessian.matvec, normal(_rows(hessian, probes), generator), steps=steps)
+    start = normal(_rows(hessian, checks.count("probes", probes)), generator)
+    return slq(hessian.matvec, start, steps=steps)
 
 
 def _ends(hessian: Symmetric, generator: Generator, start: Tensor | None, **how: float) -> tuple[Estimate, Estimate]:
     begin = normal(_rows(hessian, 1), generator)
     if start is not None:
-        if start.shape != (hessian.size,):
+        if checks.floating("start", start).shape != (hessian.size,):
             raise ValueError(f"start has shape {tuple(start.shape)}; it must be one vector of {hessian.size} entries")
         begin = (start / start.norm()).to(begin)[None] + FRESH * begin / begin.norm()
     low, high = lanczos(hessian.matvec, begin, **how)
@@ -115,4 +118,5 @@ def _ends(hessian: Symmetric, generator: Generator, start: Tensor | None, **how:
 
 
 def _rows(hessian: Symmetric, rows: int) -> Tensor:
+    checks.kind("hessian", hessian, Symmetric)
     return torch.empty(rows, hessian.size, dtype=hessian.dtype, device=hessian.device)

@@ -18,7 +18,7 @@ from attrobust import checks
 from attrobust.curvature import guards
 from attrobust.curvature.derivatives import FEW, Audit, Graph
 from attrobust.models.derivatives import behind
-from attrobust.models.readouts import OF_LOGITS, Readout, logit
+from attrobust.models.readouts import OF_LOGITS, Readout, logit, usable
 from attrobust.models.weights import called
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
@@ -35,11 +35,11 @@ class _Hessian:
         self, model: nn.Module, x: Tensor, y: Tensor, chunk: int, keep_graph: Option = "auto", memory: Option = None
     ) -> None:
         checks.count("chunk", chunk)
-        if keep_graph not in (True, False, "auto"):
-            raise ValueError(f"keep_graph is {keep_graph!r}; it must be True, False or 'auto'")
+        if not isinstance(keep_graph, bool) and not (isinstance(keep_graph, str) and keep_graph == "auto"):
+            raise ValueError(f"keep_graph is {checks.short(keep_graph)}; it must be True, False or 'auto'")
         if memory is not None:
             checks.count("memory", memory, least=0)
-        guards.usable(model, x, y)
+        guards.usable(model, x, checks.kind("y", y, Tensor), chunk=chunk)
         self.model, self.x, self.y, self.products, self._audited = model, x, y, 0, 0
         self._pairs = list(zip(x.split(chunk), y.split(chunk), strict=True))
         self._keep_graph, self._memory = keep_graph, memory
@@ -152,6 +152,10 @@ class ParameterHessian(_Hessian):
 
     def matvec(self, v: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """H v for each row of `v`."""
+        if checks.floating("v", v).ndim != 2 or v.shape[1] != self.size or v.dtype != self.dtype:
+            raise ValueError(
+                f"v has shape {tuple(v.shape)} and dtype {v.dtype}; it must be (any, {self.size}), of {self.dtype}"
+            )
         return torch.stack([self._one(row) for row in v])
 
     def to_scipy(self) -> LinearOperator:
@@ -189,6 +193,7 @@ class InputHessian(_Hessian):
             with torch.no_grad():
                 classes = checks.logits("model", model(x[:1]), batch=1).shape[1]
             checks.labels("y", y, batch=len(x), classes=classes)
+        usable(readout, model, x, y)
         self._readout, self._chunk = readout, chunk
 
         def run(point: Sequence[Tensor], n: int) -> Tensor:
@@ -208,6 +213,11 @@ class InputHessian(_Hessian):
 
     def matvec(self, v: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
         """H_i v_i for each image i."""
+        if checks.floating("v", v).numel() != self.x.numel() or v.dtype != self.x.dtype:
+            raise ValueError(
+                f"v has shape {tuple(v.shape)} and dtype {v.dtype}; it must be {tuple(self.x.flatten(1).shape)}, of"
+                f" {self.x.dtype}"
+            )
         self.products += 1
         parts = v.view(self.x.shape).split(self._chunk)
         return torch.cat([product for (product,) in self._products(lambda i: [parts[i]])]).flatten(1)

@@ -209,11 +209,13 @@ def moments(
 
 def signs(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
     """Random signs of this shape, with dtype and device of `like`."""
+    checks.kind("generator", generator, Generator)
     return 2 * torch.randint(0, 2, shape, device=generator.device, generator=generator).to(like) - 1
 
 
 def normal(like: Tensor, generator: Generator) -> Tensor:
     """Standard normal numbers with shape, dtype and device of `like`."""
+    checks.kind("generator", generator, Generator)
     return torch.randn(like.shape, dtype=like.dtype, device=generator.device, generator=generator).to(like.device)
 
 

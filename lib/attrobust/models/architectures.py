@@ -33,8 +33,8 @@ class Standardize(nn.Module):
 
     def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(float(mean)))
-        self.register_buffer("std", torch.tensor(float(std)))
+        self.register_buffer("mean", torch.tensor(float(checks.number("mean", mean))))
+        self.register_buffer("std", torch.tensor(float(checks.positive("std", std))))
 
     def forward(self, x: Images) -> Images:
         """Standardise the pixels."""
@@ -198,6 +198,13 @@ def build(
     checks.one_of("activation", options.get("activation", "gelu"), ACTIVATIONS)
     checks.one_of("initial", initial, INITIAL)
     checks.count("classes", classes, least=2)
+    checks.kind("seed", seed, int)
+    if len(checks.kind("input_shape", input_shape, tuple, list)) != 3:
+        raise ValueError(f"input_shape is {checks.short(input_shape)}; it must be (channels, height, width)")
+    for side in input_shape:
+        checks.count("a side of input_shape", side)
+    for name in {"width", "depth"} & set(options):
+        checks.count(name, options[name], least=int(name == "width"))
     gain = "linear" if architecture == "vit" else "relu"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

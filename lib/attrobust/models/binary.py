@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attrobust import checks
 from attrobust.shapes import Images, Logits
 
 
@@ -20,7 +21,8 @@ class TwoLogits(nn.Module):
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
-        self.original, self.training = original, original.training
+        self.original = checks.kind("original", original, nn.Module)
+        self.training = getattr(original, "training", False)  # frozen by torch.jit, it has none
 
     def forward(self, x: Images) -> Logits:
         """Both logits of each image."""

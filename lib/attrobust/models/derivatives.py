@@ -28,6 +28,11 @@ def again(values: Tensor) -> Iterator[None]:
         yield
     except RuntimeError as error:
         names = {node.name() for node in behind([values])}
+        if "CompiledFunctionBackward" in names:
+            raise NoSecondDerivative(
+                "model was compiled, and torch.compile keeps no gradient that can be differentiated again; hand over"
+                " what was compiled (model._orig_mod), or compute maps alone under torch.no_grad"
+            ) from error
         if names & ENDS or isinstance(error, NotImplementedError):
             raise NoSecondDerivative(_sentence(names)) from error
         raise

@@ -11,6 +11,7 @@ in the pixels take any of these, or one of the reader's own: `saliency(model, x,
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ STRAIGHT = 60
 
 def logit(model: Model, x: Tensor, y: Tensor) -> PerImage:
     """Logit of class y: the function a saliency map is the gradient of, unless said otherwise."""
-    return _logits(model, x).gather(1, y[:, None])[:, 0]
+    return _labelled(model, x, y).gather(1, y[:, None])[:, 0]
 
 
 def log_probability(model: Model, x: Tensor, y: Tensor) -> PerImage:
@@ -50,7 +51,7 @@ def margin(model: Model, x: Tensor, y: Tensor) -> PerImage:
 
 def cross_entropy(model: Model, x: Tensor, y: Tensor) -> PerImage:
     """Cross-entropy of each image."""
-    return F.cross_entropy(_logits(model, x, least=2), y, reduction="none")
+    return F.cross_entropy(_labelled(model, x, y, least=2), y, reduction="none")
 
 
 #: Readouts that run the model once, on x, and see nothing of it but the logits.
@@ -64,10 +65,29 @@ def predictions(model: Model, x: Tensor) -> Labels:
         return _logits(model, x, least=2).argmax(1)
 
 
+def usable(readout: Readout, model: Model, x: Tensor, y: Tensor) -> None:
+    """Refuse a readout of the reader's own that is no fixed number of each image, with a gradient that predicts it."""
+    if not callable(readout):
+        raise ValueError(
+            f"readout is {checks.short(readout)}; it must be a function (model, x, target) -> one number an image, such"
+            " as models.readouts.logit"
+        )
+    if not any(readout is known for known in OF_LOGITS):
+        guards.each("readout", readout, model, x, y, live=True)
+
+
 def _against_others(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    logits = _logits(model, x, least=2)
+    logits = _labelled(model, x, y, least=2)
     return logits.gather(1, y[:, None])[:, 0], logits.scatter(1, y[:, None], -torch.inf)
 
 
+def _labelled(model: Model, x: Tensor, y: Tensor, *, least: int = 1) -> Logits:
+    """Logits, of classes of which every label is one."""
+    logits = _logits(model, x, least=least)
+    with suppress(RuntimeError):  # under vmap no label has a value
+        checks.labels("y", y, batch=len(x), classes=logits.shape[1], device=logits.device)
+    return logits
+
+
 def _logits(model: Model, x: Tensor, *, least: int = 1) -> Logits:
-    return checks.logits("model", model(x), batch=len(x), least=least)
+    return checks.logits("model", checks.function("model", model)(checks.floating("x", x)), batch=len(x), least=least)
