@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from attrobust import checks
 from attrobust.attributions.gradients import live
-from attrobust.models import guards
+from attrobust.models import watched
 from attrobust.shapes import Inputs, Labels, Logits, PerImage
 
 Linear = Callable[[Tensor], Tensor]
@@ -100,7 +100,7 @@ def settled(
     try:
         with torch.enable_grad():
             _look_for_bends(model, x, target)
-            with guards.cast(model, dtype, live=True) if dtype != x.dtype else nullcontext():
+            with watched.cast(model, dtype, live=True) if dtype != x.dtype else nullcontext():
                 found = draw(model, x.to(dtype)).to(x.dtype)
     except Bent:
         raise ValueError(
@@ -188,11 +188,11 @@ def _look_for_bends(model: nn.Module, x: Inputs, target: Labels) -> None:
         return found.to(torch.promote_types(found.dtype, torch.float32))  # half precision is no excuse
 
     try:
-        with guards.cast(model, torch.float64):
+        with watched.cast(model, torch.float64):
             ends, between = (logits(model, at.to(x.device)) for at in places)
     except (RuntimeError, TypeError):  # the latter on a device without float64
         dtype = torch.promote_types(x.dtype, torch.float32)
-        with guards.cast(model, dtype) if dtype != x.dtype else nullcontext():
+        with watched.cast(model, dtype) if dtype != x.dtype else nullcontext():
             ends, between = (logits(model, at.detach().to(x.device, dtype)) for at in places)
     start, end = ends.chunk(2)
     due, size = SHARE * (end - start), ends.abs().amax(0)

@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attrobust.models import guards
+from attrobust.models import watched
 
 #: Examples that the audit asks.
 FEW = 4
@@ -75,7 +75,7 @@ class Audit:
                     return self._compare(order, double=double)
             except RuntimeError as error:
                 reason = error
-        raise ValueError(f"{self.name} has no derivative of order {order}: {guards.said(reason)}") from reason
+        raise ValueError(f"{self.name} has no derivative of order {order}: {watched.said(reason)}") from reason
 
     def _compare(self, order: int, *, double: bool) -> None:
         few, draw = min(FEW, self.examples), torch.Generator().manual_seed(0)
@@ -156,7 +156,7 @@ class Audit:
 
     def _refuse_cut(self, at: Sequence[Tensor], missed: Sequence[str]) -> NoReturn:
         """Say where: at the module that lets no gradient through, or at parameters that none reaches."""
-        cut = guards.cut(self.network, lambda: self._gradient(at, 1), weights=True)
+        cut = watched.cut(self.network, lambda: self._gradient(at, 1), weights=True)
         where = f" in module {cut[0] or 'itself'} ({type(cut[1]).__name__})" if cut else ""
         rest = f" and {len(missed) - 3} more" if len(missed) > 3 else ""
         what = ", ".join(missed[:3]) + rest if missed else "parameters" if self.names else "x"

@@ -8,9 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from attrobust import checks
-from attrobust.models import guards
+from attrobust.models import guards, watched
 from attrobust.models.derivatives import twice_differentiable as twice_differentiable
-from attrobust.models.guards import said as said
+from attrobust.models.watched import said as said
 
 
 def mode() -> None:
@@ -51,7 +51,7 @@ def usable(model: nn.Module, x: Tensor, y: Tensor | None = None, *, chunk: int) 
     if x.is_floating_point() and not bool(torch.isfinite(x).all()):
         raise ValueError(f"x holds {int((~torch.isfinite(x)).sum())} values that are NaN or infinite")
     guards.alone(model, x, most=chunk)
-    with guards.untouched(model), torch.no_grad(), _Precision() as precision:
+    with watched.untouched(model), torch.no_grad(), _Precision() as precision:
         model(x[:1].clone())
     if precision.low:
         raise ValueError(f"model computes in {precision.low}; curvature needs float32 or better all the way")

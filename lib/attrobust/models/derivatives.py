@@ -1,10 +1,23 @@
-"""Operations whose gradient torch can compute but not differentiate again, found in the graph and refused by name."""
+"""Is there a gradient, and is it one? It must predict how the network changes; and torch may not know the next."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.autograd.graph import Node
+
+from attrobust.models import watched
+from attrobust.models.watched import Model
+
+Tries = tuple[tuple[tuple[float, ...], float, int], ...]
+
+#: Steps of the difference quotient, in pixels, how much of the change the gradient may miss, and along how many ways:
+#: one step that agrees is enough. The second are for networks that round inside (straight-through gradients of eight
+#: bits agree, of two at no step; one way might agree by luck), and for those that do not run in double precision.
+TRIES: Tries = (((1e-6, 1e-5, 1e-4), 0.02, 1), ((1e-3, 1 / 255, 0.03, 0.06, 0.1), 0.3, 4))
+#: Weights up to which a network is also run in double precision.
+DOUBLED = 2**26
 
 #: What stands in the graph of a gradient where torch knows no further one: of its own operations, and of a Function's.
 ENDS = {"torch::autograd::NotImplemented", "torch::autograd::Error"}
@@ -58,3 +71,64 @@ def behind(values: Iterable[Tensor]) -> set[Node]:
             seen.add(node)
             waiting += [below for below, _ in node.next_functions if below is not None]
     return seen
+
+
+def differentiable(model: Model, x: Tensor) -> None:
+    """Refuse a network whose gradient, of a random sum of its logits, does not predict how they change."""
+    runs = [(x.dtype, TRIES if x.dtype == torch.float64 else TRIES[1:])]
+    if (
+        x.dtype != torch.float64
+        and isinstance(model, nn.Module)
+        and sum(w.numel() for w in watched.weights(model)) <= DOUBLED
+    ):
+        runs = [(torch.float64, TRIES), *runs]
+    for dtype, tries in runs:
+        try:
+            with watched.cast(model, dtype) if dtype != x.dtype else nullcontext():
+                if any(_predicted(model, x.to(dtype), tries, seed) for seed in range(2)):
+                    return
+            break
+        except (RuntimeError, TypeError, ValueError) as error:
+            if dtype == x.dtype:
+                raise ValueError(f"model's logits cannot be differentiated in x: {watched.said(error)}") from error
+    with watched.untouched(model):
+        found = watched.cut(model, lambda: watched.run(model, x[:1]))
+    where = f" in {found[0]!r}" if found and found[0] else ""
+    raise ValueError(
+        f"model cuts the gradient off{where} (no_grad, detach, numpy, rounding): that of its logits in x does not"
+        " predict how they change; let gradients through, or explain the part behind the cut"
+    )
+
+
+def _predicted(model: Model, x: Tensor, tries: Tries, seed: int) -> bool:
+    """Whether the gradient at points of one draw predicts the change along ways of that draw."""
+    draw = torch.Generator().manual_seed(seed)
+    # Off the images themselves, where kinks and ties lie in wait: a black patch without a bias is 0 before its ReLU.
+    at = x + 0.1 * torch.rand(x.shape, generator=draw).to(x)
+    ways = torch.empty(tries[-1][2], *x.shape).bernoulli_(generator=draw).mul_(2).sub_(1).to(at)
+    leaf = at.requires_grad_()
+    with torch.enable_grad():
+        logits = model(leaf)
+        mix = torch.randn(logits.shape, generator=draw).to(logits)
+        slope = torch.autograd.grad((mix * logits).sum(), leaf, allow_unused=True)[0] if logits.requires_grad else None
+    here = (mix * logits.detach()).sum(1)
+    predicted = torch.zeros(len(ways), 1).to(here) if slope is None else (slope * ways).flatten(2).sum(2)
+    tries = tries if logits.dtype == torch.float64 else TRIES[1:]
+    rounding = 30 * torch.finfo(logits.dtype).eps * (mix * logits.detach()).abs().sum(1)
+    for steps, missing, count in tries:
+        smooth = True
+        for step in steps:
+            ahead, behind = (
+                torch.stack(
+                    [(mix * watched.run(model, at + sign * step * way).detach()).sum(1) for way in ways[:count]]
+                )
+                for sign in (1, -1)
+            )
+            change, bend = (ahead - behind) / (2 * step), (ahead + behind - 2 * here) / (2 * step)
+            size, noise = torch.maximum(change.norm(), predicted[:count].norm()), (rounding / step).expand_as(change)
+            if bool((change - predicted[:count]).norm() <= missing * size + noise.norm()):
+                return True
+            smooth &= bool(change.any()) and bool(bend.norm() <= 0.1 * change.norm())
+        if smooth:  # no rounding inside: larger steps would tell no more
+            return False
+    return False

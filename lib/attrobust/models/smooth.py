@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attrobust import checks
-from attrobust.models import guards
+from attrobust.models import guards, watched
 from attrobust.models.soften import Soften
 from attrobust.shapes import Images
 
@@ -35,7 +35,7 @@ LOOKS = 4
 def kinks(model: nn.Module, x: Images) -> list[str]:
     """Names of the operations whose slope or value jumps within what images `x` reach, in order, without repeats."""
     hidden = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
-    with guards.untouched(model), torch.enable_grad(), _Watch(hidden) as watch:
+    with watched.untouched(model), torch.enable_grad(), _Watch(hidden) as watch:
         model(guards.batch("x", x).detach().requires_grad_())
     return watch.seen
 

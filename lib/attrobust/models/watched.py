@@ -1,0 +1,148 @@
+"""How a network is watched: it runs, what it says is compared, and no trace of that is left in it or around it."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from attrobust import checks
+from attrobust.models.weights import exchanged
+
+Model = Callable[[Tensor], Tensor]
+
+#: Images that a network is shown, beside as many drawn ones.
+SHOWN = 4
+
+
+@contextmanager
+def untouched(model: Model) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Buffers, of which copies are given, and the states of global random numbers come back as they were."""
+    checks.function("model", model)
+    kept = {name: (b, b.detach().clone()) for name, b in getattr(model, "named_buffers", list)()}
+    state, numbers = np.random.get_state(), random.getstate()  # noqa: NPY002
+    own = [(draw, draw.get_state()) for draw in _generators(model)]
+    with torch.random.fork_rng(devices=list({b.device for b in weights(model) if b.is_cuda})):
+        try:
+            yield kept
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+            random.setstate(numbers)
+            for draw, before in own:
+                draw.set_state(before)
+            with torch.no_grad():
+                for buffer, value in kept.values():
+                    if not torch.equal(buffer, value):  # a write would break graphs that hold it
+                        buffer.copy_(value)
+
+
+def run(model: Callable[[Tensor], object], x: Tensor) -> object:
+    """What the network says of images that are part of a graph, as when it is explained."""
+    try:
+        with torch.enable_grad():
+            return model(x.detach().requires_grad_() if x.is_floating_point() else x)
+    except Exception as error:  # whatever a network of the reader's own raises
+        checks.floating("x", x)
+        what = f"shape {tuple(x.shape)} and dtype {x.dtype}"
+        hint = f"; {mode(model)}" if trains(model) else ""
+        raise ValueError(f"model does not run on x of {what}: {said(error)}{hint}") from error
+
+
+def company(x: Tensor) -> Tensor:
+    """Images that keep each other company: a few of the batch, and as many drawn over the range of these."""
+    shown = x.detach()[:SHOWN]
+    if not shown.is_floating_point():
+        return torch.cat([shown, shown.flip(-1)])
+    low, span = shown.amin(), shown.amax() - shown.amin()
+    drawn = torch.rand(shown.shape, generator=torch.Generator().manual_seed(0)).to(shown)
+    return torch.cat([shown, low + torch.where(span > 0, span, 1) * drawn])
+
+
+def cut(network: Model | None, run: Callable[[], object], *, weights: bool = False) -> tuple[str, nn.Module] | None:
+    """Name and module of the first that a gradient enters (or starts in, if `weights` count) and does not leave."""
+    named = network.named_modules() if isinstance(network, nn.Module) else ()
+    names = {module: name for name, module in named if not isinstance(module, torch.jit.ScriptModule)}  # takes no hook
+    found: list[tuple[str, nn.Module]] = []
+
+    def look(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+        own = module.parameters(recurse=False) if weights else ()
+        if _live([*own, *tree_leaves((args, kwargs))]) and not _live(tree_leaves(output)):
+            found.append((names[module], module))
+
+    hooks = [module.register_forward_hook(look, with_kwargs=True) for module in names]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
+
+
+def cast(model: Model, dtype: torch.dtype, *, live: bool = False) -> AbstractContextManager[None]:
+    """Within, the network's weights and buffers have another precision, in the graph if `live`; they come back."""
+    if not isinstance(model, nn.Module):
+        return nullcontext()
+    named = [*model.named_parameters(), *model.named_buffers()]
+    floats = {name: t if live else t.detach() for name, t in named if t.is_floating_point()}
+    return exchanged(model, {name: t.to(dtype) for name, t in floats.items()})
+
+
+def said(error: Exception) -> str:
+    """First line of an error of torch's, or of another."""
+    return str(error).strip().splitlines()[0].rstrip(".")[:200] if str(error).strip() else type(error).__name__
+
+
+def drawn(model: Model) -> tuple:
+    """The state of every global generator of random numbers on the processor, and of those that a network holds."""
+    numbers, own = np.random.get_state(), [g.get_state().numpy().tobytes() for g in _generators(model)]  # noqa: NPY002
+    return torch.get_rng_state().numpy().tobytes(), numbers[1].tobytes(), numbers[2], random.getstate(), own
+
+
+def _generators(model: Model) -> list[torch.Generator]:
+    every = model.modules() if isinstance(model, nn.Module) else ()
+    return [value for m in every for value in vars(m).values() if isinstance(value, torch.Generator)]
+
+
+def numbers(output: object) -> list[Tensor]:
+    """Every tensor in what a model returned, whatever holds it."""
+    parts = (part for leaf in tree_leaves(output) for part in tree_leaves(getattr(leaf, "__dict__", None) or leaf))
+    return [t.detach() for t in parts if isinstance(t, Tensor)]
+
+
+def apart(first: list[Tensor], second: list[Tensor]) -> float:
+    """How far two answers lie apart beyond rounding; 0 if they do not."""
+    gaps = [0.0]
+    for one, other in zip(first, second, strict=False):
+        if one.is_floating_point() and one.shape == other.shape and one.numel():
+            gap, scale = float((one - other).abs().nan_to_num().max()), float(one.abs().nan_to_num().max())
+            gaps.append(gap if gap > torch.finfo(one.dtype).eps ** 0.5 * scale else 0.0)
+    return max(gaps)
+
+
+def _live(values: Iterable[object]) -> bool:
+    return any(isinstance(t, Tensor) and t.requires_grad for t in values)
+
+
+def weights(model: Model) -> list[Tensor]:
+    """Parameters and buffers; none of what is no module."""
+    return [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+
+
+def trains(model: Model) -> bool:
+    """Whether any module is in train mode."""
+    return isinstance(model, nn.Module) and any(map(training, model.modules()))
+
+
+def training(module: nn.Module) -> bool:
+    """Whether a module is in train mode; frozen TorchScript has none."""
+    return getattr(module, "training", False)
+
+
+def mode(model: Model) -> str:
+    """What to do about a network that answers now this and now that."""
+    if trains(model):
+        return "some of it is in train mode: call model.eval()"
+    return "it must give each image an answer of its own, and always the same one"
