@@ -1,6 +1,6 @@
 """Grids of trained and measured networks; every row is stored evidence, computed once."""
 
-from attrobust.experiments.experiment import VITS, Experiment, Measurement, grid
+from attrobust.experiments.experiment import RADII, VITS, Experiment, Measurement, grid
 from attrobust.experiments.explanations import (
     READOUTS,
     cls_rows,
@@ -17,7 +17,7 @@ from attrobust.experiments.sweep import in_workers, none_here, run, table, table
 from attrobust.rows import Rows, join
 
 __all__ = [
-    "READOUTS", "VITS", "Experiment", "Measurement", "Rows", "build", "cls_rows", "compared", "controls", "dataset",
+    "RADII", "READOUTS", "VITS", "Experiment", "Measurement", "Rows", "build", "cls_rows", "compared", "controls", "dataset",
     "grid", "in_workers", "inside", "join", "key", "margins", "network", "none_here", "on_the_patch_grid", "run",
     "shown", "table", "tables", "trained", "under_attack",
 ]  # fmt: skip

@@ -27,8 +27,20 @@ _blind = sns.color_palette("colorblind")
 
 #: Colour by meaning, across all notebooks: each colour with the names that have it.
 _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
-    (_blind[0], ("matched", "relu", "normal", "relative change", "saliency", "softmax", "small step")),
-    (_blind[1], ("plateau", "twin", "a few raised", "absolute change", "raw_attention", "exp", "exp, not divided")),
+    (_blind[0], ("matched", "logit", "relu", "normal", "relative change", "saliency", "softmax", "small step")),
+    (
+        _blind[1],
+        (
+            "plateau",
+            "log_probability",
+            "twin",
+            "a few raised",
+            "absolute change",
+            "raw_attention",
+            "exp",
+            "exp, not divided",
+        ),
+    ),
     (_blind[1], ("large step",)),
     (_blind[2], ("standard", "two leaders", "Spearman of log p", "gradient_attention", "sigmoid")),
     (_blind[3], ("attack", "worst", "worst of all β", "wrong variant", "rollout")),
@@ -42,11 +54,16 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     ("#555555", ("noise search", "top-8", "scores", "fused softmax")),
     ("#8c6d31", ("linear, not divided",)),
     ("#999933", ("l2",)),
+    ("#117733", ("up",)),
+    ("#882255", ("down", "decay_held")),
+    ("#777777", ("no change",)),
 )
 COLORS: dict[str, object] = {name: color for color, names in _NAMES for name in names}
 
 #: How names in rows read in figures and tables, where it is not enough that they lose their underscores.
-LABELS = {"matched": "matched loss", "plateau": "plateau, plain", "standard": "plateau, standard recipe"}
+LABELS = {"matched": "matched loss", "plateau": "plateau, plain", "standard": "plateau, decay"}
+LABELS |= {"decay_held": "plateau, step × decay held", "step_size": "step size", "batch_size": "batch size"}
+LABELS |= {"log_probability": "log-probability", "large batch": "matched loss, batch 500"}
 LABELS |= {"fashion_mnist": "Fashion-MNIST", "mnist": "MNIST", "cifar10": "CIFAR-10", "cifar10_4k": "CIFAR-10 (4k)"}
 LABELS |= {"top_k": "top-k intersection", "spearman": "Spearman of |map|", "cosine": "cosine of signed map"}
 LABELS |= {"pearson": "Pearson of |map|", "displacement": "displacement of the map (l2)"}
