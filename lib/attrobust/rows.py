@@ -45,6 +45,18 @@ class Rows:
         every = absent.merge(kept[[*IDENTITY]].drop_duplicates(), how="cross")
         return self.runs.merge(pd.concat([kept, every]) if len(every) else kept, on="key")
 
+    def judged(self) -> pd.DataFrame:
+        """One row per network, map, readout and radius: the deciding metric with its images, and its controls.
+
+        `value` under attack, `noise` under noise of the same size, and what the clean map is like (`between`, ...).
+        """
+        names, lines = ["key", "readout", "map"], self.attacked
+        like = lines[lines["attack"] == "clean"].pivot(index=names, columns="metric", values="value").reset_index()
+        quiet = lines[(lines["attack"] == "noise") & (lines["metric"] == DECIDING["metric"])]
+        quiet = quiet[[*names, "radius", "value"]].rename(columns={"value": "noise"})
+        worst = self.joined(**DECIDING).merge(quiet, on=[*names, "radius"], how="left")
+        return worst.merge(like.rename_axis(columns=None), on=names, how="left")
+
     def wide(self, **where: object) -> pd.DataFrame:
         """One row per network with a column for each metric of one map, attack and radius."""
         kept = self._kept(where)

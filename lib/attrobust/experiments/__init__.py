@@ -17,7 +17,7 @@ from attrobust.experiments.sweep import in_workers, none_here, run, table, table
 from attrobust.rows import Rows, join
 
 __all__ = [
-    "RADII", "READOUTS", "VITS", "Experiment", "Measurement", "Rows", "build", "cls_rows", "compared", "controls", "dataset",
-    "grid", "in_workers", "inside", "join", "key", "margins", "network", "none_here", "on_the_patch_grid", "run",
-    "shown", "table", "tables", "trained", "under_attack",
+    "RADII", "READOUTS", "VITS", "Experiment", "Measurement", "Rows", "build", "cls_rows", "compared", "controls",
+    "dataset", "grid", "in_workers", "inside", "join", "key", "margins", "network", "none_here", "on_the_patch_grid",
+    "run", "shown", "table", "tables", "trained", "under_attack",
 ]  # fmt: skip
