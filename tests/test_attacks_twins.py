@@ -226,6 +226,13 @@ def test_a_twin_may_be_built_on_black_images_whose_max_pools_are_ties():
         assert found.climbed.any()
 
 
+def test_a_function_that_needs_a_twin_is_refused_in_a_sentence(unchecked):
+    network = cases.mlp(nn.ReLU())
+    how = {"k": 2, "effort": QUICK, "generator": cases.generator()}
+    with pytest.raises(BlindError, match=r"^model is a function; it must be a Module"):
+        attacks.auto(attributions.saliency, lambda x: network(x), cases.images(), balls.Ball("linf", 0.1), **how)
+
+
 def test_maps_that_are_not_a_number_are_refused_by_tables_as_by_the_attack():
     class Roots(nn.Module):
         def forward(self, x):

@@ -115,7 +115,7 @@ class Audit:
         wrong = [] if cut else _differing(said, quotients, [10 * eps * float(r) for r in rounding], eps)
         if cut or 0 in wrong:
             self._refuse_cut(at, [name for name, g in zip(self.names, found, strict=False) if g is None])
-        if wrong and double:
+        if wrong:
             raise ValueError(
                 f"{self.name} has another second derivative than autograd says, by the difference quotient of its"
                 " gradient: some backward is not differentiable (detached, or a custom one); write the operation out"

@@ -34,7 +34,7 @@ LOOKS = 4
 
 def kinks(model: nn.Module, x: Images) -> list[str]:
     """Names of the operations whose slope or value jumps within what images `x` reach, in order, without repeats."""
-    hidden = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+    hidden = any(isinstance(m, torch.jit.ScriptModule) for m in getattr(model, "modules", list)())
     with watched.untouched(model), torch.enable_grad(), _Watch(hidden) as watch:
         model(guards.batch("x", x).detach().requires_grad_())
     return watch.seen
