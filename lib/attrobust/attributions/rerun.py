@@ -106,7 +106,8 @@ def settled(
         raise ValueError(
             f"model is {type(model).__name__}, for which {method} has no rule: it is not made of linear layers,"
             " elementwise activations and max-pools alone, but has attention, a normalisation (layer norm, batch norm"
-            " in train mode), dropout, a product of features, rounding, a kink by hand, complex activations, or hides in TorchScript"
+            " in train mode), dropout, a product of features, rounding, a kink by hand, complex activations,"
+            " or hides in TorchScript"
         ) from None
     except RuntimeError as error:
         if dtype == x.dtype:
