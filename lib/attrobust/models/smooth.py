@@ -100,6 +100,7 @@ def _tried(twin: SmoothTwin, x: Images) -> None:
 
     def run(model: nn.Module, at: Images) -> Tensor:
         logits = checks.logits("model", model(at), batch=len(at))
+        logits = logits.masked_fill(logits.detach().isinf(), 0)  # of a class that is masked
         return logits @ torch.linspace(1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
 
     def slope(at: Images, v: Images | None = None) -> tuple[Tensor, Tensor]:
