@@ -54,7 +54,7 @@ class Ball:
         self._check("perturbation", perturbation)
         if self.norm == "linf":
             return perturbation.clamp(-self.radius, self.radius)
-        return perturbation * (self.radius / _lengths(perturbation)).clamp_max(1).to(perturbation)
+        return (perturbation * (self.radius / _lengths(perturbation)).clamp_max(1)).to(perturbation)
 
     def steepest(self, gradient: Inputs) -> Inputs:
         """Return the unit-norm step along which a linear function with this gradient grows fastest."""
@@ -71,9 +71,14 @@ class Ball:
 
 
 def _lengths(examples: Inputs) -> Tensor:
-    """Euclidean length of each example, beside all of its axes; of squares that neither vanish nor overflow."""
-    lengths = examples.flatten(1).norm(dim=1, dtype=torch.float64).clamp_min(torch.finfo(torch.float64).tiny)
-    return lengths.view(-1, *(1,) * (examples.ndim - 1))
+    """Euclidean length of each example, beside all of its axes, however large or small it is; 1 of zeros."""
+    flat = examples.flatten(1).to(torch.promote_types(examples.dtype, torch.float32))
+    lengths, real = flat.norm(dim=1), torch.finfo(flat.dtype)
+    plain = lengths.isfinite() & (lengths > real.tiny**0.5 / real.eps)
+    if not bool(plain.all()):
+        largest = torch.where(flat.any(1), flat.abs().amax(1), 1)
+        lengths = torch.where(plain, lengths, (flat / largest[:, None]).norm(dim=1) * largest)
+    return torch.where(lengths > 0, lengths, 1).view(-1, *(1,) * (examples.ndim - 1))
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
