@@ -673,3 +673,72 @@ def test_a_map_that_is_random_or_couples_the_images_of_a_batch_is_refused(attrib
     ):
         with pytest.raises(ValueError, match=f"^attribution {sentence}|^attribution .*({sentence.split('.*')[1]})"):
             call()
+
+
+# ------------------------------------------------------------------ numbers of every size and kind
+
+
+def scaled(scale):
+    return lambda model, x, target: scale * attributions.saliency(model, x, target)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_maps_of_any_scale_are_attacked_alike(norm, scale):
+    model, x = cases.conv().float(), cases.images(4).float()
+    names = ["top_k", "top_k_share", "spearman", "cosine", "pearson", "relative_displacement", "center_shift"]
+    plain, there = (attack(model, x, norm=norm, attribution=scaled(s)) for s in (1.0, scale))
+    assert there.climbed.equal(plain.climbed) and there.climbed.any()
+    for measured, expected in zip(*(part(f, "worst")[names].to_numpy() for f in (there, plain)), strict=True):
+        assert measured == pytest.approx(expected, rel=1e-2, abs=1e-3)
+
+
+def test_objectives_ignore_the_scale_of_the_attacked_map_and_of_the_clean_one():
+    clean, there = (torch.randn(4, 2, 5, 5, generator=cases.generator(s)) for s in (0, 1))
+    for objective in attacks.effort.CLIMBABLE.values():
+        expected = objective(attacks.Clean(clean, k=5), there)
+        for scale in (2.0**-110, 2.0**110):  # powers of two: the same bits
+            assert torch.equal(objective(attacks.Clean(scale * clean, k=5), scale * there), expected)
+
+
+def test_a_very_sure_network_has_a_map_that_is_attacked_as_in_double_precision():
+    def sure(model, x, target):
+        return attributions.saliency(model, x, target, readout=models.readouts.log_probability)
+
+    model, x = cases.mlp(), cases.images(4)
+    with torch.no_grad():
+        model[-1].bias.copy_(60.0 * torch.eye(cases.CLASSES)[0])
+    same = robustness.compare(model.float(), sure, x.float(), x.float(), k=2)
+    assert same[["cosine", "pearson", "spearman"]].to_numpy() == pytest.approx(1)
+    found = attack(model.float(), x.float(), attribution=sure)
+    exact = attack(model.double(), x, attribution=sure)
+    assert found.climbed.all() and exact.climbed.all()
+    assert part(found, "worst")["cosine"].to_numpy() == pytest.approx(part(exact, "worst")["cosine"], abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_attacked_through_twins_and_at_random(dtype):
+    model, x = relu_network().to(dtype), cases.images(4).to(dtype)
+    for effort in (QUICK, Effort(steps=0, draws=3, walk=3)):
+        found = attack(model, x, effort=effort)
+        assert found.counted.all()
+        assert found.table["cosine"].between(-1, 1).all()
+        assert found.x["cosine"].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("attribution", "dtype"),
+    [(lambda model, x, target: (255 * x).long(), "int64"), (lambda model, x, target: x + 1j, "complex128")],
+)
+def test_maps_of_whole_or_complex_numbers_are_refused_by_name(attribution, dtype, unchecked):
+    sentence = f"the map of attribution <lambda> has dtype torch.{dtype}; it must be floating-point"
+    for run in (attack, lambda **how: robustness.compare(cases.conv(), how["attribution"], *2 * [cases.images()], k=2)):
+        with pytest.raises(ValueError, match=sentence):
+            run(attribution=attribution)
+
+
+def test_maps_of_one_pixel_are_refused(unchecked):
+    one = torch.rand(3, 2, 1, 1, generator=cases.generator(), dtype=torch.float64)
+    net = nn.Sequential(nn.Flatten(), cases.isolated(nn.Linear)(2, 3).double(), nn.Tanh())
+    with pytest.raises(ValueError, match="the maps have one pixel each"):
+        attack(net, one, k=1)

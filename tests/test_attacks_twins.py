@@ -1,5 +1,7 @@
 """Networks of other kinks than a plain ReLU are attacked as strongly as the same function written with F.relu."""
 
+from functools import partial
+
 import cases
 import pytest
 import torch
@@ -226,6 +228,13 @@ def test_a_twin_may_be_built_on_black_images_whose_max_pools_are_ties():
         assert found.climbed.any()
 
 
+def test_a_function_that_needs_a_twin_is_refused_in_a_sentence(unchecked):
+    network = cases.mlp(nn.ReLU())
+    how = {"k": 2, "effort": QUICK, "generator": cases.generator()}
+    with pytest.raises(BlindError, match=r"^model is a function; it must be a Module"):
+        attacks.auto(attributions.saliency, lambda x: network(x), cases.images(), balls.Ball("linf", 0.1), **how)
+
+
 def test_maps_that_are_not_a_number_are_refused_by_tables_as_by_the_attack():
     class Roots(nn.Module):
         def forward(self, x):
@@ -241,3 +250,59 @@ def test_maps_that_are_not_a_number_are_refused_by_tables_as_by_the_attack():
         robustness.attribution_robustness(
             Roots(), x, attributions={"s": attributions.saliency}, ball=balls.Ball("linf", 0.1), **how
         )
+
+
+# ------------------------------------------------------------------ what a grey level does not move, and masked classes
+
+
+class Grouped(nn.Module):
+    """GroupSort, Maxout, or a linear network: what the straight pieces are glued by."""
+
+    def __init__(self, glue):
+        super().__init__()
+        self.body, self.glue = cases.isolated(nn.Linear)(2 * 6 * 6, 12).double(), glue
+        self.head = cases.isolated(nn.Linear)(12, 4).double()
+
+    def forward(self, x):
+        return self.head(self.glue(self.body(x.flatten(1))))
+
+
+GLUES = {
+    "GroupSort": lambda h: h.view(-1, 6, 2).sort(2)[0].flatten(1),
+    "Maxout": lambda h: h.view(-1, 4, 3).amax(2).repeat(1, 3),
+    "linear": lambda h: 2 * h,
+}
+
+
+@pytest.mark.parametrize("glue", GLUES)
+def test_a_map_that_no_grey_level_moves_is_looked_at_across_the_ball(glue):
+    x = torch.rand(1, 2, 6, 6, generator=cases.generator(), dtype=torch.float64)
+    model = Grouped(GLUES[glue]).eval()
+    how = {"k": 4, "effort": QUICK, "generator": cases.generator()}
+    run = partial(attacks.auto, attributions.saliency, model, x, balls.Ball("linf", 0.2), **how)
+    if glue == "GroupSort":
+        with pytest.raises(BlindError, match="model keeps kinks that a smooth twin cannot replace"):
+            run()
+        with pytest.raises(BlindError, match="pass ascend_on"):
+            run(ascend_on=[model])
+        return
+    found = run()
+    assert not found.audits[""].moved.any()
+    assert bool(found.climbed.all()) is (glue == "Maxout")
+    assert bool((found.table["cosine"] < 0.99).any()) is (glue == "Maxout")
+
+
+@pytest.mark.parametrize("act", [F.relu, torch.tanh])
+def test_a_masked_class_changes_no_attack(act):
+    class Masked(nn.Module):
+        def __init__(self, inner, mask):
+            super().__init__()
+            self.inner, self.mask = inner, torch.tensor([0.0, 0.0, 0.0, mask], dtype=torch.float64)
+
+        def forward(self, x):
+            return self.inner(x) + self.mask
+
+    x = cases.images(6)
+    plain, masked = (worst(Masked(Mixed(act), mask), x, k=4, radius=0.1)[1] for mask in (-1e3, -torch.inf))
+    assert masked["counted"].all()
+    assert masked["cosine"].tolist() == pytest.approx(plain["cosine"].tolist())

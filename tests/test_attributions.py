@@ -252,7 +252,7 @@ def test_an_average_in_chunks_holds_the_graph_of_one_chunk_whatever_its_steps(na
         at = x.clone().requires_grad_()
         maps = AVERAGES[name](steps, model, at, y, chunk=2)
         maps.sum().backward()
-    assert len(seen) == 2 * 2 * steps + 1  # and a look at what the maps depend on
+    assert len(seen) == 2 * 2 * steps + 2  # and a look at what the maps depend on, chunk by chunk
     assert max(images for images, _ in seen) == 2 and max(held for _, held in seen) <= 2
 
 
@@ -317,3 +317,31 @@ def test_chunks_hand_gradients_to_weights_that_the_network_hides_and_to_those_of
             maps = attributions.integrated_gradients(model, x, y, steps=3, chunk=chunk, **how)
             found.append(torch.autograd.grad(maps.square().sum(), leaf)[0])
         assert torch.allclose(*found) and found[0].any()
+
+
+@cases.isolated
+def test_chunks_know_the_weights_that_only_some_of_the_images_reach():
+    class Route(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.ModuleList(cases.filled(nn.Linear(18, 4), seed=seed) for seed in range(3))
+
+        def forward(self, x):
+            h, out = x.flatten(1), x.new_zeros(len(x), 4)
+            for i, expert in enumerate(self.experts):
+                rows = (h.mean(1) > 0.5).long().eq(i).nonzero()[:, 0]
+                out = out.index_put((rows,), torch.tanh(expert(h[rows])))
+            return out
+
+    model, dark = Route().eval(), cases.images(4) * 0.4
+    x, y = torch.cat([dark, dark + 0.6]), torch.arange(8) % 4
+    whole, parts = (
+        torch.autograd.grad(
+            attributions.integrated_gradients(model, x, y, steps=3, chunk=c).square().sum(),
+            list(model.parameters()), allow_unused=True,
+        )
+        for c in (None, 2)
+    )  # fmt: skip
+    for one, other in zip(whole, parts, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other)

@@ -473,6 +473,17 @@ class Gated(nn.Module):
         return (x * x.mean((2, 3), keepdim=True)).flatten(1)[:, : cases.CLASSES]
 
 
+class Spectrum(nn.Module):
+    """Absolute values of complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = cases.isolated(nn.Linear)(12, cases.CLASSES).double()
+
+    def forward(self, x):
+        return self.head(torch.fft.rfft2(x).abs().flatten(1))
+
+
 def refused_networks():
     with torch.random.fork_rng(devices=[]):
         normed = nn.Sequential(nn.Flatten(), nn.LayerNorm(cases.PIXELS), nn.Linear(cases.PIXELS, cases.CLASSES))
@@ -483,6 +494,7 @@ def refused_networks():
         "a hand-written kink": cases.Folded(cases.mlp(nn.ReLU())),
         "a softmax": nn.Sequential(cases.mlp(), nn.Softmax(1)),
         "quadratic": cases.quadratic(),
+        "a spectrum": Spectrum(),
         "batch norm in train mode": cases.filled(stirred, 0).train(),
     }
 

@@ -124,3 +124,27 @@ def test_a_radius_below_zero_or_infinite_is_refused(radius):
 def test_an_unknown_norm_is_refused(unchecked):
     with pytest.raises(ValueError, match="norm is 'l1'; it must be one of linf, l2"):
         Ball("l1", 0.1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", [(4, 6), (4, 2, 20), (4, 3, 2, 5), (4, 1, 3, 2, 2)])
+def test_examples_of_any_rank_have_the_ball_of_their_numbers_in_a_row(norm, shape):
+    ball, outside = Ball(norm, 0.3), torch.randn(shape, generator=cases.generator(), dtype=torch.float64)
+    flat = outside.view(4, 1, 1, -1)
+    for move in (ball.project, ball.steepest):
+        assert torch.equal(move(outside), move(flat).view(shape))
+    for draw in (ball.sample, ball.boundary):
+        one, other = (draw(like, generator=cases.generator(1)) for like in (outside, flat))
+        assert torch.equal(one, other.view(shape))
+        assert (length(one, norm) <= 0.3 * (1 + 4 * EPS)).all()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-42, 1e-30, 1e30, 1e300])
+def test_steps_of_any_scale_have_unit_size(scale):
+    step = Ball("l2", 1.0).steepest((scale * normal(0)).to(torch.float32 if 1e-50 < scale < 1e38 else torch.float64))
+    assert length(step, "l2").tolist() == pytest.approx([1.0] * 6, abs=1e-2 if scale == 1e-42 else 1e-6)
+
+
+def test_a_single_row_has_no_length_of_its_own():
+    with pytest.raises(ValueError, match=r"perturbation has shape \(4,\); it must be a batch of examples"):
+        Ball("l2", 1.0).project(torch.ones(4))

@@ -213,3 +213,68 @@ def test_a_trace_needs_no_gradient_graph_and_leaves_the_network_as_found():
     assert again.value == curvature.trace(hessian, generator=cases.generator()).value
     with pytest.raises(ValueError, match="products is 5; it must be a whole number of at least 6"):
         curvature.trace(hessian, generator=cases.generator(), products=5)
+
+
+class Remembering(nn.Module):
+    """A chain that keeps what its first half says."""
+
+    def __init__(self):
+        super().__init__()
+        net = cases.mlp()
+        self.lower, self.upper = net[:3], net[3:]
+
+    def forward(self, x):
+        self.seen = self.lower(x)
+        return self.upper(self.seen)
+
+
+PENALTIES = {
+    "weights": lambda m, held: lambda z: 0.25 * sum(p.square().sum() for p in m.parameters()),
+    "held weights": lambda m, held: lambda z: 0.25 * sum(p.square().sum() for p in held),
+    "one weight": lambda m, held: lambda z: held[-1][0] ** 2,
+    "activations": lambda m, held: lambda z: m.seen[: len(z)].square().sum(1),
+}
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_loss_that_reads_more_than_the_logits_has_the_trace_of_its_products(name):
+    model, x, y = Remembering(), cases.images(), cases.labels()
+    assert layers_of(model, x) is not None
+    extra = PENALTIES[name](model, list(model.parameters()))
+    hessian = curvature.ParameterHessian(model, lambda z, t: LOSS(z, t) + extra(z), x, y)
+    exact = hessian.matvec(torch.eye(hessian.size, dtype=x.dtype)).trace().item()
+    assert exact != pytest.approx(estimate(model, LOSS, x, y).value, rel=1e-3)
+    found = curvature.trace(hessian, generator=cases.generator(), products=3 * hessian.size)
+    assert found.value == pytest.approx(exact, rel=1e-9)
+    few = curvature.trace(hessian, generator=cases.generator())
+    assert few.error > 0
+
+
+def test_a_penalty_of_frozen_weights_leaves_the_trace_as_it_is():
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    model[1].requires_grad_(False)
+    penalized = estimate(model, lambda z, t: LOSS(z, t) + model[1].weight.square().sum(), x, y)
+    assert penalized.value == pytest.approx(estimate(model, LOSS, x, y).value, rel=1e-12)
+    assert penalized.error == 0
+
+
+def test_a_penalty_without_gradient_is_refused_as_sharpness_does():
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    hessian = curvature.ParameterHessian(
+        model, lambda z, t: LOSS(z, t) + sum(p.detach().square().sum() for p in model.parameters()), x, y
+    )
+    for measure in (curvature.trace, curvature.sharpness):
+        with pytest.raises(ValueError, match=r"loss changes with .* the path is cut"):
+            measure(hessian, generator=cases.generator())
+
+
+@cases.isolated
+def test_activations_before_the_first_weights_bend_no_parameter():
+    x, y = cases.images(4), cases.labels(4)
+    for body in (cases.mlp, cases.conv, deep, cases.linear):
+        for first in ([nn.Sigmoid()], [nn.Tanh(), nn.Identity(), nn.Softplus()]):
+            model = nn.Sequential(*first, *body())
+            found = estimate(model, LOSS, x, y, products=4000 if body is deep else 30)
+            assert layers_of(model, x) is not None
+            assert abs(found.value - exact_trace(model, LOSS, x, y)) <= 5 * found.error + 1e-9 * found.value
+            assert (found.error == 0) == (body is not deep)

@@ -5,9 +5,11 @@ import pytest
 import torch
 from attrobust import curvature
 from attrobust.curvature import derivatives
+from attrobust.curvature.chain import layers_of
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 
 LOSS = cases.per_example_cross_entropy
 
@@ -133,7 +135,7 @@ def test_parameters_that_no_gradient_reaches_are_named_however_little_they_count
 
 def test_a_loss_that_lets_no_gradient_through_is_refused_in_exact_traces_too():
     hessian = curvature.ParameterHessian(cases.mlp(), lambda z, y: LOSS(z.detach(), y), cases.images(), cases.labels())
-    with pytest.raises(ValueError, match="loss changes with x"):
+    with pytest.raises(ValueError, match=r"loss changes with 1.weight"):
         curvature.trace(hessian, generator=cases.generator())
     with pytest.raises(ValueError, match="the path is cut"):
         hessian.matvec(torch.ones(1, hessian.size, dtype=torch.float64))
@@ -350,3 +352,132 @@ def test_gauss_newton_is_right_where_torchs_batching_is_wrong_or_has_none(make):
         j = torch.stack([torch.cat([g.flatten() for g in r]) for r in rows])
         total += float(torch.trace(j.T @ (torch.diag(p) - torch.outer(p, p)) @ j))
     assert found == pytest.approx(total / len(x))
+
+
+class Chain(nn.Module):
+    """A chain, and what is done around its lower half."""
+
+    def __init__(self, around):
+        super().__init__()
+        net = cases.mlp(nn.Tanh())
+        self.first, self.lower, self.upper, self.around = net[:2], net[2:4], net[4:], around
+
+    def forward(self, x):
+        with self.around():
+            h = self.lower(self.first(x))
+        return self.upper(h)
+
+
+def test_a_backbone_under_no_grad_is_refused_by_exact_traces_too():
+    assert layers_of(Chain(torch.no_grad), cases.images()) is not None
+    for measure in ("sharpness", "trace", "Gauss-Newton"):
+        with pytest.raises(ValueError, match=r"changes with first.1.weight.* the path is cut in module first.1"):
+            MEASURES[measure](Chain(torch.no_grad))
+        assert torch.as_tensor(MEASURES[measure](Chain(torch.enable_grad))) == torch.as_tensor(
+            MEASURES[measure](cases.mlp(nn.Tanh()))
+        )
+
+
+@pytest.mark.parametrize("make", [cases.mlp, Whole])
+@pytest.mark.parametrize("hook", [lambda q: q * 0.1, lambda q: q.clamp(-0.005, 0.005), lambda q: None])
+def test_hooks_on_weights_change_no_curvature_and_are_still_there(make, hook):
+    model, free, calls = make(), make(), []
+    weights = list(model.parameters())
+    first, second = weights[0].register_hook(hook), weights[0].register_hook(lambda q: calls.append(1))
+    for measure in ("sharpness", "rebuilt", "trace", "Gauss-Newton"):
+        assert torch.equal(torch.as_tensor(MEASURES[measure](model)), torch.as_tensor(MEASURES[measure](free)))
+    assert not calls
+    for m in (model, free):
+        LOSS(m(cases.images()), cases.labels()).sum().backward()
+    assert calls == [1]
+    expected = next(free.parameters()).grad
+    assert torch.equal(weights[0].grad, expected if hook(expected) is None else hook(expected))
+    first.remove()
+    second.remove()
+    assert not weights[0]._backward_hooks
+
+
+def stepped(model):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.01)
+
+
+def written(model):
+    for p in model.parameters():
+        p.data.mul_(1.01)
+
+
+def replaced(model):
+    model[1].weight = nn.Parameter(model[1].weight.detach().clone())
+
+
+@pytest.mark.parametrize("change", [stepped, written, replaced, nn.Module.float])
+@pytest.mark.parametrize("keep_graph", [True, False])
+@pytest.mark.parametrize("used", [True, False])
+def test_weights_that_changed_since_a_hessian_was_built_are_refused(change, keep_graph, used):
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    hessians = [
+        curvature.ParameterHessian(model, LOSS, x, y, keep_graph=keep_graph),
+        curvature.InputHessian(model, x, y, keep_graph=keep_graph),
+    ]
+    uses = [
+        lambda: hessians[0].matvec(torch.ones(1, hessians[0].size, dtype=x.dtype)),
+        lambda: hessians[0].gradient,
+        lambda: curvature.trace(hessians[0], generator=cases.generator()),
+        lambda: hessians[1].matvec(torch.ones_like(x).flatten(1)),
+        lambda: hessians[1].gradient,
+    ]
+    if used:
+        for use in uses:
+            use()
+    change(model)
+    for use in uses:
+        with pytest.raises(ValueError, match=r"^model's weights changed since this Hessian was built; build another$"):
+            use()
+
+
+def test_so_are_weights_written_over_with_what_they_were():
+    model = cases.mlp()
+    hessian = curvature.ParameterHessian(model, LOSS, cases.images(), cases.labels(), keep_graph=True)
+    hessian.gradient  # noqa: B018
+    with torch.no_grad():
+        model[3].weight.add_(0)
+    with pytest.raises(ValueError, match=r"^model's weights changed since this Hessian was built; build another$"):
+        hessian.matvec(torch.ones(1, hessian.size, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 9])
+def test_a_network_that_does_not_read_x_is_refused_and_a_dead_one_is_flat(n):
+    x, y = cases.images(n), cases.labels(n)
+    deaf = cases.Called(lambda at: torch.ones(len(at), cases.CLASSES, dtype=at.dtype))
+    dead = cases.Called(lambda at: (at.flatten(1)[:, :4] - 9).relu())
+    for measure in (
+        lambda m: curvature.input_curvature(curvature.InputHessian(m, x, y), generator=cases.generator()).value,
+        lambda m: curvature.input_gradient_norm(m, x, y),
+        lambda m: curvature.input_jacobian(m, x),
+    ):
+        with pytest.raises(ValueError, match=r"^model answers alike whatever x is, so .* has no derivative in x"):
+            measure(deaf)
+        found = measure(dead)
+        assert len(found) == n
+        assert not found.any()
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.body, self.reentrant = cases.mlp(nn.Tanh()), reentrant
+
+    def forward(self, x):
+        h = self.body[1](x.flatten(1))
+        return checkpoint(self.body[2:], h, use_reentrant=self.reentrant)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("measure", [m for m in MEASURES if m != "trace"])
+def test_reentrant_checkpoints_are_refused_in_a_sentence_and_others_are_right(measure):
+    with pytest.raises(ValueError, match=r"^model .*: it runs under a reentrant checkpoint.* use_reentrant=False$"):
+        MEASURES[measure](Checkpointed(True))
+    found, expected = (torch.as_tensor(MEASURES[measure](m)) for m in (Checkpointed(False), cases.mlp(nn.Tanh())))
+    assert torch.allclose(found, expected, rtol=1e-9)

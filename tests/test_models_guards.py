@@ -316,7 +316,9 @@ WRAPPED = {
 @pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh()])
 @pytest.mark.parametrize("name", WRAPPED)
 def test_wrapped_networks_are_explained_attacked_and_have_curvature(name, act):
-    model = cases.isolated(WRAPPED[name])(cases.mlp(act)).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = WRAPPED[name](cases.mlp(act)).eval()
     right = torch.autograd.functional.jacobian(lambda at: model(at).gather(1, Y[:, None]).sum(), X)
     assert torch.allclose(attributions.saliency(model, X, Y), right)
     assert bool(UNLABELLED["attack"](model, X).counted.all())
@@ -553,3 +555,136 @@ def test_a_baseline_is_a_finite_number_or_a_tensor_that_spreads_over_the_images(
     ):
         with pytest.raises(ValueError, match=r"^baseline "):
             way()
+
+
+# ------------------------------------------------------------------ what goes under, comes later, or is left behind
+
+linear = cases.isolated(lambda seed, *sizes: cases.filled(nn.Linear(*sizes), seed=seed))
+MASK = torch.tensor([0.0, 0.0, 0.0, -math.inf]).double()
+MASKED = {
+    "detach": (lambda m, x: m(0.9 * x.detach() + 0.1 * x), "cuts the gradient off"),
+    "company": (lambda m, x: m(x - x.mean(0)), "couples the images"),
+    "noise": (lambda m, x: m(x + torch.randn_like(x)), "is random"),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_class_that_is_never_given_excuses_nothing(name):
+    inner, (function, sentence) = cases.mlp(), MASKED[name]
+
+    class Network(nn.Module):
+        def forward(self, x):
+            return function(inner, x) + MASK
+
+    class Right(nn.Module):
+        def forward(self, x):
+            return inner(x) + MASK
+
+    with pytest.raises(ValueError, match=f"^model .*{sentence}"):
+        attributions.saliency(Network(), X, torch.zeros_like(Y))
+    found = attributions.saliency(Right().eval(), X, torch.zeros_like(Y))
+    assert torch.allclose(found, attributions.saliency(inner, X, torch.zeros_like(Y)))
+
+
+def test_one_class_among_many_that_is_cut_off_is_refused_where_it_is_explained():
+    layer = linear(1, 18, 30_000)
+
+    class Network(nn.Module):
+        def forward(self, x):
+            z = layer(x.flatten(1))
+            return torch.cat([z[:, :-1], z[:, -1:].detach()], 1)
+
+    model = Network().eval()
+    assert attributions.saliency(model, X, Y).any()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^model cuts the gradient off"):
+            attributions.saliency(model, X, torch.full_like(Y, 29_999))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_one_class_of_few_that_is_cut_off_is_refused_whatever_is_explained(classes):
+    for seed in range(10):
+        layer = linear(seed, 18, classes)
+
+        class Network(nn.Module):
+            def forward(self, x, layer=layer):
+                z = layer(x.flatten(1))
+                return torch.cat([z[:, :1].detach(), z[:, 1:]], 1)
+
+        with pytest.raises(ValueError, match=r"^model cuts the gradient off"):
+            attributions.saliency(Network().eval(), X, torch.ones_like(Y))
+
+
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_hook_on_gradients_is_noticed_also_when_it_comes_later(register):
+    model = cases.mlp()
+    attributions.saliency(model, X, Y)
+    halve = {
+        "register_full_backward_hook": lambda module, given, got: (given[0] * 0.5,),
+        "register_full_backward_pre_hook": lambda module, got: (got[0] * 0.5,),
+    }[register]
+    with (
+        getattr(model[1], register)(halve),
+        pytest.raises(ValueError, match=r"^model cuts the gradient off or changes"),
+    ):
+        attributions.saliency(model, X, Y)
+
+
+def test_what_is_made_when_a_network_first_runs_is_made_of_the_callers_images():
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.mean, self.calls = cases.mlp(), None, 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.mean is None:
+                self.mean = x.detach().mean(0)
+            return self.inner(x - self.mean)
+
+    model = Lazy().eval()
+    attributions.saliency(model, X, Y)
+    assert torch.equal(model.mean, X.mean(0))
+    assert model.calls == 1
+
+
+def test_logits_that_do_not_depend_on_the_pixels_are_refused():
+    weight = nn.Parameter(torch.ones(4).double())
+    for constant in (torch.ones(4).double(), weight):
+        network = Lambda(lambda z, m, c=constant: c.expand(len(z), 4))
+        for way in ALL.keys() - {"jacobian"}:
+            with pytest.raises(ValueError, match=r"^model's logits do not depend on x"):
+                ALL[way](network, X, Y)
+
+
+def test_logits_in_more_digits_than_the_network_has_are_not_taken_for_coupled():
+    for seed in range(5):
+        inner = linear(seed, 18, 64).float(), linear(seed, 64, 4).float()
+
+        class Network(nn.Module):
+            def forward(self, x, inner=inner):
+                return inner[1](torch.tanh(inner[0](x.flatten(1)))).double()
+
+        assert attributions.saliency(Network().eval(), X.float(), Y).any()
+
+
+def test_a_network_may_write_into_what_it_is_given():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = cases.mlp()
+
+        def forward(self, x):
+            with torch.no_grad():
+                x.clamp_(0.0, 1.0)
+            return self.inner(x)
+
+    assert torch.allclose(
+        attributions.saliency(Network().eval(), X.clone(), Y), attributions.saliency(cases.mlp(), X, Y)
+    )
+
+
+def test_numbers_of_numpy_are_numbers(unchecked):
+    plain = attributions.integrated_gradients(cases.mlp(), X, Y, steps=4, baseline=0.5)
+    found = attributions.integrated_gradients(cases.mlp(), X, Y, steps=np.int64(4), baseline=np.float32(0.5))
+    assert torch.equal(found, plain)

@@ -284,8 +284,8 @@ def test_kinks_of_torchscript_are_seen_however_often_it_ran_and_no_twin_is_made(
 
 
 def test_weights_made_by_kernels_that_take_no_odd_shape_are_no_kinks_and_survive():
-    model = cases.isolated(lambda: nn.utils.parametrizations.orthogonal(nn.Linear(18, 4)))().double().eval()
-    model = nn.Sequential(nn.Flatten(), model, nn.ReLU())
+    layer = cases.isolated(lambda: nn.utils.parametrizations.orthogonal(nn.Linear(18, 4)))()
+    model = nn.Sequential(nn.Flatten(), cases.filled(layer, seed=0), nn.ReLU())
     assert [models.kinks(model, cases.images()) for _ in range(3)] == 3 * [["relu"]]
 
 

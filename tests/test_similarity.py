@@ -186,3 +186,57 @@ def test_k_outside_the_image_is_refused(k):
     a = maps("topk_intersection", 0)
     with pytest.raises(ValueError, match=f"k is {k}; it must be a whole number from 1 to 9"):
         similarity.topk_intersection(a, a, k=k)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e30, 2e38])
+@pytest.mark.parametrize("name", [*TWO_MAPS, "topk_above_chance"])
+def test_maps_of_any_scale_are_compared_as_in_double_precision(name, scale):
+    a, b = ((scale * m / m.abs().max()).float() for m in (maps(name, 0), maps(name, 1)))
+    k = {"k": 3} if name.startswith("topk") else {}
+    found, exact = (getattr(similarity, name)(*pair, **k) for pair in ((a, b), (a.double(), b.double())))
+    finite = exact < torch.finfo(torch.float32).max
+    rtol, atol = 1e-4 if scale > 1e-38 else 2e-3, 0 if name == "displacement" else 2e-6
+    assert torch.allclose(found.double()[finite], exact[finite], rtol=rtol, atol=atol)
+    assert (getattr(similarity, name)(a, a, **k) <= 1).all()
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 9, 8), (6, 40)])
+def test_scaling_by_a_power_of_two_changes_no_bit(shape):
+    a, b = (torch.randn(shape, generator=cases.generator(s)).flatten(1) for s in (0, 1))
+    assert torch.equal(similarity.unit(a), a / a.norm(dim=1, keepdim=True))
+    assert torch.equal(similarity.length(a), a.norm(dim=1))
+    assert torch.equal(similarity.along(similarity.unit(a), b), (similarity.unit(a) * b).sum(1) / b.norm(dim=1))
+
+
+@pytest.mark.parametrize("name", [*TWO_MAPS, "topk_above_chance"])
+def test_a_map_with_a_nan_is_alike_no_other_by_no_measure(name):
+    a, b = maps(name, 0), maps(name, 1)
+    b.view(5, -1)[1, 2] = torch.nan
+    k = {"k": 3} if name.startswith("topk") else {}
+    for pair in ((a, b), (b, a)):
+        assert getattr(similarity, name)(*pair, **k).isnan().tolist() == [False, True, False, False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_similarities_in_range_and_near_those_of_single_precision(dtype):
+    a, b = (torch.rand(50, 1, 28, 28, generator=cases.generator(s)).to(dtype) for s in (0, 1))
+    assert (similarity.cosine(a, a) == 1).all()
+    for name in ("cosine", "pearson", "spearman", "center_shift"):
+        pair = (a, b) if name == "cosine" else (a[:, 0], b[:, 0])
+        found, exact = (getattr(similarity, name)(*(m.to(d) for m in pair)) for d in (dtype, torch.float64))
+        assert torch.allclose(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*TWO_MAPS, "topk_above_chance"])
+def test_a_single_row_is_no_batch_of_maps(name, unchecked):
+    k, row = {"k": 3} if name.startswith("topk") else {}, torch.ones(9)
+    with pytest.raises(ValueError, match=r"reference has shape \(9,\); it must be a batch of maps"):
+        getattr(similarity, name)(row, row, **k)
+
+
+def test_a_center_needs_rows_and_columns_and_chance_two_pixels(unchecked):
+    signed = maps("cosine", 0)
+    with pytest.raises(ValueError, match=r"importances has shape \(5, 2, 3, 3\); it must be \(batch, height, width\)"):
+        similarity.center_shift(signed, signed)
+    with pytest.raises(ValueError, match="its maps must have two pixels or more"):
+        similarity.topk_above_chance(torch.ones(3, 1, 1), torch.ones(3, 1, 1), k=1)

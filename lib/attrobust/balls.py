@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attrobust import checks
-from attrobust.shapes import Images
+from attrobust.shapes import Inputs
 
 
 @dataclass(frozen=True)
@@ -36,34 +36,49 @@ class Ball:
         checks.one_of("norm", self.norm, ("linf", "l2"))
         checks.at_least("radius", self.radius, 0)
 
-    def sample(self, like: Images, *, generator: torch.Generator) -> Images:
+    def sample(self, like: Inputs, *, generator: torch.Generator) -> Inputs:
         """Draw uniformly from the ball, one perturbation for each image of `like`."""
-        checks.floating("like", like)
+        self._check("like", like)
         if self.norm == "linf":
             return (2 * _uniform(like, generator) - 1) * self.radius
-        pixels = like[0].numel()
-        length = _uniform(like[:, :1, :1, :1], generator) ** (1 / pixels)
-        return self.steepest(_normal(like, generator)) * length * self.radius
+        pixels = like.shape[1:].numel()
+        length = _uniform(like.flatten(1)[:, :1], generator) ** (1 / pixels)
+        return self.steepest(_normal(like, generator)) * length.view(-1, *(1,) * (like.ndim - 1)) * self.radius
 
-    def boundary(self, like: Images, *, generator: torch.Generator) -> Images:
+    def boundary(self, like: Inputs, *, generator: torch.Generator) -> Inputs:
         """Draw a perturbation of full size: random signs (linf), or a random direction (l2)."""
-        return self.radius * self.steepest(_normal(checks.floating("like", like), generator))
+        return self.radius * self.steepest(_normal(self._check("like", like), generator))
 
-    def project(self, perturbation: Images) -> Images:
+    def project(self, perturbation: Inputs) -> Inputs:
         """Return the nearest perturbation inside the ball."""
-        checks.floating("perturbation", perturbation)
+        self._check("perturbation", perturbation)
         if self.norm == "linf":
             return perturbation.clamp(-self.radius, self.radius)
-        length = perturbation.flatten(1).norm(dim=1).clamp_min(torch.finfo(perturbation.dtype).tiny)
-        return perturbation * (self.radius / length).clamp_max(1).view(-1, 1, 1, 1)
+        return (perturbation * (self.radius / _lengths(perturbation)).clamp_max(1)).to(perturbation)
 
-    def steepest(self, gradient: Images) -> Images:
+    def steepest(self, gradient: Inputs) -> Inputs:
         """Return the unit-norm step along which a linear function with this gradient grows fastest."""
-        checks.floating("gradient", gradient)
+        self._check("gradient", gradient)
         if self.norm == "linf":
             return gradient.sign()
-        length = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        return gradient / length.view(-1, 1, 1, 1)
+        return (gradient / _lengths(gradient)).to(gradient)
+
+    def _check(self, name: str, value: Tensor) -> Tensor:
+        """A length over all axes but the first needs these axes."""
+        if checks.floating(name, value).ndim < 2 and self.norm == "l2":
+            raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be a batch of examples, (batch, ...)")
+        return value
+
+
+def _lengths(examples: Inputs) -> Tensor:
+    """Euclidean length of each example, beside all of its axes, however large or small it is; 1 of zeros."""
+    flat = examples.flatten(1).to(torch.promote_types(examples.dtype, torch.float32))
+    lengths, real = flat.norm(dim=1), torch.finfo(flat.dtype)
+    plain = lengths.isfinite() & (lengths > real.tiny**0.5 / real.eps)
+    if not bool(plain.all()):
+        largest = torch.where(flat.any(1), flat.abs().amax(1), 1)
+        lengths = torch.where(plain, lengths, (flat / largest[:, None]).norm(dim=1) * largest)
+    return torch.where(lengths > 0, lengths, 1).view(-1, *(1,) * (examples.ndim - 1))
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -6,6 +6,7 @@ given, or raises ValueError.
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable
 
 import torch
@@ -51,7 +52,7 @@ def share(name: str, value: float) -> float:
 
 def count(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
     """A whole number from `least` to `most`."""
-    whole, top = isinstance(value, int) and not isinstance(value, bool), LARGEST if most is None else most
+    whole, top = isinstance(value, numbers.Integral) and not isinstance(value, bool), LARGEST if most is None else most
     if not whole or not least <= value <= top:
         accepted = f"from {least} to {top}" if most is not None or (whole and value > top) else f"of at least {least}"
         raise ValueError(f"{name} is {short(value)}; it must be a whole number {accepted}")
@@ -250,6 +251,6 @@ def _rows(name: str, value: Tensor) -> None:
 
 def _finite_number(value: object) -> bool:
     """Whether a value is a finite number that tensors hold."""
-    if isinstance(value, int):
+    if isinstance(value, numbers.Integral):
         return not isinstance(value, bool) and abs(value) <= LARGEST
-    return isinstance(value, float) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and math.isfinite(value)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attrobust import attacks, checks
+from attrobust.attributions.importance import name_of
 from attrobust.balls import Ball
 from attrobust.models import guards
 from attrobust.models.readouts import predictions
@@ -157,7 +158,8 @@ def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images
         checks.images(name, images)
     target = predictions(model, x)
     guards.each("attribution", attribution, model, x, target)
-    maps = (checks.kind("the map", attribution(model, at, target), Tensor) for at in (x, moved))
+    name = f"the map of attribution {name_of(attribution)}"
+    maps = (checks.floating(name, attribution(model, at, target)) for at in (x, moved))
     clean, there = (m.detach() for m in maps)
     found = attacks.measure(clean, there, k=k) | {"kept": predictions(model, moved) == target}
     return pd.DataFrame({"image": range(len(x)), **{name: v.double().cpu().numpy() for name, v in found.items()}})

@@ -28,9 +28,10 @@ def topk_intersection(reference: Importances, perturbed: Importances, *, k: int)
 
     Reference: Ghorbani et al. 2019, "Interpretation of neural networks is fragile".
     """
-    first, _ = _flat_pair(reference, perturbed)
+    first, second = _flat_pair(reference, perturbed)
     checks.count("k", k, most=first.shape[1])
-    return (leaders(reference, k=k) & leaders(perturbed, k=k)).sum(1).to(first) / k
+    shared = (leaders(reference, k=k) & leaders(perturbed, k=k)).sum(1).to(first) / k
+    return _unless_nan(shared, first, second)
 
 
 def leaders(importances: Importances, *, k: int) -> Bool[Tensor, "batch pixels"]:
@@ -59,15 +60,18 @@ def topk_above_chance(reference: Importances, perturbed: Importances, *, k: int)
 
     Reference: the form of Cohen 1960, "A coefficient of agreement for nominal scales" (kappa).
     """
-    pixels = reference.shape[-1] * reference.shape[-2]
+    pixels = _flat_pair(reference, perturbed)[0].shape[1]
+    if pixels < 2:
+        raise ValueError(f"reference has shape {tuple(reference.shape)}; its maps must have two pixels or more")
     chance = checks.count("k", k, most=pixels - 1) / pixels
     return (topk_intersection(reference, perturbed, k=k) - chance) / (1 - chance)
 
 
 def spearman(reference: Importances, perturbed: Importances) -> PerImage:
     """Rank correlation of importances, in [-1, 1]; ties get average ranks, a constant map has no order and gets 0."""
-    _flat_pair(reference, perturbed)
-    return along(unit(centred(ranks(reference))), centred(ranks(perturbed))).to(reference)
+    first, second = _flat_pair(reference, perturbed)
+    found = along(unit(centred(ranks(reference))), centred(ranks(perturbed))).clamp(-1, 1)
+    return _unless_nan(found.to(reference), first, second)
 
 
 def between(importances: Importances) -> PerImage:
@@ -138,27 +142,29 @@ def _sorted(importances: Importances) -> tuple[Flat, Int[Tensor, "batch pixels"]
 
 def pearson(reference: Importances, perturbed: Importances) -> PerImage:
     """Linear correlation of importances, in [-1, 1]; 0 = chance, also where a map is constant."""
-    first, second = _flat_pair(reference, perturbed)
-    return along(unit(centred(first)), centred(second))
+    first, second = (level(exact(m)) for m in _flat_pair(reference, perturbed))
+    return along(unit(centred(first)), centred(second)).clamp(-1, 1).to(reference)
 
 
 def cosine(reference: Maps, perturbed: Maps) -> PerImage:
     """Cosine of the angle between signed maps, in [-1, 1]; 0 = chance, also where a map is zero."""
-    first, second = _flat_pair(reference, perturbed)
-    return along(unit(first), second)
+    first, second = map(exact, _flat_pair(reference, perturbed))
+    return along(unit(first), second).clamp(-1, 1).to(reference)
 
 
 def displacement(reference: Maps, perturbed: Maps) -> PerImage:
     """Euclidean length of the change of a signed map, in units of the map (a distance: 0 = same map)."""
     first, second = _flat_pair(reference, perturbed)
-    return (second - first).norm(dim=1)
+    return length(second - first)
 
 
 def relative_displacement(reference: Maps, perturbed: Maps) -> PerImage:
     """Length of a signed map's change over the clean map's (a distance); infinite where only the clean map is zero."""
     first, second = _flat_pair(reference, perturbed)
-    change, length = (second - first).norm(dim=1), first.norm(dim=1)
-    return torch.where(change == 0, torch.zeros_like(change), change / length)
+    power = -torch.maximum(exponent(first), exponent(second))  # no difference of theirs overflows
+    first, second = (times(exact(m), power) for m in (first, second))
+    change = length(second - first)
+    return torch.where(change == 0, torch.zeros_like(change), change / length(first)).to(reference)
 
 
 def center_shift(reference: Importances, perturbed: Importances) -> PerImage:
@@ -167,28 +173,39 @@ def center_shift(reference: Importances, perturbed: Importances) -> PerImage:
     Reference: Ghorbani et al. 2019 (there truncated to whole pixels, here exact).
     """
     _flat_pair(reference, perturbed)
-    return (center_of_mass(perturbed) - center_of_mass(reference)).norm(dim=1)
+    return (center_of_mass(exact(perturbed)) - center_of_mass(exact(reference))).norm(dim=1).to(reference)
 
 
 def center_of_mass(importances: Importances) -> Float[Tensor, "batch 2"]:
     """Row and column of the centre of mass, in pixels; the middle of the image where the map is zero."""
+    if importances.ndim != 3:
+        raise ValueError(f"importances has shape {tuple(importances.shape)}; it must be (batch, height, width)")
     _, height, width = importances.shape
-    rows, columns = (torch.arange(n, dtype=importances.dtype, device=importances.device) for n in (height, width))
+    mass = level(exact(importances.flatten(1)))
+    rows, columns = (torch.arange(n, dtype=mass.dtype, device=mass.device) for n in (height, width))
     sums = torch.stack([rows.repeat_interleave(width), columns.repeat(height), torch.ones_like(rows).repeat(width)], 1)
-    totals = (importances + torch.finfo(importances.dtype).tiny).flatten(1) @ sums
-    return totals[:, :2] / totals[:, 2:]
+    totals = (mass + torch.finfo(mass.dtype).tiny) @ sums
+    return (totals[:, :2] / totals[:, 2:]).to(importances)
 
 
 def _flat_pair(reference: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
     if (shape := tuple(perturbed.shape)) != tuple(reference.shape):
         raise ValueError(f"perturbed has shape {shape}; it must match reference, {tuple(reference.shape)}")
+    if reference.ndim < 2 or not reference.shape[1:].numel():
+        raise ValueError(f"reference has shape {tuple(reference.shape)}; it must be a batch of maps, (batch, ...)")
     return reference.flatten(1), perturbed.flatten(1)
+
+
+def _unless_nan(found: PerImage, *maps: Flat) -> PerImage:
+    """NaN where a map has a NaN, which has no order."""
+    return torch.where(torch.stack([m.isnan().any(1) for m in maps]).any(0), torch.nan, found)
 
 
 def along(direction: Flat, vectors: Flat) -> PerImage:
     """Cosine of vectors with directions of unit length; 0 of a vector that is zero."""
-    length = vectors.norm(dim=1)
-    return (direction * vectors).sum(1) / torch.where(length > 0, length, 1)
+    vectors = level(vectors)
+    size = vectors.norm(dim=1)
+    return (direction * vectors).sum(1) / torch.where(size > 0, size, 1)
 
 
 def centred(m: Flat) -> Flat:
@@ -198,5 +215,41 @@ def centred(m: Flat) -> Flat:
 
 def unit(m: Flat) -> Flat:
     """Each row at Euclidean length 1; a row of zeros stays one."""
-    length = m.norm(dim=1, keepdim=True)
-    return m / torch.where(length > 0, length, torch.ones_like(length))
+    m = level(m)
+    size = m.norm(dim=1, keepdim=True)
+    return m / torch.where(size > 0, size, torch.ones_like(size))
+
+
+def length(m: Flat) -> PerImage:
+    """Euclidean length of each row."""
+    power = exponent(m)
+    return times(times(m, -power).norm(dim=1), power[:, 0])
+
+
+def level(m: Tensor) -> Tensor:
+    """Each map times the power of two, which rounds nothing, that brings its largest entry between 1/2 and 1.
+
+    Of such rows squares and sums neither vanish nor overflow, as those of 1e-30 and 1e30 do in single precision.
+
+    Example:
+        >>> level(torch.tensor([[3e-30, 0.0], [0.0, 0.0]])).norm(dim=1).gt(0.5).tolist()
+        [True, False]
+    """
+    return times(m, -exponent(m.flatten(1)).view(-1, *(1,) * (m.ndim - 1)))
+
+
+def exponent(m: Flat) -> Int[Tensor, "batch 1"]:
+    """The power of two just above each row's largest entry; 0 of a row that is zero or not finite."""
+    return torch.frexp(exact(m.detach().abs().amax(1, keepdim=True)).nan_to_num(nan=0, posinf=0)).exponent
+
+
+def times(m: Tensor, power: Int[Tensor, "..."]) -> Tensor:
+    """A tensor times powers of two, in two steps: 2^140, which lifts the least numbers, is none in single precision."""
+    half = torch.div(power, 2, rounding_mode="floor")
+    one = torch.ones_like(power, dtype=m.dtype)
+    return m * torch.ldexp(one, half) * torch.ldexp(one, power - half)
+
+
+def exact(m: Tensor) -> Tensor:
+    """At least in single precision."""
+    return m.to(torch.promote_types(m.dtype, torch.float32))

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attrobust import checks
+from attrobust import checks, similarity
 from attrobust.models.derivatives import NoSecondDerivative, again
 from attrobust.shapes import Images, Maps, Marks, PerImage
 
@@ -74,10 +74,14 @@ def audit(
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         maps = checks.kind("what explain returns", explain(leaf), Tensor)
+        # At the size of 1, where the squares of a very sure network's maps do not vanish.
+        power = -similarity.exponent(maps.flatten(1)).view(-1, *(1,) * (maps.ndim - 1))
+        maps = similarity.times(maps, power)
     lacking = ""
     predicted, measured = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in range(2))
     for turn, v in enumerate(signs):
-        change = ((explain(x + STEP * v).detach() - explain(x - STEP * v).detach()) / (2 * STEP)).nan_to_num()
+        ahead, behind = (similarity.times(explain(x + s * STEP * v).detach(), power) for s in (1, -1))
+        change = ((ahead - behind) / (2 * STEP)).nan_to_num()
         with torch.enable_grad():
             overlap = (maps * change).flatten(1).sum(1)
         try:

@@ -7,7 +7,7 @@ from torch import Tensor
 from attrobust import checks, similarity
 from attrobust.attributions import pixelwise, zero_maps
 from attrobust.shapes import Importances, Maps, PerImage, Wanted
-from attrobust.similarity import centred, unit
+from attrobust.similarity import centred, exact, length, level, unit
 
 Rows = Int[Tensor, " iterates"]
 
@@ -25,14 +25,15 @@ class Clean:
     """
 
     def __init__(self, maps: Maps, *, k: int, wanted: Wanted | None = None) -> None:
-        self.maps, self.k = maps, checks.count("k", k, most=maps[0, 0].numel() - 1)
-        self.importances, self.zero, self.length = pixelwise(maps), zero_maps(maps), maps.flatten(1).norm(dim=1)
+        if (pixels := maps[0, 0].numel()) < 2:
+            raise ValueError("the maps have one pixel each, of which k cannot be some; they must have two or more")
+        self.maps, self.k = (maps := exact(maps)), checks.count("k", k, most=pixels - 1)
+        self.importances, self.zero, self.length = pixelwise(level(maps)), zero_maps(maps), length(maps.flatten(1))
         self.center = similarity.center_of_mass(self.importances)
         self.leaders, self.top = similarity.leaders(self.importances, k=k), self.importances.flatten(1).topk(k).indices
         self.held = share_of(self.top, self.importances)
         # Ranks, importances and signed maps as directions: of unit length, the first two centred.
-        exact = torch.promote_types(maps.dtype, torch.float32)
-        self.ranks = unit(centred(similarity.ranks(self.importances))).to(exact)
+        self.ranks = unit(centred(similarity.ranks(self.importances))).to(maps)
         self.profile, self.direction = unit(centred(self.importances.flatten(1))), unit(maps.flatten(1))
         self.wanted = None if wanted is None else distribution(self._check(wanted))
 
@@ -67,12 +68,13 @@ class _Chosen(Clean):
 
 def share_of(chosen: Int[Tensor, "batch k"], importances: Importances) -> PerImage:
     """Share of a map's importance that the chosen pixels hold; 0 of a map that is zero."""
-    flat = importances.flatten(1)
+    flat = level(importances.flatten(1))
     return _share(flat.gather(1, chosen).sum(1), flat.sum(1))
 
 
 def distribution(importances: Importances) -> Importances:
     """Importances that sum to one; a map that is zero stays zero."""
+    importances = level(importances)
     return _share(importances, importances.sum((1, 2), keepdim=True))
 
 

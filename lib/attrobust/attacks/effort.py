@@ -72,9 +72,10 @@ def passes(
     iterate costs a map (the one just climbed, where that is deterministic and of the judged network itself), and a
     prediction unless the map brings its logits along. An iterate that lost its prediction costs one pass each way for
     the way back. Before that, the derivative is audited: five maps and two gradients of one on each network; and where
-    twins are built, the images pass 9 times, once back, to see the network's kinks and to try a twin. A network that is
-    met for the first time is looked at before all that, once (`models.guards`: 66 images forward and 8 back as a rule;
-    a batch larger than any before passes once more, and some ten maps are made of an image and a drawn one).
+    twins are built, the images pass 9 times, once back, to see the network's kinks and to try a twin (where no map
+    moved in the audit, up to 10 maps across the ball and one pass each way first say whether any does). A network that
+    is met for the first time is looked at before all that, once (`models.guards`: 66 images forward and 8 back as a
+    rule; a batch larger than any before passes once more, and some ten maps are made of an image and a drawn one).
 
     Args:
         effort, images: how hard the suite tries, and on how many images; all of them pass the audit.

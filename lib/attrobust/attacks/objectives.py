@@ -13,7 +13,7 @@ from attrobust import checks, similarity
 from attrobust.attacks.clean import Clean, distribution, share_of
 from attrobust.attributions import pixelwise
 from attrobust.shapes import Maps, OnePlane, PerImage
-from attrobust.similarity import along, centred
+from attrobust.similarity import along, centred, level
 
 Objective = Callable[[Clean, Maps], PerImage]
 
@@ -28,7 +28,7 @@ def shift_topk(clean: Clean, there: Maps) -> PerImage:
 
     Reference: Ghorbani et al. 2019, top-k attack.
     """
-    return -share_of(clean.top, pixelwise(there))
+    return -share_of(clean.top, pixelwise(level(there)))
 
 
 def unseat_topk(clean: Clean, there: Maps) -> PerImage:
@@ -41,7 +41,7 @@ def unseat_topk(clean: Clean, there: Maps) -> PerImage:
     lead if and only if the r-th of them lies above the (k - r + 1)-th other pixel. It aims at the intersection itself,
     where `shift_topk` may be content with one new large pixel (ours; an eighth is our choice).
     """
-    now, k = pixelwise(there).flatten(1), clean.k
+    now, k = pixelwise(level(there)).flatten(1), clean.k
     paired = min(k, now.shape[1] - k)  # a leader with nobody left to fall behind leads whatever happens
     leading = now.gather(1, clean.top).sort(1, descending=True).values[:, k - paired :]
     others = now.scatter(1, clean.top, -torch.inf).topk(paired).values.flip(1)
@@ -60,7 +60,7 @@ def lower_spearman(clean: Clean, there: Maps) -> PerImage:
     14 x 14 maps of dense networks both reach the same ranks, the logarithm at a tenth of the price; flattened by 0.1
     it reaches less).
     """
-    now = pixelwise(there).flatten(1)
+    now = pixelwise(level(there)).flatten(1)
     if now.shape[1] <= PAIRWISE:
         width = _spread(now)[:, :, None] / 6
         ranks = ((now[:, :, None] - now[:, None, :]) / width).sigmoid().sum(2)
@@ -76,7 +76,7 @@ def lower_cosine(clean: Clean, there: Maps) -> PerImage:
 
 def lower_pearson(clean: Clean, there: Maps) -> PerImage:
     """One minus the linear correlation between the importances: 0 to 2."""
-    return 1 - along(clean.profile, centred(pixelwise(there).flatten(1)))
+    return 1 - along(clean.profile, centred(pixelwise(level(there)).flatten(1)))
 
 
 def shift_center(clean: Clean, there: Maps) -> PerImage:
@@ -85,7 +85,7 @@ def shift_center(clean: Clean, there: Maps) -> PerImage:
     Reference: Ghorbani et al. 2019, mass-centre attack (here with the exact centre; its gradient is zero at the
     clean image, so start elsewhere).
     """
-    moved = similarity.center_of_mass(pixelwise(there)) - clean.center
+    moved = similarity.center_of_mass(pixelwise(level(there))) - clean.center
     return (moved.square().sum(1) + torch.finfo(moved.dtype).eps).sqrt()
 
 
@@ -100,7 +100,8 @@ def match_map(clean: Clean, there: Maps) -> PerImage:
     soft penalty that holds the output; here the prediction is held by the judge).
     """
     left, way = (
-        (distribution(maps) - clean.wanted).square().sum((1, 2)) for maps in (pixelwise(there), clean.importances)
+        (distribution(maps) - clean.wanted).square().sum((1, 2))
+        for maps in (pixelwise(level(there)), clean.importances)
     )
     return 1 - left / way.clamp_min(torch.finfo(way.dtype).tiny)
 

@@ -20,6 +20,7 @@ from attrobust.balls import Ball
 from attrobust.models import guards
 from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images, Labels, Logits, Maps
+from attrobust.similarity import unit
 
 #: (rows, their maps) -> one number per row, to be increased.
 Goal = Callable[[Rows, Maps], Float[Tensor, " iterates"]]
@@ -52,7 +53,8 @@ class Problem:
         streams = generator if isinstance(generator, Streams) else Streams(x, generator=generator)
         problem = cls(attribution, model, x, target, ball, streams)
         clean, logits = problem.look(model, x, problem.everyone)
-        if len(checks.kind("the attribution's map", clean, Tensor)) != len(x):
+        checks.floating(f"the map of attribution {name_of(attribution)}", clean)
+        if len(clean) != len(x):
             raise ValueError(f"the attribution gives {len(clean)} maps for {len(x)} images; it must give one for each")
         if not problem.stochastic:  # those run image by image
             guards.each(f"attribution {name_of(attribution)}", attribution, model, x, target)
@@ -131,9 +133,9 @@ class Problem:
 
 def along(back: Images, slope: Images) -> Images:
     """Back across the decision boundary, and along it where the objective rises: unit normal plus unit tangent."""
-    normal, uphill = (nn.functional.normalize(part.flatten(1), dim=1) for part in (back, slope))
+    normal, uphill = (unit(part.flatten(1)) for part in (back, slope))
     tangent = uphill - (uphill * normal).sum(1, keepdim=True) * normal
-    return (normal + nn.functional.normalize(tangent, dim=1)).view_as(back)
+    return (normal + unit(tangent)).view_as(back)
 
 
 def still_open(judge: Judge, rows: Rows, *others: Tensor | list) -> list:

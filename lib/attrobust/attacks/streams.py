@@ -29,7 +29,8 @@ class Streams:
         checks.kind("generator", generator, torch.Generator)
         checks.images("x", x)
         base = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        self._names = [zlib.crc32(image.numpy().tobytes(), base) for image in x.detach().cpu().contiguous()]
+        pixels = x.detach().cpu().contiguous().view(torch.uint8)  # numpy has no bfloat16
+        self._names = [zlib.crc32(image.numpy().tobytes(), base) for image in pixels]
 
     def __call__(self, image: int, who: str) -> torch.Generator:
         """The stream of one image for one purpose, at its beginning."""

@@ -10,6 +10,7 @@ What AutoAttack is for predictions (Croce and Hein 2020), this is for attributio
 image alone, so images that are broken leave the batch and cost nothing more.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from attrobust import checks
+from attrobust import checks, similarity
 from attrobust.attacks.audit import Audit, BlindError, audit
 from attrobust.attacks.clean import Clean
 from attrobust.attacks.climb import climb
@@ -34,6 +35,10 @@ from attrobust.versions import versioned
 
 #: Step of the walk over the radius: half a grey level of eight (Ghorbani et al. 2019, public code).
 WALK_STEP = 1 / 16
+
+#: Random moves of full size after which a map that a grey level does not move counts as constant; up to this rounding,
+#: in units of the last place.
+MOVES, ROUNDING = 8, 2**10
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,8 @@ def passing(
     """Networks whose derivative passes the audit, by the suffix of their parts' names; `audits` is filled.
 
     Raises:
-        BlindError: if there is none, unless no map moved at all (a linear network's): then nothing can be climbed.
+        BlindError: if there is none, unless no map moves at all, by a grey level or across the ball (a linear
+            network's): then nothing can be climbed.
     """
     for network in checks.kind("ascend_on", () if ascend_on is None else ascend_on, tuple, list):
         checks.function("a network of ascend_on", network)
@@ -165,9 +171,11 @@ def passing(
     audits |= {suffix: _audit(problem, network) for suffix, network in named.items()}
     bent = [] if ascend_on or not audits[""].refused else kinks(problem.model, problem.x)
     refused = not ascend_on and audits[""].refused
-    if betas and refused and (bent or bool(audits[""].moved.any())):
-        named = _twins(problem, audits, betas)
     still = not any(bool(audits[suffix].moved.any()) for suffix in named)
+    jumps = still and not bent and _moves(problem)
+    if betas and refused and (bent or jumps or not still):
+        named = _twins(problem, audits, betas)
+    still = not jumps and not any(bool(audits[suffix].moved.any()) for suffix in named)
     climbed = {suffix: network for suffix, network in named.items() if not audits[suffix].refused}
     if not climbed and (bent or not still):
         least = min(audits[suffix].failing for suffix in named)
@@ -181,6 +189,19 @@ def passing(
             " stand for it], or Effort(steps=0) to search without gradients"
         )
     return climbed
+
+
+def _moves(problem: Problem) -> bool:
+    """Whether a move of full size changes some map, beyond rounding: along the predictions' slope, and random ones."""
+    draws, clean = [problem.streams(i, "moves") for i in problem.everyone.tolist()], problem.clean
+    back = problem.ball.radius * problem.ball.steepest(problem.way_back(problem.x, problem.everyone))
+    kicks = (each(problem.ball.boundary, problem.x, draws) for _ in range(MOVES))
+    for kick in itertools.chain((-back, back), kicks):
+        at = problem.moved(problem.everyone, kick)
+        there = problem.look(problem.model, at, problem.everyone)[0].detach()
+        if bool((similarity.relative_displacement(clean, there) > ROUNDING * torch.finfo(clean.dtype).eps).any()):
+            return True
+    return False
 
 
 def _twins(problem: Problem, audits: dict[str, Audit], betas: Sequence[float]) -> dict[str, nn.Module]:

@@ -181,11 +181,14 @@ def _averaged(
             for some, at in zip(rows.split(chunk), torch.cat(together).split(chunk), strict=True):
                 yield some, saliency(model, at, target[some], readout=readout)
 
-    leaves: list[Tensor] = []
+    leaves: dict[Tensor, None] = {}
     if torch.is_grad_enabled():  # what else the maps depend on: weights, also of a readout, wherever they are held
-        probe = x.detach()[:1].requires_grad_()
-        nodes = behind([saliency(model, probe, target[:1], readout=readout)])
-        leaves = [n.variable for n in nodes if hasattr(n, "variable") and n.variable is not probe]
+        for images, labels in zip(x.detach().split(chunk), target.split(chunk), strict=True):
+            probe = images.requires_grad_()
+            nodes = behind([saliency(model, probe, labels, readout=readout)])
+            leaves |= dict.fromkeys(n.variable for n in nodes if hasattr(n, "variable") and n.variable is not probe)
+        weights = model.parameters() if isinstance(model, nn.Module) else ()
+        leaves |= dict.fromkeys(w for w in weights if w.requires_grad)  # of other images on the way
     return _Chunked.apply(pieces, x, *leaves)
 
 
@@ -211,18 +214,18 @@ class _ChunkedGradient(torch.autograd.Function):
     """What the gradient of `_Chunked` hands to the images and weights; not differentiated, least of all in silence."""
 
     @staticmethod
-    def forward(ctx: Any, pieces: Callable, slope: Inputs, x: Inputs, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, pieces: Callable, slope: Inputs, x: Inputs, *weights: Tensor) -> tuple[Tensor | None, ...]:
         leaves = [x.detach().requires_grad_(), *weights]
-        sums = [torch.zeros_like(leaf) for leaf in leaves]
+        sums: list[Tensor | None] = [None] * len(leaves)
         with torch.enable_grad():
             for rows, maps in pieces(leaves[0]):
-                how = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
-                found = torch.autograd.grad(maps, leaves, slope[rows], **how)
-                sums = [total + part for total, part in zip(sums, found, strict=True)]
+                found = torch.autograd.grad(maps, leaves, slope[rows], retain_graph=True, allow_unused=True)
+                parts = zip(sums, found, strict=True)
+                sums = [one if other is None else other if one is None else one + other for one, other in parts]
         return tuple(sums)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> None:
+    def backward(ctx: Any, *slopes: Tensor | None) -> None:
         raise NoSecondDerivative(
             "the gradient of a map made in chunks cannot be differentiated once more; leave chunk out"
         )

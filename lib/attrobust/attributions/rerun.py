@@ -106,7 +106,8 @@ def settled(
         raise ValueError(
             f"model is {type(model).__name__}, for which {method} has no rule: it is not made of linear layers,"
             " elementwise activations and max-pools alone, but has attention, a normalisation (layer norm, batch norm"
-            " in train mode), dropout, a product of features, rounding, a kink by hand, or hides in TorchScript"
+            " in train mode), dropout, a product of features, rounding, a kink by hand, complex activations,"
+            " or hides in TorchScript"
         ) from None
     except RuntimeError as error:
         if dtype == x.dtype:
@@ -218,6 +219,8 @@ class _Intercept(TorchFunctionMode):
         h, rest = (args[0], args[1:]) if args else (kwargs.pop("input"), ())
         if not h.requires_grad:
             return func(h, *rest, **kwargs)
+        if h.is_complex():
+            raise Bent
         before, working = h.clone(), h.clone()
         after = func(working, *rest, **kwargs)
         answer = self.answer(Call(name, func, rest, kwargs, before, after))

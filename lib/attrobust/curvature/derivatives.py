@@ -10,8 +10,8 @@ The second holds for each parameter and each image by itself. A difference that 
 two steps agree about it, is the function's own word: a ReLU network passes at steps that cross no kink.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -20,9 +20,12 @@ from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attrobust.models import watched
+from attrobust.models.weights import exchanged
 
 #: Examples that the audit asks.
 FEW = 4
+#: What is said of a graph that is no longer the network's.
+CHANGED = "model's weights changed since this Hessian was built; build another"
 #: The function of a point, one number for each of its first examples.
 Run = Callable[[Sequence[Tensor], int], Tensor]
 
@@ -40,7 +43,8 @@ class Graph:
         if not total.requires_grad:
             return cls(inputs, [torch.zeros_like(piece) for piece in inputs])
         how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
-        return cls(inputs, torch.autograd.grad(total, inputs, **how))
+        with _unhooked(inputs):
+            return cls(inputs, torch.autograd.grad(total, inputs, **how))
 
     def times(self, vectors: Sequence[Tensor], *, retain: bool) -> Sequence[Tensor]:
         """Hessian times `vectors`, one piece per input; a gradient that is constant adds nothing."""
@@ -49,14 +53,49 @@ class Graph:
             return [torch.zeros_like(piece) for piece in self.inputs]
         outputs, directions = zip(*live, strict=True)
         how = {"retain_graph": retain, "allow_unused": True, "materialize_grads": True}
-        return torch.autograd.grad(outputs, self.inputs, directions, **how)
+        with _unhooked(self.inputs):
+            return torch.autograd.grad(outputs, self.inputs, directions, **how)
+
+
+@contextmanager
+def _unhooked(inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Within, no hook of the inputs' own changes their gradients, which would be another function's."""
+    hooks = [p._backward_hooks for p in inputs if p._backward_hooks]
+    kept = [dict(hook) for hook in hooks]
+    for hook in hooks:
+        hook.clear()
+    try:
+        yield
+    finally:
+        for hook, before in zip(hooks, kept, strict=True):
+            hook.update(before)
+
+
+@contextmanager
+def spoken() -> Iterator[None]:
+    """Torch's own error where a graph is built or differentiated, in one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if "modified by an inplace operation" in str(error):
+            raise ValueError(CHANGED) from error
+        raise ValueError(f"model cannot be differentiated: {_reason(error)}") from error
+
+
+def _reason(error: RuntimeError) -> str:
+    if "use_reentrant" in str(error) or "Checkpointing is not compatible" in str(error):
+        return "it runs under a reentrant checkpoint, which knows no torch.autograd.grad; use use_reentrant=False"
+    return watched.said(error)
 
 
 @dataclass(frozen=True)
 class Audit:
     """Refuses, in one sentence, a function whose derivatives autograd does not know.
 
-    `names` are those of the parameters that make up the point; without them the point is one tensor of examples.
+    `names` are those of the network's parameters that make up the point, and in which it then runs; without them the
+    point is one tensor of examples.
     """
 
     #: What the function is called in the sentence.
@@ -75,7 +114,7 @@ class Audit:
                     return self._compare(order, double=double)
             except RuntimeError as error:
                 reason = error
-        raise ValueError(f"{self.name} has no derivative of order {order}: {watched.said(reason)}") from reason
+        raise ValueError(f"{self.name} has no derivative of order {order}: {_reason(reason)}") from reason
 
     def _compare(self, order: int, *, double: bool) -> None:
         few, draw = min(FEW, self.examples), torch.Generator().manual_seed(0)
@@ -85,7 +124,7 @@ class Audit:
         at = [torch.where(p == 0, d, p).mul_(0.01).add_(p) for p, d in zip(given, u, strict=True)]
         numbers, live, found = self._gradient(at, few, graph=order > 1)
         eps, size = torch.finfo(numbers.dtype).eps, numbers.abs().sum()
-        with torch.no_grad():
+        with torch.no_grad(), self._held(at):
             single = self._values(at, 1)[0]
         if (single - numbers[0]).abs() > eps**0.5 * max(1.0, float(numbers.abs().max())):
             raise ValueError(
@@ -97,7 +136,8 @@ class Audit:
         said, rounding = [_dot(gradient, v)], [size]
         if order > 1:
             graph = Graph(live, gradient)
-            left, right = graph.times(u, retain=True), graph.times(v, retain=False)
+            with self._held(live):
+                left, right = graph.times(u, retain=True), graph.times(v, retain=False)
             self._symmetric(u, v, left, right)
             said += self._blocks(right)
             rounding += [_dot(gradient, gradient).sqrt()] * (len(said) - 1)
@@ -106,7 +146,7 @@ class Audit:
             ends = []
             for h in (step, -step):
                 where = [torch.add(p, d, alpha=h) for p, d in zip(at, along, strict=True)]
-                with torch.set_grad_enabled(graph):
+                with torch.set_grad_enabled(graph), self._held(where):
                     value, _, slope = self._gradient(where, few) if graph else (self._values(where, few), None, [])
                 ends.append([value.sum(), *(self._blocks(slope) if graph else [])])
             return [torch.sub(a, b).div_(2 * step) for a, b in zip(*ends, strict=True)]
@@ -115,7 +155,9 @@ class Audit:
         wrong = [] if cut else _differing(said, quotients, [10 * eps * float(r) for r in rounding], eps)
         if cut or 0 in wrong:
             self._refuse_cut(at, [name for name, g in zip(self.names, found, strict=False) if g is None])
-        if wrong and double:
+        if self.network is not None and not self.names and found[0] is None:
+            raise ValueError(f"model answers alike whatever x is, so {self.name} has no derivative in x; let it read x")
+        if wrong:
             raise ValueError(
                 f"{self.name} has another second derivative than autograd says, by the difference quotient of its"
                 " gradient: some backward is not differentiable (detached, or a custom one); write the operation out"
@@ -133,6 +175,10 @@ class Audit:
                 " operation wrongly twice, as weight_norm on a CPU; write it out, or take it off"
             )
 
+    def _held(self, at: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """Within, the network has the parameters that make up the point."""
+        return exchanged(self.network, dict(zip(self.names, at, strict=True))) if self.names else nullcontext()
+
     def _values(self, at: Sequence[Tensor], n: int) -> Tensor:
         with _Double() if at[0].dtype == torch.float64 else nullcontext():
             return self.run(at, n)
@@ -142,7 +188,7 @@ class Audit:
     ) -> tuple[Tensor, list[Tensor], Sequence[Tensor | None]]:
         """The numbers at a point, the point as leaves, and the gradient of the sum; None where no path leads there."""
         live = [p.detach().requires_grad_() for p in at]
-        with torch.enable_grad():
+        with torch.enable_grad(), self._held(live):  # to the end: a checkpoint runs once more in the backward pass
             numbers = self._values(live, few)
             if not numbers.requires_grad:
                 return numbers, live, [None] * len(live)
@@ -151,6 +197,8 @@ class Audit:
 
     def _blocks(self, pieces: Sequence[Tensor | None]) -> list[Tensor]:
         """A piece for each parameter, or for each example."""
+        if not self.names and pieces[0] is None:
+            return [torch.zeros_like(image) for image in self.point[0][:FEW]]
         whole = [torch.zeros_like(p) if g is None else g for p, g in zip(self.point, pieces, strict=True)]
         return whole if self.names else list(whole[0])
 

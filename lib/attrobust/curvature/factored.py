@@ -84,7 +84,9 @@ class Remainder:
 
     def __init__(self, links: list[Link], slope: Float[Tensor, "batch outputs"], asked: set[nn.Parameter]) -> None:
         self.slope, self.first, self.second = slope, {}, {}
-        last, bends = links[-1].leaving, [link for link in links if link.kind == "bend"]
+        last = links[-1].leaving
+        # One below the first weights bends the pixels only: no parameter reaches it.
+        bends = [link for link in links if link.kind == "bend" and link.leaving.requires_grad]
         if bends:
             how = {"retain_graph": True, "materialize_grads": True, "allow_unused": True}
             backs = torch.autograd.grad(last, [link.leaving for link in bends], slope.to(last), **how)

@@ -70,8 +70,7 @@ def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimat
         raise ValueError(f"block is {block!r}; no parameter name starts with it")
     guards.mode()
     layers, total, trusted = layers_of(model, x[:1]), 0.0, gauss_newton.loss in LOSSES.values()
-    if not layers:
-        _audit(model, x, inside)
+    _audit(model, x, inside)
     for part, labels in walks(layers, x, y) if layers else zip(x.split(chunk), y.split(chunk), strict=True):
         logits = part[-1].leaving if layers else checks.logits("model", model(part), batch=len(part))
         _, factor = factored.logit_factor(gauss_newton.loss, logits, labels, trusted=trusted)
@@ -111,7 +110,7 @@ def _audit(model: nn.Module, x: Tensor, inside: dict[str, nn.Parameter]) -> None
     few = x[:FEW]
 
     def run(point: Sequence[Tensor], n: int) -> Tensor:
-        return weighted(called(model, dict(zip(inside, point, strict=True)), few[:n]), n)
+        return weighted(model(few[:n]), n)
 
     Audit("model", run, list(inside.values()), len(x), model, list(inside))(order=1)
 

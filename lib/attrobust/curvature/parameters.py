@@ -63,7 +63,8 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
 
     A chain of dense layers is exact, with error 0 and without chance. One with convolutions is exact but for the part
     of the remainder that lies below them (a few per cent as a rule), which random changes of the weights estimate,
-    drawn for each example by itself; see `factored`. Any other network is multiplied: Hutch++.
+    drawn for each example by itself; see `factored`. Any other network is multiplied, and a chain whose loss reads more
+    than its output, such as a penalty of the weights: Hutch++.
     Of `products`, the budget, a chain with convolutions draws a tenth for each example, and the Estimate counts these
     and backward passes to the activations; Hutch++ spends it, and 30 give one to three per cent on trained networks.
     Fewer than 6 are refused.
@@ -78,8 +79,11 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
     checks.kind("hessian", hessian, ParameterHessian)
     checks.count("products", products, least=6)
     guards.mode()
+    hessian.unchanged()
     layers = layers_of(hessian.model, hessian.x[:1])
-    if not layers:
+    if layers:
+        hessian.audit(order=2)
+    if not layers or not hessian.of_outputs:
         return moments(hessian.matvec, _rows(hessian, 1), products=products, generator=generator)[0].single()
     asked = set(hessian.parameters)
     total, variance, spent = 0.0, 0.0, 0

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.curvature import guards
-from attrobust.curvature.derivatives import FEW, Audit, Graph
+from attrobust.curvature.derivatives import CHANGED, FEW, Audit, Graph, spoken
 from attrobust.models.derivatives import behind
 from attrobust.models.readouts import OF_LOGITS, Readout, logit, usable
-from attrobust.models.weights import called
 
 PerExampleLoss = Callable[[Tensor, Tensor], Tensor]
 Option = bool | str | int | None
@@ -41,6 +40,7 @@ class _Hessian:
             checks.count("memory", memory, least=0)
         guards.usable(model, x, checks.kind("y", y, Tensor), chunk=chunk)
         self.model, self.x, self.y, self.products, self._audited = model, x, y, 0, 0
+        self._weights = [(p, p.detach().clone()) for p in model.parameters()]
         self._pairs = list(zip(x.split(chunk), y.split(chunk), strict=True))
         self._keep_graph, self._memory = keep_graph, memory
 
@@ -65,16 +65,27 @@ class _Hessian:
     def _built(self, pair: tuple[Tensor, Tensor]) -> Graph:
         """The graph of a chunk, with gradients on wherever it is called."""
         guards.mode()
-        with torch.enable_grad():
+        with torch.enable_grad(), spoken():
             return self._graph(*pair)
+
+    def unchanged(self) -> None:
+        """Refuse weights that are not those for which the Hessian was built."""
+        now = list(self.model.parameters())
+        if len(now) != len(self._weights) or not all(map(_same, now, *zip(*self._weights, strict=True))):
+            raise ValueError(CHANGED)
+
+    def audit(self, *, order: int) -> None:
+        """Refuse, once, a function of which autograd's derivatives up to this order are not right."""
+        if self._audited < order:
+            self._audit(order=order)
+            self._audited = order
 
     def _ready(self, order: int) -> Iterator[tuple[Graph, bool]]:
         """The graph of every chunk and whether it is kept, once autograd's derivatives are known to be right."""
         guards.mode()
+        self.unchanged()
         graphs = self._graphs
-        if self._audited < order:
-            self._audit(order=order)
-            self._audited = order
+        self.audit(order=order)
         for graph, pair in zip(graphs, self._pairs, strict=True):
             yield graph or self._built(pair), graph is not None
 
@@ -86,13 +97,15 @@ class _Hessian:
     def _products(self, pieces: Callable[[int], Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
         """Hessian times `pieces(i)` for every chunk i."""
         for i, (graph, kept) in enumerate(self._ready(2)):
-            yield graph.times(pieces(i), retain=kept)
+            with spoken():
+                product = graph.times(pieces(i), retain=kept)
+            yield product
 
 
 class ParameterHessian(_Hessian):
     """Hessian of the mean loss over all parameters that require a gradient, as a product `matvec(v)`.
 
-    The graph is built at the first product and is of the weights at that time; build another Hessian after training on.
+    It is of the weights at the time when it is built; after training on it refuses to go on, and another must be built.
 
     Args:
         model: network in eval mode; whatever it returns is handed to `loss`.
@@ -130,15 +143,29 @@ class ParameterHessian(_Hessian):
         few = x[:FEW], y[:FEW]
 
         def run(point: Sequence[Tensor], n: int) -> Tensor:
-            images, labels = (part[:n] for part in few)
-            outputs = called(model, dict(zip(names, point, strict=True)), images)
-            return guards.losses(loss, outputs, labels, images)
+            images, labels = (part[:n] for part in few)  # `point` is in the model, where the loss may read it too
+            return guards.losses(loss, model(images), labels, images)
 
         self._audit = Audit("loss", run, self.parameters, len(x), model, list(names))
 
     def _graph(self, images: Tensor, labels: Tensor) -> Graph:
         losses = guards.losses(self.loss, self.model(images), labels, images)
         return Graph.of(losses.sum() / len(self.x), self.parameters)
+
+    @property
+    def of_outputs(self) -> bool:
+        """Whether the loss meets the parameters in the network's output and nowhere else, by its gradient."""
+        images, labels = self.x[:FEW], self.y[:FEW]
+        with torch.enable_grad():
+            outputs = self.model(images)
+            try:
+                total = guards.losses(self.loss, outputs.detach(), labels, images).sum()
+            except ValueError:  # it asks for the graph behind the output
+                return False
+            if not total.requires_grad:
+                return True
+            found = torch.autograd.grad(total, self.parameters, allow_unused=True)
+        return all(g is None for g in found)
 
     @property
     def kept(self) -> int:
@@ -230,6 +257,12 @@ def _saved_bytes(nodes: set[torch.autograd.graph.Node], inputs: Sequence[Tensor]
     sizes = {storage.data_ptr(): storage.nbytes() for storage in (t.untyped_storage() for t in tensors)}
     own = {tensor.untyped_storage().data_ptr() for tensor in inputs}
     return sum(size for pointer, size in sizes.items() if pointer not in own)
+
+
+def _same(p: Tensor, known: Tensor, value: Tensor) -> bool:
+    """Whether a parameter is the one that is known and has the value that it had."""
+    how = [(t.shape, t.dtype, t.device) for t in (p, value)]
+    return p is known and how[0] == how[1] and torch.allclose(p.detach(), value, rtol=0, atol=0, equal_nan=True)
 
 
 @cache

@@ -1,6 +1,6 @@
 """Is there a gradient, and is it one? It must predict how the network changes; and torch may not know the next."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -73,21 +73,24 @@ def behind(values: Iterable[Tensor]) -> set[Node]:
     return seen
 
 
-def differentiable(model: Model, x: Tensor) -> None:
-    """Refuse a network whose gradient, of a random sum of its logits, does not predict how they change."""
+class _Independent(Exception):
+    """Nothing changes with the pixels, and no path leads to them."""
+
+
+def differentiable(model: Model, x: Tensor, *, classes: Sequence[int] = ()) -> None:
+    """Refuse a network whose gradient, of a random sum of its logits (of some classes), does not predict its change."""
     runs = [(x.dtype, TRIES if x.dtype == torch.float64 else TRIES[1:])]
-    if (
-        x.dtype != torch.float64
-        and isinstance(model, nn.Module)
-        and sum(w.numel() for w in watched.weights(model)) <= DOUBLED
-    ):
+    size = sum(w.numel() for w in watched.weights(model))
+    if x.dtype != torch.float64 and isinstance(model, nn.Module) and size <= DOUBLED:
         runs = [(torch.float64, TRIES), *runs]
     for dtype, tries in runs:
         try:
             with watched.cast(model, dtype) if dtype != x.dtype else nullcontext():
-                if any(_predicted(model, x.to(dtype), tries, seed) for seed in range(2)):
+                if any(_predicted(model, x.to(dtype), tries, seed, classes) for seed in range(2)):
                     return
             break
+        except _Independent:
+            raise ValueError("model's logits do not depend on x; there is nothing to explain") from None
         except (RuntimeError, TypeError, ValueError) as error:
             if dtype == x.dtype:
                 raise ValueError(f"model's logits cannot be differentiated in x: {watched.said(error)}") from error
@@ -95,21 +98,28 @@ def differentiable(model: Model, x: Tensor) -> None:
         found = watched.cut(model, lambda: watched.run(model, x[:1]))
     where = f" in {found[0]!r}" if found and found[0] else ""
     raise ValueError(
-        f"model cuts the gradient off{where} (no_grad, detach, numpy, rounding): that of its logits in x does not"
-        " predict how they change; let gradients through, or explain the part behind the cut"
+        f"model cuts the gradient off{where} or changes it (no_grad, detach, numpy, rounding, hooks, custom backward):"
+        " that of its logits in x does not predict how they change; let it through, or explain what comes after"
     )
 
 
-def _predicted(model: Model, x: Tensor, tries: Tries, seed: int) -> bool:
+def _predicted(model: Model, x: Tensor, tries: Tries, seed: int, classes: Sequence[int]) -> bool:
     """Whether the gradient at points of one draw predicts the change along ways of that draw."""
     draw = torch.Generator().manual_seed(seed)
     # Off the images themselves, where kinks and ties lie in wait: a black patch without a bias is 0 before its ReLU.
     at = x + 0.1 * torch.rand(x.shape, generator=draw).to(x)
     ways = torch.empty(tries[-1][2], *x.shape).bernoulli_(generator=draw).mul_(2).sub_(1).to(at)
     leaf = at.requires_grad_()
+
+    def chosen(logits: Tensor) -> Tensor:
+        logits = logits[:, [*classes]] if classes else logits
+        return torch.where(logits.isfinite(), logits, 0)  # a masked class
+
     with torch.enable_grad():
-        logits = model(leaf)
-        mix = torch.randn(logits.shape, generator=draw).to(logits)
+        logits = chosen(model(leaf.clone()))
+        # No class may go under: every weight lies between 1/2 and 3/2, of either sign.
+        mix = (torch.rand(logits.shape, generator=draw) + 0.5).to(logits)
+        mix *= torch.empty(logits.shape).bernoulli_(generator=draw).mul_(2).sub_(1).to(logits)
         slope = torch.autograd.grad((mix * logits).sum(), leaf, allow_unused=True)[0] if logits.requires_grad else None
     here = (mix * logits.detach()).sum(1)
     predicted = torch.zeros(len(ways), 1).to(here) if slope is None else (slope * ways).flatten(2).sum(2)
@@ -118,13 +128,11 @@ def _predicted(model: Model, x: Tensor, tries: Tries, seed: int) -> bool:
     for steps, missing, count in tries:
         smooth = True
         for step in steps:
-            ahead, behind = (
-                torch.stack(
-                    [(mix * watched.run(model, at + sign * step * way).detach()).sum(1) for way in ways[:count]]
-                )
-                for sign in (1, -1)
-            )
+            moved = [[watched.run(model, at + sign * step * way).detach() for way in ways[:count]] for sign in (1, -1)]
+            ahead, behind = (torch.stack([(mix * chosen(there)).sum(1) for there in side]) for side in moved)
             change, bend = (ahead - behind) / (2 * step), (ahead + behind - 2 * here) / (2 * step)
+            if slope is None and not bool(change.any()):
+                raise _Independent
             size, noise = torch.maximum(change.norm(), predicted[:count].norm()), (rounding / step).expand_as(change)
             if bool((change - predicted[:count]).norm() <= missing * size + noise.norm()):
                 return True

@@ -11,7 +11,8 @@ import sys
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,8 @@ from attrobust.models.derivatives import differentiable
 from attrobust.models.watched import Model
 from attrobust.shapes import Labels
 
-#: Passes of a network that draws random numbers.
-DRAWS = 16
+#: Passes of a network that draws random numbers; classes that are looked at together.
+DRAWS, MANY = 16, 100
 
 _MEASURED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
@@ -42,6 +43,10 @@ def classifier(model: Model, x: Tensor, *target: Labels) -> None:
     met.seen(model, x)
     for labels in target:
         checks.labels("target", labels, batch=len(x), classes=met.classes, device=x.device)
+        if met.classes > MANY and met.largest < sys.maxsize and (new := {*labels.tolist()} - met.explained):
+            with watched.untouched(model):
+                differentiable(model, watched.company(x), classes=sorted(new))
+            met.explained |= new
 
 
 def batch(name: str, x: Tensor) -> Tensor:
@@ -93,9 +98,8 @@ def once(measure: Callable, model: Model, x: Tensor, *more: object, given: tuple
     """
     model = getattr(checks.function("model", model), "stands_for", model)
     every = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = tuple(
-        (watched.training(m), len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m)) for m in every
-    )
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    modes = tuple((watched.training(m), *(len(getattr(m, h)) for h in hooks), "forward" in vars(m)) for m in every)
     what = (measure.__module__, measure.__qualname__, *more)
     met = (what, tuple(x.shape[1:]), x.dtype, x.device, modes, frozenset(w.dtype for w in watched.weights(model)))
     try:
@@ -109,10 +113,14 @@ def once(measure: Callable, model: Model, x: Tensor, *more: object, given: tuple
 
 @dataclass
 class _Met:
-    """How many classes a network tells apart, and the largest batch in which it answered as it does alone."""
+    """How many classes a network tells apart, the largest batch in which it answered as it does alone, and labels.
+
+    Among many classes one that is cut off goes under; those that are `explained` are looked at by themselves.
+    """
 
     classes: int
     largest: int
+    explained: set[int] = field(default_factory=set)
 
     def seen(self, model: Callable[[Tensor], object], x: Tensor) -> None:
         """Refuse a network that answers an image of a batch larger than any before otherwise than alone."""
@@ -121,15 +129,14 @@ class _Met:
 
         def answer(at: Tensor) -> object:
             with torch.no_grad(), suppress(Exception):
-                return model(at)
+                return model(at.clone())
             return watched.run(model, at)
 
         whole, first = answer(x.detach()), answer(x.detach()[:1])
         if self.classes:
             checks.logits("model", whole, batch=len(x))
-        gap = watched.apart(
-            [t[:1] if t.shape[:1] == x.shape[:1] else t for t in watched.numbers(whole)], watched.numbers(first)
-        )
+        own = [t[:1] if t.shape[:1] == x.shape[:1] else t for t in watched.numbers(whole)]
+        gap = watched.apart(own, watched.numbers(first), like=x.dtype)
         if gap:
             raise ValueError(
                 f"model answers an image differently alone and among {len(x)}, by up to {gap:.2g}: it couples the"
@@ -168,33 +175,35 @@ def _each(function: Callable, x: Tensor, known: object, live: bool, name: str, m
 
 def _alone(model: Callable[[Tensor], object], x: Tensor) -> _Met:
     company = watched.company(x)
-    ends, copies = (0, len(company) - 1), company[:1].expand(len(company), *x.shape[1:])
+    ends, copies = (0, len(company) - 1), company[:1].repeat(len(company), *[1] * (x.ndim - 1))
+    apart = partial(watched.apart, like=x.dtype)
     with watched.untouched(model) as kept:
         before = watched.drawn(model)
         first = watched.numbers(watched.run(model, company))
         passes = 1 if watched.drawn(model) == before else DRAWS
-        gap = max(watched.apart(first, watched.numbers(watched.run(model, company))) for _ in range(passes))
+        gap = max(apart(first, watched.numbers(watched.run(model, company))) for _ in range(passes))
         if gap:
             raise ValueError(
                 f"model answers the same images differently, by up to {gap:.2g}: it is random; {watched.mode(model)}"
             )
         for i in ends:
             own = [t[[i]] if t.shape[:1] == company.shape[:1] else t for t in first]
-            gap = max(gap, watched.apart(own, watched.numbers(watched.run(model, company[[i]]))))
+            gap = max(gap, apart(own, watched.numbers(watched.run(model, company[[i]]))))
         own = [t[[0]].expand(t.shape) if t.shape[:1] == company.shape[:1] else t for t in first]
-        gap = max(gap, watched.apart(own, watched.numbers(watched.run(model, copies))))
-        apart = 0.0
+        gap = max(gap, apart(own, watched.numbers(watched.run(model, copies))))
+        off = 0.0
         with torch.no_grad(), suppress(Exception):  # one that registers hooks on gradients does not run so
-            apart = watched.apart(first, watched.numbers(model(company)))
-        changed = [name for name, (buffer, value) in kept.items() if not torch.equal(buffer, value)]
+            off = apart(first, watched.numbers(model(company.clone())))
+        now = dict(getattr(model, "named_buffers", list)())
+        changed = [n for n, (b, value) in kept.items() if now.get(n) is not b or not torch.equal(b, value)]
     if gap:
         raise ValueError(
             f"model answers an image differently alone and in company, by up to {gap:.2g}: it couples the images of a"
             f" batch; {watched.mode(model)}"
         )
-    if apart:
+    if off:
         raise ValueError(
-            f"model answers otherwise where gradients are off, by up to {apart:.2g}; what is explained would not be"
+            f"model answers otherwise where gradients are off, by up to {off:.2g}; what is explained would not be"
             " what predicts"
         )
     if changed:
@@ -213,7 +222,8 @@ def _measured(model: Model, x: Tensor) -> _Met:
     company = watched.company(x)
     with watched.untouched(model):
         logits = checks.logits("model", watched.run(model, company), batch=len(company))
-    if not bool(logits.isfinite().all()):
+    masked = (logits == -torch.inf).all(0)  # classes that are never given
+    if masked.all() or not bool(logits[:, ~masked].isfinite().all()):
         return _Met(logits.shape[1], sys.maxsize)  # of a diverged network every number is NaN, and nothing more to tell
     alone(model, x[: len(company)])
     with watched.untouched(model):

@@ -34,7 +34,7 @@ LOOKS = 4
 
 def kinks(model: nn.Module, x: Images) -> list[str]:
     """Names of the operations whose slope or value jumps within what images `x` reach, in order, without repeats."""
-    hidden = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+    hidden = any(isinstance(m, torch.jit.ScriptModule) for m in getattr(model, "modules", list)())
     with watched.untouched(model), torch.enable_grad(), _Watch(hidden) as watch:
         model(guards.batch("x", x).detach().requires_grad_())
     return watch.seen
@@ -100,6 +100,7 @@ def _tried(twin: SmoothTwin, x: Images) -> None:
 
     def run(model: nn.Module, at: Images) -> Tensor:
         logits = checks.logits("model", model(at), batch=len(at))
+        logits = logits.masked_fill(logits.detach().isinf(), 0)  # of a class that is masked
         return logits @ torch.linspace(1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
 
     def slope(at: Images, v: Images | None = None) -> tuple[Tensor, Tensor]:

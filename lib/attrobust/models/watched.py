@@ -20,8 +20,10 @@ SHOWN = 4
 
 @contextmanager
 def untouched(model: Model) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Buffers, of which copies are given, and the states of global random numbers come back as they were."""
+    """Buffers, of which copies are given, attributes and the states of random numbers come back as they were."""
     checks.function("model", model)
+    every = list(model.modules()) if isinstance(model, nn.Module) else []
+    plain = [(m, dict(vars(m)), dict(m._buffers)) for m in every if not isinstance(m, torch.jit.ScriptModule)]
     kept = {name: (b, b.detach().clone()) for name, b in getattr(model, "named_buffers", list)()}
     state, numbers = np.random.get_state(), random.getstate()  # noqa: NPY002
     own = [(draw, draw.get_state()) for draw in _generators(model)]
@@ -33,21 +35,32 @@ def untouched(model: Model) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
             random.setstate(numbers)
             for draw, before in own:
                 draw.set_state(before)
+            for module, attributes, buffers in plain:  # what is made when it first runs must be made of the caller's x
+                _put_back(vars(module), attributes)
+                _put_back(module._buffers, buffers)
             with torch.no_grad():
                 for buffer, value in kept.values():
                     if not torch.equal(buffer, value):  # a write would break graphs that hold it
                         buffer.copy_(value)
 
 
+def _put_back(now: dict, before: dict) -> None:
+    for name in [name for name in now if name not in before]:
+        del now[name]
+    now.update({name: value for name, value in before.items() if name not in now or now[name] is not value})
+
+
 def run(model: Callable[[Tensor], object], x: Tensor) -> object:
-    """What the network says of images that are part of a graph, as when it is explained."""
+    """What the network says of (a copy of) images that are part of a graph, as when it is explained."""
     try:
         with torch.enable_grad():
-            return model(x.detach().requires_grad_() if x.is_floating_point() else x)
+            return model(x.detach().clone().requires_grad_() if x.is_floating_point() else x.clone())
     except Exception as error:  # whatever a network of the reader's own raises
         checks.floating("x", x)
-        what = f"shape {tuple(x.shape)} and dtype {x.dtype}"
+        what = f"shape ({', '.join(map(str, ('n', *x.shape[1:])))}) and dtype {x.dtype}"
         hint = f"; {mode(model)}" if trains(model) else ""
+        if "in-place operation" in str(error):
+            hint = "; what it does to x itself must be done to a copy"
         raise ValueError(f"model does not run on x of {what}: {said(error)}{hint}") from error
 
 
@@ -112,13 +125,14 @@ def numbers(output: object) -> list[Tensor]:
     return [t.detach() for t in parts if isinstance(t, Tensor)]
 
 
-def apart(first: list[Tensor], second: list[Tensor]) -> float:
-    """How far two answers lie apart beyond rounding; 0 if they do not."""
-    gaps = [0.0]
+def apart(first: list[Tensor], second: list[Tensor], *, like: torch.dtype = torch.float64) -> float:
+    """How far two answers lie apart beyond the rounding of their own precision, or of `like`; 0 if they do not."""
+    gaps, coarse = [0.0], torch.finfo(like).eps if like.is_floating_point else 0.0
     for one, other in zip(first, second, strict=False):
         if one.is_floating_point() and one.shape == other.shape and one.numel():
-            gap, scale = float((one - other).abs().nan_to_num().max()), float(one.abs().nan_to_num().max())
-            gaps.append(gap if gap > torch.finfo(one.dtype).eps ** 0.5 * scale else 0.0)
+            gap, scale = float((one - other).abs().nan_to_num().max()), float(one.abs().nan_to_num(posinf=0).max())
+            kind = torch.finfo(one.dtype)
+            gaps.append(gap if gap > max(kind.eps, coarse) ** 0.5 * scale + kind.tiny else 0.0)
     return max(gaps)
 
 
