@@ -517,10 +517,10 @@ def layered(layer):
 def test_layers_that_couple_the_batch_or_draw_numbers_are_refused():
     x, y = cases.images(), cases.labels()
     alone = layered(nn.BatchNorm1d(4, track_running_stats=False)).eval()
-    with pytest.raises(ValueError, match=r"model does not run on x of shape \(1,"):
+    with pytest.raises(ValueError, match=r"model does not run on x of shape \(n,"):
         curvature.ParameterHessian(alone, LOSS, x, y)
     for model, said in (
-        (layered(nn.BatchNorm1d(4)), r"does not run on x of shape \(1,"),
+        (layered(nn.BatchNorm1d(4)), r"does not run on x of shape \(n,"),
         (layered(nn.Dropout(0.1)), "answers .*: it is random"),
         (transformer(), "answers .*: it is random"),
     ):

@@ -453,7 +453,7 @@ def test_a_network_that_was_met_and_then_hooked_patched_or_cast_is_looked_at_aga
         (lambda m: attacks.auto(attributions.saliency, m, X, 0.1, k=2, generator=cases.generator()), "ball is a float"),
         (lambda m: attacks.auto(attributions.saliency, m, X, BALL, k=2, generator=None), "generator is a NoneType"),
         (lambda m: attacks.auto(lambda *a: X[:1], m, X, BALL, k=2, generator=cases.generator()), "gives 1 maps for 3"),
-        (lambda m: attacks.auto(lambda *a: None, m, X, BALL, k=2, generator=cases.generator()), "map is a NoneType"),
+        (lambda m: attacks.auto(lambda *a: None, m, X, BALL, k=2, generator=cases.generator()), "> is a NoneType"),
         (
             lambda m: robustness.attribution_robustness(
                 m, X, attributions=[attributions.saliency], ball=BALL, k=2, generator=cases.generator()

@@ -237,8 +237,8 @@ def none_negative(name: str, value: Tensor) -> Tensor:
 
 
 def short(value: object) -> str:
-    """A value in a sentence: its kind, where it is long."""
-    said = repr(value)
+    """A value in a sentence: its kind, where it is long; of a long number the first digits."""
+    said = repr(value) if not isinstance(value, int) or abs(value) <= LARGEST else f"{str(value)[:40]}..."
     return said if len(said) <= 80 and "\n" not in said else f"a {type(value).__name__}"
 
 

@@ -148,7 +148,7 @@ def pearson(reference: Importances, perturbed: Importances) -> PerImage:
 
 def cosine(reference: Maps, perturbed: Maps) -> PerImage:
     """Cosine of the angle between signed maps, in [-1, 1]; 0 = chance, also where a map is zero."""
-    first, second = map(exact, _flat_pair(reference, perturbed))
+    first, second = (level(exact(m)) for m in _flat_pair(reference, perturbed))
     return along(unit(first), second).clamp(-1, 1).to(reference)
 
 
@@ -202,8 +202,7 @@ def _unless_nan(found: PerImage, *maps: Flat) -> PerImage:
 
 
 def along(direction: Flat, vectors: Flat) -> PerImage:
-    """Cosine of vectors with directions of unit length; 0 of a vector that is zero."""
-    vectors = level(vectors)
+    """Cosine of vectors, made `level` if of any scale, with directions of unit length; 0 of a vector that is zero."""
     size = vectors.norm(dim=1)
     return (direction * vectors).sum(1) / torch.where(size > 0, size, 1)
 
@@ -223,24 +222,33 @@ def unit(m: Flat) -> Flat:
 def length(m: Flat) -> PerImage:
     """Euclidean length of each row."""
     power = exponent(m)
-    return times(times(m, -power).norm(dim=1), power[:, 0])
+    return m.norm(dim=1) if _ordinary(m, power) else times(times(m, -power).norm(dim=1), power[:, 0])
 
 
 def level(m: Tensor) -> Tensor:
-    """Each map times the power of two, which rounds nothing, that brings its largest entry between 1/2 and 1.
+    """Maps of ordinary size as they are; else times the power of two that brings the largest entry between 1/2 and 1.
 
-    Of such rows squares and sums neither vanish nor overflow, as those of 1e-30 and 1e30 do in single precision.
+    Which rounds nothing; and squares and sums neither vanish nor overflow, as those of 1e-30 and 1e30 do in single
+    precision.
 
     Example:
         >>> level(torch.tensor([[3e-30, 0.0], [0.0, 0.0]])).norm(dim=1).gt(0.5).tolist()
         [True, False]
     """
-    return times(m, -exponent(m.flatten(1)).view(-1, *(1,) * (m.ndim - 1)))
+    power = exponent(m.flatten(1))
+    return m if _ordinary(m, power) else times(m, -power.view(-1, *(1,) * (m.ndim - 1)))
+
+
+def _ordinary(m: Tensor, power: Int[Tensor, "batch 1"]) -> bool:
+    """Whether squares of these maps keep their digits as they are: in half precision no size is ordinary."""
+    return torch.finfo(m.dtype).max > 2**100 and bool((power.abs() <= 32).all())
 
 
 def exponent(m: Flat) -> Int[Tensor, "batch 1"]:
     """The power of two just above each row's largest entry; 0 of a row that is zero or not finite."""
-    return torch.frexp(exact(m.detach().abs().amax(1, keepdim=True)).nan_to_num(nan=0, posinf=0)).exponent
+    m = m.detach()
+    largest = torch.maximum(m.amax(1, keepdim=True), -m.amin(1, keepdim=True))  # of abs() torch is far slower
+    return torch.frexp(exact(largest).nan_to_num(nan=0, posinf=0)).exponent
 
 
 def times(m: Tensor, power: Int[Tensor, "..."]) -> Tensor:

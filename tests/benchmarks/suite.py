@@ -58,7 +58,12 @@ class Counting(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
+        self.model, self.counts = model, [0, 0]  # a list: attributes are put back after a look at the network
+
+    forwards, backwards = (
+        property(lambda self, i=i: self.counts[i], lambda self, value, i=i: self.counts.__setitem__(i, value))
+        for i in range(2)
+    )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""

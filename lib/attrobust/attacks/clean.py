@@ -67,8 +67,8 @@ class _Chosen(Clean):
 
 
 def share_of(chosen: Int[Tensor, "batch k"], importances: Importances) -> PerImage:
-    """Share of a map's importance that the chosen pixels hold; 0 of a map that is zero."""
-    flat = level(importances.flatten(1))
+    """Share of a (level) map's importance that the chosen pixels hold; 0 of a map that is zero."""
+    flat = importances.flatten(1)
     return _share(flat.gather(1, chosen).sum(1), flat.sum(1))
 
 

@@ -49,13 +49,14 @@ def measure(clean: Maps, there: Maps, *, k: int, wanted: Wanted | None = None) -
 def compare(clean: Clean, there: Maps) -> Float[Tensor, "measures iterates"]:
     """Every measure of finite maps beside their clean ones, in the order of `MEASURES`; "match" if one is wanted."""
     there = similarity.exact(there)
-    importances, flat = pixelwise(similarity.level(there)), there.flatten(1)
+    level = similarity.level(there)
+    importances, flat = pixelwise(level), there.flatten(1)
     now, (ranks, leaders) = importances.flatten(1), similarity.ranks_and_leaders(importances, k=clean.k)
     alike = [
         clean.leaders.gather(1, leaders).sum(1).to(now) / clean.k,
         share_of(clean.top, importances) / clean.held,
         similarity.along(clean.ranks, ranks - (now.shape[1] + 1) / 2).to(now).clamp(-1, 1),
-        similarity.along(clean.direction, flat).clamp(-1, 1),
+        similarity.along(clean.direction, level.flatten(1)).clamp(-1, 1),
         similarity.along(clean.profile, similarity.centred(now)).clamp(-1, 1),
     ]
     change = similarity.length(flat - clean.maps.flatten(1))

@@ -71,7 +71,7 @@ def lower_spearman(clean: Clean, there: Maps) -> PerImage:
 
 def lower_cosine(clean: Clean, there: Maps) -> PerImage:
     """One minus the cosine between the signed maps: 0 (same direction) to 2 (reversed)."""
-    return 1 - along(clean.direction, there.flatten(1))
+    return 1 - along(clean.direction, level(there).flatten(1))
 
 
 def lower_pearson(clean: Clean, there: Maps) -> PerImage:

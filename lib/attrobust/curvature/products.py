@@ -262,7 +262,9 @@ def _saved_bytes(nodes: set[torch.autograd.graph.Node], inputs: Sequence[Tensor]
 def _same(p: Tensor, known: Tensor, value: Tensor) -> bool:
     """Whether a parameter is the one that is known and has the value that it had."""
     how = [(t.shape, t.dtype, t.device) for t in (p, value)]
-    return p is known and how[0] == how[1] and torch.allclose(p.detach(), value, rtol=0, atol=0, equal_nan=True)
+    if p is not known or how[0] != how[1]:
+        return False
+    return torch.equal(p, value) or torch.allclose(p.detach(), value, rtol=0, atol=0, equal_nan=True)
 
 
 @cache

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attrobust import checks
+from attrobust.models import watched
 from attrobust.shapes import Images, Logits
 
 
@@ -22,7 +23,7 @@ class TwoLogits(nn.Module):
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
         self.original = checks.kind("original", original, nn.Module)
-        self.training = getattr(original, "training", False)  # frozen by torch.jit, it has none
+        self.training = watched.training(original)
 
     def forward(self, x: Images) -> Logits:
         """Both logits of each image."""

@@ -71,7 +71,7 @@ class SmoothTwin(nn.Module):
     def __init__(self, original: nn.Module, beta: float, *, pools: bool = False) -> None:
         super().__init__()
         self.original, self.beta, self.pools = original, beta, pools
-        self.training = getattr(original, "training", False)
+        self.training = watched.training(original)
 
     def forward(self, x: Images) -> Tensor:
         """Output of the original network with every kink softened."""
