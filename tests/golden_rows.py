@@ -190,6 +190,7 @@ def updated(name: str) -> pd.DataFrame:
 
 def explained(name: str) -> pd.DataFrame:
     how = {"on_patches": {"attribution": attributions.saliency, "patch": 2}, "integrated_gradients": {"steps": 4}}
+    how |= {"occlusion": {"patch": 2}}
     found = getattr(attributions, name)(vit(), images(2), cases.labels(2), **how.get(name, {}))
     return pd.DataFrame(found.detach().flatten(1).numpy()).add_prefix("pixel ")
 
@@ -198,6 +199,11 @@ def untimed(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="seconds").sort_values([c for c in table if c != "seconds"], ignore_index=True)
 
 
+def small() -> data.Dataset:
+    return measure.dataset("digits", 4, 24, 3, "cpu")
+
+
+MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevance"), ("logit", "log_probability"))}
 DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
 
 #: A small call of every versioned function.
@@ -210,7 +216,9 @@ CASES: dict[str, Callable[[], object]] = {
     "_input_side": input_side,
     "inside": lambda: explanations.inside(vit(), images(), patch=2, k=2),
     "margins": lambda: explanations.margins(vit("softmax"), images(2), k=2),
-    "under_attack": lambda: explanations.under_attack(vit(), images(2), patch=2, k=1, effort=SMALL.effort, **ATTACK),
+    "under_attack": lambda: explanations.under_attack(vit(), images(2), k=1, effort=SMALL.effort, **ATTACK, **MAPS),
+    "controls": lambda: explanations.controls(vit(), images(3), patch=2, **MAPS),
+    "_size": lambda: measure._size(network(experiment()), measure.build(experiment()), small().train),
     "attribution_robustness": robust,
     "auto": suite,
     "heavy": judge_of_strength,

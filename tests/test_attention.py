@@ -112,14 +112,17 @@ def test_every_named_kernel_is_described_by_known_words():
 
 # ------------------------------------------------------------------ every kernel
 
-NORMALISED = ("softmax", "l2", "linear")
+NORMALISED = ("softmax", "l2", "linear", "doubly_stochastic", "cosine")
 
 #: Weight of one key by the definitions in the literature, before its row is normalised: of the scaled product of query
-#: and key, the bell of their distance, the product of their features, and how many keys there are.
+#: and key, the bell of their distance, the product of their features, and how many keys there are. Those whose weights
+#: do not follow from one query and one key have a test of their own.
+OF_ONE_PAIR = [name for name in attention.KERNELS if name not in ("softmax_plus_one", "doubly_stochastic", "cosine")]
 FORMULAS = {
     "softmax": lambda dot, bell, feature, n: math.exp(dot),
     "l2": lambda dot, bell, feature, n: bell,
     "gaussian": lambda dot, bell, feature, n: bell,
+    "gaussian_counted": lambda dot, bell, feature, n: bell / n,
     "exponential": lambda dot, bell, feature, n: math.exp(dot) / n,
     "linear": lambda dot, bell, feature, n: feature,
     "linear_unnormalised": lambda dot, bell, feature, n: feature / n,
@@ -152,7 +155,7 @@ def some_keys(rows=4, keys=5):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", attention.KERNELS)
+@pytest.mark.parametrize("name", OF_ONE_PAIR)
 def test_every_kernel_agrees_with_its_formula_entry_by_entry(name, masked):
     q, k, _ = queries_keys_values()
     mask = some_keys() if masked else torch.ones(2, 3, 4, 5, dtype=torch.bool)
@@ -160,6 +163,42 @@ def test_every_kernel_agrees_with_its_formula_entry_by_entry(name, masked):
     for b, h, i in [(0, 0, 0), (1, 2, 3), (0, 1, 2)]:
         expected = by_hand(name, q[b, h, i].tolist(), k[b, h].tolist(), mask[b, h, i].tolist())
         assert weights[b, h, i].tolist() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_softmax_plus_one_is_softmax_with_an_empty_key_of_score_zero(masked):
+    q, k, _ = queries_keys_values(scale=5.0)
+    mask = some_keys() if masked else None
+    weights = attention.kernel("softmax_plus_one")(q, k, mask=mask)
+    raised = attention.Kernel().scores(q, k).exp() * (mask if masked else 1)
+    assert torch.allclose(weights, raised / (1 + raised.sum(-1, keepdim=True)), rtol=1e-10)
+    padded, empty = F.pad(k, (0, 0, 0, 1)), F.pad(mask, (0, 1), value=True) if masked else None
+    assert torch.allclose(weights, attention.kernel("softmax")(q, padded, mask=empty)[..., :-1], rtol=1e-10)
+    assert attention.kernel("softmax_plus_one").weights(torch.full((1, 1, 1, 2), 1e4)).sum() == 1
+
+
+def test_doubly_stochastic_attention_goes_to_rows_and_columns_of_sum_one():
+    q, _, _ = queries_keys_values()
+    kernel, scores = attention.kernel("doubly_stochastic"), attention.Kernel().scores(q, q)
+    weights = kernel(q, q)
+    columns, plain = (w.sum(-2).sub(1).abs().max() for w in (weights, scores.softmax(-1)))
+    assert columns < plain / 4
+    hand = scores.exp()
+    for _ in range(attention.ROUNDS):
+        hand = hand / hand.sum(-1, keepdim=True)
+        hand = hand / hand.sum(-2, keepdim=True)
+    assert torch.allclose(weights, hand / hand.sum(-1, keepdim=True), rtol=1e-10)
+    other = q.clone()
+    other[:, :, 0] += 1  # another query enters every row
+    assert not torch.allclose(kernel(other, q)[:, :, 1:], weights[:, :, 1:], rtol=1e-3)
+
+
+def test_cosine_attention_is_softmax_attention_of_queries_and_keys_of_equal_length():
+    q, k, _ = queries_keys_values()
+    unit = [DIM**0.5 * part / part.norm(dim=-1, keepdim=True) for part in (q, k)]
+    kernel = attention.kernel("cosine")
+    assert torch.allclose(kernel(q, k), attention.kernel("softmax")(*unit), rtol=1e-10)
+    assert torch.allclose(kernel(3 * q, k / 7), kernel(q, k), rtol=1e-10)
 
 
 def test_masked_softmax_attention_agrees_with_torchs_own():
@@ -177,7 +216,7 @@ def test_rows_sum_to_one_exactly_where_the_norm_says_so(name, scale):
     weights, kernel = attention.kernel(name)(q, k), attention.kernel(name)
     assert (weights >= 0).all()
     ones = torch.allclose(weights.sum(-1), torch.ones(2, 3, 4, dtype=torch.float64), rtol=1e-12)
-    assert (kernel.norm == "row") == (name in NORMALISED)
+    assert (kernel.norm in ("row", "rows_and_columns")) == (name in NORMALISED)
     if name in NORMALISED:
         assert ones
     elif scale:
@@ -186,7 +225,14 @@ def test_rows_sum_to_one_exactly_where_the_norm_says_so(name, scale):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
-    ("free", "bound"), [("gaussian", "l2"), ("exponential", "softmax"), ("linear_unnormalised", "linear")]
+    ("free", "bound"),
+    [
+        ("gaussian", "l2"),
+        ("gaussian_counted", "l2"),
+        ("softmax_plus_one", "softmax"),
+        ("exponential", "softmax"),
+        ("linear_unnormalised", "linear"),
+    ],
 )
 def test_a_kernel_is_its_normalised_partner_times_its_row_mass(free, bound, masked):
     q, k, _ = queries_keys_values()
@@ -278,7 +324,7 @@ def test_the_matrix_is_made_of_the_scores_alone(name):
     assert torch.equal(kernel(q, k, mask=some_keys()), kernel.weights(kernel.scores(q, k), mask=some_keys()))
 
 
-@pytest.mark.parametrize("norm", attention.NORMS)
+@pytest.mark.parametrize("norm", [norm for norm in attention.NORMS if norm != "rows_and_columns"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_linear_attention_in_linear_time_equals_its_quadratic_form(norm, masked):
     q, k, v = queries_keys_values()
@@ -324,7 +370,7 @@ def test_linear_time_never_forms_the_matrix():
         ),
         (
             lambda: attention.mix_in_linear_time(attention.Kernel(), *queries_keys_values()),
-            "kernel is Kernel.score=dot, link=exp, norm=row.; linear time needs score 'elu' and link 'identity'",
+            "kernel is Kernel.score=dot, link=exp, norm=row.; linear time needs score .elu., link .identity. and a",
         ),
         (lambda: attention.Attention(6, 4), "heads is 4; it must divide dim, 6"),
         (lambda: attention.Attention(6, 0), "heads is 0; it must be a whole number of at least 1"),

@@ -191,7 +191,8 @@ def test_other_kernels_have_the_columns_of_softmax_and_their_row_mass(kernel):
     softmax = experiments.inside(vit(), images(), patch=PATCH, k=K)
     model, x = vit(attention=kernel), images()
     found = experiments.inside(model, x, patch=PATCH, k=K)
-    assert set(found) == set(softmax) | {"mass", "empty"}
+    shares_columns = kernel == "doubly_stochastic"
+    assert set(found) == set(softmax) - ({"norm"} if shares_columns else set()) | {"mass", "empty"}
     scores, weights = experiments.cls_rows(model, x)
     assert found["mass"] == pytest.approx(weights.sum(-1).mean().item())
     assert found["empty"] == (weights.sum(-1) == 0).double().mean()
@@ -199,6 +200,8 @@ def test_other_kernels_have_the_columns_of_softmax_and_their_row_mass(kernel):
     hand = -(p * p.clamp(min=1e-300).log()).sum(-1) / math.log(5)
     assert found["entropy"] == pytest.approx(hand[~hand.isnan()].mean().item())
     layer = model.blocks[-1].attention.kernel
+    if shares_columns:
+        return
 
     def weigh(row):
         return layer.weights(row[None, None, None])[0, 0, 0]

@@ -4,13 +4,17 @@ A kernel makes the attention matrix of queries and keys. Three words describe it
 
     score    how alike a query and a key are       "dot":     s_ij = q_i . k_j / sqrt(d)
                                                    "sqdist":  s_ij = - |q_i - k_j|^2 / (2 sqrt(d))
+                                                   "cosine":  s_ij = sqrt(d) q_i . k_j / (|q_i| |k_j|)
                                                    "elu":     s_ij = phi(q_i) . phi(k_j) / d,  phi = elu + 1
     link     what makes the score a weight         "exp", "relu", "identity", "sigmoid": 1 / (1 + n exp(-s))
-    norm     what the weights are divided by       "row": their sum over the keys;  "count": n;  "none": 1
+    norm     what the weights are divided by       "row": their sum over the keys;  "row_plus_one": 1 + that sum
+                                                   "rows_and_columns": sums over keys and over queries, in turn
+                                                   "count": n;  "none": 1
 
 n is the number of keys a query may attend to. `l2` and `gaussian` are the matched pair: the same score and bandwidth,
-with and without the row normalisation; `gaussian` is not divided by n either, as in Lu et al. 2021. The 1 / d of
-"elu" is our choice; it cancels in a normalised row and starts the mass of any other near 1. (After Tsai et al. 2019.)
+with and without the row normalisation; `gaussian` is not divided by n either, as in Lu et al. 2021 (divided by it,
+the kernel is `gaussian_counted`). The 1 / d of "elu" is our choice; it cancels in a normalised row and starts the mass
+of any other near 1; so is the sqrt(d) of "cosine", which starts it at the size of "dot". (After Tsai et al. 2019.)
 """
 
 import math
@@ -46,15 +50,34 @@ def _sqdist(q: Queries, k: Keys) -> Weights:
     return (squared - below) / (-2 * math.sqrt(q.shape[-1]))
 
 
-def _row(weights: Weights, n: Tensor) -> Weights:
-    total = weights.sum(-1, keepdim=True)
+def _cosine(q: Queries, k: Keys) -> Weights:
+    return math.sqrt(q.shape[-1]) * (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT)
+
+
+def _over(weights: Weights, total: Tensor) -> Weights:
     return weights / torch.where(total > 0, total, torch.ones_like(total))
 
+
+def _row(weights: Weights, n: Tensor) -> Weights:
+    return _over(weights, weights.sum(-1, keepdim=True))
+
+
+def _in_turn(weights: Weights, n: Tensor) -> Weights:
+    """Rows divided by their sums, then `ROUNDS` times columns and rows, so that rows sum to one exactly."""
+    weights = _row(weights, n)
+    for _ in range(ROUNDS):
+        weights = _row(_over(weights, weights.sum(-2, keepdim=True)), n)
+    return weights
+
+
+#: Rounds of "rows_and_columns" after the first division of rows.
+ROUNDS = 3
 
 Words = dict[str, Callable[[Tensor, Tensor], Tensor]]
 SCORES: Words = {
     "dot": lambda q, k: (q / math.sqrt(q.shape[-1])) @ k.mT,
     "sqdist": _sqdist,
+    "cosine": _cosine,
     "elu": lambda q, k: feature(q) @ feature(k).mT / q.shape[-1],
 }
 LINKS: Words = {
@@ -65,21 +88,29 @@ LINKS: Words = {
 }
 NORMS: Words = {
     "row": _row,
+    "row_plus_one": lambda weights, n: weights / (1 + weights.sum(-1, keepdim=True)),
+    "rows_and_columns": _in_turn,
     "count": lambda weights, n: weights / n,
     "none": lambda weights, n: weights,
 }
 
 #: Kernels by name, as their three words: Vaswani et al. 2017, eq. 1 (softmax); Kim et al. 2021 (l2); Lu et al. 2021
-#: (gaussian); Katharopoulos et al. 2020 (linear); Wortsman et al. 2023 (relu); Ramapuram et al. 2024 (sigmoid).
+#: (gaussian); Katharopoulos et al. 2020 (linear); Wortsman et al. 2023 (relu); Ramapuram et al. 2024 (sigmoid); Miller
+#: 2023, "Attention is off by one" (softmax_plus_one); Sander et al. 2022 (doubly_stochastic); Henry et al. 2020, with a
+#: fixed scale (cosine).
 KERNELS: dict[str, dict[str, str]] = {
     "softmax": {"score": "dot", "link": "exp", "norm": "row"},
     "l2": {"score": "sqdist", "link": "exp", "norm": "row"},
     "gaussian": {"score": "sqdist", "link": "exp", "norm": "none"},
+    "gaussian_counted": {"score": "sqdist", "link": "exp", "norm": "count"},
     "exponential": {"score": "dot", "link": "exp", "norm": "count"},
     "linear": {"score": "elu", "link": "identity", "norm": "row"},
     "linear_unnormalised": {"score": "elu", "link": "identity", "norm": "count"},
     "relu": {"score": "dot", "link": "relu", "norm": "count"},
     "sigmoid": {"score": "dot", "link": "sigmoid", "norm": "none"},
+    "softmax_plus_one": {"score": "dot", "link": "exp", "norm": "row_plus_one"},
+    "doubly_stochastic": {"score": "dot", "link": "exp", "norm": "rows_and_columns"},
+    "cosine": {"score": "cosine", "link": "exp", "norm": "row"},
 }
 
 
@@ -107,17 +138,25 @@ class Kernel(nn.Module):
         `mask` says which keys a query may attend to, all if None; n of the module's formulas counts these. Weights are
         exactly 0 at the others, and a query without any key has a row of zeros.
         """
-        softmax = self.link == "exp" and self.norm == "row"  # torch subtracts the largest score of a row first
+        if self.link == "exp" and self.norm not in ("count", "none"):
+            return self._softmax(scores, mask)
         if mask is None:
             n = torch.full((1,), scores.shape[-1], dtype=scores.dtype, device=scores.device)
-            return scores.softmax(-1) if softmax else NORMS[self.norm](LINKS[self.link](scores, n), n)
-        if softmax:
-            empty = ~mask.any(-1, keepdim=True)
-            return scores.masked_fill(~(mask | empty), -torch.inf).softmax(-1).masked_fill(~mask, 0)
+            return NORMS[self.norm](LINKS[self.link](scores, n), n)
         n = mask.sum(-1, keepdim=True).to(scores)
         n = torch.where(n > 0, n, torch.ones_like(n))
         scores = scores.masked_fill(~mask, 0)  # before the link: exp of a key that does not count may overflow
         return NORMS[self.norm](LINKS[self.link](scores, n).masked_fill(~mask, 0), n)
+
+    def _softmax(self, scores: Weights, mask: Mask | None) -> Weights:
+        """Weights exp(s) with divided rows, however large the scores: torch subtracts the largest of a row first."""
+        if mask is not None:
+            empty = ~mask.any(-1, keepdim=True)
+            scores = scores.masked_fill(~(mask | empty), -torch.inf)
+        empty_key = self.norm == "row_plus_one"  # the one is a key of score 0 that has no value
+        weights = F.pad(scores, (0, 1)).softmax(-1)[..., :-1] if empty_key else scores.softmax(-1)
+        weights = weights if mask is None else weights.masked_fill(~mask, 0)
+        return _in_turn(weights, weights) if self.norm == "rows_and_columns" else weights
 
     def forward(self, q: Queries, k: Keys, *, mask: Mask | None = None) -> Weights:
         """Attention matrix of queries and keys; see `weights` for the mask."""
@@ -149,14 +188,15 @@ def mix_in_linear_time(
     the comparison of costs. The mask, of the keys that count, is the same for every query. A kernel whose weights are
     not products of features (score "elu", link "identity") raises a ValueError.
     """
-    if kernel.link != "identity":
-        raise ValueError(f"kernel is {kernel}; linear time needs score 'elu' and link 'identity'")
+    if kernel.link != "identity" or kernel.norm == "rows_and_columns":
+        needs = "score 'elu', link 'identity' and a norm of single rows"
+        raise ValueError(f"kernel is {kernel}; linear time needs {needs}")
     phi_q, phi_k = feature(q), feature(k)
     n = torch.full((1,), k.shape[-2], dtype=k.dtype, device=k.device)
     if mask is not None:
         phi_k, n = phi_k.masked_fill(~mask.mT, 0), mask.sum(-1, keepdim=True).to(k)
-    if kernel.norm == "row":
-        total = phi_q @ phi_k.sum(-2)[..., None]
+    if kernel.norm in ("row", "row_plus_one"):
+        total = phi_q @ phi_k.sum(-2)[..., None] + (q.shape[-1] if kernel.norm == "row_plus_one" else 0)
     else:
         total = q.shape[-1] * (n if kernel.norm == "count" else torch.ones_like(n))
     return phi_q @ (phi_k.mT @ v) / torch.where(total > 0, total, torch.ones_like(total))

@@ -30,11 +30,11 @@ DISTANCES = tuple(name for name, worse in attacks.MEASURES.items() if worse > 0 
 COLUMNS = (*SIMILARITIES, *DISTANCES)
 
 
-@versioned(2)
+@versioned(3)
 def attribution_robustness(
     model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], ball: Ball, k: int,
     generator: torch.Generator, effort: attacks.Effort | None = None, noise_draws: int = 4,
-    ascend_on: Sequence[nn.Module] | None = None, refuse: bool = True,
+    ascend_on: Sequence[nn.Module] | None = None, refuse: bool = True, held: float | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Attack the maps of the predicted classes and compare them with the clean ones.
 
@@ -43,6 +43,7 @@ def attribution_robustness(
         effort: how hard `attacks.auto` climbs, `attacks.Effort()` if None; noise and walk are left out of the attack.
         noise_draws: random perturbations of full size, averaged, for the noise row; at least 1.
         ascend_on: networks to climb on; twins of the model are built if its derivative fails the audit.
+        held: largest change of a class's probability that counts, noise included; None for any that keeps the class.
         refuse: whether a map that cannot be climbed is an error; if not, it was not attacked, and its row is NaN.
 
     Returns:
@@ -60,10 +61,10 @@ def attribution_robustness(
     checks.count("effort.steps", effort.steps)
     streams, tables = attacks.Streams(x, generator=generator), []
     target = predictions(model, x)
-    noise = _noise(model, x, target, ball, streams, noise_draws)
+    noise = _noise(model, x, target, ball, streams, noise_draws, held)
     climbing = dataclasses.replace(effort, draws=0, walk=0)
     for name, attribution in attributions.items():
-        attack = partial(attacks.auto, effort=climbing, ascend_on=ascend_on)
+        attack = partial(attacks.auto, effort=climbing, ascend_on=ascend_on, held=held)
         found = _attacked(attack, attribution, model, x, ball, k, streams, refuse=refuse)
         maps = _explained(attribution, model, target, streams)
         clean = maps(x)
@@ -75,7 +76,7 @@ def attribution_robustness(
     return table[["image", "attribution", "attack", *COLUMNS, "counted"]]
 
 
-@versioned(1)
+@versioned(2)
 def strength(
     model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], ball: Ball, k: int,
     generator: torch.Generator, attack: str, steps: int, starts: int,
@@ -166,12 +167,23 @@ def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images
 
 
 def _noise(
-    model: nn.Module, x: Images, target: Labels, ball: Ball, streams: attacks.Streams, count: int
+    model: nn.Module,
+    x: Images,
+    target: Labels,
+    ball: Ball,
+    streams: attacks.Streams,
+    count: int,
+    held: float | None = None,
 ) -> list[tuple[Images, Marks]]:
     """Perturbations of full size, and which of them keep the prediction; every map sees the same ones."""
     draws = [streams(image, "noise row") for image in range(len(x))]
     moved = [(x + attacks.each(ball.boundary, x, draws)).clamp(0, 1) for _ in range(count)]
-    return [(noisy, predictions(model, noisy) == target) for noisy in moved]
+    if held is None:
+        return [(noisy, predictions(model, noisy) == target) for noisy in moved]
+    with torch.no_grad():
+        sure, probabilities = model(x).softmax(1), [model(noisy).softmax(1) for noisy in moved]
+    steady = [((p - sure).abs().amax(1) <= held) & (p.argmax(1) == target) for p in probabilities]
+    return list(zip(moved, steady, strict=True))
 
 
 def _share(noise: Sequence[tuple[Images, Marks]]) -> PerImage:

@@ -195,6 +195,8 @@ def _mix(
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         dtype = attention_mask.dtype
         raise _OfItsOwnKindError(f"attention_mask has dtype {dtype}; it must be boolean, True where a key may be read")
+    if attention_mask is not None and not attention_mask.all() and kernel.norm == "rows_and_columns":
+        raise ValueError(f"the kernel is {kernel}, in which every query enters the others' rows; a mask hides none")
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
             raise _OfItsOwnKindError(f"the model asks its attention for {name}, which a kernel does not know")

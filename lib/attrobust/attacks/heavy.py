@@ -36,7 +36,7 @@ NEW = 0.75
 SEEDS = ("top_k", "spearman", "cosine", "pearson")
 
 
-@versioned(1)
+@versioned(2)
 def heavy(
     attribution: Attribution, model: nn.Module, x: Images, ball: Ball, *, k: int,
     generator: torch.Generator | Streams, steps: int = 300, starts: int = 10,

@@ -40,15 +40,20 @@ class Problem:
     streams: Streams
     clean: Maps | None = None  # maps of the clean images
     heard: bool = True  # whether logits that a map brings along are those of the model
+    held: float | None = None  # largest change of a class's probability that counts; None: any that keeps the class
+    sure: Float[Tensor, "batch classes"] | None = None  # probabilities of the clean images, where they are held
 
     @classmethod
     def of(
-        cls, attribution: Attribution, model: nn.Module, x: Images, ball: Ball, generator: torch.Generator | Streams
-    ) -> "Problem":
+        cls, attribution: Attribution, model: nn.Module, x: Images, ball: Ball, generator: torch.Generator | Streams, *,
+        held: float | None = None,
+    ) -> "Problem":  # fmt: skip
         """The problem of moving the maps of the predicted classes."""
         checks.images("x", x)
         checks.kind("ball", ball, Ball)
         checks.kind("generator", generator, torch.Generator, Streams)
+        if held is not None:
+            checks.positive("held", held)
         target = predictions(model, x)
         streams = generator if isinstance(generator, Streams) else Streams(x, generator=generator)
         problem = cls(attribution, model, x, target, ball, streams)
@@ -59,6 +64,9 @@ class Problem:
         if not problem.stochastic:  # those run image by image
             guards.each(f"attribution {name_of(attribution)}", attribution, model, x, target)
         heard = logits is not None and torch.equal(logits.argmax(1), target)
+        if held is not None:
+            with torch.no_grad():
+                problem = replace(problem, held=held, sure=model(x).softmax(1))
         return replace(problem, clean=clean.detach(), heard=heard)
 
     @property
@@ -85,10 +93,12 @@ class Problem:
         return maps, logits if self.heard else None
 
     def way_back(self, at: Images, rows: Rows) -> Images:
-        """Gradient of the clean class's lead over the best other class."""
+        """Gradient of the clean class's lead over the best other class; of the largest change, where that is held."""
         leaf = at.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.model(leaf)
+            if self.held is not None:
+                return gradient(-(logits.softmax(1) - self.sure[rows]).abs().amax(1), leaf)
             own = nn.functional.one_hot(self.target[rows], logits.shape[1]).bool()
             lead = logits[own] - logits.masked_fill(own, -math.inf).amax(1)
         return gradient(lead, leaf)
@@ -126,7 +136,10 @@ class Problem:
         self, judge: Judge, parts: Sequence[str], at: Images, rows: Rows, of: Rows | None, maps: Maps, logits: object
     ) -> Lost:
         with torch.no_grad():
-            kept = (self.model(at) if logits is None else logits).argmax(1) == self.target[rows]
+            logits = self.model(at) if logits is None else logits
+            kept = logits.argmax(1) == self.target[rows]
+            if self.held is not None:
+                kept &= (logits.softmax(1) - self.sure[rows]).abs().amax(1) <= self.held
         judge.see(parts, at, rows, maps, kept, torch.zeros_like(rows) if of is None else of)
         return (~kept).nonzero().flatten()
 

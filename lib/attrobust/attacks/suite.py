@@ -70,12 +70,12 @@ class Found:
         return float((~self.counted).double().mean())
 
 
-@versioned(2)
+@versioned(3)
 def auto(
     attribution: Attribution, model: nn.Module, x: Images, ball: Ball, *, k: int,
     generator: torch.Generator | Streams, effort: Effort | None = None, wanted: Wanted | None = None,
     ascend_on: Sequence[nn.Module] | None = None, starts: Mapping[str, Images] | None = None,
-    goal: tuple[str, float] | None = None,
+    goal: tuple[str, float] | None = None, held: float | None = None,
 ) -> Found:  # fmt: skip
     """Attack the maps of the predicted classes by every means, and keep the worst of each image.
 
@@ -92,6 +92,8 @@ def auto(
         ascend_on: networks to climb on; if None, the model itself, or twins of it if its derivative fails the audit.
         starts: name -> images found elsewhere, inside the ball and [0, 1].
         goal: measure and value; an image is broken, and leaves, once it is as bad as that.
+        held: what counts. None: iterates that keep the predicted class; else those that also move no class's
+            probability by more than this.
 
     Returns:
         Found. Parts are named after their objective, with the twin's beta (or place in `ascend_on`), "noise",
@@ -119,7 +121,7 @@ def auto(
             raise ValueError(f"goal is {checks.short(goal)}; it must be (measure, value)")
         checks.number("the value of goal", goal[1])
         checks.one_of("goal", goal[0], [m for m in MEASURES if m != "match" or wanted is not None])
-    problem = Problem.of(attribution, model, x, ball, generator)
+    problem = Problem.of(attribution, model, x, ball, generator, held=held)
     for name, images in starts.items():
         _check_start(name, images, x, ball)
     judge = opened(problem, k=k, wanted=wanted, goal=goal)

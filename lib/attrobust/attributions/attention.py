@@ -34,10 +34,18 @@ LARGEST = 2**30
 
 @brings_logits
 @versioned(1)
-def raw_attention(model: nn.Module, x: Images, target: Labels, *, logits: bool = False) -> Found:
-    """What CLS attends to in the last block: m(A_L), for softmax at most 1 in sum. The same for every class."""
+def raw_attention(model: nn.Module, x: Images, target: Labels, *, even: bool = False, logits: bool = False) -> Found:
+    """What CLS attends to in the last block: m(A_L), for softmax at most 1 in sum. The same for every class.
+
+    A mean over heads counts each by its mass, which kernels that do not divide their rows leave free. With `even` each
+    head's map is divided by its sum first, so that all count alike (one of zeros stays).
+    """
     scores, weights, places = _attend(model, x, target)
-    raw = places.grid(weights[-1].mean(1))
+    heads = weights[-1]
+    if even:
+        mass = heads[:, :, places.cls, places.patches].sum(-1)[..., None, None]
+        heads = heads / torch.where(mass > 0, mass, torch.ones_like(mass))
+    raw = places.grid(heads.mean(1))
     return (raw, scores) if logits else raw
 
 

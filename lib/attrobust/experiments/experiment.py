@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from attrobust import attacks, checks, data, models, training
@@ -26,6 +26,8 @@ VITS: dict[str, dict[str, object]] = {
 RADII: dict[tuple[str, str, str], float] = {
     ("mlp", "fashion_mnist", "saliency"): 8, ("mlp", "digits", "saliency"): 16,
     ("vit", "digits", "saliency"): 4, ("vit", "digits", "raw_attention"): 16, ("vit", "digits", "rollout"): 24,
+    ("vit", "fashion_mnist", "saliency"): 2, ("vit", "fashion_mnist", "raw_attention"): 4,
+    ("vit", "fashion_mnist", "rollout"): 4,
 }  # fmt: skip
 
 #: Fields that say something of a transformer only; elsewhere they stay at their default and are no columns.
@@ -82,8 +84,10 @@ class Experiment:
 class Measurement:
     """What is measured on a trained network, and how hard it is attacked; lists are kept in order."""
 
-    radii: tuple[float, ...] = (4, 8)  # of the linf ball, in 1/255 of the pixel range
+    radii: tuple[float, ...] = (4, 8)  # of the linf ball, in 1/255 of the pixel range: of every map,
+    radii_of: tuple[tuple[str, float], ...] = ()  # and further ones of single maps, (map, radius)
     effort: attacks.Effort = field(default_factory=attacks.Effort)  # of the attack, its smooth twins included
+    held: float | None = None  # largest change of a probability under attack; None holds the predicted class alone
     n_attacked: int = 64  # test images attacked and measured, each seed's own draw
     k_share: float = 0.1  # share of pixels compared by the top-k intersection
     trace_products: int = 30  # budget of the trace estimate
@@ -92,8 +96,12 @@ class Measurement:
     readouts: tuple[str, ...] = tuple(READOUTS)  # that gradients are taken of
 
     def __post_init__(self) -> None:
-        for radius in self.radii:
+        for radius in (*self.radii, *(radius for _, radius in self.radii_of)):
             checks.at_least("radius", radius, 0)
+        for name, _ in self.radii_of:
+            checks.one_of("a map of radii_of", name, self.maps)
+        if self.held is not None:
+            checks.positive("held", self.held)
         checks.count("effort.steps", self.effort.steps)
         checks.count("n_attacked", self.n_attacked)
         if not 0 < self.k_share <= 1:
@@ -102,9 +110,22 @@ class Measurement:
             checks.one_of("map", name, on_the_patch_grid(1))
         for name in self.readouts:
             checks.one_of("readout", name, READOUTS)
-        object.__setattr__(self, "radii", tuple(sorted({int(r) if r == int(r) else r for r in self.radii})))
+        object.__setattr__(self, "radii", tuple(sorted({_plain(r) for r in self.radii})))
+        object.__setattr__(self, "radii_of", tuple(sorted({(name, _plain(r)) for name, r in self.radii_of})))
         for name in ("maps", "readouts"):
             object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
+
+    def asked(self, maps: Iterable[str]) -> dict[float, list[str]]:
+        """Which of the maps are attacked at each radius, the smallest first."""
+        maps, own = list(maps), {radius for _, radius in self.radii_of}
+        return {
+            radius: [name for name in maps if radius in self.radii or (name, radius) in self.radii_of]
+            for radius in sorted({*self.radii, *own})
+        }
+
+
+def _plain(radius: float) -> float:
+    return int(radius) if radius == int(radius) else radius
 
 
 def grid(**axes: Sequence | object) -> list[Experiment]:

@@ -27,7 +27,7 @@ HeadRows = Float[Tensor, "batch heads keys"]
 READOUTS: dict[str, Readout] = {"logit": logit, "log_probability": log_probability}
 
 #: Maps made of attention weights alone: they explain no readout.
-ATTENTION_ALONE = ("raw_attention", "rollout", "plain_rollout")
+ATTENTION_ALONE = ("raw_attention", "even_heads", "rollout", "plain_rollout")
 
 #: Side of the patches that are covered in turn where a network has none of its own.
 COVERED = 2
@@ -42,6 +42,7 @@ def on_the_patch_grid(patch: int, readout: Readout = logit) -> dict[str, Attribu
     return {
         "saliency": partial(attributions.on_patches, attribution=saliency, patch=patch),
         "raw_attention": attributions.raw_attention,
+        "even_heads": partial(attributions.raw_attention, even=True),
         "rollout": attributions.rollout,
         "plain_rollout": partial(attributions.rollout, renormalise=False),
         "gradient_attention": partial(attributions.gradient_attention, readout=readout),
@@ -70,15 +71,16 @@ def compared(
 @versioned(3)
 def under_attack(
     model: nn.Module, x: Images, *, maps: Mapping[tuple[str, str], Attribution], k: int, radius: float, effort: Effort,
-    seed: int,
+    seed: int, held: float | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Mean similarity of clean and attacked maps, one row per map, readout and attack (noise, worst).
 
     Means over the images that were attacked, NaN where their number `n` is 0; `zero_maps` counts clean maps that are
     zero everywhere, `images` holds the deciding metric of the worst case image by image. The radius is that of the linf
-    ball, in 1/255 of the pixel range; k pixels or patches are compared by the top-k intersection.
+    ball, in 1/255 of the pixel range; k pixels or patches are compared by the top-k intersection; `held` is as in
+    `attacks.auto`.
     """
-    rows, how = [], {"ball": Ball("linf", radius / 255), "k": k, "effort": effort, "refuse": False}
+    rows, how = [], {"ball": Ball("linf", radius / 255), "k": k, "effort": effort, "refuse": False, "held": held}
     with torch.no_grad():
         target = model(x).argmax(1)
     for (name, readout), attribution in maps.items():
@@ -138,11 +140,12 @@ def cls_rows(model: nn.Module, x: Images) -> tuple[HeadRows, HeadRows]:
 def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, float]:
     """What the attention rows behind the maps look like, averaged over images (and heads).
 
-    `entropy` (of a CLS row divided by its mass, over its largest), `norm` (of the row's Jacobian in its scores),
-    `margin` (gap of the scores after the k-th patch), and for scores, raw attention and saliency how fast they move
-    with the pixels: `..._sensitivity` (Frobenius norm of the Jacobian) and `..._relative` (of its centred part, over
-    the contrast of what moves: the rate at which R_s of notebook 06 grows). For a kernel other than softmax also `mass`
-    (of a row) and `empty` (share of rows without any); where a number does not exist, it is then left out of its mean.
+    `entropy` (of a CLS row divided by its mass, over its largest), `norm` (of the row's Jacobian in its scores; not
+    where rows share columns), `margin` (gap of the scores after the k-th patch), and for scores, raw attention and
+    saliency how fast they move with the pixels: `..._sensitivity` (Frobenius norm of the Jacobian) and `..._relative`
+    (of its centred part, over the contrast of what moves: the rate at which R_s of notebook 06 grows). For a kernel
+    other than softmax also `mass` (of a row) and `empty` (share of rows without any); where a number does not exist, it
+    is then left out of its mean.
     """
     kernel, softmax, maps = model.blocks[-1].attention.kernel, _is_softmax(model), on_the_patch_grid(patch)
     with torch.no_grad():
@@ -151,7 +154,7 @@ def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, floa
         found = {"entropy": entropy.row_entropy(weights) / entropy.row_entropy(torch.ones_like(weights[0, 0]))}
         if softmax:
             found["norm"] = entropy.softmax_jacobian_norm(weights)
-        else:
+        elif kernel.norm != "rows_and_columns":
             found["norm"] = entropy.row_jacobian_norm(lambda rows: kernel.weights(rows[None, None])[0, 0], scores)
         found["margin"] = entropy.topk_gap(scores[:, :, 1:], k=k)
         if not softmax:
@@ -164,8 +167,9 @@ def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, floa
 
 def inside_names(kernel: str) -> list[str]:
     """What `inside` tells of a transformer with this attention, one of `attention.KERNELS`."""
-    rows = ["entropy", "norm", "margin"]
-    if attention.KERNELS[kernel] != attention.KERNELS["softmax"]:
+    words = attention.KERNELS[kernel]
+    rows = ["entropy", *(["norm"] if words["norm"] != "rows_and_columns" else []), "margin"]
+    if words != attention.KERNELS["softmax"]:
         rows += ["mass", "empty"]
     return rows + [f"{name}_{rate}" for name in ("score", "map", "saliency") for rate in ("sensitivity", "relative")]
 

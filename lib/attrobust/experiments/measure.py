@@ -192,8 +192,9 @@ def _attacked(model: nn.Module, x: Tensor, m: Measurement, patch: int | None, k:
     maps = explanations.compared(patch, m.maps if patch else ("saliency",), m.readouts)
     like = explanations.controls(model, x, maps=maps, patch=patch).assign(attack="clean", radius=0.0, images="")
     tables = [like.melt(["readout", "map", "attack", "radius", "n", "images"], var_name="metric")]
-    for radius in m.radii:
-        how = {"maps": maps, "k": k, "radius": radius, "effort": m.effort, "seed": seed}
+    for radius, names_there in m.asked(dict.fromkeys(name for name, _ in maps)).items():
+        asked = {told: attribution for told, attribution in maps.items() if told[0] in names_there}
+        how = {"maps": asked, "k": k, "radius": radius, "effort": m.effort, "seed": seed, "held": m.held}
         found = explanations.under_attack(model, x, **how).drop(columns="zero_maps").assign(radius=float(radius))
         tables.append(found.melt(["readout", "map", "attack", "radius", "n", "images"], var_name="metric"))
     table = pd.concat(tables, ignore_index=True)[[*ATTACKED[1:]]]

@@ -64,8 +64,12 @@ def _faults(run: Row, attacked: Sequence[Row], experiment: Experiment, measureme
     attacks = dict.fromkeys(["noise", "worst", *(a for line in attacked if (a := line.get("attack")) != "clean")])
     patch, shown = (experiment.patch, measurement.maps) if experiment.architecture == "vit" else (None, ("saliency",))
     maps = compared(patch, shown, measurement.readouts)
-    places = itertools.product(maps, attacks, METRICS, map(float, measurement.radii))
-    every = {(readout, name, attack, metric, radius) for (name, readout), attack, metric, radius in places}
+    every = {
+        (readout, name, attack, metric, float(radius))
+        for radius, there in measurement.asked(shown).items()
+        for (name, readout), attack, metric in itertools.product(maps, attacks, METRICS)
+        if name in there
+    }
     every |= {(readout, name, "clean", metric, 0.0) for (name, readout), metric in itertools.product(maps, LIKE)}
     there = {(*line[:-1], float(line[-1])) for line in held}
     for lines, what in ((every - there, "is missing"), (there - every, "belongs to no such run")):

@@ -110,7 +110,7 @@ def line_numbers(updates: int, step_sizes: Sequence[float], seeds: Sequence[int]
     return pd.DataFrame(rows)
 
 
-@versioned(2)
+@versioned(3)
 def certified(
     n_train: int, n_attacked: int, epochs: int, steps: int, restarts: int, radii: Sequence[float], seed: int
 ) -> pd.DataFrame:
