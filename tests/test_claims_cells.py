@@ -587,3 +587,29 @@ def test_the_page_tells_every_cell_and_what_chance_would_say():
     assert "no verdict: digits lacks: no pair, n = 0" in page
     assert page[-1].startswith("2 of 7 cells lean; 0.2 would by chance (5 % of the 4 that could")
     assert claims.page(restored(attentions((0.15, 0.15), (0, 0), (0, 0)))).count("| restored") == 6
+
+
+# ------------------------------------------------------------------ one file of several claims
+
+
+def test_cells_of_several_claims_are_recorded_under_one_name_each_and_are_told_as_before(tmp_path):
+    rows = runs(0.2)
+    table = claims.cells(rows, by="step_size", arm=["map"], family=["saliency"])
+    gaps = claims.cells(rows, by="step_size", arm=["dataset", "map"], family=[])
+    found = claims.record({"C2": table, "C6": gaps})
+    assert found[["claim", "arm", "by"]].to_numpy().tolist() == [
+        ["C2", "saliency", "step_size"], ["C6", "digits, saliency", "step_size"],
+    ]  # fmt: skip
+    claims.save(found, tmp_path)
+    back = pd.read_csv(tmp_path / "claims.csv")
+    assert claims.page(back).splitlines()[1] == "C2 " + claims.page(table).splitlines()[1]
+    assert claims.agrees(back, found)["judged"].tolist() == ["agrees", "agrees"]
+
+
+def test_what_is_beyond_a_grid_are_the_lines_that_it_lacks():
+    rows = runs(0.2, seeds=5)
+    maps = (rows.assign(map=name) for name in ("raw", "rollout"))
+    one, two = (claims.cells(part, by="step_size", arm=["map"], family=[]) for part in maps)
+    own, stored = claims.record({"C6": one}), claims.record({"C6": pd.concat([one, two])})
+    assert claims.beyond(stored, own)["arm"].tolist() == ["rollout"]
+    assert not len(claims.beyond(pd.DataFrame(), own))

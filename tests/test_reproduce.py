@@ -184,6 +184,18 @@ def test_differing_verdicts_are_seen(tmp_path):
     assert table.set_index("arm")["same"].to_dict() == {"a": True, "b": False}
 
 
+def test_cells_agree_if_their_effects_are_no_further_apart_than_two_draws(tmp_path):
+    cell = {"claim": "C2", "by": "step_size", "start": 0.1, "end": 1.0, "effect": 0.1, "half": 0.05, "word": "up"}
+    old = pd.DataFrame([cell | {"arm": arm} for arm in "ab"])[["claim", "arm", *[*cell][1:]]]
+    old.to_csv(tmp_path / "old.csv", index=False)
+    old.assign(effect=[0.1 + 0.07, 0.1 - 0.072], word="unclear").to_csv(tmp_path / "new.csv", index=False)
+    table = reproduce.compare_claims(tmp_path / "new.csv", tmp_path / "old.csv")
+    assert table.set_index("arm")["same"].to_dict() == {"a": True, "b": False}  # two draws: sqrt(2) x 0.05 apart
+    said = []
+    assert not reproduce._report_claims("03", table, said.append)
+    assert any("C2 b: unclear, committed up" in line for line in said)
+
+
 def test_claims_of_any_length_are_told_from_their_verdicts(tmp_path):
     claims = pd.DataFrame({"claim": ["C1", "C1 a long name"], "arm": "a", "change": 1, "verdict": "supported"})
     claims.to_csv(tmp_path / "claims.csv", index=False)

@@ -80,6 +80,11 @@ class Store:
         """Data sets that committed rows speak of."""
         return {row.run.get("dataset") for folder in self.committed for row in _committed(folder).values()}
 
+    def committed_claims(self, profile: str = "full") -> pd.DataFrame:
+        """Verdicts that came with the repository of a grid larger than that of profile cpu; no line where there are none."""
+        path = self.committed[0] / f"claims_{profile}.csv" if self.committed else None
+        return read_csv(path) if path and path.is_file() else pd.DataFrame()
+
     def put(self, key: str, run: Mapping, attacked: Sequence[Mapping], made: Mapping) -> None:
         """Write one row after its provenance; called by workers as soon as a run ends."""
         write_json(self.out / "provenance" / f"{key}.json", {"key": key, **made})

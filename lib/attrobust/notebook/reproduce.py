@@ -25,7 +25,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from attrobust import checks, data, paths
+from attrobust import checks, claims, data, paths
 from attrobust.experiments.store import read_json, write_json
 from attrobust.notebook import accept, checked
 from attrobust.paths import write_bytes
@@ -282,9 +282,17 @@ def _replace(source: Path, target: Path, patterns: Sequence[str]) -> None:
 
 
 def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
-    """Verdicts of two claims files side by side; empty if neither exists."""
+    """Verdicts of two claims files side by side; empty if neither exists.
+
+    `same`: statements have one verdict; cells have effects no further apart than two draws may be (`claims.agrees`).
+    """
     nothing = pd.DataFrame(columns=["claim", "arm", "change", "verdict"])
     new, old = (pd.read_csv(path) if path.is_file() else nothing for path in (recomputed, committed))
+    if "effect" in new and "effect" in old:
+        both = claims.agrees(old, new)
+        names = {"word": "verdict_committed", "word_other": "verdict_recomputed"}
+        return both.rename(columns=names).assign(same=both["judged"] != "differs")
+    new, old = (table.rename(columns={"word": "verdict"}) for table in (new, old))
     joined = new.merge(old, on=["claim", "arm"], how="outer", suffixes=("_recomputed", "_committed"), sort=False)
     return joined.assign(same=joined["verdict_recomputed"] == joined["verdict_committed"])
 
@@ -309,15 +317,16 @@ def _report_claims(name: str, table: pd.DataFrame, say: Say) -> bool:
     """Verdict counts of each claim, recomputed beside committed, then every arm whose verdict differs; whether none."""
     say(f"\n{name}: claims, recomputed beside committed")
     wide = 2 + max(len(claim) for claim in ["claim", *table["claim"]])
-    say(f"  {'claim':<{wide}}{'verdict':<14}{'recomputed':>12}{'committed':>12}")
+    say(f"  {'claim':<{wide}}{'verdict':<20}{'recomputed':>12}{'committed':>12}")
     for claim, arms in table.groupby("claim", sort=False):
-        for verdict in ("supported", "opposite", "undecided"):
+        for verdict in sorted({*arms["verdict_recomputed"].dropna(), *arms["verdict_committed"].dropna()}):
             new, old = ((arms[f"verdict_{side}"] == verdict).sum() for side in ("recomputed", "committed"))
-            say(f"  {claim:<{wide}}{verdict:<14}{new:>12}{old:>12}")
+            say(f"  {claim:<{wide}}{verdict:<20}{new:>12}{old:>12}")
     shared = table[table["verdict_committed"].notna() & table["verdict_recomputed"].notna()]
     for row in shared[~shared["same"]].itertuples():
         say(f"  ≠ {row.claim} {row.arm}: {row.verdict_recomputed}, committed {row.verdict_committed}")
-    say(f"  {int(shared['same'].sum())} of {len(shared)} shared arms have the committed verdict")
+    what = "an effect within two draws of the committed one" if "gap" in table else "the committed verdict"
+    say(f"  {int(shared['same'].sum())} of {len(shared)} shared arms have {what}")
     if len(shared) < len(table):
         say(f"  {len(table) - len(shared)} arms stand on one side only (another grid, or nothing committed yet)")
     return bool(shared["same"].all())

@@ -1,0 +1,39 @@
+"""Cells of a notebook's claims as one table: claims.csv, whatever the arms of a claim are called."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from attrobust.claims.by_seed import named_cells
+
+#: Columns that name a line.
+NAMES = ("claim", "arm", "by")
+
+
+def record(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables of `cells`, `contrast` or `restoration` by claim, as one: the columns that name a cell become `arm`.
+
+    Example:
+        >>> from attrobust.claims.cells import cells
+        >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h) for s in range(5) for h in (0.1, 0.2)])
+        >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="raw", kernel="l2")
+        >>> found = record({"C6": cells(rows, by="step_size", arm=["map", "kernel"], family=[])})
+        >>> found[["claim", "arm", "by", "word"]].to_numpy().tolist()
+        [['C6', 'raw, l2', 'step_size', 'leans up']]
+    """
+    parts = []
+    for claim, table in tables.items():
+        names = [name for name in table.columns[: [*table.columns].index("start")] if name != "by"]
+        arms = [", ".join(filter(None, cell)) for cell in named_cells(table[names]).astype(str).to_numpy()]
+        parts.append(table.drop(columns=names).assign(claim=claim, arm=arms))
+    whole = pd.concat(parts, ignore_index=True)
+    return whole[[*NAMES, *(name for name in whole if name not in NAMES)]]
+
+
+def beyond(stored: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """Lines of one such table that another does not have: of another profile's grid."""
+    if not len(stored):
+        return stored
+    known = set(own[[*NAMES]].itertuples(index=False, name=None))
+    new = [line not in known for line in stored[[*NAMES]].itertuples(index=False, name=None)]
+    return stored[new].dropna(axis="columns", how="all").reset_index(drop=True)
