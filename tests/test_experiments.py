@@ -127,7 +127,7 @@ OTHER = {
 OTHER_TRANSFORMER = {"attention": "another", "patch": 4, "dim": 8, "depth": 1}
 OTHER_MEASURE = {
     "radii": (4,), "radii_of": (("saliency", 16),), "held": 0.1, "effort": attacks.Effort(steps=3, restarts=1),
-    ""n_attacked": 5, "k_share": 0.2, "trace_products": 9,
+    "n_attacked": 5, "k_share": 0.2, "trace_products": 9,
     "maps": ("rollout",), "readouts": ("logit",), "curvature": False,
 }  # fmt: skip
 OTHER_EFFORT = {
