@@ -513,6 +513,7 @@ def test_permuted_step_labels_give_three_to_seven_percent_verdicts(seeds):
     rows = pd.concat([runs(0.1 * d, seeds=seeds, draw=d, map=f"m{d}") for d in range(6)])
     table = claims.permuted(rows, by="step_size", arm=["map"])
     assert table["share"].between(0.03, 0.07).all()
+    assert table["verdicts"].between(0.03, 0.05).all()
     assert set(table["patterns"]) == {2**seeds}
 
 
@@ -530,6 +531,8 @@ def test_permuted_labels_are_counted_as_by_exchanging_them():
     changes = claims.effects(table, by="step_size", arm=["map"])["effect"].to_numpy()
     signs = 1 - 2 * (np.arange(64)[:, None] >> np.arange(6) & 1)
     assert share == np.mean([interval_misses_zero(changes * s) for s in signs])
+    firm = [interval_misses_zero(changes * s) and claims.sign_flip(changes * s) < 0.05 for s in signs]
+    assert claims.permuted(table, by="step_size", arm=["map"])["verdicts"][0] == np.mean(firm)
 
 
 def test_a_rule_that_looks_at_one_side_too_many_is_caught_by_permuted_labels(monkeypatch):
@@ -613,3 +616,12 @@ def test_what_is_beyond_a_grid_are_the_lines_that_it_lacks():
     own, stored = claims.record({"C6": one}), claims.record({"C6": pd.concat([one, two])})
     assert claims.beyond(stored, own)["arm"].tolist() == ["rollout"]
     assert not len(claims.beyond(pd.DataFrame(), own))
+
+
+def test_a_run_that_collapsed_has_no_images_and_takes_its_seed_out_with_or_without_it():
+    rows = runs(0.2, seeds=6).assign(images=lambda t: t["value"].map("{0:.6f} {0:.6f}".format))
+    gone = (rows["seed"] == 5) & (rows["step_size"] == STEPS[-1])
+    rows.loc[gone, ["value", "images", "comparable"]] = [np.nan, np.nan, False]
+    found = cell(rows)
+    assert (found["seeds"], found["without_pair"], found["left_out"]) == (5, 1, 1)
+    assert found["effect"] == pytest.approx(found["effect_all"])

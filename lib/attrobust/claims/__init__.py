@@ -7,7 +7,7 @@ from attrobust.claims.pairs import STRENGTH_MARGIN, differences, kernel_by_kerne
 
 # isort: split
 from attrobust.claims.pairs import restored, strong_enough
-from attrobust.claims.record import beyond, record
+from attrobust.claims.record import beyond, family, record
 from attrobust.claims.rule import OPPOSITE, SUPPORTED, UNDECIDED, comparable, interval, left_out, named, no_gain, save
 
 # isort: split
@@ -17,16 +17,5 @@ from attrobust.claims.told import agrees, page, permuted, restoration
 __all__ = ["OPPOSITE", "STRENGTH_MARGIN", "SUPPORTED", "UNDECIDED", "assess", "comparable", "conditions", "differences"]
 __all__ += ["interval", "judge", "kernel_by_kernel", "left_out", "means", "named", "no_gain", "overview", "paired"]
 __all__ += ["parity", "pooled", "reach", "reached", "restored", "save", "sentence", "strong_enough", "trend", "verdict"]
-__all__ += [
-    "agrees",
-    "beyond",
-    "cells",
-    "contrast",
-    "effects",
-    "holm",
-    "page",
-    "permuted",
-    "record",
-    "restoration",
-    "sign_flip",
-]
+__all__ += ["agrees", "beyond", "cells", "contrast", "effects", "family", "holm", "page", "permuted", "record"]
+__all__ += ["restoration", "sign_flip"]

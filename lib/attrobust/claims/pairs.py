@@ -20,10 +20,10 @@ _FOUND = ("explanation", "says", "change", "low", "high", "seeds")
 
 def means(table: pd.DataFrame, metrics: Sequence[str], *, by: Sequence[str]) -> pd.DataFrame:
     """Mean, 95 % Student-t interval and n of each metric for every combination of `by`, one row each."""
-    long = table.melt(id_vars=list(by), value_vars=list(metrics), var_name="metric")
+    long = table.melt(id_vars=list(by), value_vars=list(metrics), var_name="metric", value_name="_")
     records = []
     for names, group in long.groupby([*by, "metric"], sort=False):
-        records.append(dict(zip([*by, "metric"], names, strict=True)) | estimate(group["value"], "mean", "n"))
+        records.append(dict(zip([*by, "metric"], names, strict=True)) | estimate(group["_"], "mean", "n"))
     return pd.DataFrame(records)
 
 

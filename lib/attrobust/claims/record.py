@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from attrobust.claims.by_seed import named_cells
+from attrobust.claims.cells import RATIO_MARGIN, UNCLEAR
+from attrobust.claims.rule import signed
 
 #: Columns that name a line.
 NAMES = ("claim", "arm", "by")
@@ -37,3 +40,28 @@ def beyond(stored: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     known = set(own[[*NAMES]].itertuples(index=False, name=None))
     new = [line not in known for line in stored[[*NAMES]].itertuples(index=False, name=None)]
     return stored[new].dropna(axis="columns", how="all").reset_index(drop=True)
+
+
+def family(table: pd.DataFrame) -> str:
+    """The cells that a claim is judged by, those with a p after Holm, as a table in Markdown.
+
+    Example:
+        >>> from attrobust.claims.cells import cells
+        >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h) for s in range(10) for h in (0.1, 0.2)])
+        >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="raw")
+        >>> print(family(record({"C6": cells(rows, by="step_size", arm=["map"], family=["raw"])})).splitlines()[-1])
+        | raw | step size 0.1 → 0.2 | 0.600 → 0.800 | +0.200 [+0.200, +0.200] | up |
+    """
+    lines = ["| cell | axis | ends | change [95 % interval] | word |", "|---|---|---|---|---|"]
+    for row in table[table["p_holm"].notna()].to_dict("records"):
+        ratio = bool(np.isclose(row["margin"], RATIO_MARGIN, rtol=1e-3))
+        told = [f"{np.exp(row[n]):.2f}" if ratio else signed(row[n]) for n in ("effect", "low", "high")]
+        seen = f" (sees {row['half']:.3f})" if str(row["word"]).startswith(UNCLEAR) else ""
+        arm = str(row["arm"]).replace("_", " ")
+        axis = f"{row['by'].replace('_', ' ')} {row['start']:g} → {row['end']:g}"
+        ends, change = (
+            f"{row['first']:.3f} → {row['last']:.3f}",
+            f"{'× ' if ratio else ''}{told[0]} [{told[1]}, {told[2]}]",
+        )
+        lines.append(f"| {arm} | {axis} | {ends} | {change} | {row['word']}{seen} |")
+    return "\n".join(lines)

@@ -94,27 +94,32 @@ def agrees(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 def permuted(
     rows: pd.DataFrame, *, by: str, arm: Sequence[str], ends: Ends | None = None, log: bool = False
 ) -> pd.DataFrame:
-    """How often the rule speaks of nothing: per cell, the share of all sign patterns whose interval misses zero.
+    """How often the rule speaks of nothing: per cell, the share of all sign patterns that it would give a word to.
 
-    To exchange the labels of both ends in some seeds changes the signs of their effects. Before Holm, the share should
-    be near 5 %. One row per cell: seeds, patterns (2^seeds), share (NaN for fewer than two seeds).
+    To exchange the labels of both ends in some seeds changes the signs of their effects. One row per cell: seeds,
+    patterns (2^seeds), `share` of those whose interval misses zero (near 5 %: such a cell leans), and `verdicts`, of
+    those that would be `up` or `down` before Holm (p below .05 too: at most 5 %); NaN for fewer than two seeds.
 
     Example:
         >>> rows = pd.DataFrame([(s, h, h * (s + 1)) for s in range(10) for h in (0.1, 0.2)])
         >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="saliency")
-        >>> permuted(rows, by="step_size", arm=["map"])["share"].round(3).tolist()
-        [0.049]
+        >>> permuted(rows, by="step_size", arm=["map"])[["share", "verdicts"]].round(3).to_numpy().tolist()
+        [[0.049, 0.049]]
     """
     found, records = effects(rows, by=by, arm=arm, ends=ends, log=log), []
     for key, part in found.groupby(list(arm), sort=False):
         changes = part["effect"].dropna().to_numpy(float)
-        n, share = len(changes), np.nan
+        n, share, verdicts = len(changes), np.nan, np.nan
         if n > 1:
-            mean, square = pattern_sums(changes) / n, np.mean(changes**2)
+            sums = pattern_sums(changes)
+            mean, square = sums / n, np.mean(changes**2)
             error = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1))
-            share = float((np.abs(mean) > stats.t.ppf(1 - ALPHA / 2, n - 1) * error).mean())
-        records.append(dict(zip(arm, key, strict=True)) | {"seeds": n, "patterns": 2**n, "share": share})
-    return pd.DataFrame(records, columns=[*arm, "seeds", "patterns", "share"])
+            misses, far = np.abs(mean) > stats.t.ppf(1 - ALPHA / 2, n - 1) * error, np.abs(sums)
+            nearer = np.searchsorted(np.sort(far), far - 1e-12 * np.abs(changes).sum())
+            share, verdicts = float(misses.mean()), float((misses & (1 - nearer / len(sums) < ALPHA)).mean())
+        found_here = {"seeds": n, "patterns": 2**n, "share": share, "verdicts": verdicts}
+        records.append(dict(zip(arm, key, strict=True)) | found_here)
+    return pd.DataFrame(records, columns=[*arm, "seeds", "patterns", "share", "verdicts"])
 
 
 def restoration(

@@ -40,7 +40,7 @@ def against(
         axis.fill_between(line, line, high, color=COLORS["attack"], alpha=0.08, linewidth=0)
         axis.set(xlim=(low, high), ylim=(low, high), title=(titles or {}).get(value, label(value)))
         _log_ticks(axis, "x", "y")
-        axis.set(xlabel=x_label, ylabel=y_label if axis is figure.axes[0] else "")
+        axis.set(xlabel=x_label, ylabel=y_label if axis.get_subplotspec().is_first_col() else "")
     legend(figure, looks)
     return figure
 

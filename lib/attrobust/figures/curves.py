@@ -16,6 +16,10 @@ from attrobust.figures.style import COLORS, drawing, ends, label, legend
 from attrobust.figures.style import panels as panelled
 
 
+#: Ticks closer than this part of an axis stand on each other.
+CROWDED = 12
+
+
 def _interval(values: pd.Series, within: tuple[float, float] = (-np.inf, np.inf)) -> tuple[float, float]:
     """95 % Student-t interval of the mean, for seaborn's `errorbar`, as far as it lies within the ends of a scale."""
     values = np.asarray(values, dtype=float)
@@ -75,7 +79,9 @@ def curves(
                 axis.fill_between(line[x], low, high, color=color, alpha=0.2, linewidth=0)
         if log_x:
             _ticks(axis, inside[x])
-        axis.set(xlabel=x_label or label(x), ylabel=(y_label or label(y)) if axis is figure.axes[0] else "")
+        axis.set(
+            xlabel=x_label or label(x), ylabel=(y_label or label(y)) if axis.get_subplotspec().is_first_col() else ""
+        )
         if panels:
             axis.set_title(label(value))
         if decorate:
@@ -120,16 +126,23 @@ def scatter(table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels
             mine = inside[hue] == name
             points = inside.loc[mine, x], inside.loc[mine, y]
             axis.scatter(*points, s=sizes[mine], color=COLORS[name], alpha=0.6, linewidth=0)
-        axis.set(xlabel=label(x), ylabel=(y_label or label(y)) if axis is figure.axes[0] else "", title=label(value))
+        axis.set(
+            xlabel=label(x),
+            ylabel=(y_label or label(y)) if axis.get_subplotspec().is_first_col() else "",
+            title=label(value),
+        )
     _legend(figure, hues)
     return figure
 
 
 def _ticks(axis: Axes, values: pd.Series) -> None:
-    """A logarithmic axis whose ticks are the values, about a single one too."""
+    """A logarithmic axis whose ticks are the values, about a single one too; powers of ten where these crowd."""
     if values.nunique() == 1:
         axis.set_xlim(values.iloc[0] / 2, values.iloc[0] * 2)
     axis.set_xscale("log")
+    places = np.sort(np.log(values.unique()))
+    if len(places) > 1 and np.diff(places).min() < (places[-1] - places[0]) / CROWDED:
+        return
     axis.xaxis.set_major_locator(FixedLocator(sorted(values.unique().tolist())))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

@@ -46,7 +46,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (_blind[3], ("attack", "worst", "worst of all β", "wrong variant", "rollout")),
     (_blind[4], ("top_k", "exactly 8 raised", "1 - Pearson of p", "relevance", "softplus", "gaussian")),
     (_blind[5], ("center", "exactly 1 raised", "entropy / log n", "elu + 1", "linear")),
-    (_blind[6], ("plain_rollout",)),
+    (_blind[6], ("plain_rollout", "decay_held")),
     (_blind[7], ("noise", "linear, matrix not formed")),
     (_blind[8], ("pearson", "ReLU²")),
     (_blind[9], ("cosine", "cosine of p", "ReLU")),
@@ -55,7 +55,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     ("#8c6d31", ("linear, not divided",)),
     ("#999933", ("l2",)),
     ("#117733", ("up",)),
-    ("#882255", ("down", "decay_held")),
+    ("#882255", ("down",)),
     ("#777777", ("no change",)),
 )
 COLORS: dict[str, object] = {name: color for color, names in _NAMES for name in names}
@@ -158,12 +158,19 @@ def _grow(figure: Figure) -> None:
 def panels(
     table: pd.DataFrame, column: str | None, inches: tuple[float, float, float], *, least: float = 0, **options: object
 ) -> tuple[Figure, list[tuple[Axes, str, pd.DataFrame]]]:
-    """A row of panels, one per value of a column: axes, value and rows; inches of a panel, beside them, and high."""
+    """Panels, one per value of a column: axes, value and rows; inches of a panel, beside them, and high.
+
+    Up to three stand in a row; more are wrapped, so that a page need not shrink them.
+    """
     values = list(table[column].unique()) if column else [""]
-    size = max(least, inches[0] * len(values) + inches[1]), inches[2]
-    figure, axes = plt.subplots(1, len(values), figsize=size, squeeze=False, **options)
+    across = len(values) if len(values) <= 3 else 2 if len(values) == 4 else 3
+    down = -(-len(values) // across)
+    size = max(least, inches[0] * across + inches[1]), inches[2] * down
+    figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, **options)
+    for axis in axes.flat[len(values) :]:
+        axis.remove()
     rows = [table[table[column] == value] if column else table for value in values]
-    return figure, list(zip(axes[0], values, rows, strict=True))
+    return figure, list(zip(axes.flat, values, rows, strict=False))
 
 
 def legend(figure: Figure, looks: dict[str, dict[str, object]], *, columns: int = 0) -> None:
