@@ -15,7 +15,6 @@ from scipy import stats
 from attrobust.figures.style import COLORS, drawing, ends, label, legend
 from attrobust.figures.style import panels as panelled
 
-
 #: Ticks closer than this part of an axis stand on each other.
 CROWDED = 12
 
