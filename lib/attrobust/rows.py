@@ -48,10 +48,12 @@ class Rows:
     def judged(self) -> pd.DataFrame:
         """One row per network, map, readout and radius: the deciding metric with its images, and its controls.
 
-        `value` under attack, `noise` under noise of the same size, and what the clean map is like (`between`, ...).
+        `value` under attack, `noise` under noise of the same size, and what the clean map is like (`between`, ..., its
+        entropy as `map_entropy`, for a transformer's row has a column of that name).
         """
         names, lines = ["key", "readout", "map"], self.attacked
         like = lines[lines["attack"] == "clean"].pivot(index=names, columns="metric", values="value").reset_index()
+        like = like.rename(columns={"entropy": "map_entropy"})
         quiet = lines[(lines["attack"] == "noise") & (lines["metric"] == DECIDING["metric"])]
         quiet = quiet[[*names, "radius", "value"]].rename(columns={"value": "noise"})
         worst = self.joined(**DECIDING).merge(quiet, on=[*names, "radius"], how="left")
