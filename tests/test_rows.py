@@ -110,3 +110,20 @@ def test_a_grid_without_any_attack_has_no_numbers():
 def test_rows_are_read_and_joined_without_torch():
     code = "import sys, attrobust.rows; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
+
+
+def test_the_deciding_metric_stands_beside_its_noise_and_what_the_clean_map_is_like():
+    runs = pd.DataFrame({"key": ["a", "b"], "entropy": [0.1, 0.2]})  # of a transformer's attention rows
+    like = {"between": 0.3, "contrast": 0.8, "entropy": 0.9, "occlusion": 0.4}
+    lines = [("clean", name, 0.0, value, "") for name, value in like.items()]
+    lines += [
+        ("noise", "spearman", 8.0, 0.95, ""),
+        ("worst", "spearman", 8.0, 0.5, "0.4 0.6"),
+        ("worst", "top_k", 8.0, 0.2, ""),
+    ]
+    attacked = pd.DataFrame(lines, columns=["attack", "metric", "radius", "value", "images"])
+    attacked = attacked.assign(key="a", readout="none", map="rollout", n=2)
+    found = Rows(runs, attacked).judged().set_index("key")
+    expected = {"value": 0.5, "noise": 0.95, "images": "0.4 0.6", "entropy": 0.1, "map_entropy": 0.9, "between": 0.3}
+    assert found.loc["a", list(expected)].to_dict() == expected
+    assert found.loc["b", ["value", "noise", "map_entropy"]].isna().all()  # not attacked, and not left out
