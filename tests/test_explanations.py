@@ -1,10 +1,12 @@
+import dataclasses
 import math
 
 import cases
 import numpy as np
 import pytest
 import torch
-from attrobust import attacks, attention, attributions, experiments, models
+from attrobust import attacks, attention, attributions, curvature, experiments, models
+from attrobust.experiments import measure
 from attrobust.theory import entropy
 from scipy import stats
 from torch import nn
@@ -246,3 +248,19 @@ def test_statements_about_softmax_rows_are_not_asked_of_other_kernels():
 def test_relu_attention_is_attacked_without_being_told_how(name):
     table = attack(vit(attention="relu"), images(), names=(name,), radius=64, steps=10).set_index("attack")
     assert table.loc["worst", "displacement"] > table.loc["noise", "displacement"]
+
+
+def test_an_image_whose_gradient_vanishes_leaves_the_mean_of_relative_curvature(monkeypatch):
+    model, x = cases.mlp().float(), cases.images(3).float()
+    usual = measure._input_side(model, x, 0, "cpu")
+    turn = curvature.relative_curvature
+    values = turn(curvature.InputHessian(model, x, model(x).argmax(1)), generator=cases.generator()).value
+
+    def one_is_sure(hessian, **how):
+        found = turn(hessian, **how)
+        return dataclasses.replace(found, value=torch.where(torch.arange(3) == 1, torch.inf, found.value))
+
+    monkeypatch.setattr(curvature, "relative_curvature", one_is_sure)
+    found = measure._input_side(model, x, 0, "cpu")
+    assert found["logit_relative_curvature"] == pytest.approx(values[[0, 2]].double().mean().item(), rel=1e-3)
+    assert found["logit_gradient"] == usual["logit_gradient"]

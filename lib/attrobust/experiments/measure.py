@@ -171,7 +171,8 @@ def _flatness(model: nn.Module, examples: data.Examples, m: Measurement, seed: i
 def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str, float]:
     """Gradient, curvature and relative curvature in the pixels, under both readouts, of the predicted classes.
 
-    Of the log-probability the first two are also those of the loss, were the prediction the label.
+    Of the log-probability the first two are also those of the loss, were the prediction the label. An image whose
+    gradient vanishes, as of a network that is surer than float32 can say, has no relative curvature and leaves its mean.
     """
     with torch.no_grad():
         target = model(x).argmax(1)
@@ -183,7 +184,7 @@ def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str
         turn = curvature.relative_curvature(hessian, generator=generator)
         row[f"{name}_gradient"] = float(hessian.gradient.detach().flatten(1).norm(dim=1).double().mean())
         row[f"{name}_input_curvature"] = float(bend.value.double().mean())
-        row[f"{name}_relative_curvature"] = float(turn.value.double().mean())
+        row[f"{name}_relative_curvature"] = float(turn.value[turn.value.isfinite()].double().mean())
     return row
 
 
