@@ -172,7 +172,7 @@ def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str
     """Gradient, curvature and relative curvature in the pixels, under both readouts, of the predicted classes.
 
     Of the log-probability the first two are also those of the loss, were the prediction the label. An image whose
-    gradient vanishes, as of a network that is surer than float32 can say, has no relative curvature and leaves its mean.
+    gradient vanishes (of a network that is very sure) has no relative curvature and leaves its mean.
     """
     with torch.no_grad():
         target = model(x).argmax(1)
