@@ -450,6 +450,36 @@ def test_images_whose_every_iterate_changes_the_prediction_are_not_a_number_and_
     assert torch.equal(torch.tensor(worst["counted"].to_numpy()), found.counted.double())
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_attack_that_holds_the_output_moves_no_probability_further_and_reaches_less(norm):
+    model, x, held = cases.conv(), cases.images(12), 0.004
+    free, tied = (attack(model, x, norm=norm, held=bound) for bound in (None, held))
+    moved = [(model(at).softmax(1) - model(x).softmax(1)).abs().amax(1) for at in tied.x.values()]
+    assert torch.stack(moved).max() <= held
+    assert max((model(at).softmax(1) - model(x).softmax(1)).abs().max() for at in free.x.values()) > 2 * held
+    assert tied.lost > free.lost
+    both = tied.counted & free.counted
+    assert both.any()
+    for name in ("spearman", "cosine"):
+        worst = [part(found, "worst")[name][both.numpy()].mean() for found in (free, tied)]
+        assert worst[0] < worst[1]
+
+
+def test_images_whose_output_cannot_be_held_come_back_along_the_largest_change():
+    model, x = cases.conv(), cases.images(4)
+    problem = attacks.problem.Problem.of(
+        attributions.saliency, model, x, Ball("linf", 0.1), cases.generator(), held=0.01
+    )
+    at = (x + 0.05).clamp(0, 1)
+    back = problem.way_back(at, problem.everyone)
+
+    def change(images):
+        return -(model(images).softmax(1) - model(x).softmax(1)).abs().amax(1).sum()
+
+    direction = torch.randn(x.shape, generator=cases.generator(1), dtype=x.dtype)
+    assert (back * direction).sum().item() == pytest.approx(cases.slope(change, at, direction).item(), rel=1e-5)
+
+
 def test_attacks_of_radius_zero_move_nothing():
     found = attack(ball=Ball("l2", 0.0))
     worst = part(found, "worst")

@@ -14,6 +14,7 @@ from torch import nn
 ROWS, COLUMNS = 2, 3
 MAPS = {
     "raw_attention": attributions.raw_attention,
+    "even_heads": partial(attributions.raw_attention, even=True),
     "rollout": attributions.rollout,
     "rollout, as it is": partial(attributions.rollout, renormalise=False),
     "gradient_attention": attributions.gradient_attention,
@@ -49,6 +50,27 @@ def test_raw_attention_is_what_captum_reads_off_the_last_kernel():
     model, x, y = cases.vit(), images(), cases.labels()
     theirs = captum.attr.LayerActivation(model, kernels(model)[-1]).attribute(x)
     assert torch.allclose(attributions.raw_attention(model, x, y), cls_row(theirs.mean(1)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["softmax", "gaussian"])
+def test_even_heads_count_alike_whatever_their_mass(kernel):
+    model, x, y = cases.vit(attention=kernel), images(), cases.labels()
+    rows = model.attend(x)[1][-1][:, :, 0, 1:].detach()
+    alike = (rows / rows.sum(-1, keepdim=True)).mean(1).reshape(-1, 1, ROWS, COLUMNS)
+    found = attributions.raw_attention(model, x, y, even=True)
+    assert torch.allclose(found, alike, rtol=1e-10)
+    assert torch.allclose(found.flatten(1).sum(1), torch.ones(3, dtype=found.dtype))
+    assert not torch.allclose(found, attributions.raw_attention(model, x, y), rtol=1e-2)
+
+
+def test_a_head_that_is_silent_adds_nothing_to_even_heads():
+    model, x, y = cases.vit(attention="relu"), images(), cases.labels()
+    last = model.blocks[-1].attention
+    with torch.no_grad():
+        width = last.qkv.out_features // 3
+        last.qkv.weight[: 2 * width] = 0
+        last.qkv.bias[:width], last.qkv.bias[width : 2 * width] = 1, -1
+    assert not attributions.raw_attention(model, x, y, even=True).any()
 
 
 def test_gradient_attention_is_the_positive_part_of_captums_gradient_times_activation():

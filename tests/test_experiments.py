@@ -108,6 +108,9 @@ def test_a_grid_of_what_cannot_be_is_refused(change, sentence):
         ({"effort": attacks.Effort(steps=0)}, "effort.steps is 0; it must be a whole number of at least 1"),
         ({"n_attacked": 0}, "n_attacked is 0; it must be a whole number of at least 1"),
         ({"k_share": 0.0}, r"k_share is 0.0; it must lie in \(0, 1\]"),
+        ({"radii_of": (("saliency", -1.0),)}, "radius is -1.0; it must be a finite number of at least 0"),
+        ({"radii_of": (("salency", 1.0),)}, "a map of radii_of is 'salency'; .*did you mean 'saliency'"),
+        ({"held": 0.0}, "held is 0.0; it must be a finite number above 0"),
         ({"k_share": 1.5}, r"k_share is 1.5; it must lie in \(0, 1\]"),
     ],
 )
@@ -123,7 +126,8 @@ OTHER = {
 }  # fmt: skip
 OTHER_TRANSFORMER = {"attention": "another", "patch": 4, "dim": 8, "depth": 1}
 OTHER_MEASURE = {
-    "radii": (4,), "effort": attacks.Effort(steps=3, restarts=1), "n_attacked": 5, "k_share": 0.2, "trace_products": 9,
+    "radii": (4,), "radii_of": (("saliency", 16),), "held": 0.1, "effort": attacks.Effort(steps=3, restarts=1),
+    "n_attacked": 5, "k_share": 0.2, "trace_products": 9,
     "maps": ("rollout",), "readouts": ("logit",), "curvature": False,
 }  # fmt: skip
 OTHER_EFFORT = {
@@ -392,6 +396,23 @@ def test_every_field_of_a_measurement_changes_the_row_and_not_the_network():
     assert set(OTHER_MEASURE) == {f.name for f in dataclasses.fields(Measurement)}
     others = [dataclasses.replace(SMALL, **{name: value}) for name, value in OTHER_MEASURE.items()]
     assert len({experiments.key(one(), m) for m in (SMALL, *others)}) == 1 + len(OTHER_MEASURE)
+
+
+def test_single_maps_have_radii_of_their_own_and_share_the_common_ones(folder):
+    maps = ("rollout", "saliency")
+    measurement = dataclasses.replace(SMALL, maps=maps, radii=(8,), radii_of=(("rollout", 16.0), ("rollout", 8)))
+    assert measurement.asked(maps) == {8: ["rollout", "saliency"], 16: ["rollout"]}
+    grid = experiments.grid(**BASE | {"protocol": "plateau", "architecture": "vit", "patch": 2, "dim": 4, "depth": 1})
+    found = experiments.run(grid, measurement, store=Store("03_x"), jobs=1)
+    worst = found.attacked[(found.attacked["attack"] == "worst") & (found.attacked["metric"] == "spearman")]
+    assert sorted({*worst[["map", "radius"]].itertuples(index=False, name=None)}) == [
+        ("rollout", 8), ("rollout", 16), ("saliency", 8),
+    ]  # fmt: skip
+    assert_equal(experiments.run(grid, measurement, store=Store("03_x"), jobs=1), found)
+    common = experiments.run(grid, dataclasses.replace(measurement, radii_of=()), store=Store("03_x"), jobs=1)
+    at_both = worst[worst["radius"] == 8].set_index(["readout", "map"])["value"]
+    again = common.attacked[(common.attacked["attack"] == "worst") & (common.attacked["metric"] == "spearman")]
+    pd.testing.assert_series_equal(again.set_index(["readout", "map"])["value"], at_both)
 
 
 def test_every_field_of_the_effort_changes_the_row():

@@ -224,6 +224,8 @@ def drawn(t):
     yield "tightness", figures.tightness(bounds, note=NOTE)
     yield "matrix", figures.matrix(cells, rows="protocol", columns="dataset", y_label=LONG, note=NOTE)
     yield "pictures", figures.pictures(figures.pixels(panels), note=NOTE)
+    told = t.assign(effect=t["y"], low=t["y"] - 0.1, high=t["y"] + 0.1, word="up", p_holm=0.5)
+    yield "specification", figures.specification(told, choices=["dataset", "protocol"], effect=LONG, note=NOTE)
     yield "nothing", figures.trends(t.iloc[:0], x="step_size", metrics={}, hue="protocol", note=NOTE)
 
 
@@ -256,6 +258,39 @@ def test_an_interval_needs_two_seeds_and_ends_where_a_correlation_does():
         assert not np.isfinite(heights[heights[:, 0] > 0.5, 1]).any() or (heights[:, 0] < 0.5).all()
     (axis,) = figures.dots(table.assign(map="a"), x="spearman", y="map").axes
     assert max(line.get_xdata().max() for line in axis.lines if len(line.get_xdata())) <= 1
+
+
+# ------------------------------------------------------------------ specification curves
+
+
+def cells_of(words, **columns):
+    table = pd.DataFrame({"effect": np.linspace(0.3, -0.2, len(words)), "word": words})
+    table = table.assign(low=table["effect"] - 0.1, high=table["effect"] + 0.1, p_holm=np.nan)
+    return table.assign(**{"dataset": ["digits", "fashion_mnist"] * (len(words) // 2), "readout": "logit"} | columns)
+
+
+def test_a_specification_curve_shows_every_cell_in_order_over_the_choices_it_stands_for():
+    words = ["up", "leans up", "unclear (control)", "no change", "no room", "down"]
+    table = cells_of(words).assign(p_holm=[0.01, *[np.nan] * 4, 0.02])
+    above, below = figures.specification(table, choices=["dataset", "readout"], effect="change").axes[:2]
+    points = [line for line in above.lines if line.get_marker() not in (None, "None", "")]
+    assert [p.get_ydata()[0] for p in points] == pytest.approx(sorted(table["effect"]))
+    assert [p.get_markersize() > 5 for p in points] == [True, False, False, False, False, True]
+    bars = [line.get_ydata() for line in above.lines if len(line.get_ydata()) == 2 and line.get_linewidth() == 1.2]
+    assert np.sort(np.diff(bars).ravel()) == pytest.approx(np.full(6, 0.2))
+    assert same_color(points[0].get_color(), "down")
+    assert same_color(points[-1].get_color(), "up")
+    assert [text.get_text() for text in below.get_yticklabels()] == ["digits", "Fashion-MNIST", "logit"]
+    digits = below.collections[0].get_offsets()[:, 0]
+    assert digits.tolist() == [1, 3, 5]  # ascending effects: every other cell from the second
+
+
+def test_a_cell_without_an_effect_is_no_column_and_named_values_come_first():
+    table = cells_of(["up", "no pair", "up", "up"], effect=[0.1, np.nan, 0.2, 0.3])
+    how = {"choices": ["dataset"], "effect": "change", "first": ["fashion_mnist"]}
+    _, below = figures.specification(table, **how).axes[:2]
+    assert [text.get_text() for text in below.get_yticklabels()] == ["Fashion-MNIST", "digits"]
+    assert sum(len(c.get_offsets()) for c in below.collections) == 3
 
 
 # ------------------------------------------------------------------ style

@@ -81,7 +81,7 @@ class Store:
         return {row.run.get("dataset") for folder in self.committed for row in _committed(folder).values()}
 
     def committed_claims(self, profile: str = "full") -> pd.DataFrame:
-        """Verdicts that came with the repository of a grid larger than that of profile cpu; no line where there are none."""
+        """Verdicts of another profile than cpu that came with the repository; no line where there are none."""
         path = self.committed[0] / f"claims_{profile}.csv" if self.committed else None
         return read_csv(path) if path and path.is_file() else pd.DataFrame()
 
