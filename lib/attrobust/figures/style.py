@@ -28,6 +28,8 @@ _blind = sns.color_palette("colorblind")
 #: Colour by meaning, across all notebooks: each colour with the names that have it.
 _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (_blind[0], ("matched", "logit", "relu", "normal", "relative change", "saliency", "softmax", "small step")),
+    (_blind[0], ("saliency, logit",)),
+    ("#6baed6", ("saliency, log-probability",)),
     (
         _blind[1],
         (
