@@ -613,3 +613,12 @@ def test_what_is_beyond_a_grid_are_the_lines_that_it_lacks():
     own, stored = claims.record({"C6": one}), claims.record({"C6": pd.concat([one, two])})
     assert claims.beyond(stored, own)["arm"].tolist() == ["rollout"]
     assert not len(claims.beyond(pd.DataFrame(), own))
+
+
+def test_a_run_that_collapsed_has_no_images_and_takes_its_seed_out_with_or_without_it():
+    rows = runs(0.2, seeds=6).assign(images=lambda t: t["value"].map("{0:.6f} {0:.6f}".format))
+    gone = (rows["seed"] == 5) & (rows["step_size"] == STEPS[-1])
+    rows.loc[gone, ["value", "images", "comparable"]] = [np.nan, np.nan, False]
+    found = cell(rows)
+    assert (found["seeds"], found["without_pair"], found["left_out"]) == (5, 1, 1)
+    assert found["effect"] == pytest.approx(found["effect_all"])

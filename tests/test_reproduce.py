@@ -196,6 +196,21 @@ def test_cells_agree_if_their_effects_are_no_further_apart_than_two_draws(tmp_pa
     assert any("C2 b: unclear, committed up" in line for line in said)
 
 
+def test_a_statement_among_cells_is_compared_by_its_word_and_not_by_its_number_of_cases(tmp_path):
+    names = {"claim": "C5", "by": "cases", "start": None, "end": None, "effect": None, "half": None}
+    cell = {"claim": "C6", "by": "step_size", "start": 0.1, "end": 1.0, "effect": 0.1, "half": 0.05, "word": "up"}
+    order = ["claim", "arm", *[*cell][1:]]
+
+    def table(*words):
+        lines = [names | {"arm": arm, "word": word} for arm, word in zip("ab", words, strict=True)]
+        return pd.DataFrame([cell | {"arm": "c"}, *lines])[order]
+
+    table("holds (9 cases, 0 violations)", "holds (9 cases, 0 violations)").to_csv(tmp_path / "old.csv", index=False)
+    table("holds (8 cases, 0 violations)", "fails (9 cases, 1 violations)").to_csv(tmp_path / "new.csv", index=False)
+    found = reproduce.compare_claims(tmp_path / "new.csv", tmp_path / "old.csv")
+    assert found.set_index("arm")["same"].to_dict() == {"a": True, "b": False, "c": True}
+
+
 def test_claims_of_any_length_are_told_from_their_verdicts(tmp_path):
     claims = pd.DataFrame({"claim": ["C1", "C1 a long name"], "arm": "a", "change": 1, "verdict": "supported"})
     claims.to_csv(tmp_path / "claims.csv", index=False)

@@ -1,5 +1,7 @@
 import numpy as np
+import pandas as pd
 import pytest
+from attrobust import claims
 from attrobust.theory import tally
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,3 +69,24 @@ def test_a_wrong_variant_is_counted_and_is_no_part_of_a_claim():
 def test_every_line_of_a_box_is_as_wide_as_asked():
     text = tally.box("Title", ["word " * 30, "two"], width=40)
     assert {len(line) for line in text.splitlines()} == {40}
+
+
+def test_statements_are_lines_beside_cells_and_each_says_in_how_many_cases_it_held(tmp_path):
+    good, bad, none = (
+        tally.bound("P1", "a", [1, 2], 3),
+        tally.bound("P1", "b", [1, 4], 3),
+        tally.bound("P2", "a", [], 3),
+    )
+    table = tally.statements(tally.join([good, bad, none, tally.bound("P1", "half", [2], 1, holds=False)]))
+    words = ["holds (2 cases, 0 violations)", "fails (2 cases, 1 violations)"]
+    assert table["word"].tolist() == words
+    assert tally.word(0, 0) == "not tried"
+    assert tally.sentence(table) == "1 of 2 statements hold (4 cases, 1 violations)"
+    rows = pd.DataFrame([(s, h, 0.4 + h) for s in range(5) for h in (0.1, 0.2)], columns=["seed", "step_size", "value"])
+    cells = claims.cells(rows.assign(comparable=True, map="raw"), by="step_size", arm=["map"], family=[])
+    record = claims.record({"C6": cells, "C5": table})
+    assert record["arm"].tolist() == ["raw", "P1, a", "P1, b"]
+    claims.save(record, tmp_path)
+    back = pd.read_csv(tmp_path / "claims.csv")
+    assert back["word"].tolist() == ["leans up", *words]
+    assert sorted(claims.agrees(back, record)["judged"]) == ["agrees", "no pair", "no pair"]

@@ -72,11 +72,16 @@ def by_seed(rows: pd.DataFrame, by: str, arm: Sequence[str], ends: Ends | None, 
         for run in cell.loc[inside, told].sort_values(by).to_dict("records"):
             seeds[run["seed"]].append(run)
         for seed, runs in seeds.items():
-            kept = [run for run in runs if run["comparable"]]
+            kept = [run for run in runs if run["comparable"] and _measured(run)]
             record = dict(zip(arm, names, strict=True)) | {"by": by, "start": start, "end": end, "seed": seed}
             record |= _pair({run[by]: run for run in kept}, start, end, log, number)
             records.append(record | {"left_out": len(runs) - len(kept)})
     return pd.DataFrame(records, columns=[*arm, "by", "seed", *FOUND])
+
+
+def _measured(run: dict) -> bool:
+    """Whether a run has a number at all: one that collapsed has neither a value nor images."""
+    return isinstance(run.get("images", ""), str) or run["value"] == run["value"]
 
 
 def _pair(runs: dict[Hashable, dict], start: Hashable, end: Hashable, log: bool, number: bool) -> dict[str, object]:

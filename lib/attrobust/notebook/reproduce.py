@@ -285,13 +285,16 @@ def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
     """Verdicts of two claims files side by side; empty if neither exists.
 
     `same`: statements have one verdict; cells have effects no further apart than two draws may be (`claims.agrees`).
+    Statements of a table of cells have no effect: the first word of theirs counts, not the number of cases.
     """
     nothing = pd.DataFrame(columns=["claim", "arm", "change", "verdict"])
     new, old = (pd.read_csv(path) if path.is_file() else nothing for path in (recomputed, committed))
     if "effect" in new and "effect" in old:
         both = claims.agrees(old, new)
+        stated = both[["effect", "effect_other"]].isna().all(axis=1) & both[["word", "word_other"]].notna().all(axis=1)
+        said, again = (both[name].astype(str).str.split(" (", regex=False).str[0] for name in ("word", "word_other"))
         names = {"word": "verdict_committed", "word_other": "verdict_recomputed"}
-        return both.rename(columns=names).assign(same=both["judged"] != "differs")
+        return both.rename(columns=names).assign(same=(both["judged"] != "differs") & (~stated | (said == again)))
     new, old = (table.rename(columns={"word": "verdict"}) for table in (new, old))
     joined = new.merge(old, on=["claim", "arm"], how="outer", suffixes=("_recomputed", "_committed"), sort=False)
     return joined.assign(same=joined["verdict_recomputed"] == joined["verdict_committed"])

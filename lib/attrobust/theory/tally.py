@@ -121,6 +121,41 @@ def verdict(cases: int, violations: int) -> str:
     return UNDECIDED if cases == 0 else OPPOSITE if violations else SUPPORTED
 
 
+def word(cases: int, violations: int) -> str:
+    """What is said of a statement: that it holds or fails, in how many cases.
+
+    Example:
+        >>> word(1500, 0), word(0, 0)
+        ('holds (1500 cases, 0 violations)', 'not tried')
+    """
+    said = "fails" if violations else "holds"
+    return f"{said} ({cases} cases, {violations} violations)" if cases else "not tried"
+
+
+def statements(cases: pd.DataFrame) -> pd.DataFrame:
+    """One line per true statement and arm (here `trial`), with the columns that `claims.record` wants, and a word."""
+    table = tally(cases[cases["holds"]]).rename(columns={"arm": "trial"})
+    words = list(map(word, table["cases"], table["violations"]))
+    table = table.assign(by="cases", start=np.nan, end=np.nan, effect=np.nan, half=np.nan, word=words)
+    names = ["statement", "trial", "by", "start", "end", "effect", "half", "word", "cases", "violations", "ratio"]
+    return table[[*names, "residual"]]
+
+
+def sentence(table: pd.DataFrame) -> str:
+    """The lines of `statements` in one sentence.
+
+    Example:
+        >>> sentence(statements(bound("P0", "less", [1, 2], 3)))
+        '1 of 1 statements hold (2 cases, 0 violations)'
+    """
+    held, cases, violations = (
+        table["word"].str.startswith("holds").sum(),
+        table["cases"].sum(),
+        table["violations"].sum(),
+    )
+    return f"{held} of {len(table)} statements hold ({int(cases)} cases, {int(violations)} violations)"
+
+
 def summary(cases: pd.DataFrame) -> str:
     """One line per true statement and arm: cases, violations, tightest ratio or largest residual."""
     table = tally(cases[cases["holds"]])
