@@ -157,7 +157,7 @@ def drop_in(
     names: Sequence[str], seed: int, *, n_train: int, n_attacked: int, epochs: int, most: int, last: int, margin: float,
     step_size: float, radius: float, effort: Effort,
 ) -> pd.DataFrame:  # fmt: skip
-    """Train a small ViT of transformers on digits, swap its attention, train on until accuracy is flat, attack its maps.
+    """Train a small ViT of transformers on digits, swap its attention, train on until accuracy is flat, attack maps.
 
     All kernels (softmax is the control) train on side by side, until the last epochs of each are `steady` or `most` are
     over, so that each gets as many as the slowest needs. Two `part`s per kernel. "accuracy": test accuracy after every
