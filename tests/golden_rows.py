@@ -205,6 +205,7 @@ def small() -> data.Dataset:
 
 MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevance"), ("logit", "log_probability"))}
 DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
+DROP_IN |= {"most": 2, "last": 2, "margin": 0.01}
 
 #: A small call of every versioned function.
 CASES: dict[str, Callable[[], object]] = {

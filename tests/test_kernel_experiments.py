@@ -1,7 +1,6 @@
 from contextlib import nullcontext
 
 import cases
-import pandas as pd
 import pytest
 import torch
 from attrobust import attacks, attention, models, training
@@ -77,26 +76,61 @@ def test_every_kernel_is_timed_in_every_round_and_the_warm_up_is_not_counted():
 # ------------------------------------------------------------------ a transformer of Hugging Face
 
 
+HOW = {"n_train": 60, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
+
+
+def drop_in(most, last, margin, names=("softmax", "gaussian")):
+    effort = attacks.Effort(steps=1, restarts=1)
+    return kernel_attention.drop_in(names, 0, **HOW, most=most, last=last, margin=margin, effort=effort)
+
+
 @pytest.fixture(scope="module")
 def dropped_in():
-    how = {"n_train": 60, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
-    return kernel_attention.drop_in(["softmax", "gaussian"], 0, **how, effort=attacks.Effort(steps=1, restarts=1))
+    return drop_in(most=3, last=2, margin=0.001)
 
 
 def test_swapping_softmax_in_changes_no_prediction(dropped_in):
-    control = dropped_in[dropped_in.kernel == "softmax"]
-    assert (control.swapped == control.before).all()
+    control = dropped_in[(dropped_in.kernel == "softmax") & (dropped_in.part == "accuracy")]
+    assert (control.swapped == control.loc[control.epoch == 0, "accuracy"].item()).all()
 
 
 def test_all_kernels_start_from_one_network_and_every_map_is_attacked(dropped_in):
-    assert dropped_in.before.nunique() == 1
-    assert set(zip(dropped_in.kernel, dropped_in.map, dropped_in.attack, strict=True)) == {
-        (kernel, name, attack)
+    before = dropped_in[dropped_in.epoch <= 0].pivot(index="epoch", columns="kernel", values="accuracy")
+    assert len(before) == HOW["epochs"]
+    assert (before.softmax == before.gaussian).all()
+    maps = dropped_in[dropped_in.part == "maps"]
+    assert set(zip(maps.kernel, maps["map"], maps.readout, maps.attack, strict=True)) == {
+        (kernel, name, "none", attack)
         for kernel in ("softmax", "gaussian")
-        for name in ("saliency", "raw_attention", "rollout")
+        for name in ("raw_attention", "rollout")
         for attack in ("noise", "worst")
     }
-    assert isinstance(dropped_in, pd.DataFrame)
+
+
+@pytest.mark.parametrize(("margin", "passes"), [(1.0, 2), (1e-9, 4)])
+def test_all_kernels_train_on_until_the_slowest_is_flat_or_the_passes_are_over(margin, passes):
+    table = drop_in(most=4, last=2, margin=margin)
+    table = table[table.part == "accuracy"]
+    for _, curve in table.groupby("kernel"):
+        after = curve.loc[curve.epoch > 0].sort_values("epoch")
+        assert after.epoch.tolist() == [*range(1, passes + 1)]
+        assert curve.flat.unique().tolist() == [kernel_attention.steady(after.accuracy.tolist(), last=2, margin=margin)]
+    assert table.flat.all() == (margin == 1.0)
+
+
+def test_every_kernel_sees_the_same_batches_whatever_company_it_trains_in(dropped_in):
+    alone = drop_in(most=3, last=2, margin=0.001, names=("gaussian",))
+    mine = dropped_in[dropped_in.kernel == "gaussian"].reset_index(drop=True)
+    both = min(len(mine[mine.part == "accuracy"]), len(alone[alone.part == "accuracy"]))
+    assert alone.accuracy[:both].tolist() == mine.accuracy[:both].tolist()
+
+
+@pytest.mark.parametrize(
+    ("curve", "flat"),
+    [([0.9, 0.9], False), ([0.1, 0.9, 0.905, 0.9], True), ([0.9, 0.8, 0.9], False), ([0.5, 0.9, 0.91, 0.92], False)],
+)
+def test_a_curve_is_flat_if_its_last_values_lie_within_the_margin(curve, flat):
+    assert kernel_attention.steady(curve, last=3, margin=0.01) == flat
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5])

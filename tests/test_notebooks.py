@@ -22,6 +22,7 @@ MACHINE = re.compile(r"/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\\\|site-packag
 #: What a cell may be called, a statement, and whether a gain reaches a map (C6).
 WORDS = {"up", "down", "leans up", "leans down", "no change", "no room", "no pair", "too few seeds", "unclear"}
 WORDS |= {"unclear (control)", "unclear (counted)", "holds", "fails", "not tried"}
+WORDS |= {"strong enough", "upper bound"}  # of the attack
 WORDS |= {"reached", "leans reached", "not reached", "leans not reached", "no gain"}
 
 every_notebook = pytest.mark.parametrize("path", BOOKS, ids=IDS)

@@ -41,6 +41,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "raw_attention",
             "exp",
             "exp, not divided",
+            "exponential",
         ),
     ),
     (_blind[1], ("large step",)),
@@ -54,8 +55,13 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (_blind[9], ("cosine", "cosine of p", "ReLU")),
     ("#000000", ("theory",)),
     ("#555555", ("noise search", "top-8", "scores", "fused softmax")),
-    ("#8c6d31", ("linear, not divided",)),
+    ("#8c6d31", ("linear, not divided", "linear_unnormalised")),
     ("#999933", ("l2",)),
+    ("#44aa99", ("gaussian_counted",)),
+    ("#332288", ("softmax_plus_one",)),
+    ("#cc6677", ("doubly_stochastic",)),
+    ("#661100", ("cosine scores",)),
+    ("#b8860b", ("even_heads",)),
     ("#117733", ("up",)),
     ("#882255", ("down",)),
     ("#777777", ("no change",)),
@@ -75,6 +81,9 @@ LABELS |= {"loss_gradient": "input gradient of the loss", "loss_input_curvature"
 LABELS |= {"logit_input_curvature": "input curvature of the logit", "walk": "random-sign walk"}
 LABELS |= {"worst": "attack (worst of all)", "noise": "noise, one draw", "noise search": "noise, best of as many"}
 LABELS |= {"unseat": "unseat the leaders", "center": "centre of mass", "match": "match a wanted map"}
+LABELS |= {"exponential": "exp, not divided", "linear_unnormalised": "linear, not divided"}
+LABELS |= {"gaussian_counted": "gaussian, counted"}
+LABELS |= {"even_heads": "raw attention, every head alike", "wide": "wide start", "narrow": "narrow start"}
 LABELS |= {"plain_rollout": "rollout, not renormalised", "gradient_attention": "gradient × attention"}
 LABELS |= {
     "relevance": "relevance (Chefer et al.)",

@@ -19,7 +19,7 @@ from attrobust.experiments.store import Store, place_for
 
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
-    **dict.fromkeys(("seed", "seeds", "other_seeds", "jobs"), partial(checks.count, least=0)),
+    **dict.fromkeys(("seed", "seeds", "other_seeds", "drop_in_seeds", "jobs"), partial(checks.count, least=0)),
     **dict.fromkeys(("strong_images", "curve_images"), partial(checks.count, least=0)),  # 0 for none
     **dict.fromkeys(("radius", "radii", "curve_radii"), partial(checks.at_least, least=0, most=255)),
     "token_counts": lambda name, n: checks.count(name, checks.count(name, n, least=2), least=2, most=100_000),

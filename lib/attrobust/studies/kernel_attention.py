@@ -2,8 +2,8 @@
 
 Costs are CPU seconds of this process, all kernels in turn on one thread, the first of all rounds not counted. Timings
 are rows like any other evidence. The first control reads the same scores out twice; the second swaps the attention of a
-trained transformer of Hugging Face and trains on, beside one not swapped that gets the same extra passes in the same
-order.
+trained transformer of Hugging Face and trains on until the accuracy is flat, beside one that gets softmax for softmax
+and trains on by the same rule.
 """
 
 import copy
@@ -152,31 +152,54 @@ def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, re
     return pd.DataFrame({"image": [*range(len(x))] * 2, "map": maps, **columns})
 
 
-@versioned(3)
+@versioned(4)
 def drop_in(
-    names: Sequence[str], seed: int, *, n_train: int, n_attacked: int, epochs: int, step_size: float, radius: float,
-    effort: Effort,
+    names: Sequence[str], seed: int, *, n_train: int, n_attacked: int, epochs: int, most: int, last: int, margin: float,
+    step_size: float, radius: float, effort: Effort,
 ) -> pd.DataFrame:  # fmt: skip
-    """Train a small ViT of transformers on digits, swap its attention, train on, and attack its maps.
+    """Train a small ViT of transformers on digits, swap its attention, train on until accuracy is flat, attack maps.
 
-    One row per kernel (softmax is the control), attribution and attack ("noise", "worst"): similarities, and the test
-    accuracy `before` the swap, right after it (`swapped`) and after training on (`after`). SGD has momentum 0.9 and a
-    step annealed to zero, before the swap and, for half as many epochs, after it; the linf radius is in 1/255 of the
-    pixel range. An ImportError says if transformers is not installed.
+    All kernels (softmax is the control) train on side by side, until the last epochs of each are `steady` or `most` are
+    over, so that each gets as many as the slowest needs. Two `part`s per kernel. "accuracy": test accuracy after every
+    `epoch`, those before the swap up to 0. "maps": similarities of each map, readout and attack ("noise", "worst") at
+    the end. Beside both: accuracy right after the swap (`swapped`) and whether the kernel's own curve ended `flat`. SGD
+    has momentum 0.9, a step annealed to zero before the swap, and a constant one after it, whose momentum starts anew
+    at each epoch; the linf radius is in 1/255 of the pixel range. An ImportError says if transformers is not installed.
     """
     digits, attacked = (dataset("digits", None, n_train, n, "cpu") for n in (None, n_attacked))
-    original = _original(seed, n_train, epochs, step_size)
-    how = {"k": (attacked.test.x.shape[-1] // _PATCH) ** 2 // 4, "radius": radius, "effort": effort}
-    how |= {"maps": compared(_PATCH, ("saliency", "raw_attention", "rollout"))}
-    before, tables = _accuracy(original, digits), []
-    for name in names:
-        model = swap.attention(copy.deepcopy(original), name)
-        accuracies = {"before": before, "swapped": _accuracy(model, digits)}
-        _fit(model, digits, seed=seed + 1, epochs=max(1, epochs // 2), step_size=step_size)
-        accuracies["after"] = _accuracy(model, digits)
-        table = under_attack(model.requires_grad_(False), attacked.test.x, **how, seed=seed)
-        tables.append(table.assign(kernel=name, seed=seed, **accuracies))
+    original, before = _original(seed, n_train, epochs, step_size)
+    networks = {name: swap.attention(copy.deepcopy(original), name) for name in names}
+    swapped = {name: _accuracy(model, digits) for name, model in networks.items()}
+    recipe = training.Recipe(step_size=step_size, batch_size=min(64, n_train), epochs=1, momentum=0.9)
+    after: dict[str, list[float]] = {name: [] for name in names}
+    flat = dict.fromkeys(names, False)
+    for epoch in range(most):
+        for name, model in networks.items():
+            training.fit([model], *digits.train, recipe, generators=[_order(seed, epoch)])
+            after[name].append(_accuracy(model, digits))
+        flat = {name: steady(curve, last=last, margin=margin) for name, curve in after.items()}
+        if all(flat.values()):
+            break
+    how = {"k": (attacked.test.x.shape[-1] // _PATCH) ** 2 // 4, "radius": radius, "effort": effort, "seed": seed}
+    how |= {"maps": compared(_PATCH, ("raw_attention", "rollout"))}
+    tables = []
+    for name, model in networks.items():
+        curve = pd.DataFrame({"epoch": range(1 - len(before), 1 + len(after[name])), "accuracy": before + after[name]})
+        maps = under_attack(model.requires_grad_(False), attacked.test.x, **how).drop(columns="images")
+        own = {"kernel": name, "seed": seed, "swapped": swapped[name], "flat": flat[name]}
+        tables += [t.assign(**own) for t in (curve.assign(part="accuracy"), maps.assign(part="maps"))]
     return pd.concat(tables, ignore_index=True)
+
+
+def steady(curve: Sequence[float], *, last: int, margin: float) -> bool:
+    """Whether the `last` values of a curve lie within the margin of each other; False if it is shorter.
+
+    Example:
+        >>> steady([0.2, 0.9, 0.91], last=2, margin=0.02), steady([0.2, 0.9, 0.91], last=3, margin=0.02)
+        (True, False)
+    """
+    recent = list(curve)[-last:]
+    return len(recent) == last and max(recent) - min(recent) <= margin
 
 
 class _Fused(attention.Attention):
@@ -222,11 +245,18 @@ def mixing(names: Sequence[str], token_counts: Sequence[int], dim: int, repetiti
 
 
 @cache
-def _original(seed: int, n_train: int, epochs: int, step_size: float) -> swap.ImageClassifier:
-    """The network before the swap, kept by each worker process."""
-    model = _vit(seed)
-    _fit(model, dataset("digits", None, n_train, None, "cpu"), seed=seed, epochs=epochs, step_size=step_size)
-    return model
+def _original(seed: int, n_train: int, epochs: int, step_size: float) -> tuple[swap.ImageClassifier, list[float]]:
+    """The network before the swap and its test accuracy after each epoch, kept by each worker process."""
+    model, digits, curve = _vit(seed), dataset("digits", None, n_train, None, "cpu"), []
+    size = min(64, len(digits.train.x))
+    recipe = training.recipes.named("plateau", step_size=step_size, batch_size=size, epochs=epochs)
+
+    def look(update: int, models: Sequence[nn.Module]) -> None:
+        curve.append(_accuracy(models[0], digits))
+
+    probe = {"probe": look, "probe_every": len(digits.train.x) // size}
+    training.fit([model], *digits.train, recipe, generators=[torch.Generator().manual_seed(seed)], **probe)
+    return model, [*curve[1:], _accuracy(model, digits)]
 
 
 def _vit(seed: int) -> swap.ImageClassifier:
@@ -245,10 +275,9 @@ def _vit(seed: int) -> swap.ImageClassifier:
     return swap.ImageClassifier(model, mean=mean, std=std).eval()
 
 
-def _fit(model: nn.Module, digits: data.Dataset, *, seed: int, epochs: int, step_size: float) -> None:
-    size = min(64, len(digits.train.x))
-    recipe = training.recipes.named("plateau", step_size=step_size, batch_size=size, epochs=epochs)
-    training.fit([model], *digits.train, recipe, generators=[torch.Generator().manual_seed(seed)])
+def _order(seed: int, epoch: int) -> torch.Generator:
+    """Batch order of an epoch after the swap, the same for every kernel."""
+    return torch.Generator().manual_seed(1000 * (seed + 1) + epoch)
 
 
 @torch.no_grad()
