@@ -1,12 +1,10 @@
 """A run that diverges, or ends where no image has a gradient, is a row with its reason; it stops nothing."""
 
-import itertools
 import math
 import sys
 
 import cases
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -156,24 +154,21 @@ def test_a_sweep_without_a_single_run_left_still_has_every_column(folder):
 
 def judge_and_draw(rows, told):
     """Everything that notebooks do with the rows of networks."""
-    runs = rows.runs
-    attacked = claims.named(rows.joined(map="saliency", readout="logit"))
-    long = pd.concat(
-        [runs.melt(list(runs.columns.difference(told)), told, var_name="metric"), attacked], ignore_index=True
-    )
-    metrics = {name: "up" for name in told if not runs[name].dropna().empty or name == told[-1]}
-    metrics |= {"worst_spearman_8": "up"} if len(rows.attacked) else {}
-    verdicts = claims.assess(long, {"C": metrics}, step=runs["key"], batch=runs["key"])
-    left = claims.comparable(runs)
-    for row in verdicts.itertuples():
-        here = claims.comparable(long[(long["metric"] == row.metric) & (long["protocol"] == row.protocol)])
-        assert row.runs == len(here)
-        assert row.runs + row.left_out == (runs["protocol"] == row.protocol).sum()
-        if here.dropna(subset="value")["step_size"].nunique() < 2:
-            assert row.verdict == claims.UNDECIDED
-    assert "[.]" in claims.overview(verdicts)
-    for metric in metrics:
-        assert "pooled change" in claims.conditions(long, metric=metric, by="step_size", cluster=["dataset"])
+    runs, left = rows.runs, claims.comparable(rows.runs)
+    long = runs.melt(["protocol", "step_size", "seed", "comparable"], told, var_name="measure")
+    of_networks = claims.cells(long, by="step_size", arm=["protocol", "measure"], family=[], log=True)
+    counts = of_networks[of_networks["measure"] == told[0]].set_index("protocol")["left_out"]
+    assert counts.to_dict() == (~runs["comparable"]).groupby(runs["protocol"]).sum().to_dict()
+    judged = rows.judged()
+    arm = ["protocol", "map", "readout", "radius"]
+    of_maps = claims.cells(judged, by="step_size", arm=arm, family=[])
+    both = {protocol for protocol, part in left.groupby("protocol") if part["step_size"].nunique() > 1}
+    for table in (of_networks, of_maps):
+        assert set(table.loc[~table["protocol"].isin(both), "word"]) <= {"no pair"}
+        assert set(table["word"]) <= {"no pair", "too few seeds"}
+    told_of = claims.page(claims.record({"C1": of_networks, "C2": of_maps}))
+    assert told_of.count("no verdict") == len(of_networks) + len(of_maps)
+    assert claims.permuted(judged, by="step_size", arm=arm)["seeds"].lt(3).all()
     assert claims.left_out(runs)["runs"].sum() == (~runs["comparable"]).sum()
     for kept in (left, left[:1], left[:0]):
         drawn = kept.assign(panel=kept["dataset"].map(figures.label))
@@ -185,64 +180,6 @@ def judge_and_draw(rows, told):
     if drawn:
         figures.trends(wide, x="step_size", metrics=drawn, hue="protocol", column="panel")
     plt.close("all")
-
-
-def transformers(*kernels, seeds=3):
-    """Long rows with a gain for saliency alone under every kernel."""
-    values = {
-        "saliency": lambda seed, step: 0.1 * np.log(step) + 0.01 * seed,
-        "rollout": lambda seed, step: 0.5 + 0.01 * seed * step,
-    }
-    return pd.DataFrame(
-        {
-            "dataset": "digits", "attention": kernel, "seed": seed, "step_size": step, "comparable": True,
-            "map": name, "metric": "spearman", "value": value(seed, step),
-        }
-        for kernel, seed, step in itertools.product(kernels, range(seeds), (0.01, 0.1))
-        for name, value in values.items()
-    )  # fmt: skip
-
-
-HOW = {"claim": "C", "by": "step_size"}
-
-
-def reached(rows):
-    return claims.reach(rows, ["spearman"], gaining="saliency", others=["rollout"], **HOW)
-
-
-def restored(rows):
-    return claims.restored(rows, ["spearman"], explanations=["rollout"], reference="softmax", **HOW)
-
-
-@pytest.mark.parametrize("gone", ["softmax", "gaussian", "both"])
-def test_an_attention_whose_runs_all_left_leaves_the_others_to_be_judged(gone):
-    rows = transformers("softmax", "gaussian")
-    rows["comparable"] = (rows["attention"] != gone) & (gone != "both")
-    assert (reached(rows)["verdict"] == claims.UNDECIDED).all() == (gone == "both")
-    told = claims.kernel_by_kernel(restored(rows))
-    assert ("no run is left" in told) == (gone != "softmax")
-    rollout = claims.comparable(rows[rows["map"] == "rollout"])
-    level = claims.parity(rollout, metric="value", reference="softmax", margin=0.1)
-    assert level["pairs"].sum() == 0
-    assert list(level.columns) == ["attention", "difference", "low", "high", "pairs", "within 0.1"]
-
-
-def test_a_run_that_could_not_be_attacked_leaves_its_trend_and_not_the_seeds_beside_it():
-    rows = transformers("softmax", seeds=4).query("map == 'saliency'").reset_index(drop=True)
-    rows.loc[(rows["seed"] == 3) & (rows["step_size"] == 0.1), "value"] = math.nan
-    whole, part = (claims.trend(r, metric="value", by="step_size") for r in (rows, rows[rows["seed"] < 3]))
-    assert whole.seeds == 3
-    assert whole.per_seed == part.per_seed
-    assert (whole.low, whole.high) == (part.low, part.high)
-
-
-def test_a_reference_network_that_could_not_be_attacked_is_left_out_of_the_strength_check():
-    efforts = pd.DataFrame(
-        {"map": ["a", "a", "b", "b"], "steps": [20, 200, 20, 200], "spearman": [0.5, 0.49, math.nan, math.nan]}
-    )
-    how = {"claim": "strong", "by": ["map"], "metrics": ["spearman"], "default": 20}
-    assert claims.strong_enough(efforts, **how)["map"].tolist() == ["a"]
-    assert claims.strong_enough(efforts[:0], **how).empty
 
 
 def test_nothing_to_draw_is_said_in_the_figure(tmp_path):
