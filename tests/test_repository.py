@@ -107,61 +107,33 @@ def test_every_notebook_has_its_figures_folder_and_a_line_in_the_readme():
         assert f"notebooks/{stem}.ipynb" in readme
 
 
-def test_the_readme_states_the_verdicts_that_the_rows_give():
+HEADLINES = [("03_sgd_flattens", "C1"), ("03_sgd_flattens", "C2"), ("06_softmax_entropy", "C6")]
+HEADLINES += [("07_kernel_attention", "C7")]
+
+
+def of(name, claim):
+    table = pd.read_csv(paths.figures / name / "claims.csv")
+    return table[table["claim"] == claim]
+
+
+@pytest.mark.parametrize(("name", "claim"), HEADLINES)
+def test_the_readme_holds_every_headline_cell_as_its_rows_give_it(name, claim):
+    table = claims.family(of(name, claim))
+    assert len(table.splitlines()) > 2
+    assert table in (paths.root / "README.md").read_text()
+
+
+def test_the_readme_says_in_how_many_cases_the_theory_holds_and_what_is_restored():
     readme = (paths.root / "README.md").read_text()
-    table = pd.read_csv(paths.figures / "03_sgd_flattens" / "claims.csv")
-    for (claim, by), arms in table.groupby(["claim", "by"]):
-        assert claims.sentence(f"{claim}, by {by.replace('_', ' ')}", arms) in readme
-    theory = pd.read_csv(paths.figures / "02_two_curvatures" / "claims.csv")
-    assert claims.sentence("C1, all of the theory", theory) in readme
-    rows = pd.read_csv(paths.figures / "06_softmax_entropy" / "claims.csv")
-    assert f"C5, all of the theory: {tally.sentence(rows[rows['claim'] == 'C5'])}" in readme
-    headline = rows[(rows["claim"] == "C6") & rows["p_holm"].notna()]
-    assert len(headline) == 8
-    for cell in headline.itertuples():
-        seen = f" (sees {cell.half:.3f})" if cell.word.startswith("unclear") else ""
-        assert f"{cell.arm}: {cell.effect:+.3f} {cell.word}{seen}" in readme
-    rows = pd.read_csv(paths.figures / "07_kernel_attention" / "claims.csv")
-    assert kernels_restore(rows) in readme
-    assert statements_hold(rows[rows["claim"] == "C7 theory"]) in readme
-    full = of_profile_full("03_sgd_flattens")
-    relu = full[(full["activation"] == "relu") & (full["claim"] == "C2") & (full["by"] == "step_size")]
-    assert not len(relu) or claims.sentence("C2, by step size", relu) in readme
-
-
-def of_profile_full(name):
-    """Committed verdicts of profile full; no line where none are committed."""
-    path = paths.figures / name / "claims_full.csv"
-    cpu = pd.read_csv(paths.figures / name / "claims.csv")
-    return pd.read_csv(path) if path.is_file() else cpu.iloc[:0]
-
-
-def kernels_restore(rows):
-    """What the three tests of C7 say of each map of the undivided Gaussian, as a sentence."""
-    told = rows[(rows["claim"] == "C7") & rows["arm"].str.startswith("digits, wide, gaussian, ")]
-    maps = told["arm"].str.split(", ").str[3].str.replace("_", " ")
-    return "C7: " + "; ".join(dict.fromkeys(maps + " " + told["restored"]))
-
-
-def statements_hold(rows):
-    """How many statements hold, in how many cases."""
-    held, cases, violations = rows["word"].str.startswith("holds").sum(), rows["cases"].sum(), rows["violations"].sum()
-    return f"{held} of {len(rows)} statements hold ({cases:.0f} cases, {violations:.0f} violations)"
-
-
-@pytest.mark.parametrize("profile", ["", "_full"])
-def test_a_kernel_is_restored_only_where_its_three_tests_are_up_and_an_upper_bound_is_called_one(profile):
-    file = paths.figures / "07_kernel_attention" / f"claims{profile}.csv"
-    if not file.is_file():
-        pytest.skip("no rows of this profile are committed")
-    rows = pd.read_csv(file)
-    for _, tests in rows[rows["claim"] == "C7"].groupby(rows["arm"].str.rsplit(", ", n=1).str[0]):
-        assert len(tests) == 3
-        assert (tests["restored"] == "restored").all() == (tests["word"] == "up").all()
-        if (tests["word"] == "no change").any() or (tests["word"] == "down").any():
-            assert set(tests["restored"]) <= {"not restored", "no room"}
-    strong = rows[rows["claim"] == "C7 attack strength"]
-    assert ((strong["effect"] < -0.02) == (strong["word"] == "upper bound")).all()
+    for name, claim in (("06_softmax_entropy", "C5"), ("07_kernel_attention", "C7 theory")):
+        assert tally.sentence(of(name, claim)) in readme
+    stated = pd.read_csv(paths.figures / "02_two_curvatures" / "claims.csv")
+    words = [tally.word(row.cases, row.violations) for row in stated.itertuples()]
+    assert tally.sentence(stated.assign(word=words)) in readme
+    judged = of("07_kernel_attention", "C7")
+    for name in ("raw_attention", "rollout"):
+        (word,) = judged[judged["arm"].str.contains(f", {name}, ") & judged["p_holm"].notna()]["restored"].unique()
+        assert f"{name.replace('_', ' ')} {word}" in readme
 
 
 def test_the_benchmark_page_and_the_readme_say_what_the_rows_say():

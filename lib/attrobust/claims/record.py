@@ -58,10 +58,18 @@ def family(table: pd.DataFrame) -> str:
         told = [f"{np.exp(row[n]):.2f}" if ratio else signed(row[n]) for n in ("effect", "low", "high")]
         seen = f" (sees {row['half']:.3f})" if str(row["word"]).startswith(UNCLEAR) else ""
         arm = str(row["arm"]).replace("_", " ")
-        axis = f"{row['by'].replace('_', ' ')} {row['start']:g} → {row['end']:g}"
+        axis = f"{row['by'].replace('_', ' ')} {_place(row['start'])} → {_place(row['end'])}"
         ends, change = (
             f"{row['first']:.3f} → {row['last']:.3f}",
             f"{'× ' if ratio else ''}{told[0]} [{told[1]}, {told[2]}]",
         )
         lines.append(f"| {arm} | {axis} | {ends} | {change} | {row['word']}{seen} |")
     return "\n".join(lines)
+
+
+def _place(value: object) -> str:
+    """An end of an axis: 256.0 reads as 256, a word as it stands."""
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return str(value)
