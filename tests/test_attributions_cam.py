@@ -148,6 +148,7 @@ HOW = {
     attributions.smooth_grad: drawn(attributions.smooth_grad, sigma=0.1, samples=3),
     attributions.uniform_grad: drawn(attributions.uniform_grad, ball=Ball("linf", 0.1), samples=3),
     attributions.grad_cam: first,
+    attributions.occlusion: partial(attributions.occlusion, patch=1),
 }
 ATTENTIVE = (
     attributions.raw_attention,
@@ -262,3 +263,15 @@ def test_every_map_can_be_attacked_and_the_attack_beats_noise(activation):
         worst = table[(table["attribution"] == name) & (table["attack"] == "worst")].set_index("image")
         empty = attributions.zero_maps(attribution(model, x, model(x).argmax(1)).detach())
         assert (worst.isna().any(axis=1).to_numpy() == empty.numpy()).all()
+
+
+@pytest.mark.parametrize("patch", [1, 3])
+def test_occlusion_is_captums_with_a_window_that_covers_one_patch_after_the_other(patch):
+    model, window = cases.conv(), (X.shape[1], patch, patch)
+    theirs = captum.attr.Occlusion(model).attribute(
+        X, sliding_window_shapes=window, strides=window, target=Y, baselines=0.2
+    )
+    ours = attributions.occlusion(model, X, Y, patch=patch, baseline=0.2)
+    coarse = attributions.patches(theirs[:, :1], patch=patch)
+    assert torch.allclose(ours.abs(), coarse, rtol=1e-10)
+    assert torch.equal(ours.sign(), theirs[:, :1, ::patch, ::patch].sign())

@@ -148,12 +148,12 @@ def test_a_new_attribution_is_exported_and_its_derivative_is_tried(tmp_path):
     seen = passed("".join(shell(tree, command) for command in commands("An attribution")))
     shell(tree, "lint-imports")
     assert seen == {
-        "test_attributions.py::test_occlusion_of_a_linear_network_is_the_share_of_each_pixel",
+        "test_attributions.py::test_prediction_difference_of_a_linear_network_is_the_share_of_each_pixel",
         "test_attributions_cam.py::test_on_a_smooth_network_every_derivative_but_flows_agrees_with_finite_differences"
-        "[occlusion]",
-        "test_attributions_cam.py::test_a_map_knows_no_other_image_of_its_batch_and_leaves_all_as_found[occlusion]",
-        "test_attributions_cam.py::test_the_audit_passes_true_derivatives_and_refuses_flow[occlusion]",
-        "occlusion.py::attrobust.attributions.occlusion.occlusion",
+        "[prediction_difference]",
+        "test_attributions_cam.py::test_a_map_knows_no_other_image_of_its_batch_and_leaves_all_as_found[prediction_difference]",
+        "test_attributions_cam.py::test_the_audit_passes_true_derivatives_and_refuses_flow[prediction_difference]",
+        "prediction_difference.py::attrobust.attributions.prediction_difference.prediction_difference",
     }
 
 
@@ -206,7 +206,7 @@ def test_a_new_notebook_runs_at_smoke_size_saves_its_claim_and_has_its_code_pinn
     assert reproduced == "make reproduce ONLY=11 PROFILE=smoke"
     assert "left out 0" in shell(tree, reproduced)
     claims = pd.read_csv(tree / "build" / "reproduce" / "smoke" / STEM / "claims.csv")
-    assert claims[["claim", "arm", "verdict"]].to_numpy().tolist() == [["E1", "length | sigma", "supported"]]
+    assert claims[["claim", "arm", "by", "word"]].to_numpy().tolist() == [["E1", "length", "sigma", "too few seeds"]]
     assert f"{STEM}: lengths: pinned, version 1" in shell(tree, pinned)
 
 
