@@ -267,11 +267,11 @@ def test_every_map_can_be_attacked_and_the_attack_beats_noise(activation):
 
 @pytest.mark.parametrize("patch", [1, 3])
 def test_occlusion_is_captums_with_a_window_that_covers_one_patch_after_the_other(patch):
-    model, window = cases.conv(), (X.shape[1], patch, patch)
+    model, x, window = cases.conv().float(), X.float(), (X.shape[1], patch, patch)
     theirs = captum.attr.Occlusion(model).attribute(
-        X, sliding_window_shapes=window, strides=window, target=Y, baselines=0.2
+        x, sliding_window_shapes=window, strides=window, target=Y, baselines=0.2
     )
-    ours = attributions.occlusion(model, X, Y, patch=patch, baseline=0.2)
+    ours = attributions.occlusion(model, x, Y, patch=patch, baseline=0.2)
     coarse = attributions.patches(theirs[:, :1], patch=patch)
-    assert torch.allclose(ours.abs(), coarse, rtol=1e-10)
+    assert torch.allclose(ours.abs(), coarse, rtol=1e-4)
     assert torch.equal(ours.sign(), theirs[:, :1, ::patch, ::patch].sign())
