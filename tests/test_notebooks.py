@@ -262,18 +262,22 @@ def test_a_stored_row_can_be_reproduced():
     from attrobust.experiments import measure
 
     rows = pd.read_csv(Path(paths.figures, "03_sgd_flattens", "runs.csv"), float_precision="round_trip")
-    arm = rows[(rows.dataset == "digits") & (rows.protocol == "matched") & (rows.step_size == rows.step_size.max())]
+    arm = rows[(rows.dataset == "digits") & (rows.protocol == "matched") & (rows.batch_size == 64)]
+    arm = arm[arm.step_size == arm.step_size.max()]
     row = arm.iloc[0]
     names = ["dataset", "step_size", "batch_size", "epochs", "seed", "protocol", "n_train", "activation"]
     plain = {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in names}
     experiment = experiments.Experiment(**plain)
-    measurement = experiments.Measurement()
+    radius = experiments.RADII["mlp", "digits", "saliency"]
+    measurement = experiments.Measurement(radii=(radius,))
     assert experiments.key(experiment, measurement) == row["key"]
     (model,), (fit,) = measure.train([experiment])
     again, attacked = measure.measure(experiment, measurement, model, fit)
     lines = pd.read_csv(Path(paths.figures, "03_sgd_flattens", "attacked.csv"), float_precision="round_trip")
-    lines, attacked = (t[t.radius == 8].set_index(["attack", "metric"]) for t in (lines, attacked))
-    sisters = {name: (arm[name], again[name]) for name in ("test_accuracy", "relative_curvature")}
+    lines, attacked = (
+        t[(t.radius == radius) & (t.readout == "logit")].set_index(["attack", "metric"]) for t in (lines, attacked)
+    )
+    sisters = {name: (arm[name], again[name]) for name in ("test_accuracy", "logit_relative_curvature")}
     for at in (("worst", "spearman"), ("worst", "top_k"), ("noise", "top_k")):
         mine = lines.loc[[at]]
         sisters[at] = mine.loc[mine["key"].isin(arm["key"]).to_numpy(), "value"], attacked.loc[at, "value"]

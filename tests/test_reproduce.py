@@ -47,7 +47,10 @@ def refused(monkeypatch, unchecked):
         (["--jobs", "-1"], "error: jobs is -1; it must be a whole number of at least 0"),
         (["-p", "sedes", "[0]"], "error: parameter 'sedes' is unknown"),
         (["--only", "03", "-p", "step_sizes", "[0]"], "error: step_sizes is 0; it must be a finite number above 0"),
-        (["--only", "03", "-p", "radii", "[-1]"], "error: radii is -1; it must be a finite number of at least 0"),
+        (
+            ["--only", "03", "-p", "curve_radii", "[-1]"],
+            "error: curve_radii is -1; it must be a finite number of at least 0",
+        ),
         (
             ["--only", "03", "-p", "datasets", "[fashion]"],
             "error: datasets is 'fashion'; it must be one of digits, mnist",

@@ -68,12 +68,12 @@ def test_a_notebook_that_is_not_there_is_refused_in_one_sentence():
 
 
 def test_the_tests_of_one_notebook_are_its_own_and_those_of_the_modules_it_imports(chosen):
-    files = ["tests/test_faithfulness.py", "tests/test_entropy.py", "tests/test_notebooks.py"]
+    files = ["tests/test_similarity.py", "tests/test_entropy.py", "tests/test_notebooks.py"]
     files += ["lib/attrobust/faithfulness.py", "lib/attrobust/theory/entropy.py"]
     names = [name for name in collected("--only", "06", *files).stdout.splitlines() if "::" in name]
     seen = {name.split("::")[0] for name in names}
     assert {"tests/test_entropy.py", "tests/test_notebooks.py", "lib/attrobust/theory/entropy.py"} <= seen
-    assert not seen & {"tests/test_faithfulness.py", "lib/attrobust/faithfulness.py"}
+    assert not seen & {"tests/test_similarity.py", "lib/attrobust/faithfulness.py"}
     for kind in ("nbval", "smoke_profile", "parameters_stand"):
         assert any(kind in name and chosen[0].stem in name for name in names), kind
     for path in reproduce.numbered():

@@ -181,8 +181,10 @@ def _committed(folder: Path) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for path in sorted(folder.glob("runs*.csv")):
         beside, under = path.with_name(path.name.replace("runs", "attacked", 1)), {}
-        lines = read_csv(beside).fillna({"images": ""}).to_dict("records") if beside.is_file() else []
-        for number, line in enumerate(lines, start=2):
+        lines = read_csv(beside) if beside.is_file() else pd.DataFrame()
+        if "images" in lines:  # a column without any is read as numbers
+            lines["images"] = lines["images"].astype(object).where(lines["images"].notna(), "")
+        for number, line in enumerate(lines.to_dict("records"), start=2):
             under.setdefault(line.get("key"), []).append({**line, "place": f"{beside}, line {number}"})
         for number, run in enumerate(read_csv(path).to_dict("records"), start=2):
             place, key = f"{path}, line {number}", run.get("key")
