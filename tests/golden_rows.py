@@ -78,6 +78,10 @@ def double() -> Iterator[None]:
     kernel_attention._original.cache_clear()
 
 
+def small() -> data.Dataset:
+    return measure.dataset("digits", 4, 24, 3, "cpu")
+
+
 def network(e: experiments.Experiment) -> torch.nn.Module:
     return cases.filled(measure.build(e), 0)
 
@@ -123,12 +127,12 @@ def measured() -> pd.DataFrame:
 
 
 def flatness() -> dict[str, float]:
-    examples = measure.dataset("digits", 4, 24, 3, "cpu").train
+    examples = small().train
     return measure._flatness(network(experiment()), examples, SMALL, 0, "cpu")
 
 
 def input_side() -> dict[str, float]:
-    return measure._input_side(network(experiment()), measure.dataset("digits", 4, 24, 3, "cpu").test.x, 0, "cpu")
+    return measure._input_side(network(experiment()), small().test.x, 0, "cpu")
 
 
 def robust() -> pd.DataFrame:
@@ -197,10 +201,6 @@ def explained(name: str) -> pd.DataFrame:
 
 def untimed(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="seconds").sort_values([c for c in table if c != "seconds"], ignore_index=True)
-
-
-def small() -> data.Dataset:
-    return measure.dataset("digits", 4, 24, 3, "cpu")
 
 
 MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevance"), ("logit", "log_probability"))}

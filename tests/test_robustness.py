@@ -299,3 +299,21 @@ def test_images_without_a_map_and_maps_that_cannot_be_climbed_count_for_no_stren
 def test_another_attack_than_the_two_is_refused():
     with pytest.raises(ValueError, match="attack is 'lazy'; it must be one of auto, heavy"):
         strength("lazy")
+
+
+def test_noise_counts_only_where_it_moves_no_probability_by_more_than_is_held():
+    model, x, held = cases.conv(), cases.images(12), 0.018
+    how = {"attributions": {"saliency": attributions.saliency}, "ball": Ball("linf", 0.1), "k": 2, "noise_draws": 1}
+    quick = attacks.Effort(steps=1, restarts=1)
+    free, tied = (
+        robustness.attribution_robustness(model, x, **how, effort=quick, held=bound, generator=cases.generator())
+        for bound in (None, held)
+    )
+    streams = attacks.Streams(x, generator=cases.generator())
+    draws = [streams(image, "noise row") for image in range(len(x))]
+    noisy = (x + attacks.each(how["ball"].boundary, x, draws)).clamp(0, 1)
+    still = (model(noisy).softmax(1) - model(x).softmax(1)).abs().amax(1) <= held
+    same = model(noisy).argmax(1) == model(x).argmax(1)
+    counted = [table[table["attack"] == "noise"]["counted"].astype(bool).tolist() for table in (free, tied)]
+    assert counted == [same.tolist(), (same & still).tolist()]
+    assert 0 < sum(counted[1]) < sum(counted[0])

@@ -58,15 +58,15 @@ def _over(weights: Weights, total: Tensor) -> Weights:
     return weights / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def _row(weights: Weights, n: Tensor) -> Weights:
+def _row(weights: Weights) -> Weights:
     return _over(weights, weights.sum(-1, keepdim=True))
 
 
-def _in_turn(weights: Weights, n: Tensor) -> Weights:
+def _in_turn(weights: Weights) -> Weights:
     """Rows divided by their sums, then `ROUNDS` times columns and rows, so that rows sum to one exactly."""
-    weights = _row(weights, n)
+    weights = _row(weights)
     for _ in range(ROUNDS):
-        weights = _row(_over(weights, weights.sum(-2, keepdim=True)), n)
+        weights = _row(_over(weights, weights.sum(-2, keepdim=True)))
     return weights
 
 
@@ -87,9 +87,9 @@ LINKS: Words = {
     "sigmoid": lambda scores, n: torch.sigmoid(scores - n.log()),
 }
 NORMS: Words = {
-    "row": _row,
+    "row": lambda weights, n: _row(weights),
     "row_plus_one": lambda weights, n: weights / (1 + weights.sum(-1, keepdim=True)),
-    "rows_and_columns": _in_turn,
+    "rows_and_columns": lambda weights, n: _in_turn(weights),
     "count": lambda weights, n: weights / n,
     "none": lambda weights, n: weights,
 }
@@ -156,7 +156,7 @@ class Kernel(nn.Module):
         empty_key = self.norm == "row_plus_one"  # the one is a key of score 0 that has no value
         weights = F.pad(scores, (0, 1)).softmax(-1)[..., :-1] if empty_key else scores.softmax(-1)
         weights = weights if mask is None else weights.masked_fill(~mask, 0)
-        return _in_turn(weights, weights) if self.norm == "rows_and_columns" else weights
+        return _in_turn(weights) if self.norm == "rows_and_columns" else weights
 
     def forward(self, q: Queries, k: Keys, *, mask: Mask | None = None) -> Weights:
         """Attention matrix of queries and keys; see `weights` for the mask."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attrobust import attacks, checks
+from attrobust.attacks.problem import shift
 from attrobust.attributions.importance import name_of
 from attrobust.balls import Ball
 from attrobust.models import guards
@@ -167,23 +168,18 @@ def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images
 
 
 def _noise(
-    model: nn.Module,
-    x: Images,
-    target: Labels,
-    ball: Ball,
-    streams: attacks.Streams,
-    count: int,
+    model: nn.Module, x: Images, target: Labels, ball: Ball, streams: attacks.Streams, count: int,
     held: float | None = None,
-) -> list[tuple[Images, Marks]]:
+) -> list[tuple[Images, Marks]]:  # fmt: skip
     """Perturbations of full size, and which of them keep the prediction; every map sees the same ones."""
     draws = [streams(image, "noise row") for image in range(len(x))]
     moved = [(x + attacks.each(ball.boundary, x, draws)).clamp(0, 1) for _ in range(count)]
-    if held is None:
-        return [(noisy, predictions(model, noisy) == target) for noisy in moved]
-    with torch.no_grad():
-        sure, probabilities = model(x).softmax(1), [model(noisy).softmax(1) for noisy in moved]
-    steady = [((p - sure).abs().amax(1) <= held) & (p.argmax(1) == target) for p in probabilities]
-    return list(zip(moved, steady, strict=True))
+    kept = [predictions(model, noisy) == target for noisy in moved]
+    if held is not None:
+        with torch.no_grad():
+            sure = model(x).softmax(1)
+            kept = [mark & (shift(model(noisy), sure) <= held) for mark, noisy in zip(kept, moved, strict=True)]
+    return list(zip(moved, kept, strict=True))
 
 
 def _share(noise: Sequence[tuple[Images, Marks]]) -> PerImage:

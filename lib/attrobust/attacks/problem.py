@@ -19,7 +19,7 @@ from attrobust.attributions.importance import name_of
 from attrobust.balls import Ball
 from attrobust.models import guards
 from attrobust.models.readouts import predictions
-from attrobust.shapes import Attribution, Images, Labels, Logits, Maps
+from attrobust.shapes import Attribution, Images, Labels, Logits, Maps, PerImage
 from attrobust.similarity import unit
 
 #: (rows, their maps) -> one number per row, to be increased.
@@ -98,7 +98,7 @@ class Problem:
         with torch.enable_grad():
             logits = self.model(leaf)
             if self.held is not None:
-                return gradient(-(logits.softmax(1) - self.sure[rows]).abs().amax(1), leaf)
+                return gradient(-shift(logits, self.sure[rows]), leaf)
             own = nn.functional.one_hot(self.target[rows], logits.shape[1]).bool()
             lead = logits[own] - logits.masked_fill(own, -math.inf).amax(1)
         return gradient(lead, leaf)
@@ -139,9 +139,14 @@ class Problem:
             logits = self.model(at) if logits is None else logits
             kept = logits.argmax(1) == self.target[rows]
             if self.held is not None:
-                kept &= (logits.softmax(1) - self.sure[rows]).abs().amax(1) <= self.held
+                kept &= shift(logits, self.sure[rows]) <= self.held
         judge.see(parts, at, rows, maps, kept, torch.zeros_like(rows) if of is None else of)
         return (~kept).nonzero().flatten()
+
+
+def shift(logits: Logits, sure: Float[Tensor, "images classes"]) -> PerImage:
+    """Largest change of a class's probability from those of the clean images, `sure`."""
+    return (logits.softmax(1) - sure).abs().amax(1)
 
 
 def along(back: Images, slope: Images) -> Images:

@@ -34,6 +34,11 @@ _COMMITTED = ("lib", "tests", ".git", ".github", ".ci")
 _RESTORED = "restore it by git, or recompute it by make reproduce UPDATE=1"
 
 
+def committed_as(stem: str, profile: str) -> str:
+    """Name under which a profile's rows and claims are committed: runs.csv (cpu), runs_full.csv (full)."""
+    return f"{stem}.csv" if profile == "cpu" else f"{stem}_{profile}.csv"
+
+
 class EvidenceError(ValueError):
     """Committed evidence is not what it should be; the message names file, line and remedy."""
 
@@ -82,7 +87,7 @@ class Store:
 
     def committed_claims(self, profile: str = "full") -> pd.DataFrame:
         """Verdicts of another profile than cpu that came with the repository; no line where there are none."""
-        path = self.committed[0] / f"claims_{profile}.csv" if self.committed else None
+        path = self.committed[0] / committed_as("claims", profile) if self.committed else None
         return read_csv(path) if path and path.is_file() else pd.DataFrame()
 
     def put(self, key: str, run: Mapping, attacked: Sequence[Mapping], made: Mapping) -> None:

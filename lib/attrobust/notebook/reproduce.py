@@ -26,7 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from attrobust import checks, claims, data, paths
-from attrobust.experiments.store import read_json, write_json
+from attrobust.experiments.store import committed_as, read_json, write_json
 from attrobust.notebook import accept, checked
 from attrobust.paths import write_bytes
 from attrobust.versions import digest
@@ -118,7 +118,7 @@ def reproduce(
     _report_networks(folder, summaries, seconds, say)
     same = True
     for path in chosen:
-        committed = paths.figures / path.stem / _committed_as("claims", profile_name)
+        committed = paths.figures / path.stem / committed_as("claims", profile_name)
         table = compare_claims(folder / path.stem / "claims.csv", committed)
         if len(table):
             same = _report_claims(path.stem, table, say) and same
@@ -241,11 +241,6 @@ def scrubbed(path: Path) -> str:
     return nbformat.writes(book) + "\n"
 
 
-def _committed_as(stem: str, profile_name: str) -> str:
-    """Name under which a profile's rows and claims are committed: runs.csv (cpu), runs_full.csv (full)."""
-    return f"{stem}.csv" if profile_name == "cpu" else f"{stem}_{profile_name}.csv"
-
-
 def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
     """Replace a notebook's committed evidence by a finished reproduction's; profile full adds rows and claims alone."""
     target = paths.figures / name
@@ -255,8 +250,8 @@ def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
         content, cpu = (source / f"{stem}.csv").read_bytes(), target / f"{stem}.csv"
         if profile_name != "cpu" and stem != "claims":
             content = _beyond(content, cpu)
-        write_bytes(target / _committed_as(stem, profile_name), content)
-        for other in target.glob(_committed_as(stem, "*")) if profile_name == "cpu" and stem != "claims" else ():
+        write_bytes(target / committed_as(stem, profile_name), content)
+        for other in target.glob(committed_as(stem, "*")) if profile_name == "cpu" and stem != "claims" else ():
             write_bytes(other, _beyond(other.read_bytes(), cpu))
     for part in ("tables", "networks") if profile_name == "cpu" else ():
         if (source / part).is_dir():
