@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 
 import cases
@@ -422,28 +423,45 @@ def test_near_the_level_the_loss_is_looked_at_within_the_epoch():
     assert any(s % 8 for s in steps)
 
 
+def jumped(x, y, *, seed, looks_apart=2, **options):
+    """A loss level that the run jumps over: between two looks it falls by more than a tenth, from just above it."""
+    losses = []
+
+    def probe(_, nets):
+        losses.append(cases.per_example_cross_entropy(nets[0](x), y).mean().item())
+
+    fit([build(seed).double()], x, y, generators=[cases.generator(seed)], probe=probe, probe_every=1, **options)
+    looks = losses[looks_apart::looks_apart]
+    return next(
+        0.98 * before
+        for index, (before, after) in enumerate(itertools.pairwise(looks))
+        if before == min(looks[: index + 1]) and after < 0.85 * before
+    )
+
+
 def test_a_run_that_overshoots_its_level_goes_on_from_before_with_half_the_step_until_it_lands_inside():
     x, y = examples(n=32)
-    options = {"momentum": 0.9, "stop_loss": 0.3} | recipe(epochs=200, step_size=0.2)
-    plain = {}
-    for seed in range(1, 8):
-        (plain[seed],) = fit([build(seed).double()], x, y, generators=[cases.generator(seed)], **options)
-    together = [build(seed).double() for seed in plain]
-    draws = [cases.generator(seed) for seed in plain]
-    careful = dict(zip(plain, fit(together, x, y, generators=draws, stop_within=0.1, **options), strict=True))
-    far = {seed for seed, f in plain.items() if f.train_loss < 0.27}
-    assert far
-    assert {seed for seed, f in careful.items() if f.halvings} >= far
-    for seed, model in zip(plain, together, strict=True):
-        loss = cases.per_example_cross_entropy(model(x), y).mean().item()
-        assert careful[seed].reached
-        assert 0.27 <= loss < 0.3
-        alone = build(seed).double()
-        (again,) = fit([alone], x, y, generators=[cases.generator(seed)], stop_within=0.1, **options)
-        assert (again.halvings, again.steps) == (careful[seed].halvings, careful[seed].steps)
-        assert same_weights(alone, model)
-        if not careful[seed].halvings:
-            assert (careful[seed].steps, careful[seed].train_loss) == (plain[seed].steps, plain[seed].train_loss)
+    options = recipe(epochs=60, step_size=1.0, batch_size=8)
+    for seed in range(4):
+        level = jumped(x, y, seed=seed, **options)
+        aimed = {"stop_loss": level, "stop_within": 0.1} | options
+        (plain,) = fit([build(seed).double()], x, y, generators=[cases.generator(seed)], stop_loss=level, **options)
+        assert plain.train_loss < 0.9 * level
+        together = [build(s).double() for s in (seed, seed + 1, seed + 2)]
+        draws = [cases.generator(s) for s in (seed, seed + 1, seed + 2)]
+        careful = fit(together, x, y, generators=draws, **aimed)
+        assert careful[0].halvings
+        for s, model, one in zip((seed, seed + 1, seed + 2), together, careful, strict=True):
+            loss = cases.per_example_cross_entropy(model(x), y).mean().item()
+            assert one.reached
+            assert 0.9 * level <= loss < level
+            alone = build(s).double()
+            (again,) = fit([alone], x, y, generators=[cases.generator(s)], **aimed)
+            assert (again.halvings, again.steps) == (one.halvings, one.steps)
+            assert same_weights(alone, model)
+            if not one.halvings:
+                (free,) = fit([build(s).double()], x, y, generators=[cases.generator(s)], stop_loss=level, **options)
+                assert (free.steps, free.train_loss) == (one.steps, one.train_loss)
 
 
 def test_a_network_that_overshot_is_put_back_to_where_it_was_last_seen_above_the_level(monkeypatch):
@@ -455,8 +473,9 @@ def test_a_network_that_overshot_is_put_back_to_where_it_was_last_seen_above_the
         seen.append((step, list(self.above), list(self.overshot)))
         return found
 
+    options = recipe(epochs=60, step_size=1.0, batch_size=8)
+    options |= {"stop_loss": jumped(x, y, seed=2, **options), "stop_within": 0.1}
     monkeypatch.setattr(level.Level, "reached", reached)
-    options = {"momentum": 0.9, "stop_loss": 0.3, "stop_within": 0.1} | recipe(epochs=200, step_size=0.2)
     trail = []
 
     def probe(update, models):
