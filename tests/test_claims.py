@@ -5,8 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from attrobust import claims
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 
@@ -14,21 +12,6 @@ def test_the_interval_covers_the_true_mean_in_95_percent_of_samples():
     rng = np.random.default_rng(0)
     hits = sum(low <= 1.0 <= high for low, high in (claims.interval(rng.normal(1, 2, 5)) for _ in range(2000)))
     assert abs(hits / 2000 - 0.95) < 4 * (0.95 * 0.05 / 2000) ** 0.5
-
-
-@given(a=st.floats(-5, 5), b=st.floats(-5, 5))
-def test_verdicts_depend_on_the_side_of_zero_alone(a, b):
-    low, high = min(a, b), max(a, b)
-    up, down = (claims.verdict(low, high, claimed=c) for c in ("up", "down"))
-    expected = (
-        (claims.SUPPORTED, claims.OPPOSITE) if low > 0 else (claims.OPPOSITE, claims.SUPPORTED) if high < 0 else None
-    )
-    assert (up, down) == (expected or (claims.UNDECIDED, claims.UNDECIDED))
-
-
-def test_bad_questions_are_refused():
-    with pytest.raises(ValueError, match="claimed is 'more'; it must be 'up' or 'down'"):
-        claims.verdict(0.1, 0.2, claimed="more")
 
 
 @pytest.mark.parametrize("values", [[], [0.3]])
@@ -70,45 +53,84 @@ def pairs(gap, draw=0):
     return pd.DataFrame({"attack": base, "noise": base + gap + 0.1 * rng.normal(size=16)}, index=index)
 
 
+COMPARED = {"of": "attack", "minus": ["noise"], "arm": "map", "metric": "cosine"}
+
+
 def test_paired_differences_agree_with_scipy():
     table = pairs(0.5)
-    found = claims.paired(table, claim="C1", larger=["noise"], smaller="attack", arm="map", metric="cosine")
-    assert found["arm"].tolist() == [f"cosine | {name} | noise above attack" for name in ("saliency", "ig")]
+    found = claims.paired(table, **COMPARED)
+    assert found[["measured", "map", "by"]].to_numpy().tolist() == [
+        ["cosine", name, "noise to attack"] for name in ("saliency", "ig")
+    ]
     for name, row in zip(("saliency", "ig"), found.itertuples(), strict=True):
         mine = table.loc[name]
-        interval = stats.ttest_rel(mine["noise"], mine["attack"]).confidence_interval(0.95)
-        assert (row.low, row.high) == pytest.approx(tuple(interval))
-        assert row.change == pytest.approx((mine["noise"] - mine["attack"]).mean())
-        assert row.n == 8
-    assert (found["verdict"] == claims.SUPPORTED).all()
-    reverse = claims.paired(pairs(-0.5), claim="C1", larger=["noise"], smaller="attack", arm="map", metric="cosine")
-    assert (reverse["verdict"] == claims.OPPOSITE).all()
+        test = stats.ttest_rel(mine["attack"], mine["noise"])
+        assert (row.low, row.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+        assert row.effect == pytest.approx((mine["attack"] - mine["noise"]).mean())
+        assert row.p == pytest.approx(test.pvalue)
+        assert row.half == pytest.approx((row.high - row.low) / 2)
+        assert row.units == 8
+    assert (found["word"] == "down").all()
+    assert (claims.paired(pairs(-0.5), **COMPARED)["word"] == "up").all()
+
+
+def test_paired_differences_are_words_only_after_holm_and_unclear_where_the_interval_holds_zero():
+    draw = np.random.default_rng(3)
+    index = pd.MultiIndex.from_product([[f"m{i}" for i in range(30)], range(6)], names=["map", "image"])
+    table = pd.DataFrame({"noise": 0.0, "attack": draw.normal(0.6, 1, size=len(index))}, index=index)
+    found = claims.paired(table, **COMPARED)
+    p = found["p"].to_numpy()
+    order = np.argsort(p)
+    by_hand = np.empty(len(p))
+    by_hand[order] = np.minimum(1, np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p)))))
+    assert found["p_holm"].to_numpy() == pytest.approx(by_hand)
+    beside = (found["low"] > 0) | (found["high"] < 0)
+    assert (beside == (found["p"] < 0.05)).all()
+    assert set(found["word"][~beside]) == {"unclear"}
+    assert set(found["word"][beside & (found["p_holm"] >= 0.05)]) <= {"leans up", "leans down"}
+    assert beside.any()
+    assert not (beside & (found["p_holm"] < 0.05)).all()
 
 
 def test_pairs_with_a_missing_side_do_not_count():
     table = pairs(0.5)
     table.iloc[0, 0] = np.nan
-    found = claims.paired(table, claim="C1", larger=["noise"], smaller="attack", arm="map", metric="cosine")
-    assert found["n"].tolist() == [7, 8]
+    assert claims.paired(table, **COMPARED)["units"].tolist() == [7, 8]
+    lone = claims.paired(table.iloc[:2], **COMPARED)
+    assert (lone["units"].item(), lone["word"].item()) == (1, "unclear")
+
+
+@pytest.mark.parametrize("changed", [{"of": "search"}, {"minus": ["noise", "search"]}, {"arm": "search"}])
+def test_a_comparison_of_what_is_not_there_is_refused(changed):
+    with pytest.raises(ValueError, match="the table has no 'search'; it has map, image, attack, noise"):
+        claims.paired(pairs(0.5), **COMPARED | changed)
 
 
 def test_differences_are_told_line_by_line():
-    found = claims.paired(pairs(0.5), claim="C1", larger=["noise"], smaller="attack", arm="map", metric="cosine")
+    found = claims.record({"F1": claims.paired(pairs(0.5), **COMPARED)})
     page = claims.differences(found).splitlines()
     assert len(page) == 3
     assert all(
-        f"= {row.change:+.2f}  [{row.low:+.2f}" in line for row, line in zip(found.itertuples(), page, strict=False)
+        f"{row.effect:+.2f}  [{row.low:+.2f}" in line for row, line in zip(found.itertuples(), page, strict=False)
     )
-    assert page[-1] == "C1: supported in 2, opposite in 0, undecided in 0 of 2 arms"
+    assert page[-1] == "F1: down in 2 of 2 comparisons"
+
+
+def test_a_second_draw_of_a_comparison_agrees_if_its_effect_is_near():
+    found = claims.record({"F1": claims.paired(pairs(0.5), **COMPARED)})
+    again = claims.record({"F1": claims.paired(pairs(0.5, draw=1), **COMPARED)})
+    other = claims.record({"F1": claims.paired(pairs(0.9), **COMPARED)})
+    assert (claims.agrees(found, again)["judged"] == "agrees").all()
+    assert (claims.agrees(found, other)["judged"] == "differs").all()
 
 
 def test_saved_claims_read_back_to_six_digits(tmp_path):
-    found = claims.paired(pairs(0.5), claim="C1", larger=["noise"], smaller="attack", arm="map", metric="cosine")
+    found = claims.paired(pairs(0.5), **COMPARED)
     claims.save(found, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["claims.csv"]
     back = pd.read_csv(tmp_path / "claims.csv")
-    assert back["change"].tolist() == pytest.approx(found["change"].tolist(), rel=1e-5)
-    assert back["verdict"].tolist() == found["verdict"].tolist()
+    assert back["effect"].tolist() == pytest.approx(found["effect"].tolist(), rel=1e-5)
+    assert back["word"].tolist() == found["word"].tolist()
     assert [*back] == [*found]
     claims.save(found, tmp_path, name="strength")
     assert (tmp_path / "strength.csv").read_text() == (tmp_path / "claims.csv").read_text()

@@ -137,12 +137,8 @@ def test_every_figure_shown_is_the_committed_one_and_has_its_numbers(path):
 @every_notebook
 def test_its_verdicts_are_committed_and_checked_by_a_cell(path):
     verdicts = pd.read_csv(paths.figures / path.stem / "claims.csv")
-    if "word" in verdicts:  # cells, and statements beside them
-        assert {re.sub(r" \(\d+ cases, \d+ violations\)", "", word) for word in verdicts["word"]} <= WORDS
-        assert not verdicts.duplicated(["claim", "arm", "by"]).any()
-    else:
-        assert set(verdicts["verdict"]) <= {"supported", "opposite", "undecided"}
-        assert not verdicts.duplicated(["claim", "arm"]).any()
+    assert {re.sub(r" \(\d+ cases, \d+ violations\)", "", word) for word in verdicts["word"]} <= WORDS
+    assert not verdicts.duplicated(["claim", "arm", "by"]).any()
     assert any(cell.source.startswith("# NBVAL_CHECK_OUTPUT") for cell in code(path))
 
 

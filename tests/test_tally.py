@@ -11,7 +11,7 @@ def test_a_bound_counts_what_exceeds_it_beyond_rounding():
     cases = tally.bound("S", "arm", [1.0, 2.0, 2.0 + 1e-12, 2.1], 2.0)
     assert tally.violated(cases).tolist() == [False, False, False, True]
     (row,) = tally.tally(cases).to_dict("records")
-    assert (row["cases"], row["violations"], row["verdict"]) == (4, 1, "opposite")
+    assert (row["cases"], row["violations"], row["word"]) == (4, 1, "fails (4 cases, 1 violations)")
     assert row["ratio"] == pytest.approx(1.05)
 
 
@@ -23,9 +23,9 @@ def test_an_identity_is_judged_by_its_residual_alone():
     assert "largest residual 1.0e-08" in tally.summary(bad)
 
 
-def test_a_statement_nobody_tried_is_undecided():
+def test_a_statement_nobody_tried_is_said_to_be_so():
     empty = tally.bound("S", "arm", [], [])
-    assert tally.verdict(len(empty), 0) == "undecided"
+    assert tally.word(len(empty), 0) == "not tried"
     assert len(tally.tally(empty)) == 0
 
 
@@ -47,14 +47,18 @@ def test_a_smaller_constant_breaks_what_is_attained(factor):
     assert tally.violated(attained.assign(right=attained.right / factor)).all()
 
 
-def test_claims_are_sorted_by_side_and_a_statement_without_one_is_refused():
-    cases = tally.join([tally.bound("A", "x", 1, 2), tally.bound("B", "y", 3, 2)])
-    table = tally.claim(cases, name="C1", sides={"B": "gradient", "A": "curvature"})
-    assert table["arm"].tolist() == ["gradient | B | y", "curvature | A | x"]
-    assert table["verdict"].tolist() == ["opposite", "supported"]
-    assert "gradient: 0 of 1 statements supported" in tally.page(table)
+def test_statements_are_sorted_by_side_and_one_without_a_side_is_refused():
+    cases = tally.join([tally.bound("A", "x", 1, 2), tally.bound("B", "y", 3, 2), tally.identity("A", "z", 1, 1)])
+    table = tally.statements(cases, sides={"B": "gradient", "A": "curvature"})
+    assert claims.record({"C1": table})["arm"].tolist() == ["gradient, B, y", "curvature, A, x", "curvature, A, z"]
+    assert table["word"].str.split().str[0].tolist() == ["fails", "holds", "holds"]
+    page = tally.page(table)
+    assert "gradient: 0 of 1 statements hold (1 cases, 1 violations)" in page
+    assert [line.split()[3:5] for line in page.splitlines() if line.startswith("  ")] == [
+        ["ratio", "1.50"], ["ratio", "0.50"], ["identity", "holds"]
+    ]  # fmt: skip
     with pytest.raises(ValueError, match="sides says nothing about B"):
-        tally.claim(cases, name="C1", sides={"A": "curvature"})
+        tally.statements(cases, sides={"A": "curvature"})
 
 
 def test_a_wrong_variant_is_counted_and_is_no_part_of_a_claim():
@@ -62,7 +66,7 @@ def test_a_wrong_variant_is_counted_and_is_no_part_of_a_claim():
     cases = tally.join([tally.bound("S", "empty", [], []), right, wrong])
     assert tally.tally(cases).set_index("arm")["violations"].to_dict() == {"arm": 0, "halved": 1}
     assert {name: len(table) for name, table in tally.variants(cases).items()} == {"S halved": 2}
-    assert tally.claim(cases, name="C1", sides={"S": "gradient"})["arm"].tolist() == ["gradient | S | arm"]
+    assert tally.statements(cases)["trial"].tolist() == ["arm"]
     assert "halved" not in tally.summary(cases)
 
 

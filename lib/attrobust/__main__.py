@@ -36,7 +36,7 @@ def _reproduce(*, profile: str, update: bool, pairs: list[tuple[str, str]], **op
     options |= {"overrides": {name: reproduce.parsed(name, value) for name, value in pairs}, "update": update}
     same = reproduce.reproduce(profile_name=profile, **options, say=click.echo)
     if not same and profile == "cpu" and not pairs and not update:
-        click.echo("note: some verdicts differ from the committed ones; see the lines marked ≠")
+        click.echo("note: some claims differ from the committed ones; see the lines marked ≠")
 
 
 @main.command("figures")

@@ -1,8 +1,4 @@
-"""What every judgement shares: which runs are comparable, means with intervals, and the verdict on an interval.
-
-``supported`` if a 95 % Student-t interval lies on the claimed side of zero, ``opposite`` if on the other, else
-``undecided``: for the paired comparisons of notebook 01. What trained networks show is judged by `claims.cells`.
-"""
+"""What every judgement shares: which runs are comparable, means with their intervals, and how a table is saved."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +9,6 @@ from scipy import stats
 
 from attrobust.paths import write_bytes
 
-SUPPORTED, OPPOSITE, UNDECIDED = "supported", "opposite", "undecided"
 CONFIDENCE = 0.95
 
 
@@ -45,17 +40,6 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, f
     return float(low), float(high)
 
 
-def verdict(low: float, high: float, *, claimed: str) -> str:
-    """Judge an interval against the claimed direction, "up" or "down"."""
-    if claimed not in ("up", "down"):
-        raise ValueError(f"claimed is {claimed!r}; it must be 'up' or 'down'")
-    if low > 0:
-        return SUPPORTED if claimed == "up" else OPPOSITE
-    if high < 0:
-        return SUPPORTED if claimed == "down" else OPPOSITE
-    return UNDECIDED
-
-
 def save(table: pd.DataFrame, folder: str | Path, *, name: str = "claims") -> None:
     """Write claims.csv, or rows that a claim was judged by, into `folder`, numbers rounded to six digits."""
     content = table.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
@@ -66,10 +50,3 @@ def left_out(rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol")
     """Runs that left their arm, counted by arm, step size and reason."""
     gone = rows[~rows["comparable"].astype(bool)]
     return gone.groupby([*arm, "step_size", "reason"], sort=False).size().rename("runs").reset_index()
-
-
-def sentence(name: str, table: pd.DataFrame) -> str:
-    """One line that says in how many arms a claim holds."""
-    counts = table["verdict"].value_counts()
-    parts = ", ".join(f"{word} in {counts.get(word, 0)}" for word in (SUPPORTED, OPPOSITE, UNDECIDED))
-    return f"{name}: {parts} of {len(table)} arms"

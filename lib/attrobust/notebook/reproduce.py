@@ -178,7 +178,7 @@ def code_digest() -> str:
 
 
 def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
-    """Draw every figure again from committed rows; with `rewrite`, refresh the notebooks' stored outputs too."""
+    """Draw every figure again from committed rows; with `rewrite`, refresh the notebooks' stored outputs and claims too."""
     for path in numbered(only):
         start, out = time.monotonic(), paths.build / "redraw" / path.stem
         shutil.rmtree(out, ignore_errors=True)
@@ -186,6 +186,7 @@ def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
         _replace(out / "figures", paths.figures / path.stem, ("*.png", "*.pdf", "*.csv"))
         if rewrite:
             write_bytes(path, scrubbed(out / path.name).encode())
+            write_bytes(paths.figures / path.stem / "claims.csv", (out / "claims.csv").read_bytes())
         say(f"{path.stem}: {len(list((out / 'figures').glob('*.png')))} figures, {_since(start)}")
 
 
@@ -277,22 +278,18 @@ def _replace(source: Path, target: Path, patterns: Sequence[str]) -> None:
 
 
 def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
-    """Verdicts of two claims files side by side; empty if neither exists.
+    """Words of two claims files side by side; empty if neither exists.
 
-    `same`: statements have one verdict; cells have effects no further apart than two draws may be (`claims.agrees`).
-    Statements of a table of cells have no effect: the first word of theirs counts, not the number of cases.
+    `same`: effects lie no further apart than two draws may (`claims.agrees`). Statements have no effect: the first word
+    of theirs counts, not the number of cases.
     """
-    nothing = pd.DataFrame(columns=["claim", "arm", "change", "verdict"])
+    nothing = pd.DataFrame(columns=["claim", "arm", "by", "start", "end", "effect", "half", "word"])
     new, old = (pd.read_csv(path) if path.is_file() else nothing for path in (recomputed, committed))
-    if "effect" in new and "effect" in old:
-        both = claims.agrees(old, new)
-        stated = both[["effect", "effect_other"]].isna().all(axis=1) & both[["word", "word_other"]].notna().all(axis=1)
-        said, again = (both[name].astype(str).str.split(" (", regex=False).str[0] for name in ("word", "word_other"))
-        names = {"word": "verdict_committed", "word_other": "verdict_recomputed"}
-        return both.rename(columns=names).assign(same=(both["judged"] != "differs") & (~stated | (said == again)))
-    new, old = (table.rename(columns={"word": "verdict"}) for table in (new, old))
-    joined = new.merge(old, on=["claim", "arm"], how="outer", suffixes=("_recomputed", "_committed"), sort=False)
-    return joined.assign(same=joined["verdict_recomputed"] == joined["verdict_committed"])
+    both = claims.agrees(old, new)
+    stated = both[["effect", "effect_other"]].isna().all(axis=1) & both[["word", "word_other"]].notna().all(axis=1)
+    said, again = (both[name].astype(str).str.split(" (", regex=False).str[0] for name in ("word", "word_other"))
+    names = {"word": "word_committed", "word_other": "word_recomputed"}
+    return both.rename(columns=names).assign(same=(both["judged"] != "differs") & (~stated | (said == again)))
 
 
 def _report_networks(folder: Path, summaries: Mapping[Path, dict], seconds: Mapping[Path, float], say: Say) -> None:
@@ -312,19 +309,18 @@ def _report_networks(folder: Path, summaries: Mapping[Path, dict], seconds: Mapp
 
 
 def _report_claims(name: str, table: pd.DataFrame, say: Say) -> bool:
-    """Verdict counts of each claim, recomputed beside committed, then every arm whose verdict differs; whether none."""
+    """Counts of words by claim, recomputed beside committed, then every arm that differs; whether none does."""
     say(f"\n{name}: claims, recomputed beside committed")
     wide = 2 + max(len(claim) for claim in ["claim", *table["claim"]])
-    say(f"  {'claim':<{wide}}{'verdict':<20}{'recomputed':>12}{'committed':>12}")
+    say(f"  {'claim':<{wide}}{'word':<20}{'recomputed':>12}{'committed':>12}")
     for claim, arms in table.groupby("claim", sort=False):
-        for verdict in sorted({*arms["verdict_recomputed"].dropna(), *arms["verdict_committed"].dropna()}):
-            new, old = ((arms[f"verdict_{side}"] == verdict).sum() for side in ("recomputed", "committed"))
-            say(f"  {claim:<{wide}}{verdict:<20}{new:>12}{old:>12}")
-    shared = table[table["verdict_committed"].notna() & table["verdict_recomputed"].notna()]
+        for word in sorted({*arms["word_recomputed"].dropna(), *arms["word_committed"].dropna()}):
+            new, old = ((arms[f"word_{side}"] == word).sum() for side in ("recomputed", "committed"))
+            say(f"  {claim:<{wide}}{word:<20}{new:>12}{old:>12}")
+    shared = table[table["word_committed"].notna() & table["word_recomputed"].notna()]
     for row in shared[~shared["same"]].itertuples():
-        say(f"  ≠ {row.claim} {row.arm}: {row.verdict_recomputed}, committed {row.verdict_committed}")
-    what = "an effect within two draws of the committed one" if "gap" in table else "the committed verdict"
-    say(f"  {int(shared['same'].sum())} of {len(shared)} shared arms have {what}")
+        say(f"  ≠ {row.claim} {row.arm}: {row.word_recomputed}, committed {row.word_committed}")
+    say(f"  {int(shared['same'].sum())} of {len(shared)} shared arms agree: effects within two draws, or one word")
     if len(shared) < len(table):
         say(f"  {len(table) - len(shared)} arms stand on one side only (another grid, or nothing committed yet)")
     return bool(shared["same"].all())

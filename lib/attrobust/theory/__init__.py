@@ -1,6 +1,6 @@
 """The theory of notebooks 02, 06 and 07 in float64, one file a chain: formula, trial on random cases, counterexample.
 
-tally, draws           verdicts on tables of cases; random networks and rows
+tally, draws           words on tables of cases; random networks and rows
 duality                P1 to P4, P6, P7: moving pixels is moving the first layer; shared weights; what penalties punish
 path_norm, stability   P5, P9, P11, P12: two layers of ReLU and where SGD ends; P8, P10: where SGD can stay
 certificates           P13, P14, P18: the angle of a map, what it certifies about similarities, averaged maps

@@ -2,8 +2,8 @@
 
 A *bound* says left <= right and is violated beyond the rounding of float64; an *identity* is stored as its residual and
 the tolerance it must stay under. One row per case: statement, arm, case, left, right, kind ("bound" or "identity") and
-`holds`, which is False for a *wrong variant*: the statement slightly off, which the same trial must refute. A verdict
-is computed from such a table alone, so it can be recomputed wherever rows can be read.
+`holds`, which is False for a *wrong variant*: the statement slightly off, which the same trial must refute. What is
+said of a statement is computed from such a table alone, wherever rows can be read.
 """
 
 import functools
@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from attrobust import checks
-from attrobust.claims import OPPOSITE, SUPPORTED, UNDECIDED
 from attrobust.versions import versioned
 
 Cases = Iterator[pd.DataFrame]  # what a trial yields
@@ -106,19 +105,14 @@ def ratio(cases: pd.DataFrame) -> pd.Series:
 
 
 def tally(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases, violations, verdict, largest left over right and residual (NaN for a bound) by statement and arm."""
+    """Cases, violations, word, largest left over right and residual (NaN for a bound) by statement and arm."""
     residual = cases["left"].where(cases["kind"] == "identity")
     marked = cases.assign(violated=violated(cases), ratio=ratio(cases), residual=residual)
     table = marked.groupby(["statement", "arm"], sort=False, as_index=False).agg(
         kind=("kind", "first"), holds=("holds", "first"), cases=("left", "size"), violations=("violated", "sum"),
         ratio=("ratio", "max"), residual=("residual", "max"),
     )  # fmt: skip
-    return table.assign(verdict=list(map(verdict, table["cases"], table["violations"])))
-
-
-def verdict(cases: int, violations: int) -> str:
-    """Judge a statement by its cases: supported if there are some and none is violated."""
-    return UNDECIDED if cases == 0 else OPPOSITE if violations else SUPPORTED
+    return table.assign(word=list(map(word, table["cases"], table["violations"])))
 
 
 def word(cases: int, violations: int) -> str:
@@ -132,12 +126,23 @@ def word(cases: int, violations: int) -> str:
     return f"{said} ({cases} cases, {violations} violations)" if cases else "not tried"
 
 
-def statements(cases: pd.DataFrame) -> pd.DataFrame:
-    """One line per true statement and arm (here `trial`), with the columns that `claims.record` wants, and a word."""
+def statements(cases: pd.DataFrame, *, sides: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """One line per true statement and arm (here `trial`), with the columns that `claims.record` wants, and a word.
+
+    `sides`, if given, says of each statement what it speaks about ("gradient", "curvature", ...) and sorts the lines.
+    Raises ValueError if a statement has none.
+    """
     table = tally(cases[cases["holds"]]).rename(columns={"arm": "trial"})
-    words = list(map(word, table["cases"], table["violations"]))
-    table = table.assign(by="cases", start=np.nan, end=np.nan, effect=np.nan, half=np.nan, word=words)
+    table = table.assign(by="cases", start=np.nan, end=np.nan, effect=np.nan, half=np.nan)
     names = ["statement", "trial", "by", "start", "end", "effect", "half", "word", "cases", "violations", "ratio"]
+    if sides is not None:
+        lost = sorted(set(table["statement"]) - set(sides))
+        if lost:
+            raise ValueError(f"sides says nothing about {', '.join(lost)}; it must name a side for every statement")
+        order = list(dict.fromkeys(sides.values()))
+        table = table.assign(side=table["statement"].map(sides))
+        table = table.sort_values("side", key=lambda side: side.map(order.index), kind="stable", ignore_index=True)
+        names = ["side", *names]
     return table[[*names, "residual"]]
 
 
@@ -169,33 +174,15 @@ def summary(cases: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def claim(cases: pd.DataFrame, *, name: str, sides: dict[str, str]) -> pd.DataFrame:
-    """Rows of a claims table, one per true statement and arm, for the claim of this name, such as "C1".
-
-    A side is what a statement speaks about ("gradient", "curvature", ...); sides sort the rows. Raises ValueError if a
-    statement has none.
-    """
-    table = tally(cases[cases["holds"]])
-    lost = sorted(set(table["statement"]) - set(sides))
-    if lost:
-        raise ValueError(f"sides says nothing about {', '.join(lost)}; it must name a side for every statement")
-    table = table.assign(claim=name, side=table["statement"].map(sides))
-    table["arm"] = table["side"] + " | " + table["statement"] + " | " + table["arm"]
-    order = list(dict.fromkeys(sides.values()))
-    table = table.sort_values("side", key=lambda side: side.map(order.index), kind="stable", ignore_index=True)
-    return table[["claim", "arm", "side", "statement", "kind", "cases", "violations", "ratio", "residual", "verdict"]]
-
-
 def page(table: pd.DataFrame) -> str:
-    """A claims table as text: one block per side, no digit that rounding could change."""
+    """Lines of `statements` as text: one block per side, no digit that rounding could change."""
     lines = []
     for side, inside in table.groupby("side", sort=False):
-        held = (inside["verdict"] == SUPPORTED).sum()
-        lines.append(f"{side}: {held} of {len(inside)} statements supported")
-        for row in inside.itertuples():
-            tight = "identity" if row.kind == "identity" else f"ratio {row.ratio:.2f}"
-            name = row.arm.split(" | ", 1)[1]
-            lines.append(f"  {name:<54}{row.cases:>6} cases {row.violations:>5} violations  {tight:<11}{row.verdict}")
+        lines.append(f"{side}: {sentence(inside)}")
+        for row in inside.to_dict("records"):
+            tight = f"ratio {row['ratio']:.2f}" if np.isnan(row["residual"]) else "identity"
+            name = f"{row['statement']} | {row['trial']}"
+            lines.append(f"  {name:<54}{tight:<11}{row['word']}")
     return "\n".join(lines)
 
 
