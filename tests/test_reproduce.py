@@ -206,6 +206,16 @@ def test_a_statement_among_cells_is_compared_by_its_word_and_not_by_its_number_o
     assert found.set_index("arm")["same"].to_dict() == {"a": True, "b": False, "c": True}
 
 
+def test_claims_without_committed_ones_are_shown_and_differ_from_nothing(tmp_path):
+    cell = {"claim": "C2", "arm": "a", "by": "step_size", "start": 0.1, "end": 1.0, "effect": 0.1, "half": 0.05}
+    pd.DataFrame([cell | {"word": "up"}]).to_csv(tmp_path / "new.csv", index=False)
+    said = []
+    table = reproduce.compare_claims(tmp_path / "new.csv", tmp_path / "none.csv")
+    assert reproduce._report_claims("03", table, said.append)
+    assert [line.split() for line in said if line.startswith("  C2")] == [["C2", "up", "1", "0"]]
+    assert said[-1].startswith("  1 arms stand on one side only")
+
+
 def test_claims_of_any_length_are_told_from_their_verdicts(tmp_path):
     cell = {"arm": "a", "by": "step_size", "start": 0.1, "end": 1.0, "effect": 0.1, "half": 0.05, "word": "up"}
     claims = pd.DataFrame([{"claim": name} | cell for name in ("C1", "C1 a long name")])

@@ -178,7 +178,7 @@ def code_digest() -> str:
 
 
 def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
-    """Draw every figure again from committed rows; with `rewrite`, refresh the notebooks' stored outputs and claims too."""
+    """Draw every figure again from committed rows; with `rewrite`, refresh stored outputs and claims too."""
     for path in numbered(only):
         start, out = time.monotonic(), paths.build / "redraw" / path.stem
         shutil.rmtree(out, ignore_errors=True)
@@ -285,11 +285,12 @@ def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
     """
     nothing = pd.DataFrame(columns=["claim", "arm", "by", "start", "end", "effect", "half", "word"])
     new, old = (pd.read_csv(path) if path.is_file() else nothing for path in (recomputed, committed))
-    both = claims.agrees(old, new)
-    stated = both[["effect", "effect_other"]].isna().all(axis=1) & both[["word", "word_other"]].notna().all(axis=1)
-    said, again = (both[name].astype(str).str.split(" (", regex=False).str[0] for name in ("word", "word_other"))
-    names = {"word": "word_committed", "word_other": "word_recomputed"}
-    return both.rename(columns=names).assign(same=(both["judged"] != "differs") & (~stated | (said == again)))
+    both = claims.agrees(old, new).rename(columns={"word": "word_committed", "word_other": "word_recomputed"})
+    words = both[["word_committed", "word_recomputed"]].astype(object)
+    words = words.replace(r" \(\d+ cases, \d+ violations\)$", "", regex=True)
+    stated = both[["effect", "effect_other"]].isna().all(axis=1) & words.notna().all(axis=1)
+    apart = (both["judged"] == "differs") | (stated & (words["word_committed"] != words["word_recomputed"]))
+    return both.assign(**words, same=~apart)
 
 
 def _report_networks(folder: Path, summaries: Mapping[Path, dict], seconds: Mapping[Path, float], say: Say) -> None:
