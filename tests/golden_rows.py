@@ -148,18 +148,8 @@ def suite() -> pd.DataFrame:
 
 
 def judge_of_strength() -> pd.DataFrame:
-    how = {"k": 2, "steps": 3, "starts": 1, "generator": cases.generator()}
+    how = {"k": 2, "effort": attacks.Heavy(steps=3, starts=1), "generator": cases.generator()}
     return attacks.heavy(attributions.saliency, cases.mlp(), cases.images(2), Ball("linf", 8 / 255), **how).table
-
-
-def strengths() -> pd.DataFrame:
-    how = {"k": 2, "steps": 2, "starts": 1, "attributions": {"saliency": attributions.saliency}}
-    model, x, ball = cases.mlp(), cases.images(2), Ball("linf", 8 / 255)
-    found = [
-        robustness.strength(model, x, ball=ball, attack=attack, **how, generator=cases.generator())
-        for attack in ("auto", "heavy")
-    ]
-    return pd.concat(found, ignore_index=True)
 
 
 def penalised(name: str) -> pd.DataFrame:
@@ -223,7 +213,6 @@ CASES: dict[str, Callable[[], object]] = {
     "attribution_robustness": robust,
     "auto": suite,
     "heavy": judge_of_strength,
-    "strength": strengths,
     "read_out_twice": lambda: kernel_attention.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
     "drop_in": lambda: kernel_attention.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
     "training_steps": lambda: untimed(kernel_attention.training_steps(["l2"], 14, 8, 1, 2, 1)),

@@ -245,7 +245,15 @@ def test_a_gradient_that_is_not_a_number_stops_its_own_image_only():
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_heavy_attack_stays_in_the_ball_keeps_predictions_and_beats_a_small_suite(norm):
     model, x, ball = cases.conv(), cases.images(6), Ball(norm, 0.05 if norm == "linf" else 0.2)
-    found = attacks.heavy(attributions.saliency, model, x, ball, k=2, steps=40, starts=4, generator=cases.generator())
+    found = attacks.heavy(
+        attributions.saliency,
+        model,
+        x,
+        ball,
+        k=2,
+        effort=attacks.Heavy(steps=40, starts=4),
+        generator=cases.generator(),
+    )
     small = Effort(steps=5, restarts=1, draws=0, walk=0)
     quick = attacks.auto(attributions.saliency, model, x, ball, k=2, effort=small, generator=cases.generator())
     for at in found.x.values():
@@ -258,7 +266,13 @@ def test_the_heavy_attack_stays_in_the_ball_keeps_predictions_and_beats_a_small_
 def test_the_heavy_attack_climbs_every_objective_the_wanted_maps_and_all_objectives_again():
     x = cases.images(3)
     found = attacks.heavy(
-        attributions.saliency, cases.conv(), x, Ball("linf", 0.05), k=2, steps=4, starts=2, generator=cases.generator()
+        attributions.saliency,
+        cases.conv(),
+        x,
+        Ball("linf", 0.05),
+        k=2,
+        effort=attacks.Heavy(steps=4, starts=2),
+        generator=cases.generator(),
     )
     names = list(attacks.CLIMBABLE)
     parts = [*names, "reversed", "another's", *(f"{name} again" for name in names), "worst"]
@@ -267,8 +281,8 @@ def test_the_heavy_attack_climbs_every_objective_the_wanted_maps_and_all_objecti
 
 def test_the_second_round_starts_where_the_first_ended():
     x = cases.images(4)
-    how = {"k": 2, "starts": 1, "generator": cases.generator()}
-    found = attacks.heavy(attributions.saliency, cases.conv(), x, Ball("linf", 0.05), steps=8, **how)
+    how = {"k": 2, "effort": attacks.Heavy(steps=8, starts=1), "generator": cases.generator()}
+    found = attacks.heavy(attributions.saliency, cases.conv(), x, Ball("linf", 0.05), **how)
     first = beaten(found, "cosine")["cosine"]
     for name in ("unseat", "spearman", "pearson"):  # each begins among others at the best image for cosine so far
         assert (beaten(found, f"{name} again")["cosine"] <= first + 1e-12).all()
@@ -276,7 +290,7 @@ def test_the_second_round_starts_where_the_first_ended():
 
 def test_relu_networks_are_attacked_through_twins_and_stochastic_maps_are_refused():
     model, x = cases.mlp(nn.ReLU(), width=16), cases.images(3)
-    how = {"k": 2, "steps": 3, "starts": 1, "generator": cases.generator()}
+    how = {"k": 2, "effort": attacks.Heavy(steps=3, starts=1), "generator": cases.generator()}
     found = attacks.heavy(attributions.saliency, model, x, Ball("linf", 0.05), **how)
     assert "cosine, β=5" in set(found.table["part"])
     given = attacks.heavy(

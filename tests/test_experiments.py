@@ -111,6 +111,7 @@ def test_a_grid_of_what_cannot_be_is_refused(change, sentence):
         ({"radii_of": (("saliency", -1.0),)}, "radius is -1.0; it must be a finite number of at least 0"),
         ({"radii_of": (("salency", 1.0),)}, "a map of radii_of is 'salency'; .*did you mean 'saliency'"),
         ({"held": 0.0}, "held is 0.0; it must be a finite number above 0"),
+        ({"effort": attacks.Heavy(), "held": 0.02}, "held is 0.02; the heavy attack holds the predicted class alone"),
         ({"k_share": 1.5}, r"k_share is 1.5; it must lie in \(0, 1\]"),
     ],
 )
@@ -810,7 +811,7 @@ def test_a_row_that_was_cut_in_half_is_computed_again(folder, trainings):
     path.write_bytes(right[:-9])
     trainings.clear()
     assert_equal(run(GRID[:2], store), table)
-    assert trainings == [[1]]
+    assert trainings == []  # its network is there still
     assert path.read_bytes() == right
     assert f"{path} is damaged" in (store.out / "progress.log").read_text()
 
@@ -938,6 +939,24 @@ def test_a_network_is_trained_where_none_is_stored_and_kept_for_the_next_time(fo
     stored = load_weights(store.out / "networks" / f"{experiments.network(GRID[0])}.safetensors")
     assert torch.equal(stored["layers.2.weight"], first.layers[2].weight)
     assert store.trained == {experiments.network(GRID[0])}
+
+
+def test_another_measurement_of_the_same_networks_trains_none_and_gives_what_training_would(folder, trainings):
+    grid = [*GRID[:2], one(architecture="vit", attention="gaussian", patch=2)]
+    again = dataclasses.replace(SMALL, radii=(4,), curvature=False)
+    run(grid, Store("03_x"))
+    trainings.clear()
+    found = experiments.run(grid, again, store=(store := Store("03_x")), jobs=1)
+    assert trainings == []
+    assert store.trained == {experiments.network(e) for e in grid}
+    fresh = experiments.run(grid, again, store=Store("04_y"), jobs=1)
+    assert len(trainings) == 2
+    pd.testing.assert_frame_equal(found.runs, fresh.runs)
+    pd.testing.assert_frame_equal(found.attacked, fresh.attacked)
+    (store.out / "weights" / f"{experiments.network(grid[0])}.safetensors").write_bytes(b"broken")
+    trainings.clear()
+    experiments.run(grid, dataclasses.replace(again, radii=(2,)), store=store, jobs=1)
+    assert trainings == [[grid[0].seed]]
 
 
 def test_a_network_whose_data_is_missing_says_so(folder):

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from functools import partial
 
@@ -259,46 +260,45 @@ def test_transfer_refuses_bad_arguments(change, sentence):
 # ------------------------------------------------------------------ strength
 
 
-def strength(attack, attribution=attributions.saliency, model=None, x=None):
-    how = {"ball": HOW["ball"], "k": 2, "attack": attack, "steps": 3, "starts": 1, "generator": cases.generator()}
-    model, x = model or cases.conv(), cases.images(4) if x is None else x
-    return robustness.strength(model, x, attributions={"map": attribution}, **how).iloc[0]
+EFFORTS = [attacks.Effort(steps=3, restarts=1), attacks.Heavy(steps=3, starts=1)]
 
 
-@pytest.mark.parametrize("attack", ["auto", "heavy"])
-def test_strength_is_the_mean_worst_case_of_the_attack_it_names(attack):
-    model, x = cases.conv(), cases.images(4)
-    effort = attacks.Effort(steps=3, restarts=1, draws=0, walk=0)
-    how = {"effort": effort} if attack == "auto" else {"steps": 3, "starts": 1}
-    found = getattr(attacks, attack)(
-        attributions.saliency, model, x, HOW["ball"], k=2, generator=cases.generator(), **how
-    ).table
-    worst = found[found["part"] == "worst"]
-    row = strength(attack)
-    assert (row["attack"], row["attribution"], row["n"]) == (attack, "map", 4)
-    for name in VALUES:
-        assert row[name] == pytest.approx(worst[name].mean())
+def attacked(effort, attribution=attributions.saliency, x=None, **changes):
+    """The worst case under an attack, image by image."""
+    how = {"ball": HOW["ball"], "k": 2, "effort": effort, "refuse": False, "generator": cases.generator()} | changes
+    x = cases.images(4) if x is None else x
+    table = robustness.attribution_robustness(cases.conv(), x, attributions={"map": attribution}, **how)
+    return table[table["attack"] == "worst"].reset_index(drop=True)
 
 
-@pytest.mark.parametrize("attack", ["auto", "heavy"])
-def test_images_without_a_map_and_maps_that_cannot_be_climbed_count_for_no_strength(attack):
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_the_worst_case_is_that_of_the_attack_whose_effort_is_given(effort):
+    quiet = dataclasses.replace(effort, draws=0, walk=0) if isinstance(effort, attacks.Effort) else effort
+    attack = attacks.auto if isinstance(effort, attacks.Effort) else attacks.heavy
+    how = {"k": 2, "effort": quiet, "generator": cases.generator()}
+    found = attack(attributions.saliency, cases.conv(), cases.images(4), HOW["ball"], **how).table
+    own = found[found["part"] == "worst"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(attacked(effort)[VALUES], own[VALUES])
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_images_without_a_map_and_maps_that_cannot_be_climbed_count_for_no_strength(effort):
     def half(model, x, target):
         return attributions.saliency(model, x, target) * (x[:, :1, :1, :1] > cut)
 
     x = cases.images(4)
     cut = x[:, 0, 0, 0].sort().values[1:3].mean()  # two images have a map; none comes near enough to change sides
     x = torch.where((x[:, :1, :1, :1] > cut), x.clamp(min=cut + 0.06), x.clamp(max=cut - 0.06))
-    row = strength(attack, half, x=x)
-    assert row["n"] == 2
-    assert 0 < row["displacement"] < math.inf
-    row = strength(attack, lambda model, x, target: attributions.saliency(model, x, target).detach())
-    assert row["n"] == 0
-    assert row[VALUES].isna().all()
+    found = attacked(effort, half, x=x)
+    assert found["spearman"].notna().sum() == 2
+    assert 0 < found["displacement"].mean() < math.inf
+    found = attacked(effort, lambda model, x, target: attributions.saliency(model, x, target).detach())
+    assert found[VALUES].isna().all(axis=None)
 
 
-def test_another_attack_than_the_two_is_refused():
-    with pytest.raises(ValueError, match="attack is 'lazy'; it must be one of auto, heavy"):
-        strength("lazy")
+def test_the_heavy_attack_holds_no_output():
+    with pytest.raises(ValueError, match=r"held is 0\.1; the heavy attack holds the predicted class alone"):
+        attacked(attacks.Heavy(steps=3, starts=1), held=0.1)
 
 
 def test_noise_counts_only_where_it_moves_no_probability_by_more_than_is_held():

@@ -352,6 +352,19 @@ def test_weights_survive_their_file_bit_for_bit(folder):
         assert back[name].dtype == weight.dtype
 
 
+def test_how_a_training_ended_is_stored_with_the_weights(folder):
+    s, fit = Store("01_x"), {"steps": 7, "train_loss": 0.1 + 0.2, "late_change": math.nan, "reached": None}
+    s.save_weights("k", cases.linear(), fit)
+    back = store.load_fit(s.network_file("k"))
+    assert math.isnan(back.pop("late_change"))
+    assert back == {"steps": 7, "train_loss": 0.1 + 0.2, "reached": None}
+    s.save_weights("k", cases.linear())
+    assert store.load_fit(s.network_file("k")) is None
+    s.network_file("k").write_bytes(b"no weights at all")
+    with pytest.raises(ValueError, match=r"k.safetensors is damaged"):
+        store.load_fit(s.network_file("k"))
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights at all", None])
 def test_damaged_weights_end_in_a_sentence_with_path_and_remedy(folder, content):
     s = Store("01_x")

@@ -34,14 +34,15 @@ COLUMNS = (*SIMILARITIES, *DISTANCES)
 @versioned(3)
 def attribution_robustness(
     model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], ball: Ball, k: int,
-    generator: torch.Generator, effort: attacks.Effort | None = None, noise_draws: int = 4,
+    generator: torch.Generator, effort: attacks.Effort | attacks.Heavy | None = None, noise_draws: int = 4,
     ascend_on: Sequence[nn.Module] | None = None, refuse: bool = True, held: float | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Attack the maps of the predicted classes and compare them with the clean ones.
 
     Args:
         model, x, attributions, ball, k, generator: as above.
-        effort: how hard `attacks.auto` climbs, `attacks.Effort()` if None; noise and walk are left out of the attack.
+        effort: how hard `attacks.auto` climbs, `attacks.Effort()` if None, without noise and walk; or a `Heavy`, for
+            the attack of another kind that judges the strength of `auto`.
         noise_draws: random perturbations of full size, averaged, for the noise row; at least 1.
         ascend_on: networks to climb on; twins of the model are built if its derivative fails the audit.
         held: largest change of a class's probability that counts, noise included; None for any that keeps the class.
@@ -55,17 +56,22 @@ def attribution_robustness(
     checks.images("x", x)
     checks.kind("attributions", attributions, Mapping)
     checks.kind("ball", ball, Ball)
-    checks.kind("effort", attacks.Effort() if effort is None else effort, attacks.Effort)
+    effort = attacks.Effort() if effort is None else effort
+    checks.kind("effort", effort, attacks.Effort, attacks.Heavy)
     checks.kind("generator", generator, torch.Generator)
     checks.count("noise_draws", noise_draws)
-    effort = effort or attacks.Effort()
     checks.count("effort.steps", effort.steps)
+    if isinstance(effort, attacks.Heavy):
+        attack = partial(attacks.heavy, effort=effort, ascend_on=ascend_on)
+        if held is not None:
+            raise ValueError(f"held is {held!r}; the heavy attack holds the predicted class alone (None)")
+    else:
+        climbing = dataclasses.replace(effort, draws=0, walk=0)
+        attack = partial(attacks.auto, effort=climbing, ascend_on=ascend_on, held=held)
     streams, tables = attacks.Streams(x, generator=generator), []
     target = predictions(model, x)
     noise = _noise(model, x, target, ball, streams, noise_draws, held)
-    climbing = dataclasses.replace(effort, draws=0, walk=0)
     for name, attribution in attributions.items():
-        attack = partial(attacks.auto, effort=climbing, ascend_on=ascend_on, held=held)
         found = _attacked(attack, attribution, model, x, ball, k, streams, refuse=refuse)
         maps = _explained(attribution, model, target, streams)
         clean = maps(x)
@@ -75,35 +81,6 @@ def attribution_robustness(
         tables.append(pd.concat(rows).assign(attribution=name))
     table = pd.concat(tables, ignore_index=True).rename(columns={"part": "attack"})
     return table[["image", "attribution", "attack", *COLUMNS, "counted"]]
-
-
-@versioned(2)
-def strength(
-    model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], ball: Ball, k: int,
-    generator: torch.Generator, attack: str, steps: int, starts: int,
-) -> pd.DataFrame:  # fmt: skip
-    """Mean worst case under the default attack or under the heavy one, for the question whether the first suffices.
-
-    Args:
-        model, x, attributions, ball, k, generator: as above.
-        attack: "auto" (`attacks.auto`, gradient parts only) or "heavy" (`attacks.heavy`).
-        steps, starts: gradient steps of each ascent, and random starts of each objective.
-
-    Returns:
-        One row per attribution: means of `COLUMNS` over the images that were attacked, their number `n`, `attack`. A
-        map that cannot be climbed was not attacked.
-    """
-    checks.one_of("attack", attack, ("auto", "heavy"))
-    checks.kind("attributions", attributions, Mapping)
-    rows = []
-    for name, attribution in attributions.items():
-        effort = attacks.Effort(steps=steps, restarts=starts, draws=0, walk=0)
-        heavy = partial(attacks.heavy, steps=steps, starts=starts)
-        chosen = heavy if attack == "heavy" else partial(attacks.auto, effort=effort)
-        table = _attacked(chosen, attribution, model, x, ball, k, generator, refuse=False)
-        worst = table.loc[table["part"] == "worst", [*COLUMNS]]
-        rows.append({"attribution": name, "attack": attack, "n": int(worst["spearman"].count()), **worst.mean()})
-    return pd.DataFrame(rows)
 
 
 def transfer(

@@ -6,7 +6,7 @@ every objective, searches at random beside it, and keeps the worst of each image
 
 from attrobust.attacks.audit import Audit, BlindError, audit
 from attrobust.attacks.clean import Clean
-from attrobust.attacks.effort import BETAS, CLIMBABLE, FIRST_VERSION, OBJECTIVES, Effort, Passes, passes
+from attrobust.attacks.effort import BETAS, CLIMBABLE, FIRST_VERSION, OBJECTIVES, Effort, Heavy, Passes, passes
 from attrobust.attacks.heavy import heavy
 from attrobust.attacks.judge import MEASURES, measure
 from attrobust.attacks.objectives import (
@@ -25,7 +25,7 @@ from attrobust.attacks.suite import Found, auto
 
 __all__ = [
     "BETAS", "CLIMBABLE", "FIRST_VERSION", "MEASURES", "OBJECTIVES", "Audit", "BlindError", "Clean",
-    "Effort", "Found", "Objective", "Passes", "Streams", "audit", "auto", "each", "explain", "frame", "heavy",
+    "Effort", "Found", "Heavy", "Objective", "Passes", "Streams", "audit", "auto", "each", "explain", "frame", "heavy",
     "lower_cosine", "lower_pearson", "lower_spearman", "match_map", "measure", "passes", "shift_center",
     "shift_topk", "unseat_topk",
 ]  # fmt: skip

@@ -50,6 +50,18 @@ class Effort:
             raise ValueError("steps, draws and walk are all 0; one of them must be at least 1")
 
 
+@dataclass(frozen=True)
+class Heavy:
+    """How hard `heavy` tries."""
+
+    steps: int = 300  # gradient steps of each ascent
+    starts: int = 10  # random starts of each objective
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "starts"):
+            checks.count(name, getattr(self, name))
+
+
 #: The attack of this project's first results, kept for comparison at the same number of gradients as `Effort()`.
 FIRST_VERSION = Effort(steps=20, restarts=4, momentum=0, objectives=("top_k", "center", "cosine", "pearson"))
 

@@ -13,8 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from attrobust import checks
 from attrobust.attacks.clean import Clean, Rows
-from attrobust.attacks.effort import CLIMBABLE, Effort
+from attrobust.attacks.effort import BETAS, CLIMBABLE, Heavy
 from attrobust.attacks.judge import Judge
 from attrobust.attacks.objectives import Objective, match_map
 from attrobust.attacks.problem import Goal, Problem
@@ -39,31 +40,34 @@ SEEDS = ("top_k", "spearman", "cosine", "pearson")
 @versioned(2)
 def heavy(
     attribution: Attribution, model: nn.Module, x: Images, ball: Ball, *, k: int,
-    generator: torch.Generator | Streams, steps: int = 300, starts: int = 10,
+    generator: torch.Generator | Streams, effort: Heavy | None = None,
     ascend_on: Sequence[nn.Module] | None = None,
 ) -> Found:  # fmt: skip
     """Attack the maps of the predicted classes by another and much longer attack than `auto`.
 
-    `steps` gradient steps from each of `starts` random starts of each objective, and as many from each measure's worst
-    images; the other arguments, the result and what is refused are those of `auto`, and a map that draws random numbers
-    is refused too. Parts carry the objective's name, and "again" in the second round.
+    `effort.steps` gradient steps from each of `effort.starts` random starts of each objective (`Heavy()` if None), and
+    as many from each measure's worst images; the other arguments, the result and what is refused are those of `auto`,
+    and a map that draws random numbers is refused too. Parts carry the objective's name, and "again" in the second
+    round.
 
     Example:
         >>> from attrobust import attributions, models
         >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
         >>> x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         >>> ball, draw = Ball("linf", 0.1), torch.Generator()
-        >>> found = heavy(attributions.saliency, model, x, ball, k=4, steps=5, starts=2, generator=draw)
+        >>> found = heavy(attributions.saliency, model, x, ball, k=4, effort=Heavy(steps=5, starts=2), generator=draw)
         >>> bool(found.counted.all())
         True
     """
-    effort = Effort(steps=steps, restarts=starts, draws=0, walk=0, objectives=tuple(CLIMBABLE))
+    effort = effort or Heavy()
+    checks.kind("effort", effort, Heavy)
+    steps, starts = effort.steps, effort.starts
     problem = Problem.of(attribution, model, x, ball, generator)
     if problem.stochastic:
         raise ValueError("attribution draws random numbers; the heavy attack judges maps that do not")
     judge, audits, lost = opened(problem, k=k), {}, 0
-    networks = passing(problem, ascend_on, audits, betas=effort.betas)
-    goals = {name: partial(_climbed, CLIMBABLE[name], judge.clean) for name in effort.objectives}
+    networks = passing(problem, ascend_on, audits, betas=BETAS)
+    goals = {name: partial(_climbed, objective, judge.clean) for name, objective in CLIMBABLE.items()}
     for name, maps in _wanted(judge.clean.maps).items():
         goals[name] = partial(_climbed, match_map, Clean(judge.clean.maps, k=k, wanted=maps))
 
@@ -74,7 +78,7 @@ def heavy(
             moves = torch.cat([each(ball.sample, x[rows], own) for own in draws])
             lost += _ascend(problem, judge, name + suffix, network, goal, rows.repeat(starts), moves, steps)
     worst = torch.stack([judge.x[measure] - x for measure in SEEDS])
-    for name in effort.objectives:
+    for name in CLIMBABLE:
         for suffix, network in networks.items():
             part = f"{name} again{suffix}"
             rows = judge.open(part, audits[suffix].passed.nonzero().flatten())

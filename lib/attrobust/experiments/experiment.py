@@ -86,7 +86,7 @@ class Measurement:
 
     radii: tuple[float, ...] = (4, 8)  # of the linf ball, in 1/255 of the pixel range: of every map,
     radii_of: tuple[tuple[str, float], ...] = ()  # and further ones of single maps, (map, radius)
-    effort: attacks.Effort = field(default_factory=attacks.Effort)  # of the attack, its smooth twins included
+    effort: attacks.Effort | attacks.Heavy = field(default_factory=attacks.Effort)  # of the attack `auto`, or `heavy`
     held: float | None = None  # largest change of a probability under attack; None holds the predicted class alone
     n_attacked: int = 64  # test images attacked and measured, each seed's own draw
     k_share: float = 0.1  # share of pixels compared by the top-k intersection
@@ -100,8 +100,11 @@ class Measurement:
             checks.at_least("radius", radius, 0)
         for name, _ in self.radii_of:
             checks.one_of("a map of radii_of", name, self.maps)
+        checks.kind("effort", self.effort, attacks.Effort, attacks.Heavy)
         if self.held is not None:
             checks.positive("held", self.held)
+            if isinstance(self.effort, attacks.Heavy):
+                raise ValueError(f"held is {self.held!r}; the heavy attack holds the predicted class alone (None)")
         checks.count("effort.steps", self.effort.steps)
         checks.count("n_attacked", self.n_attacked)
         if not 0 < self.k_share <= 1:

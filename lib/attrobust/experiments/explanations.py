@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import attention, attributions, curvature, robustness, similarity
-from attrobust.attacks import Effort
+from attrobust.attacks import Effort, Heavy
 from attrobust.balls import Ball
 from attrobust.models.readouts import Readout, log_probability, logit
 from attrobust.rows import DECIDING
@@ -70,8 +70,8 @@ def compared(
 
 @versioned(3)
 def under_attack(
-    model: nn.Module, x: Images, *, maps: Mapping[tuple[str, str], Attribution], k: int, radius: float, effort: Effort,
-    seed: int, held: float | None = None,
+    model: nn.Module, x: Images, *, maps: Mapping[tuple[str, str], Attribution], k: int, radius: float,
+    effort: Effort | Heavy, seed: int, held: float | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Mean similarity of clean and attacked maps, one row per map, readout and attack (noise, worst).
 

@@ -18,8 +18,7 @@ from attrobust.versions import digest, version_of
 INSTRUMENTS: tuple[Callable, ...] = (
     data.load, attention.kernel, measure.train, measure.measure, measure._size, measure._flatness, measure._input_side,
     explanations.inside, explanations.margins, explanations.under_attack, explanations.controls,
-    attributions.occlusion, robustness.attribution_robustness,
-    robustness.strength, attacks.auto, attacks.heavy,
+    attributions.occlusion, robustness.attribution_robustness, attacks.auto, attacks.heavy,
 )  # fmt: skip
 
 #: Others that it may call, and that had no version when the first keys were made: they enter from version 2 on.
@@ -47,6 +46,7 @@ def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -
     used += [explanations.inside] if experiment.architecture == "vit" else []
     used += [explanations.under_attack, explanations.controls, attributions.occlusion]
     used += [robustness.attribution_robustness, *_raised(_explaining(experiment, measurement))]
+    used += [attacks.heavy] if isinstance(measurement.effort, attacks.Heavy) else []
     comparable = [measure.COMPARABLE_LOSS, measure.COMPARABLE_ACCURACY, measure.COMPARABLE_CHANGE]
     depends = {"network": network(experiment, device), "measurement": measurement}
     return digest(depends | {"comparable": [*comparable, measure.COMPARABLE_BLIND], "functions": used})

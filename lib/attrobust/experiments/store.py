@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -123,10 +124,11 @@ class Store:
         files = (folder / part / f"{key}.safetensors" for part in parts for folder in folders)
         return next(filter(Path.is_file, files), None)
 
-    def save_weights(self, key: str, model: torch.nn.Module) -> None:
-        """Store weights in the ignored cache."""
+    def save_weights(self, key: str, model: torch.nn.Module, fit: Mapping[str, object] | None = None) -> None:
+        """Store weights in the ignored cache, and how their training ended."""
         weights = {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
-        write_bytes(self.out / "weights" / f"{key}.safetensors", safetensors.torch.save(weights))
+        told = {} if fit is None else {"fit": json.dumps(dict(fit))}
+        write_bytes(self.out / "weights" / f"{key}.safetensors", safetensors.torch.save(weights, told))
 
     def keep_network(self, key: str, path: Path) -> None:
         """Note that a stored network was used; an own one is put among the reference networks, to be committed."""
@@ -226,6 +228,15 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def load_fit(path: Path) -> dict[str, object] | None:
+    """How the training of stored weights ended; None if the file does not say."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get("fit", "null"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 
 

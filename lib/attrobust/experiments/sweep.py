@@ -4,11 +4,13 @@ Networks that differ only in their seed are one task, unless they would take tur
 torch costs seconds); every run seeds its own generators, so a row depends neither on them nor on the runs before it.
 """
 
+import dataclasses
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
+from pathlib import Path
 
 import joblib
 import pandas as pd
@@ -22,8 +24,18 @@ from attrobust.experiments import keys as keys_of
 from attrobust.experiments import schema
 from attrobust.experiments.experiment import Experiment, Measurement
 from attrobust.experiments.measure import build, columns, measure, names, train
-from attrobust.experiments.store import EvidenceError, Store, Stored, load_weights, provenance, remedy, rows_in
+from attrobust.experiments.store import (
+    EvidenceError,
+    Store,
+    Stored,
+    load_fit,
+    load_weights,
+    provenance,
+    remedy,
+    rows_in,
+)
 from attrobust.rows import ATTACKED, Rows
+from attrobust.training import Fit
 
 
 def run(
@@ -106,15 +118,19 @@ def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]
 
 
 def _run_group(group: list[Experiment], measurement: Measurement, store: Store, device: str) -> list[str]:
-    """Train and store one task; a line of progress for each run."""
+    """Train and store one task, but for networks stored already; a line of progress for each run."""
     began, lines = time.monotonic(), []
-    networks, fits = train(group, device)
+    known = {e: found for e in group if (found := _fitted(e, store, device))}
+    new = [e for e in group if e not in known]
+    if new:
+        known |= dict(zip(new, zip(*train(new, device), strict=True), strict=True))
     share = (time.monotonic() - began) / len(group)
-    for e, model, fit in zip(group, networks, fits, strict=True):
-        began = time.monotonic()
+    for e in group:
+        began, (model, fit) = time.monotonic(), known[e]
         row, attacked = measure(e, measurement, model, fit, device)
         seconds = time.monotonic() - began + share
-        store.save_weights(keys_of.network(e, device), model)
+        if e in new:
+            store.save_weights(keys_of.network(e, device), model, dataclasses.asdict(fit))
         lasting, made = {**columns(e), **row}, provenance(seconds, device)
         store.put(keys_of.key(e, measurement, device), lasting, attacked.to_dict("records"), made)
         what = f"{e.dataset} {e.protocol} step {e.step_size:g} batch {e.batch_size} seed {e.seed}"
@@ -122,20 +138,36 @@ def _run_group(group: list[Experiment], measurement: Measurement, store: Store, 
     return lines
 
 
+def _fitted(experiment: Experiment, store: Store, device: str) -> tuple[nn.Module, Fit] | None:
+    """A network that was stored with its fit, ready to be measured; None if there is none, or it is damaged."""
+    path = store.network_file(keys_of.network(experiment, device))
+    try:
+        fit = load_fit(path) if path else None
+        return (_loaded(experiment, path, device), Fit(**fit)) if fit else None
+    except ValueError:
+        return None
+
+
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
     """The trained network of one experiment, in eval mode, frozen, on a device; trained on the store's if it is new."""
     name = keys_of.network(experiment, store.device)
     if store.network_file(name) is None:
-        for networks, _ in in_workers(train, [([experiment], store.device)], jobs=1):
-            store.save_weights(name, networks[0])
+        for networks, fits in in_workers(train, [([experiment], store.device)], jobs=1):
+            store.save_weights(name, networks[0], dataclasses.asdict(fits[0]))
     stored = store.network_file(name)
-    model, weights = build(experiment, device), load_weights(stored)
+    model = _loaded(experiment, stored, device)
+    store.keep_network(name, stored)
+    return model.requires_grad_(False)
+
+
+def _loaded(experiment: Experiment, path: Path, device: str) -> nn.Module:
+    """A network with stored weights, in eval mode."""
+    model, weights = build(experiment, device), load_weights(path)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{stored} holds the weights of another network: {remedy(stored)}") from error
-    store.keep_network(name, stored)
-    return model.eval().requires_grad_(False)
+        raise ValueError(f"{path} holds the weights of another network: {remedy(path)}") from error
+    return model.eval()
 
 
 def table(store: Store, name: str, function: Callable, *arguments: object, version: int | None = None) -> pd.DataFrame:
