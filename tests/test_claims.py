@@ -139,3 +139,70 @@ def test_saved_claims_read_back_to_six_digits(tmp_path):
 def test_drawing_and_judging_never_import_torch():
     code = "import sys, attrobust.claims, attrobust.figures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------ was the attack strong enough?
+
+
+def judged_images(shift, networks=5, draw=0, scatter=0.02):
+    """Two tables of networks whose images lie lower by `shift` under the second attack."""
+    rng = np.random.default_rng(draw)
+    records = []
+    for seed in range(networks):
+        one = rng.uniform(0.2, 0.8, 64)
+        other = one + shift + scatter * rng.normal(size=64)
+        records.append((seed, *(" ".join(f"{v:.4f}" for v in values) for values in (one, other))))
+    tables = [pd.DataFrame({"map": "raw", "step_size": 0.1, "seed": [r[0] for r in records]}) for _ in range(2)]
+    return [table.assign(images=[r[i] for r in records]) for i, table in enumerate(tables, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("shift", "word"), [(0.0, "strong enough"), (-0.015, "strong enough"), (-0.03, "upper bound"), (0.03, "unclear")]
+)
+def test_an_attack_was_strong_enough_if_the_heavy_one_gets_hardly_lower(shift, word):
+    usual, heavy = judged_images(shift)
+    (line,) = claims.strength(usual, heavy, arm=["map", "step_size"]).to_dict("records")
+    gaps = np.concatenate(
+        [
+            np.subtract(*(np.array(t.split(), float) for t in pair))
+            for pair in zip(heavy.images, usual.images, strict=True)
+        ]
+    )
+    assert line["effect"] == pytest.approx(gaps.mean())
+    assert (line["low"], line["high"]) == pytest.approx(claims.interval(gaps))
+    assert line["worst"] == pytest.approx(gaps.reshape(5, 64).mean(1).min())
+    assert (line["seeds"], line["images"], line["word"]) == (5, 320, word)
+    assert line["last"] - line["first"] == pytest.approx(line["effect"])
+
+
+def test_few_images_do_not_make_an_attack_strong_enough_and_unpaired_ones_do_not_count():
+    usual, heavy = judged_images(0.0, networks=1, scatter=0.2)
+    assert claims.strength(usual, heavy, arm=["map"])["word"].tolist() == ["unclear"]
+    assert len(claims.strength(usual, heavy[:0], arm=["map"])) == 0
+    blind = heavy.assign(images=" ".join(["nan"] * 64))
+    assert claims.strength(usual, blind, arm=["map"])[["images", "word"]].to_numpy().tolist() == [[0, "unclear"]]
+    with pytest.raises(ValueError, match="seed 0: 64 images under one attack, 2 under the other"):
+        claims.strength(usual, heavy.assign(images="0.1 0.2"), arm=["map"])
+
+
+def test_means_tell_of_the_values_there_are_and_of_names_that_are_missing():
+    table = pd.DataFrame({"map": ["a", "a", "a", None, None], "v": [1.0, 2.0, np.nan, 4.0, 6.0]})
+    found = claims.means(table, ["v"], by=["map"])
+    assert found["n"].tolist() == [2, 2]
+    assert found["mean"].tolist() == [1.5, 5.0]
+    assert np.isfinite(found[["low", "high"]]).all(axis=None)
+
+
+def test_a_mark_that_is_a_text_is_refused():
+    runs = pd.DataFrame(
+        {"comparable": ["True", "False"], "reason": "", "step_size": 0.1, "dataset": "d", "protocol": "m"}
+    )
+    for judge in (claims.comparable, claims.left_out):
+        with pytest.raises(ValueError, match="column 'comparable' must be True or False in every row"):
+            judge(runs)
+
+
+def test_two_cells_of_one_name_are_refused():
+    found = claims.paired(pairs(0.5), **COMPARED)
+    with pytest.raises(ValueError, match="two cells have one name: F1, cosine, saliency, noise to attack"):
+        claims.record({"F1": pd.concat([found, found])})

@@ -5,6 +5,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pandas as pd
 
+from attrobust.claims.rule import stays
+
 PARTS = ("first", "last", "effect", "corrected", "counted", "slope")
 #: What is found per seed and cell; beside `PARTS` the values along the axis and the (first, last) that need room.
 FOUND = ("start", "end", *PARTS, "curve", "levels", "controlled", "left_out")
@@ -58,8 +60,7 @@ def by_seed(rows: pd.DataFrame, by: str, arm: Sequence[str], ends: Ends | None, 
     number = pd.api.types.is_numeric_dtype(rows[by]) or not len(rows)
     if ends is None and not (number and (rows[by] > 0).all()):
         raise ValueError(f"{by!r} is no axis of numbers above 0; its two ends must be named")
-    if not rows["comparable"].isin([True, False]).all():
-        raise ValueError("column 'comparable' must be True or False in every row")
+    stays(rows)
     rows = rows.assign(**{name: named_cells(rows[[name]])[name] for name in arm})
     if rows.duplicated([*arm, by, "seed"]).any():
         raise ValueError(f"{', '.join(arm)} do not name a cell: it has two runs of one seed at one {by}")

@@ -28,8 +28,8 @@ MARGIN, RATIO_MARGIN = 0.05, float(np.log(1.1))
 ROOM = (0.2, 0.9)
 
 _TOLD = ["seeds", "first", "last", "effect", "low", "high", "half", "p", "p_holm", "slope", "monotone", "counted"]
-_TOLD += ["corrected", "word", "censored", "left_out", "without_pair", "margin", "effect_all", "low_all", "high_all"]
-_TOLD += ["per_seed"]
+_TOLD += ["corrected", "corrected_low", "corrected_high", "word", "censored", "left_out", "without_pair", "margin"]
+_TOLD += ["effect_all", "low_all", "high_all", "per_seed"]
 
 
 def cells(
@@ -46,7 +46,8 @@ def cells(
         room: lower and upper limit beyond which a metric cannot move.
 
     `half` is the half-width of the interval; `effect_all`, `low_all`, `high_all` are the effect and its interval with
-    the `left_out` runs; `without_pair` counts seeds that lack an end; `per_seed` holds the effects in order of seed.
+    the `left_out` runs; `corrected`, `corrected_low`, `corrected_high` those of the corrected metric; `without_pair`
+    counts seeds that lack an end; `per_seed` holds the effects in order of seed.
 
     Example:
         >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + 0.01 * s * h) for s in range(10) for h in (0.1, 0.2)])
@@ -108,7 +109,8 @@ def holm(table: pd.DataFrame, *, arm: Sequence[str], family: Sequence[Hashable])
     """The table with p after Holm over the family, and `up` or `down` where `leans` has become more, or the reverse.
 
     Tables of several axes have one family if they are concatenated first: "by" is a column that `arm` can name. A cell
-    of the family that the table lacks becomes a row of the word `no pair`, and counts in Holm, as does one without p.
+    of the family that the table lacks becomes a row of the word `no pair`, and counts in Holm as p = 1, as does one
+    without p. Cells outside the family have no `p_holm`.
     """
     keys, arm = [name if isinstance(name, tuple) else (name,) for name in family], list(arm)
     if len(set(keys)) != len(keys) or any(len(key) != len(arm) for key in keys):
@@ -127,7 +129,7 @@ def holm(table: pd.DataFrame, *, arm: Sequence[str], family: Sequence[Hashable])
     firm = (p < ALPHA) & (table["seeds"].to_numpy(int) >= HEADLINE_SEEDS)
     sides = table["word"].astype(str).str.removeprefix("leans ")
     words = sides.where(firm | ~sides.isin(["up", "down"]), "leans " + sides)
-    return table.assign(p_holm=np.where(table["p"].notna(), p, np.nan), word=words)
+    return table.assign(p_holm=p, word=words)
 
 
 def sign_flip(per_seed: Sequence[float] | np.ndarray) -> float:
@@ -201,9 +203,11 @@ def _cell(seeds: pd.DataFrame, margin: float, room: tuple[float, float] | None, 
     told |= {"half": (told["high"] - told["low"]) / 2, "p": sign_flip(per_seed), "slope": found["slope"].mean()}
     means = pd.DataFrame(found["curve"].tolist()).mean().sort_index().dropna().to_numpy()
     told["monotone"] = len(means) > 1 and bool((np.diff(means) >= 0).all() or (np.diff(means) <= 0).all())
-    told["counted"], told["corrected"] = (
-        seeds["counted"].astype(float).mean(),
-        float(found["corrected"].mean(skipna=False)),
+    told["counted"] = seeds["counted"].astype(float).mean()
+    corrected = found["corrected"].to_numpy(float)
+    told["corrected"] = float(np.mean(corrected)) if len(corrected) else np.nan
+    told["corrected_low"], told["corrected_high"] = (
+        rule.interval(corrected) if np.isfinite(corrected).all() and len(corrected) else (np.nan, np.nan)
     )
     levels = np.mean(found["levels"].tolist(), axis=0) if len(found) else np.empty((0, 2))
     lower, upper = room or (-np.inf, np.inf)

@@ -12,11 +12,11 @@ from attrobust.claims.rule import CONFIDENCE, estimate, signed
 
 
 def means(table: pd.DataFrame, metrics: Sequence[str], *, by: Sequence[str]) -> pd.DataFrame:
-    """Mean, 95 % Student-t interval and n of each metric for every combination of `by`, one row each."""
+    """Mean, 95 % Student-t interval and n of each metric for every combination of `by`; NaN is no value."""
     long = table.melt(id_vars=list(by), value_vars=list(metrics), var_name="metric", value_name="_")
     records = []
-    for names, group in long.groupby([*by, "metric"], sort=False):
-        records.append(dict(zip([*by, "metric"], names, strict=True)) | estimate(group["_"], "mean", "n"))
+    for names, group in long.groupby([*by, "metric"], sort=False, dropna=False):
+        records.append(dict(zip([*by, "metric"], names, strict=True)) | estimate(group["_"].dropna(), "mean", "n"))
     return pd.DataFrame(records)
 
 

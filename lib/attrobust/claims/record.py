@@ -30,6 +30,8 @@ def record(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         arms = [", ".join(filter(None, cell)) for cell in named_cells(table[names]).astype(str).to_numpy()]
         parts.append(table.drop(columns=names).assign(claim=claim, arm=arms))
     whole = pd.concat(parts, ignore_index=True)
+    if (twice := whole[whole.duplicated([*NAMES])]).size:
+        raise ValueError(f"two cells have one name: {', '.join(map(str, twice.iloc[0][[*NAMES]]))}")
     return whole[[*NAMES, *(name for name in whole if name not in NAMES)]]
 
 
@@ -56,9 +58,11 @@ def family(table: pd.DataFrame) -> str:
     for row in table[table["p_holm"].notna()].to_dict("records"):
         ratio = bool(np.isclose(row["margin"], RATIO_MARGIN, rtol=1e-3))
         told = [f"{np.exp(row[n]):.2f}" if ratio else signed(row[n]) for n in ("effect", "low", "high")]
-        seen = f" (sees {row['half']:.3f})" if str(row["word"]).startswith(UNCLEAR) else ""
+        half = f"× {np.exp(row['half']):.2f}" if ratio else f"{row['half']:.3f}"
+        seen = f" (sees {half})" if str(row["word"]).startswith(UNCLEAR) else ""
+        seen += " (censored)" if str(row["censored"]) == "True" else ""
         arm = str(row["arm"]).replace("_", " ")
-        axis = f"{row['by'].replace('_', ' ')} {_place(row['start'])} → {_place(row['end'])}"
+        axis = f"{row['by'].replace('_', ' ')} {place(row['start'])} → {place(row['end'])}"
         ends, change = (
             f"{row['first']:.3f} → {row['last']:.3f}",
             f"{'× ' if ratio else ''}{told[0]} [{told[1]}, {told[2]}]",
@@ -67,7 +71,7 @@ def family(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _place(value: object) -> str:
+def place(value: object) -> str:
     """An end of an axis: 256.0 reads as 256, a word as it stands."""
     try:
         return f"{float(value):g}"

@@ -14,10 +14,12 @@ CONFIDENCE = 0.95
 
 def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     """Runs that stay in their arm."""
-    return rows[rows["comparable"].astype(bool)]
+    return rows[stays(rows)]
 
 
-def estimate(values: Sequence[float] | pd.Series, center: str = "change", number: str = "seeds") -> dict[str, float]:
+def estimate(
+    values: Sequence[float] | np.ndarray | pd.Series, center: str = "change", number: str = "seeds"
+) -> dict[str, float]:
     """Mean of the values with its interval, `low` to `high`, and their number."""
     low, high = interval(values)
     return {center: float(np.mean(values)) if len(values) else np.nan, "low": low, "high": high, number: len(values)}
@@ -48,5 +50,12 @@ def save(table: pd.DataFrame, folder: str | Path, *, name: str = "claims") -> No
 
 def left_out(rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol")) -> pd.DataFrame:
     """Runs that left their arm, counted by arm, step size and reason."""
-    gone = rows[~rows["comparable"].astype(bool)]
-    return gone.groupby([*arm, "step_size", "reason"], sort=False).size().rename("runs").reset_index()
+    gone = rows[~stays(rows)]
+    return gone.groupby([*arm, "step_size", "reason"], sort=False, dropna=False).size().rename("runs").reset_index()
+
+
+def stays(rows: pd.DataFrame) -> pd.Series:
+    """Column `comparable` as marks; a text would count as true, whatever it says."""
+    if not rows["comparable"].isin([True, False]).all():
+        raise ValueError("column 'comparable' must be True or False in every row")
+    return rows["comparable"].astype(bool)

@@ -11,6 +11,7 @@ from attrobust.claims.cells import ALPHA, COUNTED, FEWEST_SEEDS, MARGIN, NO_CHAN
 
 # isort: split
 from attrobust.claims.cells import UNCLEAR, cells, contrast, holm, pattern_sums
+from attrobust.claims.record import place
 from attrobust.claims.rule import signed
 
 #: Words of a map under another attention kernel.
@@ -36,7 +37,7 @@ def page(table: pd.DataFrame) -> str:
         if row["word"] in (NO_PAIR, TOO_FEW):
             unjudged.append(f"no verdict: {name}: {row['word']}, n = {row['seeds']}{_left(row)}")
             continue
-        p, after = (f"{row[key]:.3f}".removeprefix("0") for key in ("p", "p_holm"))
+        p, after = ("<.001" if row[key] < 0.0005 else f"{row[key]:.3f}".removeprefix("0") for key in ("p", "p_holm"))
         odds = f"p {p}, Holm {after}" if np.isfinite(row["p_holm"]) else f"p {p}"
         seen = f" (sees {row['half']:.3f})" if row["word"].startswith(UNCLEAR) else ""
         back = f" | {row['restored']}" if "restored" in row else ""
@@ -84,7 +85,7 @@ def agrees(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     both["gap"] = (both["effect_other"] - both["effect"]).abs()
     both["allowed"] = np.sqrt(2) * both["half"].where(np.isfinite(both["half"].astype(float)))
     near = both["gap"] <= both["allowed"] + 1e-5 * both["effect"].abs()  # tables hold six digits
-    same = (both["start"] == both["start_other"]) & (both["end"] == both["end_other"])
+    same = np.all([both[e].map(place) == both[f"{e}_other"].map(place) for e in ("start", "end")], axis=0)
     judged = np.where(near & same, "agrees", "differs")
     lone = both["word"].isna() | both["word_other"].isna() | (both["effect"].isna() & both["effect_other"].isna())
     both["judged"] = np.where(lone | (both["effect"].notna() & both["allowed"].isna()), NO_PAIR, judged)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attrobust import similarity
-from attrobust.claims.cells import NO_CHANGE, NO_PAIR, NO_ROOM, TOO_FEW, UNCLEAR
+from attrobust.claims.cells import COUNTED, NO_CHANGE, NO_PAIR, NO_ROOM, TOO_FEW, UNCLEAR
 from attrobust.theory import entropy, traps
 from attrobust.theory.draws import Source
 from attrobust.theory.tally import NamedValues, equalities, named_values
@@ -28,9 +28,9 @@ def reach(effects: pd.DataFrame, contrasts: pd.DataFrame, *, radii: Mapping[str,
         contrasts: tables of `claims.contrast`, saliency minus map, of the same arms.
         radii: data set -> map -> the radius at which the map itself is judged.
 
-    The words: `no gain` (saliency is down or does not change), `reached` (the map is up), `no room` (in one of the
-    three), `not reached` (saliency up, saliency minus map up, the map neither up nor leaning up), the last two with
-    `leans` where one of the words that they rest on leans; else `unclear`.
+    The words: `no gain` (saliency is down or does not change), `reached` (saliency and the map are up), `no room` (in
+    one of the three), `not reached` (saliency up, saliency minus map up, the map neither up nor leaning up, its images
+    counted), the last two with `leans` where one of the words that they rest on leans; else `unclear`.
     """
     names = [*SETTING, "map", "readout", "radius"]
     told = effects.set_index(names)["word"].to_dict()
@@ -57,11 +57,11 @@ def _reached(saliency: str, difference: str, attention: str) -> str:
             return word
     if saliency in ("down", "leans down", NO_CHANGE):
         return NO_GAIN
-    if attention in gains:
+    if attention in gains and saliency in gains:
         return attention.replace("up", REACHED)
     if NO_ROOM in words:
         return NO_ROOM
-    if saliency in gains and difference in gains:
+    if saliency in gains and difference in gains and attention != COUNTED:
         return NOT_REACHED if saliency == difference == "up" else f"leans {NOT_REACHED}"
     return UNCLEAR
 
