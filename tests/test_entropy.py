@@ -374,7 +374,7 @@ def test_scores_that_are_whole_numbers_are_refused(unchecked):
 
 
 def reached(saliency, difference, attention):
-    arm = {"dataset": "digits", "initial": "wide", "held": ""}
+    arm = {"dataset": "digits", "initial": "wide", "arm": ""}
     ends = {"by": "step_size", "start": 0.1, "end": 1.0}
     effects = [
         arm | {"map": "saliency", "readout": "logit", "radius": "4/255"} | ends | {"word": saliency},

@@ -17,10 +17,14 @@ from IPython import display
 from attrobust import checks, data, experiments, models, training
 from attrobust.experiments.store import Store, place_for
 
+#: Lists that may be empty: what they ask for is then left out.
+MAY_BE_EMPTY = ("strong_seeds", "curve_seeds")
+
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
-    **dict.fromkeys(("seed", "seeds", "other_seeds", "drop_in_seeds", "jobs"), partial(checks.count, least=0)),
-    **dict.fromkeys(("strong_images", "curve_images"), partial(checks.count, least=0)),  # 0 for none
+    **dict.fromkeys(
+        ("seed", "seeds", "other_seeds", "drop_in_seeds", *MAY_BE_EMPTY, "jobs"), partial(checks.count, least=0)
+    ),
     **dict.fromkeys(("radius", "radii", "curve_radii"), partial(checks.at_least, least=0, most=255)),
     "token_counts": lambda name, n: checks.count(name, checks.count(name, n, least=2), least=2, most=100_000),
     "keys": lambda name, n: checks.count(name, checks.count(name, n, least=10), least=10, most=10_000),
@@ -123,7 +127,7 @@ def _read(name: str, value: object, kind: str) -> object:
     values = _literal(value)
     if inner == "str" and isinstance(values, str):
         values = [values]
-    if not isinstance(values, list | tuple) or not values:
+    if not isinstance(values, list | tuple) or not (values or name in MAY_BE_EMPTY):
         what = f"names out of {', '.join(CHOICES[name])}" if name in CHOICES else _LISTED[inner]
         raise ValueError(f"{name} is {value!r}; it must be a list of {what}")
     if len(values) > LONGEST_LIST:

@@ -255,7 +255,7 @@ def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
         for other in target.glob(committed_as(stem, "*")) if profile_name == "cpu" and stem != "claims" else ():
             write_bytes(other, _beyond(other.read_bytes(), cpu))
     for part in ("tables", "networks") if profile_name == "cpu" else ():
-        if (source / part).is_dir():
+        if (source / part).is_dir() or (target / part).is_dir():
             _replace(source / part, target / part, ("*",))
 
 

@@ -16,7 +16,7 @@ from attrobust.theory.tally import NamedValues, equalities, named_values
 from attrobust.versions import versioned
 
 #: Columns that name an arm of the notebook, beside map, readout and radius; words of C6.
-SETTING = ("dataset", "initial", "held")
+SETTING = ("dataset", "initial", "arm")
 NOT_REACHED, REACHED, NO_GAIN = "not reached", "reached", "no gain"
 
 
