@@ -29,7 +29,7 @@ SLOW := slow or browser
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "switches      PROFILE=smoke|cpu|full|gpu  ONLY=03  JOBS=n  FRESH=1  UPDATE=1  TORCH=cpu  DATASETS='mnist cifar10'"
+	@echo "switches      PROFILE=smoke|cpu|full|gpu|headline  ONLY=03  JOBS=n  FRESH=1  UPDATE=1  TORCH=cpu  DATASETS='mnist cifar10'"
 
 env: ## build the environment (done by every other target too)
 	@test $(READY) -nt pyproject.toml -a $(READY) -nt constraints.txt || $(MAKE) --no-print-directory install

@@ -587,7 +587,7 @@ def test_the_page_tells_every_cell_and_what_chance_would_say():
     assert line["d"] == "no verdict: digits d step_size: too few seeds, n = 4"
     assert line["e"].endswith("no room")
     assert line["f"].endswith("leans up (censored)")
-    assert "no verdict: digits lacks: no pair, n = 0" in page
+    assert "no verdict: digits lacks step_size: no pair, n = 0" in page
     assert page[-1].startswith("2 of 7 cells lean; 0.2 would by chance (5 % of the 4 that could")
     assert claims.page(restored(attentions((0.15, 0.15), (0, 0), (0, 0)))).count("| restored") == 6
 
@@ -625,3 +625,33 @@ def test_a_run_that_collapsed_has_no_images_and_takes_its_seed_out_with_or_witho
     found = cell(rows)
     assert (found["seeds"], found["without_pair"], found["left_out"]) == (5, 1, 1)
     assert found["effect"] == pytest.approx(found["effect_all"])
+
+
+def test_a_second_computation_is_told_cell_by_cell_of_the_families_alone():
+    rows = pd.concat([runs(0.1 * d, seeds=10, draw=d, map=f"m{d}") for d in range(3)])
+    one = claims.record({"C": claims.cells(rows, by="step_size", arm=["map"], family=["m0", "m1"])})
+    far = one["half"] * np.sqrt(2) * 1.1
+    shift = np.where(one["arm"] == "m1", far, 0.0)
+    page = claims.elsewhere(one, one.assign(effect=one["effect"] + shift)).splitlines()
+    assert [line.split(": ")[-1] for line in page[:-1]] == ["agrees", "differs"]
+    assert page[-1].startswith("1 of 2 cells of the families agree; the largest gap is 1.10 of")
+    assert claims.elsewhere(one, one[:0]) == "no second computation is stored"
+    assert claims.elsewhere(one[:0], one) == "no second computation is stored"
+
+
+def test_cells_of_a_family_without_runs_stand_in_its_table():
+    rows = runs(0.1, seeds=10, map="m")
+    table = claims.record({"C": claims.cells(rows, by="step_size", arm=["map"], family=["m", "lost"])})
+    lines = claims.family(table).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| m", "| lost"]
+    assert "no pair" in lines[-1]
+
+
+def test_the_corrected_effect_has_an_interval():
+    rows = runs(0.2, seeds=10, map="m").assign(between=0.5)
+    (cell,) = claims.cells(rows, by="step_size", arm=["map"], family=[]).to_dict("records")
+    assert (cell["corrected"], cell["corrected_low"], cell["corrected_high"]) == pytest.approx(
+        (2 * cell["effect"], 2 * cell["low"], 2 * cell["high"])
+    )
+    (alone,) = claims.cells(rows.drop(columns="between"), by="step_size", arm=["map"], family=[]).to_dict("records")
+    assert np.isnan([alone["corrected"], alone["corrected_low"]]).all()

@@ -264,6 +264,20 @@ def test_a_key_has_one_home_whichever_profile_comes_first(tmp_path, monkeypatch)
         assert (home / f"{name}_full.csv").read_text() == "key,value\n"
 
 
+def test_a_second_draw_stands_whole_beside_the_first_and_is_never_read_as_evidence(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "figures", tmp_path / "figures")
+    for profile, keys in (("cpu", "ab"), ("headline", "bc")):
+        runs = pd.DataFrame({"key": list(keys), "dataset": "digits", "value": 1.0})
+        store.write_csv(tmp_path / profile / "runs.csv", runs)
+        store.write_csv(tmp_path / profile / "attacked.csv", pd.DataFrame(columns=["key", "images"]))
+        store.write_csv(tmp_path / profile / "claims.csv", pd.DataFrame({"claim": [profile]}))
+        reproduce.adopt(tmp_path / profile, "03_x", profile)
+    assert pd.read_csv(paths.figures / "03_x" / "runs_headline.csv")["key"].tolist() == ["b", "c"]
+    own = store.Store("03_x", out=tmp_path / "out")
+    assert set(own.committed_rows("abc")) == {"a", "b"}
+    assert own.committed_claims("headline")["claim"].tolist() == ["headline"]
+
+
 def rows(tree):
     folder = tree / "build" / "reproduce" / "smoke" / "03_sgd_flattens"
     return [(folder / name).read_bytes() for name in ("runs.csv", "attacked.csv")]

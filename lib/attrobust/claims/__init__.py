@@ -6,8 +6,20 @@ from attrobust.claims.pairs import differences, means, paired
 from attrobust.claims.record import beyond, family, record
 from attrobust.claims.rule import comparable, interval, left_out, save
 from attrobust.claims.strength import strength
-from attrobust.claims.told import agrees, page, permuted, restoration
+from attrobust.claims.told import agrees, elsewhere, page, permuted, restoration
 
 __all__ = ["agrees", "beyond", "cells", "comparable", "contrast", "differences"]
-__all__ += ["effects", "family", "holm", "interval", "left_out", "means", "page", "paired", "permuted", "record"]
+__all__ += [
+    "effects",
+    "elsewhere",
+    "family",
+    "holm",
+    "interval",
+    "left_out",
+    "means",
+    "page",
+    "paired",
+    "permuted",
+    "record",
+]
 __all__ += ["restoration", "save", "sign_flip", "strength"]

@@ -117,6 +117,7 @@ def holm(table: pd.DataFrame, *, arm: Sequence[str], family: Sequence[Hashable])
         raise ValueError(f"family is {[*family]}; it must name each cell once, by {', '.join(arm)}")
     present = set(named_cells(table[arm]).itertuples(index=False, name=None))
     empty = {"seeds": 0, "monotone": False, "word": NO_PAIR, "censored": False, "left_out": 0, "without_pair": 0}
+    empty |= {c: table[c].iloc[0] for c in ("by", "start", "end") if c not in arm and table[c].nunique() == 1}
     lacking = [dict(zip(arm, key, strict=True)) | empty | {"per_seed": ""} for key in keys if key not in present]
     table = pd.DataFrame([*table.to_dict("records"), *lacking], columns=table.columns)
     told = named_cells(table[arm]).itertuples(index=False, name=None)

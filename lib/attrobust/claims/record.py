@@ -62,7 +62,8 @@ def family(table: pd.DataFrame) -> str:
         seen = f" (sees {half})" if str(row["word"]).startswith(UNCLEAR) else ""
         seen += " (censored)" if str(row["censored"]) == "True" else ""
         arm = str(row["arm"]).replace("_", " ")
-        axis = f"{row['by'].replace('_', ' ')} {place(row['start'])} → {place(row['end'])}"
+        told_of = isinstance(row["by"], str) and row["start"] == row["start"]
+        axis = f"{row['by'].replace('_', ' ')} {place(row['start'])} → {place(row['end'])}" if told_of else ""
         ends, change = (
             f"{row['first']:.3f} → {row['last']:.3f}",
             f"{'× ' if ratio else ''}{told[0]} [{told[1]}, {told[2]}]",

@@ -92,6 +92,37 @@ def agrees(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     return both[[*names, "start", "end", "effect", "effect_other", "gap", "allowed", "word", "word_other", "judged"]]
 
 
+def elsewhere(own: pd.DataFrame, other: pd.DataFrame) -> str:
+    """The cells of the families, beside a second computation of them on other processor instructions, as text.
+
+    Both are tables as `record` makes them. A cell agrees as `agrees` says.
+
+    Example:
+        >>> from attrobust.claims.record import record
+        >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + s * h) for s in range(5) for h in (0.1, 0.2)])
+        >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="raw")
+        >>> one = record({"C6": cells(rows, by="step_size", arm=["map"], family=["raw"])})
+        >>> print(elsewhere(one, one.assign(effect=one["effect"] + 0.01)))
+        C6 raw step_size: +0.400 and +0.410, apart 0.010, allowed 0.278: agrees
+        1 of 1 cells of the families agree; the largest gap is 0.04 of what two draws may differ by
+    """
+    mine = own[own["p_holm"].notna()] if "p_holm" in own else own[:0]
+    names = ["claim", "arm", "by"]
+    shared = other.merge(mine[names], on=names) if len(other) else other
+    if not len(shared):
+        return "no second computation is stored"
+    both = agrees(mine.merge(shared[names], on=names), shared)
+    lines = [
+        f"{row.claim} {row.arm} {row.by}: {signed(row.effect)} and {signed(row.effect_other)}, apart {row.gap:.3f},"
+        f" allowed {row.allowed:.3f}: {row.judged}"
+        + ("" if row.word == row.word_other else f" ({row.word}, {row.word_other})")
+        for row in both.itertuples()
+    ]
+    agreed, most = int((both["judged"] == "agrees").sum()), (both["gap"] / both["allowed"]).max()
+    last = f"the largest gap is {most:.2f} of what two draws may differ by"
+    return "\n".join([*lines, f"{agreed} of {len(both)} cells of the families agree; {last}"])
+
+
 def permuted(
     rows: pd.DataFrame, *, by: str, arm: Sequence[str], ends: Ends | None = None, log: bool = False
 ) -> pd.DataFrame:

@@ -35,6 +35,10 @@ _COMMITTED = ("lib", "tests", ".git", ".github", ".ci")
 _RESTORED = "restore it by git, or recompute it by make reproduce UPDATE=1"
 
 
+#: Profiles whose committed rows are evidence; those of others are a second draw of the same rows, for comparison.
+READ = ("cpu", "full")
+
+
 def committed_as(stem: str, profile: str) -> str:
     """Name under which a profile's rows and claims are committed: runs.csv (cpu), runs_full.csv (full)."""
     return f"{stem}.csv" if profile == "cpu" else f"{stem}_{profile}.csv"
@@ -100,7 +104,7 @@ class Store:
         """Write the rows of the notebook's grid to runs.csv and attacked.csv, and provenance.csv beside them."""
         write_csv(self.out / "runs.csv", rows.runs)
         write_csv(self.out / "attacked.csv", rows.attacked)
-        tables = [read_csv(path) for folder in self.committed for path in sorted(folder.glob("provenance*.csv"))]
+        tables = [read_csv(path) for folder in self.committed for path in _evidence(folder, "provenance")]
         known = {line["key"]: line for table in reversed(tables) for line in table.to_dict("records")}
         for folder in (*self.beside, self.out):
             made = {key: read_json(folder / "provenance" / f"{key}.json") for key in rows.runs["key"]}
@@ -186,7 +190,7 @@ def rows_in(folders: Sequence[Path], keys: Iterable[str]) -> dict[str, Stored]:
 def _committed(folder: Path) -> dict[str, Stored]:
     """Every row committed for one notebook: runs.csv with attacked.csv, runs_full.csv with attacked_full.csv."""
     found: dict[str, Stored] = {}
-    for path in sorted(folder.glob("runs*.csv")):
+    for path in _evidence(folder, "runs"):
         beside, under = path.with_name(path.name.replace("runs", "attacked", 1)), {}
         lines = read_csv(beside) if beside.is_file() else pd.DataFrame()
         if "images" in lines:  # a column without any is read as numbers
@@ -199,6 +203,11 @@ def _committed(folder: Path) -> dict[str, Stored]:
                 raise EvidenceError(f"{place}: key {key} stands in {found[key].place} too: {_RESTORED}")
             found[key] = Stored(run, under.get(key, []), place)
     return found
+
+
+def _evidence(folder: Path, stem: str) -> list[Path]:
+    """Committed tables of one kind that are there, those of profile cpu first."""
+    return [path for path in (folder / f"{committed_as(stem, profile)}" for profile in READ) if path.is_file()]
 
 
 def place_for(out: str | Path) -> Path:

@@ -17,14 +17,13 @@ from IPython import display
 from attrobust import checks, data, experiments, models, training
 from attrobust.experiments.store import Store, place_for
 
-#: Lists that may be empty: what they ask for is then left out.
-MAY_BE_EMPTY = ("strong_seeds", "curve_seeds")
+#: Whole numbers from 0; and lists that may be empty: what they ask for is then left out.
+SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds")
+MAY_BE_EMPTY = ("strong_seeds", "curve_seeds", "large_steps")
 
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
-    **dict.fromkeys(
-        ("seed", "seeds", "other_seeds", "drop_in_seeds", *MAY_BE_EMPTY, "jobs"), partial(checks.count, least=0)
-    ),
+    **dict.fromkeys((*SEEDS, "jobs"), partial(checks.count, least=0)),
     **dict.fromkeys(("radius", "radii", "curve_radii"), partial(checks.at_least, least=0, most=255)),
     "token_counts": lambda name, n: checks.count(name, checks.count(name, n, least=2), least=2, most=100_000),
     "keys": lambda name, n: checks.count(name, checks.count(name, n, least=10), least=10, most=10_000),

@@ -31,7 +31,7 @@ from attrobust.notebook import accept, checked
 from attrobust.paths import write_bytes
 from attrobust.versions import digest
 
-PROFILES = ("smoke", "cpu", "full", "gpu")
+PROFILES = ("smoke", "cpu", "full", "gpu", "headline")
 STAMP = "reproduction.json"
 EVIDENCE = ("runs", "attacked", "provenance", "claims", "strength")
 
@@ -92,8 +92,8 @@ def reproduce(
     chosen, overrides = numbered(only), overrides or {}
     values = {**profile(profile_name), **overrides}
     checks.count("jobs", jobs, least=0)
-    if update and (profile_name not in ("cpu", "full") or overrides):
-        raise ValueError("update is 1; it needs the profile cpu or full without changed parameters")
+    if update and (profile_name not in ("cpu", "full", "headline") or overrides):
+        raise ValueError("update is 1; it needs the profile cpu, full or headline without changed parameters")
     types = {path: {name: kind for name, (kind, _) in parameters_of(path).items()} for path in chosen}
     for name, path in itertools.product(overrides, chosen):
         accept(name, types[path].keys() - {"out", "committed"}, by=path.stem)
@@ -243,16 +243,20 @@ def scrubbed(path: Path) -> str:
 
 
 def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
-    """Replace a notebook's committed evidence by a finished reproduction's; profile full adds rows and claims alone."""
+    """Replace a notebook's committed evidence by a finished reproduction's; profile full adds rows and claims alone.
+
+    Rows of profile headline, a second draw, stand beside the first under a name of their own, whole.
+    """
     target = paths.figures / name
     for stem in EVIDENCE:
         if not (source / f"{stem}.csv").is_file():
             continue
         content, cpu = (source / f"{stem}.csv").read_bytes(), target / f"{stem}.csv"
-        if profile_name != "cpu" and stem != "claims":
+        if profile_name == "full" and stem != "claims":
             content = _beyond(content, cpu)
         write_bytes(target / committed_as(stem, profile_name), content)
-        for other in target.glob(committed_as(stem, "*")) if profile_name == "cpu" and stem != "claims" else ():
+        other = target / committed_as(stem, "full")
+        if profile_name == "cpu" and stem != "claims" and other.is_file():
             write_bytes(other, _beyond(other.read_bytes(), cpu))
     for part in ("tables", "networks") if profile_name == "cpu" else ():
         if (source / part).is_dir() or (target / part).is_dir():
