@@ -68,7 +68,7 @@ class Recipe:
     patience: int = 1  # a run with `stop_loss` may take this many times the epochs
     momentum: float = 0.0  # in [0, 1)
     nesterov: bool = False  # whether the momentum is Nesterov's
-    weight_decay: float = 0.0  # coupled L2 decay, at least 0
+    weight_decay: float = 0.0  # coupled L2 decay of every parameter, biases and those of BatchNorm too; at least 0
     step_x_decay: float = 0.0  # the same told by its product with the step size; at most one of the two is given
     schedule: str = "constant"  # one of `SCHEDULES`
     warmup_share: float = 0.02  # of schedule "cosine": share of the updates with a linear warm-up, in [0, 1]
