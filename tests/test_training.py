@@ -793,21 +793,23 @@ def test_a_network_that_is_refused_keeps_its_mode(training, unchecked):
     assert all(module.training == training for module in net.modules())
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"batch_size": 1}, "batch_size is 1; models do not train on such a batch: Expected more than 1 value per"),
         ({"penalty": "input_gradient"}, "penalty is 'input_gradient'; networks with BatchNorm are trained with 'none'"),
+        ({"trainer": "another"}, "trainer is 'another'; networks with BatchNorm are trained with 'sgd' alone"),
     ],
 )
 def test_what_a_network_with_batch_norm_cannot_be_trained_by_is_refused_and_leaves_it_as_found(
-    change, sentence, training
+    change, sentence, mode, monkeypatch
 ):
+    monkeypatch.setitem(training.TRAINERS, "another", training.TRAINERS["sgd"])
     x, y = examples(n=12)
-    net = build(0, "resnet").train(training)
+    net = build(0, "resnet").train(mode)
     before = copy.deepcopy(net)
     with pytest.raises(ValueError, match=sentence):
         fit([net], x.float(), y, generators=[cases.generator()], **recipe() | change)
     assert same_weights(net, before)
-    assert all(module.training == training for module in net.modules())
+    assert all(module.training == mode for module in net.modules())
