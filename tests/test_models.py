@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import cases
 import pytest
@@ -198,7 +199,7 @@ def test_a_convnet_without_a_norm_is_what_it_was_before_there_was_one(initial):
 def test_batch_norm_stands_behind_each_convolution_takes_its_bias_and_starts_at_one_and_zero(name, initial):
     model = of_convolutions(name, initial=initial)
     chains = [m for m in model.modules() if isinstance(m, nn.Sequential)]
-    behind = [after for chain in chains for m, after in zip(chain, chain[1:], strict=False) if isinstance(m, nn.Conv2d)]
+    behind = [after for chain in chains for m, after in pairwise(chain) if isinstance(m, nn.Conv2d)]
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert len(behind) == len(convolutions) == {"cnn": 2, "resnet": 9}[name]
     assert all(m.bias is None for m in convolutions)
@@ -258,7 +259,7 @@ def test_the_residual_network_agrees_with_its_equations_for_images_of_any_size(s
     for stage, stride in ((4, 1), (5, 2), (6, 2)):
         h = residual(h, weights, stage, act, stride)
         sizes.append(tuple(h.shape[1:]))
-    channels, rows, columns = shape
+    _, rows, columns = shape
     assert sizes == [(4 * n, -(-rows // n), -(-columns // n)) for n in (1, 2, 4)]
     logits = h.mean((2, 3)) @ weights["layers.9.weight"].T + weights["layers.9.bias"]
     assert logits.shape == (2, 10)
@@ -470,7 +471,10 @@ def test_narrow_networks_start_as_torchs_own_layers_and_small_positions(architec
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"architecture": "mpl"}, "architecture is 'mpl'; it must be one of mlp, convnet, resnet, vit; did you mean 'mlp'"),
+        (
+            {"architecture": "mpl"},
+            "architecture is 'mpl'; it must be one of mlp, convnet, resnet, vit; did you mean 'mlp'",
+        ),
         ({"architecture": "vit", "patch": 3}, "patch is 3; it must divide the image's height and width, 2 and 2"),
         ({"architecture": "vit", "patch": 0}, "patch is 0; it must be a whole number of at least 1"),
         ({"architecture": "vit", "depth": 0}, "depth is 0; it must be a whole number of at least 1"),

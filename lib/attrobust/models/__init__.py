@@ -7,8 +7,17 @@ number of a network a map explains.
 
 from attrobust.models import readouts
 from attrobust.models.architectures import (
-    ACTIVATIONS, ARCHITECTURES, INITIAL, MLP, NORMS, ConvNet, ResNet, Standardize, ViT, build,
-)  # fmt: skip
+    ACTIVATIONS,
+    ARCHITECTURES,
+    INITIAL,
+    MLP,
+    NORMS,
+    ConvNet,
+    ResNet,
+    Standardize,
+    ViT,
+    build,
+)
 from attrobust.models.binary import TwoLogits
 from attrobust.models.smooth import SmoothTwin, kinks, smooth_twin
 

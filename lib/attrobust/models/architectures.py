@@ -1,4 +1,4 @@
-"""The classifiers, small enough to read at a glance: dense, convolutional, residual, a vision transformer; their builder.
+"""The classifiers, small enough to read at a glance: dense, convolutional, residual, a transformer; their builder.
 
 With BatchNorm a network is a function of each image in eval mode alone: there it is affine, by its running statistics.
 In train mode it normalises by the batch, and moves these (Ioffe and Szegedy 2015, "Batch normalization", algorithm 2).
