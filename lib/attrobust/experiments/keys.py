@@ -82,7 +82,9 @@ def _named_by(recipe: training.Recipe) -> list[Callable]:
 
 def _explaining(experiment: Experiment, measurement: Measurement) -> list[Callable]:
     """Functions of the maps that a row tells of: those attacked, and those looked at beside them."""
-    if experiment.architecture != "vit":
-        return [attributions.saliency]
-    used = explanations.compared(experiment.patch, ("saliency", "raw_attention", *measurement.maps)).values()
+    patch, always = (
+        (experiment.patch, ("saliency", "raw_attention")) if experiment.architecture == "vit" else (None, ())
+    )
+    asked = explanations.explaining(experiment.architecture, measurement.maps)
+    used = explanations.compared(patch, (*always, *asked)).values()
     return list(dict.fromkeys([attributions.saliency, *map(unwrapped, used)]))
