@@ -32,8 +32,9 @@ ATTENTION_ALONE = ("raw_attention", "even_heads", "rollout", "plain_rollout")
 #: Maps of a network with convolutions, and of any network, that explain the logit alone.
 OF_CONVOLUTIONS, OF_LOGIT = ("grad_cam",), ("lrp", "deep_lift")
 
-#: Settings of the maps that average gradients, as in notebook 01 (our choice): steps of the path from black, noise in
-#: units of the pixel range, half-width of the box, samples.
+#: Maps that average gradients, and their settings (our choice), which enter keys: steps of the path from black, noise
+#: in units of the pixel range, half-width of the box, samples.
+AVERAGED = ("integrated_gradients", "smooth_grad", "uniform_grad")
 PATH_STEPS, SIGMA, BOX, SAMPLES = 16, 0.1, 8 / 255, 16
 
 #: Side of the patches that are covered in turn where a network has none of its own.

@@ -49,6 +49,8 @@ def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -
     used += [attacks.heavy] if isinstance(measurement.effort, attacks.Heavy) else []
     comparable = [measure.COMPARABLE_LOSS, measure.COMPARABLE_ACCURACY, measure.COMPARABLE_CHANGE]
     depends = {"network": network(experiment, device), "measurement": measurement}
+    if set(explanations.AVERAGED) & set(explanations.explaining(experiment.architecture, measurement.maps)):
+        depends["settings"] = [getattr(explanations, name) for name in ("PATH_STEPS", "SIGMA", "BOX", "SAMPLES")]
     return digest(depends | {"comparable": [*comparable, measure.COMPARABLE_BLIND], "functions": used})
 
 
