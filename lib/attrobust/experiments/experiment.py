@@ -109,8 +109,9 @@ class Measurement:
         checks.count("n_attacked", self.n_attacked)
         if not 0 < self.k_share <= 1:
             raise ValueError(f"k_share is {self.k_share!r}; it must lie in (0, 1]")
+        known = on_the_patch_grid(1) | of_pixels()
         for name in self.maps:
-            checks.one_of("map", name, on_the_patch_grid(1) | of_pixels())
+            checks.one_of("map", name, known)
         for name in self.readouts:
             checks.one_of("readout", name, READOUTS)
         object.__setattr__(self, "radii", tuple(sorted({_plain(r) for r in self.radii})))
