@@ -26,7 +26,7 @@ from attrobust import (
     training,
 )
 from attrobust.balls import Ball
-from attrobust.experiments import Experiment, Measurement, keys, measure, schema, sweep
+from attrobust.experiments import Experiment, Measurement, explanations, keys, measure, schema, sweep
 from attrobust.experiments.store import EvidenceError, Store, load_weights, read_json, write_csv, write_json
 from attrobust.rows import Rows
 from torch.nn import functional as F
@@ -227,6 +227,15 @@ def test_a_raised_version_is_another_key_of_exactly_what_the_function_makes(monk
     for kind, e in kinds.items():
         assert (experiments.network(e) != before[kind][0]) == (networks in ("both", kind)), kind
         assert (experiments.key(e, SMALL) != before[kind][1]) == (rows in ("both", kind)), kind
+
+
+def test_settings_of_averaged_maps_enter_the_key_of_what_they_made_alone(monkeypatch):
+    averaged = dataclasses.replace(SMALL, maps=("saliency", "smooth_grad"))
+    before = [experiments.key(one(), m) for m in (SMALL, averaged)]
+    monkeypatch.setattr(explanations, "SIGMA", 0.2)
+    after = [experiments.key(one(), m) for m in (SMALL, averaged)]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
 
 
 @pytest.mark.parametrize("field", ["loss", "augmentation", "schedule", "trainer"])

@@ -3,6 +3,7 @@ import math
 
 import cases
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from attrobust import attacks, attention, attributions, curvature, experiments, models
@@ -264,3 +265,48 @@ def test_an_image_whose_gradient_vanishes_leaves_the_mean_of_relative_curvature(
     found = measure._input_side(model, x, 0, "cpu")
     assert found["logit_relative_curvature"] == pytest.approx(values[[0, 2]].double().mean().item(), rel=1e-3)
     assert found["logit_gradient"] == usual["logit_gradient"]
+
+
+# ------------------------------------------------------------------ maps of any network
+
+
+def test_a_network_is_asked_for_the_maps_that_it_has_in_their_order():
+    every = [*experiments.of_pixels(), *experiments.on_the_patch_grid(1)]
+    assert experiments.explaining("mlp", every[:8]) == [name for name in every[:8] if name != "grad_cam"]
+    assert experiments.explaining("convnet", ["rollout", "grad_cam", "saliency"]) == ["grad_cam", "saliency"]
+    assert experiments.explaining("vit", every) == [name for name in every if name in experiments.on_the_patch_grid(1)]
+
+
+def test_a_map_of_pixels_is_the_attribution_of_its_name_under_each_readout():
+    model, x = cases.conv(), cases.images(4)
+    target = model(x).argmax(1)
+    for (name, readout), attribution in experiments.compared(
+        None, ["saliency", "input_x_gradient"], list(experiments.READOUTS)
+    ).items():
+        own = getattr(attributions, name)(model, x, target, readout=experiments.READOUTS[readout])
+        assert torch.equal(attribution(model, x, target), own)
+    found = experiments.compared(None, ["lrp", "deep_lift"], list(experiments.READOUTS))
+    assert list(found) == [("lrp", "logit"), ("deep_lift", "logit")]  # they explain no other readout
+    layer = next(module for module in reversed(list(model.modules())) if isinstance(module, torch.nn.Conv2d))
+    (last,) = experiments.compared(None, ["grad_cam"]).values()
+    assert torch.equal(last(model, x, target), attributions.grad_cam(model, x, target, layer=layer))
+    with pytest.raises(ValueError, match=r"model is a .* without a convolution; Grad-CAM needs one"):
+        last(cases.mlp(), x, target)
+
+
+def test_every_map_of_a_network_is_attacked_and_stochastic_ones_are_so_under_common_draws():
+    size = {"input_shape": (1, 4, 4), "classes": 3, "width": 4}
+    model, x = models.build("convnet", seed=0, **size).double().eval().requires_grad_(False), images(4)
+    names = experiments.explaining("convnet", experiments.of_pixels())
+    how = {"k": 2, "radius": 8, "effort": attacks.Effort(steps=2, restarts=1), "seed": 0}
+    maps = experiments.compared(None, names)
+    one, again, turned = (experiments.under_attack(model, images, maps=maps, **how) for images in (x, x, x.flip(0)))
+    assert list(dict.fromkeys(one["map"])) == names
+    assert one["spearman"].between(-1, 1).all()
+    assert (one["n"] == 4).all()
+    pd.testing.assert_frame_equal(one, again)
+    for column in ("spearman", "cosine"):  # an image's draws are its own, wherever it stands
+        assert turned[column].to_numpy() == pytest.approx(one[column].to_numpy(), abs=1e-5)
+    like = experiments.controls(model, x, maps=maps, patch=None)
+    assert like["map"].tolist() == names
+    assert (like["n"] == 4).all()

@@ -136,6 +136,23 @@ def test_the_readme_says_in_how_many_cases_the_theory_holds_and_what_is_restored
         assert f"{name.replace('_', ' ')} {word}" in readme
 
 
+def test_the_readme_says_how_many_headline_cells_a_second_processor_found_alike():
+    shared, agreed, turned = 0, 0, []
+    for name in ("03_sgd_flattens", "06_softmax_entropy", "07_kernel_attention"):
+        folder = paths.figures / name
+        if (folder / "claims_headline.csv").is_file():
+            own, other = (pd.read_csv(folder / f"{stem}.csv") for stem in ("claims", "claims_headline"))
+            own = own[own["p_holm"].notna()]
+            other = other.merge(own[["claim", "arm", "by"]])
+            both = claims.agrees(own.merge(other[["claim", "arm", "by"]]), other)
+            shared, agreed = shared + len(both), agreed + int((both["judged"] == "agrees").sum())
+            turned += list(both.loc[both["word"] != both["word_other"], ["word", "word_other"]].itertuples(index=False))
+    readme = (paths.root / "README.md").read_text()
+    assert shared > 0
+    assert f"Of their effects {agreed} of {shared} lie within two draws of each other" in readme
+    assert all(f"`{one}` to `{other}`" in readme for one, other in turned)
+
+
 def test_the_benchmark_page_and_the_readme_say_what_the_rows_say():
     from benchmarks import report
 

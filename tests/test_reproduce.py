@@ -41,7 +41,7 @@ def refused(monkeypatch, unchecked):
     [
         (
             ["--profile", "smok"],
-            "error: profile is 'smok'; it must be one of smoke, cpu, full, gpu; did you mean 'smoke'?",
+            "error: profile is 'smok'; it must be one of smoke, cpu, full, gpu, headline; did you mean 'smoke'?",
         ),
         (["--only", "99"], "error: only is '99'; it must be one of"),
         (["--jobs", "-1"], "error: jobs is -1; it must be a whole number of at least 0"),
@@ -69,7 +69,7 @@ def refused(monkeypatch, unchecked):
         (["--only", "01,03", "-p", "seeds", "[0]"], "error: parameter 'seeds' is unknown to 01_fragile_attributions"),
         (["-p", "out", "null"], "error: parameter 'out' is unknown"),
         (["-p", "committed", "true"], "error: parameter 'committed' is unknown"),
-        (["--profile", "smoke", "--update"], "error: update is 1; it needs the profile cpu or full"),
+        (["--profile", "smoke", "--update"], "error: update is 1; it needs the profile cpu, full or headline"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(refused, arguments, sentence):

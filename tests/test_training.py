@@ -519,7 +519,7 @@ def jumped(x, y, *, seed, architecture="mlp", looks_apart=2, **options):
 
     model = build(seed, architecture).double()
     fit([model], x, y, generators=[cases.generator(seed)], probe=probe, probe_every=1, **options)
-    looks = losses[looks_apart::looks_apart]
+    looks = losses[looks_apart::looks_apart]  # as fit looks, after that many updates
     return next(
         0.98 * before
         for index, (before, after) in enumerate(itertools.pairwise(looks))

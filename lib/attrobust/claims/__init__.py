@@ -8,18 +8,8 @@ from attrobust.claims.rule import comparable, interval, left_out, save
 from attrobust.claims.strength import strength
 from attrobust.claims.told import agrees, elsewhere, page, permuted, restoration
 
-__all__ = ["agrees", "beyond", "cells", "comparable", "contrast", "differences"]
-__all__ += [
-    "effects",
-    "elsewhere",
-    "family",
-    "holm",
-    "interval",
-    "left_out",
-    "means",
-    "page",
-    "paired",
-    "permuted",
-    "record",
-]
-__all__ += ["restoration", "save", "sign_flip", "strength"]
+__all__ = [
+    "agrees", "beyond", "cells", "comparable", "contrast", "differences", "effects", "elsewhere", "family", "holm",
+    "interval", "left_out", "means", "page", "paired", "permuted", "record", "restoration", "save", "sign_flip",
+    "strength",
+]  # fmt: skip

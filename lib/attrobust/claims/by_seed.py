@@ -114,10 +114,9 @@ def _pair(runs: dict[Hashable, dict], start: Hashable, end: Hashable, log: bool,
 
 def _of_images(runs: dict[Hashable, dict], start: Hashable, end: Hashable) -> tuple[dict[Hashable, float], float]:
     """Every run's mean over the images that counted at both ends (and there), and their share."""
-    texts = {at: run["images"].split() if isinstance(run["images"], str) else [] for at, run in runs.items()}
-    if len({len(text) for text in texts.values()}) > 1:
+    images = {at: by_image(run["images"]) for at, run in runs.items()}
+    if len({len(values) for values in images.values()}) > 1:
         raise ValueError(f"seed {runs[start]['seed']}: its runs must tell of the same images, each of all of them")
-    images = {at: np.array(text, dtype=float) for at, text in texts.items()}
     both = np.isfinite(images[start]) & np.isfinite(images[end])
     values = {}
     for at, run in runs.items():
@@ -126,6 +125,11 @@ def _of_images(runs: dict[Hashable, dict], start: Hashable, end: Hashable) -> tu
             raise ValueError(f"seed {run['seed']}: 'value' is not the mean of 'images'")
         values[at] = _mean(images[at][seen & both])
     return values, float(both.mean())
+
+
+def by_image(text: object) -> np.ndarray:
+    """The deciding metric image by image, as a row tells it; none where it does not."""
+    return np.array(text.split() if isinstance(text, str) else [], dtype=float)
 
 
 def _mean(values: np.ndarray) -> float:

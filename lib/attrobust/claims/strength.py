@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from attrobust.claims.by_seed import named_cells, need
+from attrobust.claims.by_seed import by_image, named_cells, need
 from attrobust.claims.cells import UNCLEAR
 from attrobust.claims.rule import estimate
 
@@ -41,7 +41,7 @@ def strength(usual: pd.DataFrame, heavy: pd.DataFrame, *, arm: Sequence[str], li
     for names, part in both.groupby(arm, sort=False):
         gaps, first, last = [], [], []
         for run in part.to_dict("records"):
-            one, other = (_numbers(run[f"images_{side}"]) for side in ("usual", "heavy"))
+            one, other = (by_image(run[f"images_{side}"]) for side in ("usual", "heavy"))
             if len(one) != len(other):
                 raise ValueError(
                     f"seed {run['seed']}: {len(one)} images under one attack, {len(other)} under the other"
@@ -60,10 +60,6 @@ def strength(usual: pd.DataFrame, heavy: pd.DataFrame, *, arm: Sequence[str], li
         records.append(record | {"worst": min(means, default=np.nan), "word": _word(found, limit)})
     told = ["start", "end", "seeds", "images", "first", "last", "effect", "low", "high", "half", "worst", "word"]
     return pd.DataFrame(records, columns=[*arm, "by", *told])
-
-
-def _numbers(text: object) -> np.ndarray:
-    return np.array(text.split() if isinstance(text, str) else [], dtype=float)
 
 
 def _word(found: dict[str, float], limit: float) -> str:

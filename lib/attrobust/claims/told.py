@@ -11,7 +11,7 @@ from attrobust.claims.cells import ALPHA, COUNTED, FEWEST_SEEDS, MARGIN, NO_CHAN
 
 # isort: split
 from attrobust.claims.cells import UNCLEAR, cells, contrast, holm, pattern_sums
-from attrobust.claims.record import place
+from attrobust.claims.record import NAMES, place
 from attrobust.claims.rule import signed
 
 #: Words of a map under another attention kernel.
@@ -107,7 +107,7 @@ def elsewhere(own: pd.DataFrame, other: pd.DataFrame) -> str:
         1 of 1 cells of the families agree; the largest gap is 0.04 of what two draws may differ by
     """
     mine = own[own["p_holm"].notna()] if "p_holm" in own else own[:0]
-    names = ["claim", "arm", "by"]
+    names = [*NAMES]
     shared = other.merge(mine[names], on=names) if len(other) else other
     if not len(shared):
         return "no second computation is stored"

@@ -6,8 +6,10 @@ from attrobust.experiments.explanations import (
     cls_rows,
     compared,
     controls,
+    explaining,
     inside,
     margins,
+    of_pixels,
     on_the_patch_grid,
     under_attack,
 )
@@ -18,6 +20,6 @@ from attrobust.rows import Rows, join
 
 __all__ = [
     "RADII", "READOUTS", "VITS", "Experiment", "Measurement", "Rows", "build", "cls_rows", "compared", "controls",
-    "dataset", "grid", "in_workers", "inside", "join", "key", "margins", "network", "none_here", "on_the_patch_grid",
-    "run", "shown", "table", "tables", "trained", "under_attack",
+    "dataset", "explaining", "grid", "in_workers", "inside", "join", "key", "margins", "network", "none_here",
+    "of_pixels", "on_the_patch_grid", "run", "shown", "table", "tables", "trained", "under_attack",
 ]  # fmt: skip

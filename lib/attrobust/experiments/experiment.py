@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from attrobust import attacks, checks, data, models, training
 from attrobust import attention as kernels
-from attrobust.experiments.explanations import READOUTS, on_the_patch_grid
+from attrobust.experiments.explanations import READOUTS, of_pixels, on_the_patch_grid
 
 #: Attributions of a transformer that notebook 06 attacks.
 MAPS = ("saliency", "raw_attention", "rollout", "gradient_attention", "relevance")
@@ -92,7 +92,7 @@ class Measurement:
     k_share: float = 0.1  # share of pixels compared by the top-k intersection
     trace_products: int = 30  # budget of the trace estimate
     curvature: bool = True  # whether flatness and the input side are measured too
-    maps: tuple[str, ...] = MAPS  # of a transformer that are attacked, out of `on_the_patch_grid`
+    maps: tuple[str, ...] = MAPS  # that are attacked, those of them that the network has (`explanations.explaining`)
     readouts: tuple[str, ...] = tuple(READOUTS)  # that gradients are taken of
 
     def __post_init__(self) -> None:
@@ -109,8 +109,9 @@ class Measurement:
         checks.count("n_attacked", self.n_attacked)
         if not 0 < self.k_share <= 1:
             raise ValueError(f"k_share is {self.k_share!r}; it must lie in (0, 1]")
+        known = on_the_patch_grid(1) | of_pixels()
         for name in self.maps:
-            checks.one_of("map", name, on_the_patch_grid(1))
+            checks.one_of("map", name, known)
         for name in self.readouts:
             checks.one_of("readout", name, READOUTS)
         object.__setattr__(self, "radii", tuple(sorted({_plain(r) for r in self.radii})))

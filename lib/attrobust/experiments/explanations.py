@@ -3,7 +3,7 @@
 A map is told by its name and the readout that it explains; a transformer's live on its grid of patches.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import attention, attributions, curvature, robustness, similarity
-from attrobust.attacks import Effort, Heavy
+from attrobust.attacks import Effort, Heavy, Streams, explain
 from attrobust.balls import Ball
 from attrobust.models.readouts import Readout, log_probability, logit
 from attrobust.rows import DECIDING
-from attrobust.shapes import Attribution, Images
+from attrobust.shapes import Attribution, Images, Labels, Maps, OnePlane
 from attrobust.theory import entropy
 from attrobust.versions import versioned
 
@@ -29,6 +29,14 @@ READOUTS: dict[str, Readout] = {"logit": logit, "log_probability": log_probabili
 #: Maps made of attention weights alone: they explain no readout.
 ATTENTION_ALONE = ("raw_attention", "even_heads", "rollout", "plain_rollout")
 
+#: Maps of a network with convolutions, and of any network, that explain the logit alone.
+OF_CONVOLUTIONS, OF_LOGIT = ("grad_cam",), ("lrp", "deep_lift")
+
+#: Maps that average gradients, and their settings (our choice), which enter keys: steps of the path from black, noise
+#: in units of the pixel range, half-width of the box, samples.
+AVERAGED = ("integrated_gradients", "smooth_grad", "uniform_grad")
+PATH_STEPS, SIGMA, BOX, SAMPLES = 16, 0.1, 8 / 255, 16
+
 #: Side of the patches that are covered in turn where a network has none of its own.
 COVERED = 2
 
@@ -37,10 +45,10 @@ CONTROLS = ("between", "contrast", "entropy", "occlusion")
 
 
 def on_the_patch_grid(patch: int, readout: Readout = logit) -> dict[str, Attribution]:
-    """The compared attributions of a transformer by name; saliency pooled to patches first."""
-    saliency = partial(attributions.saliency, readout=readout)
+    """The compared attributions of a transformer by name; those of pixels are pooled to patches first."""
+    pooled = {name: of_pixels(readout)[name] for name in ("saliency", "input_x_gradient", "integrated_gradients")}
     return {
-        "saliency": partial(attributions.on_patches, attribution=saliency, patch=patch),
+        **{n: partial(attributions.on_patches, attribution=of, patch=patch) for n, of in pooled.items()},
         "raw_attention": attributions.raw_attention,
         "even_heads": partial(attributions.raw_attention, even=True),
         "rollout": attributions.rollout,
@@ -50,10 +58,46 @@ def on_the_patch_grid(patch: int, readout: Readout = logit) -> dict[str, Attribu
     }
 
 
+def of_pixels(readout: Readout = logit) -> dict[str, Attribution]:
+    """The compared attributions of any network by name, pixel by pixel; LRP and DeepLIFT explain the logit alone."""
+    path = partial(attributions.integrated_gradients, steps=PATH_STEPS, readout=readout)
+    box = partial(attributions.uniform_grad, ball=Ball("linf", BOX), samples=SAMPLES, readout=readout)
+    return {
+        "saliency": partial(attributions.saliency, readout=readout),
+        "input_x_gradient": partial(attributions.input_x_gradient, readout=readout),
+        "integrated_gradients": path,
+        "smooth_grad": partial(attributions.smooth_grad, sigma=SIGMA, samples=SAMPLES, readout=readout),
+        "uniform_grad": box,
+        "grad_cam": partial(last_convolution, readout=readout),
+        "lrp": attributions.lrp,
+        "deep_lift": attributions.deep_lift,
+    }
+
+
+def last_convolution(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> OnePlane:
+    """Grad-CAM of a network's last convolution, in the order of its modules; a ValueError if it has none."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if not layers:
+        raise ValueError(f"model is a {type(model).__name__} without a convolution; Grad-CAM needs one")
+    return attributions.grad_cam(model, x, target, layer=layers[-1], readout=readout)
+
+
+def explaining(architecture: str, names: Iterable[str]) -> list[str]:
+    """Those of the maps that a network of this architecture has.
+
+    Example:
+        >>> explaining("mlp", ["saliency", "rollout", "grad_cam"]), explaining("vit", ["saliency", "rollout"])
+        (['saliency'], ['saliency', 'rollout'])
+    """
+    there = on_the_patch_grid(1) if architecture == "vit" else of_pixels()
+    absent = OF_CONVOLUTIONS if architecture == "mlp" else ()
+    return [name for name in names if name in there and name not in absent]
+
+
 def compared(
     patch: int | None, names: Sequence[str], readouts: Sequence[str] = ("logit",)
 ) -> dict[tuple[str, str], Attribution]:
-    """Attributions by map and readout, "none" for attention alone; without patches the saliency of every pixel.
+    """Attributions by map and readout, "none" for attention alone; on the grid of patches, if there are any.
 
     Example:
         >>> list(compared(2, ["saliency", "rollout"], ["logit", "log_probability"]))
@@ -61,10 +105,9 @@ def compared(
     """
     found: dict[tuple[str, str], Attribution] = {}
     for name in names:
-        for readout in ("none",) if name in ATTENTION_ALONE else readouts:
+        for readout in ("none",) if name in ATTENTION_ALONE else ("logit",) if name in OF_LOGIT else readouts:
             asked = READOUTS.get(readout, logit)
-            pixels = {"saliency": partial(attributions.saliency, readout=asked)}
-            found[name, readout] = (on_the_patch_grid(patch, asked) if patch else pixels)[name]
+            found[name, readout] = (on_the_patch_grid(patch, asked) if patch else of_pixels(asked))[name]
     return found
 
 
@@ -84,7 +127,7 @@ def under_attack(
     with torch.no_grad():
         target = model(x).argmax(1)
     for (name, readout), attribution in maps.items():
-        empty = attributions.zero_maps(attribution(model, x, target).detach())
+        empty = attributions.zero_maps(_clean(attribution, model, x, target, seed))
         draw = torch.Generator(x.device).manual_seed(seed)
         table = robustness.attribution_robustness(model, x, attributions={name: attribution}, generator=draw, **how)
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
@@ -113,7 +156,7 @@ def controls(
     for (name, readout), attribution in maps.items():
         asked = READOUTS.get(readout, logit)
         with torch.no_grad():
-            found, side = attribution(model, x, target), patch or COVERED
+            found, side = _clean(attribution, model, x, target, 0), patch or COVERED
             if asked not in changes:
                 changes[asked] = attributions.occlusion(model, x, target, patch=side, readout=asked)[:, 0].abs()
         told = ~attributions.zero_maps(found)
@@ -129,6 +172,12 @@ def controls(
         means = {name: float(value.double().mean()) for name, value in values.items()}
         rows.append({"map": name, "readout": readout, **means, "n": int(told.sum())})
     return pd.DataFrame(rows)
+
+
+def _clean(attribution: Attribution, model: nn.Module, x: Images, target: Labels, seed: int) -> Maps:
+    """Maps of the images as they are; stochastic ones under draws of each image's own."""
+    streams = Streams(x, generator=torch.Generator(x.device).manual_seed(seed))
+    return explain(attribution, model, x, target, streams.common()).detach()
 
 
 def cls_rows(model: nn.Module, x: Images) -> tuple[HeadRows, HeadRows]:

@@ -49,6 +49,8 @@ def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -
     used += [attacks.heavy] if isinstance(measurement.effort, attacks.Heavy) else []
     comparable = [measure.COMPARABLE_LOSS, measure.COMPARABLE_ACCURACY, measure.COMPARABLE_CHANGE]
     depends = {"network": network(experiment, device), "measurement": measurement}
+    if set(explanations.AVERAGED) & set(explanations.explaining(experiment.architecture, measurement.maps)):
+        depends["settings"] = [getattr(explanations, name) for name in ("PATH_STEPS", "SIGMA", "BOX", "SAMPLES")]
     return digest(depends | {"comparable": [*comparable, measure.COMPARABLE_BLIND], "functions": used})
 
 
@@ -82,7 +84,9 @@ def _named_by(recipe: training.Recipe) -> list[Callable]:
 
 def _explaining(experiment: Experiment, measurement: Measurement) -> list[Callable]:
     """Functions of the maps that a row tells of: those attacked, and those looked at beside them."""
-    if experiment.architecture != "vit":
-        return [attributions.saliency]
-    used = explanations.compared(experiment.patch, ("saliency", "raw_attention", *measurement.maps)).values()
+    patch, always = (
+        (experiment.patch, ("saliency", "raw_attention")) if experiment.architecture == "vit" else (None, ())
+    )
+    asked = explanations.explaining(experiment.architecture, measurement.maps)
+    used = explanations.compared(patch, (*always, *asked)).values()
     return list(dict.fromkeys([attributions.saliency, *map(unwrapped, used)]))

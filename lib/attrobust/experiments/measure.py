@@ -101,7 +101,8 @@ def measure(
     k = max(1, round(measurement.k_share * height * width))
     if transformer:
         row |= explanations.inside(model, attacked, patch=experiment.patch, k=k)
-    return row, _attacked(model, attacked, measurement, patch, k, seed)
+    maps = explanations.explaining(experiment.architecture, measurement.maps)
+    return row, _attacked(model, attacked, measurement, maps, patch, k, seed)
 
 
 def blind(model: nn.Module, x: Float[Tensor, "batch channels height width"]) -> Bool[Tensor, " batch"]:
@@ -188,9 +189,11 @@ def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str
     return row
 
 
-def _attacked(model: nn.Module, x: Tensor, m: Measurement, patch: int | None, k: int, seed: int) -> pd.DataFrame:
+def _attacked(
+    model: nn.Module, x: Tensor, m: Measurement, maps: Sequence[str], patch: int | None, k: int, seed: int
+) -> pd.DataFrame:  # fmt: skip
     """Long rows of every map: under attack, radius by radius, and what the clean map is like."""
-    maps = explanations.compared(patch, m.maps if patch else ("saliency",), m.readouts)
+    maps = explanations.compared(patch, maps, m.readouts)
     like = explanations.controls(model, x, maps=maps, patch=patch).assign(attack="clean", radius=0.0, images="")
     tables = [like.melt(["readout", "map", "attack", "radius", "n", "images"], var_name="metric")]
     for radius, names_there in m.asked(dict.fromkeys(name for name, _ in maps)).items():

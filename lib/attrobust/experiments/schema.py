@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from attrobust.experiments.experiment import Experiment, Measurement
-from attrobust.experiments.explanations import CONTROLS, compared, inside_names
+from attrobust.experiments.explanations import CONTROLS, compared, explaining, inside_names
 from attrobust.experiments.measure import FIT, FLATNESS, INPUT_SIDE, SIZE, columns, names
 from attrobust.robustness import DISTANCES, SIMILARITIES
 from attrobust.rows import DECIDING, IDENTITY
@@ -62,7 +62,8 @@ def _faults(run: Row, attacked: Sequence[Row], experiment: Experiment, measureme
     if twice := next((line for line, n in Counter(held).items() if n > 1), None):
         yield f"the number of {_named(twice)} stands there twice"
     attacks = dict.fromkeys(["noise", "worst", *(a for line in attacked if (a := line.get("attack")) != "clean")])
-    patch, shown = (experiment.patch, measurement.maps) if experiment.architecture == "vit" else (None, ("saliency",))
+    patch = experiment.patch if experiment.architecture == "vit" else None
+    shown = explaining(experiment.architecture, measurement.maps)
     maps = compared(patch, shown, measurement.readouts)
     every = {
         (readout, name, attack, metric, float(radius))

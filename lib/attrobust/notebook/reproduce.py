@@ -33,7 +33,7 @@ from attrobust.versions import digest
 
 PROFILES = ("smoke", "cpu", "full", "gpu", "headline")
 STAMP = "reproduction.json"
-EVIDENCE = ("runs", "attacked", "provenance", "claims", "strength")
+EVIDENCE = ("runs", "attacked", "provenance", "claims")
 
 Say = Callable[[str], None]
 
