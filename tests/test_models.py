@@ -181,27 +181,17 @@ def test_standardisation_is_the_first_layer(architecture):
 
 
 def of_convolutions(name, shape=(3, 14, 14), **options):
-    architecture, norm = {"cnn": ("convnet", {"norm": "batch"}), "resnet": ("resnet", {})}[name]
-    return models.build(architecture, input_shape=shape, classes=10, seed=0, **norm | options)
+    return models.build(name, input_shape=shape, classes=10, seed=0, **options)
 
 
 @pytest.mark.parametrize("initial", models.INITIAL)
-def test_a_convnet_without_a_norm_is_what_it_was_before_there_was_one(initial):
-    how = {"input_shape": (1, 8, 8), "classes": 10, "seed": 4, "initial": initial}
-    plain, told = models.build("convnet", **how), models.build("convnet", norm="none", **how)
-    parts = [f"layers.{i}.{part}" for i in (1, 3, 6, 8) for part in ("weight", "bias")]
-    assert list(plain.state_dict()) == ["layers.0.mean", "layers.0.std", *parts]
-    assert all(torch.equal(p, told.state_dict()[name]) for name, p in plain.state_dict().items())
-
-
-@pytest.mark.parametrize("initial", models.INITIAL)
-@pytest.mark.parametrize("name", ["cnn", "resnet"])
+@pytest.mark.parametrize("name", ["convnet_bn", "resnet"])
 def test_batch_norm_stands_behind_each_convolution_takes_its_bias_and_starts_at_one_and_zero(name, initial):
     model = of_convolutions(name, initial=initial)
     chains = [m for m in model.modules() if isinstance(m, nn.Sequential)]
     behind = [after for chain in chains for m, after in pairwise(chain) if isinstance(m, nn.Conv2d)]
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    assert len(behind) == len(convolutions) == {"cnn": 2, "resnet": 9}[name]
+    assert len(behind) == len(convolutions) == {"convnet_bn": 2, "resnet": 9}[name]
     assert all(m.bias is None for m in convolutions)
     for norm in behind:
         assert type(norm) is nn.BatchNorm2d
@@ -209,7 +199,7 @@ def test_batch_norm_stands_behind_each_convolution_takes_its_bias_and_starts_at_
         assert not norm.running_mean.any() and (norm.running_var == 1).all()
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet"])
+@pytest.mark.parametrize("name", ["convnet_bn", "resnet"])
 def test_the_first_size_of_a_convolution_tells_in_train_mode_through_its_gradient_alone(name):
     x, sides = torch.rand(16, 3, 14, 14, generator=cases.generator(), dtype=torch.float64), []
     for size in (1.0, 3.0):
@@ -267,7 +257,7 @@ def test_the_residual_network_agrees_with_its_equations_for_images_of_any_size(s
     assert torch.allclose(model.float()(x.float()).double(), logits, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet"])
+@pytest.mark.parametrize("name", ["convnet_bn", "resnet"])
 def test_the_last_maps_are_what_is_pooled_or_flattened(name):
     model, seen = of_convolutions(name, (1, 8, 8)).eval(), []
     with torch.no_grad():
@@ -473,7 +463,7 @@ def test_narrow_networks_start_as_torchs_own_layers_and_small_positions(architec
     [
         (
             {"architecture": "mpl"},
-            "architecture is 'mpl'; it must be one of mlp, convnet, resnet, vit; did you mean 'mlp'",
+            "architecture is 'mpl'; it must be one of mlp, convnet, convnet_bn, resnet, vit; did you mean 'mlp'",
         ),
         ({"architecture": "vit", "patch": 3}, "patch is 3; it must divide the image's height and width, 2 and 2"),
         ({"architecture": "vit", "patch": 0}, "patch is 0; it must be a whole number of at least 1"),
@@ -482,9 +472,6 @@ def test_narrow_networks_start_as_torchs_own_layers_and_small_positions(architec
         ({"architecture": "vit", "dim": 0}, "dim is 0; it must be a whole number of at least 1"),
         ({"architecture": "vit", "attention": "sotfmax"}, "attention is 'sotfmax'; .*did you mean 'softmax'"),
         ({"architecture": "resnet", "width": 0}, "width is 0; it must be a whole number of at least 1"),
-        ({"architecture": "convnet", "norm": "bach"}, "norm is 'bach'; it must be one of none, batch; did you mean 'b"),
-        ({"norm": "batch"}, "norm is 'batch'; only architecture 'convnet' takes it, not 'mlp'"),
-        ({"architecture": "resnet", "norm": "none"}, "norm is 'none'; only architecture 'convnet' takes it, not 'res"),
         ({"initial": "thin"}, "initial is 'thin'; it must be one of wide, narrow"),
         ({"activation": "rely"}, "activation is 'rely'; it must be one of .*; did you mean 'relu'"),
         ({"classes": 1}, "classes is 1; it must be a whole number of at least 2"),

@@ -12,14 +12,13 @@ from torch import nn
 SHAPE = (1, 3, 3)
 
 
-#: Networks whose running statistics training moves: architecture and norm.
-NORMED = {"convnet with BatchNorm": ("convnet", {"norm": "batch"}), "resnet": ("resnet", {})}
+#: Networks whose running statistics training moves.
+NORMED = ("convnet_bn", "resnet")
 
 
 def build(seed=0, architecture="mlp", **options):
-    architecture, norm = NORMED.get(architecture, (architecture, {}))
     size = {"patch": 1, "dim": 8, "heads": 2, "depth": 1} if architecture == "vit" else {"width": 8}
-    options = {"activation": "tanh", "mean": 0.5, "std": 0.3} | size | norm | options
+    options = {"activation": "tanh", "mean": 0.5, "std": 0.3} | size | options
     return models.build(architecture, input_shape=SHAPE, classes=3, seed=seed, **options)
 
 
@@ -174,7 +173,7 @@ def test_a_biased_running_variance_would_be_noticed(faulty, monkeypatch):
 def test_running_statistics_are_averages_of_each_batchs_mean_and_unbiased_variance():
     """In closed form: weights that a tiny step leaves alone, and what their convolution makes of each batch."""
     x, y = examples(n=24)
-    model = build(0, "convnet with BatchNorm").double()
+    model = build(0, "convnet_bn").double()
     first = copy.deepcopy(model.layers[:2])
     fit([model], x, y, generators=[cases.generator(3)], **recipe(batch_size=8, step_size=1e-12))
     mean, variance = torch.zeros(8, dtype=x.dtype), torch.ones(8, dtype=x.dtype)
@@ -395,7 +394,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("architecture", [*models.ARCHITECTURES, "convnet with BatchNorm"])
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
 def test_a_network_does_not_depend_on_its_companions(run, architecture):
     x, y = examples(n=32)
     x = x.float()

@@ -11,7 +11,6 @@ from attrobust.models.architectures import (
     ARCHITECTURES,
     INITIAL,
     MLP,
-    NORMS,
     ConvNet,
     ResNet,
     Standardize,
@@ -22,6 +21,6 @@ from attrobust.models.binary import TwoLogits
 from attrobust.models.smooth import SmoothTwin, kinks, smooth_twin
 
 __all__ = [
-    "ACTIVATIONS", "ARCHITECTURES", "INITIAL", "MLP", "NORMS", "ConvNet", "ResNet", "SmoothTwin", "Standardize",
+    "ACTIVATIONS", "ARCHITECTURES", "INITIAL", "MLP", "ConvNet", "ResNet", "SmoothTwin", "Standardize",
     "TwoLogits", "ViT", "build", "kinks", "readouts", "smooth_twin",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ The transformer's attention maps are ordinary outputs, with no dropout and nothi
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -24,9 +25,6 @@ from attrobust.shapes import Images, Logits
 
 Shape = tuple[int, int, int]
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
-
-#: What may stand behind each convolution of a ConvNet.
-NORMS = ("none", "batch")
 
 #: Of the first position embeddings, where tokens of standardised pixels have 1: our choice, and that of large
 #: transformers, with which the place of a patch is at first not heard: digits are learned more slowly and less well.
@@ -84,22 +82,22 @@ class _Convolutional(_Layered):
 class ConvNet(_Convolutional):
     """Convolutional network: two strided 3 x 3 convolutions, then one hidden dense layer.
 
-    `norm` is what stands behind each convolution, one of `NORMS`.
+    With `batch_norm`, one stands behind each convolution.
 
     Example:
-        >>> [type(layer).__name__ for layer in ConvNet((1, 8, 8), 10, norm="batch").layers][:4]
+        >>> [type(layer).__name__ for layer in ConvNet((1, 8, 8), 10, batch_norm=True).layers][:4]
         ['Standardize', 'Conv2d', 'BatchNorm2d', 'GELU']
     """
 
     def __init__(
-        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, norm: str = "none",
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, batch_norm: bool = False,
         **pixels: float,
     ) -> None:  # fmt: skip
         channels, rows, columns = inputs
         act, flat = ACTIVATIONS[activation], 2 * width * math.ceil(rows / 4) * math.ceil(columns / 4)
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise((channels, width, 2 * width)):
-            layers += [*_convolution(fan_in, fan_out, stride=2, norm=norm), act()]
+            layers += [*_convolution(fan_in, fan_out, stride=2, batch_norm=batch_norm), act()]
         layers += [nn.Flatten(), nn.Linear(flat, 4 * width), act(), nn.Linear(4 * width, classes)]
         super().__init__(pixels, *layers)
 
@@ -113,10 +111,10 @@ class Residual(nn.Module):
     def __init__(self, fan_in: int, fan_out: int, *, stride: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         stays = stride == 1 and fan_in == fan_out
-        shortcut = () if stays else _convolution(fan_in, fan_out, size=1, stride=stride, norm="batch")
-        first = _convolution(fan_in, fan_out, stride=stride, norm="batch")
+        shortcut = () if stays else _convolution(fan_in, fan_out, size=1, stride=stride, batch_norm=True)
+        first = _convolution(fan_in, fan_out, stride=stride, batch_norm=True)
         self.shortcut = nn.Sequential(*shortcut)
-        self.body = nn.Sequential(*first, activation(), *_convolution(fan_out, fan_out, norm="batch"))
+        self.body = nn.Sequential(*first, activation(), *_convolution(fan_out, fan_out, batch_norm=True))
         self.activation = activation()
 
     def forward(
@@ -144,17 +142,17 @@ class ResNet(_Convolutional):
         self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 8, **pixels: float
     ) -> None:
         act = ACTIVATIONS[activation]
-        stem = [*_convolution(inputs[0], width, norm="batch"), act()]
+        stem = [*_convolution(inputs[0], width, batch_norm=True), act()]
         sizes = pairwise((width, width, 2 * width, 4 * width))
         blocks = [Residual(*size, stride=1 + (i > 0), activation=act) for i, size in enumerate(sizes)]
         head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes)]
         super().__init__(pixels, *stem, *blocks, *head)
 
 
-def _convolution(fan_in: int, fan_out: int, *, size: int = 3, stride: int = 1, norm: str) -> list[nn.Module]:
+def _convolution(fan_in: int, fan_out: int, *, size: int = 3, stride: int = 1, batch_norm: bool) -> list[nn.Module]:
     """A padded convolution, and what normalises it; BatchNorm takes its bias away and brings one of its own."""
-    convolution = nn.Conv2d(fan_in, fan_out, size, stride=stride, padding=size // 2, bias=norm == "none")
-    return [convolution, *([nn.BatchNorm2d(fan_out)] if norm == "batch" else [])]
+    convolution = nn.Conv2d(fan_in, fan_out, size, stride=stride, padding=size // 2, bias=not batch_norm)
+    return [convolution, *([nn.BatchNorm2d(fan_out)] if batch_norm else [])]
 
 
 class Block(nn.Module):
@@ -250,7 +248,9 @@ class ViT(nn.Module):
         return torch.cat([self.cls.expand(len(x), 1, -1), patches], dim=1) + self.position
 
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet, "resnet": ResNet, "vit": ViT}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP, "convnet": ConvNet, "convnet_bn": partial(ConvNet, batch_norm=True), "resnet": ResNet, "vit": ViT,
+}  # fmt: skip
 INITIAL = ("wide", "narrow")
 
 
@@ -261,7 +261,7 @@ def build(
 
     The network is in train mode, on the CPU, in float32. `input_shape`: (channels, height, width) of an image. Options
     are the activation, one of `ACTIVATIONS` ("gelu"); mean and std of the training pixels; width, and depth of an MLP;
-    norm of a ConvNet, one of `NORMS` ("none"); attention, patch, dim, depth, heads of a ViT. Initial weights are
+    attention, patch, dim, depth, heads of a ViT. Initial weights are
     "narrow" as torch's own dense and convolutional layers (uniform, variance 1 / (3 fan-in), biases too), with
     positions of a ViT at 0.02; or "wide" (He et al. 2015, "Delving deep into rectifiers", eq. 10; a ViT's dense layers
     read normalised tokens and start at variance 1 / fan-in, LeCun et al. 1998, so that first scores have unit
@@ -275,9 +275,6 @@ def build(
     checks.one_of("architecture", architecture, ARCHITECTURES)
     checks.one_of("activation", options.get("activation", "gelu"), ACTIVATIONS)
     checks.one_of("initial", initial, INITIAL)
-    checks.one_of("norm", options.get("norm", "none"), NORMS)
-    if "norm" in options and architecture != "convnet":
-        raise ValueError(f"norm is {options['norm']!r}; only architecture 'convnet' takes it, not {architecture!r}")
     checks.count("classes", classes, least=2)
     checks.kind("seed", seed, int)
     if len(checks.kind("input_shape", input_shape, tuple, list)) != 3:

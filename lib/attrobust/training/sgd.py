@@ -79,6 +79,7 @@ def fit(
         level = Level(recipe.stop_loss, per_epoch, [x.new_zeros(len(x)) for _ in models], recipe.stop_within)
     # Where each network was last seen above the level, and how fast it went.
     before = [(networks.state(index), velocity[index].clone()) for index in range(len(models))]
+    lengths = [networks.lengths(row) for row in range(len(models))] if recipe.pinned else []
     fits = [Fit(reached=None if level is None else False) for _ in models]
     running, alive, labels = list(range(len(models))), list(models), y
     while update < budget and running:
@@ -95,6 +96,8 @@ def fit(
             gradient, losses = networks.gradient(images, labels.gather(1, batch))
             step = recipe.step(update, per_epoch=per_epoch)
             _update(networks.weights, velocity, gradient, recipe, [step / 2 ** fits[i].halvings for i in running])
+            for row, index in enumerate(running if recipe.pinned else ()):
+                networks.pin(row, lengths[index])
             update += 1
             stopped = {}
             if level is not None:

@@ -83,6 +83,16 @@ class Networks(ABC):
         for part, before in zip((self.weights[row], *self.statistics[row].values()), state, strict=True):
             part.copy_(before)
 
+    def lengths(self, row: int) -> list[Tensor]:
+        """Euclidean norms of a network's weight matrices and filter banks, as they are."""
+        return [w.norm() for w in self.named(self.weights[row]).values() if w.ndim > 1]
+
+    def pin(self, row: int, lengths: Sequence[Tensor]) -> None:
+        """Scale a network's weight matrices back to norms that they had; of zeros nothing can be made but zeros."""
+        matrices = [w for w in self.named(self.weights[row]).values() if w.ndim > 1]
+        for w, length in zip(matrices, lengths, strict=True):
+            w.mul_(length / w.norm().clamp(min=torch.finfo(w.dtype).tiny))
+
     def _beside(self, models: Sequence[nn.Module]) -> Iterator[tuple[Tensor, nn.Parameter]]:
         """Every part of the weights beside the parameter that it belongs to."""
         for row, model in zip(self.weights, models, strict=True):
