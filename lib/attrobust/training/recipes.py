@@ -107,10 +107,10 @@ class Recipe:
         for name, accepted in (registries | ({} if callable(self.penalty) else {"penalty": PENALTIES})).items():
             checks.one_of(name, getattr(self, name), accepted)
         self._check_company()
-        for field in dataclasses.fields(self):  # 1 and 1.0 are one recipe
-            value = getattr(self, field.name)
-            if value is not None and (isinstance(field.default, float) or field.name in ("step_size", "stop_loss")):
-                object.__setattr__(self, field.name, float(value))
+        for f in dataclasses.fields(self):  # 1 and 1.0 are one recipe
+            value = getattr(self, f.name)
+            if value is not None and (isinstance(f.default, float) or f.name in ("step_size", "stop_loss")):
+                object.__setattr__(self, f.name, float(value))
 
     @property
     def decay(self) -> float:
