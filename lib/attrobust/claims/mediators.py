@@ -66,12 +66,13 @@ def carried_over(rows: pd.DataFrame, *, properties: Sequence[str], by: str) -> p
     """How well does each property predict `value` on one kind of run, fitted on all the others?
 
     `by` is the column that names the kinds, such as "architecture". One row per property and kind: `runs` predicted,
-    `r2` (1 is exact; at 0 or below the kind's own mean does as well), `correlation` of property and value in ranks, times
-    the sign found on the others (1, where the order is right). NaN where a kind lacks the property, or no other has it.
+    `r2` (1 is exact; at 0 or below the kind's own mean does as well), `correlation` of property and value in ranks,
+    times the sign found on the others (1, where the order is right). NaN where a kind, or all others, lack the property.
 
     Example:
         >>> rows = pd.DataFrame({"kind": ["a"] * 9 + ["b"] * 9, "norm": [*range(9), *range(9)]})
-        >>> carried_over(rows.assign(value=rows.norm / 10), properties=["norm"], by="kind").round(3).to_numpy().tolist()[0]
+        >>> rows["value"] = rows["norm"] / 10
+        >>> carried_over(rows, properties=["norm"], by="kind").round(3).to_numpy().tolist()[0]
         ['norm', 'a', 9, 1.0, 1.0]
     """
     need(rows, [by, *properties, "value"])
