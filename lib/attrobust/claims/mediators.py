@@ -67,7 +67,7 @@ def carried_over(rows: pd.DataFrame, *, properties: Sequence[str], by: str) -> p
 
     `by` is the column that names the kinds, such as "architecture". One row per property and kind: `runs` predicted,
     `r2` (1 is exact; at 0 or below the kind's own mean does as well), `correlation` of property and value in ranks,
-    times the sign found on the others (1, where the order is right). NaN where a kind, or all others, lack the property.
+    times the sign found on the others (1, where the order is right). NaN where a kind, or every other, lacks it.
 
     Example:
         >>> rows = pd.DataFrame({"kind": ["a"] * 9 + ["b"] * 9, "norm": [*range(9), *range(9)]})
