@@ -249,8 +249,8 @@ def encoder():
     return nn.Sequential(Tokens(8), layer, nn.LayerNorm(8), Mean(), nn.Linear(8, CLASSES))
 
 
-def ours(architecture: str):
-    return models.build(architecture, input_shape=SHAPE, classes=CLASSES, seed=0)
+def ours(architecture: str, **options):
+    return models.build(architecture, input_shape=SHAPE, classes=CLASSES, seed=0, **options)
 
 
 WRITTEN = {
@@ -262,6 +262,8 @@ WRITTEN = {
     "ShuffleNet": shufflenet, "ConvNeXt": convnext, "ConvMixer": convmixer, "All-CNN": all_convolutional,
     "MLP-Mixer": mlp_mixer, "gMLP": gated_mlp, "Transformer encoder": encoder, "our MLP": lambda: ours("mlp"),
     "our CNN": lambda: ours("convnet"), "our ViT": lambda: ours("vit"),
+    "our CNN with BatchNorm": lambda: ours("convnet", norm="batch"), "our ResNet": lambda: ours("resnet"),
+    "our ResNet of ReLUs": lambda: ours("resnet", activation="relu"),
 }  # fmt: skip
 
 _VIT = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 8}

@@ -75,6 +75,7 @@ def nothing_but_temporary_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setitem(sources.SOURCES, "mnist", source())
     monkeypatch.setitem(sources.SOURCES, "fashion_mnist", source(CLOTHES, folders=("fashion_mnist",)))
+    monkeypatch.setitem(sources.SOURCES, "two_digits", source(reader="two_digits", made="two digits"))
 
 
 def put(folder, content=CONTENT):
@@ -228,7 +229,7 @@ def test_sizes_a_data_set_does_not_have_are_refused(change, sentence):
 
 def test_what_is_said_about_a_data_set_is_what_loading_gives(tmp_path):
     put(tmp_path / "checkout" / "mnist")
-    for name in ("digits", "mnist"):
+    for name in ("digits", "mnist", "two_digits"):
         assert data.image_shape(name) == tuple(data.load(name).train.x.shape[1:])
     assert data.download_size("digits") == 0
     assert data.download_size("mnist") == sum(map(len, CONTENT.values()))
@@ -699,7 +700,7 @@ REAL = paths.data
 TABLE = dict(sources.SOURCES)
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10_4k", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "two_digits", "fashion_mnist", "cifar10_4k", "cifar10"])
 def test_real_files_are_the_pinned_ones(name, monkeypatch):
     monkeypatch.setattr(paths, "data", REAL)
     monkeypatch.setitem(sources.SOURCES, name, TABLE[name])

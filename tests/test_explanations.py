@@ -278,7 +278,8 @@ def test_a_network_is_asked_for_the_maps_that_it_has_in_their_order():
 
 
 def test_a_map_of_pixels_is_the_attribution_of_its_name_under_each_readout():
-    model, x = cases.conv(), cases.images(4)
+    model = models.build("convnet", input_shape=(1, 4, 4), classes=3, seed=0, width=4).double().eval()
+    x = images(4)
     target = model(x).argmax(1)
     for (name, readout), attribution in experiments.compared(
         None, ["saliency", "input_x_gradient"], list(experiments.READOUTS)
@@ -287,11 +288,10 @@ def test_a_map_of_pixels_is_the_attribution_of_its_name_under_each_readout():
         assert torch.equal(attribution(model, x, target), own)
     found = experiments.compared(None, ["lrp", "deep_lift"], list(experiments.READOUTS))
     assert list(found) == [("lrp", "logit"), ("deep_lift", "logit")]  # they explain no other readout
-    layer = next(module for module in reversed(list(model.modules())) if isinstance(module, torch.nn.Conv2d))
     (last,) = experiments.compared(None, ["grad_cam"]).values()
-    assert torch.equal(last(model, x, target), attributions.grad_cam(model, x, target, layer=layer))
-    with pytest.raises(ValueError, match=r"model is a .* without a convolution; Grad-CAM needs one"):
-        last(cases.mlp(), x, target)
+    assert torch.equal(last(model, x, target), attributions.grad_cam(model, x, target, layer=model.last_maps))
+    with pytest.raises(ValueError, match=r"model is a .* without feature maps; Grad-CAM needs such a layer"):
+        last(cases.mlp(), cases.images(4), target)
 
 
 def test_every_map_of_a_network_is_attacked_and_stochastic_ones_are_so_under_common_draws():

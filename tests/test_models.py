@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import cases
 import pytest
@@ -149,7 +150,7 @@ def test_weights_depend_on_the_seed_alone(architecture, activation):
     assert (models.kinks(first, torch.full((1, 1, 6, 8), 0.5)) == ["relu"]) == (activation == "relu")
 
 
-@pytest.mark.parametrize("architecture", ["mlp", "convnet"])
+@pytest.mark.parametrize("architecture", ["mlp", "convnet", "resnet"])
 def test_weights_start_at_he_variance_and_biases_at_zero(architecture):
     model = models.build(architecture, input_shape=(3, 16, 16), classes=10, seed=0, width=64)
     for layer in model.modules():
@@ -158,7 +159,7 @@ def test_weights_start_at_he_variance_and_biases_at_zero(architecture):
             n = layer.weight.numel()
             # The standard error of a variance is about sqrt(2 / n) of it.
             assert abs(layer.weight.var().item() * fan_in / 2 - 1) < 5 * (2 / n) ** 0.5
-            assert not layer.bias.any()
+            assert layer.bias is None or not layer.bias.any()
 
 
 def test_depth_and_width_are_those_asked_for():
@@ -174,6 +175,99 @@ def test_standardisation_is_the_first_layer(architecture):
 
     x = cases.images(shape=(1, 4, 4))
     assert torch.allclose(build(mean=0.25, std=0.5)(x), build()((x - 0.25) / 0.5))
+
+
+# ------------------------------------------------------------------ convolutions and batch norm
+
+
+def of_convolutions(name, shape=(3, 14, 14), **options):
+    return models.build(name, input_shape=shape, classes=10, seed=0, **options)
+
+
+@pytest.mark.parametrize("initial", models.INITIAL)
+@pytest.mark.parametrize("name", ["convnet_bn", "resnet"])
+def test_batch_norm_stands_behind_each_convolution_takes_its_bias_and_starts_at_one_and_zero(name, initial):
+    model = of_convolutions(name, initial=initial)
+    chains = [m for m in model.modules() if isinstance(m, nn.Sequential)]
+    behind = [after for chain in chains for m, after in pairwise(chain) if isinstance(m, nn.Conv2d)]
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert len(behind) == len(convolutions) == {"convnet_bn": 2, "resnet": 9}[name]
+    assert all(m.bias is None for m in convolutions)
+    for norm in behind:
+        assert type(norm) is nn.BatchNorm2d
+        assert (norm.weight == 1).all() and not norm.bias.any()
+        assert not norm.running_mean.any() and (norm.running_var == 1).all()
+
+
+@pytest.mark.parametrize("name", ["convnet_bn", "resnet"])
+def test_the_first_size_of_a_convolution_tells_in_train_mode_through_its_gradient_alone(name):
+    x, sides = torch.rand(16, 3, 14, 14, generator=cases.generator(), dtype=torch.float64), []
+    for size in (1.0, 3.0):
+        model = of_convolutions(name, mean=0.5, std=0.3).double()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 1e-14
+            if isinstance(module, nn.Conv2d):
+                module.weight.data *= size
+        logits = model(x)
+        weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+        sides.append((logits, torch.autograd.grad(logits.square().sum(), weights)))
+    (logits, slopes), (again, smaller) = sides
+    assert torch.allclose(logits, again, rtol=1e-9)
+    for slope, other in zip(slopes, smaller, strict=True):
+        assert slope.any() and torch.allclose(slope, 3 * other, rtol=1e-6, atol=1e-12)
+
+
+def residual(x, weights, stage, act, stride):
+    """A block written out, from the network's weights by name."""
+
+    def normed(h, convolution, norm, stride, padding):
+        h = F.conv2d(h, weights[f"{convolution}.weight"], stride=stride, padding=padding)
+        mean, variance = (weights[f"{norm}.running_{part}"][:, None, None] for part in ("mean", "var"))
+        scale, shift = (weights[f"{norm}.{part}"][:, None, None] for part in ("weight", "bias"))
+        return (h - mean) / (variance + 1e-5).sqrt() * scale + shift
+
+    if stage is None:
+        return act(normed(x, "layers.1", "layers.2", 1, 1))
+    at = f"layers.{stage}"
+    h = act(normed(x, f"{at}.body.0", f"{at}.body.1", stride, 1))
+    h = normed(h, f"{at}.body.3", f"{at}.body.4", 1, 1)
+    return act(h + (x if stride == 1 else normed(x, f"{at}.shortcut.0", f"{at}.shortcut.1", stride, 0)))
+
+
+@pytest.mark.parametrize("activation", models.ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 14, 14), (1, 28, 28), (3, 32, 32), (2, 5, 7)], ids=str)
+def test_the_residual_network_agrees_with_its_equations_for_images_of_any_size(shape, activation):
+    model = of_convolutions("resnet", shape, activation=activation, width=4, mean=0.4, std=0.3).double()
+    draw = cases.generator(1)
+    for part in model.state_dict().values():  # statistics and weights as of a trained network
+        if part.is_floating_point() and part.ndim:
+            part.add_(0.3 * torch.rand(part.shape, generator=draw, dtype=part.dtype))
+    x, weights, act = cases.images(2, shape=shape), model.state_dict(), models.ACTIVATIONS[activation]()
+    h = residual((x - weights["layers.0.mean"]) / weights["layers.0.std"], weights, None, act, 1)
+    sizes = []
+    for stage, stride in ((4, 1), (5, 2), (6, 2)):
+        h = residual(h, weights, stage, act, stride)
+        sizes.append(tuple(h.shape[1:]))
+    _, rows, columns = shape
+    assert sizes == [(4 * n, -(-rows // n), -(-columns // n)) for n in (1, 2, 4)]
+    logits = h.mean((2, 3)) @ weights["layers.9.weight"].T + weights["layers.9.bias"]
+    assert logits.shape == (2, 10)
+    assert torch.allclose(model.eval()(x), logits, rtol=1e-10)
+    assert torch.allclose(model.float()(x.float()).double(), logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["convnet_bn", "resnet"])
+def test_the_last_maps_are_what_is_pooled_or_flattened(name):
+    model, seen = of_convolutions(name, (1, 8, 8)).eval(), []
+    with torch.no_grad():
+        handle = model.last_maps.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+        logits = model(torch.rand(2, 1, 8, 8, generator=cases.generator()))
+        handle.remove()
+        (maps,) = seen
+        after = list(model.layers)[list(model.layers).index(model.last_maps) + 1 :]
+        assert maps.shape == (2, 32, 2, 2)
+        assert torch.equal(nn.Sequential(*after)(maps), logits)
 
 
 # ------------------------------------------------------------------ the transformer
@@ -350,10 +444,10 @@ def test_narrow_networks_start_as_torchs_own_layers_and_small_positions(architec
     wide = models.build(architecture, input_shape=(3, 16, 16), classes=10, seed=0, **options)
     for name, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
-        if weight is None or isinstance(layer, nn.LayerNorm):
+        if weight is None or isinstance(layer, nn.LayerNorm | nn.BatchNorm2d):
             continue
         fan_in = weight[0].numel()
-        for part in (weight, layer.bias):
+        for part in (weight, *([] if layer.bias is None else [layer.bias])):
             assert part.abs().max() <= fan_in**-0.5
         # A uniform draw within 1 / sqrt(fan-in): its mean square within five standard errors, sqrt(4/45) of the bound.
         mean, error = 1 / (3 * fan_in), (4 / 45) ** 0.5 / fan_in / weight.numel() ** 0.5
@@ -367,13 +461,17 @@ def test_narrow_networks_start_as_torchs_own_layers_and_small_positions(architec
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"architecture": "mpl"}, "architecture is 'mpl'; it must be one of mlp, convnet, vit; did you mean 'mlp'"),
+        (
+            {"architecture": "mpl"},
+            "architecture is 'mpl'; it must be one of mlp, convnet, convnet_bn, resnet, vit; did you mean 'mlp'",
+        ),
         ({"architecture": "vit", "patch": 3}, "patch is 3; it must divide the image's height and width, 2 and 2"),
         ({"architecture": "vit", "patch": 0}, "patch is 0; it must be a whole number of at least 1"),
         ({"architecture": "vit", "depth": 0}, "depth is 0; it must be a whole number of at least 1"),
         ({"architecture": "vit", "heads": 5}, "heads is 5; it must divide dim, 32"),
         ({"architecture": "vit", "dim": 0}, "dim is 0; it must be a whole number of at least 1"),
         ({"architecture": "vit", "attention": "sotfmax"}, "attention is 'sotfmax'; .*did you mean 'softmax'"),
+        ({"architecture": "resnet", "width": 0}, "width is 0; it must be a whole number of at least 1"),
         ({"initial": "thin"}, "initial is 'thin'; it must be one of wide, narrow"),
         ({"activation": "rely"}, "activation is 'rely'; it must be one of .*; did you mean 'relu'"),
         ({"classes": 1}, "classes is 1; it must be a whole number of at least 2"),

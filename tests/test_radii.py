@@ -10,11 +10,9 @@ CHOICES = (1, 2, 4, 8, 16, 24)
 
 def pilot(architecture, dataset, name, radii, seed):
     """Spearman under attack of one pilot network, at the middle step, radius by radius."""
-    size = experiments.VITS[dataset] if architecture == "vit" else {"dataset": dataset}
-    size = size | ({"side": 14} if architecture == "mlp" and dataset != "digits" else {})
-    how = {"architecture": architecture, "step_size": 0.0134, "batch_size": 64, "epochs": 400, "seed": seed}
+    fixed = {"step_size": 0.0134, "batch_size": 64, "epochs": 400}
     asked = {"maps": (name,), "readouts": ("logit",), "k_share": 0.25 if architecture == "vit" else 0.1}
-    experiment = experiments.Experiment(**size, **how)
+    experiment = experiments.Experiment(**experiments.sized(architecture, dataset), **fixed, seed=seed)
     networks, fits = measure.train([experiment])
     measurement = experiments.Measurement(radii=radii, curvature=False, **asked)
     _, table = measure.measure(experiment, measurement, networks[0], fits[0])

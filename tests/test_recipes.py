@@ -6,7 +6,7 @@ from collections import Counter
 import cases
 import pytest
 import torch
-from attrobust import attacks, experiments, models, training
+from attrobust import attacks, experiments, models, training, versions
 from attrobust.balls import Ball
 from attrobust.training import recipes
 from torch.nn import functional as F
@@ -67,7 +67,31 @@ def test_named_recipes_hold_the_numbers_of_their_table():
         "plateau": (0.9, "cosine", None, 40, 0.0),
         "standard": (0.9, "cosine", None, 40, 5e-4),
         "decay_held": (0.9, "cosine", None, 40, pytest.approx(5e-4)),
+        "early": (0.9, "constant", 0.1, 200, 0.0),
+        "late": (0.9, "constant", 0.001, 200, 0.0),
+        "pinned": (0.9, "constant", 0.01, 200, 0.0),
+        **dict.fromkeys(("squared", "smoothed", "noisy", "augmented"), (0.9, "cosine", None, 40, 0.0)),
+        **dict.fromkeys(("constant", "constant_moved"), (0.9, "warmup-constant", None, 40, 0.0)),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "changes"),
+    [
+        ("early", "matched", {"stop_loss": 0.1}), ("late", "matched", {"stop_loss": 0.001}),
+        ("pinned", "matched", {"pinned": True}), ("squared", "plateau", {"loss": "squared"}),
+        ("smoothed", "plateau", {"label_smoothing": 0.1}), ("noisy", "plateau", {"label_noise": 0.1}),
+        ("augmented", "plateau", {"augmentation": "shift"}), ("constant", "plateau", {"schedule": "warmup-constant"}),
+        ("constant_moved", "constant", {"augmentation": "shift"}), ("standard", "plateau", {"weight_decay": 5e-4}),
+        ("decay_held", "plateau", {"step_x_decay": 3e-5}),
+    ],
+)  # fmt: skip
+def test_a_named_recipe_differs_from_its_base_in_one_thing(name, base, changes):
+    own, other = (recipes.named(which, step_size=0.06, batch_size=64, epochs=40) for which in (name, base))
+    assert own == dataclasses.replace(other, **changes)
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"recipe is 'match'; it must be one of matched, .*; did you mean 'matched'"):
         recipes.named("match", step_size=0.1, batch_size=4, epochs=1)
 
@@ -116,6 +140,53 @@ def test_a_constant_step_follows_a_warm_up_over_whole_epochs():
 def test_one_and_one_point_zero_are_one_recipe():
     first, second = (training.Recipe(step_size=one, batch_size=4, epochs=3, stop_loss=one) for one in (1, 1.0))
     assert repr(first) == repr(second)
+
+
+def test_a_recipe_that_was_before_norms_could_be_pinned_has_the_name_it_had():
+    """Keys of stored networks hold this digest: it is what a Recipe without the field gave."""
+    recipe = training.Recipe(step_size=0.1, batch_size=4, epochs=3)
+    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "pinned"}
+    bare = dataclasses.make_dataclass("Recipe", list(fields))(**fields)
+    assert versions.digest(recipe) == versions.digest(bare)
+    assert versions.digest(dataclasses.replace(recipe, pinned=True)) != versions.digest(bare)
+
+
+# ------------------------------------------------------------------ pinned norms
+
+
+def test_pinned_weight_matrices_keep_their_first_norms_after_every_update_and_biases_are_free():
+    x, y = examples()
+    nets = [build(s) for s in range(2)]
+    twins = copy.deepcopy(nets)
+    first = [[w.norm() for w in net.parameters() if w.ndim > 1] for net in nets]
+    fit(nets, x, y, [5, 6], pinned=True)
+    for seed, net, twin, lengths in zip((5, 6), nets, twins, first, strict=True):
+        optimizer, draw = torch.optim.SGD(twin.parameters(), lr=0.1), cases.generator(seed)
+        for _ in range(3):
+            for batch in torch.randperm(len(x), generator=draw).split(4):
+                optimizer.zero_grad()
+                cross_entropy(twin, x[batch], y[batch]).backward()
+                optimizer.step()
+                matrices = [w for w in twin.parameters() if w.ndim > 1]
+                for w, length in zip(matrices, lengths, strict=True):
+                    w.data = F.normalize(w.data.flatten(), dim=0).view_as(w) * length
+        assert alike(net, twin)
+        assert [w.norm().item() for w in net.parameters() if w.ndim > 1] == pytest.approx([n.item() for n in lengths])
+        assert any(b.any() for b in net.parameters() if b.ndim == 1)
+
+
+def test_pinned_networks_that_stop_at_their_own_time_are_what_they_would_be_alone():
+    x, y = examples()
+    options = {"pinned": True, "stop_loss": 0.6, "epochs": 300, "momentum": 0.9}
+    nets = [build(s) for s in range(3)]
+    fits = fit(nets, x, y, range(3), **options)
+    assert len({f.steps for f in fits}) > 1
+    for seed, net in enumerate(nets):
+        alone, start = build(seed), build(seed)
+        fit([alone], x, y, [seed], **options)
+        assert all(torch.equal(p, q) for p, q in zip(net.parameters(), alone.parameters(), strict=True))
+        for w, before in zip(net.parameters(), start.parameters(), strict=True):
+            assert w.ndim == 1 or torch.allclose(w.norm(), before.norm(), rtol=1e-12)
 
 
 # ------------------------------------------------------------------ labels, images

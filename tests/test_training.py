@@ -12,6 +12,10 @@ from torch import nn
 SHAPE = (1, 3, 3)
 
 
+#: Networks whose running statistics training moves.
+NORMED = ("convnet_bn", "resnet")
+
+
 def build(seed=0, architecture="mlp", **options):
     size = {"patch": 1, "dim": 8, "heads": 2, "depth": 1} if architecture == "vit" else {"width": 8}
     options = {"activation": "tanh", "mean": 0.5, "std": 0.3} | size | options
@@ -51,7 +55,7 @@ def cosine_steps(peak, budget):
 
 def torch_sgd(model, x, y, *, step_sizes, batch_size, seed, loss=None, **dynamics):
     """The same training by torch.optim.SGD, one network, one batch at a time: the network before every update."""
-    loss = loss or cases.per_example_cross_entropy
+    loss, model = loss or cases.per_example_cross_entropy, model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, **dynamics)
     draw, step = cases.generator(seed), 0
     trail = [copy.deepcopy(model)]
@@ -71,7 +75,8 @@ def torch_sgd(model, x, y, *, step_sizes, batch_size, seed, loss=None, **dynamic
 
 
 def same_weights(first, second, **tolerance):
-    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    """And the same statistics, where there are any."""
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     if tolerance:
         return all(torch.allclose(p, q, **tolerance) for p, q in pairs)
     return all(torch.equal(p, q) for p, q in pairs)
@@ -109,6 +114,79 @@ def test_training_agrees_with_torchs_sgd_step_by_step(schedule, dynamics):
     trail = torch_sgd(twin, x, y, step_sizes=steps(0.1, budget), batch_size=4, seed=7, **dynamics)
     for ours, theirs in zip([*seen, model], trail, strict=True):
         assert same_weights(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@cases.isolated
+def dense_with_batch_norm():
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 6), nn.BatchNorm1d(6, momentum=None), nn.Tanh(), nn.Linear(6, 3))
+
+
+def statistics(model):
+    return [part for name, part in model.named_buffers() if "running" in name]
+
+
+@pytest.mark.parametrize("dynamics", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}], ids=str)
+@pytest.mark.parametrize("name", [*NORMED, "averages over all batches"])
+def test_networks_with_batch_norm_train_as_torchs_sgd_in_train_mode_does_step_by_step(name, dynamics):
+    x, y = examples(n=36)
+    model = (build(0, name) if name in NORMED else dense_with_batch_norm()).double()
+    twin, seen = copy.deepcopy(model), []
+    fit(
+        [model], x, y, generators=[cases.generator(7)], probe=lambda step, nets: seen.append(copy.deepcopy(nets[0])),
+        probe_every=1, **recipe(batch_size=8), **dynamics,
+    )  # fmt: skip
+    trail = torch_sgd(twin, x, y, step_sizes=[0.1] * 12, batch_size=8, seed=7, **dynamics)
+    assert len(seen) == 12
+    for ours, theirs in zip([*seen, model], trail, strict=True):
+        assert same_weights(ours, theirs, rtol=1e-8, atol=1e-10)
+        assert not any(m.training for m in ours.modules())
+    assert all((now != before).any() for now, before in zip(statistics(model), statistics(trail[0]), strict=True))
+
+
+class Biased(nn.BatchNorm2d):
+    """A faulty BatchNorm, whose running variance is a mean over the batch, not over one value less."""
+
+    def forward(self, x):
+        if self.training:
+            over = (0, 2, 3)
+            for running, now in ((self.running_mean, x.mean(over)), (self.running_var, x.var(over, correction=0))):
+                running.lerp_(now.detach(), self.momentum)
+            self.num_batches_tracked += 1
+        how = (None, None) if self.training else (self.running_mean, self.running_var)
+        return nn.functional.batch_norm(x, *how, self.weight, self.bias, self.training)
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+def test_a_biased_running_variance_would_be_noticed(faulty, monkeypatch):
+    x, y = examples(n=36)
+    model = build(0, "resnet").double()
+    twin = copy.deepcopy(model)
+    if faulty:
+        for module in model.modules():
+            module.__class__ = Biased if type(module) is nn.BatchNorm2d else module.__class__
+    fit([model], x, y, generators=[cases.generator(7)], **recipe(batch_size=8))
+    last = torch_sgd(twin, x, y, step_sizes=[0.1] * 12, batch_size=8, seed=7)[-1]
+    assert all(torch.allclose(p, q, rtol=1e-8) for p, q in zip(model.parameters(), last.parameters(), strict=True))
+    assert same_weights(model, last, rtol=1e-8, atol=1e-10) is not faulty
+
+
+def test_running_statistics_are_averages_of_each_batchs_mean_and_unbiased_variance():
+    """In closed form: weights that a tiny step leaves alone, and what their convolution makes of each batch."""
+    x, y = examples(n=24)
+    model = build(0, "convnet_bn").double()
+    first = copy.deepcopy(model.layers[:2])
+    fit([model], x, y, generators=[cases.generator(3)], **recipe(batch_size=8, step_size=1e-12))
+    mean, variance = torch.zeros(8, dtype=x.dtype), torch.ones(8, dtype=x.dtype)
+    draw = cases.generator(3)
+    for order in [torch.randperm(24, generator=draw) for _ in range(3)]:
+        for batch in order.split(8):
+            values = first(x[batch]).detach().movedim(1, 0).flatten(1)
+            centred = values - values.mean(1, keepdim=True)
+            mean = 0.9 * mean + 0.1 * values.mean(1)
+            variance = 0.9 * variance + 0.1 * centred.square().sum(1) / (values.shape[1] - 1)
+    assert torch.allclose(model.layers[2].running_mean, mean, rtol=1e-8)
+    assert torch.allclose(model.layers[2].running_var, variance, rtol=1e-8)
+    assert model.layers[2].num_batches_tracked == 9
 
 
 @pytest.mark.parametrize("stack", [stacks.Stack, stacks.Turns])
@@ -198,14 +276,16 @@ def test_transformers_that_are_trained_keep_their_flags():
     assert not net.training
 
 
-def test_a_look_is_settled_at_the_weights_it_began_with(monkeypatch):
+@pytest.mark.parametrize("architecture", ["vit", *NORMED])
+def test_a_look_is_settled_at_the_weights_and_statistics_it_began_with(architecture, monkeypatch):
     monkeypatch.setattr(level, "CHUNK", 4)
     x, y = examples(n=32)
-    turns = stacks.Turns([build(0, "vit").double()], training.cross_entropy)
+    turns = stacks.Turns([build(0, architecture).double()], training.cross_entropy)
     before = turns.loss(x, y)[0]
     look = turns.looks(x, y[None], [0], [torch.zeros(32, dtype=x.dtype)])[0]
     look.until(float(before) / 4)
     assert not look.over
+    turns.gradient(x[None, :8], y[None, :8])
     for w in turns.weights:
         w += 0.1
     assert not torch.allclose(turns.loss(x, y)[0], before)
@@ -318,7 +398,7 @@ RUNS = {
 def test_a_network_does_not_depend_on_its_companions(run, architecture):
     x, y = examples(n=32)
     x = x.float()
-    calm = {"step_size": 0.03, "batch_size": 8} if architecture == "vit" else {}
+    calm = {"step_size": 0.03, "batch_size": 8} if architecture in ("vit", *NORMED) else {}
 
     def trained(seeds):
         nets = [build(s, architecture) for s in seeds]
@@ -378,6 +458,10 @@ def test_dense_networks_and_no_others_are_written_out():
     unknown = build()
     unknown.layers[3] = nn.ELU()
     assert not dense.Dense.can([unknown])
+    normed = build()
+    normed.layers.insert(3, cases.isolated(nn.BatchNorm1d)(8))
+    assert not dense.Dense.can([normed])
+    assert isinstance(sgd._networks([normed], training.Recipe(**recipe()), [], torch.device("cpu")), stacks.Turns)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
@@ -393,9 +477,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_run_stops_right_below_its_loss_level_on_the_path_of_plain_sgd(seed):
+@pytest.mark.parametrize("architecture", ["mlp", *NORMED])
+def test_a_run_stops_right_below_its_loss_level_on_the_path_of_plain_sgd(architecture, seed):
+    """The loss is that of the network in eval mode, by its running statistics."""
     x, y = examples(n=32)
-    model = build(seed).double()
+    model = build(seed, architecture).double()
     twin = copy.deepcopy(model)
     (result,) = fit(
         [model], x, y, generators=[cases.generator(seed)], momentum=0.9, stop_loss=0.3, **recipe(epochs=200)
@@ -408,7 +494,7 @@ def test_a_run_stops_right_below_its_loss_level_on_the_path_of_plain_sgd(seed):
     assert same_weights(model, trail[-1], rtol=1e-8, atol=1e-10)
     # The loss is looked at after every epoch, eight updates here: it was not below the level before.
     for epoch_end in range(8, result.steps, 8):
-        assert cases.per_example_cross_entropy(trail[epoch_end](x), y).mean() >= 0.3
+        assert cases.per_example_cross_entropy(trail[epoch_end].eval()(x), y).mean() >= 0.3
 
 
 def test_near_the_level_the_loss_is_looked_at_within_the_epoch():
@@ -423,15 +509,16 @@ def test_near_the_level_the_loss_is_looked_at_within_the_epoch():
     assert any(s % 8 for s in steps)
 
 
-def jumped(x, y, *, seed, **options):
+def jumped(x, y, *, seed, architecture="mlp", looks_apart=2, **options):
     """A loss level that the run jumps over: between two looks it falls by more than a tenth, from just above it."""
     losses = []
 
     def probe(_, nets):
         losses.append(cases.per_example_cross_entropy(nets[0](x), y).mean().item())
 
-    fit([build(seed).double()], x, y, generators=[cases.generator(seed)], probe=probe, probe_every=1, **options)
-    looks = losses[2::2]  # after every other update
+    model = build(seed, architecture).double()
+    fit([model], x, y, generators=[cases.generator(seed)], probe=probe, probe_every=1, **options)
+    looks = losses[looks_apart::looks_apart]  # as fit looks, after that many updates
     return next(
         0.98 * before
         for index, (before, after) in enumerate(itertools.pairwise(looks))
@@ -464,7 +551,9 @@ def test_a_run_that_overshoots_its_level_goes_on_from_before_with_half_the_step_
                 assert (free.steps, free.train_loss) == (one.steps, one.train_loss)
 
 
-def test_a_network_that_overshot_is_put_back_to_where_it_was_last_seen_above_the_level(monkeypatch):
+@pytest.mark.parametrize("architecture", ["mlp", *NORMED])
+def test_a_network_that_overshot_is_put_back_to_where_it_was_last_seen_above_the_level(architecture, monkeypatch):
+    """Its weights, and the statistics that went with them."""
     x, y = examples(n=32)
     seen, watched = [], level.Level.reached
 
@@ -474,14 +563,17 @@ def test_a_network_that_overshot_is_put_back_to_where_it_was_last_seen_above_the
         return found
 
     options = recipe(epochs=60, step_size=1.0, batch_size=8)
-    options |= {"stop_loss": jumped(x, y, seed=2, **options), "stop_within": 0.1}
+    options |= {"stop_loss": jumped(x, y, seed=2, architecture=architecture, **options), "stop_within": 0.1}
     monkeypatch.setattr(level.Level, "reached", reached)
     trail = []
 
     def probe(update, models):
         trail.append(copy.deepcopy(models[0]))
 
-    fit([build(2).double()], x, y, generators=[cases.generator(2)], probe=probe, probe_every=1, **options)
+    model = build(2, architecture).double()
+    (result,) = fit([model], x, y, generators=[cases.generator(2)], probe=probe, probe_every=1, **options)
+    assert result.reached and 0.9 * options["stop_loss"] <= result.train_loss < options["stop_loss"]
+    assert result.train_loss == pytest.approx(cases.per_example_cross_entropy(model(x), y).mean().item())
     back = [step for step, _, overshot in seen if overshot]
     assert back
     for step in back:
@@ -516,9 +608,10 @@ def test_a_diverged_run_is_told_and_its_companion_unharmed(stop_loss):
     assert same_weights(calm, alone)
 
 
-def test_the_report_holds_loss_accuracy_and_late_change_of_the_final_weights():
+@pytest.mark.parametrize("architecture", ["mlp", *NORMED])
+def test_the_report_holds_loss_accuracy_and_late_change_of_the_final_weights(architecture):
     x, y = examples()
-    model = build().double()
+    model = build(0, architecture).double()
     twin = copy.deepcopy(model)
     (result,) = fit([model], x, y, generators=[cases.generator()], **recipe(epochs=10))
     logits = model(x)
@@ -527,7 +620,7 @@ def test_the_report_holds_loss_accuracy_and_late_change_of_the_final_weights():
     assert result.train_accuracy == pytest.approx((logits.argmax(1) == y).double().mean().item())
     # The last tenth of fifty updates begins after the 45th.
     before = torch_sgd(twin, x, y, step_sizes=[0.1] * 45, batch_size=4, seed=0)[-1]
-    late = cases.per_example_cross_entropy(before(x), y).mean().item()
+    late = cases.per_example_cross_entropy(before.eval()(x), y).mean().item()
     assert result.late_change == pytest.approx(abs(result.train_loss - late) / late, rel=1e-6)
 
 
@@ -625,9 +718,20 @@ def coupled(layer):
     return nn.Sequential(nn.Flatten(), nn.Linear(9, 4), layer, nn.Linear(4, 3))
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Dropout(0.5), nn.AlphaDropout(0.5)])
-def test_batch_coupled_networks_are_refused(layer):
-    asked = good() | {"models": [coupled(layer)]}
+class Centred(nn.Module):
+    """Another way to couple the images of a batch, in train mode alone."""
+
+    def forward(self, x):
+        return x - x.mean(0) if self.training else x
+
+
+LAYERS = [nn.BatchNorm1d(4, track_running_stats=False), nn.Dropout(0.5), nn.AlphaDropout(0.5), Centred()]
+
+
+@pytest.mark.parametrize("beside", [nn.Identity(), nn.BatchNorm1d(4)])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_batch_coupled_networks_are_refused(layer, beside):
+    asked = good() | {"models": [coupled(nn.Sequential(beside, layer))]}
     with pytest.raises(ValueError, match=r"^model (answers|does not run).*; `fit` trains what stays a fixed function"):
         fit(asked.pop("models"), asked.pop("x"), asked.pop("y"), **asked)
 
@@ -686,3 +790,25 @@ def test_a_network_that_is_refused_keeps_its_mode(training, unchecked):
     with pytest.raises(ValueError, match="model cuts the gradient off"):
         fit([net], x.float(), y, generators=[cases.generator()], **recipe(epochs=1))
     assert all(module.training == training for module in net.modules())
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"batch_size": 1}, "batch_size is 1; models do not train on such a batch: Expected more than 1 value per"),
+        ({"penalty": "input_gradient"}, "penalty is 'input_gradient'; networks with BatchNorm are trained with 'none'"),
+        ({"trainer": "another"}, "trainer is 'another'; networks with BatchNorm are trained with 'sgd' alone"),
+    ],
+)
+def test_what_a_network_with_batch_norm_cannot_be_trained_by_is_refused_and_leaves_it_as_found(
+    change, sentence, mode, monkeypatch
+):
+    monkeypatch.setitem(training.TRAINERS, "another", training.TRAINERS["sgd"])
+    x, y = examples(n=12)
+    net = build(0, "resnet").train(mode)
+    before = copy.deepcopy(net)
+    with pytest.raises(ValueError, match=sentence):
+        fit([net], x.float(), y, generators=[cases.generator()], **recipe() | change)
+    assert same_weights(net, before)
+    assert all(module.training == mode for module in net.modules())

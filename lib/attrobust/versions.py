@@ -52,7 +52,8 @@ def canonical(value: object) -> str:
     """What a value is, as JSON with sorted names; a TypeError where its text would not say that.
 
     Numbers are compared by value (1 and 1.0 are one number), tuples and lists by their entries in order, sets by their
-    entries, dataclasses and enums by class name and every field, functions by name and version.
+    entries, dataclasses and enums by class name and every field, functions by name and version. A field that came later
+    says in its metadata, by `since`, what held before there was one; at that value, whatever its default, it stays out.
     """
     return json.dumps(_plain(value), sort_keys=True)
 
@@ -60,6 +61,24 @@ def canonical(value: object) -> str:
 def digest(*values: object) -> str:
     """Sixteen hex digits that name the values in their order."""
     return hashlib.sha256(canonical(values).encode()).hexdigest()[:16]
+
+
+def since(before: object) -> dict[str, object]:
+    """Metadata of a dataclass's field that came later than its first keys: the value that all had `before`.
+
+    Example:
+        >>> Old = dataclasses.make_dataclass("Fit", [("steps", int)])
+        >>> New = dataclasses.make_dataclass("Fit", [("steps", int), ("held", bool, dataclasses.field(
+        ...     default=True, metadata=since(False)))])
+        >>> digest(New(3, False)) == digest(Old(3)), digest(New(3)) == digest(Old(3))
+        (True, False)
+    """
+    return {"before": before}
+
+
+def _old(field: dataclasses.Field, value: object) -> bool:
+    """Whether the field says what held before it was there."""
+    return "before" in field.metadata and getattr(value, field.name) == field.metadata["before"]
 
 
 def _plain(value: object) -> object:
@@ -74,7 +93,9 @@ def _plain(value: object) -> object:
         number = float(value)
         return int(number) if math.isfinite(number) and number.is_integer() else number
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        fields = {
+            field.name: getattr(value, field.name) for field in dataclasses.fields(value) if not _old(field, value)
+        }
         return {"class": type(value).__name__, "fields": _plain(fields)}
     if isinstance(value, Mapping):
         return {k if isinstance(k, str) else f"<{canonical(k)}>": _plain(v) for k, v in value.items()}

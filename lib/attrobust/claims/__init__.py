@@ -2,6 +2,7 @@
 
 from attrobust.claims.by_seed import effects
 from attrobust.claims.cells import cells, contrast, holm, sign_flip
+from attrobust.claims.mediators import associations, carried_over
 from attrobust.claims.pairs import differences, means, paired
 from attrobust.claims.record import beyond, family, record
 from attrobust.claims.rule import comparable, interval, left_out, save
@@ -9,7 +10,7 @@ from attrobust.claims.strength import strength
 from attrobust.claims.told import agrees, elsewhere, page, permuted, restoration
 
 __all__ = [
-    "agrees", "beyond", "cells", "comparable", "contrast", "differences", "effects", "elsewhere", "family", "holm",
-    "interval", "left_out", "means", "page", "paired", "permuted", "record", "restoration", "save", "sign_flip",
-    "strength",
+    "agrees", "associations", "beyond", "carried_over", "cells", "comparable", "contrast", "differences", "effects",
+    "elsewhere", "family", "holm", "interval", "left_out", "means", "page", "paired", "permuted", "record",
+    "restoration", "save", "sign_flip", "strength",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Real images as tensors in [0, 1] on one device: digits (embedded), MNIST, Fashion-MNIST, CIFAR-10.
 
-They are not normalised: that is the first layer of a model, so that an attack radius always means pixel units.
+They are not normalised: that is the first layer of a model, so that an attack radius always means pixel units. Of
+"two_digits", made of MNIST, it is known which pixels decide (see `two_digits`).
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attrobust import checks
-from attrobust.data import files
+from attrobust.data import files, two_digits
 from attrobust.data.files import DataError, candidates, download, find, holds, locate, not_found, places
 from attrobust.data.sources import SOURCES, fingerprint
 from attrobust.shapes import Images, Labels
@@ -105,8 +106,13 @@ def _read(name: str, data_dir: str | Path | None, verify: bool) -> tuple[files.A
     if source.reader == "cifar_slice":
         return _slice(name, data_dir), True
     found = locate(name, source, data_dir, verify=verify)
-    readers = {"digits": files.read_digits, "idx": files.read_idx_set, "cifar_archive": files.read_cifar_archive}
-    return readers[source.reader](found), verify or all(holds(found[file.name], file) for file in source.files)
+    readers = {"digits": files.read_digits, "cifar_archive": files.read_cifar_archive}
+    arrays = readers.get(source.reader, files.read_idx_set)(found)
+    if source.reader == "two_digits":
+        train_x, train_y, test_x, test_y = arrays
+        train_x, test_x = (two_digits.beside(x[:, 0], seed=0)[:, None] for x in (train_x, test_x))
+        arrays = train_x, train_y, test_x, test_y
+    return arrays, verify or all(holds(found[file.name], file) for file in source.files)
 
 
 def _slice(name: str, data_dir: str | Path | None) -> files.Arrays:

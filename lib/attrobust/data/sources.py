@@ -20,7 +20,10 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its files, the folders other tools keep it in, its classes, image size, reader and largest pixel."""
+    """A data set: its files, the folders other tools keep it in, its classes, image size, reader and largest pixel.
+
+    `made` names how its images are made of those in the files, with a version, if they are not these.
+    """
 
     files: tuple[File, ...]
     folders: tuple[str, ...]
@@ -28,6 +31,7 @@ class Source:
     size: tuple[int, int, int]
     reader: str
     scale: float = 255.0
+    made: str = ""
 
 
 def _idx(urls: tuple[str, ...], *pins: tuple[str, str, int]) -> tuple[File, ...]:
@@ -83,6 +87,9 @@ _OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 SOURCES: dict[str, Source] = {
     "digits": Source((), (), _NUMERALS, (1, 8, 8), "digits", scale=16.0),
     "mnist": Source(_MNIST, ("mnist", "MNIST/raw"), _NUMERALS, (1, 28, 28), "idx"),
+    "two_digits": Source(
+        _MNIST, ("mnist", "MNIST/raw"), _NUMERALS, (1, 28, 28), "two_digits", made="two digits side by side, 1"
+    ),
     "fashion_mnist": Source(_FASHION, ("fashion_mnist", "FashionMNIST/raw"), _CLOTHES, (1, 28, 28), "idx"),
     "cifar10": Source((_CIFAR,), ("cifar10", "cifar-10-batches-bin"), _OBJECTS, (3, 32, 32), "cifar_archive"),
     "cifar10_4k": Source((_CIFAR_4K,), ("cifar10", "cifar10_4k"), _OBJECTS, (3, 32, 32), "cifar_slice"),
@@ -91,5 +98,7 @@ SOURCES: dict[str, Source] = {
 
 def fingerprint(name: str) -> str:
     """Short digest of what all files of a data set unpack to (of CIFAR-10's archive itself); part of every key."""
-    contents = [file.content or file.sha256 for file in SOURCES[name].files] or [DIGITS_PIXELS]
+    source = SOURCES[name]
+    contents = [file.content or file.sha256 for file in source.files] or [DIGITS_PIXELS]
+    contents += [source.made] if source.made else []
     return (contents[0] if len(contents) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest())[:12]

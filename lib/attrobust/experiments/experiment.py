@@ -12,13 +12,18 @@ from attrobust.experiments.explanations import READOUTS, of_pixels, on_the_patch
 #: Attributions of a transformer that notebook 06 attacks.
 MAPS = ("saliency", "raw_attention", "rollout", "gradient_attention", "relevance")
 
-#: Transformers of notebooks 06 and 07: fields of an Experiment.
+#: Transformers: fields of an Experiment.
 VITS: dict[str, dict[str, object]] = {
     "digits": {"dataset": "digits", "patch": 2, "dim": 32, "depth": 2},
+    "mnist": {"dataset": "mnist", "patch": 7, "dim": 48, "depth": 2},
     "fashion_mnist": {"dataset": "fashion_mnist", "patch": 7, "dim": 48, "depth": 2},
     "fashion_mnist_deep": {"dataset": "fashion_mnist", "patch": 4, "dim": 64, "depth": 4},
+    "cifar10_4k": {"dataset": "cifar10_4k", "patch": 8, "dim": 48, "depth": 2},
     "cifar10_deep": {"dataset": "cifar10", "patch": 4, "dim": 128, "depth": 6},
 }
+
+#: Height and width, after pooling, of the images that other networks see; data sets without one are seen as they are.
+SIDES = {"mnist": 14, "fashion_mnist": 14, "cifar10_4k": 16}
 
 #: Radius of the attack, in 1/255, by architecture, data set and map: of 1, 2, 4, 8, 16, 24 the one at which pilots
 #: (seeds 100 to 102, matched loss, step 0.0134, wide, softmax, the logit's map) stood nearest to a Spearman of 0.6.
@@ -126,6 +131,20 @@ class Measurement:
             radius: [name for name in maps if radius in self.radii or (name, radius) in self.radii_of]
             for radius in sorted({*self.radii, *own})
         }
+
+
+def sized(architecture: str, dataset: str) -> dict[str, object]:
+    """Fields of an Experiment that say how large its network and its images are, by one rule for all notebooks.
+
+    Example:
+        >>> sized("convnet", "fashion_mnist"), sized("vit", "digits")["patch"]
+        ({'architecture': 'convnet', 'dataset': 'fashion_mnist', 'side': 14}, 2)
+    """
+    checks.one_of("architecture", architecture, models.ARCHITECTURES)
+    if architecture == "vit":
+        return {"architecture": "vit", **VITS[checks.one_of("dataset", dataset, VITS)]}
+    checks.one_of("dataset", dataset, data.NAMES)
+    return {"architecture": architecture, "dataset": dataset, "side": SIDES.get(dataset)}
 
 
 def _plain(radius: float) -> float:

@@ -68,18 +68,18 @@ def of_pixels(readout: Readout = logit) -> dict[str, Attribution]:
         "integrated_gradients": path,
         "smooth_grad": partial(attributions.smooth_grad, sigma=SIGMA, samples=SAMPLES, readout=readout),
         "uniform_grad": box,
-        "grad_cam": partial(last_convolution, readout=readout),
+        "grad_cam": partial(last_maps, readout=readout),
         "lrp": attributions.lrp,
         "deep_lift": attributions.deep_lift,
     }
 
 
-def last_convolution(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> OnePlane:
-    """Grad-CAM of a network's last convolution, in the order of its modules; a ValueError if it has none."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    if not layers:
-        raise ValueError(f"model is a {type(model).__name__} without a convolution; Grad-CAM needs one")
-    return attributions.grad_cam(model, x, target, layer=layers[-1], readout=readout)
+def last_maps(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> OnePlane:
+    """Grad-CAM of the last feature maps of a network of ours; a ValueError if it has none."""
+    layer = getattr(model, "last_maps", None)
+    if layer is None:
+        raise ValueError(f"model is a {type(model).__name__} without feature maps; Grad-CAM needs such a layer")
+    return attributions.grad_cam(model, x, target, layer=layer, readout=readout)
 
 
 def explaining(architecture: str, names: Iterable[str]) -> list[str]:

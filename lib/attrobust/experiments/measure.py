@@ -16,7 +16,12 @@ from attrobust.rows import ATTACKED, DECIDING
 from attrobust.versions import versioned
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
-PIXELS = {"digits": (0.305, 0.376), "mnist": (0.131, 0.308), "fashion_mnist": (0.286, 0.353)}
+PIXELS = {
+    "digits": (0.305, 0.376),
+    "mnist": (0.131, 0.308),
+    "two_digits": (0.065, 0.209),
+    "fashion_mnist": (0.286, 0.353),
+}
 PIXELS |= {"cifar10": (0.473, 0.251), "cifar10_4k": (0.478, 0.250)}
 
 COMPARABLE_LOSS = 0.25

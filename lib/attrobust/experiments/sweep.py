@@ -37,6 +37,9 @@ from attrobust.experiments.store import (
 from attrobust.rows import ATTACKED, Rows
 from attrobust.training import Fit
 
+#: Architectures whose networks take turns in training, whatever the device.
+NORMED = ("convnet_bn", "resnet")
+
 
 def run(
     experiments: Sequence[Experiment], measurement: Measurement, *, store: Store, jobs: int = 0, device: str = "cpu",
@@ -110,7 +113,7 @@ def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]
     """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level."""
 
     def together(e: Experiment) -> tuple:
-        in_turns = e.architecture == "vit" and device == "cpu"
+        in_turns = e.architecture in NORMED or (e.architecture == "vit" and device == "cpu")
         return tuple((name, str(value)) for name, value in columns(e).items() if in_turns or name != "seed")
 
     groups = [list(g) for _, g in groupby(sorted(missing, key=together), key=together)]

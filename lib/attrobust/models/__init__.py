@@ -6,11 +6,21 @@ number of a network a map explains.
 """
 
 from attrobust.models import readouts
-from attrobust.models.architectures import ACTIVATIONS, ARCHITECTURES, INITIAL, MLP, ConvNet, Standardize, ViT, build
+from attrobust.models.architectures import (
+    ACTIVATIONS,
+    ARCHITECTURES,
+    INITIAL,
+    MLP,
+    ConvNet,
+    ResNet,
+    Standardize,
+    ViT,
+    build,
+)
 from attrobust.models.binary import TwoLogits
 from attrobust.models.smooth import SmoothTwin, kinks, smooth_twin
 
 __all__ = [
-    "ACTIVATIONS", "ARCHITECTURES", "INITIAL", "MLP", "ConvNet", "SmoothTwin", "Standardize", "TwoLogits", "ViT",
-    "build", "kinks", "readouts", "smooth_twin",
+    "ACTIVATIONS", "ARCHITECTURES", "INITIAL", "MLP", "ConvNet", "ResNet", "SmoothTwin", "Standardize",
+    "TwoLogits", "ViT", "build", "kinks", "readouts", "smooth_twin",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
-"""The classifiers, small enough to read at a glance: dense, convolutional, a vision transformer; and their builder.
+"""The classifiers, small enough to read at a glance: dense, convolutional, residual, a transformer; their builder.
 
+With BatchNorm a network is a function of each image in eval mode alone: there it is affine, by its running statistics.
+In train mode it normalises by the batch, and moves these (Ioffe and Szegedy 2015, "Batch normalization", algorithm 2).
 The transformer's attention maps are ordinary outputs, with no dropout and nothing fused (notebooks 06 and 07):
 
     z_0 = [cls; E patches] + position
@@ -9,6 +11,7 @@ The transformer's attention maps are ordinary outputs, with no dropout and nothi
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -66,19 +69,90 @@ class MLP(_Layered):
         super().__init__(pixels, *layers, nn.Linear(*sizes[-2:]))
 
 
-class ConvNet(_Layered):
-    """Convolutional network: two strided 3 x 3 convolutions, then one hidden dense layer."""
+class _Convolutional(_Layered):
+    """A network that ends its feature maps by pooling or flattening them."""
+
+    @property
+    def last_maps(self) -> nn.Module:
+        """The layer that returns the last feature maps, (batch, channels, rows, columns): Grad-CAM's, as a rule."""
+        ends = nn.AdaptiveAvgPool2d | nn.Flatten
+        return next(layer for layer, after in pairwise(self.layers) if isinstance(after, ends))
+
+
+class ConvNet(_Convolutional):
+    """Convolutional network: two strided 3 x 3 convolutions, then one hidden dense layer.
+
+    With `batch_norm`, one stands behind each convolution.
+
+    Example:
+        >>> [type(layer).__name__ for layer in ConvNet((1, 8, 8), 10, batch_norm=True).layers][:4]
+        ['Standardize', 'Conv2d', 'BatchNorm2d', 'GELU']
+    """
 
     def __init__(
-        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, **pixels: float
-    ) -> None:
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 16, batch_norm: bool = False,
+        **pixels: float,
+    ) -> None:  # fmt: skip
         channels, rows, columns = inputs
         act, flat = ACTIVATIONS[activation], 2 * width * math.ceil(rows / 4) * math.ceil(columns / 4)
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise((channels, width, 2 * width)):
-            layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), act()]
+            layers += [*_convolution(fan_in, fan_out, stride=2, batch_norm=batch_norm), act()]
         layers += [nn.Flatten(), nn.Linear(flat, 4 * width), act(), nn.Linear(4 * width, classes)]
         super().__init__(pixels, *layers)
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut: the input, or a 1 x 1 convolution where the shape changes.
+
+    h -> a(N(W_2 a(N(W_1 h))) + s(h)),   N BatchNorm,   s(h) = h or N(W_s h)   (He et al. 2016, eqs. 1 and 2)
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, *, stride: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        stays = stride == 1 and fan_in == fan_out
+        shortcut = () if stays else _convolution(fan_in, fan_out, size=1, stride=stride, batch_norm=True)
+        first = _convolution(fan_in, fan_out, stride=stride, batch_norm=True)
+        self.shortcut = nn.Sequential(*shortcut)
+        self.body = nn.Sequential(*first, activation(), *_convolution(fan_out, fan_out, batch_norm=True))
+        self.activation = activation()
+
+    def forward(
+        self, x: Float[Tensor, "batch channels rows columns"]
+    ) -> Float[Tensor, "batch features newrows newcolumns"]:
+        """New feature maps, of which a stride of 2 halves the sides, rounded up."""
+        return self.activation(self.body(x) + self.shortcut(x))
+
+
+class ResNet(_Convolutional):
+    """Small residual network: a 3 x 3 stem, three blocks of `width`, twice and four times as many channels, their mean.
+
+    The second and third block halve the sides. With BatchNorm behind each convolution; the pooled channels of the last
+    block go through one dense layer. Images may have any sides. (He et al. 2016, "Deep residual learning for image
+    recognition", section 4.2 with n = 1: eight layers deep; there the width is 16, and shortcuts are padded, not
+    convolved.)
+
+    Example:
+        >>> net = ResNet((3, 14, 14), 10, width=4).eval()
+        >>> net(torch.rand(2, 3, 14, 14)).shape, sum(p.numel() for p in net.parameters())
+        (torch.Size([2, 10]), 5214)
+    """
+
+    def __init__(
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 8, **pixels: float
+    ) -> None:
+        act = ACTIVATIONS[activation]
+        stem = [*_convolution(inputs[0], width, batch_norm=True), act()]
+        sizes = pairwise((width, width, 2 * width, 4 * width))
+        blocks = [Residual(*size, stride=1 + (i > 0), activation=act) for i, size in enumerate(sizes)]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes)]
+        super().__init__(pixels, *stem, *blocks, *head)
+
+
+def _convolution(fan_in: int, fan_out: int, *, size: int = 3, stride: int = 1, batch_norm: bool) -> list[nn.Module]:
+    """A padded convolution, and what normalises it; BatchNorm takes its bias away and brings one of its own."""
+    convolution = nn.Conv2d(fan_in, fan_out, size, stride=stride, padding=size // 2, bias=not batch_norm)
+    return [convolution, *([nn.BatchNorm2d(fan_out)] if batch_norm else [])]
 
 
 class Block(nn.Module):
@@ -174,7 +248,9 @@ class ViT(nn.Module):
         return torch.cat([self.cls.expand(len(x), 1, -1), patches], dim=1) + self.position
 
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP, "convnet": ConvNet, "vit": ViT}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP, "convnet": ConvNet, "convnet_bn": partial(ConvNet, batch_norm=True), "resnet": ResNet, "vit": ViT,
+}  # fmt: skip
 INITIAL = ("wide", "narrow")
 
 
@@ -184,11 +260,13 @@ def build(
     """Build one of `ARCHITECTURES`, with weights that depend on `seed` alone; the global random state is left as found.
 
     The network is in train mode, on the CPU, in float32. `input_shape`: (channels, height, width) of an image. Options
-    are the activation, one of `ACTIVATIONS` ("gelu"); mean and std of the training pixels; width, depth; attention,
-    patch, dim, depth, heads of a ViT. Initial weights are "narrow" as torch's own dense and convolutional layers
-    (uniform, variance 1 / (3 fan-in), biases too), with positions of a ViT at 0.02; or "wide" (He et al. 2015, "Delving
-    deep into rectifiers", eq. 10; a ViT's dense layers read normalised tokens and start at variance 1 / fan-in, LeCun
-    et al. 1998, so that first scores have unit variance).
+    are the activation, one of `ACTIVATIONS` ("gelu"); mean and std of the training pixels; width, and depth of an MLP;
+    attention, patch, dim, depth, heads of a ViT. Initial weights are
+    "narrow" as torch's own dense and convolutional layers (uniform, variance 1 / (3 fan-in), biases too), with
+    positions of a ViT at 0.02; or "wide" (He et al. 2015, "Delving deep into rectifiers", eq. 10; a ViT's dense layers
+    read normalised tokens and start at variance 1 / fan-in, LeCun et al. 1998, so that first scores have unit
+    variance). BatchNorm starts at weight 1 and bias 0 either way; behind it a convolution's first size tells in train
+    mode through its gradient alone, which is inversely proportional.
 
     Example:
         >>> build("mlp", input_shape=(1, 8, 8), classes=10, seed=0, width=16)(torch.zeros(2, 1, 8, 8)).shape
@@ -212,7 +290,8 @@ def build(
         for layer in model.modules():
             if initial == "wide" and isinstance(layer, nn.Linear | nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity=gain)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
             if initial == "narrow" and isinstance(layer, Patches):
                 within = layer.weight.shape[1] ** -0.5
                 for parameter in (layer.weight, layer.bias):

@@ -128,7 +128,7 @@ def _read(name: str, value: object, kind: str) -> object:
         values = [values]
     if not isinstance(values, list | tuple) or not (values or name in MAY_BE_EMPTY):
         what = f"names out of {', '.join(CHOICES[name])}" if name in CHOICES else _LISTED[inner]
-        raise ValueError(f"{name} is {value!r}; it must be a list of {what}")
+        raise ValueError(f"{name} is {checks.short(value)}; it must be a list of {what}")
     if len(values) > LONGEST_LIST:
         raise ValueError(f"{name} holds {len(values)} values; at most {LONGEST_LIST} are accepted")
     read = [_one(name, v, inner) for v in values]

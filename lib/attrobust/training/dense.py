@@ -77,8 +77,8 @@ class Dense(Networks):
     def _logits(self, x: Tensor) -> Tensor:
         return self._forward(x, self.layers, self.mean, self.std)[1][-1]
 
-    def _example_losses(self, row: int, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        layers = _pairs(self.named(weights[None]))
+    def _example_losses(self, row: int, state: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        layers = _pairs(self.named(state[0][None]))
         return self.per_example(self._forward(x, layers, self.mean[[row]], self.std[[row]])[1][-1][0], y)
 
 

@@ -2,6 +2,7 @@
 
     g <- gradient of mean(loss + strength * penalty) + decay w
     v <- momentum v + g,    w <- w - step_size schedule(t) (v, or g + momentum v with Nesterov's)
+    W <- W |W_0| / |W|      for every weight matrix (and filter bank) W that started as W_0, if norms are pinned
 
 A schedule says by how much the step size of an update t, counted from 0, is multiplied.
 """
@@ -9,7 +10,7 @@ A schedule says by how much the step size of an update t, counted from 0, is mul
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from attrobust import checks
 from attrobust.regularizers import PENALTIES, Penalty
 from attrobust.shapes import PerImage
 from attrobust.training.ingredients import AUGMENTATIONS, LOSSES, TRAINERS
-from attrobust.versions import versioned
+from attrobust.versions import since, versioned
 
 
 @versioned(1)
@@ -68,8 +69,9 @@ class Recipe:
     patience: int = 1  # a run with `stop_loss` may take this many times the epochs
     momentum: float = 0.0  # in [0, 1)
     nesterov: bool = False  # whether the momentum is Nesterov's
-    weight_decay: float = 0.0  # coupled L2 decay, at least 0
+    weight_decay: float = 0.0  # coupled L2 decay of every parameter, biases and those of BatchNorm too; at least 0
     step_x_decay: float = 0.0  # the same told by its product with the step size; at most one of the two is given
+    pinned: bool = field(default=False, metadata=since(False))  # whether weight matrices keep their first norms
     schedule: str = "constant"  # one of `SCHEDULES`
     warmup_share: float = 0.02  # of schedule "cosine": share of the updates with a linear warm-up, in [0, 1]
     warmup_epochs: float = 5.0  # of schedule "warmup-constant": epochs of linear warm-up, at least 0
@@ -98,16 +100,17 @@ class Recipe:
         for name in ("momentum", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be below 1")
-        if not isinstance(self.nesterov, bool):
-            raise ValueError(f"nesterov is {self.nesterov!r}; it must be True or False")
+        for name in ("nesterov", "pinned"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         registries = {"schedule": SCHEDULES, "loss": LOSSES, "augmentation": AUGMENTATIONS, "trainer": TRAINERS}
         for name, accepted in (registries | ({} if callable(self.penalty) else {"penalty": PENALTIES})).items():
             checks.one_of(name, getattr(self, name), accepted)
         self._check_company()
-        for field in dataclasses.fields(self):  # 1 and 1.0 are one recipe
-            value = getattr(self, field.name)
-            if value is not None and (isinstance(field.default, float) or field.name in ("step_size", "stop_loss")):
-                object.__setattr__(self, field.name, float(value))
+        for f in dataclasses.fields(self):  # 1 and 1.0 are one recipe
+            value = getattr(self, f.name)
+            if value is not None and (isinstance(f.default, float) or f.name in ("step_size", "stop_loss")):
+                object.__setattr__(self, f.name, float(value))
 
     @property
     def decay(self) -> float:
@@ -153,11 +156,31 @@ class Recipe:
 #:   plateau     a fixed budget, annealed: what if training goes on?
 #:   standard    as plateau, with decay: what does a practitioner get? A larger step also means more decay per update.
 #:   decay_held  as plateau, step x decay held: how much of `standard` is the step?
+#: Each of the others differs from one of these in a single thing (notebook 04):
+#:   early, late      as matched, at ten times and at a tenth of its loss: time after the fit
+#:   pinned           as matched, every weight matrix kept at its first norm: only directions are learned
+#:   squared          as plateau, with the squared loss
+#:   smoothed         as plateau, a tenth of each label spread over all classes
+#:   noisy            as plateau, a tenth of the labels wrong
+#:   augmented        as plateau, images moved by up to a pixel
+#:   constant         as plateau, the step constant after five epochs of warm-up
+#:   constant_moved   the same, images moved by up to a pixel
+_LEVEL = {"momentum": 0.9, "stop_within": 0.25, "patience": 5}
+_BUDGET = {"momentum": 0.9, "schedule": "cosine"}
 RECIPES: dict[str, dict[str, object]] = {
-    "matched": {"momentum": 0.9, "stop_loss": 0.01, "stop_within": 0.25, "patience": 5},
-    "plateau": {"momentum": 0.9, "schedule": "cosine"},
-    "standard": {"momentum": 0.9, "schedule": "cosine", "weight_decay": 5e-4},
-    "decay_held": {"momentum": 0.9, "schedule": "cosine", "step_x_decay": 3e-5},
+    "matched": _LEVEL | {"stop_loss": 0.01},
+    "plateau": _BUDGET,
+    "standard": _BUDGET | {"weight_decay": 5e-4},
+    "decay_held": _BUDGET | {"step_x_decay": 3e-5},
+    "early": _LEVEL | {"stop_loss": 0.1},
+    "late": _LEVEL | {"stop_loss": 0.001},
+    "pinned": _LEVEL | {"stop_loss": 0.01, "pinned": True},
+    "squared": _BUDGET | {"loss": "squared"},
+    "smoothed": _BUDGET | {"label_smoothing": 0.1},
+    "noisy": _BUDGET | {"label_noise": 0.1},
+    "augmented": _BUDGET | {"augmentation": "shift"},
+    "constant": {"momentum": 0.9, "schedule": "warmup-constant"},
+    "constant_moved": {"momentum": 0.9, "schedule": "warmup-constant", "augmentation": "shift"},
 }
 
 

@@ -1,9 +1,12 @@
 """Mini-batch SGD by a recipe, several networks at once.
 
 Networks that differ only in their seed are trained together: every dense layer becomes one batched product, which more
-than halves the cost of small networks. Transformers on a CPU, and whatever a penalty or a trainer differentiates in its
-own way, take turns: stacking does not save arithmetic. A network's weights do not depend on its companions, bit for
-bit. Nothing is done that the recipe does not say: no averaging, no clipping.
+than halves the cost of small networks. Transformers on a CPU, networks with BatchNorm, and whatever a penalty or a
+trainer differentiates in its own way, take turns: stacking does not save arithmetic. A network's weights and statistics
+do not depend on its companions, bit for bit. Nothing is done that the recipe does not say: no averaging, no clipping.
+
+BatchNorm normalises by its batch where a gradient is taken, and its running statistics move then and only then, as
+torch moves them. Every loss on the whole training set, at a level too, is that of the network in eval mode.
 """
 
 import math
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.attention import Attention
-from attrobust.models import guards
+from attrobust.models import guards, watched
 from attrobust.regularizers import PENALTIES
 from attrobust.shapes import Images, Labels
 from attrobust.swap import ImageClassifier
@@ -24,7 +27,7 @@ from attrobust.training.dense import Dense
 from attrobust.training.ingredients import AUGMENTATIONS, TRAINERS, Objective, noisy_labels
 from attrobust.training.level import Level
 from attrobust.training.recipes import Recipe
-from attrobust.training.stacks import Networks, Stack, Turns
+from attrobust.training.stacks import Networks, Stack, Turns, settled, statistics
 
 Probe = Callable[[int, Sequence[nn.Module]], None]
 
@@ -50,6 +53,9 @@ def fit(
 
     Each network's own generator decides its noisy labels, then its batch order and augmentation. `probe` is called as
     probe(step, models) every `probe_every` updates (0: never), before the update. Networks are left in eval mode.
+    A ValueError refuses networks that are random or couple the images of a batch in train mode, but for BatchNorm with
+    running statistics; such a network takes no penalty and no other trainer, which run it more often than its
+    statistics may move.
 
     Example:
         >>> from attrobust import models
@@ -59,6 +65,7 @@ def fit(
         6
     """
     classes = _check_examples(models, x, y, generators)
+    _check_statistics(models[0], x, recipe)
     checks.count("batch_size", recipe.batch_size, most=len(x))
     checks.count("probe_every", probe_every, least=0)
     noisy = partial(noisy_labels, y, recipe.label_noise, classes=classes)
@@ -70,7 +77,9 @@ def fit(
     level, augment = None, AUGMENTATIONS[recipe.augmentation]
     if recipe.stop_loss is not None:
         level = Level(recipe.stop_loss, per_epoch, [x.new_zeros(len(x)) for _ in models], recipe.stop_within)
-    before = torch.stack([networks.weights, velocity], dim=1)  # where each network was last seen above the level
+    # Where each network was last seen above the level, and how fast it went.
+    before = [(networks.state(index), velocity[index].clone()) for index in range(len(models))]
+    lengths = [networks.lengths(row) for row in range(len(models))] if recipe.pinned else []
     fits = [Fit(reached=None if level is None else False) for _ in models]
     running, alive, labels = list(range(len(models))), list(models), y
     while update < budget and running:
@@ -87,15 +96,18 @@ def fit(
             gradient, losses = networks.gradient(images, labels.gather(1, batch))
             step = recipe.step(update, per_epoch=per_epoch)
             _update(networks.weights, velocity, gradient, recipe, [step / 2 ** fits[i].halvings for i in running])
+            for row, index in enumerate(running if recipe.pinned else ()):
+                networks.pin(row, lengths[index])
             update += 1
             stopped = {}
             if level is not None:
                 stopped = level.reached(update, losses, running, partial(networks.looks, x, labels))
                 for row, index in enumerate(running):
                     if index in level.above:
-                        before[index] = torch.stack([networks.weights[row], velocity[row]])
+                        before[index] = networks.state(row), velocity[row].clone()
                     elif index in level.overshot:
-                        networks.weights[row], velocity[row] = before[index]
+                        state, velocity[row] = before[index]
+                        networks.put_back(row, state)
                         fits[index].halvings += 1
             elif update == budget - budget // 10:
                 late[running] = networks.loss(x, labels)
@@ -140,7 +152,7 @@ def _networks(
     if Dense.can(models):
         return Dense(models, loss)
     transformer = any(isinstance(module, Attention | ImageClassifier) for module in models[0].modules())
-    return (Turns if transformer and device.type == "cpu" else Stack)(models, loss)
+    return (Turns if statistics(models[0]) or (transformer and device.type == "cpu") else Stack)(models, loss)
 
 
 def _update(weights: Tensor, velocity: Tensor, gradient: Tensor, recipe: Recipe, steps: Sequence[float]) -> None:
@@ -170,14 +182,32 @@ def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generator
     checks.images("x", x)
     modes = [(module, module.training) for module in models[0].modules()]
     try:
-        guards.classifier(models[0].train(), x)
-        with torch.no_grad():
-            classes = checks.logits("models", models[0](x[:1]), batch=1, least=2).shape[1]
+        with settled(models[0].train()):
+            guards.classifier(models[0], x)
+            with torch.no_grad():
+                classes = checks.logits("models", models[0](x[:1]), batch=1, least=2).shape[1]
     except ValueError as error:
         said = str(error).partition(";")[0]
-        raise ValueError(f"{said}; `fit` trains what stays a fixed function of each image in train mode") from error
+        raise ValueError(
+            f"{said}; `fit` trains what stays a fixed function of each image in train mode, but for BatchNorm"
+        ) from error
     finally:
         for module, training in modes:
             module.training = training
     checks.labels("y", y, batch=len(x), classes=classes)
     return classes
+
+
+def _check_statistics(model: nn.Module, x: Tensor, recipe: Recipe) -> None:
+    """Refuse what a network with BatchNorm cannot be trained by: batches of single values, more passes than one."""
+    if not statistics(model):
+        return
+    for name, plain in (("penalty", "none"), ("trainer", "sgd")):
+        if (value := getattr(recipe, name)) != plain:
+            raise ValueError(f"{name} is {value!r}; networks with BatchNorm are trained with {plain!r} alone")
+    try:
+        with watched.untouched(model), torch.no_grad():
+            model.train()(x[: recipe.batch_size])
+    except ValueError as error:
+        said = watched.said(error)
+        raise ValueError(f"batch_size is {recipe.batch_size}; models do not train on such a batch: {said}") from error

@@ -1,16 +1,19 @@
 """Several networks side by side: their weights are the rows of one matrix; stacked, or one after the other.
 
 Every parameter starts at a multiple of `LINE` numbers, so that a network's arithmetic does not depend on its row.
+Running statistics of BatchNorm move where a gradient is taken, and are what a look at the loss normalises by.
 """
 
 import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attrobust.models.weights import called
 from attrobust.training.ingredients import Loss, Objective, sgd
@@ -20,10 +23,29 @@ from attrobust.training.level import CHUNK, Look
 LINE = 32
 
 
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that training changes, by name: those of BatchNorm."""
+    own = {id(b) for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)}
+    return {name: buffer for name, buffer in model.named_buffers() if id(buffer) in own}
+
+
+@contextmanager
+def settled(model: nn.Module) -> Iterator[None]:
+    """Within, BatchNorm is in eval mode: nothing else, of what may be trained, does otherwise there."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    try:
+        for norm in norms:
+            norm.training = False
+        yield
+    finally:
+        for norm in norms:
+            norm.training = True
+
+
 class Networks(ABC):
     """What `fit` trains: copies of networks alike but for their weights, one row of `weights` per network."""
 
-    #: Whether looks go network by network, and only as far as an answer needs, by `_example_losses` of other weights.
+    #: Whether looks go network by network, and only as far as an answer needs, by `_example_losses` of another state.
     lazy = False
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
@@ -35,6 +57,7 @@ class Networks(ABC):
         self.weights = next(models[0].parameters()).new_zeros(len(models), end, requires_grad=False)
         for mine, parameter in self._beside(models):
             mine.copy_(parameter.detach())
+        self.statistics: list[dict[str, Tensor]] = [{} for _ in models]
         self.slope = torch.zeros_like(self.weights)
         self.slope_of = self.named(self.slope)
 
@@ -44,9 +67,31 @@ class Networks(ABC):
 
     @torch.no_grad()
     def write(self, models: Sequence[nn.Module]) -> None:
-        """Put the weights into the networks they came from."""
+        """Put weights and statistics into the networks they came from."""
         for mine, parameter in self._beside(models):
             parameter.copy_(mine)
+        for mine, model in zip(self.statistics, models, strict=True):
+            for name, buffer in statistics(model).items():
+                buffer.copy_(mine[name])
+
+    def state(self, row: int) -> list[Tensor]:
+        """Copies of all that training changes in a network: its weights, then its statistics."""
+        return [part.clone() for part in (self.weights[row], *self.statistics[row].values())]
+
+    def put_back(self, row: int, state: Sequence[Tensor]) -> None:
+        """Make a network what it was when its `state` was asked for."""
+        for part, before in zip((self.weights[row], *self.statistics[row].values()), state, strict=True):
+            part.copy_(before)
+
+    def lengths(self, row: int) -> list[Tensor]:
+        """Euclidean norms of a network's weight matrices and filter banks, as they are."""
+        return [w.norm() for w in self.named(self.weights[row]).values() if w.ndim > 1]
+
+    def pin(self, row: int, lengths: Sequence[Tensor]) -> None:
+        """Scale a network's weight matrices back to norms that they had; of zeros nothing can be made but zeros."""
+        matrices = [w for w in self.named(self.weights[row]).values() if w.ndim > 1]
+        for w, length in zip(matrices, lengths, strict=True):
+            w.mul_(length / w.norm().clamp(min=torch.finfo(w.dtype).tiny))
 
     def _beside(self, models: Sequence[nn.Module]) -> Iterator[tuple[Tensor, nn.Parameter]]:
         """Every part of the weights beside the parameter that it belongs to."""
@@ -73,10 +118,10 @@ class Networks(ABC):
             losses = self.loss(x, y).split(1)
             return [Look(losses[row], losses[row].__getitem__) for row in rows]
 
-        def look(row: int, before: Tensor, now: Tensor) -> Look:
+        def look(row: int, before: Tensor, now: Sequence[Tensor]) -> Look:
             return Look(before, lambda part: self._example_losses(row, now, x[part], y[row, part]))
 
-        return [look(row, before, self.weights[row].clone()) for row, before in zip(rows, seen, strict=True)]
+        return [look(row, before, self.state(row)) for row, before in zip(rows, seen, strict=True)]
 
 
 class Stack(Networks):
@@ -122,6 +167,9 @@ class Turns(Networks):
         super().__init__(models, loss)
         self.take = gradient or (lambda row, model, x, y: sgd(model, Objective(loss), x, y, 0.0, None))
         self.models = [copy.deepcopy(model).train().requires_grad_(True) for model in models]
+        for model in models:
+            model.eval()  # as a probe wants them
+        self.statistics = [statistics(model) for model in self.models]
         for mine, parameter in self._beside(self.models):
             parameter.data = mine
 
@@ -136,7 +184,14 @@ class Turns(Networks):
         return self.slope, torch.stack(losses)
 
     def _logits(self, x: Tensor) -> list[Tensor]:
-        return [torch.cat([model(part) for part in x.split(CHUNK)]) for model in self.models]
+        found = []
+        for model in self.models:
+            with settled(model):
+                found.append(torch.cat([model(part) for part in x.split(CHUNK)]))
+        return found
 
-    def _example_losses(self, row: int, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return self.per_example(called(self.models[row], self.named(weights), x), y)
+    def _example_losses(self, row: int, state: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        weights, *rest = state
+        tensors = self.named(weights) | dict(zip(self.statistics[row], rest, strict=True))
+        with settled(self.models[row]):
+            return self.per_example(called(self.models[row], tensors, x), y)

@@ -1,0 +1,121 @@
+"""Which measured property of a network goes with its robustness, over runs of many kinds? Association, not cause.
+
+Runs of one arm (all choices but step, batch and seed) are near copies of each other, so whole arms are drawn:
+
+    rho_b = rank correlation over the runs of arms drawn with replacement,   interval = 2.5 to 97.5 % of all rho_b
+
+A property that carries over also orders, and gives the level of, runs of a kind on which nothing was fitted:
+
+    predicted = a + b F(property),   F its rank among the runs fitted on, in [0, 1];   R^2 = 1 - SSE / SST
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from attrobust.claims.by_seed import named_cells, need
+from attrobust.claims.rule import CONFIDENCE
+
+#: Fewest clusters over which anything is pooled.
+FEWEST_CLUSTERS = 5
+
+
+def associations(
+    rows: pd.DataFrame, *, properties: Sequence[str], cluster: Sequence[str], generator: np.random.Generator,
+    draws: int = 1000,
+) -> pd.DataFrame:  # fmt: skip
+    """Rank correlation of each property with `value` over runs, with a cluster-bootstrap interval.
+
+    Args:
+        rows: a row per run: `value` (its robustness), the properties, the columns of `cluster`.
+        properties: columns; runs in which one is not finite do not enter its line.
+        cluster: columns that name what is drawn as a whole.
+        generator: draws the clusters.
+        draws: how many times.
+
+    Returns one row per property, in their order: `runs`, `clusters`, `correlation`, `low`, `high` (NaN with fewer than
+    five clusters; correlation NaN where all are alike). Reference: Field and Welsh 2007, "Bootstrapping clustered
+    data", randomized cluster bootstrap.
+
+    Example:
+        >>> rows = pd.DataFrame({"arm": np.repeat(range(6), 4), "sharpness": range(24), "value": range(24, 0, -1)})
+        >>> draw = np.random.default_rng(0)
+        >>> associations(rows, properties=["sharpness"], cluster=["arm"], generator=draw).to_numpy().tolist()[0]
+        ['sharpness', 24, 6, -1.0, -1.0, -1.0]
+    """
+    need(rows, [*cluster, *properties, "value"])
+    named, found = named_cells(rows[[*cluster]]).agg(tuple, axis=1), []
+    for name in properties:
+        told = np.isfinite(rows[[name, "value"]].astype(float)).all(axis=1)
+        x, y = (rows.loc[told, column].to_numpy(float) for column in (name, "value"))
+        members = [np.flatnonzero(codes) for codes in _indicators(named[told])]
+        low, high, rho = np.nan, np.nan, _rank_correlation(x, y)
+        if len(members) >= FEWEST_CLUSTERS and np.isfinite(rho):
+            drawn = generator.integers(len(members), size=(draws, len(members)))
+            chosen = (np.concatenate([members[i] for i in one]) for one in drawn)
+            tail = (1 - CONFIDENCE) / 2
+            low, high = np.nanquantile([_rank_correlation(x[at], y[at]) for at in chosen], [tail, 1 - tail])
+        line = {"property": name, "runs": len(x), "clusters": len(members), "correlation": rho}
+        found.append(line | {"low": float(low), "high": float(high)})
+    return pd.DataFrame(found)
+
+
+def carried_over(rows: pd.DataFrame, *, properties: Sequence[str], by: str) -> pd.DataFrame:
+    """How well does each property predict `value` on one kind of run, fitted on all the others?
+
+    `by` is the column that names the kinds, such as "architecture". One row per property and kind: `runs` predicted,
+    `r2` (1 is exact; at 0 or below the kind's own mean does as well), `correlation` of property and value in ranks,
+    times the sign found on the others (1, where the order is right). NaN where a kind, or every other, lacks it.
+
+    Example:
+        >>> rows = pd.DataFrame({"kind": ["a"] * 9 + ["b"] * 9, "norm": [*range(9), *range(9)]})
+        >>> rows["value"] = rows["norm"] / 10
+        >>> carried_over(rows, properties=["norm"], by="kind").round(3).to_numpy().tolist()[0]
+        ['norm', 'a', 9, 1.0, 1.0]
+    """
+    need(rows, [by, *properties, "value"])
+    found = []
+    for name in properties:
+        told = rows[np.isfinite(rows[[name, "value"]].astype(float)).all(axis=1)]
+        for kind in dict.fromkeys(rows[by]):
+            fitted, left = told[told[by] != kind], told[told[by] == kind]
+            line = {"property": name, "left_out": kind, "runs": len(left), "r2": np.nan, "correlation": np.nan}
+            if len(left) > 1 and len(fitted) > 1:
+                known = np.sort(fitted[name].to_numpy(float))
+                ranks = [_place(part[name].to_numpy(float), known) for part in (fitted, left)]
+                slope, start = _line(ranks[0], fitted["value"].to_numpy(float))
+                predicted, value = start + slope * ranks[1], left["value"].to_numpy(float)
+                total = np.square(value - value.mean()).sum()
+                line["r2"] = float(1 - np.square(value - predicted).sum() / total) if total else np.nan
+                line["correlation"] = np.sign(slope) * _rank_correlation(left[name].to_numpy(float), value)
+            found.append(line)
+    return pd.DataFrame(found)
+
+
+def _indicators(named: pd.Series) -> list[np.ndarray]:
+    """Which runs each cluster has, clusters in the order of their first run."""
+    codes, _ = pd.factorize(named)
+    return [codes == code for code in range(codes.max() + 1 if len(codes) else 0)]
+
+
+def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's, ties at their mean rank; NaN where one of both does not vary."""
+    ranks = [stats.rankdata(part) for part in (x, y)]
+    if any(len(part) < 2 or np.ptp(part) == 0 for part in ranks):
+        return np.nan
+    return float(np.corrcoef(*ranks)[0, 1].round(12))
+
+
+def _place(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Share of the known ones below a value, those equal to it by half."""
+    below, upto = (np.searchsorted(known, values, side=side) for side in ("left", "right"))
+    return (below + upto) / (2 * len(known))
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and start of the least-squares line; level where x does not vary."""
+    spread = np.square(x - x.mean()).sum()
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / spread) if spread else 0.0
+    return slope, float(y.mean() - slope * x.mean())

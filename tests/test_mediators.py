@@ -1,0 +1,130 @@
+"""Laws of what goes with robustness: planted relations are found, planted absences are not, arms are drawn whole."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from attrobust import claims
+from scipy import stats
+
+
+def runs(arms=12, each=10, seed=0, **columns):
+    """Runs of some arms; `columns` are functions of (arm, a normal draw per run)."""
+    rng = np.random.default_rng(seed)
+    arm = np.repeat(np.arange(arms), each)
+    table = pd.DataFrame({"arm": arm})
+    return table.assign(**{name: make(arm, rng.standard_normal(len(arm))) for name, make in columns.items()})
+
+
+def associations(rows, *properties, draws=300, seed=0, cluster=("arm",)):
+    how = {"properties": list(properties), "cluster": list(cluster), "generator": np.random.default_rng(seed)}
+    return claims.associations(rows, draws=draws, **how).set_index("property")
+
+
+def test_the_correlation_is_scipys_over_all_runs_and_its_interval_holds_it():
+    rows = runs(value=lambda arm, noise: arm + noise, size=lambda arm, noise: np.exp(arm + 3 * noise))
+    line = associations(rows, "size").loc["size"]
+    assert line.correlation == pytest.approx(stats.spearmanr(rows["size"], rows["value"]).statistic)
+    assert line.low < line.correlation < line.high
+    assert (line.runs, line.clusters) == (120, 12)
+
+
+def test_arms_are_drawn_whole_so_that_copies_of_a_run_narrow_nothing():
+    few = runs(each=1, value=lambda arm, noise: noise, size=lambda arm, noise: noise)
+    many = pd.concat([few] * 25, ignore_index=True)
+    one, copied = (associations(rows, "size", draws=2000).loc["size"] for rows in (few, many))
+    assert copied.correlation == pytest.approx(one.correlation)
+    assert (copied.low, copied.high) == pytest.approx((one.low, one.high), abs=0.06)
+    alone = associations(many.assign(arm=range(len(many))), "size").loc["size"]
+    assert alone.high - alone.low < 0.5 * (copied.high - copied.low)
+
+
+def test_of_properties_that_go_with_nothing_the_interval_holds_zero_about_nineteen_times_in_twenty():
+    held = 0
+    for seed in range(60):
+        rows = runs(arms=30, each=3, seed=seed, value=lambda arm, noise: noise, size=lambda arm, noise: noise)
+        line = associations(rows, "size", draws=200, seed=seed).loc["size"]
+        held += line.low <= 0 <= line.high
+    assert held >= 50  # 57 expected; the chance of fewer than 50 is below one in a thousand
+
+
+def test_any_rising_map_of_a_property_changes_nothing():
+    rows = runs(value=lambda arm, noise: arm + noise, size=lambda arm, noise: arm + noise)
+    one, other = (associations(rows.assign(size=change(rows["size"])), "size") for change in (np.exp, lambda v: 3 * v))
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_runs_without_the_property_do_not_enter_its_line_and_four_arms_have_no_interval():
+    rows = runs(arms=6, value=lambda arm, noise: noise, size=lambda arm, noise: noise, other=lambda arm, noise: noise)
+    rows.loc[rows.arm >= 4, "size"] = np.nan
+    rows.loc[0, "other"] = np.inf
+    table = associations(rows, "size", "other")
+    assert table["runs"].tolist() == [40, 59]
+    assert table["clusters"].tolist() == [4, 6]
+    assert np.isnan(table.loc["size", ["low", "high"]]).all()
+    assert np.isfinite(table.loc["other", ["low", "high"]].astype(float)).all()
+    assert np.isnan(associations(rows.assign(size=1.0), "size").loc["size", "correlation"])
+    assert associations(rows.assign(size=np.nan), "size").loc["size", "clusters"] == 0
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(ValueError, match="rows have no column 'size'; they have arm, value"):
+        associations(runs(value=lambda arm, noise: noise), "size")
+    with pytest.raises(ValueError, match="rows have no column 'kind'"):
+        claims.carried_over(runs(value=lambda arm, noise: noise), properties=[], by="kind")
+
+
+# ------------------------------------------------------------------ carried over
+
+
+def kinds(shift=0.0, sign=1.0, n=40, seed=0):
+    """Three kinds of run whose robustness falls with a size; in kind "c" it is shifted, or turned round."""
+    rng, tables = np.random.default_rng(seed), []
+    for kind in "abc":
+        size = rng.uniform(0, 1, n)
+        value = 0.8 - 0.5 * (sign if kind == "c" else 1.0) * size + (shift if kind == "c" else 0.0)
+        tables.append(pd.DataFrame({"kind": kind, "size": size, "value": value}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def carried(rows):
+    return claims.carried_over(rows, properties=["size"], by="kind").set_index("left_out")
+
+
+def test_what_holds_in_every_kind_is_predicted_on_the_one_left_out():
+    table = carried(kinds())
+    assert (table["correlation"] == 1).all()
+    assert table["r2"].between(0.9, 1).all()
+    assert table["runs"].tolist() == [40] * 3
+
+
+def test_another_level_keeps_the_order_and_loses_the_fit():
+    line = carried(kinds(shift=0.6)).loc["c"]
+    assert line.correlation == 1
+    assert line.r2 < -5
+
+
+def test_a_relation_that_turns_round_is_told_by_the_sign():
+    line = carried(kinds(sign=-1.0)).loc["c"]
+    assert line.correlation == -1
+    assert line.r2 < 0
+
+
+def test_the_prediction_is_that_of_a_line_through_the_ranks_of_the_others():
+    rows = kinds(seed=3)
+    rows["value"] += np.random.default_rng(5).normal(0, 0.2, len(rows))
+    fitted, left = rows[rows.kind != "b"], rows[rows.kind == "b"]
+    rank = [np.mean((fitted["size"].to_numpy() < s) + 0.5 * (fitted["size"].to_numpy() == s)) for s in fitted["size"]]
+    slope, start = np.polyfit(rank, fitted["value"], 1)
+    new = np.array([np.mean(fitted["size"].to_numpy() < s) for s in left["size"]])
+    residual = left["value"] - (start + slope * new)
+    expected = 1 - (residual**2).sum() / ((left["value"] - left["value"].mean()) ** 2).sum()
+    assert carried(rows).loc["b", "r2"] == pytest.approx(expected)
+
+
+def test_a_kind_without_the_property_has_no_prediction():
+    rows = kinds()
+    rows.loc[rows.kind == "a", "size"] = np.nan
+    table = carried(rows)
+    assert np.isnan(table.loc["a", "r2"])
+    assert np.isfinite(table.loc["b", "r2"])
+    assert carried(rows[rows.kind == "b"])["r2"].isna().all()
