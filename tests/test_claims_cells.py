@@ -536,8 +536,47 @@ def test_permuted_labels_are_counted_as_by_exchanging_them():
 
 
 def test_a_rule_that_looks_at_one_side_too_many_is_caught_by_permuted_labels(monkeypatch):
-    monkeypatch.setattr("attrobust.claims.told.ALPHA", 0.1)  # a 90 % interval for a 95 % one
+    monkeypatch.setattr("attrobust.claims.permutation.ALPHA", 0.1)  # a 90 % interval for a 95 % one
     assert claims.permuted(runs(0.1), by="step_size", arm=["map"])["share"][0] > 0.07
+
+
+def chance_curve(rows, *, seed=0, arm=("map",), draws=2000):
+    return claims.chance_curve(rows, by="step_size", arm=list(arm), generator=np.random.default_rng(seed), draws=draws)
+
+
+def test_the_curve_under_exchanged_labels_is_that_of_all_patterns_in_which_whole_seeds_are_exchanged():
+    rows = pd.concat([runs(0.1 * d, seeds=6, steps=(0.01, 0.1), draw=d, map=f"m{d}") for d in range(4)])
+    changes = claims.effects(rows, by="step_size", arm=["map"]).pivot(index="map", columns="seed", values="effect")
+    signs = 1 - 2 * (np.arange(64)[:, None] >> np.arange(6) & 1)
+    every = np.sort(changes.to_numpy() @ signs.T / 6, axis=0)
+    table = chance_curve(rows)
+    assert table["effect"].to_numpy() == pytest.approx(np.sort(changes.mean(axis=1)))
+    for place, found in enumerate(table.itertuples()):
+        near = np.quantile(every[place], [0.01, 0.04, 0.96, 0.99])
+        assert near[0] <= found.low <= near[1]
+        assert near[2] <= found.high <= near[3]
+        share = np.mean(np.abs(every[place]) >= abs(found.effect) - 1e-12)
+        assert found.beyond == pytest.approx(share, abs=5 * (share * (1 - share) / 2000) ** 0.5 + 1e-9)
+
+
+def test_an_effect_in_all_cells_leaves_the_band_and_one_in_none_stays_inside():
+    effect, none = (
+        pd.concat([runs(slope, seeds=10, steps=(0.01, 0.1), draw=d, map=f"m{d}") for d in range(5)])
+        for slope in (0.2, 0.0)
+    )
+    assert (chance_curve(effect)["beyond"] < 0.01).all()
+    table = chance_curve(none)
+    assert table["effect"].between(table["low"], table["high"]).sum() >= 4
+
+
+def test_cells_of_fewer_than_five_seeds_do_not_enter_the_curve_and_missing_pairs_are_left_out_of_their_cell():
+    few, many = runs(0.1, seeds=4, map="few"), runs(0.1, seeds=7, steps=(0.01, 0.1), map="many")
+    table = chance_curve(pd.concat([few, many.drop(many[many.seed == 3].index[:1])]))
+    changes = claims.effects(many[many.seed != 3], by="step_size", arm=["map"])["effect"]
+    assert table["effect"].to_numpy() == pytest.approx([changes.mean()])
+    assert len(chance_curve(few)) == 0
+    with pytest.raises(ValueError, match="draws is 0; it must be a whole number of at least 1"):
+        chance_curve(many, draws=0)
 
 
 def test_two_computations_agree_within_the_interval_of_a_difference():

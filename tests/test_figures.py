@@ -285,6 +285,18 @@ def test_a_specification_curve_shows_every_cell_in_order_over_the_choices_it_sta
     assert digits.tolist() == [1, 3, 5]  # ascending effects: every other cell from the second
 
 
+def test_the_band_under_exchanged_labels_lies_where_its_table_says_and_belongs_to_the_same_cells():
+    table = cells_of(["up", "leans up", "no change", "down"])
+    chance = pd.DataFrame({"place": range(4), "low": [-0.3, -0.2, -0.1, 0.0], "high": [0.0, 0.1, 0.2, 0.3]})
+    figure = figures.specification(table, choices=["dataset"], effect="change", chance=chance)
+    dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert [line.get_ydata().tolist() for line in dotted] == [chance.low.tolist(), chance.high.tolist()]
+    (legend,) = figure.legends
+    assert "step labels exchanged (95 %)" in [text.get_text() for text in legend.get_texts()]
+    with pytest.raises(ValueError, match="chance has 3 places; the table has 4 cells with an effect"):
+        figures.specification(table, choices=["dataset"], effect="change", chance=chance[:3])
+
+
 def test_a_cell_without_an_effect_is_no_column_and_named_values_come_first():
     table = cells_of(["up", "no pair", "up", "up"], effect=[0.1, np.nan, 0.2, 0.3])
     how = {"choices": ["dataset"], "effect": "change", "first": ["fashion_mnist"]}

@@ -66,7 +66,10 @@ def test_runs_without_the_property_do_not_enter_its_line_and_four_arms_have_no_i
     assert associations(rows.assign(size=np.nan), "size").loc["size", "clusters"] == 0
 
 
-def test_a_missing_column_is_named():
+def test_a_missing_column_is_named_and_so_is_a_number_of_draws_that_is_none():
+    for draws in (0, -1):
+        with pytest.raises(ValueError, match=r"draws is .*; it must be a whole number of at least 1"):
+            associations(runs(value=lambda arm, noise: noise), draws=draws)
     with pytest.raises(ValueError, match="rows have no column 'size'; they have arm, value"):
         associations(runs(value=lambda arm, noise: noise), "size")
     with pytest.raises(ValueError, match="rows have no column 'kind'"):

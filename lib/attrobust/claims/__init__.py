@@ -4,13 +4,14 @@ from attrobust.claims.by_seed import effects
 from attrobust.claims.cells import cells, contrast, holm, sign_flip
 from attrobust.claims.mediators import associations, carried_over
 from attrobust.claims.pairs import differences, means, paired
+from attrobust.claims.permutation import chance_curve, permuted
 from attrobust.claims.record import beyond, family, record
 from attrobust.claims.rule import comparable, interval, left_out, save
 from attrobust.claims.strength import strength
-from attrobust.claims.told import agrees, elsewhere, page, permuted, restoration
+from attrobust.claims.told import agrees, elsewhere, page, restoration
 
 __all__ = [
-    "agrees", "associations", "beyond", "carried_over", "cells", "comparable", "contrast", "differences", "effects",
-    "elsewhere", "family", "holm", "interval", "left_out", "means", "page", "paired", "permuted", "record",
-    "restoration", "save", "sign_flip", "strength",
+    "agrees", "associations", "beyond", "carried_over", "cells", "chance_curve", "comparable", "contrast",
+    "differences", "effects", "elsewhere", "family", "holm", "interval", "left_out", "means", "page", "paired",
+    "permuted", "record", "restoration", "save", "sign_flip", "strength",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from attrobust.claims.by_seed import named_cells, need
-from attrobust.claims.rule import CONFIDENCE
+from attrobust.claims.rule import CONFIDENCE, draw_count
 
 #: Fewest clusters over which anything is pooled.
 FEWEST_CLUSTERS = 5
@@ -46,6 +46,7 @@ def associations(
         ['sharpness', 24, 6, -1.0, -1.0, -1.0]
     """
     need(rows, [*cluster, *properties, "value"])
+    draw_count(draws)
     named, found = named_cells(rows[[*cluster]]).agg(tuple, axis=1), []
     for name in properties:
         told = np.isfinite(rows[[name, "value"]].astype(float)).all(axis=1)

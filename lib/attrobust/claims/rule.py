@@ -42,6 +42,13 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, f
     return float(low), float(high)
 
 
+def draw_count(draws: int) -> int:
+    """A number of random draws, if it is one."""
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"draws is {draws!r}; it must be a whole number of at least 1")
+    return draws
+
+
 def save(table: pd.DataFrame, folder: str | Path, *, name: str = "claims") -> None:
     """Write claims.csv, or rows that a claim was judged by, into `folder`, numbers rounded to six digits."""
     content = table.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()

@@ -1,16 +1,15 @@
-"""What is said of tables of cells: as a page, against another processor's, of the rule itself, and of C7."""
+"""What is said of tables of cells: as a page, against another processor's, and of C7."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from attrobust.claims.by_seed import Ends, effects, named_cells
+from attrobust.claims.by_seed import Ends, named_cells
 from attrobust.claims.cells import ALPHA, COUNTED, FEWEST_SEEDS, MARGIN, NO_CHANGE, NO_PAIR, NO_ROOM, ROOM, TOO_FEW
 
 # isort: split
-from attrobust.claims.cells import UNCLEAR, cells, contrast, holm, pattern_sums
+from attrobust.claims.cells import UNCLEAR, cells, contrast, holm
 from attrobust.claims.record import NAMES, place
 from attrobust.claims.rule import signed
 
@@ -121,37 +120,6 @@ def elsewhere(own: pd.DataFrame, other: pd.DataFrame) -> str:
     agreed, most = int((both["judged"] == "agrees").sum()), (both["gap"] / both["allowed"]).max()
     last = f"the largest gap is {most:.2f} of what two draws may differ by"
     return "\n".join([*lines, f"{agreed} of {len(both)} cells of the families agree; {last}"])
-
-
-def permuted(
-    rows: pd.DataFrame, *, by: str, arm: Sequence[str], ends: Ends | None = None, log: bool = False
-) -> pd.DataFrame:
-    """How often the rule speaks of nothing: per cell, the share of all sign patterns that it would give a word to.
-
-    To exchange the labels of both ends in some seeds changes the signs of their effects. One row per cell: seeds,
-    patterns (2^seeds), `share` of those whose interval misses zero (near 5 %: such a cell leans), and `verdicts`, of
-    those that would be `up` or `down` before Holm (p below .05 too: at most 5 %); NaN for fewer than two seeds.
-
-    Example:
-        >>> rows = pd.DataFrame([(s, h, h * (s + 1)) for s in range(10) for h in (0.1, 0.2)])
-        >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="saliency")
-        >>> permuted(rows, by="step_size", arm=["map"])[["share", "verdicts"]].round(3).to_numpy().tolist()
-        [[0.049, 0.049]]
-    """
-    found, records = effects(rows, by=by, arm=arm, ends=ends, log=log), []
-    for key, part in found.groupby(list(arm), sort=False):
-        changes = part["effect"].dropna().to_numpy(float)
-        n, share, verdicts = len(changes), np.nan, np.nan
-        if n > 1:
-            sums = pattern_sums(changes)
-            mean, square = sums / n, np.mean(changes**2)
-            error = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1))
-            misses, far = np.abs(mean) > stats.t.ppf(1 - ALPHA / 2, n - 1) * error, np.abs(sums)
-            nearer = np.searchsorted(np.sort(far), far - 1e-12 * np.abs(changes).sum())
-            share, verdicts = float(misses.mean()), float((misses & (1 - nearer / len(sums) < ALPHA)).mean())
-        found_here = {"seeds": n, "patterns": 2**n, "share": share, "verdicts": verdicts}
-        records.append(dict(zip(arm, key, strict=True)) | found_here)
-    return pd.DataFrame(records, columns=[*arm, "seeds", "patterns", "share", "verdicts"])
 
 
 def restoration(

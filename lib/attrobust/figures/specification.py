@@ -23,13 +23,15 @@ WORDS: dict[str, dict[str, object]] = {
 
 @drawing
 def specification(
-    table: pd.DataFrame, *, choices: Sequence[str], effect: str, first: Sequence[str] = (), margin: float = 0.05
-) -> Figure:
+    table: pd.DataFrame, *, choices: Sequence[str], effect: str, first: Sequence[str] = (), margin: float = 0.05,
+    chance: pd.DataFrame | None = None,
+) -> Figure:  # fmt: skip
     """Effects of cells in ascending order with their intervals, over a matrix of the choices that each stands for.
 
     The table is that of `claims.cells`: `effect`, `low`, `high`, `word` and the columns of `choices`, each value of
     which is a line of the matrix; values named in `first` come first. `effect` labels the upper axis; the grey band is
-    the margin of "no change", a larger marker a cell of the family (one with a `p_holm`).
+    the margin of "no change", a larger marker a cell of the family (one with a `p_holm`). `chance` is the table of
+    `claims.chance_curve` of the same cells; dotted lines bound its band.
 
     Reference: Simonsohn, Simmons and Nelson 2020, "Specification curve analysis".
     """
@@ -40,6 +42,13 @@ def specification(
     figure, (above, below) = plt.subplots(2, 1, figsize=size, **how)
     above.axhspan(-margin, margin, color="#eeeeee", zorder=0)
     above.axhline(0, color=COLORS["theory"], linewidth=0.8)
+    looks = {}
+    if chance is not None:
+        if len(chance) != len(table):
+            raise ValueError(f"chance has {len(chance)} places; the table has {len(table)} cells with an effect")
+        looks["step labels exchanged (95 %)"] = {"color": COLORS["noise"], "linestyle": ":", "linewidth": 1.2}
+        for edge in ("low", "high"):
+            above.plot(chance["place"], chance[edge], **looks["step labels exchanged (95 %)"])
     seen = [_look(word) for word in table["word"]]
     for place, (row, name) in enumerate(zip(table.itertuples(), seen, strict=True)):
         look, size = WORDS[name], 7 if np.isfinite(row.p_holm) else 4
@@ -56,7 +65,7 @@ def specification(
     below.set_xlabel("cells, in the order of their effects")
     below.grid(axis="x", visible=False)
     above.grid(axis="x", visible=False)
-    looks = {name: WORDS[name] | {"linestyle": "none"} for name in WORDS if name in seen}
+    looks = {name: WORDS[name] | {"linestyle": "none"} for name in WORDS if name in seen} | looks
     legend(figure, looks)
     return figure
 

@@ -1,0 +1,80 @@
+"""What the rule says where there is nothing: the labels of both ends exchanged, in some seeds or in all patterns.
+
+To exchange the labels of a seed changes the signs of its effects. If step sizes did nothing, any such table would have
+been as likely as the one that was seen.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from attrobust.claims.by_seed import Ends, effects
+from attrobust.claims.cells import ALPHA, FEWEST_SEEDS, pattern_sums
+from attrobust.claims.rule import draw_count
+
+
+def permuted(
+    rows: pd.DataFrame, *, by: str, arm: Sequence[str], ends: Ends | None = None, log: bool = False
+) -> pd.DataFrame:
+    """How often the rule speaks of nothing: per cell, the share of all sign patterns that it would give a word to.
+
+    To exchange the labels of both ends in some seeds changes the signs of their effects. One row per cell: seeds,
+    patterns (2^seeds), `share` of those whose interval misses zero (near 5 %: such a cell leans), and `verdicts`, of
+    those that would be `up` or `down` before Holm (p below .05 too: at most 5 %); NaN for fewer than two seeds.
+
+    Example:
+        >>> rows = pd.DataFrame([(s, h, h * (s + 1)) for s in range(10) for h in (0.1, 0.2)])
+        >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="saliency")
+        >>> permuted(rows, by="step_size", arm=["map"])[["share", "verdicts"]].round(3).to_numpy().tolist()
+        [[0.049, 0.049]]
+    """
+    found, records = effects(rows, by=by, arm=arm, ends=ends, log=log), []
+    for key, part in found.groupby(list(arm), sort=False):
+        changes = part["effect"].dropna().to_numpy(float)
+        n, share, verdicts = len(changes), np.nan, np.nan
+        if n > 1:
+            sums = pattern_sums(changes)
+            mean, square = sums / n, np.mean(changes**2)
+            error = np.sqrt(np.maximum(square - mean**2, 0) / (n - 1))
+            misses, far = np.abs(mean) > stats.t.ppf(1 - ALPHA / 2, n - 1) * error, np.abs(sums)
+            nearer = np.searchsorted(np.sort(far), far - 1e-12 * np.abs(changes).sum())
+            share, verdicts = float(misses.mean()), float((misses & (1 - nearer / len(sums) < ALPHA)).mean())
+        found_here = {"seeds": n, "patterns": 2**n, "share": share, "verdicts": verdicts}
+        records.append(dict(zip(arm, key, strict=True)) | found_here)
+    return pd.DataFrame(records, columns=[*arm, "seeds", "patterns", "share", "verdicts"])
+
+
+def chance_curve(
+    rows: pd.DataFrame, *, by: str, arm: Sequence[str], generator: np.random.Generator, ends: Ends | None = None,
+    log: bool = False, draws: int = 1000,
+) -> pd.DataFrame:  # fmt: skip
+    """Where the effects of all cells would lie, in ascending order, if the ends were labels without meaning.
+
+    In each draw the labels of a random set of seeds are exchanged, in all cells alike, since networks of one seed share
+    images and first weights. Cells with fewer than five seeds do not enter. One row per place in the order: `effect` as
+    it is, `low` and `high`, within which 95 % of the draws lie there, and `beyond`, the share of draws whose effect at
+    this place lies at least as far from zero. Reference: Simonsohn, Simmons and Nelson 2020, step 3.
+
+    Example:
+        >>> rows = pd.DataFrame([(s, h, m, h * (m + s)) for s in range(8) for h in (0.1, 0.2) for m in (1, 2)])
+        >>> rows = rows.set_axis(["seed", "step_size", "map", "value"], axis=1).assign(comparable=True)
+        >>> draw = np.random.default_rng(0)
+        >>> chance_curve(rows, by="step_size", arm=["map"], generator=draw)["effect"].round(2).tolist()
+        [0.45, 0.55]
+    """
+    draw_count(draws)
+    found = effects(rows, by=by, arm=arm, ends=ends, log=log)
+    names = found[[*arm]].agg(tuple, axis=1)
+    wide = found.assign(cell=names).pivot(index="cell", columns="seed", values="effect")
+    wide = wide.loc[wide.notna().sum(axis=1) >= FEWEST_SEEDS]
+    if not len(wide):
+        return pd.DataFrame(columns=["place", "effect", "low", "high", "beyond"])
+    changes, there = wide.fillna(0).to_numpy(float), wide.notna().to_numpy()
+    signs = generator.choice([-1.0, 1.0], size=(changes.shape[1], draws))
+    drawn = np.sort(changes @ signs / there.sum(axis=1, keepdims=True), axis=0)
+    seen = np.sort(changes.sum(axis=1) / there.sum(axis=1))
+    low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2], axis=1)
+    beyond = (np.abs(drawn) >= np.abs(seen)[:, None] - 1e-12).mean(axis=1)
+    return pd.DataFrame({"place": range(len(seen)), "effect": seen, "low": low, "high": high, "beyond": beyond})
