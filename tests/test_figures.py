@@ -226,6 +226,8 @@ def drawn(t):
     yield "pictures", figures.pictures(figures.pixels(panels), note=NOTE)
     told = t.assign(effect=t["y"], low=t["y"] - 0.1, high=t["y"] + 0.1, word="up", p_holm=0.5)
     yield "specification", figures.specification(told, choices=["dataset", "protocol"], effect=LONG, note=NOTE)
+    how = {"row": "dataset", "group": "protocol", "panels": "readout", "x_label": LONG}
+    yield "forest", figures.forest(told.assign(base=0.1, readout="logit"), **how, note=NOTE)
     yield "nothing", figures.trends(t.iloc[:0], x="step_size", metrics={}, hue="protocol", note=NOTE)
 
 
@@ -303,6 +305,40 @@ def test_a_cell_without_an_effect_is_no_column_and_named_values_come_first():
     _, below = figures.specification(table, **how).axes[:2]
     assert [text.get_text() for text in below.get_yticklabels()] == ["Fashion-MNIST", "digits"]
     assert sum(len(c.get_offsets()) for c in below.collections) == 3
+
+
+# ------------------------------------------------------------------ forests
+
+
+def conditions():
+    lines = [("activation", "ReLU", 0.3, "up", 0.1), ("activation", "softplus", np.nan, "no pair", 0.1),
+             ("loss", "squared", -0.2, "leans down", 0.05)]  # fmt: skip
+    table = pd.DataFrame(lines, columns=["factor", "name", "effect", "word", "base"])
+    table = table.assign(low=table["effect"] - 0.1, high=table["effect"] + 0.1)
+    return pd.concat([table.assign(readout="logit"), table.assign(readout="log_probability", base=0.0)])
+
+
+def test_a_forest_shows_each_choice_at_its_line_beside_its_base_in_every_panel():
+    how = {"row": "name", "group": "factor", "panels": "readout", "x_label": "change"}
+    figure = figures.forest(conditions(), **how)
+    left, right = figure.axes
+    assert [axis.get_title() for axis in (left, right)] == ["logit", "log-probability"]
+    assert [t.get_text() for t in left.get_yticklabels()] == [
+        "activation: ReLU", "activation: softplus", "loss: squared"
+    ]  # fmt: skip
+    heights = left.get_yticks()
+    for axis, base in ((left, [0.1, 0.1, 0.05]), (right, [0.0, 0.0, 0.0])):
+        ticks = [line for line in axis.lines if line.get_marker() == "|"]
+        assert [(t.get_xdata()[0], t.get_ydata()[0]) for t in ticks] == list(zip(base, heights, strict=True))
+        (up,) = (line for line in axis.lines if line.get_marker() == "^")
+        assert (up.get_xdata()[0], up.get_ydata()[0]) == (0.3, heights[0])
+        assert same_color(up.get_color(), "up")
+        bars = [
+            tuple(line.get_xdata()) for line in axis.lines if line.get_linewidth() == 1.2 and len(line.get_xdata()) == 2
+        ]
+        assert bars == [pytest.approx((0.2, 0.4)), pytest.approx((-0.3, -0.1))]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["up", "leans down", "base"]
 
 
 # ------------------------------------------------------------------ style

@@ -49,11 +49,11 @@ def specification(
         looks["step labels exchanged (95 %)"] = {"color": COLORS["noise"], "linestyle": ":", "linewidth": 1.2}
         for edge in ("low", "high"):
             above.plot(chance["place"], chance[edge], **looks["step labels exchanged (95 %)"])
-    seen = [_look(word) for word in table["word"]]
+    seen = [look(word) for word in table["word"]]
     for place, (row, name) in enumerate(zip(table.itertuples(), seen, strict=True)):
-        look, size = WORDS[name], 7 if np.isfinite(row.p_holm) else 4
-        above.plot([place, place], [row.low, row.high], color=look["color"], linewidth=1.2)
-        above.plot(place, row.effect, **look, markersize=size, linestyle="none")
+        size = 7 if np.isfinite(row.p_holm) else 4
+        above.plot([place, place], [row.low, row.high], color=WORDS[name]["color"], linewidth=1.2)
+        above.plot(place, row.effect, **WORDS[name], markersize=size, linestyle="none")
     heights = {line: -i - list(choices).index(line[0]) * 0.6 for i, line in enumerate(lines)}
     for (name, value), height in heights.items():
         places = np.flatnonzero(table[name] == value)
@@ -75,6 +75,6 @@ def _ordered(values: pd.Series, first: Sequence[str]) -> list:
     return sorted(found, key=lambda value: (list(first).index(value) if value in first else len(first), str(value)))
 
 
-def _look(word: str) -> str:
+def look(word: str) -> str:
     """The look of a word: of "unclear (control)" that of "unclear"."""
     return next((name for name in WORDS if word == name), "unclear")
