@@ -323,6 +323,7 @@ def test_a_forest_shows_each_choice_at_its_line_beside_its_base_in_every_panel()
     figure = figures.forest(conditions(), **how)
     left, right = figure.axes
     assert [axis.get_title() for axis in (left, right)] == ["logit", "log-probability"]
+    assert [axis.get_xlabel() for axis in (left, right)] == ["change"] * 2
     assert [t.get_text() for t in left.get_yticklabels()] == [
         "activation: ReLU", "activation: softplus", "loss: squared"
     ]  # fmt: skip

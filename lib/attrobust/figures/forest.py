@@ -37,9 +37,9 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
                 axis.plot([line["low"], line["high"]], [place, place], color=WORDS[word]["color"], linewidth=1.2)
                 axis.plot(line["effect"], place, **WORDS[word], markersize=4.5, linestyle="none")
         axis.set_title(label(name), fontsize=8)
+        axis.set_xlabel(x_label, fontsize=8)
         axis.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(list(places.values()), [f"{label(g)}: {label(r)}" for g, r in places], fontsize=7)
-    figure.supxlabel(x_label, fontsize=8)
     ordered = {word: seen[word] for word in WORDS if word in seen}
     legend(figure, ordered | {"base": BASE | {"linestyle": "none"}})
     return figure
