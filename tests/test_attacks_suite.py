@@ -32,7 +32,8 @@ def attack(model=None, x=None, *, norm="linf", attribution=attributions.saliency
     x = cases.images(5) if x is None else x
     how = {"ball": Ball(norm, RADIUS[norm]), "k": 2, "effort": QUICK, "generator": cases.generator(seed)} | changes
     ball = how.pop("ball")
-    return auto(attribution, model or cases.conv(), x, ball, **how)
+    attacked = attacks.heavy if isinstance(how["effort"], attacks.Heavy) else auto
+    return attacked(attribution, model or cases.conv(), x, ball, **how)
 
 
 def worst_first(table):
@@ -450,10 +451,11 @@ def test_images_whose_every_iterate_changes_the_prediction_are_not_a_number_and_
     assert torch.equal(torch.tensor(worst["counted"].to_numpy()), found.counted.double())
 
 
+@pytest.mark.parametrize("effort", [QUICK, attacks.Heavy(steps=20, starts=2)], ids=["auto", "heavy"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_an_attack_that_holds_the_output_moves_no_probability_further_and_reaches_less(norm):
+def test_an_attack_that_holds_the_output_moves_no_probability_further_and_reaches_less(norm, effort):
     model, x, held = cases.conv(), cases.images(12), 0.004
-    free, tied = (attack(model, x, norm=norm, held=bound) for bound in (None, held))
+    free, tied = (attack(model, x, norm=norm, held=bound, effort=effort) for bound in (None, held))
     moved = [(model(at).softmax(1) - model(x).softmax(1)).abs().amax(1) for at in tied.x.values()]
     assert torch.stack(moved).max() <= held
     assert max((model(at).softmax(1) - model(x).softmax(1)).abs().max() for at in free.x.values()) > 2 * held

@@ -111,7 +111,6 @@ def test_a_grid_of_what_cannot_be_is_refused(change, sentence):
         ({"radii_of": (("saliency", -1.0),)}, "radius is -1.0; it must be a finite number of at least 0"),
         ({"radii_of": (("salency", 1.0),)}, "a map of radii_of is 'salency'; .*did you mean 'saliency'"),
         ({"held": 0.0}, "held is 0.0; it must be a finite number above 0"),
-        ({"effort": attacks.Heavy(), "held": 0.02}, "held is 0.02; the heavy attack holds the predicted class alone"),
         ({"k_share": 1.5}, r"k_share is 1.5; it must lie in \(0, 1\]"),
     ],
 )

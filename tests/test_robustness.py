@@ -271,14 +271,15 @@ def attacked(effort, attribution=attributions.saliency, x=None, **changes):
     return table[table["attack"] == "worst"].reset_index(drop=True)
 
 
+@pytest.mark.parametrize("held", [None, 0.02])
 @pytest.mark.parametrize("effort", EFFORTS)
-def test_the_worst_case_is_that_of_the_attack_whose_effort_is_given(effort):
+def test_the_worst_case_is_that_of_the_attack_whose_effort_is_given(effort, held):
     quiet = dataclasses.replace(effort, draws=0, walk=0) if isinstance(effort, attacks.Effort) else effort
     attack = attacks.auto if isinstance(effort, attacks.Effort) else attacks.heavy
-    how = {"k": 2, "effort": quiet, "generator": cases.generator()}
+    how = {"k": 2, "effort": quiet, "generator": cases.generator(), "held": held}
     found = attack(attributions.saliency, cases.conv(), cases.images(4), HOW["ball"], **how).table
     own = found[found["part"] == "worst"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(attacked(effort)[VALUES], own[VALUES])
+    pd.testing.assert_frame_equal(attacked(effort, held=held)[VALUES], own[VALUES])
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -294,11 +295,6 @@ def test_images_without_a_map_and_maps_that_cannot_be_climbed_count_for_no_stren
     assert 0 < found["displacement"].mean() < math.inf
     found = attacked(effort, lambda model, x, target: attributions.saliency(model, x, target).detach())
     assert found[VALUES].isna().all(axis=None)
-
-
-def test_the_heavy_attack_holds_no_output():
-    with pytest.raises(ValueError, match=r"held is 0\.1; the heavy attack holds the predicted class alone"):
-        attacked(attacks.Heavy(steps=3, starts=1), held=0.1)
 
 
 def test_noise_counts_only_where_it_moves_no_probability_by_more_than_is_held():

@@ -61,13 +61,11 @@ def attribution_robustness(
     checks.kind("generator", generator, torch.Generator)
     checks.count("noise_draws", noise_draws)
     checks.count("effort.steps", effort.steps)
+    how = {"ascend_on": ascend_on, "held": held}
     if isinstance(effort, attacks.Heavy):
-        attack = partial(attacks.heavy, effort=effort, ascend_on=ascend_on)
-        if held is not None:
-            raise ValueError(f"held is {held!r}; the heavy attack holds the predicted class alone (None)")
+        attack = partial(attacks.heavy, effort=effort, **how)
     else:
-        climbing = dataclasses.replace(effort, draws=0, walk=0)
-        attack = partial(attacks.auto, effort=climbing, ascend_on=ascend_on, held=held)
+        attack = partial(attacks.auto, effort=dataclasses.replace(effort, draws=0, walk=0), **how)
     streams, tables = attacks.Streams(x, generator=generator), []
     target = predictions(model, x)
     noise = _noise(model, x, target, ball, streams, noise_draws, held)

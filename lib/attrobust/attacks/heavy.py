@@ -41,7 +41,7 @@ SEEDS = ("top_k", "spearman", "cosine", "pearson")
 def heavy(
     attribution: Attribution, model: nn.Module, x: Images, ball: Ball, *, k: int,
     generator: torch.Generator | Streams, effort: Heavy | None = None,
-    ascend_on: Sequence[nn.Module] | None = None,
+    ascend_on: Sequence[nn.Module] | None = None, held: float | None = None,
 ) -> Found:  # fmt: skip
     """Attack the maps of the predicted classes by another and much longer attack than `auto`.
 
@@ -62,7 +62,7 @@ def heavy(
     effort = effort or Heavy()
     checks.kind("effort", effort, Heavy)
     steps, starts = effort.steps, effort.starts
-    problem = Problem.of(attribution, model, x, ball, generator)
+    problem = Problem.of(attribution, model, x, ball, generator, held=held)
     if problem.stochastic:
         raise ValueError("attribution draws random numbers; the heavy attack judges maps that do not")
     judge, audits, lost = opened(problem, k=k), {}, 0

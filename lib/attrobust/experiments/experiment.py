@@ -108,8 +108,6 @@ class Measurement:
         checks.kind("effort", self.effort, attacks.Effort, attacks.Heavy)
         if self.held is not None:
             checks.positive("held", self.held)
-            if isinstance(self.effort, attacks.Heavy):
-                raise ValueError(f"held is {self.held!r}; the heavy attack holds the predicted class alone (None)")
         checks.count("effort.steps", self.effort.steps)
         checks.count("n_attacked", self.n_attacked)
         if not 0 < self.k_share <= 1:
