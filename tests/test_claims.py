@@ -206,3 +206,55 @@ def test_two_cells_of_one_name_are_refused():
     found = claims.paired(pairs(0.5), **COMPARED)
     with pytest.raises(ValueError, match="two cells have one name: F1, cosine, saliency, noise to attack"):
         claims.record({"F1": pd.concat([found, found])})
+
+
+# ------------------------------------------------------------------ whether a gain reaches a map
+
+
+def reached(saliency, difference, attention):
+    arm = {"dataset": "digits", "initial": "wide", "arm": ""}
+    ends = {"by": "step_size", "start": 0.1, "end": 1.0}
+    effects = [
+        arm | {"map": "saliency", "readout": "logit", "radius": "4/255"} | ends | {"word": saliency},
+        arm | {"map": "rollout", "readout": "none", "radius": "4/255"} | ends | {"word": "no room"},
+        arm | {"map": "rollout", "readout": "none", "radius": "24/255"} | ends | {"word": attention},
+    ]
+    gap = arm | {"map": "saliency - rollout", "readout": "logit - none", "radius": "4/255"} | ends
+    radii = {"digits": {"saliency": "4/255", "rollout": "24/255"}}
+    gaps = pd.DataFrame([gap | {"word": difference}])
+    return claims.reach(pd.DataFrame(effects), gaps, radii=radii)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("up", "up", "unclear"), "not reached"),
+        (("up", "up", "down"), "not reached"),
+        (("up", "leans up", "no change"), "leans not reached"),
+        (("leans up", "up", "unclear"), "leans not reached"),
+        (("up", "up", "leans up"), "leans reached"),
+        (("up", "no room", "up"), "reached"),
+        (("up", "no room", "unclear"), "no room"),
+        (("up", "up", "no room"), "no room"),
+        (("up", "unclear", "no change"), "unclear"),
+        (("unclear", "up", "no change"), "unclear"),
+        (("up", "up", "unclear (control)"), "not reached"),
+        (("up", "up", "unclear (counted)"), "unclear"),
+        (("unclear", "unclear", "up"), "unclear"),
+        (("leans up", "unclear", "up"), "reached"),
+        (("no change", "up", "unclear"), "no gain"),
+        (("down", "no room", "unclear"), "no gain"),
+        (("up", "too few seeds", "unclear"), "too few seeds"),
+        (("up", "up", "no pair"), "no pair"),
+    ],
+)
+def test_a_gain_does_not_reach_a_map_only_if_saliency_gains_and_gains_more_and_the_map_does_not(words, said):
+    found = reached(*words)
+    assert found["word"].tolist() == [said]
+    assert found[["map", "readout", "attention"]].to_numpy().tolist() == [["rollout", "logit", words[2]]]
+
+
+def test_a_map_is_judged_at_its_own_radius_and_the_words_can_be_recorded():
+    found = reached("up", "up", "unclear")
+    assert found["attention"].tolist() == ["unclear"]  # "no room" at the common radius
+    assert claims.record({"C6 reach": found})["arm"].tolist() == ["digits, wide, rollout, logit, 4/255"]

@@ -3,13 +3,10 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.special
 import scipy.stats
 import torch
-from attrobust import claims
-from attrobust.studies import softmax_entropy
 from attrobust.theory import draws, entropy, tally, traps
 from hypothesis import given
 from hypothesis import strategies as st
@@ -368,55 +365,3 @@ def test_rows_of_different_shapes_are_refused(unchecked):
 def test_scores_that_are_whole_numbers_are_refused(unchecked):
     with pytest.raises(ValueError, match=r"scores has dtype torch.int64; it must hold floating-point numbers"):
         entropy.softmax_entropy(torch.tensor([1, 2]))
-
-
-# ---------------------------------------------------------------------- whether a gain reaches a map
-
-
-def reached(saliency, difference, attention):
-    arm = {"dataset": "digits", "initial": "wide", "arm": ""}
-    ends = {"by": "step_size", "start": 0.1, "end": 1.0}
-    effects = [
-        arm | {"map": "saliency", "readout": "logit", "radius": "4/255"} | ends | {"word": saliency},
-        arm | {"map": "rollout", "readout": "none", "radius": "4/255"} | ends | {"word": "no room"},
-        arm | {"map": "rollout", "readout": "none", "radius": "24/255"} | ends | {"word": attention},
-    ]
-    gap = arm | {"map": "saliency - rollout", "readout": "logit - none", "radius": "4/255"} | ends
-    radii = {"digits": {"saliency": "4/255", "rollout": "24/255"}}
-    gaps = pd.DataFrame([gap | {"word": difference}])
-    return softmax_entropy.reach(pd.DataFrame(effects), gaps, radii=radii)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("up", "up", "unclear"), "not reached"),
-        (("up", "up", "down"), "not reached"),
-        (("up", "leans up", "no change"), "leans not reached"),
-        (("leans up", "up", "unclear"), "leans not reached"),
-        (("up", "up", "leans up"), "leans reached"),
-        (("up", "no room", "up"), "reached"),
-        (("up", "no room", "unclear"), "no room"),
-        (("up", "up", "no room"), "no room"),
-        (("up", "unclear", "no change"), "unclear"),
-        (("unclear", "up", "no change"), "unclear"),
-        (("up", "up", "unclear (control)"), "not reached"),
-        (("up", "up", "unclear (counted)"), "unclear"),
-        (("unclear", "unclear", "up"), "unclear"),
-        (("leans up", "unclear", "up"), "reached"),
-        (("no change", "up", "unclear"), "no gain"),
-        (("down", "no room", "unclear"), "no gain"),
-        (("up", "too few seeds", "unclear"), "too few seeds"),
-        (("up", "up", "no pair"), "no pair"),
-    ],
-)
-def test_a_gain_does_not_reach_a_map_only_if_saliency_gains_and_gains_more_and_the_map_does_not(words, said):
-    found = reached(*words)
-    assert found["word"].tolist() == [said]
-    assert found[["map", "readout", "attention"]].to_numpy().tolist() == [["rollout", "logit", words[2]]]
-
-
-def test_a_map_is_judged_at_its_own_radius_and_the_words_can_be_recorded():
-    found = reached("up", "up", "unclear")
-    assert found["attention"].tolist() == ["unclear"]  # "no room" at the common radius
-    assert claims.record({"C6 reach": found})["arm"].tolist() == ["digits, wide, rollout, logit, 4/255"]

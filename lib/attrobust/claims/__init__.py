@@ -1,5 +1,6 @@
 """Rows in, estimate, interval and word out; never imports torch, so that claims can be judged wherever rows are."""
 
+from attrobust.claims.attention import reach, restoration
 from attrobust.claims.by_seed import effects
 from attrobust.claims.cells import cells, contrast, holm, sign_flip
 from attrobust.claims.mediators import associations, carried_over
@@ -8,10 +9,10 @@ from attrobust.claims.permutation import chance_curve, permuted
 from attrobust.claims.record import beyond, family, record
 from attrobust.claims.rule import comparable, interval, left_out, save
 from attrobust.claims.strength import strength
-from attrobust.claims.told import agrees, elsewhere, page, restoration
+from attrobust.claims.told import agrees, elsewhere, page
 
 __all__ = [
     "agrees", "associations", "beyond", "carried_over", "cells", "chance_curve", "comparable", "contrast",
     "differences", "effects", "elsewhere", "family", "holm", "interval", "left_out", "means", "page", "paired",
-    "permuted", "record", "restoration", "save", "sign_flip", "strength",
+    "permuted", "reach", "record", "restoration", "save", "sign_flip", "strength",
 ]  # fmt: skip

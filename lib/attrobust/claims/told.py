@@ -1,20 +1,14 @@
-"""What is said of tables of cells: as a page, against another processor's, and of C7."""
+"""What is said of tables of cells: as a page, and against those of another processor."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from attrobust.claims.by_seed import Ends, named_cells
-from attrobust.claims.cells import ALPHA, COUNTED, FEWEST_SEEDS, MARGIN, NO_CHANGE, NO_PAIR, NO_ROOM, ROOM, TOO_FEW
-
-# isort: split
-from attrobust.claims.cells import UNCLEAR, cells, contrast, holm
+from attrobust.claims.by_seed import named_cells
+from attrobust.claims.cells import ALPHA, COUNTED, FEWEST_SEEDS, NO_PAIR, NO_ROOM, TOO_FEW, UNCLEAR
 from attrobust.claims.record import NAMES, place
 from attrobust.claims.rule import signed
-
-#: Words of a map under another attention kernel.
-RESTORED, LEANS_RESTORED, NOT_RESTORED = "restored", "leans restored", "not restored"
 
 
 def page(table: pd.DataFrame) -> str:
@@ -23,6 +17,7 @@ def page(table: pd.DataFrame) -> str:
     Chance: 5 % of the cells that could lean (five seeds or more, room, images counted), as if none had an effect.
 
     Example:
+        >>> from attrobust.claims.cells import cells
         >>> rows = pd.DataFrame([(s, h, 0.4 + h + s * h / 10) for s in range(10) for h in (0.1, 0.2)])
         >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="saliency")
         >>> print(page(cells(rows, by="step_size", arm=["map"], family=["saliency"])).splitlines()[1])
@@ -71,6 +66,7 @@ def agrees(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     `one`), and in `judged`: `agrees`, `differs` (gap above allowed, or one effect lacks) or `no pair` (no interval).
 
     Example:
+        >>> from attrobust.claims.cells import cells
         >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + s * h) for s in range(5) for h in (0.1, 0.2)])
         >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="saliency")
         >>> table = cells(rows, by="step_size", arm=["map"], family=[])
@@ -97,6 +93,7 @@ def elsewhere(own: pd.DataFrame, other: pd.DataFrame) -> str:
     Both are tables as `record` makes them. A cell agrees as `agrees` says.
 
     Example:
+        >>> from attrobust.claims.cells import cells
         >>> from attrobust.claims.record import record
         >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + s * h) for s in range(5) for h in (0.1, 0.2)])
         >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="raw")
@@ -120,61 +117,3 @@ def elsewhere(own: pd.DataFrame, other: pd.DataFrame) -> str:
     agreed, most = int((both["judged"] == "agrees").sum()), (both["gap"] / both["allowed"]).max()
     last = f"the largest gap is {most:.2f} of what two draws may differ by"
     return "\n".join([*lines, f"{agreed} of {len(both)} cells of the families agree; {last}"])
-
-
-def restoration(
-    rows: pd.DataFrame, *, by: str, arm: Sequence[str], twins: Mapping[str, str], maps: Sequence[str],
-    reference: str = "softmax", kernel: str = "attention", ends: Ends | None = None, margin: float = MARGIN,
-    room: tuple[float, float] | None = ROOM,
-) -> pd.DataFrame:  # fmt: skip
-    """Does an attention map gain under another kernel, where it does not under the reference (C7)?
-
-    Args:
-        rows, by, arm, ends, margin, room: as in `cells`; `arm` has `kernel` and "map", and rows have `between`.
-        twins: kernel without division by the row -> the same kernel with it.
-        maps: the deciding ones; Holm goes over them, within each of the three tests. Other maps say at most `leans`.
-        reference: the kernel that is to be outdone.
-        kernel: column that names the kernel.
-
-    Returns the columns of `cells` and `says`: "gains", "gains more than" the reference, and than the twin, a row each;
-    and `restored`, the same for the three: `no room` (in one), `restored` (all up), `leans restored` (all up or leaning
-    up), `not restored` (one is down or does not change), else `unclear`.
-
-    Example:
-        >>> grid = [(s, h, k) for s in range(10) for h in (0.1, 0.2) for k in ("softmax", "bell", "divided")]
-        >>> rows = pd.DataFrame(grid, columns=["seed", "step_size", "attention"]).assign(comparable=True, map="raw")
-        >>> rows["value"] = 0.3 + rows["step_size"] * (rows["attention"] == "bell")
-        >>> how = {"by": "step_size", "arm": ["attention", "map"], "twins": {"bell": "divided"}, "maps": ["raw"]}
-        >>> restoration(rows.assign(between=0.1), **how)[["says", "restored"]].to_numpy().tolist()[2]
-        ['gains more than divided', 'restored']
-    """
-    if "between" not in rows or kernel not in arm or "map" not in arm:
-        raise ValueError(f"rows need the control 'between', and arm {kernel!r} and 'map'; arm is {[*arm]}")
-    if absent := sorted({reference, *twins, *twins.values()} - {*rows[kernel]}):
-        raise ValueError(f"rows have no {kernel} {', '.join(absent)}; they have {', '.join(rows[kernel].unique())}")
-    how = {"by": by, "arm": arm, "family": [], "ends": ends, "margin": margin, "room": room}
-    tables = []
-    for name, twin in twins.items():
-        tests = {"gains": cells(rows[rows[kernel] == name], **how)}
-        for other in dict.fromkeys((reference, twin)):
-            pair = rows[rows[kernel].isin([name, other])]
-            tests[f"gains more than {other}"] = contrast(pair, of={kernel: name}, minus={kernel: other}, **how)
-        for says, table in tests.items():
-            table = table.assign(**{kernel: name})
-            for _, part in table.groupby([c for c in arm if c != "map"], sort=False):
-                family = [tuple(part.iloc[0][c] if c != "map" else m for c in arm) for m in maps]
-                tables.append(holm(part, arm=arm, family=family).assign(says=says))
-    if not tables:
-        return pd.DataFrame(columns=[*arm, "says", "restored"])
-    table = pd.DataFrame([record for part in tables for record in part.to_dict("records")])
-    words = table.groupby(list(arm), sort=False)["word"].transform(lambda three: _restored({*three}))
-    return table[[*arm, "says", *table.columns[len(arm) : -1]]].assign(restored=words)
-
-
-def _restored(words: set[str]) -> str:
-    """One word for the three tests of a map."""
-    if NO_ROOM in words:
-        return NO_ROOM
-    if words <= {"up", "leans up"}:
-        return RESTORED if words == {"up"} else LEANS_RESTORED
-    return NOT_RESTORED if words & {"down", NO_CHANGE} else UNCLEAR

@@ -1,7 +1,7 @@
 """What notebook 06 alone calls: whether a gain reaches a map; softmax rows over scale, entropy, diversity of tokens."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import pandas as pd
@@ -9,61 +9,10 @@ import torch
 from torch import Tensor
 
 from attrobust import similarity
-from attrobust.claims.cells import COUNTED, NO_CHANGE, NO_PAIR, NO_ROOM, TOO_FEW, UNCLEAR
 from attrobust.theory import entropy, traps
 from attrobust.theory.draws import Source
 from attrobust.theory.tally import NamedValues, equalities, named_values
 from attrobust.versions import versioned
-
-#: Columns that name an arm of the notebook, beside map, readout and radius; words of C6.
-SETTING = ("dataset", "initial", "arm")
-NOT_REACHED, REACHED, NO_GAIN = "not reached", "reached", "no gain"
-
-
-def reach(effects: pd.DataFrame, contrasts: pd.DataFrame, *, radii: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
-    """Does the gain of saliency reach an attention map (C6)? One word for each contrast, from three.
-
-    Args:
-        effects: table of `claims.cells`, one row per map, readout and radius.
-        contrasts: tables of `claims.contrast`, saliency minus map, of the same arms.
-        radii: data set -> map -> the radius at which the map itself is judged.
-
-    The words: `no gain` (saliency is down or does not change), `reached` (saliency and the map are up), `no room` (in
-    one of the three), `not reached` (saliency up, saliency minus map up, the map neither up nor leaning up, its images
-    counted), the last two with `leans` where one of the words that they rest on leans; else `unclear`.
-    """
-    names = [*SETTING, "map", "readout", "radius"]
-    told = effects.set_index(names)["word"].to_dict()
-    records = []
-    for row in contrasts.to_dict("records"):
-        (gaining, other), readout = row["map"].split(" - "), row["readout"].split(" - ")[0]
-        setting, own = [row[name] for name in SETTING], radii[row["dataset"]]
-        three = {
-            "saliency": told.get((*setting, gaining, readout, own[gaining]), NO_PAIR),
-            "difference": row["word"],
-            "attention": told.get((*setting, other, "none", own[other]), NO_PAIR),
-        }
-        record = dict(zip(SETTING, setting, strict=True)) | {"map": other, "readout": readout, "radius": row["radius"]}
-        record |= {"by": row["by"], "start": row["start"], "end": row["end"]}
-        records.append(record | three | {"word": _reached(**three)})
-    return pd.DataFrame(records, columns=[*names, "by", "start", "end", "saliency", "difference", "attention", "word"])
-
-
-def _reached(saliency: str, difference: str, attention: str) -> str:
-    """One word for the three of `reach`."""
-    words, gains = (saliency, difference, attention), ("up", "leans up")
-    for word in (NO_PAIR, TOO_FEW):
-        if word in words:
-            return word
-    if saliency in ("down", "leans down", NO_CHANGE):
-        return NO_GAIN
-    if attention in gains and saliency in gains:
-        return attention.replace("up", REACHED)
-    if NO_ROOM in words:
-        return NO_ROOM
-    if saliency in gains and difference in gains and attention != COUNTED:
-        return NOT_REACHED if saliency == difference == "up" else f"leans {NOT_REACHED}"
-    return UNCLEAR
 
 
 @versioned(1)
