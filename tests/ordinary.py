@@ -262,7 +262,7 @@ WRITTEN = {
     "ShuffleNet": shufflenet, "ConvNeXt": convnext, "ConvMixer": convmixer, "All-CNN": all_convolutional,
     "MLP-Mixer": mlp_mixer, "gMLP": gated_mlp, "Transformer encoder": encoder, "our MLP": lambda: ours("mlp"),
     "our CNN": lambda: ours("convnet"), "our ViT": lambda: ours("vit"),
-    "our CNN with BatchNorm": lambda: ours("convnet", norm="batch"), "our ResNet": lambda: ours("resnet"),
+    "our CNN with BatchNorm": lambda: ours("convnet_bn"), "our ResNet": lambda: ours("resnet"),
     "our ResNet of ReLUs": lambda: ours("resnet", activation="relu"),
 }  # fmt: skip
 

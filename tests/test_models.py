@@ -147,7 +147,7 @@ def test_weights_depend_on_the_seed_alone(architecture, activation):
     assert not all(torch.equal(p, q) for p, q in zip(first.parameters(), other.parameters(), strict=True))
     assert first(torch.full((2, 1, 6, 8), 0.5)).shape == (2, 3)
     assert first.training
-    assert (models.kinks(first, torch.full((1, 1, 6, 8), 0.5)) == ["relu"]) == (activation == "relu")
+    assert (models.kinks(first, torch.full((2, 1, 6, 8), 0.5)) == ["relu"]) == (activation == "relu")
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "convnet", "resnet"])
@@ -255,6 +255,17 @@ def test_the_residual_network_agrees_with_its_equations_for_images_of_any_size(s
     assert logits.shape == (2, 10)
     assert torch.allclose(model.eval()(x), logits, rtol=1e-10)
     assert torch.allclose(model.float()(x.float()).double(), logits, rtol=1e-3, atol=1e-3)
+
+
+def test_the_deeper_residual_network_has_the_published_number_of_parameters_and_halves_its_maps_thrice():
+    model = models.build("resnet18", input_shape=(3, 32, 32), classes=10, seed=0).eval()
+    assert sum(w.numel() for w in model.parameters()) == 11_173_962
+    assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in model.modules()) == 17
+    seen = []
+    model.last_maps.register_forward_hook(lambda layer, inputs, output: seen.append(output.shape))
+    with torch.no_grad():
+        assert model(cases.images(1, shape=(3, 32, 32)).float()).shape == (1, 10)
+    assert seen == [(1, 512, 4, 4)]
 
 
 @pytest.mark.parametrize("name", ["convnet_bn", "resnet"])
@@ -463,7 +474,7 @@ def test_narrow_networks_start_as_torchs_own_layers_and_small_positions(architec
     [
         (
             {"architecture": "mpl"},
-            "architecture is 'mpl'; it must be one of mlp, convnet, convnet_bn, resnet, vit; did you mean 'mlp'",
+            "architecture is 'mpl'; it must be one of mlp, .*, vit; did you mean 'mlp'",
         ),
         ({"architecture": "vit", "patch": 3}, "patch is 3; it must divide the image's height and width, 2 and 2"),
         ({"architecture": "vit", "patch": 0}, "patch is 0; it must be a whole number of at least 1"),

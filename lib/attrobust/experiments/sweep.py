@@ -38,7 +38,7 @@ from attrobust.rows import ATTACKED, Rows
 from attrobust.training import Fit
 
 #: Architectures whose networks take turns in training, whatever the device.
-NORMED = ("convnet_bn", "resnet")
+NORMED = ("convnet_bn", "resnet", "resnet18")
 
 
 def run(

@@ -125,12 +125,13 @@ class Residual(nn.Module):
 
 
 class ResNet(_Convolutional):
-    """Small residual network: a 3 x 3 stem, three blocks of `width`, twice and four times as many channels, their mean.
+    """Residual network: a 3 x 3 stem, stages of blocks with `width`, twice, four times as many channels, and so on.
 
-    The second and third block halve the sides. With BatchNorm behind each convolution; the pooled channels of the last
-    block go through one dense layer. Images may have any sides. (He et al. 2016, "Deep residual learning for image
-    recognition", section 4.2 with n = 1: eight layers deep; there the width is 16, and shortcuts are padded, not
-    convolved.)
+    `stages` is how many blocks each stage has; from the second on, the first block of a stage halves the sides. With
+    BatchNorm behind each convolution; the pooled channels of the last block go through one dense layer. Images may have
+    any sides. (He et al. 2016, "Deep residual learning for image recognition". The default is that of section 4.2 with
+    n = 1, eight layers deep; there the width is 16, and shortcuts are padded, not convolved. With stages (2, 2, 2, 2)
+    and width 64 it is the ResNet-18 of table 1 behind a stem for small images.)
 
     Example:
         >>> net = ResNet((3, 14, 14), 10, width=4).eval()
@@ -139,13 +140,18 @@ class ResNet(_Convolutional):
     """
 
     def __init__(
-        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 8, **pixels: float
-    ) -> None:
+        self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 8,
+        stages: tuple[int, ...] = (1, 1, 1), **pixels: float,
+    ) -> None:  # fmt: skip
         act = ACTIVATIONS[activation]
+        blocks, fan_in = [], width
+        for stage, depth in enumerate(stages):
+            for place in range(depth):
+                stride, fan_out = 1 + (stage > 0 and place == 0), width * 2**stage
+                blocks.append(Residual(fan_in, fan_out, stride=stride, activation=act))
+                fan_in = fan_out
         stem = [*_convolution(inputs[0], width, batch_norm=True), act()]
-        sizes = pairwise((width, width, 2 * width, 4 * width))
-        blocks = [Residual(*size, stride=1 + (i > 0), activation=act) for i, size in enumerate(sizes)]
-        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes)]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(fan_in, classes)]
         super().__init__(pixels, *stem, *blocks, *head)
 
 
@@ -249,7 +255,8 @@ class ViT(nn.Module):
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    "mlp": MLP, "convnet": ConvNet, "convnet_bn": partial(ConvNet, batch_norm=True), "resnet": ResNet, "vit": ViT,
+    "mlp": MLP, "convnet": ConvNet, "convnet_bn": partial(ConvNet, batch_norm=True), "resnet": ResNet,
+    "resnet18": partial(ResNet, width=64, stages=(2, 2, 2, 2)), "vit": ViT,
 }  # fmt: skip
 INITIAL = ("wide", "narrow")
 
