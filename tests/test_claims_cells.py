@@ -657,6 +657,19 @@ def test_what_is_beyond_a_grid_are_the_lines_that_it_lacks():
     assert not len(claims.beyond(pd.DataFrame(), own))
 
 
+def test_stored_lines_outside_every_family_and_beside_lines_of_other_columns_are_told_as_they_were(tmp_path):
+    rows = runs(0.2, seeds=6)
+    rows.loc[0, "comparable"] = False
+    own = claims.record({"C6": claims.cells(rows.assign(map="raw"), by="step_size", arm=["map"], family=["raw"])})
+    outside = claims.cells(rows, by="step_size", arm=["map"], family=[])
+    other = pd.DataFrame([{"statement": "P1", "by": "cases", "start": "1", "end": "2", "word": "holds"}])
+    claims.save(claims.record({"C6": outside, "C5": other}), tmp_path)
+    beyond = claims.beyond(pd.read_csv(tmp_path / "claims.csv"), own)
+    told = claims.page(beyond[beyond.claim == "C6"]).splitlines()[1]
+    assert "p_holm" not in beyond
+    assert told == "C6 " + claims.page(outside).splitlines()[1]
+
+
 def test_a_run_that_collapsed_has_no_images_and_takes_its_seed_out_with_or_without_it():
     rows = runs(0.2, seeds=6).assign(images=lambda t: t["value"].map("{0:.6f} {0:.6f}".format))
     gone = (rows["seed"] == 5) & (rows["step_size"] == STEPS[-1])

@@ -29,15 +29,16 @@ def page(table: pd.DataFrame) -> str:
     for named, row in zip(cells_named, table.to_dict("records"), strict=True):
         name = " ".join(part for part in named if part)
         if row["word"] in (NO_PAIR, TOO_FEW):
-            unjudged.append(f"no verdict: {name}: {row['word']}, n = {row['seeds']}{_left(row)}")
+            unjudged.append(f"no verdict: {name}: {row['word']}, n = {row['seeds']:.0f}{_left(row)}")
             continue
-        p, after = ("<.001" if row[key] < 0.0005 else f"{row[key]:.3f}".removeprefix("0") for key in ("p", "p_holm"))
-        odds = f"p {p}, Holm {after}" if np.isfinite(row["p_holm"]) else f"p {p}"
+        both = row["p"], row.get("p_holm", np.nan)  # of stored lines all of which lie outside a family it is no column
+        p, after = ("<.001" if odds < 0.0005 else f"{odds:.3f}".removeprefix("0") for odds in both)
+        odds = f"p {p}, Holm {after}" if np.isfinite(both[1]) else f"p {p}"
         seen = f" (sees {row['half']:.3f})" if row["word"].startswith(UNCLEAR) else ""
         back = f" | {row['restored']}" if "restored" in row else ""
         lines.append(
             f"{name} {row['start']} -> {row['end']}  {row['first']:.3f} -> {row['last']:.3f}  {signed(row['effect'])} "
-            f"[{signed(row['low'])}, {signed(row['high'])}]  {odds}  n = {row['seeds']}  {row['word']}{seen}"
+            f"[{signed(row['low'])}, {signed(row['high'])}]  {odds}  n = {row['seeds']:.0f}  {row['word']}{seen}"
             f"{' (censored)' if row['censored'] else ''}{back}{_left(row)}"
         )
     able = int((~table["word"].isin([NO_PAIR, TOO_FEW, NO_ROOM, COUNTED])).sum())
@@ -48,11 +49,12 @@ def page(table: pd.DataFrame) -> str:
 
 def _left(row: Mapping[str, object]) -> str:
     """What did not enter, and what it would have done."""
-    without = f"; {row['without_pair']} seeds without a pair of ends" if row["without_pair"] else ""
-    if not row["left_out"]:
+    lacking, gone = (int(row[name]) if row[name] == row[name] else 0 for name in ("without_pair", "left_out"))
+    without = f"; {lacking} seeds without a pair of ends" if lacking else ""
+    if not gone:
         return without
     low, high = signed(row["low_all"]), signed(row["high_all"])
-    return f"{without}; {row['left_out']} runs left out, with them {signed(row['effect_all'])} [{low}, {high}]"
+    return f"{without}; {gone} runs left out, with them {signed(row['effect_all'])} [{low}, {high}]"
 
 
 def agrees(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
