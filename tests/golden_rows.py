@@ -26,7 +26,18 @@ import cases
 import numpy as np
 import pandas as pd
 import torch
-from attrobust import attacks, attention, attributions, data, experiments, paths, regularizers, robustness, training
+from attrobust import (
+    attacks,
+    attention,
+    attributions,
+    data,
+    experiments,
+    models,
+    paths,
+    regularizers,
+    robustness,
+    training,
+)
 from attrobust.balls import Ball
 from attrobust.experiments import explanations, measure
 from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
@@ -152,6 +163,12 @@ def judge_of_strength() -> pd.DataFrame:
     return attacks.heavy(attributions.saliency, cases.mlp(), cases.images(2), Ball("linf", 8 / 255), **how).table
 
 
+def of_feature_maps() -> pd.DataFrame:
+    model = models.build("convnet_bn", input_shape=cases.VIT_SHAPE, classes=3, seed=0, width=2).double().eval()
+    x = images(2)
+    return pd.DataFrame({"map": explanations.last_maps(model, x, torch.tensor([0, 1])).flatten().tolist()})
+
+
 def penalised(name: str) -> pd.DataFrame:
     return pd.DataFrame(
         {"penalty": regularizers.PENALTIES[name](cases.conv(), cases.images(), cases.labels()).tolist()}
@@ -213,6 +230,7 @@ CASES: dict[str, Callable[[], object]] = {
     "attribution_robustness": robust,
     "auto": suite,
     "heavy": judge_of_strength,
+    "last_maps": of_feature_maps,
     "read_out_twice": lambda: kernel_attention.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
     "drop_in": lambda: kernel_attention.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
     "training_steps": lambda: untimed(kernel_attention.training_steps(["l2"], 14, 8, 1, 2, 1)),

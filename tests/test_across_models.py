@@ -28,20 +28,19 @@ def test_a_condition_differs_from_its_base_in_one_choice_beside_the_step_that_go
             assert one.seed == other.seed
             pairs = zip(fields(one).items(), fields(other).values(), strict=True)
             changed = {name for (name, mine), theirs in pairs if mine != theirs}
-            changed -= {"step_size"} if condition.scale != 1 else set()
+            changed -= {"step_size"} if condition.factor in ("batch", "momentum") else set()
             if condition.name == "fixed budget":  # no level, hence nothing that goes with one; annealed to the end
                 assert changed == {"stop_loss", "stop_within", "patience", "schedule"}
             elif condition.factor == "weight decay":
                 assert changed in ({"weight_decay"}, {"step_x_decay"})
-            elif condition.name == "the same, images moved":
-                assert changed == {"schedule", "augmentation"}
             else:
                 assert len(changed) == 1, changed
 
 
+@pytest.mark.parametrize("base", [{}, {"batch_size": 32}, {"batch_size": 500, "momentum": 0.5}], ids=str)
 @pytest.mark.parametrize("condition", across_models.CONDITIONS, ids=lambda c: f"{c.factor} {c.name}")
-def test_the_noise_of_an_update_stays_what_it_was(condition):
-    found = networks(condition)
+def test_the_noise_of_an_update_stays_what_it_was_whatever_the_base(condition, base):
+    found = networks(condition, BASE | base)
 
     def noise(experiment):
         """Per image and update; a step of SGD with momentum m goes 1 / (1 - m) as far in the end."""
@@ -50,6 +49,12 @@ def test_the_noise_of_an_update_stays_what_it_was(condition):
     for end in across_models.ENDS:
         one, other = (noise(found[side, end][0]) for side in across_models.SIDES)
         assert one == pytest.approx(other, rel=1e-9)
+
+
+def test_a_base_that_has_made_the_choice_already_is_refused():
+    for condition, made in ((0, {"activation": "relu"}), (4, {"batch_size": 512}), (8, {"protocol": "plateau"})):
+        with pytest.raises(ValueError, match=r"base has .* already; it must be without it"):
+            networks(across_models.CONDITIONS[condition], BASE | made)
 
 
 def test_all_conditions_have_names_of_their_own_and_can_be_told_by_factor_and_name():

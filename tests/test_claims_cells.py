@@ -555,8 +555,8 @@ def test_the_curve_under_exchanged_labels_is_that_of_all_patterns_in_which_whole
         near = np.quantile(every[place], [0.01, 0.04, 0.96, 0.99])
         assert near[0] <= found.low <= near[1]
         assert near[2] <= found.high <= near[3]
-        share = np.mean(np.abs(every[place]) >= abs(found.effect) - 1e-12)
-        assert found.beyond == pytest.approx(share, abs=5 * (share * (1 - share) / 2000) ** 0.5 + 1e-9)
+        share = min(np.mean(side * (every[place] - found.effect) >= -1e-12) for side in (1, -1))
+        assert found.p == pytest.approx(min(1, 2 * share), abs=10 * (share * (1 - share) / 2000) ** 0.5 + 1e-3)
 
 
 def test_an_effect_in_all_cells_leaves_the_band_and_one_in_none_stays_inside():
@@ -564,9 +564,20 @@ def test_an_effect_in_all_cells_leaves_the_band_and_one_in_none_stays_inside():
         pd.concat([runs(slope, seeds=10, steps=(0.01, 0.1), draw=d, map=f"m{d}") for d in range(5)])
         for slope in (0.2, 0.0)
     )
-    assert (chance_curve(effect)["beyond"] < 0.01).all()
+    assert (chance_curve(effect)["p"] < 0.01).all()
     table = chance_curve(none)
     assert table["effect"].between(table["low"], table["high"]).sum() >= 4
+
+
+def test_a_place_above_its_band_has_a_small_p_however_small_its_effect():
+    """Cells of very unequal effects, all positive: at low places exchanged labels give negative effects."""
+    slopes = np.linspace(0.02, 0.4, 12)
+    rows = pd.concat([runs(s, seeds=10, steps=(0.01, 0.1), draw=d, map=f"m{d}") for d, s in enumerate(slopes)])
+    table = chance_curve(rows)
+    outside = (table["effect"] < table["low"]) | (table["effect"] > table["high"])
+    assert outside.iloc[0]
+    assert (table["p"] <= 0.0501)[outside].all()
+    assert (table["p"] >= 0.0499)[~outside].all()
 
 
 def test_cells_of_fewer_than_five_seeds_do_not_enter_the_curve_and_missing_pairs_are_left_out_of_their_cell():

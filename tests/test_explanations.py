@@ -294,6 +294,23 @@ def test_a_map_of_pixels_is_the_attribution_of_its_name_under_each_readout():
         last(cases.mlp(), cases.images(4), target)
 
 
+def test_grad_cam_of_relus_is_attacked_through_a_twin_of_the_same_layer():
+    """Untrained networks, of which some fail the audit of their own derivative: their twins see the same layer."""
+    x = images(4)
+    maps, how = experiments.compared(None, ["grad_cam"]), {"k": 2, "radius": 8, "seed": 0}
+    for seed in range(6):
+        size = {"input_shape": (1, 4, 4), "classes": 3, "width": 2, "activation": "relu"}
+        model = models.build("convnet", seed=seed, **size).double().eval().requires_grad_(False)
+        found = experiments.under_attack(model, x, maps=maps, effort=attacks.Effort(steps=2, restarts=1), **how)
+        worst = found[found.attack == "worst"].iloc[0]
+        assert worst["n"] >= 2
+        assert -1 <= worst["spearman"] <= 1
+        target, twin = model(x).argmax(1), models.smooth_twin(model, x, beta=50.0)
+        (grad_cam,) = maps.values()
+        own = attributions.grad_cam(twin, x, target, layer=model.last_maps)
+        assert torch.equal(grad_cam(twin, x, target), own)
+
+
 def test_every_map_of_a_network_is_attacked_and_stochastic_ones_are_so_under_common_draws():
     size = {"input_shape": (1, 4, 4), "classes": 3, "width": 4}
     model, x = models.build("convnet", seed=0, **size).double().eval().requires_grad_(False), images(4)

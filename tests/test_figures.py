@@ -289,14 +289,18 @@ def test_a_specification_curve_shows_every_cell_in_order_over_the_choices_it_sta
 
 def test_the_band_under_exchanged_labels_lies_where_its_table_says_and_belongs_to_the_same_cells():
     table = cells_of(["up", "leans up", "no change", "down"])
-    chance = pd.DataFrame({"place": range(4), "low": [-0.3, -0.2, -0.1, 0.0], "high": [0.0, 0.1, 0.2, 0.3]})
+    own = np.sort(table["effect"])
+    chance = pd.DataFrame(
+        {"place": range(4), "effect": own, "low": [-0.3, -0.2, -0.1, 0.0], "high": [0.0, 0.1, 0.2, 0.3]}
+    )
     figure = figures.specification(table, choices=["dataset"], effect="change", chance=chance)
     dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert [line.get_ydata().tolist() for line in dotted] == [chance.low.tolist(), chance.high.tolist()]
     (legend,) = figure.legends
     assert "step labels exchanged (95 %)" in [text.get_text() for text in legend.get_texts()]
-    with pytest.raises(ValueError, match="chance has 3 places; the table has 4 cells with an effect"):
-        figures.specification(table, choices=["dataset"], effect="change", chance=chance[:3])
+    for other in (chance[:3], chance.assign(effect=own + 0.01)):
+        with pytest.raises(ValueError, match="chance is of other cells; it must have the effects of the table"):
+            figures.specification(table, choices=["dataset"], effect="change", chance=other)
 
 
 def test_a_cell_without_an_effect_is_no_column_and_named_values_come_first():

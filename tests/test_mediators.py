@@ -47,6 +47,14 @@ def test_of_properties_that_go_with_nothing_the_interval_holds_zero_about_ninete
     assert held >= 50  # 57 expected; the chance of fewer than 50 is below one in a thousand
 
 
+def test_a_property_that_varies_in_one_arm_alone_has_no_interval():
+    """Draws without that arm have no correlation; without them the interval would miss zero half the time."""
+    rows = runs(arms=8, each=6, value=lambda arm, noise: noise, size=lambda arm, noise: noise * (arm == 0))
+    line = associations(rows, "size").loc["size"]
+    assert np.isfinite(line.correlation)
+    assert np.isnan([line.low, line.high]).all()
+
+
 def test_any_rising_map_of_a_property_changes_nothing():
     rows = runs(value=lambda arm, noise: arm + noise, size=lambda arm, noise: arm + noise)
     one, other = (associations(rows.assign(size=change(rows["size"])), "size") for change in (np.exp, lambda v: 3 * v))
@@ -67,6 +75,13 @@ def test_runs_without_the_property_do_not_enter_its_line_and_four_arms_have_no_i
 
 
 def test_a_missing_column_is_named_and_so_is_a_number_of_draws_that_is_none():
+    table = runs(value=lambda arm, noise: noise).assign(word="x")
+    for how, sentence in (
+        ({"cluster": ()}, r"cluster is \[\]; it must be a list of columns"),
+        ({"properties": ["word"]}, "column 'word' holds .*; it must hold numbers"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            associations(table, *how.pop("properties", []), **how)
     for draws in (0, -1):
         with pytest.raises(ValueError, match=r"draws is .*; it must be a whole number of at least 1"):
             associations(runs(value=lambda arm, noise: noise), draws=draws)
@@ -122,6 +137,15 @@ def test_the_prediction_is_that_of_a_line_through_the_ranks_of_the_others():
     residual = left["value"] - (start + slope * new)
     expected = 1 - (residual**2).sum() / ((left["value"] - left["value"].mean()) ** 2).sum()
     assert carried(rows).loc["b", "r2"] == pytest.approx(expected)
+
+
+def test_what_does_not_vary_is_neither_predicted_nor_predicts():
+    rows = kinds()
+    flat = carried(rows.assign(value=rows["value"].where(rows.kind != "a", 0.1))).loc["a"]
+    assert np.isnan([flat.r2, flat.correlation]).all()
+    blank = carried(rows.assign(size=rows["size"].where(rows.kind == "b", 0.5))).loc["b"]
+    assert np.isnan(blank.correlation)
+    assert carried(rows.assign(kind=rows.kind.where(rows.kind != "c"))).index.tolist() == ["a", "b", ""]
 
 
 def test_a_kind_without_the_property_has_no_prediction():

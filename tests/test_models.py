@@ -482,6 +482,23 @@ def test_narrow_networks_start_as_torchs_own_layers_and_small_positions(architec
         ({"architecture": "vit", "heads": 5}, "heads is 5; it must divide dim, 32"),
         ({"architecture": "vit", "dim": 0}, "dim is 0; it must be a whole number of at least 1"),
         ({"architecture": "vit", "attention": "sotfmax"}, "attention is 'sotfmax'; .*did you mean 'softmax'"),
+        (
+            {"architecture": "resnet", "depth": 2},
+            "depth is 2; architecture 'resnet' takes act.*, stages, mean",
+        ),
+        (
+            {"architecture": "resnet18", "stages": (1,)},
+            "stages is .*; architecture 'resnet18' takes act.*, width, mean",
+        ),
+        (
+            {"architecture": "convnet_bn", "batch_norm": False},
+            "batch_norm is False; architecture 'convnet_bn' t",
+        ),
+        ({"architecture": "resnet", "stages": ()}, "stages is empty; it must be numbers of blocks, one per stage"),
+        (
+            {"architecture": "resnet", "stages": (1, 0)},
+            "a stage of stages is 0; it must be a whole number",
+        ),
         ({"architecture": "resnet", "width": 0}, "width is 0; it must be a whole number of at least 1"),
         ({"initial": "thin"}, "initial is 'thin'; it must be one of wide, narrow"),
         ({"activation": "rely"}, "activation is 'rely'; it must be one of .*; did you mean 'relu'"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from attrobust import attacks, experiments, models, training, versions
 from attrobust.balls import Ball
-from attrobust.training import recipes
+from attrobust.training import recipes, stacks
 from torch.nn import functional as F
 
 SHAPE = (1, 3, 3)
@@ -147,7 +147,7 @@ def test_a_recipe_that_was_before_norms_could_be_pinned_has_the_name_it_had():
     recipe = training.Recipe(step_size=0.1, batch_size=4, epochs=3)
     fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "pinned"}
     bare = dataclasses.make_dataclass("Recipe", list(fields))(**fields)
-    assert versions.digest(recipe) == versions.digest(bare)
+    assert versions.digest(recipe) == versions.digest(bare) == "7e80ae1e5eddd4f6"
     assert versions.digest(dataclasses.replace(recipe, pinned=True)) != versions.digest(bare)
 
 
@@ -173,6 +173,33 @@ def test_pinned_weight_matrices_keep_their_first_norms_after_every_update_and_bi
         assert alike(net, twin)
         assert [w.norm().item() for w in net.parameters() if w.ndim > 1] == pytest.approx([n.item() for n in lengths])
         assert any(b.any() for b in net.parameters() if b.ndim == 1)
+
+
+def test_of_a_transformer_the_weights_of_layers_are_pinned_and_its_own_tokens_are_free():
+    x, y = examples()
+    options = {"patch": 1, "dim": 8, "heads": 2, "depth": 1}
+    model = models.build("vit", input_shape=SHAPE, classes=3, seed=0, **options).double()
+    first = {name: w.detach().norm().item() for name, w in model.named_parameters()}
+    fit([model], x, y, [0], pinned=True)
+    for name, w in model.named_parameters():
+        pinned = w.ndim > 1 and name.endswith("weight")
+        assert (w.norm().item() == pytest.approx(first[name], rel=1e-12)) == pinned, name
+    assert model.cls.any()
+
+
+def test_weights_that_became_zero_stay_zero_under_a_pinned_norm():
+    x, y = examples()
+    model = build().float()
+    for w in model.parameters():
+        w.data.zero_()
+    (result,) = fit([model], torch.zeros_like(x).float(), y, [0], pinned=True)
+    assert not result.diverged
+    assert all(w.isfinite().all() for w in model.parameters())
+    networks = stacks.Turns([build().float()], training.Recipe(**BASE).per_example_loss)
+    lengths = [length * 11 for length in networks.lengths(0)]
+    networks.weights.zero_()
+    networks.pin(0, lengths)
+    assert not networks.weights.any()
 
 
 def test_pinned_networks_that_stop_at_their_own_time_are_what_they_would_be_alone():

@@ -70,9 +70,14 @@ def test_the_deciding_pixels_are_those_of_the_left_digit():
     assert torch.equal(torch.as_tensor(black_right) * mask, torch.as_tensor(black_right))
 
 
-def test_sides_that_cannot_be_halved_are_refused():
+def test_what_cannot_be_halved_or_paired_is_refused(unchecked):
     with pytest.raises(ValueError, match=r"x has images of \(7, 8\); both sides must be even"):
         two_digits.beside(np.zeros((3, 7, 8), np.uint8), seed=0)
+    for x in (np.zeros((1, 4, 4), np.uint8), np.zeros((3, 1, 4, 4), np.uint8), np.zeros((3, 4, 4))):
+        with pytest.raises(ValueError, match=r"x is .*; it must be bytes \(images, height, width\), of two images or"):
+            two_digits.beside(x, seed=0)
+    with pytest.raises(ValueError, match="width is 7; it must be even"):
+        two_digits.deciding(7, 7)
 
 
 def test_the_set_is_made_of_mnists_files_split_by_split():

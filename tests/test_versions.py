@@ -53,6 +53,19 @@ def test_every_field_enters_by_name_its_default_too():
     assert digest(Penalty(strength=0.6)) != digest(Penalty())
 
 
+def test_a_later_field_stays_out_at_what_held_before_whatever_its_default_and_by_value():
+    def made(default, before):
+        held = dataclasses.field(default=default, metadata=versions.since(before))
+        return dataclasses.make_dataclass("Fit", [("steps", int), ("held", object, held)])
+
+    old = dataclasses.make_dataclass("Fit", [("steps", int)])(3)
+    for default, before, others in ((True, False, (0, None, True)), (1, (1, 2), ((1,), 12)), (0, None, (False, 0))):
+        new = made(default, before)
+        assert versions.digest(new(3, before)) == versions.digest(old)
+        assert len({versions.digest(new(3, other)) for other in (*others, before)}) == len(others) + 1
+    assert versions.digest(made(0, (1, 2))(3, [1, 2])) == versions.digest(old)
+
+
 def test_dataclasses_inside_lists_and_mappings_enter_by_every_field_too():
     assert digest({"penalties": [Penalty()]}) != digest({"penalties": [Penalty(on="output")]})
     assert digest([Penalty()]) == digest((Penalty(),))

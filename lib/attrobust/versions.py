@@ -78,7 +78,8 @@ def since(before: object) -> dict[str, object]:
 
 def _old(field: dataclasses.Field, value: object) -> bool:
     """Whether the field says what held before it was there."""
-    return "before" in field.metadata and getattr(value, field.name) == field.metadata["before"]
+    now = getattr(value, field.name)
+    return "before" in field.metadata and canonical(now) == canonical(field.metadata["before"])
 
 
 def _plain(value: object) -> object:

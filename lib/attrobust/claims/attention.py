@@ -1,6 +1,6 @@
 """One word for an attention map from those of several cells: is it reached by a gain (C6), restored by a kernel (C7)?
 
-Both rules take the weakest of what they rest on: a map without room says nothing, whatever the others say.
+Each word rests on the words of three cells; `page` and `record` tell these too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,9 +38,10 @@ def reach(effects: pd.DataFrame, contrasts: pd.DataFrame, *, radii: Mapping[str,
         contrasts: tables of `claims.contrast`, saliency minus map, of the same arms.
         radii: data set -> map -> the radius at which the map itself is judged.
 
-    The words: `no gain` (saliency is down or does not change), `reached` (saliency and the map are up), `no room` (in
-    one of the three), `not reached` (saliency up, saliency minus map up, the map neither up nor leaning up, its images
-    counted), the last two with `leans` where one of the words that they rest on leans; else `unclear`.
+    The words, of which the first that fits is said: `no pair` or `too few seeds` (in one of the three), `no gain`
+    (saliency is down, leans down or does not change), `reached` or `leans reached` (saliency and the map gain; the map
+    is up, or leans up), `no room` (in one of the three), `not reached` (saliency and saliency minus map gain, the map
+    does not, and its images counted; `leans not reached` unless both are up), else `unclear`.
     """
     names = [*SETTING, "map", "readout", "radius"]
     told = effects.set_index(names)["word"].to_dict()

@@ -12,7 +12,7 @@ from scipy import stats
 
 from attrobust.claims.by_seed import Ends, effects
 from attrobust.claims.cells import ALPHA, FEWEST_SEEDS, pattern_sums
-from attrobust.claims.rule import draw_count
+from attrobust.claims.rule import random_draws
 
 
 def permuted(
@@ -54,8 +54,9 @@ def chance_curve(
 
     In each draw the labels of a random set of seeds are exchanged, in all cells alike, since networks of one seed share
     images and first weights. Cells with fewer than five seeds do not enter. One row per place in the order: `effect` as
-    it is, `low` and `high`, within which 95 % of the draws lie there, and `beyond`, the share of draws whose effect at
-    this place lies at least as far from zero. Reference: Simonsohn, Simmons and Nelson 2020, step 3.
+    it is, `low` and `high`, within which 95 % of the draws lie there, and `p`, twice the share of draws that lie as far
+    out there or farther, on the effect's side, itself counted among them. Reference: Simonsohn, Simmons and Nelson
+    2020, step 3.
 
     Example:
         >>> rows = pd.DataFrame([(s, h, m, h * (m + s)) for s in range(8) for h in (0.1, 0.2) for m in (1, 2)])
@@ -64,17 +65,20 @@ def chance_curve(
         >>> chance_curve(rows, by="step_size", arm=["map"], generator=draw)["effect"].round(2).tolist()
         [0.45, 0.55]
     """
-    draw_count(draws)
+    random_draws(draws, generator)
+    if isinstance(arm, str) or not len(arm):
+        raise ValueError(f"arm is {arm!r}; it must be a list of columns")
     found = effects(rows, by=by, arm=arm, ends=ends, log=log)
     names = found[[*arm]].agg(tuple, axis=1)
     wide = found.assign(cell=names).pivot(index="cell", columns="seed", values="effect")
     wide = wide.loc[wide.notna().sum(axis=1) >= FEWEST_SEEDS]
     if not len(wide):
-        return pd.DataFrame(columns=["place", "effect", "low", "high", "beyond"])
+        return pd.DataFrame(columns=["place", "effect", "low", "high", "p"])
     changes, there = wide.fillna(0).to_numpy(float), wide.notna().to_numpy()
     signs = generator.choice([-1.0, 1.0], size=(changes.shape[1], draws))
     drawn = np.sort(changes @ signs / there.sum(axis=1, keepdims=True), axis=0)
     seen = np.sort(changes.sum(axis=1) / there.sum(axis=1))
     low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2], axis=1)
-    beyond = (np.abs(drawn) >= np.abs(seen)[:, None] - 1e-12).mean(axis=1)
-    return pd.DataFrame({"place": range(len(seen)), "effect": seen, "low": low, "high": high, "beyond": beyond})
+    sides = [(side * (drawn - seen[:, None]) >= -1e-12).sum(axis=1) for side in (1, -1)]
+    p = np.minimum(1.0, 2 * (1 + np.minimum(*sides)) / (1 + draws))
+    return pd.DataFrame({"place": range(len(seen)), "effect": seen, "low": low, "high": high, "p": p})

@@ -42,11 +42,12 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, f
     return float(low), float(high)
 
 
-def draw_count(draws: int) -> int:
-    """A number of random draws, if it is one."""
+def random_draws(draws: int, generator: np.random.Generator) -> None:
+    """Refuse a number of draws that is none, and what cannot draw."""
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ValueError(f"draws is {draws!r}; it must be a whole number of at least 1")
-    return draws
+    if not isinstance(generator, np.random.Generator):
+        raise ValueError(f"generator is {generator!r}; it must be a numpy random generator")
 
 
 def save(table: pd.DataFrame, folder: str | Path, *, name: str = "claims") -> None:

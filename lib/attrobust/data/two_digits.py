@@ -15,7 +15,7 @@ Digits = UInt8[np.ndarray, "images height width"]
 def beside(x: Digits, *, seed: int) -> Digits:
     """Images of the same size, each with its own digit on the left and another image's on the right.
 
-    The sides of `x` must be even. Each right digit is used once.
+    Each right digit is used once. A ValueError refuses less than two images, odd sides, and other numbers than bytes.
 
     Example:
         >>> x = np.stack([np.full((4, 4), 40, np.uint8), np.full((4, 4), 80, np.uint8)])
@@ -23,6 +23,8 @@ def beside(x: Digits, *, seed: int) -> Digits:
         >>> pair.shape, sorted(set(pair[0, :, :2].ravel().tolist())), pair[:, :, 2:].max(axis=(1, 2)).tolist()
         ((2, 4, 4), [0, 40], [80, 40])
     """
+    if x.ndim != 3 or x.dtype != np.uint8 or len(x) < 2:
+        raise ValueError(f"x is {x.dtype} {x.shape}; it must be bytes (images, height, width), of two images or more")
     n, height, width = x.shape
     if height % 2 or width % 2:
         raise ValueError(f"x has images of {(height, width)}; both sides must be even")
@@ -46,4 +48,6 @@ def deciding(height: int, width: int) -> Bool[Tensor, "height width"]:
         >>> deciding(1, 4).int().tolist()
         [[1, 1, 0, 0]]
     """
+    if width % 2:
+        raise ValueError(f"width is {width}; it must be even: the middle column would belong to both digits")
     return (torch.arange(width) < width // 2).expand(height, width)

@@ -74,9 +74,10 @@ def of_pixels(readout: Readout = logit) -> dict[str, Attribution]:
     }
 
 
+@versioned(2)
 def last_maps(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> OnePlane:
-    """Grad-CAM of the last feature maps of a network of ours; a ValueError if it has none."""
-    layer = getattr(model, "last_maps", None)
+    """Grad-CAM of the last feature maps of a network of ours, or of its smooth twin; a ValueError if it has none."""
+    layer = getattr(getattr(model, "stands_for", model), "last_maps", None)
     if layer is None:
         raise ValueError(f"model is a {type(model).__name__} without feature maps; Grad-CAM needs such a layer")
     return attributions.grad_cam(model, x, target, layer=layer, readout=readout)

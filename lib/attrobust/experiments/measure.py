@@ -91,7 +91,8 @@ def measure(
     share_blind = float(blind(model, attacked).double().mean())
     reason = incomparable(experiment, fit, share_blind)
     row: dict[str, object] = {name: getattr(fit, name) for name in FIT[:-1]}
-    row["test_accuracy"] = float((model(whole.test.x).argmax(1) == whole.test.y).double().mean())
+    with torch.no_grad():
+        row["test_accuracy"] = float((model(whole.test.x).argmax(1) == whole.test.y).double().mean())
     row |= {"comparable": not reason, "reason": reason}
     if fit.diverged or share_blind > COMPARABLE_BLIND:
         return row, pd.DataFrame(columns=[*ATTACKED[1:]])

@@ -44,8 +44,9 @@ def specification(
     above.axhline(0, color=COLORS["theory"], linewidth=0.8)
     looks = {}
     if chance is not None:
-        if len(chance) != len(table):
-            raise ValueError(f"chance has {len(chance)} places; the table has {len(table)} cells with an effect")
+        own = chance["effect"].to_numpy(float)
+        if len(own) != len(table) or not np.allclose(own, table["effect"].astype(float), atol=1e-6):
+            raise ValueError("chance is of other cells; it must have the effects of the table, of five seeds or more")
         looks["step labels exchanged (95 %)"] = {"color": COLORS["noise"], "linestyle": ":", "linewidth": 1.2}
         for edge in ("low", "high"):
             above.plot(chance["place"], chance[edge], **looks["step labels exchanged (95 %)"])

@@ -9,8 +9,9 @@ The transformer's attention maps are ordinary outputs, with no dropout and nothi
     logits = head(norm(z_L[cls]))
 """
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -261,19 +262,28 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 INITIAL = ("wide", "narrow")
 
 
+def _options(architecture: str) -> list[str]:
+    """Names of the options that `build` takes; what the name of an architecture fixes, but for its width, is none."""
+    network = ARCHITECTURES[architecture]
+    fixed = {"inputs", "classes", "pixels", *getattr(network, "keywords", {})} - {"width"}
+    return [name for name in inspect.signature(network).parameters if name not in fixed] + ["mean", "std"]
+
+
 def build(
-    architecture: str, *, input_shape: Shape, classes: int, seed: int, initial: str = "wide", **options: float | str,
+    architecture: str, *, input_shape: Shape, classes: int, seed: int, initial: str = "wide",
+    **options: float | str | Sequence[int],
 ) -> nn.Module:  # fmt: skip
     """Build one of `ARCHITECTURES`, with weights that depend on `seed` alone; the global random state is left as found.
 
     The network is in train mode, on the CPU, in float32. `input_shape`: (channels, height, width) of an image. Options
-    are the activation, one of `ACTIVATIONS` ("gelu"); mean and std of the training pixels; width, and depth of an MLP;
-    attention, patch, dim, depth, heads of a ViT. Initial weights are
-    "narrow" as torch's own dense and convolutional layers (uniform, variance 1 / (3 fan-in), biases too), with
-    positions of a ViT at 0.02; or "wide" (He et al. 2015, "Delving deep into rectifiers", eq. 10; a ViT's dense layers
-    read normalised tokens and start at variance 1 / fan-in, LeCun et al. 1998, so that first scores have unit
-    variance). BatchNorm starts at weight 1 and bias 0 either way; behind it a convolution's first size tells in train
-    mode through its gradient alone, which is inversely proportional.
+    are the activation, one of `ACTIVATIONS` ("gelu"); mean and std of the training pixels; width, of all but a ViT;
+    depth of an MLP; stages of a "resnet"; attention, patch, dim, depth, heads of a ViT; any other is a ValueError.
+
+    Initial weights are "narrow" as torch's own dense and convolutional layers (uniform, variance 1 / (3 fan-in), biases
+    too), with positions of a ViT at 0.02; or "wide" (He et al. 2015, "Delving deep into rectifiers", eq. 10; a ViT's
+    dense layers read normalised tokens and start at variance 1 / fan-in, LeCun et al. 1998, so that first scores have
+    unit variance). BatchNorm starts at weight 1 and bias 0 either way; behind it a convolution's first size tells in
+    train mode through its gradient alone, which is inversely proportional.
 
     Example:
         >>> build("mlp", input_shape=(1, 8, 8), classes=10, seed=0, width=16)(torch.zeros(2, 1, 8, 8)).shape
@@ -288,6 +298,14 @@ def build(
         raise ValueError(f"input_shape is {checks.short(input_shape)}; it must be (channels, height, width)")
     for side in input_shape:
         checks.count("a side of input_shape", side)
+    accepted = _options(architecture)
+    for name, value in options.items():
+        if name not in accepted:
+            raise ValueError(f"{name} is {value!r}; architecture {architecture!r} takes {', '.join(accepted)}")
+    if not checks.kind("stages", options.get("stages", (1,)), tuple, list):
+        raise ValueError("stages is empty; it must be numbers of blocks, one per stage")
+    for blocks in options.get("stages", ()):
+        checks.count("a stage of stages", blocks)
     for name in {"width", "depth"} & set(options):
         checks.count(name, options[name], least=int(name == "width"))
     gain = "linear" if architecture == "vit" else "relu"

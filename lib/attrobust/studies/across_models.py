@@ -4,8 +4,8 @@ A condition changes one thing of a base network, at both ends of the step range 
 
     difference = (change over the steps under the condition) - (change over the steps in the base)
 
-Where a choice also rescales the noise of SGD, step sizes are rescaled with it, so that step / ((1 - momentum) batch)
-stays what it was.
+Where a choice also rescales the noise of SGD, the step is rescaled with it, so that step / ((1 - momentum) batch) stays
+what it was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,6 @@ class Condition(NamedTuple):
     name: str  # how
     changes: Mapping[str, object]  # to the base
     base: Mapping[str, object] = {}  # what the base has beyond matched loss and its defaults
-    scale: float = 1.0  # what the step sizes of the condition are multiplied by
 
 
 #: Fixed budgets are compared with a fixed budget.
@@ -31,8 +30,8 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("activation", "softplus", {"activation": "softplus"}),
     Condition("initial size", "narrow", {"initial": "narrow"}),
     Condition("norms", "pinned", {"protocol": "pinned"}),
-    Condition("batch", "512, step × 8", {"batch_size": 512}, scale=8.0),
-    Condition("momentum", "none, step × 10", {"momentum": 0.0}, scale=10.0),
+    Condition("batch", "512 (step rescaled)", {"batch_size": 512}),
+    Condition("momentum", "none (step rescaled)", {"momentum": 0.0}),
     Condition("time after the fit", "loss 0.1", {"protocol": "early"}),
     Condition("time after the fit", "loss 0.001", {"protocol": "late"}),
     Condition("time after the fit", "fixed budget", {"protocol": "plateau"}),
@@ -42,8 +41,8 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("labels", "smoothed by 0.1", {"protocol": "smoothed"}, _BUDGET),
     Condition("labels", "a tenth wrong", {"protocol": "noisy"}, _BUDGET),
     Condition("images", "moved by a pixel", {"protocol": "augmented"}, _BUDGET),
+    Condition("images", "moved at a constant step", {"protocol": "constant_moved"}, {"protocol": "constant"}),
     Condition("schedule", "constant after warm-up", {"protocol": "constant"}, _BUDGET),
-    Condition("schedule", "the same, images moved", {"protocol": "constant_moved"}, _BUDGET),
 )
 
 #: Sides of a condition, and ends of its step range.
@@ -55,7 +54,8 @@ def networks(
 ) -> dict[tuple[str, str], list[experiments.Experiment]]:
     """Experiments of both sides at both ends of the step range, by (side, end), one per seed.
 
-    `base` are fields of an Experiment; `steps` the smallest and the largest step size of the base.
+    `base` are fields of an Experiment; `steps` the smallest and the largest step size of the base. A ValueError refuses
+    a base that has made the choice already.
 
     Example:
         >>> digits = experiments.sized("mlp", "digits") | {"batch_size": 64, "epochs": 400}
@@ -65,11 +65,13 @@ def networks(
     """
     if len(steps) != 2 or not steps[0] < steps[1]:
         raise ValueError(f"steps is {list(steps)}; it must be the smallest and the largest step size")
-    found = {}
-    for side in SIDES:
+    plain, found, noise = {**base, **condition.base}, {}, []
+    for side, fields in zip(SIDES, (plain, {**plain, **condition.changes}), strict=True):
+        one = experiments.Experiment(**fields, step_size=1.0, seed=0)
+        noise.append(1.0 / ((1 - one.momentum) * one.batch_size))
         for end, step in zip(ENDS, steps, strict=True):
-            fields = {**base, **condition.base, "step_size": step}
-            if side == "condition":
-                fields |= {**condition.changes, "step_size": step * condition.scale}
-            found[side, end] = [experiments.Experiment(**fields, seed=seed) for seed in seeds]
+            rescaled = float(f"{step * noise[0] / noise[-1]:.12g}")
+            found[side, end] = [experiments.Experiment(**fields, step_size=rescaled, seed=seed) for seed in seeds]
+    if found[SIDES[0], ENDS[0]] == found[SIDES[1], ENDS[0]]:
+        raise ValueError(f"base has {condition.factor} {condition.name!r} already; it must be without it")
     return found

@@ -2,7 +2,7 @@
 
     g <- gradient of mean(loss + strength * penalty) + decay w
     v <- momentum v + g,    w <- w - step_size schedule(t) (v, or g + momentum v with Nesterov's)
-    W <- W |W_0| / |W|      for every weight matrix (and filter bank) W that started as W_0, if norms are pinned
+    W <- W |W_0| / |W|      for the weight W of every dense or convolutional layer, which started as W_0, if pinned
 
 A schedule says by how much the step size of an update t, counted from 0, is multiplied.
 """
@@ -71,7 +71,7 @@ class Recipe:
     nesterov: bool = False  # whether the momentum is Nesterov's
     weight_decay: float = 0.0  # coupled L2 decay of every parameter, biases and those of BatchNorm too; at least 0
     step_x_decay: float = 0.0  # the same told by its product with the step size; at most one of the two is given
-    pinned: bool = field(default=False, metadata=since(False))  # whether weight matrices keep their first norms
+    pinned: bool = field(default=False, metadata=since(False))  # whether layers' weights keep their first norms
     schedule: str = "constant"  # one of `SCHEDULES`
     warmup_share: float = 0.02  # of schedule "cosine": share of the updates with a linear warm-up, in [0, 1]
     warmup_epochs: float = 5.0  # of schedule "warmup-constant": epochs of linear warm-up, at least 0
@@ -158,13 +158,13 @@ class Recipe:
 #:   decay_held  as plateau, step x decay held: how much of `standard` is the step?
 #: Each of the others differs from one of these in a single thing (notebook 04):
 #:   early, late      as matched, at ten times and at a tenth of its loss: time after the fit
-#:   pinned           as matched, every weight matrix kept at its first norm: only directions are learned
+#:   pinned           as matched, every layer's weight kept at its first norm: directions, biases, gains are learned
 #:   squared          as plateau, with the squared loss
 #:   smoothed         as plateau, a tenth of each label spread over all classes
 #:   noisy            as plateau, a tenth of the labels wrong
 #:   augmented        as plateau, images moved by up to a pixel
 #:   constant         as plateau, the step constant after five epochs of warm-up
-#:   constant_moved   the same, images moved by up to a pixel
+#:   constant_moved   as constant, images moved by up to a pixel
 _LEVEL = {"momentum": 0.9, "stop_within": 0.25, "patience": 5}
 _BUDGET = {"momentum": 0.9, "schedule": "cosine"}
 RECIPES: dict[str, dict[str, object]] = {

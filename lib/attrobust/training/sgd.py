@@ -29,6 +29,9 @@ from attrobust.training.level import Level
 from attrobust.training.recipes import Recipe
 from attrobust.training.stacks import Networks, Stack, Turns, settled, statistics
 
+#: Images that go through a network at once when all is over.
+MOST = 10_000
+
 Probe = Callable[[int, Sequence[nn.Module]], None]
 
 
@@ -131,7 +134,8 @@ def fit(
     final = _networks(models, recipe, generators, x.device).loss(x, y)
     for model, mine, f, loss, before in zip(models, y, fits, final, late, strict=True):
         with torch.no_grad():
-            f.train_accuracy = float((model.eval()(x).argmax(1) == mine).double().mean())
+            predicted = torch.cat([model.eval()(part).argmax(1) for part in x.split(MOST)])
+            f.train_accuracy = float((predicted == mine).double().mean())
         f.train_loss, f.late_change = float(loss), float(abs(loss - before) / before)
         f.diverged = not math.isfinite(f.train_loss)
     return fits

@@ -85,13 +85,18 @@ class Networks(ABC):
 
     def lengths(self, row: int) -> list[Tensor]:
         """Euclidean norms of a network's weight matrices and filter banks, as they are."""
-        return [w.norm() for w in self.named(self.weights[row]).values() if w.ndim > 1]
+        return [w.norm() for w in self._matrices(row)]
 
     def pin(self, row: int, lengths: Sequence[Tensor]) -> None:
-        """Scale a network's weight matrices back to norms that they had; of zeros nothing can be made but zeros."""
-        matrices = [w for w in self.named(self.weights[row]).values() if w.ndim > 1]
-        for w, length in zip(matrices, lengths, strict=True):
-            w.mul_(length / w.norm().clamp(min=torch.finfo(w.dtype).tiny))
+        """Scale a network's weight matrices back to norms that they had; zeros stay zeros."""
+        for w, length in zip(self._matrices(row), lengths, strict=True):
+            now = w.norm()
+            w.mul_(torch.where(now > 0, length / now, torch.zeros_like(now)))
+
+    def _matrices(self, row: int) -> list[Tensor]:
+        """Weights of dense and convolutional layers; a transformer's tokens of its own are none."""
+        named = self.named(self.weights[row]).items()
+        return [w for name, w in named if w.ndim > 1 and name.rpartition(".")[2] == "weight"]
 
     def _beside(self, models: Sequence[nn.Module]) -> Iterator[tuple[Tensor, nn.Parameter]]:
         """Every part of the weights beside the parameter that it belongs to."""
