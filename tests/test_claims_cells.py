@@ -666,6 +666,13 @@ def test_what_is_beyond_a_grid_are_the_lines_that_it_lacks():
     own, stored = claims.record({"C6": one}), claims.record({"C6": pd.concat([one, two])})
     assert claims.beyond(stored, own)["arm"].tolist() == ["rollout"]
     assert not len(claims.beyond(pd.DataFrame(), own))
+    few = claims.record({"C6": claims.cells(rows[rows.seed < 2], by="step_size", arm=["map"], family=[])})
+    more = claims.record({"C6": claims.cells(rows, by="step_size", arm=["map"], family=[])})
+    assert claims.beyond(more, few)["seeds"].tolist() == [5]
+    assert not len(claims.beyond(few, more))
+    theory = pd.DataFrame([{"claim": "C5", "arm": "P1", "by": "cases", "word": "holds"}])
+    assert not len(claims.beyond(theory, theory))
+    assert claims.beyond(theory, own)["arm"].tolist() == ["P1"]
 
 
 def test_stored_lines_outside_every_family_and_beside_lines_of_other_columns_are_told_as_they_were(tmp_path):

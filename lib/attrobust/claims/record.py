@@ -36,12 +36,13 @@ def record(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def beyond(stored: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """Lines of one such table that another does not have: of another profile's grid."""
+    """Lines of one such table that another does not have, or has from fewer seeds: of another profile's grid."""
     if not len(stored):
         return stored
-    known = set(own[[*NAMES]].itertuples(index=False, name=None))
-    new = [line not in known for line in stored[[*NAMES]].itertuples(index=False, name=None)]
-    return stored[new].dropna(axis="columns", how="all").reset_index(drop=True)
+    both = stored.reset_index(drop=True).merge(own.reindex(columns=[*NAMES, "seeds"]), on=[*NAMES], how="left",
+                                               suffixes=("", "_own"), indicator=True)  # fmt: skip
+    more = both["_merge"].eq("left_only") | (both.get("seeds", np.nan) > both.get("seeds_own", np.nan))
+    return both.loc[more, [*stored.columns]].dropna(axis="columns", how="all").reset_index(drop=True)
 
 
 def family(table: pd.DataFrame) -> str:
