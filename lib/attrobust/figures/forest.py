@@ -23,7 +23,7 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
     groups, names = list(dict.fromkeys(g for g, _ in lines)), list(table[panels].unique())
     lines.sort(key=lambda line: groups.index(line[0]))
     places = {line: -i - 0.5 * groups.index(line[0]) for i, line in enumerate(lines)}
-    size = 2.6 + 1.9 * len(names), 1.1 + 0.21 * len(lines) + 0.1 * len(groups)
+    size = 2.6 + 1.9 * len(names), 1.7 + 0.21 * len(lines) + 0.1 * len(groups)
     figure, axes = plt.subplots(1, len(names), figsize=size, sharex=True, sharey=True, squeeze=False)
     seen: dict[str, dict[str, object]] = {}
     for axis, name in zip(axes.flat, names, strict=True):
