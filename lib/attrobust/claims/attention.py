@@ -20,7 +20,7 @@ from attrobust.claims.cells import (
     cells,
     contrast,
     holm,
-)  # fmt: skip
+)
 
 #: Columns that name an arm of the notebook, beside map, readout and radius; words of C6.
 SETTING = ("dataset", "initial", "arm")

@@ -48,6 +48,12 @@ def need(rows: pd.DataFrame, columns: Sequence[str]) -> None:
             raise ValueError(f"rows have no column {column!r}; they have {', '.join(map(str, rows.columns))}")
 
 
+def listed(name: str, columns: Sequence[str]) -> None:
+    """Refuse a text, or nothing, where columns are asked for by the argument of this name."""
+    if isinstance(columns, str) or not len(columns):
+        raise ValueError(f"{name} is {columns!r}; it must be a list of columns")
+
+
 def named_cells(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with "" for what is missing: attention maps have no readout, and no group may lose them."""
     return rows.astype(object).where(rows.notna(), "")

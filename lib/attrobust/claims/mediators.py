@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from attrobust.claims.by_seed import named_cells, need
+from attrobust.claims.by_seed import listed, named_cells, need
 from attrobust.claims.rule import CONFIDENCE, random_draws
 
 #: Fewest clusters over which anything is pooled.
@@ -53,7 +53,8 @@ def associations(
     for name in properties:
         told = np.isfinite(rows[[name, "value"]].astype(float)).all(axis=1)
         x, y = (rows.loc[told, column].to_numpy(float) for column in (name, "value"))
-        members = [np.flatnonzero(codes) for codes in _indicators(named[told])]
+        codes, kinds = pd.factorize(named[told])
+        members = [np.flatnonzero(codes == code) for code in range(len(kinds))]
         low, high, rho = np.nan, np.nan, _rank_correlation(x, y)
         if len(members) >= FEWEST_CLUSTERS and np.isfinite(rho):
             drawn = generator.integers(len(members), size=(draws, len(members)))
@@ -87,9 +88,9 @@ def carried_over(rows: pd.DataFrame, *, properties: Sequence[str], by: str) -> p
             fitted, left = told[told[by] != kind], told[told[by] == kind]
             line = {"property": name, "left_out": kind, "runs": len(left), "r2": np.nan, "correlation": np.nan}
             if len(left) > 1 and len(fitted) > 1:
-                known = np.sort(fitted[name].to_numpy(float))
-                ranks = [_place(part[name].to_numpy(float), known) for part in (fitted, left)]
-                slope, start = _line(ranks[0], fitted["value"].to_numpy(float))
+                ranks = [stats.percentileofscore(fitted[name], part[name], kind="mean") for part in (fitted, left)]
+                varies = np.ptp(ranks[0]) > 0
+                slope, start = stats.linregress(ranks[0], fitted["value"])[:2] if varies else (0.0, fitted.value.mean())
                 predicted, value = start + slope * ranks[1], left["value"].to_numpy(float)
                 if np.ptp(value) > 0:
                     total = np.square(value - value.mean()).sum()
@@ -102,18 +103,11 @@ def carried_over(rows: pd.DataFrame, *, properties: Sequence[str], by: str) -> p
 
 def _measured(rows: pd.DataFrame, properties: Sequence[str], names: Sequence[str]) -> None:
     """Refuse rows without these columns, names that name nothing, and properties that are no numbers."""
-    if isinstance(names, str) or not len(names):
-        raise ValueError(f"cluster is {names!r}; it must be a list of columns")
+    listed("cluster", names)
     need(rows, [*names, *properties, "value"])
     for name in (*properties, "value"):
         if not pd.api.types.is_numeric_dtype(rows[name]):
             raise ValueError(f"column {name!r} holds {rows[name].dtype}; it must hold numbers")
-
-
-def _indicators(named: pd.Series) -> list[np.ndarray]:
-    """Which runs each cluster has, clusters in the order of their first run."""
-    codes, _ = pd.factorize(named)
-    return [codes == code for code in range(codes.max() + 1 if len(codes) else 0)]
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -122,16 +116,3 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     if any(len(part) < 2 or np.ptp(part) == 0 for part in ranks):
         return np.nan
     return float(np.corrcoef(*ranks)[0, 1].round(12))
-
-
-def _place(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Share of the known ones below a value, those equal to it by half."""
-    below, upto = (np.searchsorted(known, values, side=side) for side in ("left", "right"))
-    return (below + upto) / (2 * len(known))
-
-
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Slope and start of the least-squares line; level where x does not vary."""
-    spread = np.square(x - x.mean()).sum()
-    slope = float(((x - x.mean()) * (y - y.mean())).sum() / spread) if spread else 0.0
-    return slope, float(y.mean() - slope * x.mean())

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from attrobust.claims.by_seed import Ends, effects
+from attrobust.claims.by_seed import Ends, effects, listed
 from attrobust.claims.cells import ALPHA, FEWEST_SEEDS, pattern_sums
 from attrobust.claims.rule import random_draws
 
@@ -66,8 +66,7 @@ def chance_curve(
         [0.45, 0.55]
     """
     random_draws(draws, generator)
-    if isinstance(arm, str) or not len(arm):
-        raise ValueError(f"arm is {arm!r}; it must be a list of columns")
+    listed("arm", arm)
     found = effects(rows, by=by, arm=arm, ends=ends, log=log)
     names = found[[*arm]].agg(tuple, axis=1)
     wide = found.assign(cell=names).pivot(index="cell", columns="seed", values="effect")

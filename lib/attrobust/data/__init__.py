@@ -106,13 +106,16 @@ def _read(name: str, data_dir: str | Path | None, verify: bool) -> tuple[files.A
     if source.reader == "cifar_slice":
         return _slice(name, data_dir), True
     found = locate(name, source, data_dir, verify=verify)
-    readers = {"digits": files.read_digits, "cifar_archive": files.read_cifar_archive}
-    arrays = readers.get(source.reader, files.read_idx_set)(found)
-    if source.reader == "two_digits":
-        train_x, train_y, test_x, test_y = arrays
-        train_x, test_x = (two_digits.beside(x[:, 0], seed=0)[:, None] for x in (train_x, test_x))
-        arrays = train_x, train_y, test_x, test_y
-    return arrays, verify or all(holds(found[file.name], file) for file in source.files)
+    readers = {"digits": files.read_digits, "idx": files.read_idx_set, "two_digits": _two_digits}
+    readers |= {"cifar_archive": files.read_cifar_archive}
+    return readers[source.reader](found), verify or all(holds(found[file.name], file) for file in source.files)
+
+
+def _two_digits(found: dict[str, Path]) -> files.Arrays:
+    """Pairs made of the digits of each split."""
+    train_x, train_y, test_x, test_y = files.read_idx_set(found)
+    train_x, test_x = (two_digits.beside(x[:, 0], seed=0)[:, None] for x in (train_x, test_x))
+    return train_x, train_y, test_x, test_y
 
 
 def _slice(name: str, data_dir: str | Path | None) -> files.Arrays:

@@ -1,7 +1,7 @@
 """Train one group of networks and measure each: the only place where training meets curvature and attacks."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import pandas as pd
@@ -13,6 +13,7 @@ from attrobust import attributions, curvature, data, models, training
 from attrobust.experiments import explanations
 from attrobust.experiments.experiment import TRANSFORMER, Experiment, Measurement
 from attrobust.rows import ATTACKED, DECIDING
+from attrobust.shapes import Attribution
 from attrobust.versions import versioned
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
@@ -107,8 +108,14 @@ def measure(
     k = max(1, round(measurement.k_share * height * width))
     if transformer:
         row |= explanations.inside(model, attacked, patch=experiment.patch, k=k)
-    maps = explanations.explaining(experiment.architecture, measurement.maps)
-    return row, _attacked(model, attacked, measurement, maps, patch, k, seed)
+    return row, _attacked(model, attacked, measurement, attacked_maps(experiment, measurement), patch, k, seed)
+
+
+def attacked_maps(experiment: Experiment, measurement: Measurement) -> dict[tuple[str, str], Attribution]:
+    """The maps that a row tells of, by map and readout: those asked for that the network has."""
+    patch = experiment.patch if experiment.architecture == "vit" else None
+    asked = explanations.explaining(experiment.architecture, measurement.maps)
+    return explanations.compared(patch, asked, measurement.readouts)
 
 
 def blind(model: nn.Module, x: Float[Tensor, "batch channels height width"]) -> Bool[Tensor, " batch"]:
@@ -196,10 +203,10 @@ def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str
 
 
 def _attacked(
-    model: nn.Module, x: Tensor, m: Measurement, maps: Sequence[str], patch: int | None, k: int, seed: int
+    model: nn.Module, x: Tensor, m: Measurement, maps: Mapping[tuple[str, str], Attribution], patch: int | None, k: int,
+    seed: int,
 ) -> pd.DataFrame:  # fmt: skip
     """Long rows of every map: under attack, radius by radius, and what the clean map is like."""
-    maps = explanations.compared(patch, maps, m.readouts)
     like = explanations.controls(model, x, maps=maps, patch=patch).assign(attack="clean", radius=0.0, images="")
     tables = [like.melt(["readout", "map", "attack", "radius", "n", "images"], var_name="metric")]
     for radius, names_there in m.asked(dict.fromkeys(name for name, _ in maps)).items():

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from attrobust.experiments.experiment import Experiment, Measurement
-from attrobust.experiments.explanations import CONTROLS, compared, explaining, inside_names
-from attrobust.experiments.measure import FIT, FLATNESS, INPUT_SIDE, SIZE, columns, names
+from attrobust.experiments.explanations import CONTROLS, inside_names
+from attrobust.experiments.measure import FIT, FLATNESS, INPUT_SIDE, SIZE, attacked_maps, columns, names
 from attrobust.robustness import DISTANCES, SIMILARITIES
 from attrobust.rows import DECIDING, IDENTITY
 
@@ -62,12 +62,10 @@ def _faults(run: Row, attacked: Sequence[Row], experiment: Experiment, measureme
     if twice := next((line for line, n in Counter(held).items() if n > 1), None):
         yield f"the number of {_named(twice)} stands there twice"
     attacks = dict.fromkeys(["noise", "worst", *(a for line in attacked if (a := line.get("attack")) != "clean")])
-    patch = experiment.patch if experiment.architecture == "vit" else None
-    shown = explaining(experiment.architecture, measurement.maps)
-    maps = compared(patch, shown, measurement.readouts)
+    maps = attacked_maps(experiment, measurement)
     every = {
         (readout, name, attack, metric, float(radius))
-        for radius, there in measurement.asked(shown).items()
+        for radius, there in measurement.asked(dict.fromkeys(name for name, _ in maps)).items()
         for (name, readout), attack, metric in itertools.product(maps, attacks, METRICS)
         if name in there
     }

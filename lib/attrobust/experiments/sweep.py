@@ -36,9 +36,7 @@ from attrobust.experiments.store import (
 )
 from attrobust.rows import ATTACKED, Rows
 from attrobust.training import Fit
-
-#: Architectures whose networks take turns in training, whatever the device.
-NORMED = ("convnet_bn", "resnet", "resnet18")
+from attrobust.training.sgd import in_turns
 
 
 def run(
@@ -111,10 +109,12 @@ def _measured(run: dict) -> dict:
 
 def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]]:
     """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level."""
+    turns = {e.architecture: e for e in missing}
+    turns = {name: in_turns(build(e), torch.device(device)) for name, e in turns.items()}
 
     def together(e: Experiment) -> tuple:
-        in_turns = e.architecture in NORMED or (e.architecture == "vit" and device == "cpu")
-        return tuple((name, str(value)) for name, value in columns(e).items() if in_turns or name != "seed")
+        alone = turns[e.architecture]
+        return tuple((name, str(value)) for name, value in columns(e).items() if alone or name != "seed")
 
     groups = [list(g) for _, g in groupby(sorted(missing, key=together), key=together)]
     return sorted(groups, key=lambda g: (-len(g) * g[0].epochs * g[0].n_train / g[0].batch_size, g[0].step_size))

@@ -155,8 +155,13 @@ def _networks(
         return Turns(models, loss, gradient)
     if Dense.can(models):
         return Dense(models, loss)
-    transformer = any(isinstance(module, Attention | ImageClassifier) for module in models[0].modules())
-    return (Turns if statistics(models[0]) or (transformer and device.type == "cpu") else Stack)(models, loss)
+    return (Turns if in_turns(models[0], device) else Stack)(models, loss)
+
+
+def in_turns(model: nn.Module, device: torch.device) -> bool:
+    """Whether networks like this one are trained one after the other, by a recipe without penalty or other trainer."""
+    transformer = any(isinstance(module, Attention | ImageClassifier) for module in model.modules())
+    return bool(statistics(model)) or (transformer and device.type == "cpu")
 
 
 def _update(weights: Tensor, velocity: Tensor, gradient: Tensor, recipe: Recipe, steps: Sequence[float]) -> None:
