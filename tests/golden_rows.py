@@ -40,7 +40,7 @@ from attrobust import (
 )
 from attrobust.balls import Ball
 from attrobust.experiments import explanations, measure
-from attrobust.studies import kernel_attention, softmax_entropy, two_curvatures
+from attrobust.studies import across_models, kernel_attention, softmax_entropy, two_curvatures
 from attrobust.theory import duality, path_norm, stability, traps
 from attrobust.versions import VERSIONED
 
@@ -214,7 +214,14 @@ MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevanc
 DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
 DROP_IN |= {"most": 2, "last": 2, "margin": 0.01}
 
+
 #: A small call of every versioned function.
+def untrained(function: Callable) -> pd.DataFrame:
+    """What notebook 04 measures on a network that it trains, on one that is not."""
+    with mock.patch.object(across_models, "train", lambda group: ([network(e) for e in group], None)):
+        return function(experiment(), ["saliency", "input_x_gradient"], 8, SMALL.effort, 3)
+
+
 CASES: dict[str, Callable[[], object]] = {
     "load": loaded,
     "kernel": kernels,
@@ -231,6 +238,9 @@ CASES: dict[str, Callable[[], object]] = {
     "auto": suite,
     "heavy": judge_of_strength,
     "last_maps": of_feature_maps,
+    "transferred": partial(untrained, across_models.transferred),
+    "largest_stable": lambda: across_models.largest_stable(experiment(protocol="early"), 0.1, 200),
+    "relevance_mass": partial(untrained, across_models.relevance_mass),
     "read_out_twice": lambda: kernel_attention.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
     "drop_in": lambda: kernel_attention.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
     "training_steps": lambda: untimed(kernel_attention.training_steps(["l2"], 14, 8, 1, 2, 1)),

@@ -1,9 +1,14 @@
 """Laws of conditions: each changes one thing, at the same noise of SGD, and is compared with what it names."""
 
 import dataclasses
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
-from attrobust import experiments
+import torch
+from attrobust import attacks, attributions, experiments
+from attrobust.experiments import measure
+from attrobust.models import readouts
 from attrobust.studies import across_models
 
 BASE = experiments.sized("mlp", "digits") | {"batch_size": 64, "epochs": 400}
@@ -11,7 +16,8 @@ STEPS, SEEDS = [0.003, 0.06], [0, 1, 2]
 
 
 def networks(condition, base=BASE):
-    return across_models.networks(condition, base, steps=STEPS, seeds=SEEDS)
+    able = {"architecture": condition.only or base["architecture"]}
+    return across_models.networks(condition, base | able, steps=STEPS, seeds=SEEDS)
 
 
 def fields(experiment):
@@ -52,7 +58,7 @@ def test_the_noise_of_an_update_stays_what_it_was_whatever_the_base(condition, b
 
 
 def test_a_base_that_has_made_the_choice_already_is_refused():
-    for condition, made in ((0, {"activation": "relu"}), (4, {"batch_size": 512}), (8, {"protocol": "plateau"})):
+    for condition, made in ((0, {"activation": "relu"}), (5, {"batch_size": 512}), (9, {"protocol": "plateau"})):
         with pytest.raises(ValueError, match=r"base has .* already; it must be without it"):
             networks(across_models.CONDITIONS[condition], BASE | made)
 
@@ -60,6 +66,14 @@ def test_a_base_that_has_made_the_choice_already_is_refused():
 def test_all_conditions_have_names_of_their_own_and_can_be_told_by_factor_and_name():
     named = [(c.factor, c.name) for c in across_models.CONDITIONS]
     assert len(set(named)) == len(named)
+
+
+def test_a_choice_that_another_architecture_makes_is_refused():
+    (lone,) = [c for c in across_models.CONDITIONS if c.only]
+    with pytest.raises(ValueError, match="base is of architecture 'mlp'; only 'convnet' can be chosen"):
+        across_models.networks(lone, BASE, steps=STEPS, seeds=SEEDS)
+    assert lone not in across_models.conditions("mlp", 1000)
+    assert lone in across_models.conditions("convnet", 1000)
 
 
 def test_steps_that_are_no_range_are_refused():
@@ -81,3 +95,56 @@ def test_sizes_are_those_that_the_notebooks_train():
         experiments.sized("vgg", "digits")
     with pytest.raises(ValueError, match="dataset is 'imagenet'"):
         experiments.sized("mlp", "imagenet")
+
+
+SMALL = experiments.Experiment(**BASE | {"n_train": 100, "epochs": 20}, step_size=0.05, seed=3, protocol="plateau")
+EFFORT = attacks.Effort(steps=4, restarts=1)
+
+
+def network():
+    (model,), _ = measure.train([SMALL])
+    return model.requires_grad_(False), experiments.shown(SMALL, 8).x
+
+
+def test_relevance_mass_is_the_share_of_importances_on_the_left_half_done_by_hand():
+    model, x = network()
+    table = across_models.relevance_mass(SMALL, ["saliency"], 16, EFFORT, 8).set_index("map")
+    target = model(x).argmax(1)
+    for name, readout in (("logit", readouts.logit), ("log_probability", readouts.log_probability)):
+        importances = attributions.saliency(model, x, target, readout=readout).detach().abs().sum(1)
+        share = importances[:, :, :4].sum((1, 2)) / importances.sum((1, 2))
+        found = table.loc[f"saliency, {name}"]
+        assert found["mass"] == pytest.approx(float(share.mean()), rel=1e-5)
+        assert 0 < found["mass_attacked"] < 1
+        assert found["spearman"] < 0.99
+    assert torch.isnan(torch.tensor(table.loc["random", "mass"]))
+    assert table["deletion"].between(0, 1).all()
+    assert table["insertion"].between(0, 1).all()
+
+
+def test_an_attack_moves_the_map_that_it_is_aimed_at_by_more_than_noise_does():
+    table = across_models.transferred(SMALL, ["saliency", "input_x_gradient"], 16, EFFORT, 8)
+    wide = table.pivot(index="attacked", columns="measured", values="spearman")
+    names = [f"{name}, {readout}" for name in ("saliency", "input_x_gradient") for readout in experiments.READOUTS]
+    assert sorted(wide.columns) == sorted(names)
+    assert sorted(wide.index) == sorted([*names, "noise"])
+    for name in names:
+        assert wide.loc[name, name] < wide.loc["noise", name]
+
+
+def test_the_largest_stable_step_is_the_last_before_one_that_does_not_reach_the_level():
+    reach = {0.1: True, 0.1 * 2**0.5: True, 0.2: False, 0.2 * 2**0.5: True}
+    asked = []
+
+    def train(group):
+        (one,) = group
+        asked.append(one)
+        (step,) = [step for step in reach if step == pytest.approx(one.step_size)]
+        return None, [SimpleNamespace(reached=reach[step])]
+
+    experiment = experiments.Experiment(**BASE, step_size=0.01, seed=100)
+    with mock.patch.object(across_models, "train", train):
+        table = across_models.largest_stable(experiment, 0.1, 50)
+        assert across_models.largest_stable(experiment, 0.2, 50)["step_size"].isna().all()
+    assert table["step_size"].tolist() == pytest.approx([0.1 * 2**0.5])
+    assert {e.recipe.most_epochs for e in asked} == {50}

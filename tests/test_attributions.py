@@ -7,6 +7,7 @@ import cases
 import pytest
 import torch
 from attrobust import attributions, models
+from attrobust.attacks import Streams, explain
 from attrobust.balls import Ball
 from attrobust.models import guards, readouts
 from torch import nn
@@ -112,6 +113,37 @@ def test_maps_of_a_batch_are_the_maps_of_its_images(name):
     whole = MAPS[name](model, x, y)
     for i in range(len(x)):
         assert torch.allclose(whole[i : i + 1], MAPS[name](model, x[i : i + 1], y[i : i + 1]), rtol=1e-12)
+
+
+NOISY = {
+    "smooth": partial(attributions.smooth_grad, sigma=0.2, samples=3),
+    "uniform": partial(attributions.uniform_grad, ball=Ball("linf", 0.2), samples=3),
+}
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("name", NOISY)
+def test_with_a_stream_for_each_image_its_map_does_not_depend_on_the_others(name, chunk):
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    streams = [cases.generator(i) for i in range(len(x))]
+    whole = NOISY[name](model, x, y, generator=streams, chunk=chunk)
+    for i in range(len(x)):
+        alone = NOISY[name](model, x[i : i + 1], y[i : i + 1], generator=cases.generator(i))
+        assert torch.allclose(whole[i : i + 1], alone, rtol=1e-10)
+    assert not torch.allclose(whole, NOISY[name](model, x, y, generator=cases.generator(0)))
+    with pytest.raises(ValueError, match=f"generator is a list of 1; it must hold one for each of the {len(x)} images"):
+        NOISY[name](model, x, y, generator=streams[:1])
+
+
+@pytest.mark.parametrize("together", [1, 10**6], ids=["one by one", "side by side"])
+@pytest.mark.parametrize("name", NOISY)
+def test_stochastic_maps_of_an_attack_are_those_of_each_image_under_its_own_stream(name, together, monkeypatch):
+    monkeypatch.setattr("attrobust.attacks.streams.TOGETHER", together)
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    streams = Streams(x, generator=cases.generator())
+    found = explain(NOISY[name], model, x, y, streams.common())
+    expected = [NOISY[name](model, x[i : i + 1], y[i : i + 1], generator=streams(i, "judge")) for i in range(len(x))]
+    assert torch.allclose(found, torch.cat(expected), rtol=1e-10)
 
 
 def test_smooth_grad_without_noise_is_saliency():

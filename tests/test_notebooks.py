@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 import sys
+from datetime import date
 from pathlib import Path
 
 import nbformat
@@ -24,6 +25,9 @@ WORDS = {"up", "down", "leans up", "leans down", "no change", "no room", "no pai
 WORDS |= {"unclear (control)", "unclear (counted)", "holds", "fails", "not tried"}
 WORDS |= {"strong enough", "upper bound"}  # of the attack
 WORDS |= {"reached", "leans reached", "not reached", "leans not reached", "no gain"}
+
+#: What names a number of a row.
+NAMED = ("readout", "map", "attack", "metric", "radius")
 
 every_notebook = pytest.mark.parametrize("path", BOOKS, ids=IDS)
 
@@ -151,7 +155,17 @@ def test_it_is_small_enough_to_be_shown(path):
 def test_every_profile_names_parameters_that_exist(name):
     values = reproduce.profile(name)
     types = {n: kind for path in BOOKS for n, (kind, _) in reproduce.parameters_of(path).items()}
-    assert notebook.checked(values, types) == dict(values.items())
+    sections = {path.stem: reproduce.parameters_of(path) for path in BOOKS if path.stem in values}
+    shared = {n: v for n, v in values.items() if n not in sections}
+    assert notebook.checked(shared, types) == shared
+    for stem, own in sections.items():
+        assert notebook.checked(values[stem], {n: kind for n, (kind, _) in own.items()}) == values[stem]
+
+
+def test_what_stands_under_a_notebooks_stem_is_for_that_notebook_alone():
+    values = {"seeds": [1], "epochs": 3, "03_sgd_flattens": {"seeds": [2]}}
+    assert reproduce.of_notebook(values, "03_sgd_flattens") == {"seeds": [2], "epochs": 3}
+    assert reproduce.of_notebook(values, "06_softmax_entropy") == {"seeds": [1], "epochs": 3}
 
 
 # ---------------------------------------------------------------------- it runs
@@ -228,7 +242,8 @@ def test_a_parameter_that_it_does_not_have_stops_a_notebook_with_one_sentence(tm
 def beyond_smoke(name):
     """What a profile changes that the smoke profile does not make small anyway."""
     smoke, own = (yaml.safe_load((paths.notebooks / f"{profile}.yaml").read_text()) for profile in ("smoke", name))
-    return {k: v for k, v in own.items() if k not in {*smoke, "device", "jobs"} or k == "radii"}
+    stems = {book.stem for book in BOOKS}
+    return {k: v for k, v in own.items() if k not in {*smoke, *stems, "device", "jobs"} or k == "radii"}
 
 
 @pytest.mark.slow
@@ -280,3 +295,43 @@ def test_a_stored_row_can_be_reproduced():
     for name, (values, found) in sisters.items():
         spread = values.max() - values.min()
         assert values.min() - spread <= found <= values.max() + spread, name
+
+
+AUDITED = "04_across_models"
+
+
+def test_three_rows_of_profile_full_drawn_by_the_day_can_be_trained_again():
+    """Each lies among its sisters, the same arm's other seeds: a network trained elsewhere is another draw of it."""
+    from attrobust import data, experiments
+    from attrobust.experiments import measure
+
+    folder, fields = paths.figures / AUDITED, experiments.Experiment.__dataclass_fields__
+    runs, lines = (
+        pd.concat(
+            pd.read_csv(folder / f"{stem}{end}.csv", dtype={"key": str}, float_precision="round_trip")
+            for end in ("", "_full")
+        )
+        for stem in ("runs", "attacked")
+    )
+    full = pd.read_csv(folder / "runs_full.csv", dtype={"key": str})["key"]
+    there = runs[runs.key.isin(full) & runs.comparable & runs.dataset.map(data.available)]
+    for row in there.sample(3, random_state=date.today().toordinal()).to_dict("records"):
+        known = {n: v for n, v in row.items() if n in fields and v == v}
+        whole = {n: int(v) for n, v in known.items() if fields[n].type in (int, "int", "int | None", int | None)}
+        experiment = experiments.Experiment(**known | whole)
+        mine = lines[(lines.key == row["key"]) & (lines.attack == "worst") & (lines.metric == "spearman")]
+        radii = mine[["map", "radius"]].drop_duplicates().itertuples(index=False, name=None)
+        measurement = experiments.Measurement(
+            radii=(), radii_of=tuple(radii), maps=tuple(mine["map"].unique()), trace_products=10,
+            k_share=0.25 if experiment.architecture == "vit" else 0.1, curvature=row["sharpness"] == row["sharpness"],
+        )  # fmt: skip
+        assert experiments.key(experiment, measurement) == row["key"], experiment
+        (model,), (fit,) = measure.train([experiment])
+        _, found = measure.measure(experiment, measurement, model, fit)
+        same = [n for n in fields if n != "seed" and n in runs]
+        alike = (runs[same].fillna("none") == pd.Series(row)[same].fillna("none")).all(axis=1)
+        sisters = lines[lines.key.isin(runs[alike & runs.comparable].key)].merge(mine[[*NAMED]], on=[*NAMED])
+        found = found.set_index([*NAMED])["value"]
+        for name, values in sisters.groupby([*NAMED])["value"]:
+            spread = max(values.max() - values.min(), 0.05)
+            assert values.min() - spread <= found[name] <= values.max() + spread, (experiment, name)

@@ -12,7 +12,11 @@ import torch
 from torch import nn
 
 from attrobust import checks
+from attrobust.attributions.importance import DRAWING, unwrapped
 from attrobust.shapes import Attribution, Images, Labels, Maps
+
+#: Values of images whose stochastic maps are made at a time: small images in one batch, photographs one by one.
+TOGETHER = 2**16
 
 
 class Streams:
@@ -58,8 +62,16 @@ def stochastic(attribution: Callable) -> bool:
 def explain(
     attribution: Attribution, model: nn.Module, x: Images, target: Labels, streams: Sequence[torch.Generator]
 ) -> Maps:
-    """Maps of a batch; stochastic ones image by image, each with its own stream (its samples are then the batch)."""
+    """Maps of a batch; of stochastic ones each image under its own stream.
+
+    One that `draws_for_each` explains as many images at a time as have `TOGETHER` values, others one.
+    """
     if not stochastic(attribution):
         return attribution(model, x, target)
-    parts = zip(x.split(1), target.split(1), streams, strict=True)
-    return torch.cat([attribution(model, image, label, generator=stream) for image, label, stream in parts])
+    marked = any(unwrapped(attribution) is known for known in DRAWING)
+    size = max(1, TOGETHER // x[:1].numel()) if marked else 1
+    groups = [streams[i : i + size] for i in range(0, len(x), size)]
+    parts = zip(x.split(size), target.split(size), groups, strict=True)
+    return torch.cat([
+        attribution(model, image, label, generator=group if marked else group[0]) for image, label, group in parts
+    ])  # fmt: skip

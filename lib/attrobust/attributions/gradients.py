@@ -7,7 +7,7 @@ Inputs do not interact: the gradient of the summed readout is each image's own. 
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attrobust import checks
-from attrobust.attributions.importance import brings_logits
+from attrobust.attributions.importance import brings_logits, draws_for_each
 from attrobust.balls import Ball
 from attrobust.models import guards
 from attrobust.models.derivatives import NoSecondDerivative, again, behind
@@ -25,6 +25,8 @@ from attrobust.versions import versioned
 
 #: The batches whose maps are averaged, each as large as the one that they are made of.
 Copies = Callable[[Inputs], Iterator[Inputs]]
+#: One stream of random numbers for a batch, or one for each of its images.
+Draws = torch.Generator | Sequence[torch.Generator]
 
 
 def live(model: Callable[[Tensor], Tensor], x: Inputs, target: Labels, readout: Readout = logit) -> Inputs:
@@ -111,53 +113,61 @@ def integrated_gradients(
     return (x - baseline) * _averaged(model, x, path, target, readout, chunk)
 
 
+@draws_for_each
 def smooth_grad(
-    model: nn.Module, x: Inputs, target: Labels, *, sigma: float, samples: int, generator: torch.Generator,
+    model: nn.Module, x: Inputs, target: Labels, *, sigma: float, samples: int, generator: Draws,
     readout: Readout = logit, chunk: int | None = None,
 ) -> Inputs:  # fmt: skip
     """Gradient averaged over Gaussian noise: mean of dz_target/dx at x + n, n ~ N(0, sigma^2), in pixel units.
 
-    Noisy pixels may leave [0, 1]. Seed the generator alike to compare maps under common noise; `chunk` as in
-    `integrated_gradients` (Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise").
+    Noisy pixels may leave [0, 1]. Seed the generator alike to compare maps under common noise; with a generator for
+    each image its draws do not depend on the others. `chunk` as in `integrated_gradients` (Smilkov et al. 2017,
+    "SmoothGrad: removing noise by adding noise").
     """
     checks.at_least("sigma", sigma, 0)
 
-    def noise(draw: torch.Generator) -> Inputs:
-        return sigma * torch.randn(x.shape, dtype=x.dtype, device=draw.device, generator=draw).to(x.device)
+    def noise(like: Inputs, draw: torch.Generator) -> Inputs:
+        return sigma * torch.randn(like.shape, dtype=x.dtype, device=draw.device, generator=draw).to(x.device)
 
     return _noisy(model, x, target, readout, noise, samples, generator, chunk)
 
 
+@draws_for_each
 def uniform_grad(
-    model: nn.Module, x: Inputs, target: Labels, *, ball: Ball, samples: int, generator: torch.Generator,
+    model: nn.Module, x: Inputs, target: Labels, *, ball: Ball, samples: int, generator: Draws,
     readout: Readout = logit, chunk: int | None = None,
 ) -> Inputs:  # fmt: skip
     """Gradient averaged uniformly over a ball: mean of dz_target/dx at x + n, n uniform in `ball`.
 
     Ball("linf", r) is the box of half-width r of the source (Wang et al. 2020, "Smoothed geometry for robust
-    attribution", definition 6). Moved pixels may leave [0, 1]. Seed the generator alike to compare maps under common
-    noise. One forward and one backward pass of `samples` images per image; `chunk` as in `integrated_gradients`.
+    attribution", definition 6). Moved pixels may leave [0, 1]. One forward and one backward pass of `samples` images
+    per image; `generator` as in `smooth_grad`, `chunk` as in `integrated_gradients`.
     """
     checks.kind("ball", ball, Ball)
 
-    def noise(draw: torch.Generator) -> Inputs:
-        return ball.sample(x.detach(), generator=draw)
+    def noise(like: Inputs, draw: torch.Generator) -> Inputs:
+        return ball.sample(like.detach(), generator=draw)
 
     return _noisy(model, x, target, readout, noise, samples, generator, chunk)
 
 
 def _noisy(
-    model: nn.Module, x: Inputs, target: Labels, readout: Readout, noise: Callable[[torch.Generator], Inputs],
-    samples: int, generator: torch.Generator, chunk: int | None,
+    model: nn.Module, x: Inputs, target: Labels, readout: Readout,
+    noise: Callable[[Inputs, torch.Generator], Inputs], samples: int, generator: Draws, chunk: int | None,
 ) -> Inputs:  # fmt: skip
     """Mean of the saliency maps under draws of `noise`, the same ones whenever the copies are made again."""
     checks.count("samples", samples)
-    checks.kind("generator", generator, torch.Generator)
-    again, first = generator.clone_state(), [generator]
+    draws = list(generator) if isinstance(generator, Sequence) else [generator]
+    for one in draws:
+        checks.kind("generator", one, torch.Generator)
+    if isinstance(generator, Sequence) and len(draws) != len(x):
+        raise ValueError(f"generator is a list of {len(draws)}; it must hold one for each of the {len(x)} images")
+    again, first = [one.clone_state() for one in draws], [draws]
 
     def copies(x: Inputs) -> Iterator[Inputs]:
-        draw = first.pop() if first else again.clone_state()
-        return (x + noise(draw) for _ in range(samples))
+        draws = first.pop() if first else [one.clone_state() for one in again]
+        parts = x.split(1) if isinstance(generator, Sequence) else [x]
+        return (x + torch.cat([noise(*of) for of in zip(parts, draws, strict=True)]) for _ in range(samples))
 
     return _averaged(model, live(model, x, target, readout), copies, target, readout, chunk)
 

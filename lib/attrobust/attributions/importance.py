@@ -31,6 +31,16 @@ def patches(signed: Images, *, patch: int) -> OnePlane:
 BRINGING: list[Callable] = []
 
 
+#: Attributions that `draws_for_each` marks.
+DRAWING: list[Callable] = []
+
+
+def draws_for_each(attribution: Callable) -> Callable:
+    """Mark a stochastic attribution whose `generator` may be a list, of one for each image."""
+    DRAWING.append(attribution)
+    return attribution
+
+
 def brings_logits(attribution: Callable) -> Callable:
     """Mark an attribution that returns (map, logits of the same forward pass) if it is called with `logits=True`."""
     BRINGING.append(attribution)

@@ -47,7 +47,7 @@ def cells(
 
     `half` is the half-width of the interval; `effect_all`, `low_all`, `high_all` are the effect and its interval with
     the `left_out` runs; `corrected`, `corrected_low`, `corrected_high` those of the corrected metric; `without_pair`
-    counts seeds that lack an end; `per_seed` holds the effects in order of seed.
+    counts seeds that lack an end; `per_seed` holds the effects in order of seed, nan where an end lacks.
 
     Example:
         >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + 0.01 * s * h) for s in range(10) for h in (0.1, 0.2)])
@@ -219,7 +219,8 @@ def _cell(seeds: pd.DataFrame, margin: float, room: tuple[float, float] | None, 
     if log:
         told |= {"first": np.exp(told["first"]), "last": np.exp(told["last"])}
     told |= {"without_pair": len(seeds) - len(found), "margin": margin}
-    return told | {"p_holm": np.nan, "per_seed": " ".join(f"{effect:.6g}" for effect in per_seed)}
+    of_seeds = seeds.sort_values("seed")["effect"].astype(float) if len(found) else ()
+    return told | {"p_holm": np.nan, "per_seed": " ".join(f"{effect:.6g}" for effect in of_seeds)}
 
 
 def _word(told: Mapping[str, float], margin: float, stuck: bool, controlled: bool) -> str:

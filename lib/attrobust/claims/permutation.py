@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from attrobust.claims.by_seed import Ends, effects, listed
+from attrobust.claims.by_seed import Ends, by_image, effects, need
 from attrobust.claims.cells import ALPHA, FEWEST_SEEDS, pattern_sums
 from attrobust.claims.rule import random_draws
 
@@ -46,34 +46,29 @@ def permuted(
     return pd.DataFrame(records, columns=[*arm, "seeds", "patterns", "share", "verdicts"])
 
 
-def chance_curve(
-    rows: pd.DataFrame, *, by: str, arm: Sequence[str], generator: np.random.Generator, ends: Ends | None = None,
-    log: bool = False, draws: int = 1000,
-) -> pd.DataFrame:  # fmt: skip
+def chance_curve(table: pd.DataFrame, *, generator: np.random.Generator, draws: int = 1000) -> pd.DataFrame:
     """Where the effects of all cells would lie, in ascending order, if the ends were labels without meaning.
 
-    In each draw the labels of a random set of seeds are exchanged, in all cells alike, since networks of one seed share
-    images and first weights. Cells with fewer than five seeds do not enter. One row per place in the order: `effect` as
-    it is, `low` and `high`, within which 95 % of the draws lie there, and `p`, twice the share of draws that lie as far
-    out there or farther, on the effect's side, itself counted among them. Reference: Simonsohn, Simmons and Nelson
-    2020, step 3.
+    The table is that of `cells`, of which `per_seed` is read. In each draw the labels of a random set of seeds are
+    exchanged, in all cells alike, since networks of one seed share images and first weights: the first seed of every
+    cell must be the same one, and so on. Cells with fewer than five seeds do not enter. One row per place in the order:
+    `effect` as it is, `low` and `high`, within which 95 % of the draws lie there, and `p`, twice the share of draws
+    that lie as far out there or farther, on the effect's side, itself counted among them. Reference: Simonsohn, Simmons
+    and Nelson 2020, step 3.
 
     Example:
-        >>> rows = pd.DataFrame([(s, h, m, h * (m + s)) for s in range(8) for h in (0.1, 0.2) for m in (1, 2)])
-        >>> rows = rows.set_axis(["seed", "step_size", "map", "value"], axis=1).assign(comparable=True)
-        >>> draw = np.random.default_rng(0)
-        >>> chance_curve(rows, by="step_size", arm=["map"], generator=draw)["effect"].round(2).tolist()
-        [0.45, 0.55]
+        >>> table = pd.DataFrame({"per_seed": ["0.1 0.2 0.1 nan 0.3 0.2", "-0.1 0.1 -0.2 0.1 0 0.1", "0.1 0.1"]})
+        >>> chance_curve(table, generator=np.random.default_rng(0))["effect"].round(2).tolist()
+        [0.0, 0.18]
     """
     random_draws(draws, generator)
-    listed("arm", arm)
-    found = effects(rows, by=by, arm=arm, ends=ends, log=log)
-    names = found[[*arm]].agg(tuple, axis=1)
-    wide = found.assign(cell=names).pivot(index="cell", columns="seed", values="effect")
-    wide = wide.loc[wide.notna().sum(axis=1) >= FEWEST_SEEDS]
-    if not len(wide):
+    need(table, ["per_seed"])
+    told = [by_image(text) for text in table["per_seed"]]
+    told = [effects for effects in told if np.isfinite(effects).sum() >= FEWEST_SEEDS]
+    if not told:
         return pd.DataFrame(columns=["place", "effect", "low", "high", "p"])
-    changes, there = wide.fillna(0).to_numpy(float), wide.notna().to_numpy()
+    changes = pd.DataFrame(told).to_numpy(float)  # shorter rows end with NaN
+    there, changes = np.isfinite(changes), np.nan_to_num(changes)
     signs = generator.choice([-1.0, 1.0], size=(changes.shape[1], draws))
     drawn = np.sort(changes @ signs / there.sum(axis=1, keepdims=True), axis=0)
     seen = np.sort(changes.sum(axis=1) / there.sum(axis=1))

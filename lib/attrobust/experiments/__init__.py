@@ -1,6 +1,6 @@
 """Grids of trained and measured networks; every row is stored evidence, computed once."""
 
-from attrobust.experiments.experiment import RADII, SIDES, VITS, Experiment, Measurement, grid, sized
+from attrobust.experiments.experiment import RADII, SIDES, VITS, Experiment, Measurement, calibrated, grid, sized
 from attrobust.experiments.explanations import (
     READOUTS,
     cls_rows,
@@ -19,8 +19,8 @@ from attrobust.experiments.sweep import in_workers, none_here, run, table, table
 from attrobust.rows import Rows, join
 
 __all__ = [
-    "RADII", "READOUTS", "SIDES", "VITS", "Experiment", "Measurement", "Rows", "build", "cls_rows", "compared",
-    "controls", "dataset", "explaining", "grid", "in_workers", "inside", "join", "key", "margins", "network",
-    "none_here", "of_pixels", "on_the_patch_grid", "run", "shown", "sized", "table", "tables", "trained",
+    "RADII", "READOUTS", "SIDES", "VITS", "Experiment", "Measurement", "Rows", "build", "calibrated", "cls_rows",
+    "compared", "controls", "dataset", "explaining", "grid", "in_workers", "inside", "join", "key", "margins",
+    "network", "none_here", "of_pixels", "on_the_patch_grid", "run", "shown", "sized", "table", "tables", "trained",
     "under_attack",
 ]  # fmt: skip

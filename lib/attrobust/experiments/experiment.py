@@ -23,17 +23,35 @@ VITS: dict[str, dict[str, object]] = {
 }
 
 #: Height and width, after pooling, of the images that other networks see; data sets without one are seen as they are.
-SIDES = {"mnist": 14, "fashion_mnist": 14, "cifar10_4k": 16}
+SIDES = {"mnist": 14, "two_digits": 14, "fashion_mnist": 14, "cifar10_4k": 16}
 
 #: Radius of the attack, in 1/255, by architecture, data set and map: of 1, 2, 4, 8, 16, 24 the one at which pilots
 #: (seeds 100 to 102, matched loss, step 0.0134, wide, softmax, the logit's map) stood nearest to a Spearman of 0.6.
 #: Fixed before the runs that are judged; both readouts, all recipes and kernels share it.
 RADII: dict[tuple[str, str, str], float] = {
-    ("mlp", "fashion_mnist", "saliency"): 8, ("mlp", "digits", "saliency"): 16,
-    ("vit", "digits", "saliency"): 4, ("vit", "digits", "raw_attention"): 16, ("vit", "digits", "rollout"): 24,
-    ("vit", "fashion_mnist", "saliency"): 2, ("vit", "fashion_mnist", "raw_attention"): 4,
-    ("vit", "fashion_mnist", "rollout"): 4,
-}  # fmt: skip
+    (architecture, dataset, name): radius
+    for (architecture, dataset), radii in {
+        ("mlp", "fashion_mnist"): {"saliency": 8, "input_x_gradient": 16, "deep_lift": 24},
+        ("mlp", "digits"): {"saliency": 16, "input_x_gradient": 16, "deep_lift": 24},
+        ("mlp", "mnist"): {"saliency": 8, "input_x_gradient": 4},
+        ("mlp", "cifar10_4k"): {"saliency": 4, "input_x_gradient": 4},
+        ("convnet", "two_digits"): {"saliency": 8},
+        ("convnet", "fashion_mnist"): {"saliency": 16, "input_x_gradient": 8, "grad_cam": 4, "deep_lift": 16},
+        ("convnet", "digits"): {"saliency": 24, "input_x_gradient": 16, "grad_cam": 8, "deep_lift": 24},
+        ("convnet", "mnist"): {"saliency": 16, "input_x_gradient": 4, "grad_cam": 8},
+        ("convnet", "cifar10_4k"): {"saliency": 8, "input_x_gradient": 8, "grad_cam": 2},
+        ("convnet_bn", "fashion_mnist"): {"saliency": 8, "input_x_gradient": 8, "grad_cam": 4},
+        ("convnet_bn", "digits"): {"saliency": 24, "input_x_gradient": 16, "grad_cam": 8},
+        ("resnet", "fashion_mnist"): {"saliency": 4, "input_x_gradient": 4, "grad_cam": 4},
+        ("resnet", "digits"): {"saliency": 8, "input_x_gradient": 8, "grad_cam": 8},
+        ("vit", "digits"): {"saliency": 4, "input_x_gradient": 8, "raw_attention": 16, "rollout": 24},
+        ("vit", "fashion_mnist"): {"saliency": 2, "raw_attention": 4, "rollout": 4},
+    }.items()
+    for name, radius in radii.items()
+}
+
+#: Those of profile gpu are our choice: no pilots were run there.
+RADII |= {("resnet18", "cifar10", "saliency"): 2, ("vit", "cifar10_deep", "saliency"): 2}
 
 #: Fields that say something of a transformer only; elsewhere they stay at their default and are no columns.
 TRANSFORMER = {"attention": "softmax", "patch": 2, "dim": 32, "depth": 2}
@@ -143,6 +161,20 @@ def sized(architecture: str, dataset: str) -> dict[str, object]:
         return {"architecture": "vit", **VITS[checks.one_of("dataset", dataset, VITS)]}
     checks.one_of("dataset", dataset, data.NAMES)
     return {"architecture": architecture, "dataset": dataset, "side": SIDES.get(dataset)}
+
+
+def calibrated(architecture: str, dataset: str, maps: Iterable[str]) -> tuple[tuple[str, float], ...]:
+    """Maps with the radius of each, as `Measurement.radii_of` takes them; a ValueError where pilots fixed none.
+
+    Example:
+        >>> calibrated("mlp", "digits", ["saliency"])
+        (('saliency', 16),)
+    """
+    for name in maps:
+        if (architecture, dataset, name) not in RADII:
+            there = ", ".join(n for a, d, n in RADII if (a, d) == (architecture, dataset)) or "none"
+            raise ValueError(f"map is {name!r}; {architecture!r} on {dataset!r} has a radius, by pilots, for {there}")
+    return tuple((name, RADII[architecture, dataset, name]) for name in maps)
 
 
 def _plain(radius: float) -> float:

@@ -10,14 +10,17 @@ from attrobust.figures.style import COLORS, drawing, label, legend
 
 #: How the effect in the base is drawn.
 BASE = {"color": "#333333", "marker": "|", "markersize": 9, "markeredgewidth": 1.2}
+#: How an effect is drawn, by its word; without one, as "effect".
+LOOKS = WORDS | {"effect": {"color": COLORS["theory"], "marker": "o"}}
 
 
 @drawing
 def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: str, margin: float = 0.05) -> Figure:
     """One line per value of `row` within its `group`, one panel per value of `panels`, on a shared axis of effects.
 
-    Each line has `effect`, `low`, `high` and `word`, coloured by the word, and `base`, the effect that it is compared
-    with, as an upright tick; a line without an effect shows its tick alone. The grey band is the margin of "no change".
+    Each line has `effect`, `low`, `high` and, if the table has them, `word`, by which it is coloured, and `base`, the
+    effect that it is compared with, as an upright tick; a line without an effect shows its tick alone. The grey band is
+    the margin of "no change".
     """
     lines = list(dict.fromkeys(zip(table[group], table[row], strict=True)))
     groups, names = list(dict.fromkeys(g for g, _ in lines)), list(table[panels].unique())
@@ -30,16 +33,17 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
         axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
         axis.axvline(0, color=COLORS["theory"], linewidth=0.8)
         for line in table[table[panels] == name].to_dict("records"):
-            place, word = places[line[group], line[row]], look(line["word"])
-            axis.plot(line["base"], place, **BASE, linestyle="none")
+            place, word = places[line[group], line[row]], look(line["word"]) if "word" in line else "effect"
+            axis.plot(line.get("base", np.nan), place, **BASE, linestyle="none")
             if np.isfinite(line["effect"]):
-                seen[word] = WORDS[word] | {"linestyle": "none"}
-                axis.plot([line["low"], line["high"]], [place, place], color=WORDS[word]["color"], linewidth=1.2)
-                axis.plot(line["effect"], place, **WORDS[word], markersize=4.5, linestyle="none")
+                seen[word] = mark = LOOKS[word] | {"linestyle": "none"}
+                axis.plot([line["low"], line["high"]], [place, place], color=mark["color"], linewidth=1.2)
+                axis.plot(line["effect"], place, **mark, markersize=4.5)
         axis.set_title(label(name), fontsize=8)
         axis.set_xlabel(x_label, fontsize=8)
         axis.grid(axis="y", visible=False)
+    axes[0, 0].set_ylim(min(places.values()) - 0.8, 0.8)
     axes[0, 0].set_yticks(list(places.values()), [f"{label(g)}: {label(r)}" for g, r in places], fontsize=7)
-    ordered = {word: seen[word] for word in WORDS if word in seen}
-    legend(figure, ordered | {"base": BASE | {"linestyle": "none"}})
+    ordered = {word: seen[word] for word in LOOKS if word in seen}
+    legend(figure, ordered | ({"base": BASE | {"linestyle": "none"}} if "base" in table else {}))
     return figure

@@ -89,7 +89,18 @@ LABELS |= {
     "relevance": "relevance (Chefer et al.)",
     "input_x_gradient": "input × gradient",
     "smooth_grad": "SmoothGrad",
+    "uniform_grad": "uniform gradient",
+    "grad_cam": "Grad-CAM",
+    "deep_lift": "DeepLIFT",
+    "lrp": "LRP",
+    "mlp": "dense",
+    "convnet": "convolutional",
+    "convnet_bn": "convolutional, BatchNorm",
+    "resnet": "residual, BatchNorm",
+    "vit": "transformer",
+    "radius_x_relative_curvature": "radius × relative curvature",
 }
+LABELS |= {"early": "loss 0.1", "log_probability_gradient": "input gradient |∇log p|"}
 
 
 def label(name: str) -> str:

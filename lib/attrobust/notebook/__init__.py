@@ -20,6 +20,7 @@ from attrobust.experiments.store import Store, place_for
 #: Whole numbers from 0; and lists that may be empty: what they ask for is then left out.
 SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds")
 MAY_BE_EMPTY = ("strong_seeds", "curve_seeds", "large_steps")
+MAY_BE_EMPTY += ("middle_steps", "other_networks", "other_maps", "other_recipes", "base_networks")
 
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
@@ -35,7 +36,12 @@ LONGEST_LIST, LONGEST_SENTENCE = 1000, 300
 #: Parameters that are one name out of several, or a list of such.
 CHOICES: dict[str, Sequence[str]] = {"dataset": data.NAMES, "datasets": data.NAMES, "device": ("cpu", "cuda")}
 CHOICES |= {"vits": tuple(experiments.VITS), "activations": tuple(models.ACTIVATIONS)}
-CHOICES |= {"protocols": tuple(training.recipes.RECIPES)}
+CHOICES |= dict.fromkeys(("protocols", "recipes", "other_recipes"), tuple(training.recipes.RECIPES))
+#: A network and its data set; maps are those of pixels, and of attention.
+NETWORKS = tuple(dict.fromkeys(f"{architecture} {dataset}" for architecture, dataset, _ in experiments.RADII))
+CHOICES |= dict.fromkeys(("networks", "other_networks", "base_networks", "transfer_network", "truth_network"), NETWORKS)
+CHOICES |= dict.fromkeys(("maps", "other_maps"), tuple(dict.fromkeys(name for *_, name in experiments.RADII)))
+CHOICES |= dict.fromkeys(("transfer_maps", "truth_maps"), experiments.explaining("mlp", experiments.of_pixels()))
 
 #: What a list of a type holds.
 _LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}
@@ -177,7 +183,8 @@ def open_store(notebook: str, chosen: SimpleNamespace, *, shares: Sequence[str] 
     """
     store = Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares, device=chosen.device)
     vits = [experiments.VITS[name]["dataset"] for name in getattr(chosen, "vits", ())]
-    asked = sorted({*getattr(chosen, "datasets", ()), *vits}, key=data.download_size)
+    of_networks = [experiments.sized(*name.split())["dataset"] for name in getattr(chosen, "networks", ())]
+    asked = sorted({*getattr(chosen, "datasets", ()), *vits, *of_networks}, key=data.download_size)
     if asked and not any(map(data.available, asked)) and not store.data_sets & set(asked):
         raise data.DataError(experiments.none_here(asked))
     return store

@@ -65,7 +65,10 @@ def parsed(name: str, text: str) -> object:
 
 
 def profile(name: str) -> dict[str, object]:
-    """Overrides of a profile, parameters of some notebook each; none for "cpu", whose values are the notebooks' own."""
+    """Overrides of a profile, parameters of some notebook each; none for "cpu", whose values are the notebooks' own.
+
+    What stands under a notebook's stem is for this one alone.
+    """
     checks.one_of("profile", name, PROFILES)
     if name == "cpu":
         return {}
@@ -74,9 +77,20 @@ def profile(name: str) -> dict[str, object]:
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds {values!r}; it must hold a parameter and its value on every line")
     known = {parameter for path in numbered() for parameter in parameters_of(path)}
-    for parameter in values:
-        accept(parameter, known)
+    sections = {path.stem: parameters_of(path) for path in numbered()}
+    for parameter, value in values.items():
+        if parameter in sections and isinstance(value, dict):
+            for name in value:
+                accept(name, sections[parameter], by=parameter)
+        else:
+            accept(parameter, known)
     return values
+
+
+def of_notebook(values: Mapping[str, object], stem: str) -> dict[str, object]:
+    """What a profile says to one notebook: what it says to all, and over it what stands under the notebook's stem."""
+    stems = {path.stem for path in numbered()}
+    return {n: v for n, v in values.items() if n not in stems} | dict(values.get(stem) or {})
 
 
 def reproduce(
@@ -90,21 +104,22 @@ def reproduce(
     replaced.
     """
     chosen, overrides = numbered(only), overrides or {}
-    values = {**profile(profile_name), **overrides}
+    profiled = profile(profile_name)
+    values = {path: of_notebook(profiled, path.stem) | overrides for path in chosen}
     checks.count("jobs", jobs, least=0)
     if update and (profile_name not in ("cpu", "full", "headline") or overrides):
         raise ValueError("update is 1; it needs the profile cpu, full or headline without changed parameters")
     types = {path: {name: kind for name, (kind, _) in parameters_of(path).items()} for path in chosen}
     for name, path in itertools.product(overrides, chosen):
         accept(name, types[path].keys() - {"out", "committed"}, by=path.stem)
-    given = {path: checked({n: v for n, v in values.items() if v is not None}, types[path]) for path in chosen}
+    given = {path: checked({n: v for n, v in values[path].items() if v is not None}, types[path]) for path in chosen}
     folder, n = paths.build / "reproduce" / profile_name, len(chosen)
-    begin(folder, chosen, values, fresh=fresh, say=say)
+    begin(folder, chosen, {**profiled, **overrides}, fresh=fresh, say=say)
     began, seconds = time.monotonic(), {}
     for index, path in enumerate(chosen):
         left = tqdm.format_interval(sum(seconds.values()) / index * (n - index)) if index else "unknown"
         say(f"[{index + 1}/{n}] {path.stem}: {_since(began)} elapsed, about {left} remaining")
-        if foreign := sorted(values.keys() - types[path].keys()):
+        if foreign := sorted(values[path].keys() - types[path].keys()):
             say(f"    profile {profile_name}, not for this notebook: {', '.join(foreign)}")
         home, start = folder / path.stem, time.monotonic()
         mine = given[path] | {"out": str(home), "committed": False}

@@ -1,4 +1,4 @@
-"""What notebook 04 asks: which choices decide whether a larger step makes maps robust, one choice at a time.
+"""What notebook 04 asks: which choices decide whether a larger step makes maps robust; where attacked maps point.
 
 A condition changes one thing of a base network, at both ends of the step range and with the same seeds:
 
@@ -8,10 +8,20 @@ Where a choice also rescales the noise of SGD, the step is rescaled with it, so 
 what it was.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from attrobust import experiments
+import pandas as pd
+import torch
+from torch import nn
+
+from attrobust import attacks, attributions, data, experiments, faithfulness, robustness
+from attrobust.balls import Ball
+from attrobust.experiments.measure import train
+from attrobust.models.readouts import predictions
+from attrobust.shapes import Attribution, Images
+from attrobust.versions import versioned
 
 
 class Condition(NamedTuple):
@@ -21,6 +31,7 @@ class Condition(NamedTuple):
     name: str  # how
     changes: Mapping[str, object]  # to the base
     base: Mapping[str, object] = {}  # what the base has beyond matched loss and its defaults
+    only: str = ""  # the architecture that alone can make the choice; "" for any
 
 
 #: Fixed budgets are compared with a fixed budget.
@@ -30,6 +41,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("activation", "softplus", {"activation": "softplus"}),
     Condition("initial size", "narrow", {"initial": "narrow"}),
     Condition("norms", "pinned", {"protocol": "pinned"}),
+    Condition("normalisation", "BatchNorm", {"architecture": "convnet_bn"}, only="convnet"),
     Condition("batch", "512 (step rescaled)", {"batch_size": 512}),
     Condition("momentum", "none (step rescaled)", {"momentum": 0.0}),
     Condition("time after the fit", "loss 0.1", {"protocol": "early"}),
@@ -45,8 +57,21 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("schedule", "constant after warm-up", {"protocol": "constant"}, _BUDGET),
 )
 
+#: No larger step is tried.
+MOST_STEP = 100.0
+
 #: Sides of a condition, and ends of its step range.
 SIDES, ENDS = ("base", "condition"), ("small step", "large step")
+
+
+def conditions(architecture: str, n_train: int) -> list[Condition]:
+    """Those that a network of this architecture can make, on so many images.
+
+    Example:
+        >>> len(conditions("convnet", 1000)) - len(conditions("mlp", 100))
+        2
+    """
+    return [c for c in CONDITIONS if c.only in ("", architecture) and c.changes.get("batch_size", 1) <= n_train]
 
 
 def networks(
@@ -55,16 +80,18 @@ def networks(
     """Experiments of both sides at both ends of the step range, by (side, end), one per seed.
 
     `base` are fields of an Experiment; `steps` the smallest and the largest step size of the base. A ValueError refuses
-    a base that has made the choice already.
+    a base that has made the choice already, and one of an architecture that cannot make it.
 
     Example:
         >>> digits = experiments.sized("mlp", "digits") | {"batch_size": 64, "epochs": 400}
-        >>> found = networks(CONDITIONS[5], digits, steps=[0.003, 0.06], seeds=[0, 1])
+        >>> found = networks(CONDITIONS[6], digits, steps=[0.003, 0.06], seeds=[0, 1])
         >>> [e.step_size for e in found["condition", "large step"]], len(found)
         ([0.6, 0.6], 4)
     """
     if len(steps) != 2 or not steps[0] < steps[1]:
         raise ValueError(f"steps is {list(steps)}; it must be the smallest and the largest step size")
+    if condition.only and base.get("architecture") != condition.only:
+        raise ValueError(f"base is of architecture {base.get('architecture')!r}; only {condition.only!r} can be chosen")
     plain, found, noise = {**base, **condition.base}, {}, []
     for side, fields in zip(SIDES, (plain, {**plain, **condition.changes}), strict=True):
         one = experiments.Experiment(**fields, step_size=1.0, seed=0)
@@ -75,3 +102,81 @@ def networks(
     if found[SIDES[0], ENDS[0]] == found[SIDES[1], ENDS[0]]:
         raise ValueError(f"base has {condition.factor} {condition.name!r} already; it must be without it")
     return found
+
+
+@versioned(1)
+def largest_stable(experiment: experiments.Experiment, first: float, epochs: int) -> pd.DataFrame:
+    """The largest of the step sizes first, first sqrt 2, first 2, ... up to which a network reaches its level of loss.
+
+    The level is that of the experiment's recipe, to be reached within so many epochs. One row with `step_size`, NaN
+    where already the first one is too large.
+    """
+    short = dataclasses.replace(experiment, epochs=max(1, epochs // experiment.recipe.patience))
+    step, stable = first, float("nan")
+    while step <= MOST_STEP:
+        _, (fit,) = train([dataclasses.replace(short, step_size=step)])
+        if not fit.reached:
+            break
+        step, stable = step * 2**0.5, step
+    return pd.DataFrame([{"step_size": stable}])
+
+
+@versioned(1)
+def transferred(
+    experiment: experiments.Experiment, names: Sequence[str], radius: float, effort: attacks.Effort, n_attacked: int
+) -> pd.DataFrame:
+    """Attack one map of a network, measure another: Spearman's rank correlation, a row for each pair of maps.
+
+    Every map is told as "map, readout"; `attacked` is "noise" for noise of the same size. The linf radius is in 1/255
+    of the pixel range; images that no attack reached do not count.
+    """
+    model, x, maps = _explained(experiment, names, n_attacked)
+    draw = torch.Generator().manual_seed(experiment.seed)
+    how = {"ball": Ball("linf", radius / 255), "k": max(1, x[0, 0].numel() // 10), "generator": draw, "effort": effort}
+    table = robustness.transfer(model, x, attributions=maps, **how)
+    means = table.groupby(["attacked", "measured"], sort=False)["spearman"].mean().reset_index()
+    return means.assign(seed=experiment.seed, step_size=experiment.step_size)
+
+
+@versioned(1)
+def relevance_mass(
+    experiment: experiments.Experiment, names: Sequence[str], radius: float, effort: attacks.Effort, n_attacked: int
+) -> pd.DataFrame:
+    """Where maps of a network of `two_digits` point, before and under attack; a row per map, and one of "random" order.
+
+    `mass` is the share of a map's importances on the digit that decides (relevance mass accuracy: Arras, Osman and
+    Samek 2022), `mass_attacked` the same at the image with the least rank correlation, which is `spearman`;
+    `deletion` and `insertion` are areas of the predicted class's probability (Petsiuk et al. 2018). The linf radius is
+    in 1/255 of the pixel range; images that no attack reached do not count in the second and third number.
+    """
+    model, x, maps = _explained(experiment, names, n_attacked)
+    target, half = predictions(model, x), data.two_digits.deciding(*x.shape[-2:])
+    how = {"ball": Ball("linf", radius / 255), "k": max(1, x[0, 0].numel() // 10), "effort": effort}
+    draw, steps = torch.Generator().manual_seed(experiment.seed), min(20, half.numel())
+    curves = faithfulness.insertion_deletion(model, x, attributions=maps, generator=draw, steps=steps)
+    areas, rows = curves.groupby("attribution", sort=False)[["deletion", "insertion"]].mean(), []
+    for name, attribution in maps.items():
+        draw = torch.Generator().manual_seed(experiment.seed)
+        found = attacks.auto(attribution, model, x, generator=draw, **how)
+        masses = [_share(attribution(model, at, target), half) for at in (x, found.x["spearman"])]
+        worst = found.table[found.table["part"] == "worst"]["spearman"]
+        row = {"mass": masses[0].mean(), "mass_attacked": masses[1][found.counted].mean(), "spearman": worst.mean()}
+        rows.append({"map": name, **{key: float(value) for key, value in row.items()}, **areas.loc[name]})
+    own = {"seed": experiment.seed, "step_size": experiment.step_size}
+    return pd.DataFrame([*rows, {"map": faithfulness.RANDOM, **areas.loc[faithfulness.RANDOM]}]).assign(**own)
+
+
+def _explained(
+    experiment: experiments.Experiment, names: Sequence[str], n: int
+) -> tuple[nn.Module, Images, dict[str, Attribution]]:
+    """A network, trained, images of its seed's own draw, and its maps under both readouts by name."""
+    (model,), _ = train([experiment])
+    maps = experiments.compared(None, names, list(experiments.READOUTS))
+    told = {f"{name}, {readout}": attribution for (name, readout), attribution in maps.items()}
+    return model.requires_grad_(False), experiments.shown(experiment, n).x, told
+
+
+def _share(maps: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Share of each map's importances that lies in a region."""
+    importances = attributions.pixelwise(maps.detach())
+    return (importances * where).flatten(1).sum(1) / importances.flatten(1).sum(1)
