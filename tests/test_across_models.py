@@ -1,15 +1,19 @@
 """Laws of conditions: each changes one thing, at the same noise of SGD, and is compared with what it names."""
 
 import dataclasses
+import math
 from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from attrobust import attacks, attributions, experiments
 from attrobust.experiments import measure
 from attrobust.models import readouts
 from attrobust.studies import across_models
+from scipy import stats
 
 BASE = experiments.sized("mlp", "digits") | {"batch_size": 64, "epochs": 400}
 STEPS, SEEDS = [0.003, 0.06], [0, 1, 2]
@@ -148,3 +152,41 @@ def test_the_largest_stable_step_is_the_last_before_one_that_does_not_reach_the_
         assert across_models.largest_stable(experiment, 0.2, 50)["step_size"].isna().all()
     assert table["step_size"].tolist() == pytest.approx([0.1 * 2**0.5])
     assert {e.recipe.most_epochs for e in asked} == {50}
+
+
+def test_a_plan_holds_every_condition_beside_its_base_and_a_range_that_ends_at_the_largest_stable_step():
+    plan = across_models.plan(BASE, steps=STEPS, seeds=SEEDS, stable=0.8)
+    made = plan.groupby(["factor", "choice", "role", "end"]).size()
+    assert (made == len(SEEDS)).all()
+    assert len(made) == 4 * (len(across_models.conditions("mlp", 1000)) + 1)
+    last = plan[plan.factor == "steps"].set_index(["role", "end"]).experiment
+    assert {e.step_size for e in last["condition", "large step"]} == {0.8}
+    assert {e.step_size for e in last["condition", "small step"]} == {0.8 / 20}
+    assert {e.step_size for e in last["base", "small step"]} == {0.003}
+    assert "steps" not in set(across_models.plan(BASE, steps=STEPS, seeds=SEEDS).factor)
+
+
+def test_changes_are_log_ratios_of_properties_and_differences_of_robustness_between_the_ends():
+    rows = pd.DataFrame(
+        [
+            ("a", 0, 0.2, 0.5, 8.0), ("a", 0, 0.1, 0.4, 2.0), ("a", 0, 0.4, 0.7, 4.0), ("a", 1, 0.1, 0.3, 1.0),
+            ("b", 0, 0.1, 0.3, -1.0), ("b", 0, 0.4, 0.2, 1.0),
+        ],
+        columns=["kind", "seed", "step_size", "value", "norm"],
+    )  # fmt: skip
+    found = across_models.changes(rows, kind=["kind"], properties=["norm"])
+    assert found[["kind", "seed"]].to_numpy().tolist() == [["a", 0], ["b", 0]]  # one end alone is no change
+    assert found["value"].tolist() == pytest.approx([0.3, -0.1])
+    assert found["norm"][0] == pytest.approx(math.log(2))
+    assert math.isnan(found["norm"][1])
+
+
+def test_mediation_has_the_worst_of_all_kinds_left_out_beside_the_rank_correlation():
+    draw = np.random.default_rng(0)
+    rows = pd.DataFrame({"kind": np.repeat([*"abcdef"], 5), "norm": draw.normal(size=30)})
+    rows["value"] = rows["norm"] * np.where(rows["kind"] == "f", -1, 1)
+    how = {"properties": ["norm"], "by": "kind", "generator": draw}
+    (line,) = across_models.mediation(rows, kind=["kind"], **how).to_dict("records")
+    assert line["carried_correlation"] == pytest.approx(-1)
+    assert line["effect"] == pytest.approx(stats.spearmanr(rows["norm"], rows["value"]).statistic)
+    assert (line["runs"], line["seeds"], line["word"]) == (30, 6, "leans up" if line["low"] > 0 else "unclear")

@@ -52,7 +52,8 @@ def numbered(only: str = "") -> list[Path]:
 def parameters_of(path: Path) -> dict[str, tuple[str, str]]:
     """Names of a notebook's parameters with their types and their comments."""
     inferred = papermill.inspect_notebook(path)
-    return {name: (entry["inferred_type_name"], entry["help"]) for name, entry in inferred.items()}
+    told = {name: entry["help"].partition("  # fmt:")[0] for name, entry in inferred.items()}
+    return {name: (entry["inferred_type_name"], told[name]) for name, entry in inferred.items()}
 
 
 def parsed(name: str, text: str) -> object:

@@ -12,11 +12,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from attrobust import attacks, attributions, data, experiments, faithfulness, robustness
+from attrobust import attacks, attributions, claims, data, experiments, faithfulness, robustness
 from attrobust.balls import Ball
 from attrobust.experiments.measure import train
 from attrobust.models.readouts import predictions
@@ -102,6 +103,57 @@ def networks(
     if found[SIDES[0], ENDS[0]] == found[SIDES[1], ENDS[0]]:
         raise ValueError(f"base has {condition.factor} {condition.name!r} already; it must be without it")
     return found
+
+
+def plan(
+    base: Mapping[str, object], *, steps: Sequence[float], seeds: Sequence[int], stable: float = float("nan")
+) -> pd.DataFrame:
+    """Every network that differs from a base in one choice, and the base itself for each: a row per network.
+
+    Columns `factor`, `choice`, `role` (one of `SIDES`), `end` (one of `ENDS`), `experiment`. With `stable`, the largest
+    stable step, one more choice is a range of steps that ends there and is as wide as that of the base.
+    """
+    found = {
+        (c.factor, c.name): networks(c, base, steps=steps, seeds=seeds)
+        for c in conditions(base["architecture"], base.get("n_train", 1000))
+    }
+    if stable > 0:
+        own = {key: group for key, group in found["norms", "pinned"].items() if key[0] == SIDES[0]}
+        at = dict(zip(ENDS, (stable / (steps[1] / steps[0]), stable), strict=True))
+        moved = {
+            (SIDES[1], end): [dataclasses.replace(e, step_size=at[end]) for e in own[SIDES[0], end]] for end in ENDS
+        }
+        found["steps", "up to the largest stable"] = own | moved
+    lines = [
+        {"factor": factor, "choice": choice, "role": role, "end": end, "experiment": e}
+        for (factor, choice), sides in found.items()
+        for (role, end), group in sides.items()
+        for e in group
+    ]
+    return pd.DataFrame(lines)
+
+
+def changes(rows: pd.DataFrame, *, kind: Sequence[str], properties: Sequence[str]) -> pd.DataFrame:
+    """What changes from the smallest to the largest step of each kind of network, seed by seed.
+
+    `value` changes by a difference, properties by the natural log of their ratio, NaN where one is not above 0.
+    """
+    groups = rows.sort_values("step_size").groupby([*kind, "seed"], sort=False)[["value", *properties]]
+    first, last = groups.first(), groups.last()
+    found = np.log(last.where(last > 0)) - np.log(first.where(first > 0))
+    return found.assign(value=last["value"] - first["value"])[groups.size() > 1].reset_index()
+
+
+def mediation(
+    rows: pd.DataFrame, *, kind: Sequence[str], properties: Sequence[str], by: str, generator: np.random.Generator
+) -> pd.DataFrame:
+    """`claims.associations` of each property, with the worst of `claims.carried_over` beside it, as lines."""
+    table = claims.associations(rows, properties=properties, cluster=kind, generator=generator)
+    carried = claims.carried_over(rows, properties=properties, by=by).groupby("property", sort=False)
+    worst = carried[["correlation", "r2"]].min().add_prefix("carried_").reset_index()
+    table = table.merge(worst, on="property").rename(columns={"correlation": "effect", "clusters": "seeds"})
+    word = np.where(table["low"] > 0, "leans up", np.where(table["high"] < 0, "leans down", "unclear"))
+    return table.assign(by="runs", start="", end="", word=word)
 
 
 @versioned(1)
