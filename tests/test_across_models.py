@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from attrobust import attacks, attributions, experiments
+from attrobust.balls import Ball
 from attrobust.experiments import measure
 from attrobust.models import readouts
 from attrobust.studies import across_models
@@ -119,8 +121,16 @@ def test_relevance_mass_is_the_share_of_importances_on_the_left_half_done_by_han
         share = importances[:, :, :4].sum((1, 2)) / importances.sum((1, 2))
         found = table.loc[f"saliency, {name}"]
         assert found["mass"] == pytest.approx(float(share.mean()), rel=1e-5)
-        assert 0 < found["mass_attacked"] < 1
-        assert found["spearman"] < 0.99
+        draw, ball = torch.Generator().manual_seed(SMALL.seed), Ball("linf", 16 / 255)
+        attack = attacks.auto(
+            partial(attributions.saliency, readout=readout), model, x, ball, k=6, generator=draw, effort=EFFORT
+        )
+        at = attack.x["spearman"][attack.counted]
+        moved = attributions.saliency(model, at, target[attack.counted], readout=readout).detach().abs().sum(1)
+        share = moved[:, :, :4].sum((1, 2)) / moved.sum((1, 2))
+        assert found["mass_attacked"] == pytest.approx(float(share.mean()), rel=1e-4)
+        worst = attack.table[attack.table["part"] == "worst"]["spearman"].mean()
+        assert found["spearman"] == pytest.approx(worst, abs=1e-5)
     assert torch.isnan(torch.tensor(table.loc["random", "mass"]))
     assert table["deletion"].between(0, 1).all()
     assert table["insertion"].between(0, 1).all()
@@ -152,6 +162,23 @@ def test_the_largest_stable_step_is_the_last_before_one_that_does_not_reach_the_
         assert across_models.largest_stable(experiment, 0.2, 50)["step_size"].isna().all()
     assert table["step_size"].tolist() == pytest.approx([0.1 * 2**0.5])
     assert {e.recipe.most_epochs for e in asked} == {50}
+    with pytest.raises(ValueError, match="experiment has protocol 'plateau'; it must be one that stops at a level"):
+        across_models.largest_stable(dataclasses.replace(experiment, protocol="plateau"), 0.1, 50)
+
+
+@pytest.mark.parametrize(("names", "said"), [([], "names is"), (["grad_cam"], "names is"), (["rollout"], "names is")])
+def test_maps_that_a_network_lacks_are_refused_before_it_is_trained(names, said):
+    for function in (across_models.transferred, across_models.relevance_mass):
+        with mock.patch.object(across_models, "train", None), pytest.raises(ValueError, match=said):
+            function(SMALL, names, 16, EFFORT, 8)
+
+
+def test_a_share_of_a_stochastic_map_is_refused_and_that_of_a_zero_map_is_nan():
+    with pytest.raises(ValueError, match="names holds 'smooth_grad', which draws random numbers"):
+        across_models.relevance_mass(SMALL, ["saliency", "smooth_grad"], 16, EFFORT, 8)
+    maps = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    shares = across_models._share(maps, torch.tensor([[True, False], [True, False]]))
+    assert shares.tolist() == pytest.approx([math.nan, 0.5], nan_ok=True)
 
 
 def test_a_plan_holds_every_condition_beside_its_base_and_a_range_that_ends_at_the_largest_stable_step():
@@ -163,22 +190,24 @@ def test_a_plan_holds_every_condition_beside_its_base_and_a_range_that_ends_at_t
     assert {e.step_size for e in last["condition", "large step"]} == {0.8}
     assert {e.step_size for e in last["condition", "small step"]} == {0.8 / 20}
     assert {e.step_size for e in last["base", "small step"]} == {0.003}
-    assert "steps" not in set(across_models.plan(BASE, steps=STEPS, seeds=SEEDS).factor)
+    for stable in (math.nan, STEPS[1]):  # none was found, or it is that of the base
+        assert "steps" not in set(across_models.plan(BASE, steps=STEPS, seeds=SEEDS, stable=stable).factor)
 
 
 def test_changes_are_log_ratios_of_properties_and_differences_of_robustness_between_the_ends():
+    small, large = across_models.ENDS
     rows = pd.DataFrame(
         [
-            ("a", 0, 0.2, 0.5, 8.0), ("a", 0, 0.1, 0.4, 2.0), ("a", 0, 0.4, 0.7, 4.0), ("a", 1, 0.1, 0.3, 1.0),
-            ("b", 0, 0.1, 0.3, -1.0), ("b", 0, 0.4, 0.2, 1.0),
+            ("a", 0, "middle", 0.5, 8.0), ("a", 0, small, 0.4, 2.0), ("a", 0, large, 0.7, 4.0),
+            ("a", 1, small, 0.3, 1.0), ("a", 1, "middle", 0.9, 9.0), ("b", 0, small, 0.3, -1.0), ("b", 0, large, 0.2, 1.0),
+            ("c", 0, small, math.nan, 1.0), ("c", 0, "middle", 0.2, 1.0), ("c", 0, large, 0.4, math.nan),
         ],
-        columns=["kind", "seed", "step_size", "value", "norm"],
+        columns=["kind", "seed", "end", "value", "norm"],
     )  # fmt: skip
     found = across_models.changes(rows, kind=["kind"], properties=["norm"])
-    assert found[["kind", "seed"]].to_numpy().tolist() == [["a", 0], ["b", 0]]  # one end alone is no change
-    assert found["value"].tolist() == pytest.approx([0.3, -0.1])
-    assert found["norm"][0] == pytest.approx(math.log(2))
-    assert math.isnan(found["norm"][1])
+    assert found[["kind", "seed"]].to_numpy().tolist() == [["a", 0], ["b", 0], ["c", 0]]  # one end alone is no change
+    assert found["value"].tolist() == pytest.approx([0.3, -0.1, math.nan], nan_ok=True)
+    assert found["norm"].tolist() == pytest.approx([math.log(2), math.nan, math.nan], nan_ok=True)
 
 
 def test_mediation_has_the_worst_of_all_kinds_left_out_beside_the_rank_correlation():

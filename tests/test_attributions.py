@@ -7,7 +7,7 @@ import cases
 import pytest
 import torch
 from attrobust import attributions, models
-from attrobust.attacks import Streams, explain
+from attrobust.attacks import Effort, Streams, auto, explain
 from attrobust.balls import Ball
 from attrobust.models import guards, readouts
 from torch import nn
@@ -133,6 +133,30 @@ def test_with_a_stream_for_each_image_its_map_does_not_depend_on_the_others(name
     assert not torch.allclose(whole, NOISY[name](model, x, y, generator=cases.generator(0)))
     with pytest.raises(ValueError, match=f"generator is a list of 1; it must hold one for each of the {len(x)} images"):
         NOISY[name](model, x, y, generator=streams[:1])
+    with pytest.raises(ValueError, match="generator holds one stream twice; each image must have a stream of its own"):
+        NOISY[name](model, x, y, generator=[cases.generator()] * len(x))
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_streams_of_each_image_are_drawn_again_for_the_gradient_of_a_map_made_in_chunks(name):
+    model, x, y = cases.mlp(), cases.images().requires_grad_(), cases.labels()
+    slopes = []
+    for chunk in (None, 2):
+        maps = NOISY[name](model, x, y, generator=[cases.generator(i) for i in range(len(x))], chunk=chunk)
+        slopes.append(torch.autograd.grad(maps.square().sum(), x)[0])
+    assert slopes[0].any()
+    assert torch.allclose(*slopes, rtol=1e-9, atol=1e-12)
+
+
+def test_a_map_that_draws_for_each_and_mixes_its_images_is_not_attacked():
+    @attributions.draws_for_each
+    def mixed(model, x, target, *, generator):
+        maps = attributions.smooth_grad(model, x, target, sigma=0.1, samples=2, generator=generator)
+        return maps + maps.mean(0)
+
+    how = {"k": 2, "generator": cases.generator(), "effort": Effort(steps=1, restarts=1)}
+    with pytest.raises(ValueError, match="attribution mixed"):
+        auto(mixed, cases.mlp(), cases.images(), Ball("linf", 0.1), **how)
 
 
 @pytest.mark.parametrize("together", [1, 10**6], ids=["one by one", "side by side"])

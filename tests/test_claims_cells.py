@@ -77,8 +77,9 @@ def test_the_row_of_a_cell_is_that_done_by_hand():
     assert (found["first"], found["last"]) == pytest.approx((wide[0.003].mean(), wide[0.06].mean()))
     assert found["seeds"] == 7
     assert [float(v) for v in found["per_seed"].split()] == pytest.approx(changes.tolist(), rel=1e-5)
-    lacking = cell(table[(table["seed"] != 2) | (table["step_size"] != 0.06)])["per_seed"].split()
-    assert lacking == [*found["per_seed"].split()[:2], "nan", *found["per_seed"].split()[3:]]
+    lacking = cell(table[(table["seed"] != 2) | (table["step_size"] != 0.06)])
+    assert lacking["of_seeds"] == "0 1 3 4 5 6"
+    assert lacking["per_seed"].split() == [v for seed, v in enumerate(found["per_seed"].split()) if seed != 2]
     slopes = [np.polyfit(np.log(STEPS), run, 1)[0] * math.log(20) for run in wide.to_numpy()]
     assert found["slope"] == pytest.approx(np.mean(slopes))
     assert (found["start"], found["end"]) == (0.003, 0.06)
@@ -556,9 +557,9 @@ def test_the_curve_under_exchanged_labels_is_that_of_all_patterns_in_which_whole
     assert table["effect"].to_numpy() == pytest.approx(np.sort(changes.mean(axis=1)), abs=1e-6)
     for place, found in enumerate(table.itertuples()):
         near = np.quantile(every[place], [0.01, 0.04, 0.96, 0.99])
-        assert near[0] <= found.low <= near[1]
-        assert near[2] <= found.high <= near[3]
-        share = min(np.mean(side * (every[place] - found.effect) >= -1e-12) for side in (1, -1))
+        assert near[0] - 1e-6 <= found.low <= near[1] + 1e-6
+        assert near[2] - 1e-6 <= found.high <= near[3] + 1e-6
+        share = min(np.mean(side * (every[place] - found.effect) >= -1e-6) for side in (1, -1))
         assert found.p == pytest.approx(min(1, 2 * share), abs=10 * (share * (1 - share) / 2000) ** 0.5 + 1e-3)
 
 
@@ -591,6 +592,25 @@ def test_cells_of_fewer_than_five_seeds_do_not_enter_the_curve_and_missing_pairs
     assert len(chance_curve(few)) == 0
     with pytest.raises(ValueError, match="draws is 0; it must be a whole number of at least 1"):
         chance_curve(many, draws=0)
+
+
+def test_cells_of_other_seeds_are_exchanged_by_seed_and_not_by_place():
+    whole = runs(0.1, seeds=10, steps=(0.01, 0.1), scatter=0.1, map="all")
+    late = [whole[whole.seed >= first].assign(map=f"from {first}") for first in (1, 5)]
+    alike = claims.cells(pd.concat([whole, *late]), by="step_size", arm=["map"], family=[])
+    apart = pd.concat([claims.cells(part, by="step_size", arm=["map"], family=[]) for part in (whole, *late)])
+    changes = claims.effects(whole, by="step_size", arm=["map"])["effect"].to_numpy()
+    signs = np.random.default_rng(5).choice([-1.0, 1.0], size=(10, 4000))
+    exact = np.sort([changes[first:] @ signs[first:] / (10 - first) for first in (0, 1, 5)], axis=0)
+    for table in (alike, apart):
+        found = claims.chance_curve(table, generator=np.random.default_rng(0), draws=4000)
+        for place, row in enumerate(found.itertuples()):
+            near = np.quantile(exact[place], [0.015, 0.035, 0.965, 0.985])
+            assert near[0] - 1e-6 <= row.low <= near[1] + 1e-6
+            assert near[2] - 1e-6 <= row.high <= near[3] + 1e-6
+    for broken in ({"per_seed": "0.1,0.2"}, {"per_seed": "0.1 inf", "of_seeds": "0 1"}, {"of_seeds": "0 1"}):
+        with pytest.raises(ValueError, match="they must be finite numbers and as many seeds"):
+            claims.chance_curve(alike.assign(**broken), generator=np.random.default_rng(0))
 
 
 def test_two_computations_agree_within_the_interval_of_a_difference():

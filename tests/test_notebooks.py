@@ -168,6 +168,24 @@ def test_what_stands_under_a_notebooks_stem_is_for_that_notebook_alone():
     assert reproduce.of_notebook(values, "06_softmax_entropy") == {"seeds": [1], "epochs": 3}
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("", "03_sgd_flattens is None; it must hold parameters of this notebook"),
+        (" 3", "03_sgd_flattens is 3; it must hold parameters of this notebook"),
+        (" {sedes: [1]}", "parameter 'sedes' is unknown to 03_sgd_flattens"),
+        (" {datasets: [foo]}", "foo"),
+    ],
+)
+def test_a_section_of_a_profile_that_is_none_is_refused_in_one_sentence(tmp_path, monkeypatch, section, said):
+    for book in BOOKS:
+        (tmp_path / book.name).write_bytes(book.read_bytes())
+    (tmp_path / "smoke.yaml").write_text(f"seeds: [0]\n03_sgd_flattens:{section}\n")
+    monkeypatch.setattr(paths, "notebooks", tmp_path)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        reproduce.profile("smoke")
+
+
 # ---------------------------------------------------------------------- it runs
 
 
@@ -300,6 +318,7 @@ def test_a_stored_row_can_be_reproduced():
 AUDITED = "04_across_models"
 
 
+@pytest.mark.slow
 def test_three_rows_of_profile_full_drawn_by_the_day_can_be_trained_again():
     """Each lies among its sisters, the same arm's other seeds: a network trained elsewhere is another draw of it."""
     from attrobust import data, experiments

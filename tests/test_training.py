@@ -393,6 +393,23 @@ RUNS = {
 }
 
 
+@pytest.mark.parametrize(("name", "turns"), [("mlp", False), ("convnet", True), ("vit", True), ("resnet", True)])
+def test_networks_take_turns_on_a_cpu_where_stacking_them_saves_nothing(name, turns):
+    assert sgd.in_turns(build(0, name), torch.device("cpu")) is turns
+
+
+def test_only_running_statistics_make_networks_take_turns_on_a_gpu():
+    for name in ("mlp", "convnet", "vit", "resnet"):
+        assert sgd.in_turns(build(0, name), torch.device("cuda")) is (name == "resnet")
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_stacked_convolutional_network_does_not_depend_on_its_companions_either(run, monkeypatch):
+    """As they are trained on a GPU."""
+    monkeypatch.setattr(sgd, "in_turns", lambda model, device: False)
+    test_a_network_does_not_depend_on_its_companions(run, "convnet")
+
+
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("architecture", models.ARCHITECTURES)
 def test_a_network_does_not_depend_on_its_companions(run, architecture):

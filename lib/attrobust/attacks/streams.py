@@ -16,7 +16,7 @@ from attrobust.attributions.importance import DRAWING, unwrapped
 from attrobust.shapes import Attribution, Images, Labels, Maps
 
 #: Values of images whose stochastic maps are made at a time: small images in one batch, photographs one by one.
-TOGETHER = 2**16
+TOGETHER = 2**14
 
 
 class Streams:
@@ -59,6 +59,16 @@ def stochastic(attribution: Callable) -> bool:
     return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
+def draws_each(attribution: Callable) -> bool:
+    """Whether a stochastic attribution `draws_for_each` of a batch."""
+    return any(unwrapped(attribution) is known for known in DRAWING)
+
+
+def alike(attribution: Callable) -> Attribution:
+    """The same attribution under one and the same draw for every image."""
+    return lambda model, x, target: attribution(model, x, target, generator=[torch.Generator() for _ in x])
+
+
 def explain(
     attribution: Attribution, model: nn.Module, x: Images, target: Labels, streams: Sequence[torch.Generator]
 ) -> Maps:
@@ -68,10 +78,10 @@ def explain(
     """
     if not stochastic(attribution):
         return attribution(model, x, target)
-    marked = any(unwrapped(attribution) is known for known in DRAWING)
-    size = max(1, TOGETHER // x[:1].numel()) if marked else 1
+    many = draws_each(attribution)
+    size = max(1, TOGETHER // max(1, x[:1].numel())) if many else 1
     groups = [streams[i : i + size] for i in range(0, len(x), size)]
     parts = zip(x.split(size), target.split(size), groups, strict=True)
     return torch.cat([
-        attribution(model, image, label, generator=group if marked else group[0]) for image, label, group in parts
+        attribution(model, images, labels, generator=group if many else group[0]) for images, labels, group in parts
     ])  # fmt: skip

@@ -157,11 +157,14 @@ def _noisy(
 ) -> Inputs:  # fmt: skip
     """Mean of the saliency maps under draws of `noise`, the same ones whenever the copies are made again."""
     checks.count("samples", samples)
+    x = live(model, x, target, readout)
     draws = list(generator) if isinstance(generator, Sequence) else [generator]
     for one in draws:
         checks.kind("generator", one, torch.Generator)
     if isinstance(generator, Sequence) and len(draws) != len(x):
         raise ValueError(f"generator is a list of {len(draws)}; it must hold one for each of the {len(x)} images")
+    if len(set(map(id, draws))) < len(draws):
+        raise ValueError("generator holds one stream twice; each image must have a stream of its own")
     again, first = [one.clone_state() for one in draws], [draws]
 
     def copies(x: Inputs) -> Iterator[Inputs]:
@@ -169,7 +172,7 @@ def _noisy(
         parts = x.split(1) if isinstance(generator, Sequence) else [x]
         return (x + torch.cat([noise(*of) for of in zip(parts, draws, strict=True)]) for _ in range(samples))
 
-    return _averaged(model, live(model, x, target, readout), copies, target, readout, chunk)
+    return _averaged(model, x, copies, target, readout, chunk)
 
 
 def _averaged(

@@ -134,7 +134,7 @@ def _of_images(runs: dict[Hashable, dict], start: Hashable, end: Hashable) -> tu
 
 
 def by_image(text: object) -> np.ndarray:
-    """Numbers image by image (or seed by seed), as a row tells them; none where it does not."""
+    """The deciding metric image by image, as a row tells it; none where it does not."""
     return np.array(text.split() if isinstance(text, str) else [], dtype=float)
 
 

@@ -29,7 +29,7 @@ ROOM = (0.2, 0.9)
 
 _TOLD = ["seeds", "first", "last", "effect", "low", "high", "half", "p", "p_holm", "slope", "monotone", "counted"]
 _TOLD += ["corrected", "corrected_low", "corrected_high", "word", "censored", "left_out", "without_pair", "margin"]
-_TOLD += ["effect_all", "low_all", "high_all", "per_seed"]
+_TOLD += ["effect_all", "low_all", "high_all", "per_seed", "of_seeds"]
 
 
 def cells(
@@ -47,7 +47,7 @@ def cells(
 
     `half` is the half-width of the interval; `effect_all`, `low_all`, `high_all` are the effect and its interval with
     the `left_out` runs; `corrected`, `corrected_low`, `corrected_high` those of the corrected metric; `without_pair`
-    counts seeds that lack an end; `per_seed` holds the effects in order of seed, nan where an end lacks.
+    counts seeds that lack an end; `per_seed` holds the effects in order of seed, `of_seeds` their seeds.
 
     Example:
         >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + 0.01 * s * h) for s in range(10) for h in (0.1, 0.2)])
@@ -118,7 +118,11 @@ def holm(table: pd.DataFrame, *, arm: Sequence[str], family: Sequence[Hashable])
     present = set(named_cells(table[arm]).itertuples(index=False, name=None))
     empty = {"seeds": 0, "monotone": False, "word": NO_PAIR, "censored": False, "left_out": 0, "without_pair": 0}
     empty |= {c: table[c].iloc[0] for c in ("by", "start", "end") if c not in arm and table[c].nunique() == 1}
-    lacking = [dict(zip(arm, key, strict=True)) | empty | {"per_seed": ""} for key in keys if key not in present]
+    lacking = [
+        dict(zip(arm, key, strict=True)) | empty | {"per_seed": "", "of_seeds": ""}
+        for key in keys
+        if key not in present
+    ]
     table = pd.DataFrame([*table.to_dict("records"), *lacking], columns=table.columns)
     told = named_cells(table[arm]).itertuples(index=False, name=None)
     inside = np.array([key in set(keys) for key in told], dtype=bool)
@@ -219,8 +223,9 @@ def _cell(seeds: pd.DataFrame, margin: float, room: tuple[float, float] | None, 
     if log:
         told |= {"first": np.exp(told["first"]), "last": np.exp(told["last"])}
     told |= {"without_pair": len(seeds) - len(found), "margin": margin}
-    of_seeds = seeds.sort_values("seed")["effect"].astype(float) if len(found) else ()
-    return told | {"p_holm": np.nan, "per_seed": " ".join(f"{effect:.6g}" for effect in of_seeds)}
+    found = found.sort_values("seed")
+    told |= {"per_seed": " ".join(f"{v:.6g}" for v in found["effect"]), "of_seeds": " ".join(map(str, found["seed"]))}
+    return told | {"p_holm": np.nan}
 
 
 def _word(told: Mapping[str, float], margin: float, stuck: bool, controlled: bool) -> str:

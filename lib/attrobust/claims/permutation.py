@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from attrobust.claims.by_seed import Ends, by_image, effects, need
+from attrobust.claims.by_seed import Ends, effects, need
 from attrobust.claims.cells import ALPHA, FEWEST_SEEDS, pattern_sums
 from attrobust.claims.rule import random_draws
 
@@ -49,26 +49,26 @@ def permuted(
 def chance_curve(table: pd.DataFrame, *, generator: np.random.Generator, draws: int = 1000) -> pd.DataFrame:
     """Where the effects of all cells would lie, in ascending order, if the ends were labels without meaning.
 
-    The table is that of `cells`, of which `per_seed` is read. In each draw the labels of a random set of seeds are
-    exchanged, in all cells alike, since networks of one seed share images and first weights: the first seed of every
-    cell must be the same one, and so on. Cells with fewer than five seeds do not enter. One row per place in the order:
-    `effect` as it is, `low` and `high`, within which 95 % of the draws lie there, and `p`, twice the share of draws
-    that lie as far out there or farther, on the effect's side, itself counted among them. Reference: Simonsohn, Simmons
-    and Nelson 2020, step 3.
+    The table is that of `cells`, or several of them joined; `per_seed` and `of_seeds` are read. In each draw the labels
+    of a random set of seeds are exchanged, in all cells alike, since networks of one seed share images and first
+    weights. Cells with fewer than five seeds do not enter. One row per place in the order: `effect` as it is, `low` and
+    `high`, within which 95 % of the draws lie there, and `p`, twice the share of draws that lie as far out there or
+    farther, on the effect's side, itself counted among them. Reference: Simonsohn, Simmons and Nelson 2020, step 3.
 
     Example:
-        >>> table = pd.DataFrame({"per_seed": ["0.1 0.2 0.1 nan 0.3 0.2", "-0.1 0.1 -0.2 0.1 0 0.1", "0.1 0.1"]})
+        >>> table = pd.DataFrame({"per_seed": ["0.1 0.2 0.1 0.3 0.2", "-0.1 0.1 -0.2 0.1 0.1", "0.1"]})
+        >>> table["of_seeds"] = ["0 1 2 3 4", "1 2 3 4 5", "0"]
         >>> chance_curve(table, generator=np.random.default_rng(0))["effect"].round(2).tolist()
         [0.0, 0.18]
     """
     random_draws(draws, generator)
-    need(table, ["per_seed"])
-    told = [by_image(text) for text in table["per_seed"]]
-    told = [effects for effects in told if np.isfinite(effects).sum() >= FEWEST_SEEDS]
+    need(table, ["per_seed", "of_seeds"])
+    told = [_by_seed(*both) for both in zip(table["per_seed"], table["of_seeds"], strict=True)]
+    told = [effects for effects in told if len(effects) >= FEWEST_SEEDS]
     if not told:
         return pd.DataFrame(columns=["place", "effect", "low", "high", "p"])
-    changes = pd.DataFrame(told).to_numpy(float)  # shorter rows end with NaN
-    there, changes = np.isfinite(changes), np.nan_to_num(changes)
+    wide = pd.DataFrame(told)  # a column for each seed
+    changes, there = wide.fillna(0).to_numpy(float), wide.notna().to_numpy()
     signs = generator.choice([-1.0, 1.0], size=(changes.shape[1], draws))
     drawn = np.sort(changes @ signs / there.sum(axis=1, keepdims=True), axis=0)
     seen = np.sort(changes.sum(axis=1) / there.sum(axis=1))
@@ -76,3 +76,19 @@ def chance_curve(table: pd.DataFrame, *, generator: np.random.Generator, draws: 
     sides = [(side * (drawn - seen[:, None]) >= -1e-12).sum(axis=1) for side in (1, -1)]
     p = np.minimum(1.0, 2 * (1 + np.minimum(*sides)) / (1 + draws))
     return pd.DataFrame({"place": range(len(seen)), "effect": seen, "low": low, "high": high, "p": p})
+
+
+def _by_seed(effects: object, seeds: object) -> dict[str, float]:
+    """Effects by seed, of a line that tells both as texts."""
+    texts = [
+        str(text).split() if isinstance(text, str | int | float) and text == text else [] for text in (effects, seeds)
+    ]
+    try:
+        found = dict(zip(texts[1], map(float, texts[0]), strict=True))
+    except ValueError:
+        found = {"": np.nan}
+    if not np.isfinite([*found.values()]).all():
+        raise ValueError(
+            f"per_seed is {effects!r} and of_seeds {seeds!r}; they must be finite numbers and as many seeds"
+        )
+    return found

@@ -41,7 +41,8 @@ CHOICES |= dict.fromkeys(("protocols", "recipes", "other_recipes"), tuple(traini
 NETWORKS = tuple(dict.fromkeys(f"{architecture} {dataset}" for architecture, dataset, _ in experiments.RADII))
 CHOICES |= dict.fromkeys(("networks", "other_networks", "base_networks", "transfer_network", "truth_network"), NETWORKS)
 CHOICES |= dict.fromkeys(("maps", "other_maps"), tuple(dict.fromkeys(name for *_, name in experiments.RADII)))
-CHOICES |= dict.fromkeys(("transfer_maps", "truth_maps"), experiments.explaining("mlp", experiments.of_pixels()))
+CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
+CHOICES |= {"truth_maps": [name for name in CHOICES["transfer_maps"] if name not in ("smooth_grad", "uniform_grad")]}
 
 #: What a list of a type holds.
 _LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}

@@ -80,18 +80,22 @@ def profile(name: str) -> dict[str, object]:
     known = {parameter for path in numbered() for parameter in parameters_of(path)}
     sections = {path.stem: parameters_of(path) for path in numbered()}
     for parameter, value in values.items():
-        if parameter in sections and isinstance(value, dict):
-            for name in value:
-                accept(name, sections[parameter], by=parameter)
-        else:
+        if parameter not in sections:
             accept(parameter, known)
+            continue
+        if not isinstance(value, dict):
+            raise ValueError(f"{path.name}: {parameter} is {value!r}; it must hold parameters of this notebook")
+        for name in value:
+            accept(name, sections[parameter], by=parameter)
+        kinds = {name: kind for name, (kind, _) in sections[parameter].items()}
+        checked({name: given for name, given in value.items() if given is not None}, kinds)
     return values
 
 
 def of_notebook(values: Mapping[str, object], stem: str) -> dict[str, object]:
     """What a profile says to one notebook: what it says to all, and over it what stands under the notebook's stem."""
     stems = {path.stem for path in numbered()}
-    return {n: v for n, v in values.items() if n not in stems} | dict(values.get(stem) or {})
+    return {n: v for n, v in values.items() if n not in stems} | dict(values.get(stem, {}))
 
 
 def reproduce(

@@ -111,13 +111,14 @@ def plan(
     """Every network that differs from a base in one choice, and the base itself for each: a row per network.
 
     Columns `factor`, `choice`, `role` (one of `SIDES`), `end` (one of `ENDS`), `experiment`. With `stable`, the largest
-    stable step, one more choice is a range of steps that ends there and is as wide as that of the base.
+    stable step, if it is larger than those of the base, one more choice is a range of steps that ends there and is as
+    wide as that of the base.
     """
     found = {
         (c.factor, c.name): networks(c, base, steps=steps, seeds=seeds)
         for c in conditions(base["architecture"], base.get("n_train", 1000))
     }
-    if stable > 0:
+    if stable > steps[1]:
         own = {key: group for key, group in found["norms", "pinned"].items() if key[0] == SIDES[0]}
         at = dict(zip(ENDS, (stable / (steps[1] / steps[0]), stable), strict=True))
         moved = {
@@ -134,14 +135,17 @@ def plan(
 
 
 def changes(rows: pd.DataFrame, *, kind: Sequence[str], properties: Sequence[str]) -> pd.DataFrame:
-    """What changes from the smallest to the largest step of each kind of network, seed by seed.
+    """What changes between the `ENDS` of each kind of network, told by the column `end`, seed by seed.
 
-    `value` changes by a difference, properties by the natural log of their ratio, NaN where one is not above 0.
+    `value` changes by a difference, properties by the natural log of their ratio, NaN where one is not above 0. Seeds
+    that lack an end do not enter; others than these ends do not count.
     """
-    groups = rows.sort_values("step_size").groupby([*kind, "seed"], sort=False)[["value", *properties]]
-    first, last = groups.first(), groups.last()
+    names = [*kind, "seed"]
+    first, last = (rows[rows["end"] == end].set_index(names)[["value", *properties]].astype(float) for end in ENDS)
+    both = first.index.intersection(last.index, sort=False)
+    first, last = first.loc[both], last.loc[both]
     found = np.log(last.where(last > 0)) - np.log(first.where(first > 0))
-    return found.assign(value=last["value"] - first["value"])[groups.size() > 1].reset_index()
+    return found.assign(value=last["value"] - first["value"]).reset_index()
 
 
 def mediation(
@@ -163,6 +167,10 @@ def largest_stable(experiment: experiments.Experiment, first: float, epochs: int
     The level is that of the experiment's recipe, to be reached within so many epochs. One row with `step_size`, NaN
     where already the first one is too large.
     """
+    if experiment.recipe.stop_loss is None:
+        raise ValueError(
+            f"experiment has protocol {experiment.protocol!r}; it must be one that stops at a level of loss"
+        )
     short = dataclasses.replace(experiment, epochs=max(1, epochs // experiment.recipe.patience))
     step, stable = first, float("nan")
     while step <= MOST_STEP:
@@ -199,8 +207,12 @@ def relevance_mass(
     `mass` is the share of a map's importances on the digit that decides (relevance mass accuracy: Arras, Osman and
     Samek 2022), `mass_attacked` the same at the image with the least rank correlation, which is `spearman`;
     `deletion` and `insertion` are areas of the predicted class's probability (Petsiuk et al. 2018). The linf radius is
-    in 1/255 of the pixel range; images that no attack reached do not count in the second and third number.
+    in 1/255 of the pixel range; images that no attack reached do not count in the second and third number, zero maps
+    not in the first two. Stochastic maps are refused.
     """
+    drawn = sorted({"smooth_grad", "uniform_grad"} & set(names))
+    if drawn:
+        raise ValueError(f"names holds {drawn[0]!r}, which draws random numbers; its share is not one number")
     model, x, maps = _explained(experiment, names, n_attacked)
     target, half = predictions(model, x), data.two_digits.deciding(*x.shape[-2:])
     how = {"ball": Ball("linf", radius / 255), "k": max(1, x[0, 0].numel() // 10), "effort": effort}
@@ -210,9 +222,9 @@ def relevance_mass(
     for name, attribution in maps.items():
         draw = torch.Generator().manual_seed(experiment.seed)
         found = attacks.auto(attribution, model, x, generator=draw, **how)
-        masses = [_share(attribution(model, at, target), half) for at in (x, found.x["spearman"])]
+        clean, moved = (_share(attribution(model, at, target), half) for at in (x, found.x["spearman"]))
         worst = found.table[found.table["part"] == "worst"]["spearman"]
-        row = {"mass": masses[0].mean(), "mass_attacked": masses[1][found.counted].mean(), "spearman": worst.mean()}
+        row = {"mass": clean.nanmean(), "mass_attacked": moved[found.counted].nanmean(), "spearman": worst.mean()}
         rows.append({"map": name, **{key: float(value) for key, value in row.items()}, **areas.loc[name]})
     own = {"seed": experiment.seed, "step_size": experiment.step_size}
     return pd.DataFrame([*rows, {"map": faithfulness.RANDOM, **areas.loc[faithfulness.RANDOM]}]).assign(**own)
@@ -222,13 +234,16 @@ def _explained(
     experiment: experiments.Experiment, names: Sequence[str], n: int
 ) -> tuple[nn.Module, Images, dict[str, Attribution]]:
     """A network, trained, images of its seed's own draw, and its maps under both readouts by name."""
-    (model,), _ = train([experiment])
+    lacking = [name for name in names if name not in experiments.explaining(experiment.architecture, names)]
+    if lacking or not names:
+        raise ValueError(f"names is {[*names]}; it must hold maps that a network {experiment.architecture!r} has")
     maps = experiments.compared(None, names, list(experiments.READOUTS))
     told = {f"{name}, {readout}": attribution for (name, readout), attribution in maps.items()}
+    (model,), _ = train([experiment])
     return model.requires_grad_(False), experiments.shown(experiment, n).x, told
 
 
 def _share(maps: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Share of each map's importances that lies in a region."""
+    """Share of each map's importances that lies in a region, NaN of a map that is zero everywhere."""
     importances = attributions.pixelwise(maps.detach())
     return (importances * where).flatten(1).sum(1) / importances.flatten(1).sum(1)

@@ -1,9 +1,10 @@
 """Mini-batch SGD by a recipe, several networks at once.
 
 Networks that differ only in their seed are trained together: every dense layer becomes one batched product, which more
-than halves the cost of small networks. Transformers on a CPU, networks with BatchNorm, and whatever a penalty or a
-trainer differentiates in its own way, take turns: stacking does not save arithmetic. A network's weights and statistics
-do not depend on its companions, bit for bit. Nothing is done that the recipe does not say: no averaging, no clipping.
+than halves the cost of small networks. Transformers and convolutional networks on a CPU, networks with BatchNorm, and
+whatever a penalty or a trainer differentiates in its own way, take turns: stacking does not save arithmetic. A
+network's weights and statistics do not depend on its companions, bit for bit. Nothing is done that the recipe does not
+say: no averaging, no clipping.
 
 BatchNorm normalises by its batch where a gradient is taken, and its running statistics move then and only then, as
 torch moves them. Every loss on the whole training set, at a level too, is that of the network in eval mode.
