@@ -199,7 +199,8 @@ def test_changes_are_log_ratios_of_properties_and_differences_of_robustness_betw
     rows = pd.DataFrame(
         [
             ("a", 0, "middle", 0.5, 8.0), ("a", 0, small, 0.4, 2.0), ("a", 0, large, 0.7, 4.0),
-            ("a", 1, small, 0.3, 1.0), ("a", 1, "middle", 0.9, 9.0), ("b", 0, small, 0.3, -1.0), ("b", 0, large, 0.2, 1.0),
+            ("a", 1, small, 0.3, 1.0), ("a", 1, "middle", 0.9, 9.0), ("b", 0, small, 0.3, -1.0),
+            ("b", 0, large, 0.2, 1.0),
             ("c", 0, small, math.nan, 1.0), ("c", 0, "middle", 0.2, 1.0), ("c", 0, large, 0.4, math.nan),
         ],
         columns=["kind", "seed", "end", "value", "norm"],

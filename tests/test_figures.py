@@ -346,6 +346,17 @@ def test_a_forest_shows_each_choice_at_its_line_beside_its_base_in_every_panel()
     assert [text.get_text() for text in legend.get_texts()] == ["up", "leans down", "base"]
 
 
+def test_a_forest_without_words_or_bases_has_no_legend_and_runs_that_are_not_comparable_have_a_look_of_their_own():
+    how = {"row": "name", "group": "factor", "panels": "readout", "x_label": "change"}
+    figure = figures.forest(conditions().drop(columns=["word", "base"]), **how)
+    assert not figure.legends
+    assert {line.get_marker() for line in figure.axes[0].lines} == {"None", "o"}
+    figure = figures.forest(conditions().assign(word="not comparable"), **how)
+    assert "D" in {line.get_marker() for line in figure.axes[0].lines}
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["not comparable", "base"]
+
+
 # ------------------------------------------------------------------ style
 
 

@@ -10,8 +10,9 @@ from attrobust.figures.style import COLORS, drawing, label, legend
 
 #: How the effect in the base is drawn.
 BASE = {"color": "#333333", "marker": "|", "markersize": 9, "markeredgewidth": 1.2}
-#: How an effect is drawn, by its word; without one, as "effect".
-LOOKS = WORDS | {"effect": {"color": COLORS["theory"], "marker": "o"}}
+#: How an effect is drawn, by its word; without one, as "effect". Runs that are not comparable have one, and no word.
+LOOKS = WORDS | {"not comparable": {"color": COLORS["noise"], "marker": "D", "markerfacecolor": "white"}}
+LOOKS |= {"effect": {"color": COLORS["theory"], "marker": "o"}}
 
 
 @drawing
@@ -33,8 +34,10 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
         axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
         axis.axvline(0, color=COLORS["theory"], linewidth=0.8)
         for line in table[table[panels] == name].to_dict("records"):
-            place, word = places[line[group], line[row]], look(line["word"]) if "word" in line else "effect"
-            axis.plot(line.get("base", np.nan), place, **BASE, linestyle="none")
+            place, word = places[line[group], line[row]], line.get("word", "effect")
+            word = word if word in LOOKS else look(word)
+            if "base" in line:
+                axis.plot(line["base"], place, **BASE, linestyle="none")
             if np.isfinite(line["effect"]):
                 seen[word] = mark = LOOKS[word] | {"linestyle": "none"}
                 axis.plot([line["low"], line["high"]], [place, place], color=mark["color"], linewidth=1.2)
