@@ -1,6 +1,6 @@
 """Cells of a notebook's claims as one table: claims.csv, whatever the arms of a claim are called."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,22 @@ def record(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     if (twice := whole[whole.duplicated([*NAMES])]).size:
         raise ValueError(f"two cells have one name: {', '.join(map(str, twice.iloc[0][[*NAMES]]))}")
     return whole[[*NAMES, *(name for name in whole if name not in NAMES)]]
+
+
+def lines_of(table: pd.DataFrame, claim: str, names: Sequence[str]) -> pd.DataFrame:
+    """Lines of one claim of such a table, with the parts of `arm` in columns of these names again.
+
+    Example:
+        >>> table = pd.DataFrame({"claim": ["C6"], "arm": ["raw, l2"], "by": ["step_size"], "effect": [0.1]})
+        >>> lines_of(table, "C6", ["map", "kernel"])[["map", "kernel", "effect"]].to_numpy().tolist()
+        [['raw', 'l2', 0.1]]
+    """
+    found = table[table["claim"] == claim].reset_index(drop=True) if len(table) else pd.DataFrame(columns=table.columns)
+    parts = found["arm"].str.split(", ").tolist() if len(found) else []
+    for arm in parts:
+        if len(arm) != len(names):
+            raise ValueError(f"arm is {', '.join(arm)!r}; it must have a part for each of {', '.join(names)}")
+    return found.join(pd.DataFrame(parts, columns=[*names], index=found.index, dtype=object))
 
 
 def beyond(stored: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
