@@ -25,8 +25,8 @@ from attrobust.attributions.occlusion import occlusion
 from attrobust.attributions.propagation import deep_lift, guided_backprop, lrp
 
 __all__ = [
-    "attention_flow", "brings_logits", "deep_lift", "draws_for_each", "grad_cam", "gradient_attention",
-    "guided_backprop", "input_x_gradient", "integrated_gradients", "lrp", "occlusion", "on_patches", "patches",
-    "pixelwise", "raw_attention", "relevance", "rollout", "saliency", "smooth_grad", "uniform_grad", "with_logits",
-    "zero_maps",
+    "attention_flow", "brings_logits", "deep_lift", "draws_for_each", "grad_cam",
+    "gradient_attention", "guided_backprop", "input_x_gradient", "integrated_gradients",
+    "lrp", "occlusion", "on_patches", "patches", "pixelwise",
+    "raw_attention", "relevance", "rollout", "saliency", "smooth_grad", "uniform_grad", "with_logits", "zero_maps",
 ]  # fmt: skip
