@@ -182,7 +182,7 @@ def directional(attribution, model, x):
     return (gradient * direction).sum().item(), cases.slope(score, x, direction).item()
 
 
-HELPERS = {"on_patches", "patches", "brings_logits", "pixelwise", "with_logits", "zero_maps"}
+HELPERS = {"on_patches", "patches", "brings_logits", "draws_for_each", "pixelwise", "with_logits", "zero_maps"}
 METHODS = [getattr(attributions, name) for name in attributions.__all__ if name not in HELPERS]
 
 

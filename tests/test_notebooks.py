@@ -155,15 +155,16 @@ def test_it_is_small_enough_to_be_shown(path):
 def test_every_profile_names_parameters_that_exist(name):
     values = reproduce.profile(name)
     types = {n: kind for path in BOOKS for n, (kind, _) in reproduce.parameters_of(path).items()}
-    sections = {path.stem: reproduce.parameters_of(path) for path in BOOKS if path.stem in values}
+    sections = {reproduce.section(path.stem): reproduce.parameters_of(path) for path in BOOKS}
+    sections = {name: own for name, own in sections.items() if name in values}
     shared = {n: v for n, v in values.items() if n not in sections}
     assert notebook.checked(shared, types) == shared
-    for stem, own in sections.items():
-        assert notebook.checked(values[stem], {n: kind for n, (kind, _) in own.items()}) == values[stem]
+    for name, own in sections.items():
+        assert notebook.checked(values[name], {n: kind for n, (kind, _) in own.items()}) == values[name]
 
 
-def test_what_stands_under_a_notebooks_stem_is_for_that_notebook_alone():
-    values = {"seeds": [1], "epochs": 3, "03_sgd_flattens": {"seeds": [2]}}
+def test_what_stands_under_a_notebooks_number_is_for_that_notebook_alone():
+    values = {"seeds": [1], "epochs": 3, "notebook_03": {"seeds": [2]}}
     assert reproduce.of_notebook(values, "03_sgd_flattens") == {"seeds": [2], "epochs": 3}
     assert reproduce.of_notebook(values, "06_softmax_entropy") == {"seeds": [1], "epochs": 3}
 
@@ -171,16 +172,16 @@ def test_what_stands_under_a_notebooks_stem_is_for_that_notebook_alone():
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ("", "03_sgd_flattens is None; it must hold parameters of this notebook"),
-        (" 3", "03_sgd_flattens is 3; it must hold parameters of this notebook"),
-        (" {sedes: [1]}", "parameter 'sedes' is unknown to 03_sgd_flattens"),
+        ("", "notebook_03 is None; it must hold parameters of this notebook"),
+        (" 3", "notebook_03 is 3; it must hold parameters of this notebook"),
+        (" {sedes: [1]}", "parameter 'sedes' is unknown to notebook_03"),
         (" {datasets: [foo]}", "foo"),
     ],
 )
 def test_a_section_of_a_profile_that_is_none_is_refused_in_one_sentence(tmp_path, monkeypatch, section, said):
     for book in BOOKS:
         (tmp_path / book.name).write_bytes(book.read_bytes())
-    (tmp_path / "smoke.yaml").write_text(f"seeds: [0]\n03_sgd_flattens:{section}\n")
+    (tmp_path / "smoke.yaml").write_text(f"seeds: [0]\nnotebook_03:{section}\n")
     monkeypatch.setattr(paths, "notebooks", tmp_path)
     with pytest.raises(ValueError, match=re.escape(said)):
         reproduce.profile("smoke")
@@ -260,8 +261,8 @@ def test_a_parameter_that_it_does_not_have_stops_a_notebook_with_one_sentence(tm
 def beyond_smoke(name):
     """What a profile changes that the smoke profile does not make small anyway."""
     smoke, own = (yaml.safe_load((paths.notebooks / f"{profile}.yaml").read_text()) for profile in ("smoke", name))
-    stems = {book.stem for book in BOOKS}
-    return {k: v for k, v in own.items() if k not in {*smoke, *stems, "device", "jobs"} or k == "radii"}
+    sections = {reproduce.section(book.stem) for book in BOOKS}
+    return {k: v for k, v in own.items() if k not in {*smoke, *sections, "device", "jobs"} or k == "radii"}
 
 
 @pytest.mark.slow

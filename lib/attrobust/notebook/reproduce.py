@@ -68,7 +68,7 @@ def parsed(name: str, text: str) -> object:
 def profile(name: str) -> dict[str, object]:
     """Overrides of a profile, parameters of some notebook each; none for "cpu", whose values are the notebooks' own.
 
-    What stands under a notebook's stem is for this one alone.
+    What stands under a notebook's number, `notebook_04`, is for this one alone.
     """
     checks.one_of("profile", name, PROFILES)
     if name == "cpu":
@@ -78,7 +78,7 @@ def profile(name: str) -> dict[str, object]:
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds {values!r}; it must hold a parameter and its value on every line")
     known = {parameter for path in numbered() for parameter in parameters_of(path)}
-    sections = {path.stem: parameters_of(path) for path in numbered()}
+    sections = {section(path.stem): parameters_of(path) for path in numbered()}
     for parameter, value in values.items():
         if parameter not in sections:
             accept(parameter, known)
@@ -92,10 +92,20 @@ def profile(name: str) -> dict[str, object]:
     return values
 
 
+def section(stem: str) -> str:
+    """Name under which a profile speaks to one notebook.
+
+    Example:
+        >>> section("04_across_models")
+        'notebook_04'
+    """
+    return f"notebook_{stem[:2]}"
+
+
 def of_notebook(values: Mapping[str, object], stem: str) -> dict[str, object]:
-    """What a profile says to one notebook: what it says to all, and over it what stands under the notebook's stem."""
-    stems = {path.stem for path in numbered()}
-    return {n: v for n, v in values.items() if n not in stems} | dict(values.get(stem, {}))
+    """What a profile says to one notebook: what it says to all, and over it what stands in the notebook's section."""
+    sections = {section(path.stem) for path in numbered()}
+    return {n: v for n, v in values.items() if n not in sections} | dict(values.get(section(stem), {}))
 
 
 def reproduce(

@@ -74,12 +74,16 @@ class Dense(Networks):
                 d = _each(backward, torch.bmm(d, self.layers[i][0]), given[i - 1], read[i])
         return self.slope, losses.detach()
 
-    def _logits(self, x: Tensor) -> Tensor:
-        return self._forward(x, self.layers, self.mean, self.std)[1][-1]
+    def _logits(self, x: Tensor) -> list[Tensor]:
+        # One network at a time: where a stack's rows begin between two cache lines, some processors round otherwise.
+        return [self._alone(row, self.weights[[row]], x) for row in range(len(self.weights))]
+
+    def _alone(self, row: int, weights: Tensor, x: Tensor) -> Tensor:
+        """Logits of one network with these weights, (1, all)."""
+        return self._forward(x, _pairs(self.named(weights)), self.mean[[row]], self.std[[row]])[1][-1][0]
 
     def _example_losses(self, row: int, state: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
-        layers = _pairs(self.named(state[0][None]))
-        return self.per_example(self._forward(x, layers, self.mean[[row]], self.std[[row]])[1][-1][0], y)
+        return self.per_example(self._alone(row, state[0][None], x), y)
 
 
 def _each(function: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
