@@ -215,13 +215,13 @@ DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radi
 DROP_IN |= {"most": 2, "last": 2, "margin": 0.01}
 
 
-#: A small call of every versioned function.
 def untrained(function: Callable) -> pd.DataFrame:
     """What notebook 04 measures on a network that it trains, on one that is not."""
     with mock.patch.object(across_models, "train", lambda group: ([network(e) for e in group], None)):
         return function(experiment(), ["saliency", "input_x_gradient"], 8, SMALL.effort, 3)
 
 
+#: A small call of every versioned function.
 CASES: dict[str, Callable[[], object]] = {
     "load": loaded,
     "kernel": kernels,

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from attrobust import notebook, paths
 from attrobust.notebook import reproduce
+from attrobust.rows import IDENTITY
 from trees import contents, copy_tree, run
 
 BOOKS = sorted(paths.notebooks.glob("*.ipynb"))
@@ -25,9 +26,6 @@ WORDS = {"up", "down", "leans up", "leans down", "no change", "no room", "no pai
 WORDS |= {"unclear (control)", "unclear (counted)", "holds", "fails", "not tried"}
 WORDS |= {"strong enough", "upper bound"}  # of the attack
 WORDS |= {"reached", "leans reached", "not reached", "leans not reached", "no gain"}
-
-#: What names a number of a row.
-NAMED = ("readout", "map", "attack", "metric", "radius")
 
 every_notebook = pytest.mark.parametrize("path", BOOKS, ids=IDS)
 
@@ -350,8 +348,8 @@ def test_three_rows_of_profile_full_drawn_by_the_day_can_be_trained_again():
         _, found = measure.measure(experiment, measurement, model, fit)
         same = [n for n in fields if n != "seed" and n in runs]
         alike = (runs[same].fillna("none") == pd.Series(row)[same].fillna("none")).all(axis=1)
-        sisters = lines[lines.key.isin(runs[alike & runs.comparable].key)].merge(mine[[*NAMED]], on=[*NAMED])
-        found = found.set_index([*NAMED])["value"]
-        for name, values in sisters.groupby([*NAMED])["value"]:
+        sisters = lines[lines.key.isin(runs[alike & runs.comparable].key)].merge(mine[[*IDENTITY]], on=[*IDENTITY])
+        found = found.set_index([*IDENTITY])["value"]
+        for name, values in sisters.groupby([*IDENTITY])["value"]:
             spread = max(values.max() - values.min(), 0.05)
             assert values.min() - spread <= found[name] <= values.max() + spread, (experiment, name)

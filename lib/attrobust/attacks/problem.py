@@ -13,9 +13,9 @@ from attrobust import checks
 from attrobust.attacks.audit import gradient
 from attrobust.attacks.clean import Rows
 from attrobust.attacks.judge import Judge
-from attrobust.attacks.streams import Streams, alike, draws_each, explain, stochastic
+from attrobust.attacks.streams import Streams, alike, explain, stochastic
 from attrobust.attributions import with_logits
-from attrobust.attributions.importance import name_of
+from attrobust.attributions.importance import DRAWING, marked, name_of
 from attrobust.balls import Ball
 from attrobust.models import guards
 from attrobust.models.readouts import predictions
@@ -61,7 +61,7 @@ class Problem:
         checks.floating(f"the map of attribution {name_of(attribution)}", clean)
         if len(clean) != len(x):
             raise ValueError(f"the attribution gives {len(clean)} maps for {len(x)} images; it must give one for each")
-        if not problem.stochastic or draws_each(attribution):  # others run image by image
+        if not problem.stochastic or marked(attribution, DRAWING):  # others run image by image
             asked = alike(attribution) if problem.stochastic else attribution
             guards.each(f"attribution {name_of(attribution)}", asked, model, x, target)
         heard = logits is not None and torch.equal(logits.argmax(1), target)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from attrobust import checks
-from attrobust.attributions.importance import DRAWING, unwrapped
+from attrobust.attributions.importance import DRAWING, marked
 from attrobust.shapes import Attribution, Images, Labels, Maps
 
 #: Values of images whose stochastic maps are made at a time: small images in one batch, photographs one by one.
@@ -59,11 +59,6 @@ def stochastic(attribution: Callable) -> bool:
     return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
-def draws_each(attribution: Callable) -> bool:
-    """Whether a stochastic attribution `draws_for_each` of a batch."""
-    return any(unwrapped(attribution) is known for known in DRAWING)
-
-
 def alike(attribution: Callable) -> Attribution:
     """The same attribution under one and the same draw for every image."""
     return lambda model, x, target: attribution(model, x, target, generator=[torch.Generator() for _ in x])
@@ -78,7 +73,7 @@ def explain(
     """
     if not stochastic(attribution):
         return attribution(model, x, target)
-    many = draws_each(attribution)
+    many = marked(attribution, DRAWING)
     size = max(1, TOGETHER // max(1, x[:1].numel())) if many else 1
     groups = [streams[i : i + size] for i in range(0, len(x), size)]
     parts = zip(x.split(size), target.split(size), groups, strict=True)

@@ -30,9 +30,14 @@ def patches(signed: Images, *, patch: int) -> OnePlane:
 #: Attributions that `brings_logits` marks.
 BRINGING: list[Callable] = []
 
-
 #: Attributions that `draws_for_each` marks.
 DRAWING: list[Callable] = []
+
+
+def brings_logits(attribution: Callable) -> Callable:
+    """Mark an attribution that returns (map, logits of the same forward pass) if it is called with `logits=True`."""
+    BRINGING.append(attribution)
+    return attribution
 
 
 def draws_for_each(attribution: Callable) -> Callable:
@@ -41,10 +46,9 @@ def draws_for_each(attribution: Callable) -> Callable:
     return attribution
 
 
-def brings_logits(attribution: Callable) -> Callable:
-    """Mark an attribution that returns (map, logits of the same forward pass) if it is called with `logits=True`."""
-    BRINGING.append(attribution)
-    return attribution
+def marked(attribution: Callable, marks: list[Callable]) -> bool:
+    """Whether an attribution, without the options that `partial` has set, is in such a list."""
+    return any(unwrapped(attribution) is known for known in marks)
 
 
 @brings_logits
@@ -59,7 +63,7 @@ def on_patches(
 
 def with_logits(attribution: Callable, model: nn.Module, x: Images, target: Labels) -> tuple[Maps, Logits | None]:
     """Maps, and the logits of the same forward pass if the attribution `brings_logits`."""
-    if any(unwrapped(checks.function("attribution", attribution)) is known for known in BRINGING):
+    if marked(checks.function("attribution", attribution), BRINGING):
         return attribution(model, x, target, logits=True)
     return attribution(model, x, target), None
 

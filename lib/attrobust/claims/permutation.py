@@ -80,11 +80,9 @@ def chance_curve(table: pd.DataFrame, *, generator: np.random.Generator, draws: 
 
 def _by_seed(effects: object, seeds: object) -> dict[str, float]:
     """Effects by seed, of a line that tells both as texts."""
-    texts = [
-        str(text).split() if isinstance(text, str | int | float) and text == text else [] for text in (effects, seeds)
-    ]
+    values, names = ([] if pd.isna(text) else str(text).split() for text in (effects, seeds))
     try:
-        found = dict(zip(texts[1], map(float, texts[0]), strict=True))
+        found = dict(zip(names, map(float, values), strict=True))
     except ValueError:
         found = {"": np.nan}
     if not np.isfinite([*found.values()]).all():

@@ -100,7 +100,6 @@ LABELS |= {
     "vit": "transformer",
     "radius_x_relative_curvature": "radius × relative curvature",
 }
-LABELS |= {"early": "loss 0.1", "log_probability_gradient": "input gradient |∇log p|"}
 
 
 def label(name: str) -> str:

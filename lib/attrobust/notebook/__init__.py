@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from IPython import display
 
 from attrobust import checks, data, experiments, models, training
+from attrobust.attacks.streams import stochastic
 from attrobust.experiments.store import Store, place_for
 
 #: Whole numbers from 0; and lists that may be empty: what they ask for is then left out.
@@ -42,7 +43,7 @@ NETWORKS = tuple(dict.fromkeys(f"{architecture} {dataset}" for architecture, dat
 CHOICES |= dict.fromkeys(("networks", "other_networks", "base_networks", "transfer_network", "truth_network"), NETWORKS)
 CHOICES |= dict.fromkeys(("maps", "other_maps"), tuple(dict.fromkeys(name for *_, name in experiments.RADII)))
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
-CHOICES |= {"truth_maps": [name for name in CHOICES["transfer_maps"] if name not in ("smooth_grad", "uniform_grad")]}
+CHOICES |= {"truth_maps": [n for n in CHOICES["transfer_maps"] if not stochastic(experiments.of_pixels()[n])]}
 
 #: What a list of a type holds.
 _LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}

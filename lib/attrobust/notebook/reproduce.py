@@ -77,8 +77,8 @@ def profile(name: str) -> dict[str, object]:
     values = parsed(path.name, path.read_text(errors="replace"))
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds {values!r}; it must hold a parameter and its value on every line")
-    known = {parameter for path in numbered() for parameter in parameters_of(path)}
     sections = {section(path.stem): parameters_of(path) for path in numbered()}
+    known = {parameter for own in sections.values() for parameter in own}
     for parameter, value in values.items():
         if parameter not in sections:
             accept(parameter, known)

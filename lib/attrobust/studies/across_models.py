@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from attrobust import attacks, attributions, claims, data, experiments, faithfulness, robustness
+from attrobust.attacks.streams import stochastic
 from attrobust.balls import Ball
 from attrobust.experiments.measure import train
 from attrobust.models.readouts import predictions
@@ -97,12 +98,21 @@ def networks(
     for side, fields in zip(SIDES, (plain, {**plain, **condition.changes}), strict=True):
         one = experiments.Experiment(**fields, step_size=1.0, seed=0)
         noise.append(1.0 / ((1 - one.momentum) * one.batch_size))
-        for end, step in zip(ENDS, steps, strict=True):
-            rescaled = float(f"{step * noise[0] / noise[-1]:.12g}")
-            found[side, end] = [experiments.Experiment(**fields, step_size=rescaled, seed=seed) for seed in seeds]
+        rescaled = [float(f"{step * noise[0] / noise[-1]:.12g}") for step in steps]
+        found |= _at_ends(side, fields, rescaled, seeds)
     if found[SIDES[0], ENDS[0]] == found[SIDES[1], ENDS[0]]:
         raise ValueError(f"base has {condition.factor} {condition.name!r} already; it must be without it")
     return found
+
+
+def _at_ends(
+    side: str, fields: Mapping[str, object], steps: Sequence[float], seeds: Sequence[int]
+) -> dict[tuple[str, str], list[experiments.Experiment]]:
+    """Networks of one side at both ends of a range of steps, one per seed."""
+    return {
+        (side, end): [experiments.Experiment(**fields, step_size=step, seed=seed) for seed in seeds]
+        for end, step in zip(ENDS, steps, strict=True)
+    }
 
 
 def plan(
@@ -119,12 +129,9 @@ def plan(
         for c in conditions(base["architecture"], base.get("n_train", 1000))
     }
     if stable > steps[1]:
-        own = {key: group for key, group in found["norms", "pinned"].items() if key[0] == SIDES[0]}
-        at = dict(zip(ENDS, (stable / (steps[1] / steps[0]), stable), strict=True))
-        moved = {
-            (SIDES[1], end): [dataclasses.replace(e, step_size=at[end]) for e in own[SIDES[0], end]] for end in ENDS
-        }
-        found["steps", "up to the largest stable"] = own | moved
+        ranges = (steps, (stable / (steps[1] / steps[0]), stable))
+        sides = [_at_ends(side, base, at, seeds) for side, at in zip(SIDES, ranges, strict=True)]
+        found["steps", "up to the largest stable"] = sides[0] | sides[1]
     lines = [
         {"factor": factor, "choice": choice, "role": role, "end": end, "experiment": e}
         for (factor, choice), sides in found.items()
@@ -210,7 +217,7 @@ def relevance_mass(
     in 1/255 of the pixel range; images that no attack reached do not count in the second and third number, zero maps
     not in the first two. Stochastic maps are refused.
     """
-    drawn = sorted({"smooth_grad", "uniform_grad"} & set(names))
+    drawn = [name for name, map_of in experiments.of_pixels().items() if name in names and stochastic(map_of)]
     if drawn:
         raise ValueError(f"names holds {drawn[0]!r}, which draws random numbers; its share is not one number")
     model, x, maps = _explained(experiment, names, n_attacked)

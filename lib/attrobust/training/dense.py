@@ -74,9 +74,11 @@ class Dense(Networks):
                 d = _each(backward, torch.bmm(d, self.layers[i][0]), given[i - 1], read[i])
         return self.slope, losses.detach()
 
-    def _logits(self, x: Tensor) -> list[Tensor]:
+    def _logits(self, x: Tensor) -> Tensor | list[Tensor]:
+        if not self.lazy:
+            return self._forward(x, self.layers, self.mean, self.std)[1][-1]
         # One network at a time: where a stack's rows begin between two cache lines, some processors round otherwise.
-        return [self._alone(row, self.weights[[row]], x) for row in range(len(self.weights))]
+        return [self._alone(row, weights[None], x) for row, weights in enumerate(self.weights)]
 
     def _alone(self, row: int, weights: Tensor, x: Tensor) -> Tensor:
         """Logits of one network with these weights, (1, all)."""
