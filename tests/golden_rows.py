@@ -38,6 +38,7 @@ from attrobust import (
     robustness,
     training,
 )
+from attrobust.attacks import streams
 from attrobust.balls import Ball
 from attrobust.experiments import explanations, measure
 from attrobust.studies import across_models, kernel_attention, softmax_entropy, two_curvatures
@@ -170,9 +171,9 @@ def of_feature_maps() -> pd.DataFrame:
 
 
 def penalised(name: str) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"penalty": regularizers.PENALTIES[name](cases.conv(), cases.images(), cases.labels()).tolist()}
-    )
+    penalty = regularizers.PENALTIES[name]
+    drawn = {"generator": cases.generator()} if streams.stochastic(penalty) else {}
+    return pd.DataFrame({"penalty": penalty(cases.conv(), cases.images(), cases.labels(), **drawn).tolist()})
 
 
 def lost(name: str) -> pd.DataFrame:
@@ -194,6 +195,7 @@ def scheduled(name: str) -> pd.DataFrame:
 
 def updated(name: str) -> pd.DataFrame:
     how = {"penalty": "input_gradient", "strength": 0.1, "trainer": name}
+    how |= {} if name == "sgd" else {"radius": 0.1}
     recipe, model = training.Recipe(step_size=0.1, batch_size=3, epochs=2, **how), cases.conv()
     training.fit([model], cases.images(), cases.labels(), recipe, generators=[cases.generator()])
     return pd.DataFrame({"weight": torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()})

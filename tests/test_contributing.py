@@ -164,9 +164,12 @@ def test_a_new_regulariser_is_pinned_tried_by_the_laws_of_penalties_and_reached_
     shell(tree, "lint-imports")
     assert "logit_squeezing: written, version 1" in said
     laws = "a_penalty_is_one_number_per_example_whatever_its_companions_and_leaves_everything_as_found[logit_squeezing]"
+    finite = "a_penalty_and_its_slopes_are_finite_where_the_softmax_is_saturated_or_the_network_constant"
     assert passed(said) == {
         f"test_regularizers.py::test_{laws}",
         "test_regularizers.py::test_a_penaltys_gradient_in_the_weights_agrees_with_finite_differences[logit_squeezing]",
+        "test_regularizers.py::test_a_penalty_of_no_strength_is_plain_sgd_bit_for_bit[logit_squeezing]",
+        *(f"test_regularizers.py::test_{finite}[{case}-logit_squeezing]" for case in ("saturated", "constant")),
         "test_regularizers.py::test_logit_squeezing_grows_with_the_square_of_the_last_layer",
         "logit_squeezing.py::attrobust.regularizers.logit_squeezing.logit_squeezing",
     }

@@ -642,6 +642,23 @@ def test_a_diverged_network_is_noted_and_not_measured():
     assert "sharpness" not in row
 
 
+def test_products_on_a_gpu_are_rounded_to_ten_bits_in_training_alone_and_a_users_choice_is_put_back(monkeypatch):
+    products = torch.backends.cuda.matmul, torch.backends.cudnn
+    before, seen = [part.allow_tf32 for part in products], []
+    monkeypatch.setattr(training, "fit", lambda *given, **how: seen.append([part.allow_tf32 for part in products]))
+    monkeypatch.setattr(measure, "blind", lambda *given: seen.append([part.allow_tf32 for part in products]))
+    for chosen in ((False, True), (True, False)):
+        for part, value in zip(products, chosen, strict=True):
+            part.allow_tf32 = value
+        networks, _ = measure.train([one()])
+        with pytest.raises(AttributeError):  # our spy says nothing of blind images
+            measure.measure(one(), SMALL, networks[0], training.Fit())
+        assert [part.allow_tf32 for part in products] == list(chosen)
+    assert seen == [[True, True], [False, False]] * 2
+    for part, value in zip(products, before, strict=True):
+        part.allow_tf32 = value
+
+
 def test_the_first_layer_standardises_with_the_training_pixels_own_numbers():
     digits = data.load("digits").train.x
     assert measure.PIXELS["digits"] == pytest.approx((digits.mean().item(), digits.std().item()), abs=2e-3)

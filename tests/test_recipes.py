@@ -8,7 +8,7 @@ import pytest
 import torch
 from attrobust import attacks, experiments, models, training, versions
 from attrobust.balls import Ball
-from attrobust.training import recipes, stacks
+from attrobust.training import recipes, sgd, stacks
 from torch.nn import functional as F
 
 SHAPE = (1, 3, 3)
@@ -348,21 +348,21 @@ def test_a_penalty_of_no_strength_changes_nothing():
 
 
 def test_another_trainer_is_one_function_in_the_registry(monkeypatch):
-    def sharpness_aware(model, objective, x, y, radius, generator):
-        """The gradient at the end of a step of length `radius` uphill."""
-        weights = list(model.parameters())
-        uphill, _ = training.TRAINERS["sgd"](model, objective, x, y, radius, generator)
-        length = torch.stack([g.norm() for g in uphill]).norm()
-        kept = [w.detach().clone() for w in weights]
-        with torch.no_grad():
-            for w, g in zip(weights, uphill, strict=True):
-                w.add_(g, alpha=float(radius / length))
-        found = training.TRAINERS["sgd"](model, objective, x, y, radius, generator)
-        with torch.no_grad():
-            for w, old in zip(weights, kept, strict=True):
-                w.copy_(old)
-        return found
+    def downhill(model, objective, x, y, radius, generator):
+        found, loss = training.TRAINERS["sgd"](model, objective, x, y, radius, generator)
+        return [(1 - radius) * g for g in found], loss
 
+    monkeypatch.setitem(training.TRAINERS, "half", downhill)
+    x, y = examples()
+    nets = [build(s) for s in range(2)]
+    twins = copy.deepcopy(nets)
+    fit(nets, x, y, [5, 6], trainer="half", radius=0.5)
+    for seed, net, twin in zip((5, 6), nets, twins, strict=True):
+        half = by_hand(twin, x, y, cases.generator(seed), lambda *given: cross_entropy(*given) / 2)
+        assert alike(net, half)
+
+
+def test_sharpness_aware_minimisation_takes_its_gradient_a_step_uphill():
     def change(model, take):
         take()
         weights = list(model.parameters())
@@ -375,13 +375,54 @@ def test_another_trainer_is_one_function_in_the_registry(monkeypatch):
             for w, old in zip(weights, kept, strict=True):
                 w.copy_(old)
 
-    monkeypatch.setitem(training.TRAINERS, "sam", sharpness_aware)
     x, y = examples()
     nets = [build(s) for s in range(2)]
     twins = copy.deepcopy(nets)
     fit(nets, x, y, [5, 6], trainer="sam", radius=0.2)
     for seed, net, twin in zip((5, 6), nets, twins, strict=True):
         assert alike(net, by_hand(twin, x, y, cases.generator(seed), cross_entropy, change=change))
+
+
+def test_adversarial_training_takes_its_gradient_at_images_that_seven_signed_steps_attacked():
+    x, y = examples()
+    net = build()
+    twin, draw = copy.deepcopy(net), cases.generator(5 ^ sgd.DRAWS)
+
+    def attacked(model, images, labels):
+        at = (images + 0.1 * (2 * torch.rand(images.shape, generator=draw, dtype=x.dtype) - 1)).clamp(0, 1)
+        for _ in range(7):
+            at = at.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(cross_entropy(model, at, labels), at)
+            at = torch.minimum(torch.maximum(at + 0.25 / 7 * slope.sign(), images - 0.1), images + 0.1).clamp(0, 1)
+        return cross_entropy(model, at.detach(), labels)
+
+    fit([net], x, y, [5], trainer="adversarial", radius=0.1)
+    assert alike(net, by_hand(twin, x, y, cases.generator(5), attacked))
+
+
+@pytest.mark.parametrize("trainer", ["sam", "adversarial"])
+def test_a_trainer_that_looks_no_way_around_is_plain_sgd_bit_for_bit(trainer):
+    x, y = examples()
+    plain, other = build(), build()
+    fit([plain], x, y, [0])
+    fit([other], x, y, [0], trainer=trainer)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), other.parameters(), strict=True))
+
+
+def test_passes_are_counted_and_plain_sgd_takes_three_but_for_the_pixels_of_the_first_layer():
+    model, (x, y) = build(), examples()
+
+    def cost(**fields):
+        return training.passes(model, x, y, training.Recipe(**BASE | fields), generator=cases.generator())
+
+    sizes = [w.numel() for name, w in model.named_parameters() if name.endswith("weight")]
+    assert cost() == pytest.approx(3 - sizes[0] / sum(sizes))
+    assert cost(trainer="sam", radius=0.1) == pytest.approx(2 * cost())
+    assert cost(trainer="adversarial", radius=0.1) == pytest.approx(cost() + 7 * 2)
+    # Double backpropagation: one more forward and backward, and three for what is differentiated of both.
+    assert 6 < cost(penalty="input_gradient", strength=0.1) < 9
+    with pytest.raises(ValueError, match="model runs no product or convolution that could be counted"):
+        training.passes(torch.nn.Flatten(), x, y, training.Recipe(**BASE), generator=cases.generator())
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,22 @@
+"""Laws of penalties: one number per example, its slope in the weights, and what each is, by dense computation."""
+
+import copy
+from functools import partial
+
 import cases
 import pytest
 import torch
-from attrobust import models, regularizers
+from attrobust import curvature, models, regularizers, training
+from attrobust.attacks.streams import stochastic
+from attrobust.balls import Ball
+from attrobust.curvature.spectra import signs
+from attrobust.regularizers import alignment, along_path
 from torch import nn
+from torch.func import functional_call, grad, hessian, jacrev, vmap
+from torch.nn import functional as F
 
-SHAPE = (1, 2, 3)
+SHAPE = (2, 1, 3)
+NAMES = [name for name in regularizers.PENALTIES if name != "none"]
 
 
 def examples(n=4):
@@ -18,33 +30,62 @@ def linear():
     return nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double()
 
 
-def test_the_input_gradient_of_a_linear_softmax_network_has_its_closed_form():
-    model, (x, y) = linear(), examples()
-    residual = model(x).softmax(1) - torch.eye(3, dtype=torch.float64)[y]
-    expected = (residual @ model[1].weight).square().sum(1)
-    assert torch.allclose(regularizers.input_gradient(model, x, y), expected, rtol=1e-12)
+def network(activation="tanh", classes=3):
+    how = {"activation": activation, "width": 5, "depth": 2, "seed": 0}
+    return models.build("mlp", input_shape=SHAPE, classes=classes, **how).double()
 
 
-@pytest.mark.parametrize("name", [name for name in regularizers.PENALTIES if name != "none"])
+def penalty(name, seed=0):
+    """A penalty as training calls it, under a stream of its own; Lanczos goes to its end, of six pixels."""
+    known = regularizers.PENALTIES[name]
+    how = {"steps": 6} if name == "ssr_lanczos" else {}
+    return partial(known, generator=cases.generator(seed), **how) if stochastic(known) else known
+
+
+def of_one(model, of, *arguments):
+    """A function of one image and one label, for torch.func, and the weights that it is a function of."""
+    weights = {n: w.detach() for n, w in model.named_parameters()}
+    return weights, lambda w, x, y: of(functional_call(model, w, (x[None],))[0], y, *arguments)
+
+
+def loss(logits, y):
+    return F.cross_entropy(logits, y)
+
+
+def per_image(function, weights, x, y):
+    return vmap(lambda a, b: function(weights, a, b), chunk_size=1)(x, y)
+
+
+def slopes_agree(model, found, function, x, y):
+    """Whether the weights' slopes of a penalty are those of an independent one, summed over the images."""
+    weights = {n: w.detach() for n, w in model.named_parameters()}
+    expected = grad(lambda w: torch.stack([function(w, a, b) for a, b in zip(x, y, strict=True)]).sum())(weights)
+    own = torch.autograd.grad(found.sum(), list(model.parameters()), allow_unused=True)
+    pairs = zip(own, expected.values(), strict=True)
+    return all(torch.allclose(torch.zeros_like(b) if a is None else a, b, rtol=1e-6, atol=1e-9) for a, b in pairs)
+
+
+# ------------------------------------------------------------------ of every penalty
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_penalty_is_one_number_per_example_whatever_its_companions_and_leaves_everything_as_found(name):
     model, (x, y) = linear(), examples()
-    penalty, kept = regularizers.PENALTIES[name], x.clone()
-    whole = penalty(model, x, y)
+    kept, whole, alone = x.clone(), penalty(name)(model, x, y), penalty(name)
     assert whole.shape == (4,)
-    assert (whole >= 0).all()
-    one_by_one = torch.cat([penalty(model, x[i : i + 1], y[i : i + 1]) for i in range(4)])
-    assert torch.allclose(whole, one_by_one, rtol=1e-12)
+    assert name in regularizers.MOVING or (whole >= -1e-12).all()
+    one_by_one = torch.cat([alone(model, x[i : i + 1], y[i : i + 1]) for i in range(4)])
+    assert torch.allclose(whole, one_by_one, rtol=1e-10, atol=1e-14)
     assert torch.equal(x, kept)
     assert not x.requires_grad
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in regularizers.PENALTIES if name != "none"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_penaltys_gradient_in_the_weights_agrees_with_finite_differences(name):
-    how = {"activation": "tanh", "width": 5, "depth": 2, "seed": 0}
-    model, (x, y) = models.build("mlp", input_shape=SHAPE, classes=3, **how).double(), examples()
-    penalty, weights = regularizers.PENALTIES[name], list(model.parameters())
-    slopes = torch.autograd.grad(penalty(model, x, y).sum(), weights, allow_unused=True)
+    model, (x, y) = network(), examples()
+    weights = list(model.parameters())
+    slopes = torch.autograd.grad(penalty(name)(model, x, y).sum(), weights, allow_unused=True)
     draw = cases.generator(1)
     directions = [torch.randn(w.shape, generator=draw, dtype=w.dtype) for w in weights]
     along = sum((s * d).sum() for s, d in zip(slopes, directions, strict=True) if s is not None)
@@ -53,10 +94,288 @@ def test_a_penaltys_gradient_in_the_weights_agrees_with_finite_differences(name)
         with torch.no_grad():
             for w, d in zip(weights, directions, strict=True):
                 w += step * d
-        value = penalty(model, x, y).sum().detach()
+        value = penalty(name)(model, x, y).sum().detach()
         with torch.no_grad():
             for w, d in zip(weights, directions, strict=True):
                 w -= step * d
         return value
 
     assert torch.allclose((moved(1e-5) - moved(-1e-5)) / 2e-5, along, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", [1e3, 0.0], ids=["saturated", "constant"])
+def test_a_penalty_and_its_slopes_are_finite_where_the_softmax_is_saturated_or_the_network_constant(name, scale):
+    model, (x, y) = network().float(), examples()
+    with torch.no_grad():
+        for w in list(model.parameters())[-2:]:
+            w.mul_(scale)
+    values = penalty(name)(model, x.float(), y)
+    assert values.isfinite().all()
+    slopes = torch.autograd.grad(values.sum(), list(model.parameters()), allow_unused=True)
+    assert all(s is None or s.isfinite().all() for s in slopes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_penalty_of_no_strength_is_plain_sgd_bit_for_bit(name):
+    plain, weightless = (models.build("mlp", input_shape=SHAPE, classes=3, seed=0, width=5) for _ in range(2))
+    x, y = (part.float() if part.is_floating_point() else part for part in examples(12))
+    for net, fields in ((plain, {}), (weightless, {"penalty": name})):
+        recipe = training.Recipe(step_size=0.1, batch_size=4, epochs=3, momentum=0.9, **fields)
+        training.fit([net], x, y, recipe, generators=[cases.generator()])
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), weightless.parameters(), strict=True))
+
+
+# ------------------------------------------------------------------ what each is
+
+
+def test_the_input_gradient_of_a_linear_softmax_network_has_its_closed_form():
+    model, (x, y) = linear(), examples()
+    residual = model(x).softmax(1) - torch.eye(3, dtype=torch.float64)[y]
+    expected = (residual @ model[1].weight).square().sum(1)
+    assert torch.allclose(regularizers.input_gradient(model, x, y), expected, rtol=1e-12)
+
+
+def dense_loss_hessian(model):
+    weights, one = of_one(model, loss)
+    return weights, lambda w, x, y: hessian(one, argnums=1)(w, x, y).reshape(6, 6)
+
+
+def test_ssr_of_a_relu_network_is_the_top_eigenvalue_of_the_dense_hessian_and_so_are_its_slopes():
+    model, (x, y) = network("relu"), examples()
+    _, dense = dense_loss_hessian(model)
+
+    def top(w, a, b):
+        return torch.linalg.eigvalsh(dense(w, a, b))[-1]
+
+    found = regularizers.ssr(model, x, y)
+    weights = {n: w.detach() for n, w in model.named_parameters()}
+    expected = torch.stack([top(weights, a, b) for a, b in zip(x, y, strict=True)])
+    assert (expected > 1e-3).all()
+    assert torch.allclose(found, expected, rtol=1e-9)
+    assert slopes_agree(model, found, top, x, y)
+
+
+@pytest.mark.parametrize("channels", ["all", "mean"])
+def test_ssr_is_the_top_eigenvalue_of_the_gauss_newton_matrix_of_all_channels_or_of_their_mean(channels):
+    model, (x, y) = network(), examples()
+
+    def top(w, a, b):
+        jacobian = jacrev(lambda image: functional_call(model, w, (image[None],))[0])(a)
+        jacobian = jacobian.mean(1).flatten(1) if channels == "mean" else jacobian.flatten(1)
+        p = functional_call(model, w, (a[None],))[0].softmax(0)
+        return torch.linalg.eigvalsh(jacobian.T @ (p.diag() - p.outer(p)) @ jacobian)[-1]
+
+    found = regularizers.ssr(model, x, y, channels=channels)
+    weights = {n: w.detach() for n, w in model.named_parameters()}
+    assert torch.allclose(found, torch.stack([top(weights, a, b) for a, b in zip(x, y, strict=True)]), rtol=1e-9)
+    assert slopes_agree(model, found, top, x, y)
+
+
+def test_channels_that_agree_or_cancel_make_the_averaged_ssr_a_half_of_one_eigenvalue_or_nothing():
+    model, (x, y) = linear(), examples()
+    for sign, share in ((1, 0.5), (-1, 0.0)):
+        with torch.no_grad():
+            model[1].weight[:, 3:] = sign * model[1].weight[:, :3]
+        both, mean = (regularizers.ssr(model, x, y, channels=channels) for channels in ("all", "mean"))
+        assert torch.allclose(mean, share * both, rtol=1e-9, atol=1e-12)
+
+
+def test_ssr_by_lanczos_is_the_largest_absolute_eigenvalue_of_the_dense_hessian_and_so_are_its_slopes():
+    model, (x, y) = network(), examples()
+    _, dense = dense_loss_hessian(model)
+
+    def largest(w, a, b):
+        return torch.linalg.eigvalsh(dense(w, a, b)).abs().amax()
+
+    found = regularizers.ssr_lanczos(model, x, y, generator=cases.generator(), steps=6)
+    weights = {n: w.detach() for n, w in model.named_parameters()}
+    assert torch.allclose(found, torch.stack([largest(weights, a, b) for a, b in zip(x, y, strict=True)]), rtol=1e-7)
+    assert slopes_agree(model, found, largest, x, y)
+
+
+def test_ssr_by_lanczos_finds_eigenvalues_from_below_and_agrees_with_the_closed_form_on_relu_networks():
+    model, (x, y) = network("relu"), examples()
+    exact = regularizers.ssr(model, x, y)
+    few, all_steps = (
+        regularizers.ssr_lanczos(model, x, y, generator=cases.generator(), steps=steps) for steps in (1, 6)
+    )
+    assert (few <= exact * (1 + 1e-9)).all()
+    assert torch.allclose(all_steps, exact, rtol=1e-7)
+
+
+def cost(of, classes):
+    """Floating-point operations of a penalty and its slopes in the weights."""
+    model = models.build("mlp", input_shape=(1, 8, 8), classes=classes, seed=0)
+    with training.Operations() as counted:
+        values = of(model, torch.rand(4, 1, 8, 8, generator=cases.generator()), torch.arange(4))
+        torch.autograd.grad(values.sum(), list(model.parameters()), allow_unused=True)
+    return counted.total
+
+
+def test_ssr_by_lanczos_costs_alike_for_ten_classes_and_for_a_hundred_and_the_closed_form_does_not():
+    lanczos = [cost(partial(regularizers.ssr_lanczos, generator=cases.generator()), classes) for classes in (10, 100)]
+    closed = [cost(penalty("ssr"), classes) for classes in (10, 100)]
+    assert lanczos[1] < 1.5 * lanczos[0]
+    assert closed[1] > 5 * closed[0]
+
+
+def test_cure_is_the_squared_change_of_the_dense_gradient_along_its_signs():
+    model, (x, y) = network(), examples()
+    weights, one = of_one(model, loss)
+    slope = vmap(grad(one, argnums=1), in_dims=(None, 0, 0))
+    here = slope(weights, x, y)
+    way = here.sign() / here.sign().flatten(1).norm(dim=1)[:, None, None, None]
+    change = slope(weights, x + 0.3 * way, y) - here
+    found = regularizers.cure(model, x, y, length=0.3)
+    assert torch.allclose(found, change.flatten(1).square().sum(1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["jacobian", "hessian"])
+def test_probes_of_a_norm_are_products_with_the_dense_matrix_and_right_on_average(name):
+    model, (x, y) = network(), examples()
+    weights, one = of_one(model, lambda logits, label: logits.gather(0, label[None])[0])
+    if name == "hessian":
+        dense = torch.stack([hessian(one, argnums=1)(weights, a, b).reshape(6, 6) for a, b in zip(x, y, strict=True)])
+    else:
+        dense = curvature.input_jacobian(model, x)
+    rows = dense.shape[1]
+    found = getattr(regularizers, name)(model, x, y, generator=cases.generator(), probes=1)
+    shape = (4, 1, *x.shape[1:]) if name == "hessian" else (4, 1, rows)
+    draws = signs(shape, x, cases.generator()).view(4, rows)
+    assert torch.allclose(found, torch.einsum("bij,bi->bj", dense, draws).square().sum(1), rtol=1e-9)
+    many = torch.stack([getattr(regularizers, name)(model, x, y, generator=cases.generator(s)) for s in range(400)])
+    error = many.std(0) / 20
+    assert ((many.mean(0) - dense.square().sum((1, 2))).abs() < 5 * error + 1e-12).all()
+
+
+def test_the_logits_of_a_relu_network_have_no_hessian_to_be_punished():
+    model, (x, y) = network("relu"), examples()
+    assert (regularizers.hessian(model, x, y, generator=cases.generator()) == 0).all()
+
+
+def by_points(model, x, end, y, points):
+    """Integrated gradients of the loss, point by point."""
+    weights, one = of_one(model, loss)
+    slope = vmap(grad(one, argnums=1), in_dims=(None, 0, 0))
+    path = [slope(weights, x + k / points * (end - x), y) for k in range(1, points + 1)]
+    return (end - x) * torch.stack(path).mean(0)
+
+
+def test_integrated_gradients_of_the_loss_are_those_point_by_point_and_sum_to_its_change():
+    model, (x, y) = network(), examples()
+    end = (x + 0.2).clamp(0, 1)
+    found = along_path.loss_path(model, x, end, y, points=7)
+    assert torch.allclose(found, by_points(model, x, end, y, 7), rtol=1e-9)
+    fine = along_path.loss_path(model, x, end, y, points=4000).flatten(1).sum(1)
+    change = F.cross_entropy(model(end), y, reduction="none") - F.cross_entropy(model(x), y, reduction="none")
+    assert torch.allclose(fine, change, rtol=1e-3, atol=1e-5)
+
+
+def test_the_norm_along_the_path_is_taken_to_an_image_of_the_ball_that_raises_it_and_the_sum_moves_the_loss():
+    model, (x, y) = network(), examples(8)
+    how = {"radius": 0.1, "steps": 5, "points": 6, "inner_points": 3}
+
+    def size(at):
+        return along_path.loss_path(model, x, at, y, points=3).flatten(1).abs().sum(1)
+
+    start = (x + Ball("linf", 0.1).sample(x, generator=cases.generator())).clamp(0, 1)
+    end = regularizers.ascend(size, x, ball=Ball("linf", 0.1), steps=5, generator=cases.generator())
+    assert (end - x).abs().max() <= 0.1 + 1e-12
+    assert 0 <= end.min() <= end.max() <= 1
+    assert size(end).sum() > 1.2 * size(start).sum()
+    expected = by_points(model, x, end, y, 6).flatten(1).abs().sum(1)
+    norm, moved = (
+        getattr(regularizers, name)(model, x, y, generator=cases.generator(), **how)
+        for name in ("ig_norm", "ig_sum_norm")
+    )
+    assert torch.allclose(norm, expected, rtol=1e-9)
+    there, here = (F.cross_entropy(model(at), y, reduction="none") for at in (end, x))
+    assert torch.allclose(moved - norm, there - here, rtol=1e-9)
+
+
+def test_l2_cosine_is_the_change_of_the_logit_gradient_by_hand():
+    model, (x, y) = network(), examples()
+    found = regularizers.l2_cosine(model, x, y, generator=cases.generator(), radius=0.2, l2=0.3, cosine=0.7)
+    near = x + Ball("linf", 0.2).sample(x, generator=cases.generator())
+    weights, one = of_one(model, lambda logits, label: logits.gather(0, label[None])[0])
+    a, b = (vmap(grad(one, argnums=1), in_dims=(None, 0, 0))(weights, at, y).flatten(1) for at in (x, near))
+    cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    assert torch.allclose(found, 0.3 * (a - b).square().sum(1) + 0.35 * (1 - cosine), rtol=1e-9)
+
+
+def test_art_is_the_misalignment_at_both_images_by_hand_and_the_loss_at_the_second(monkeypatch):
+    model, (x, y), ends = network(), examples(), []
+
+    def watched(objective, images, **how):
+        start = (images + how["ball"].sample(images, generator=cases.generator())).clamp(0, 1)
+        ends.append(regularizers.ascend(objective, images, **how))
+        assert objective(ends[0].requires_grad_()).sum() > objective(start.requires_grad_()).sum()
+        return ends[0].detach()
+
+    monkeypatch.setattr(alignment, "ascend", watched)
+    found = regularizers.art(model, x, y, generator=cases.generator(), radius=0.3, steps=3)
+    (end,) = ends
+
+    def distances(at):
+        jacobian, logits = curvature.input_jacobian(model, at.detach()), model(at).detach()
+        other = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+        return [1 - F.cosine_similarity(at.flatten(1), jacobian[torch.arange(4), k], dim=1) for k in (y, other)]
+
+    (own, rival), (moved_own, moved_rival) = distances(x), distances(end)
+    aside = F.softplus(torch.maximum(own, moved_own) - torch.minimum(rival, moved_rival)) / 2
+    there, here = (F.cross_entropy(model(at), y, reduction="none") for at in (end, x))
+    assert torch.allclose(found, aside + there - here, rtol=1e-9)
+
+
+def test_inner_steps_are_signed_stay_in_the_ball_and_reach_its_corner_where_the_objective_is_linear():
+    x = torch.rand(3, *SHAPE, generator=cases.generator(), dtype=torch.float64)
+    slope = torch.randn(*SHAPE, generator=cases.generator(1), dtype=torch.float64)
+    how = {"ball": Ball("linf", 0.25), "steps": 4, "generator": cases.generator()}
+    end = regularizers.ascend(lambda at: (at * slope).flatten(1).sum(1), x, **how)
+    assert torch.allclose(end, (x + 0.25 * slope.sign()).clamp(0, 1), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda m, x, y: regularizers.ssr(m, x, y, channels="first"), "channels is 'first'; it must be one of"),
+        (lambda m, x, y: regularizers.cure(m, x, y, length=0), "length is 0; it must be"),
+        (lambda m, x, y: regularizers.ig_norm(m, x, y, generator=cases.generator(), points=0), "points is 0; it must"),
+        (lambda m, x, y: regularizers.hessian(m, x, y, generator=cases.generator(), probes=0), "probes is 0; it must"),
+        (lambda m, x, y: regularizers.art(m, x, y, generator=cases.generator(), steps=0), "steps is 0; it must be"),
+        (lambda m, x, y: regularizers.l2_cosine(m, x, y, generator=cases.generator(), l2=-1), "l2 is -1; it must be"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_refused_in_a_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call(network(), *examples())
+
+
+# ------------------------------------------------------------------ in training
+
+
+@pytest.mark.parametrize("name", ["jacobian", "ig_norm"])
+def test_what_a_penalty_draws_leaves_batches_and_companions_alone(name):
+    x, y = examples(12)
+    seen = []
+
+    def spy(model, images, labels, *, generator):
+        seen.append((images.clone(), torch.rand(3, generator=generator)))
+        return regularizers.PENALTIES[name](model, images, labels, generator=generator)
+
+    def train(penalty, seeds):
+        nets = [copy.deepcopy(network()) for _ in seeds]
+        recipe = training.Recipe(step_size=0.1, batch_size=4, epochs=2, penalty=penalty, strength=0.1)
+        training.fit(nets, x, y, recipe, generators=[cases.generator(s) for s in seeds])
+        return nets
+
+    (alone,), first = train(spy, [5]), list(seen)
+    seen.clear()
+    pair = train(spy, [5, 6])
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), pair[0].parameters(), strict=True))
+    draw = cases.generator(5)
+    order = [x[batch] for _ in range(2) for batch in torch.randperm(12, generator=draw).split(4)]
+    assert all(torch.equal(images, expected) for (images, _), expected in zip(first, order, strict=True))
+    own, other = seen[0][1], seen[1][1]
+    assert not torch.equal(own, other)

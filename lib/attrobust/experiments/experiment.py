@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from attrobust import attacks, checks, data, models, training
 from attrobust import attention as kernels
-from attrobust.experiments.explanations import READOUTS, of_pixels, on_the_patch_grid
+from attrobust.experiments.explanations import AVERAGED, READOUTS, of_pixels, on_the_patch_grid
 
 #: Attributions of a transformer that notebook 06 attacks.
 MAPS = ("saliency", "raw_attention", "rollout", "gradient_attention", "relevance")
@@ -48,6 +48,19 @@ RADII: dict[tuple[str, str, str], float] = {
         ("vit", "fashion_mnist"): {"saliency": 2, "raw_attention": 4, "rollout": 4},
     }.items()
     for name, radius in radii.items()
+}
+
+#: Of integrated gradients, SmoothGrad and the uniform gradient, by pilots that attacked 32 images each.
+RADII |= {
+    (*network, name): radius
+    for network, radii in {
+        ("mlp", "fashion_mnist"): (24, 8, 8),
+        ("mlp", "digits"): (24, 24, 16),
+        ("convnet", "fashion_mnist"): (16, 16, 16),
+        ("convnet", "digits"): (24, 24, 24),
+        ("vit", "digits"): (24,),  # those that draw are no maps of patches
+    }.items()
+    for name, radius in zip(AVERAGED, radii, strict=False)
 }
 
 #: Those of profile gpu are our choice: no pilots were run there.

@@ -44,6 +44,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("initial size", "narrow", {"initial": "narrow"}),
     Condition("norms", "pinned", {"protocol": "pinned"}),
     Condition("normalisation", "BatchNorm", {"architecture": "convnet_bn"}, only="convnet"),
+    Condition("batch", "16 (step rescaled)", {"batch_size": 16}),
     Condition("batch", "512 (step rescaled)", {"batch_size": 512}),
     Condition("momentum", "none (step rescaled)", {"momentum": 0.0}),
     Condition("time after the fit", "loss 0.1", {"protocol": "early"}),
@@ -86,7 +87,7 @@ def networks(
 
     Example:
         >>> digits = experiments.sized("mlp", "digits") | {"batch_size": 64, "epochs": 400}
-        >>> found = networks(CONDITIONS[6], digits, steps=[0.003, 0.06], seeds=[0, 1])
+        >>> found = networks(CONDITIONS[7], digits, steps=[0.003, 0.06], seeds=[0, 1])
         >>> [e.step_size for e in found["condition", "large step"]], len(found)
         ([0.6, 0.6], 4)
     """

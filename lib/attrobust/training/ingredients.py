@@ -1,8 +1,8 @@
 """What a recipe names: losses, what is done to examples, and trainers, which say where the gradient is taken.
 
 An augmentation takes images, how many pixels they may move and the network's generator. A trainer takes a network, its
-objective, a batch, the recipe's radius and the network's generator; it returns the gradients of the parameters, in
-their order, and the mean loss without the penalty, and leaves the parameters as found.
+objective, a batch, the recipe's radius and a generator of the network's own; it returns the gradients of the
+parameters, in their order, and the mean loss without the penalty, and leaves the parameters as found.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrobust import checks
+from attrobust.attacks.streams import stochastic
+from attrobust.balls import Ball
 from attrobust.models.derivatives import again
-from attrobust.regularizers import Penalty
+from attrobust.regularizers import Penalty, ascend
 from attrobust.shapes import Images, Labels, Logits, PerImage
 from attrobust.versions import versioned
 
@@ -46,25 +48,75 @@ class Objective:
     penalty: Penalty | None = None
     strength: float = 0.0
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The objective, live, and the mean loss without the penalty."""
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """The objective, live, and the mean loss without the penalty; a penalty that draws needs the generator."""
         loss = self.loss(model(x), y).mean()
         if self.penalty is None:
             return loss, loss.detach()
-        return loss + self.strength * self.penalty(model, x, y).mean(), loss.detach()
+        drawn = {"generator": generator} if stochastic(self.penalty) else {}
+        return loss + self.strength * self.penalty(model, x, y, **drawn).mean(), loss.detach()
 
 
 @versioned(1)
 def sgd(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, radius: float, generator: torch.Generator | None
 ) -> tuple[Sequence[Tensor], Tensor]:
-    """The gradient where the network is; nothing is drawn, so that no generator is needed."""
-    value, loss = objective(model, x, y)
+    """The gradient where the network is; only a penalty may draw."""
+    value, loss = objective(model, x, y, generator)
     with again(value):
         return torch.autograd.grad(value, list(model.parameters())), loss
 
 
-TRAINERS: dict[str, Callable[..., tuple[Sequence[Tensor], Tensor]]] = {"sgd": sgd}
+@versioned(1)
+def sam(
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, radius: float, generator: torch.Generator | None
+) -> tuple[Sequence[Tensor], Tensor]:
+    """The gradient at the end of a step of Euclidean length `radius` uphill, on the same batch; the loss before it.
+
+    Reference: Foret et al. 2021, "Sharpness-aware minimization", algorithm 1.
+    """
+    uphill, loss = sgd(model, objective, x, y, radius, generator)
+    weights = list(model.parameters())
+    kept, length = [w.detach().clone() for w in weights], torch.stack([g.norm() for g in uphill]).norm()
+    try:
+        with torch.no_grad():
+            for w, g in zip(weights, uphill, strict=True):
+                w.add_(g * torch.where(length > 0, radius / length, 0))
+        return sgd(model, objective, x, y, radius, generator)[0], loss
+    finally:
+        with torch.no_grad():
+            for w, before in zip(weights, kept, strict=True):
+                w.copy_(before)
+
+
+#: Steps of the attack on the predictions that adversarial training learns from.
+ADVERSARIAL_STEPS = 7
+
+
+@versioned(1)
+def adversarial(
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, radius: float, generator: torch.Generator | None
+) -> tuple[Sequence[Tensor], Tensor]:
+    """The gradient at images attacked in the linf ball of this radius in pixels, from a random start; the loss there.
+
+    Seven signed steps of 2.5 / 7 of the radius raise the loss (Madry et al. 2018, "Towards deep learning models
+    resistant to adversarial attacks").
+    """
+
+    def losses(at: Tensor) -> Tensor:
+        return objective.loss(model(at), y)
+
+    harder = ascend(losses, x, ball=Ball("linf", radius), steps=ADVERSARIAL_STEPS, generator=generator)
+    return sgd(model, objective, harder, y, radius, generator)
+
+
+TRAINERS: dict[str, Callable[..., tuple[Sequence[Tensor], Tensor]]]
+TRAINERS = {"sgd": sgd, "sam": sam, "adversarial": adversarial}
+
+#: Trainers that are `sgd` at radius 0.
+AROUND = ("sam", "adversarial")
 
 
 def noisy_labels(y: Labels, share: float, *, classes: int, generator: torch.Generator) -> Labels:

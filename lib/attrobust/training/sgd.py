@@ -25,13 +25,15 @@ from attrobust.regularizers import PENALTIES
 from attrobust.shapes import Images, Labels
 from attrobust.swap import ImageClassifier
 from attrobust.training.dense import Dense
-from attrobust.training.ingredients import AUGMENTATIONS, TRAINERS, Objective, noisy_labels
+from attrobust.training.ingredients import AROUND, AUGMENTATIONS, TRAINERS, Objective, noisy_labels
 from attrobust.training.level import Level
 from attrobust.training.recipes import Recipe
 from attrobust.training.stacks import Networks, Stack, Turns, settled, statistics
 
 #: Images that go through a network at once when all is over.
 MOST = 10_000
+#: What tells the seed of a penalty's draws from that of the batches.
+DRAWS = 0x5EED << 40
 
 Probe = Callable[[int, Sequence[nn.Module]], None]
 
@@ -55,7 +57,8 @@ def fit(
 ) -> list[Fit]:  # fmt: skip
     """Train networks that are alike but for their weights, in place, side by side on the same images in [0, 1].
 
-    Each network's own generator decides its noisy labels, then its batch order and augmentation. `probe` is called as
+    Each network's own generator decides its noisy labels, then its batch order and augmentation; what a penalty or a
+    trainer draws comes from another one of the same seed, so that the batches do not depend on it. `probe` is called as
     probe(step, models) every `probe_every` updates (0: never), before the update. Networks are left in eval mode.
     A ValueError refuses networks that are random or couple the images of a batch in train mode, but for BatchNorm with
     running statistics; such a network takes no penalty and no other trainer, which run it more often than its
@@ -74,7 +77,8 @@ def fit(
     checks.count("probe_every", probe_every, least=0)
     noisy = partial(noisy_labels, y, recipe.label_noise, classes=classes)
     y = torch.stack([noisy(generator=g) for g in generators]) if recipe.label_noise else y.expand(len(models), -1)
-    networks = _networks(models, recipe, generators, x.device)
+    beside = [torch.Generator().manual_seed(g.initial_seed() ^ DRAWS) for g in generators]
+    networks = _networks(models, recipe, beside, x.device)
     per_epoch = len(x) // recipe.batch_size
     budget, update = recipe.most_epochs * per_epoch, 0
     velocity, late = torch.zeros_like(networks.weights), networks.weights.new_full((len(models),), math.nan)
@@ -127,12 +131,12 @@ def fit(
                 alive = [models[index] for index in running]
                 if not running:
                     break
-                networks = _networks(alive, recipe, [generators[index] for index in running], x.device)
+                networks = _networks(alive, recipe, [beside[index] for index in running], x.device)
     if running:
         networks.write(alive)
     for index in running:
         fits[index].steps = update
-    final = _networks(models, recipe, generators, x.device).loss(x, y)
+    final = _networks(models, recipe, beside, x.device).loss(x, y)
     for model, mine, f, loss, before in zip(models, y, fits, final, late, strict=True):
         with torch.no_grad():
             predicted = torch.cat([model.eval()(part).argmax(1) for part in x.split(MOST)])
@@ -145,9 +149,10 @@ def fit(
 def _networks(
     models: Sequence[nn.Module], recipe: Recipe, generators: Sequence[torch.Generator], device: torch.device
 ) -> Networks:
-    """Stacked where that saves time and the gradient is SGD's own."""
-    loss, penalty = recipe.per_example_loss, recipe.penalty
-    if penalty != "none" or recipe.trainer != "sgd":
+    """Stacked where that saves time and the gradient is SGD's own, as it is without strength or radius."""
+    loss, penalty = recipe.per_example_loss, recipe.penalty if recipe.strength else "none"
+    plain = recipe.trainer == "sgd" or (recipe.trainer in AROUND and not recipe.radius)
+    if penalty != "none" or not plain:
         objective = Objective(loss, penalty if callable(penalty) else PENALTIES[penalty], recipe.strength)
 
         def gradient(index: int, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Sequence[Tensor], Tensor]:

@@ -1,0 +1,34 @@
+"""The inner maximisation of penalties and of adversarial training: signed steps inside a ball, from a random start."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from attrobust import checks
+from attrobust.balls import Ball
+from attrobust.shapes import Images
+
+
+def ascend(
+    objective: Callable[[Images], Tensor], x: Images, *, ball: Ball, steps: int, generator: torch.Generator,
+    length: float | None = None,
+) -> Images:  # fmt: skip
+    """Images of the ball around x, pixels in [0, 1], at which an objective of one number per image tends to be larger.
+
+    `length` is that of a step, 2.5 radius / steps if it is None (Madry et al. 2018, appendix). An image's steps depend
+    on no other image.
+
+    Example:
+        >>> x, ball = torch.full((1, 1, 1, 2), 0.5), Ball("linf", 0.25)
+        >>> darker = ascend(lambda at: -at.flatten(1).sum(1), x, ball=ball, steps=3, generator=torch.Generator())
+        >>> darker.flatten().tolist()
+        [0.25, 0.25]
+    """
+    step = 2.5 * ball.radius / checks.count("steps", steps) if length is None else checks.positive("length", length)
+    at = (x.detach() + ball.sample(x, generator=generator)).clamp(0, 1)
+    for _ in range(steps):
+        at.requires_grad_()
+        (slope,) = torch.autograd.grad(objective(at).sum(), at)
+        at = (x + ball.project(at.detach() + step * ball.steepest(slope) - x)).clamp(0, 1).detach()
+    return at

@@ -1,0 +1,46 @@
+"""Size of the logits' derivatives in the pixels, as penalties: of the first (all classes), of the second (the label's).
+
+    jacobian   |J|_F^2 = E |J' s|^2      J the derivative of all logits, s random signs
+    hessian    |H|_F^2 = E |H v|^2       H the second derivative of the label's logit, v random signs
+
+Any random vector with uncorrelated entries of variance one would do; signs scatter least.
+"""
+
+import torch
+from torch import nn
+
+from attrobust import checks
+from attrobust.curvature.spectra import signs
+from attrobust.shapes import Images, Labels, PerImage
+from attrobust.versions import versioned
+
+
+@versioned(1)
+def jacobian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generator, probes: int = 1) -> PerImage:
+    """Squared Frobenius norm of the logits' Jacobian at each image, unbiased from so many products; y is not read.
+
+    Reference: Hoffman, Roberts and Yaida 2019, "Robust learning with Jacobian regularization", algorithm 1.
+    """
+    at = x.detach().requires_grad_()
+    logits = model(at)
+    draws = signs((len(x), checks.count("probes", probes), logits.shape[1]), logits, generator)
+    slopes = [torch.autograd.grad(logits, at, draws[:, i], create_graph=True)[0] for i in range(probes)]
+    return torch.stack(slopes).flatten(2).square().sum(2).mean(0)
+
+
+@versioned(1)
+def hessian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generator, probes: int = 1) -> PerImage:
+    """Squared Frobenius norm of the Hessian of the label's logit at each image, unbiased; 0 of piecewise linear logits.
+
+    Reference: Joo et al. 2023, "Towards more robust interpretation via local gradient alignment"; Dombrowski et al.
+    2022, "Towards robust explanations for deep neural networks", section 4.3.
+    """
+    at = x.detach().requires_grad_()
+    picked = model(at).gather(1, y[:, None]).sum()
+    (slope,) = torch.autograd.grad(picked, at, create_graph=True)
+    draws = signs((len(x), checks.count("probes", probes), *x.shape[1:]), at, generator)
+    if not slope.requires_grad:
+        return torch.zeros_like(draws.flatten(1)[:, 0])
+    how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
+    products = [torch.autograd.grad(slope, at, draws[:, i], **how)[0] for i in range(probes)]
+    return torch.stack(products).flatten(2).square().sum(2).mean(0)

@@ -1,0 +1,55 @@
+"""What training costs, counted: floating-point operations of matrix products and convolutions, of forward and backward.
+
+Unlike seconds they are the same on every machine and under any load. A *pass* is one forward of one image.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from attrobust.regularizers import PENALTIES
+from attrobust.shapes import Images, Labels
+from attrobust.training.ingredients import TRAINERS, Objective
+from attrobust.training.recipes import Recipe
+
+
+class Operations(TorchDispatchMode):
+    """Counts, within, the floating-point operations of products and convolutions; their derivatives included.
+
+    Example:
+        >>> with Operations() as counted:
+        ...     _ = torch.ones(2, 3) @ torch.ones(3, 4)
+        >>> counted.total
+        48
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, function: Callable, types: Sequence, args: Sequence = (), kwargs: dict | None = None
+    ) -> object:
+        found = function(*args, **kwargs or {})
+        count = flop_registry.get(function._overloadpacket)
+        self.total += count(*args, **kwargs or {}, out_val=found) if count else 0
+        return found
+
+
+def passes(model: nn.Module, x: Images, y: Labels, recipe: Recipe, *, generator: torch.Generator) -> float:
+    """Passes that one update by this recipe costs for each image; plain SGD takes three, but for the first layer.
+
+    The network's parameters and statistics stay as they are.
+    """
+    with Operations() as forward, torch.no_grad():
+        model(x)
+    if not forward.total:
+        raise ValueError("model runs no product or convolution that could be counted")
+    penalty = recipe.penalty if callable(recipe.penalty) else PENALTIES[recipe.penalty]
+    objective = Objective(recipe.per_example_loss, penalty if recipe.strength else None, recipe.strength)
+    with Operations() as update:
+        TRAINERS[recipe.trainer](model, objective, x, y, recipe.radius, generator)
+    return update.total / forward.total
