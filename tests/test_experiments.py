@@ -645,18 +645,27 @@ def test_a_diverged_network_is_noted_and_not_measured():
 def test_products_on_a_gpu_are_rounded_to_ten_bits_in_training_alone_and_a_users_choice_is_put_back(monkeypatch):
     products = torch.backends.cuda.matmul, torch.backends.cudnn
     before, seen = [part.allow_tf32 for part in products], []
-    monkeypatch.setattr(training, "fit", lambda *given, **how: seen.append([part.allow_tf32 for part in products]))
-    monkeypatch.setattr(measure, "blind", lambda *given: seen.append([part.allow_tf32 for part in products]))
-    for chosen in ((False, True), (True, False)):
-        for part, value in zip(products, chosen, strict=True):
+
+    def watched(found):
+        def spy(*given, **how):
+            seen.append([part.allow_tf32 for part in products])
+            return found
+
+        return spy
+
+    monkeypatch.setattr(training, "fit", watched([training.Fit()]))
+    monkeypatch.setattr(measure, "blind", watched(torch.ones(4, dtype=torch.bool)))
+    try:
+        for chosen in ((False, True), (True, False)):
+            for part, value in zip(products, chosen, strict=True):
+                part.allow_tf32 = value
+            networks, fits = measure.train([one()])
+            measure.measure(one(), SMALL, networks[0], fits[0])
+            assert [part.allow_tf32 for part in products] == list(chosen)
+    finally:
+        for part, value in zip(products, before, strict=True):
             part.allow_tf32 = value
-        networks, _ = measure.train([one()])
-        with pytest.raises(AttributeError):  # our spy says nothing of blind images
-            measure.measure(one(), SMALL, networks[0], training.Fit())
-        assert [part.allow_tf32 for part in products] == list(chosen)
     assert seen == [[True, True], [False, False]] * 2
-    for part, value in zip(products, before, strict=True):
-        part.allow_tf32 = value
 
 
 def test_the_first_layer_standardises_with_the_training_pixels_own_numbers():
