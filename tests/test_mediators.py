@@ -155,3 +155,13 @@ def test_a_kind_without_the_property_has_no_prediction():
     assert np.isnan(table.loc["a", "r2"])
     assert np.isfinite(table.loc["b", "r2"])
     assert carried(rows[rows.kind == "b"])["r2"].isna().all()
+
+
+def test_without_a_run_every_property_has_a_line_that_says_nothing():
+    none = pd.DataFrame({"arm": ["a"], "sharpness": [1.0], "value": [1.0]})[:0]
+    table = claims.associations(none, properties=["sharpness"], cluster=["arm"], generator=np.random.default_rng(0))
+    assert table[["property", "runs", "clusters"]].to_numpy().tolist() == [["sharpness", 0, 0]]
+    assert table[["correlation", "low", "high"]].isna().all(axis=None)
+    assert list(claims.carried_over(none, properties=["sharpness"], by="arm")) == [
+        "property", "left_out", "runs", "r2", "correlation",
+    ]  # fmt: skip

@@ -49,7 +49,7 @@ def associations(
     """
     _measured(rows, properties, cluster)
     random_draws(draws, generator)
-    named, found = named_cells(rows[[*cluster]]).agg(tuple, axis=1), []
+    named, found = pd.Series(list(map(tuple, named_cells(rows[[*cluster]]).to_numpy())), rows.index, object), []
     for name in properties:
         told = np.isfinite(rows[[name, "value"]].astype(float)).all(axis=1)
         x, y = (rows.loc[told, column].to_numpy(float) for column in (name, "value"))
@@ -98,7 +98,7 @@ def carried_over(rows: pd.DataFrame, *, properties: Sequence[str], by: str) -> p
                 if slope:
                     line["correlation"] = np.sign(slope) * _rank_correlation(left[name].to_numpy(float), value)
             found.append(line)
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=["property", "left_out", "runs", "r2", "correlation"])
 
 
 def _measured(rows: pd.DataFrame, properties: Sequence[str], names: Sequence[str]) -> None:

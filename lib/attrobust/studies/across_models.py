@@ -163,7 +163,7 @@ def mediation(
     table = claims.associations(rows, properties=properties, cluster=kind, generator=generator)
     carried = claims.carried_over(rows, properties=properties, by=by).groupby("property", sort=False)
     worst = carried[["correlation", "r2"]].min().add_prefix("carried_").reset_index()
-    table = table.merge(worst, on="property").rename(columns={"correlation": "effect", "clusters": "seeds"})
+    table = table.merge(worst, on="property", how="left").rename(columns={"correlation": "effect", "clusters": "seeds"})
     word = np.where(table["low"] > 0, "leans up", np.where(table["high"] < 0, "leans down", "unclear"))
     return table.assign(by="runs", start="", end="", word=word)
 
