@@ -192,6 +192,8 @@ def test_a_plan_holds_every_condition_beside_its_base_and_a_range_that_ends_at_t
     assert {e.step_size for e in last["base", "small step"]} == {0.003}
     for stable in (math.nan, STEPS[1]):  # none was found, or it is that of the base
         assert "steps" not in set(across_models.plan(BASE, steps=STEPS, seeds=SEEDS, stable=stable).factor)
+    small = set(across_models.plan(BASE | {"batch_size": 16}, steps=STEPS, seeds=SEEDS).choice)
+    assert set(plan.choice) - small == {"16 (step rescaled)", "up to the largest stable"}
 
 
 def test_changes_are_log_ratios_of_properties_and_differences_of_robustness_between_the_ends():

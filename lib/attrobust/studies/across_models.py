@@ -121,13 +121,14 @@ def plan(
 ) -> pd.DataFrame:
     """Every network that differs from a base in one choice, and the base itself for each: a row per network.
 
-    Columns `factor`, `choice`, `role` (one of `SIDES`), `end` (one of `ENDS`), `experiment`. With `stable`, the largest
-    stable step, if it is larger than those of the base, one more choice is a range of steps that ends there and is as
-    wide as that of the base.
+    Choices that the base has made already are left out. Columns `factor`, `choice`, `role` (one of `SIDES`), `end` (one
+    of `ENDS`), `experiment`. With `stable`, the largest stable step, if it is larger than those of the base, one more
+    choice is a range of steps that ends there and is as wide as that of the base.
     """
     found = {
         (c.factor, c.name): networks(c, base, steps=steps, seeds=seeds)
         for c in conditions(base["architecture"], base.get("n_train", 1000))
+        if any(base.get(name) != value for name, value in c.changes.items())
     }
     if stable > steps[1]:
         ranges = (steps, (stable / (steps[1] / steps[0]), stable))
