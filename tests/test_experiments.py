@@ -127,6 +127,10 @@ OTHER = {
     "n_train": 40, "architecture": "convnet", "activation": "relu", "momentum": 0.5,
     "initial": "narrow",
 }  # fmt: skip
+OTHER_TRAINING = {
+    "weight_decay": {"weight_decay": 0.1}, "penalty": {"penalty": "ssr"}, "trainer": {"trainer": "sam"},
+    "strength": {"penalty": "ssr", "strength": 0.1}, "around": {"trainer": "sam", "around": 0.1},
+}  # fmt: skip
 OTHER_TRANSFORMER = {"attention": "another", "patch": 4, "dim": 8, "depth": 1}
 OTHER_MEASURE = {
     "radii": (4,), "radii_of": (("saliency", 16),), "held": 0.1, "effort": attacks.Effort(steps=3, restarts=1),
@@ -141,15 +145,19 @@ OTHER_EFFORT = {
 
 def test_every_field_of_an_experiment_changes_its_keys(monkeypatch):
     monkeypatch.setitem(attention.KERNELS, "another", attention.KERNELS["softmax"])
-    assert set(OTHER) | set(OTHER_TRANSFORMER) == {f.name for f in dataclasses.fields(Experiment)}
+    every = {f.name for f in dataclasses.fields(Experiment)}
+    assert {*OTHER, *OTHER_TRAINING, *OTHER_TRANSFORMER} == every
     changed = [one(), *(one(**{n: v}) for n, v in OTHER.items()), one(architecture="vit")]
+    changed += [one(**fields) for fields in OTHER_TRAINING.values()]
     changed += [one(architecture="vit", **{n: v}) for n, v in OTHER_TRANSFORMER.items()]
     found = [(experiments.network(e), experiments.key(e, SMALL)) for e in changed]
-    assert len(set(itertools.chain.from_iterable(found))) == 2 * (2 + len(OTHER) + len(OTHER_TRANSFORMER))
+    assert len(set(itertools.chain.from_iterable(found))) == 2 * (1 + len(every) + 1)
 
 
 def test_the_words_of_a_transformer_are_no_columns_of_other_networks():
-    assert set(measure.columns(one())) == {f.name for f in dataclasses.fields(Experiment)} - set(OTHER_TRANSFORMER)
+    plain = {f.name for f in dataclasses.fields(Experiment)} - {*OTHER_TRANSFORMER, *OTHER_TRAINING}
+    assert set(measure.columns(one())) == plain
+    assert set(measure.columns(one(trainer="sam", around=0.1))) == plain | {"trainer", "around"}
     assert not {"attention", "patch", "dim", "depth"} & set(measure.columns(one()))
 
 

@@ -76,8 +76,12 @@ def since(before: object) -> dict[str, object]:
     return {"before": before}
 
 
+def as_before(value: object) -> list[str]:
+    """Names of a dataclass's later fields (`since`) that say what held before they were there."""
+    return [field.name for field in dataclasses.fields(value) if _old(field, value)]
+
+
 def _old(field: dataclasses.Field, value: object) -> bool:
-    """Whether the field says what held before it was there."""
     now = getattr(value, field.name)
     return "before" in field.metadata and canonical(now) == canonical(field.metadata["before"])
 

@@ -5,9 +5,10 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from attrobust import attacks, checks, data, models, training
+from attrobust import attacks, checks, data, models, regularizers, training
 from attrobust import attention as kernels
 from attrobust.experiments.explanations import AVERAGED, READOUTS, of_pixels, on_the_patch_grid
+from attrobust.versions import since
 
 #: Attributions of a transformer that notebook 06 attacks.
 MAPS = ("saliency", "raw_attention", "rollout", "gradient_attention", "relevance")
@@ -75,6 +76,7 @@ TRANSFORMER = {"attention": "softmax", "patch": 2, "dim": 32, "depth": 2}
 #: Fields that are one name out of several.
 _NAMED = {"dataset": data.NAMES, "protocol": training.recipes.RECIPES, "architecture": models.ARCHITECTURES}
 _NAMED |= {"activation": models.ACTIVATIONS, "initial": models.INITIAL, "attention": kernels.KERNELS}
+_NAMED |= {"penalty": regularizers.PENALTIES, "trainer": training.TRAINERS}
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class Experiment:
     patch: int = TRANSFORMER["patch"]  # side of its patches in pixels,
     dim: int = TRANSFORMER["dim"]  # length of its tokens,
     depth: int = TRANSFORMER["depth"]  # number of its blocks
+    weight_decay: float | None = field(default=None, metadata=since(None))  # None: what the protocol says
+    penalty: str = field(default="none", metadata=since("none"))  # one of `regularizers.PENALTIES`,
+    strength: float = field(default=0.0, metadata=since(0.0))  # what it is multiplied by
+    trainer: str = field(default="sgd", metadata=since("sgd"))  # one of `training.TRAINERS`,
+    around: float = field(default=0.0, metadata=since(0.0))  # its radius, in weights ("sam") or in 1/255 of the pixels
 
     def __post_init__(self) -> None:
         for name, accepted in _NAMED.items():
@@ -109,14 +116,21 @@ class Experiment:
         for name, default in TRANSFORMER.items():
             if self.architecture != "vit" and (value := getattr(self, name)) != default:
                 raise ValueError(f"{name} is {value!r}; a network of architecture {self.architecture!r} has none")
-        for name in ("step_size", "momentum"):  # a column of runs.csv holds 1.0, never 1
+        for name in ("step_size", "momentum", "strength", "around"):  # a column of runs.csv holds 1.0, never 1
             object.__setattr__(self, name, float(getattr(self, name)))
+        if self.weight_decay is not None:
+            object.__setattr__(self, "weight_decay", float(checks.at_least("weight_decay", self.weight_decay, 0)))
+        _ = self.recipe  # refuses what does not go together
 
     @property
     def recipe(self) -> training.Recipe:
         """How `training.fit` trains it: everything its weights depend on beside the data and the untrained network."""
-        numbers = {name: getattr(self, name) for name in ("step_size", "batch_size", "epochs", "momentum")}
-        return training.recipes.named(self.protocol, **numbers)
+        words = ("step_size", "batch_size", "epochs", "momentum", "penalty", "strength", "trainer")
+        fields = {name: getattr(self, name) for name in words}
+        fields["radius"] = self.around / 255 if self.trainer == "adversarial" else self.around
+        if self.weight_decay is not None:
+            fields["weight_decay"] = self.weight_decay
+        return training.recipes.named(self.protocol, **fields)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from attrobust.experiments import explanations
 from attrobust.experiments.experiment import TRANSFORMER, Experiment, Measurement
 from attrobust.rows import ATTACKED, DECIDING
 from attrobust.shapes import Attribution
-from attrobust.versions import versioned
+from attrobust.versions import as_before, versioned
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
 PIXELS = {
@@ -247,6 +247,6 @@ def names(experiment: Experiment, measurement: Measurement) -> list[str]:
 
 
 def columns(experiment: Experiment) -> dict[str, object]:
-    """The experiment's own columns of a row; a transformer's only where there is one."""
-    absent = TRANSFORMER if experiment.architecture != "vit" else ()
+    """The experiment's own columns of a row; a transformer's only where there is one, later ones if they say more."""
+    absent = {*as_before(experiment), *(TRANSFORMER if experiment.architecture != "vit" else ())}
     return {name: v for name, v in dataclasses.asdict(experiment).items() if name not in absent}

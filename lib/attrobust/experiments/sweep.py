@@ -113,7 +113,7 @@ def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]
     turns = {name: in_turns(build(e), torch.device(device)) for name, e in turns.items()}
 
     def together(e: Experiment) -> tuple:
-        alone = turns[e.architecture]
+        alone = turns[e.architecture] or e.penalty != "none" or e.trainer != "sgd"
         return tuple((name, str(value)) for name, value in columns(e).items() if alone or name != "seed")
 
     groups = [list(g) for _, g in groupby(sorted(missing, key=together), key=together)]
