@@ -7,7 +7,7 @@ import transformers
 from attrobust import attacks, attributions, curvature, models, swap
 from attrobust.balls import Ball
 from attrobust.models.derivatives import again, twice_differentiable
-from attrobust.regularizers import input_gradient
+from attrobust.regularizers import PENALTIES
 from attrobust.training.ingredients import Objective, cross_entropy, sgd
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -75,10 +75,11 @@ def test_an_attack_on_a_map_that_cannot_be_differentiated_ends_in_one_sentence(u
         attack(make())
 
 
-def test_so_does_a_penalty(unchecked):
-    model, objective = fused(), Objective(cross_entropy, input_gradient, 0.1)
+@pytest.mark.parametrize("name", [name for name in PENALTIES if name != "none"])
+def test_so_does_a_penalty(unchecked, name):
+    model, objective = fused(), Objective(cross_entropy, PENALTIES[name], 0.1)
     with pytest.raises(ValueError, match=FUSED + REMEDIES):
-        sgd(model, objective, pictures(), cases.labels(2), 0.0, None)
+        sgd(model, objective, pictures(), cases.labels(2), 0.0, cases.generator())
 
 
 def test_every_remedy_of_the_sentence_is_one():

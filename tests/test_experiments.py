@@ -651,29 +651,81 @@ def test_a_diverged_network_is_noted_and_not_measured():
 
 
 def test_products_on_a_gpu_are_rounded_to_ten_bits_in_training_alone_and_a_users_choice_is_put_back(monkeypatch):
-    products = torch.backends.cuda.matmul, torch.backends.cudnn
-    before, seen = [part.allow_tf32 for part in products], []
+    parts, seen = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn), []
+
+    def words():
+        return [part.fp32_precision for part in parts]
 
     def watched(found):
         def spy(*given, **how):
-            seen.append([part.allow_tf32 for part in products])
+            seen.append(words())
             return found
 
         return spy
 
     monkeypatch.setattr(training, "fit", watched([training.Fit()]))
     monkeypatch.setattr(measure, "blind", watched(torch.ones(4, dtype=torch.bool)))
+    before = words()
     try:
-        for chosen in ((False, True), (True, False)):
-            for part, value in zip(products, chosen, strict=True):
-                part.allow_tf32 = value
+        for chosen in (before, ["ieee"] * 3, ["tf32"] * 3):
+            for part, word in zip(parts, chosen, strict=True):
+                part.fp32_precision = word
             networks, fits = measure.train([one()])
             measure.measure(one(), SMALL, networks[0], fits[0])
-            assert [part.allow_tf32 for part in products] == list(chosen)
+            assert words() == chosen
     finally:
-        for part, value in zip(products, before, strict=True):
-            part.allow_tf32 = value
-    assert seen == [[True, True], [False, False]] * 2
+        for part, word in zip(parts, before, strict=True):
+            part.fp32_precision = word
+    assert seen == [["tf32"] * 3, ["ieee"] * 3] * 3
+
+
+def test_what_trains_is_a_column_of_every_row_beside_another_and_read_again(folder):
+    store = Store("a", committed=False)
+    asked = [one(), one(penalty="input_gradient", strength=0.1), one(weight_decay=0.0, trainer="sam", around=0.1)]
+    runs = experiments.run(asked, SMALL, store=store, jobs=1).runs
+    assert runs["penalty"].tolist() == ["none", "input_gradient", "none"]
+    assert runs["strength"].tolist() == [0.0, 0.1, 0.0]
+    assert runs["trainer"].tolist() == ["sgd", "sgd", "sam"]
+    assert runs["weight_decay"].isna().tolist() == [True, True, False]
+    store.gather(experiments.run(asked, SMALL, store=store, jobs=1))
+    read = pd.read_csv(store.out / "runs.csv").to_dict("records")
+    lines = pd.read_csv(store.out / "attacked.csv")
+    for e, row in zip(asked, read, strict=True):
+        mine = lines[lines.key == row["key"]].drop(columns="key").to_dict("records")
+        assert schema.fault(row, mine, e, SMALL) == ""
+        assert schema.fault(row | {"penalty": "ssr"}, mine, e, SMALL) == (
+            f"column 'penalty' holds 'ssr', but its key stands for {e.penalty!r}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"around": 8.0}, "around is 8.0; trainer 'sgd' takes none"),
+        ({"strength": -1.0}, "strength is -1.0; it must be a finite number of at least 0"),
+        ({"strength": 0.1}, "strength is 0.1; only a recipe with a penalty takes it"),
+        ({"penalty": "srs"}, "penalty is 'srs'; it must be one of .*did you mean 'ssr'"),
+        ({"weight_decay": -1}, "weight_decay is -1; it must be a finite number of at least 0"),
+    ],
+)
+def test_training_that_does_not_go_together_is_refused(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        one(**change)
+
+
+def test_no_decay_is_no_decay_under_any_protocol():
+    assert one(protocol="decay_held").recipe.decay > 0
+    assert one(protocol="decay_held", weight_decay=0.0).recipe.decay == 0
+    assert one(protocol="decay_held", weight_decay=0.2).recipe.decay == 0.2
+
+
+def test_batch_norm_under_a_penalty_is_refused_before_anything_is_trained(folder, trainings):
+    asked = [one(), one(architecture="convnet_bn", side=8, penalty="ssr", strength=0.1)]
+    with pytest.raises(
+        ValueError, match="architecture is 'convnet_bn' under 'ssr'; networks with BatchNorm take plain SGD"
+    ):
+        experiments.run(asked, SMALL, store=Store("a", committed=False), jobs=1)
+    assert not trainings
 
 
 def test_the_first_layer_standardises_with_the_training_pixels_own_numbers():

@@ -2,11 +2,12 @@ import copy
 import dataclasses
 import math
 from collections import Counter
+from functools import partial
 
 import cases
 import pytest
 import torch
-from attrobust import attacks, experiments, models, training, versions
+from attrobust import attacks, experiments, models, regularizers, training, versions
 from attrobust.balls import Ball
 from attrobust.training import recipes, sgd, stacks
 from torch.nn import functional as F
@@ -400,6 +401,26 @@ def test_adversarial_training_takes_its_gradient_at_images_that_seven_signed_ste
     assert alike(net, by_hand(twin, x, y, cases.generator(5), attacked))
 
 
+@cases.isolated
+def test_counting_leaves_running_statistics_and_knows_attention_that_torch_would_fuse():
+    model, x = models.build("convnet_bn", input_shape=(1, 8, 8), classes=3, seed=0).train(), torch.rand(4, 1, 8, 8)
+    before = copy.deepcopy(model.state_dict())
+    recipe, y = training.Recipe(**BASE), torch.tensor([0, 1, 2, 0])
+    assert 2.5 < training.passes(model, x, y, recipe, generator=cases.generator()) < 3
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    encoder = torch.nn.Sequential(torch.nn.Flatten(2), layer, torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval()
+    x = torch.rand(4, 8, 2, 4)
+    assert 2 < training.passes(encoder, x, y, recipe, generator=cases.generator()) < 4
+
+
+@pytest.mark.parametrize("penalty", ["art", "ig_sum_norm", partial(regularizers.art, steps=1)], ids=str)
+@pytest.mark.parametrize("loss", [{"loss": "squared"}, {"label_smoothing": 0.1}], ids=str)
+def test_a_penalty_that_moves_the_cross_entropy_is_added_to_no_other_loss(penalty, loss):
+    with pytest.raises(ValueError, match="it moves the plain cross-entropy, and cannot be added to loss"):
+        training.Recipe(**BASE, penalty=penalty, strength=1.0, **loss)
+
+
 @pytest.mark.parametrize("trainer", ["sam", "adversarial"])
 def test_a_trainer_that_looks_no_way_around_is_plain_sgd_bit_for_bit(trainer):
     x, y = examples()
@@ -419,6 +440,7 @@ def test_passes_are_counted_and_plain_sgd_takes_three_but_for_the_pixels_of_the_
     assert cost() == pytest.approx(3 - sizes[0] / sum(sizes))
     assert cost(trainer="sam", radius=0.1) == pytest.approx(2 * cost())
     assert cost(trainer="adversarial", radius=0.1) == pytest.approx(cost() + 7 * 2)
+    assert cost(trainer="adversarial") == cost(trainer="sam") == cost(penalty="ssr") == cost()  # as they are trained
     # Double backpropagation: one more forward and backward, and three for what is differentiated of both.
     assert 6 < cost(penalty="input_gradient", strength=0.1) < 9
     with pytest.raises(ValueError, match="model runs no product or convolution that could be counted"):

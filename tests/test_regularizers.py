@@ -73,7 +73,7 @@ def test_a_penalty_is_one_number_per_example_whatever_its_companions_and_leaves_
     model, (x, y) = linear(), examples()
     kept, whole, alone = x.clone(), penalty(name)(model, x, y), penalty(name)
     assert whole.shape == (4,)
-    assert name in regularizers.MOVING or (whole >= -1e-12).all()
+    assert regularizers.PENALTIES[name] in regularizers.MOVING or (whole >= -1e-12).all()
     one_by_one = torch.cat([alone(model, x[i : i + 1], y[i : i + 1]) for i in range(4)])
     assert torch.allclose(whole, one_by_one, rtol=1e-10, atol=1e-14)
     assert torch.equal(x, kept)
@@ -114,6 +114,14 @@ def test_a_penalty_and_its_slopes_are_finite_where_the_softmax_is_saturated_or_t
     assert values.isfinite().all()
     slopes = torch.autograd.grad(values.sum(), list(model.parameters()), allow_unused=True)
     assert all(s is None or s.isfinite().all() for s in slopes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_penalty_of_a_network_that_diverged_is_no_number_and_no_error(name):
+    model, (x, y) = network(), examples()
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    assert not penalty(name)(model, x, y).isfinite().any()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -284,14 +292,31 @@ def test_the_norm_along_the_path_is_taken_to_an_image_of_the_ball_that_raises_it
     assert (end - x).abs().max() <= 0.1 + 1e-12
     assert 0 <= end.min() <= end.max() <= 1
     assert size(end).sum() > 1.2 * size(start).sum()
-    expected = by_points(model, x, end, y, 6).flatten(1).abs().sum(1)
-    norm, moved = (
-        getattr(regularizers, name)(model, x, y, generator=cases.generator(), **how)
-        for name in ("ig_norm", "ig_sum_norm")
-    )
-    assert torch.allclose(norm, expected, rtol=1e-9)
-    there, here = (F.cross_entropy(model(at), y, reduction="none") for at in (end, x))
-    assert torch.allclose(moved - norm, there - here, rtol=1e-9)
+    norm = regularizers.ig_norm(model, x, y, generator=cases.generator(), **how)
+    assert torch.allclose(norm, by_points(model, x, end, y, 6).flatten(1).abs().sum(1), rtol=1e-9)
+
+    def loss_at(at):
+        return F.cross_entropy(model(at), y, reduction="none")
+
+    def harm(at):
+        return loss_at(at) + 0.3 * size(at)
+
+    end = regularizers.ascend(harm, x, ball=Ball("linf", 0.1), steps=5, generator=cases.generator())
+    expected = 0.3 * by_points(model, x, end, y, 6).flatten(1).abs().sum(1) + loss_at(end) - loss_at(x)
+    moved = regularizers.ig_sum_norm(model, x, y, generator=cases.generator(), size=0.3, **how)
+    assert torch.allclose(moved, expected, rtol=1e-9)
+
+
+def test_the_sum_without_a_norm_is_adversarial_training():
+    x, y = examples(12)
+    nets = [copy.deepcopy(network()) for _ in range(2)]
+    without = partial(regularizers.ig_sum_norm, radius=0.1, steps=7, size=0.0)
+    for net, how in zip(
+        nets, ({"penalty": without, "strength": 1.0}, {"trainer": "adversarial", "radius": 0.1}), strict=True
+    ):
+        recipe = training.Recipe(step_size=0.1, batch_size=4, epochs=2, **how)
+        training.fit([net], x, y, recipe, generators=[cases.generator()])
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(*(net.parameters() for net in nets), strict=True))
 
 
 def test_l2_cosine_is_the_change_of_the_logit_gradient_by_hand():
@@ -317,14 +342,19 @@ def test_art_is_the_misalignment_at_both_images_by_hand_and_the_loss_at_the_seco
     found = regularizers.art(model, x, y, generator=cases.generator(), radius=0.3, steps=3)
     (end,) = ends
 
-    def distances(at):
-        jacobian, logits = curvature.input_jacobian(model, at.detach()), model(at).detach()
+    both = [x, end.detach()]
+    slopes = []
+    for at in both:
+        jacobian, logits = curvature.input_jacobian(model, at), model(at).detach()
         other = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
-        return [1 - F.cosine_similarity(at.flatten(1), jacobian[torch.arange(4), k], dim=1) for k in (y, other)]
-
-    (own, rival), (moved_own, moved_rival) = distances(x), distances(end)
-    aside = F.softplus(torch.maximum(own, moved_own) - torch.minimum(rival, moved_rival)) / 2
-    there, here = (F.cross_entropy(model(at), y, reduction="none") for at in (end, x))
+        slopes.append([jacobian[torch.arange(4), k] for k in (y, other)])
+    aside = 0
+    for a in both:
+        (own, rival), (moved_own, moved_rival) = (
+            [1 - F.cosine_similarity(a.flatten(1), g, dim=1) for g in pair] for pair in slopes
+        )
+        aside = aside + F.softplus(torch.maximum(own, moved_own) - torch.minimum(rival, moved_rival)) / 4
+    here, there = (F.cross_entropy(model(at), y, reduction="none") for at in both)
     assert torch.allclose(found, aside + there - here, rtol=1e-9)
 
 
@@ -379,3 +409,4 @@ def test_what_a_penalty_draws_leaves_batches_and_companions_alone(name):
     assert all(torch.equal(images, expected) for (images, _), expected in zip(first, order, strict=True))
     own, other = seen[0][1], seen[1][1]
     assert not torch.equal(own, other)
+    assert not torch.equal(own, torch.rand(3, generator=cases.generator(5)))  # nor are they the order of the batches

@@ -116,11 +116,15 @@ class Experiment:
         for name, default in TRANSFORMER.items():
             if self.architecture != "vit" and (value := getattr(self, name)) != default:
                 raise ValueError(f"{name} is {value!r}; a network of architecture {self.architecture!r} has none")
+        for name in ("strength", "around"):
+            checks.at_least(name, getattr(self, name), 0)
         for name in ("step_size", "momentum", "strength", "around"):  # a column of runs.csv holds 1.0, never 1
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.weight_decay is not None:
             object.__setattr__(self, "weight_decay", float(checks.at_least("weight_decay", self.weight_decay, 0)))
-        _ = self.recipe  # refuses what does not go together
+        if self.around and self.trainer == "sgd":
+            raise ValueError(f"around is {self.around!r}; trainer 'sgd' takes none")
+        _ = self.recipe  # refuses what else does not go together
 
     @property
     def recipe(self) -> training.Recipe:
@@ -129,7 +133,7 @@ class Experiment:
         fields = {name: getattr(self, name) for name in words}
         fields["radius"] = self.around / 255 if self.trainer == "adversarial" else self.around
         if self.weight_decay is not None:
-            fields["weight_decay"] = self.weight_decay
+            fields |= {"weight_decay": self.weight_decay, "step_x_decay": 0.0}
         return training.recipes.named(self.protocol, **fields)
 
 

@@ -73,19 +73,23 @@ def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
 
 @contextmanager
 def short_mantissas(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of its 32-bit products to ten bits (TF32); a CPU never does.
+    """Whether a GPU may round the factors of its 32-bit products to ten bits (TF32); a CPU is left as it is.
 
-    Training may, which is several times faster and far below the noise of SGD; nothing that is measured may.
+    Training may, and what `fit` tells of it, which is several times faster and far below the noise of SGD; nothing that
+    is measured afterwards may.
     """
-    products = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [part.allow_tf32 for part in products]
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    parts, name, words = (cuda, cudnn), "allow_tf32", (False, True)
+    if hasattr(cuda, "fp32_precision"):  # torch 2.9 and later, which refuse the older words beside these
+        parts, name, words = (cuda, cudnn.conv, cudnn.rnn), "fp32_precision", ("ieee", "tf32")
+    before = [getattr(part, name) for part in parts]
     try:
-        for part in products:
-            part.allow_tf32 = allowed
+        for part in parts:
+            setattr(part, name, words[allowed])
         yield
     finally:
-        for part, value in zip(products, before, strict=True):
-            part.allow_tf32 = value
+        for part, value in zip(parts, before, strict=True):
+            setattr(part, name, value)
 
 
 @versioned(1)

@@ -13,6 +13,7 @@ from attrobust.experiments.explanations import CONTROLS, inside_names
 from attrobust.experiments.measure import FIT, FLATNESS, INPUT_SIDE, SIZE, attacked_maps, columns, names
 from attrobust.robustness import DISTANCES, SIMILARITIES
 from attrobust.rows import DECIDING, IDENTITY
+from attrobust.versions import as_before
 
 Row = Mapping[str, object]
 
@@ -37,6 +38,7 @@ def fault(run: Row, attacked: Sequence[Row], experiment: Experiment, measurement
 
 def _faults(run: Row, attacked: Sequence[Row], experiment: Experiment, measurement: Measurement) -> Iterator[str]:
     present, own = {name: value for name, value in run.items() if not _missing(value)}, columns(experiment)
+    own |= {name: getattr(experiment, name) for name in as_before(experiment) if name in present}
     said, reason = present.get("comparable"), present.get("reason", "")
     comparable = str(said) == "True"
     for name, value in own.items():

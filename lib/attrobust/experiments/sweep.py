@@ -37,6 +37,8 @@ from attrobust.experiments.store import (
 from attrobust.rows import ATTACKED, Rows
 from attrobust.training import Fit
 from attrobust.training.sgd import in_turns
+from attrobust.training.stacks import statistics
+from attrobust.versions import as_before
 
 
 def run(
@@ -59,7 +61,9 @@ def run(
         raise data.DataError(none_here(sorted(absent)))
     for name in sorted(absent):
         store.leave_out(f"data set {name!r} is not on this machine", sum(e.dataset == name for e in missing))
-    groups = _groups([e for e in missing if e.dataset not in absent], device)
+    missing = [e for e in missing if e.dataset not in absent]
+    _trainable(missing)
+    groups = _groups(missing, device)
     total, done, began = len(experiments), len(found), time.monotonic()
     for lines in in_workers(_run_group, [(g, measurement, store, device) for g in groups], jobs=jobs):
         for line in lines:
@@ -70,13 +74,15 @@ def run(
             store.report(said)
             if show:
                 show(said)
-    own, shared = rows_in([store.out], keys.values()), rows_in(store.beside, keys.values())
-    found |= own
+    here, shared = rows_in([store.out], keys.values()), rows_in(store.beside, keys.values())
+    found |= here
     present = [e for e in experiments if keys[e] in found]
     networks = {e: keys_of.network(e, device) for e in present}
-    reused = [networks[e] for e in present if keys[e] not in own | shared]
-    store.count(trained=[networks[e] for e in present if keys[e] in own], reused=reused)
-    runs = pd.DataFrame([{"key": keys[e], **columns(e), **_measured(found[keys[e]].run)} for e in present])
+    reused = [networks[e] for e in present if keys[e] not in here | shared]
+    store.count(trained=[networks[e] for e in present if keys[e] in here], reused=reused)
+    later = {name for e in present for name in columns(e)} & {name for e in present for name in as_before(e)}
+    own = {e: columns(e) | {name: getattr(e, name) for name in sorted(later)} for e in present}
+    runs = pd.DataFrame([{"key": keys[e], **own[e], **_measured(found[keys[e]].run)} for e in present])
     expected = dict.fromkeys(name for e in present for name in names(e, measurement))
     lines = [{**line, "key": keys[e]} for e in present for line in found[keys[e]].attacked]
     whole = runs.reindex(columns=[*runs.columns, *(name for name in expected if name not in runs)])
@@ -107,13 +113,23 @@ def _measured(run: dict) -> dict:
     return {name: words.get(name, value) for name, value in run.items() if name not in own}
 
 
+def _trainable(missing: Sequence[Experiment]) -> None:
+    """Refuse, before anything is trained, a network with BatchNorm under a penalty or another trainer."""
+    for e in {e.architecture: e for e in missing if not e.recipe.plain}.values():
+        if statistics(build(e)):
+            how = e.penalty if e.penalty != "none" else e.trainer
+            raise ValueError(
+                f"architecture is {e.architecture!r} under {how!r}; networks with BatchNorm take plain SGD alone"
+            )
+
+
 def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]]:
     """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level."""
     turns = {e.architecture: e for e in missing}
     turns = {name: in_turns(build(e), torch.device(device)) for name, e in turns.items()}
 
     def together(e: Experiment) -> tuple:
-        alone = turns[e.architecture] or e.penalty != "none" or e.trainer != "sgd"
+        alone = turns[e.architecture] or not e.recipe.plain
         return tuple((name, str(value)) for name, value in columns(e).items() if alone or name != "seed")
 
     groups = [list(g) for _, g in groupby(sorted(missing, key=together), key=together)]

@@ -32,8 +32,9 @@ PENALTIES: dict[str, Penalty | None] = {
     "art": art,
 }
 
-#: Penalties that hold loss(x') - loss(x), by which the training loss moves to an attacked image: they may be negative.
-MOVING = ("ig_sum_norm", "art")
+#: Penalties that hold loss(x') - loss(x), of the plain cross-entropy, by which the training loss moves to an attacked
+#: image: they may be negative.
+MOVING: tuple[Penalty, ...] = (ig_sum_norm, art)
 
 __all__ = [
     "MOVING", "PENALTIES", "Penalty", "art", "ascend", "cure", "hessian", "ig_norm", "ig_sum_norm", "input_gradient",

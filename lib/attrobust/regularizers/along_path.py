@@ -1,14 +1,14 @@
 """Integrated gradients of the loss from an image to an attacked one, as penalties (Chen et al. 2019).
 
     IG(x, x') = (x' - x) * mean over k = 1..m of grad loss(x + k/m (x' - x))         sums to loss(x') - loss(x)
-    x' = the image of the ball that makes |IG(x, x')|_1 large
 
-    ig_norm       |IG(x, x')|_1
-    ig_sum_norm   |IG(x, x')|_1 + loss(x') - loss(x):  with it, the training loss is taken at x', not at x
+    ig_norm       |IG(x, x')|_1                           x' the image of the ball that makes it large
+    ig_sum_norm   b |IG(x, x')|_1 + loss(x') - loss(x)    x' the one that makes b |IG|_1 + loss large
+                  so that the training loss is taken at x': b = 0 is adversarial training
 
 Reference: Chen, Wu, Rastogi, Liang and Jha 2019, "Robust attribution regularization", section 3.3, there with sums over
-the batch. On Fashion-MNIST they take radius 0.1, 20 inner steps, m = 50 (10 of them in the inner steps); cheaper
-values are the defaults here, as a penalty of 250 gradients leaves an equal budget nothing to train with.
+the batch. On Fashion-MNIST they take radius 0.1, 20 inner steps, m = 50 (10 of them in the inner steps), b = 0.1;
+cheaper values are the defaults here, as a penalty of 250 gradients leaves an equal budget nothing to train with.
 """
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.balls import Ball
-from attrobust.regularizers.ascent import ascend
+from attrobust.regularizers.ascent import ascend, cross_entropies, rise
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -39,26 +39,28 @@ def ig_norm(
     points: int = 10, inner_points: int = 3,
 ) -> PerImage:  # fmt: skip
     """|IG|_1 of the loss from each image to the one that `steps` signed steps find within the linf `radius`."""
-    end = _attacked(model, x, y, radius, steps, inner_points, generator)
-    return loss_path(model, x.detach(), end, y, points=points).flatten(1).abs().sum(1)
+
+    def size(at: Images) -> PerImage:
+        return _size(model, x, at, y, inner_points)
+
+    end = ascend(size, x, ball=Ball("linf", radius), steps=steps, generator=generator)
+    return _size(model, x, end, y, points)
 
 
 @versioned(1)
 def ig_sum_norm(
     model: nn.Module, x: Images, y: Labels, *, generator: torch.Generator, radius: float = 8 / 255, steps: int = 5,
-    points: int = 10, inner_points: int = 3,
+    points: int = 10, inner_points: int = 3, size: float = 0.1,
 ) -> PerImage:  # fmt: skip
-    """|IG|_1 as `ig_norm`, plus how much larger the loss is there; at strength 1 the loss is taken there instead."""
-    end = _attacked(model, x, y, radius, steps, inner_points, generator)
-    size = loss_path(model, x.detach(), end, y, points=points).flatten(1).abs().sum(1)
-    there, here = (F.cross_entropy(model(at), y, reduction="none") for at in (end, x.detach()))
-    return size + there - here
+    """`size` times |IG|_1 of the loss, plus how much larger the loss is there: at strength 1 it is taken there."""
+    checks.at_least("size", size, 0)
+
+    def harm(at: Images) -> PerImage:
+        return cross_entropies(model, at, y) + size * _size(model, x, at, y, inner_points)
+
+    end = ascend(harm, x, ball=Ball("linf", radius), steps=steps, generator=generator)
+    return size * _size(model, x, end, y, points) + rise(model, x, end, y)
 
 
-def _attacked(
-    model: nn.Module, x: Images, y: Labels, radius: float, steps: int, points: int, generator: torch.Generator
-) -> Images:
-    def size(at: Images) -> PerImage:
-        return loss_path(model, x.detach(), at, y, points=points).flatten(1).abs().sum(1)
-
-    return ascend(size, x, ball=Ball("linf", radius), steps=steps, generator=generator)
+def _size(model: nn.Module, x: Images, end: Images, y: Labels, points: int) -> PerImage:
+    return loss_path(model, x.detach(), end, y, points=points).flatten(1).abs().sum(1)

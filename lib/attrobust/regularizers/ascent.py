@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.balls import Ball
-from attrobust.shapes import Images
+from attrobust.models.derivatives import again
+from attrobust.shapes import Images, Labels, PerImage
 
 
 def ascend(
@@ -25,10 +27,22 @@ def ascend(
         >>> darker.flatten().tolist()
         [0.25, 0.25]
     """
-    step = 2.5 * ball.radius / checks.count("steps", steps) if length is None else checks.positive("length", length)
+    checks.count("steps", steps)
+    step = 2.5 * ball.radius / steps if length is None else checks.at_least("length", length, 0)
     at = (x.detach() + ball.sample(x, generator=generator)).clamp(0, 1)
     for _ in range(steps):
-        at.requires_grad_()
-        (slope,) = torch.autograd.grad(objective(at).sum(), at)
+        value = objective(at.requires_grad_()).sum()
+        with again(value):
+            (slope,) = torch.autograd.grad(value, at)
         at = (x + ball.project(at.detach() + step * ball.steepest(slope) - x)).clamp(0, 1).detach()
     return at
+
+
+def cross_entropies(model: nn.Module, x: Images, y: Labels) -> PerImage:
+    """Cross-entropy of each example."""
+    return F.cross_entropy(model(x), y, reduction="none")
+
+
+def rise(model: nn.Module, x: Images, end: Images, y: Labels) -> PerImage:
+    """How much larger each example's cross-entropy is at `end` than at x: added to a loss, it moves the loss there."""
+    return cross_entropies(model, end, y) - cross_entropies(model, x.detach(), y)

@@ -11,6 +11,7 @@ from torch import nn
 
 from attrobust import checks
 from attrobust.curvature.spectra import signs
+from attrobust.models.derivatives import again
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -42,5 +43,6 @@ def hessian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generato
     if not slope.requires_grad:
         return torch.zeros_like(draws.flatten(1)[:, 0])
     how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
-    products = [torch.autograd.grad(slope, at, draws[:, i], **how)[0] for i in range(probes)]
+    with again(slope):
+        products = [torch.autograd.grad(slope, at, draws[:, i], **how)[0] for i in range(probes)]
     return torch.stack(products).flatten(2).square().sum(2).mean(0)

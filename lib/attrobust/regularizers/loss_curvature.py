@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from attrobust import checks, curvature
 from attrobust.curvature.spectra import lanczos, signs
+from attrobust.models.derivatives import again
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -43,7 +44,9 @@ def ssr(model: nn.Module, x: Images, y: Labels, *, channels: str = "all") -> Per
     if channels == "mean":
         jacobian = jacobian.unflatten(2, (x.shape[1], -1)).mean(2)
     b = root.detach()[..., None] * (jacobian - torch.einsum("bc,bcn->bn", p.detach(), jacobian)[:, None])
-    top = torch.linalg.eigh(b @ b.mT).eigenvectors[..., -1]
+    gram = b @ b.mT
+    real = gram.isfinite().all((1, 2), keepdim=True)  # a network that diverged is told by its loss, not by an error
+    top = torch.linalg.eigh(torch.where(real, gram, 0)).eigenvectors[..., -1]
     mix = root * top - p * (root * top).sum(1, keepdim=True)  # L v
     (slope,) = torch.autograd.grad(logits, at, mix, create_graph=True)  # J' L v
     return (slope.mean(1) if channels == "mean" else slope).flatten(1).square().sum(1)
@@ -63,10 +66,13 @@ def ssr_lanczos(model: nn.Module, x: Images, y: Labels, *, generator: torch.Gene
         return torch.zeros_like(draw[:, 0])
 
     def times(v: Tensor, **graph: bool) -> Tensor:
-        (product,) = torch.autograd.grad(slope, at, v.view_as(at), allow_unused=True, materialize_grads=True, **graph)
+        with again(slope):
+            (product,) = torch.autograd.grad(
+                slope, at, v.view_as(at), allow_unused=True, materialize_grads=True, **graph
+            )
         return product.flatten(1)
 
-    low, high = lanczos(lambda v: times(v, retain_graph=True), draw, steps=steps)
+    low, high = lanczos(lambda v: times(v, retain_graph=True).nan_to_num(), draw, steps=steps)
     upper = high.value.abs() >= low.value.abs()
     vector = torch.where(upper[:, None], high.vector, low.vector)
     return (times(vector, create_graph=True) * vector).sum(1).abs()

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from attrobust.regularizers import PENALTIES
+from attrobust.models import watched
 from attrobust.shapes import Images, Labels
-from attrobust.training.ingredients import TRAINERS, Objective
+from attrobust.training.ingredients import TRAINERS
 from attrobust.training.recipes import Recipe
 
 
@@ -44,12 +44,12 @@ def passes(model: nn.Module, x: Images, y: Labels, recipe: Recipe, *, generator:
 
     The network's parameters and statistics stay as they are.
     """
-    with Operations() as forward, torch.no_grad():
-        model(x)
-    if not forward.total:
-        raise ValueError("model runs no product or convolution that could be counted")
-    penalty = recipe.penalty if callable(recipe.penalty) else PENALTIES[recipe.penalty]
-    objective = Objective(recipe.per_example_loss, penalty if recipe.strength else None, recipe.strength)
-    with Operations() as update:
-        TRAINERS[recipe.trainer](model, objective, x, y, recipe.radius, generator)
+    take = TRAINERS["sgd" if recipe.plain else recipe.trainer]
+    with watched.untouched(model):
+        with Operations() as forward:  # with gradients on: what torch fuses without them is not counted
+            model(x)
+        if not forward.total:
+            raise ValueError("model runs no product or convolution that could be counted")
+        with Operations() as update:
+            take(model, recipe.objective, x, y, recipe.radius, generator)
     return update.total / forward.total

@@ -75,7 +75,7 @@ def sam(
 ) -> tuple[Sequence[Tensor], Tensor]:
     """The gradient at the end of a step of Euclidean length `radius` uphill, on the same batch; the loss before it.
 
-    Reference: Foret et al. 2021, "Sharpness-aware minimization", algorithm 1.
+    A penalty that draws draws anew. Reference: Foret et al. 2021, "Sharpness-aware minimization", alg. 1.
     """
     uphill, loss = sgd(model, objective, x, y, radius, generator)
     weights = list(model.parameters())

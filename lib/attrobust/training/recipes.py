@@ -16,9 +16,10 @@ from functools import partial
 from torch import Tensor
 
 from attrobust import checks
-from attrobust.regularizers import PENALTIES, Penalty
+from attrobust.attributions.importance import unwrapped
+from attrobust.regularizers import MOVING, PENALTIES, Penalty
 from attrobust.shapes import PerImage
-from attrobust.training.ingredients import AUGMENTATIONS, LOSSES, TRAINERS
+from attrobust.training.ingredients import AROUND, AUGMENTATIONS, LOSSES, TRAINERS, Objective
 from attrobust.versions import since, versioned
 
 
@@ -127,6 +128,17 @@ class Recipe:
         """Loss of each example, without the penalty; smoothed labels: Szegedy et al. 2016, Inception, section 7."""
         return partial(LOSSES[self.loss], label_smoothing=self.label_smoothing)
 
+    @property
+    def objective(self) -> Objective:
+        """What a trainer differentiates: the loss, and the penalty if it has any strength."""
+        penalty = self.penalty if callable(self.penalty) else PENALTIES[self.penalty]
+        return Objective(self.per_example_loss, penalty if self.strength else None, self.strength)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every gradient is that of the loss alone, where the network is."""
+        return not self.strength and (self.trainer == "sgd" or (self.trainer in AROUND and not self.radius))
+
     def step(self, update: int, *, per_epoch: int) -> float:
         """Step size of an update, counted from 0, given the updates of an epoch."""
         return self.step_size * SCHEDULES[self.schedule](self, update, per_epoch)
@@ -149,6 +161,12 @@ class Recipe:
             value = getattr(self, name)
             if value != type(self).__dataclass_fields__[name].default and not taken:
                 raise ValueError(f"{name} is {value!r}; {sentence}")
+        penalty = unwrapped(self.penalty) if callable(self.penalty) else PENALTIES[self.penalty]
+        if penalty in MOVING and (self.loss != "cross_entropy" or self.label_smoothing):
+            loss = f"loss {self.loss!r} with labels smoothed by {self.label_smoothing:g}"
+            raise ValueError(
+                f"penalty is {self.penalty!r}; it moves the plain cross-entropy, and cannot be added to {loss}"
+            )
 
 
 #: What each name fixes; the rest is the caller's.

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from attrobust import checks
 from attrobust.attention import Attention
 from attrobust.models import guards, watched
-from attrobust.regularizers import PENALTIES
 from attrobust.shapes import Images, Labels
 from attrobust.swap import ImageClassifier
 from attrobust.training.dense import Dense
-from attrobust.training.ingredients import AROUND, AUGMENTATIONS, TRAINERS, Objective, noisy_labels
+from attrobust.training.ingredients import AUGMENTATIONS, TRAINERS, noisy_labels
 from attrobust.training.level import Level
 from attrobust.training.recipes import Recipe
 from attrobust.training.stacks import Networks, Stack, Turns, settled, statistics
@@ -33,7 +32,7 @@ from attrobust.training.stacks import Networks, Stack, Turns, settled, statistic
 #: Images that go through a network at once when all is over.
 MOST = 10_000
 #: What tells the seed of a penalty's draws from that of the batches.
-DRAWS = 0x5EED << 40
+DRAWS = 0x5EED << 16  # below 2^32: torch reads no more of a seed on a CPU
 
 Probe = Callable[[int, Sequence[nn.Module]], None]
 
@@ -58,8 +57,9 @@ def fit(
     """Train networks that are alike but for their weights, in place, side by side on the same images in [0, 1].
 
     Each network's own generator decides its noisy labels, then its batch order and augmentation; what a penalty or a
-    trainer draws comes from another one of the same seed, so that the batches do not depend on it. `probe` is called as
-    probe(step, models) every `probe_every` updates (0: never), before the update. Networks are left in eval mode.
+    trainer draws comes from a stream that its initial seed names, so that the batches do not depend on it. `probe` is
+    called as probe(step, models) every `probe_every` updates (0: never), before the update. Networks are left in eval
+    mode.
     A ValueError refuses networks that are random or couple the images of a batch in train mode, but for BatchNorm with
     running statistics; such a network takes no penalty and no other trainer, which run it more often than its
     statistics may move.
@@ -149,11 +149,10 @@ def fit(
 def _networks(
     models: Sequence[nn.Module], recipe: Recipe, generators: Sequence[torch.Generator], device: torch.device
 ) -> Networks:
-    """Stacked where that saves time and the gradient is SGD's own, as it is without strength or radius."""
-    loss, penalty = recipe.per_example_loss, recipe.penalty if recipe.strength else "none"
-    plain = recipe.trainer == "sgd" or (recipe.trainer in AROUND and not recipe.radius)
-    if penalty != "none" or not plain:
-        objective = Objective(loss, penalty if callable(penalty) else PENALTIES[penalty], recipe.strength)
+    """Stacked where that saves time and the gradient is SGD's own."""
+    loss = recipe.per_example_loss
+    if not recipe.plain:
+        objective = recipe.objective
 
         def gradient(index: int, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Sequence[Tensor], Tensor]:
             return TRAINERS[recipe.trainer](model, objective, x, y, recipe.radius, generators[index])
