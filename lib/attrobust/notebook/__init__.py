@@ -21,7 +21,7 @@ from attrobust.experiments.store import Store, place_for
 #: Whole numbers from 0; and lists that may be empty: what they ask for is then left out.
 SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds", "map_seeds")
 MAY_BE_EMPTY = ("strong_seeds", "curve_seeds", "large_steps")
-MAY_BE_EMPTY += ("middle_steps", "other_networks", "other_maps", "other_recipes", "base_networks")
+MAY_BE_EMPTY += ("middle_steps", "other_networks", "other_maps", "other_recipes", "base_networks", "strong_networks")
 
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
@@ -40,7 +40,8 @@ CHOICES |= {"vits": tuple(experiments.VITS), "activations": tuple(models.ACTIVAT
 CHOICES |= dict.fromkeys(("protocols", "recipes", "other_recipes"), tuple(training.recipes.RECIPES))
 #: A network and its data set; maps are those of pixels, and of attention.
 NETWORKS = tuple(dict.fromkeys(f"{architecture} {dataset}" for architecture, dataset, _ in experiments.RADII))
-CHOICES |= dict.fromkeys(("networks", "other_networks", "base_networks", "transfer_network", "truth_network"), NETWORKS)
+CHOICES |= dict.fromkeys(("networks", "transfer_network", "truth_network"), NETWORKS)
+CHOICES |= dict.fromkeys(("other_networks", "base_networks", "strong_networks"), NETWORKS)
 CHOICES |= dict.fromkeys(("maps", "other_maps"), tuple(dict.fromkeys(name for *_, name in experiments.RADII)))
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
 CHOICES |= {"truth_maps": [n for n in CHOICES["transfer_maps"] if not stochastic(experiments.of_pixels()[n])]}
