@@ -20,6 +20,9 @@ WORDS: dict[str, dict[str, object]] = {
     "no room": {"color": COLORS["no change"], "marker": "x"},
 }
 
+#: Inches of the widest row of columns: more of them stand closer.
+WIDEST = 10.3
+
 
 @drawing
 def specification(
@@ -37,7 +40,8 @@ def specification(
     """
     table = table.dropna(subset="effect").sort_values("effect", kind="stable", ignore_index=True)
     lines = [(name, value) for name in choices for value in _ordered(table[name], first)]
-    size = max(6.0, 1.9 + 0.16 * len(table)), 2.7 + 0.19 * len(lines)
+    pitch = min(0.16, WIDEST / max(1, len(table)))  # of the columns, in inches
+    size = max(6.0, 1.9 + pitch * len(table)), 2.7 + 0.19 * len(lines)
     how = {"sharex": True, "gridspec_kw": {"height_ratios": [2.3, 0.19 * len(lines)]}}
     figure, (above, below) = plt.subplots(2, 1, figsize=size, **how)
     above.axhspan(-margin, margin, color="#eeeeee", zorder=0)
@@ -52,19 +56,20 @@ def specification(
             above.plot(chance["place"], chance[edge], **looks["step labels exchanged (95 %)"])
     seen = [look(word) for word in table["word"]]
     for place, (row, name) in enumerate(zip(table.itertuples(), seen, strict=True)):
-        size = 7 if np.isfinite(row.p_holm) else 4
+        size = (7 if np.isfinite(row.p_holm) else 4) * (pitch / 0.16) ** 0.5
         above.plot([place, place], [row.low, row.high], color=WORDS[name]["color"], linewidth=1.2)
         above.plot(place, row.effect, **WORDS[name], markersize=size, linestyle="none")
     heights = {line: -i - list(choices).index(line[0]) * 0.6 for i, line in enumerate(lines)}
     for (name, value), height in heights.items():
         places = np.flatnonzero(table[name] == value)
         colors = [WORDS[seen[place]]["color"] for place in places]
-        below.scatter(places, np.full(len(places), height), c=colors, s=9)
+        below.scatter(places, np.full(len(places), height), c=colors, s=9 * (pitch / 0.16) ** 0.5, linewidths=0)
     below.set_yticks(list(heights.values()), [label(value) for _, value in lines], fontsize=7)
     above.set_ylabel(effect)
     below.set_xticks([])
     below.set_xlabel("cells, in the order of their effects")
     below.grid(axis="x", visible=False)
+    below.set_xlim(-1, len(table))
     above.grid(axis="x", visible=False)
     looks = {name: WORDS[name] | {"linestyle": "none"} for name in WORDS if name in seen} | looks
     legend(figure, looks)
