@@ -414,7 +414,9 @@ def test_counting_leaves_running_statistics_and_knows_attention_that_torch_would
     assert 2 < training.passes(encoder, x, y, recipe, generator=cases.generator()) < 4
 
 
-@pytest.mark.parametrize("penalty", ["art", "ig_sum_norm", partial(regularizers.art, steps=1)], ids=str)
+@pytest.mark.parametrize(
+    "penalty", ["art", "ig_sum_norm", partial(regularizers.art, steps=1)], ids=["art", "ig_sum_norm", "with an option"]
+)
 @pytest.mark.parametrize("loss", [{"loss": "squared"}, {"label_smoothing": 0.1}], ids=str)
 def test_a_penalty_that_moves_the_cross_entropy_is_added_to_no_other_loss(penalty, loss):
     with pytest.raises(ValueError, match="it moves the plain cross-entropy, and cannot be added to loss"):

@@ -138,7 +138,7 @@ def test_the_readme_says_in_how_many_cases_the_theory_holds_and_what_is_restored
 
 def test_the_readme_says_how_many_headline_cells_a_second_processor_found_alike():
     shared, agreed, turned = 0, 0, []
-    for name in ("03_sgd_flattens", "06_softmax_entropy", "07_kernel_attention"):
+    for name in ("03_sgd_flattens", "04_across_models", "06_softmax_entropy", "07_kernel_attention"):
         folder = paths.figures / name
         if (folder / "claims_headline.csv").is_file():
             own, other = (pd.read_csv(folder / f"{stem}.csv") for stem in ("claims", "claims_headline"))
