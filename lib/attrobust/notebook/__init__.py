@@ -19,7 +19,7 @@ from attrobust.attacks.streams import stochastic
 from attrobust.experiments.store import Store, place_for
 
 #: Whole numbers from 0; and lists that may be empty: what they ask for is then left out.
-SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds", "map_seeds")
+SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds")
 MAY_BE_EMPTY = ("strong_seeds", "curve_seeds", "large_steps")
 MAY_BE_EMPTY += ("middle_steps", "other_networks", "other_maps", "other_recipes", "base_networks", "strong_networks")
 
