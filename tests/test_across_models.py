@@ -221,4 +221,4 @@ def test_mediation_has_the_worst_of_all_kinds_left_out_beside_the_rank_correlati
     (line,) = across_models.mediation(rows, kind=["kind"], **how).to_dict("records")
     assert line["carried_correlation"] == pytest.approx(-1)
     assert line["effect"] == pytest.approx(stats.spearmanr(rows["norm"], rows["value"]).statistic)
-    assert (line["runs"], line["seeds"], line["word"]) == (30, 6, "leans up" if line["low"] > 0 else "unclear")
+    assert (line["runs"], line["seeds"], line["word"]) == (30, 6, "positive" if line["low"] > 0 else "unclear")

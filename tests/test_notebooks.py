@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 import sys
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -25,6 +26,7 @@ MACHINE = re.compile(r"/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\\\|site-packag
 WORDS = {"up", "down", "leans up", "leans down", "no change", "no room", "no pair", "too few seeds", "unclear"}
 WORDS |= {"unclear (control)", "unclear (counted)", "holds", "fails", "not tried"}
 WORDS |= {"strong enough", "upper bound"}  # of the attack
+WORDS |= {"positive", "negative"}  # of a correlation
 WORDS |= {"reached", "leans reached", "not reached", "leans not reached", "no gain"}
 
 every_notebook = pytest.mark.parametrize("path", BOOKS, ids=IDS)
@@ -325,39 +327,59 @@ def test_a_stored_row_can_be_reproduced():
 AUDITED = "04_across_models"
 
 
-@pytest.mark.slow
-def test_three_rows_of_profile_full_drawn_by_the_day_can_be_trained_again():
-    """Each lies among its sisters, the same arm's other seeds: a network trained elsewhere is another draw of it."""
-    from attrobust import data, experiments
-    from attrobust.experiments import measure
+def _rows_of_full():
+    """Networks and lines of both profiles, and of the networks of profile full what was asked of each (by its key)."""
+    from attrobust import attacks, experiments
 
     folder, fields = paths.figures / AUDITED, experiments.Experiment.__dataclass_fields__
     runs, lines = (
-        pd.concat(
-            pd.read_csv(folder / f"{stem}{end}.csv", dtype={"key": str}, float_precision="round_trip")
-            for end in ("", "_full")
-        )
+        pd.concat(pd.read_csv(folder / f"{stem}{end}.csv", dtype={"key": str}) for end in ("", "_full"))
         for stem in ("runs", "attacked")
     )
+    at = lines[(lines.attack == "worst") & (lines.metric == "spearman")][["key", "map", "radius"]].drop_duplicates()
+    radii = {name: tuple(own[["map", "radius"]].itertuples(index=False, name=None)) for name, own in at.groupby("key")}
+    further = {"all": {}, "averaged": {"n_attacked": 32}, "heavy": {"effort": attacks.Heavy(steps=100, starts=3)}}
+    asked = {}
     full = pd.read_csv(folder / "runs_full.csv", dtype={"key": str})["key"]
-    there = runs[runs.key.isin(full) & runs.comparable & runs.dataset.map(data.available)]
-    for row in there.sample(3, random_state=date.today().toordinal()).to_dict("records"):
+    for row in runs[runs.key.isin(full) & runs.comparable].to_dict("records"):
         known = {n: v for n, v in row.items() if n in fields and v == v}
         whole = {n: int(v) for n, v in known.items() if fields[n].type in (int, "int", "int | None", int | None)}
         experiment = experiments.Experiment(**known | whole)
-        mine = lines[(lines.key == row["key"]) & (lines.attack == "worst") & (lines.metric == "spearman")]
-        radii = mine[["map", "radius"]].drop_duplicates().itertuples(index=False, name=None)
-        measurement = experiments.Measurement(
-            radii=(), radii_of=tuple(radii), maps=tuple(mine["map"].unique()), trace_products=10,
-            k_share=0.25 if experiment.architecture == "vit" else 0.1, curvature=row["sharpness"] == row["sharpness"],
-        )  # fmt: skip
-        assert experiments.key(experiment, measurement) == row["key"], experiment
+        how = {"k_share": 0.25 if experiment.architecture == "vit" else 0.1, "curvature": row["sharpness"] > 0}
+        how |= {"radii_of": radii[row["key"]], "maps": tuple(name for name, _ in radii[row["key"]])}
+        for kind, own in further.items():
+            measurement = experiments.Measurement(radii=(), trace_products=10, **how, **own)
+            if experiments.key(experiment, measurement) == row["key"]:
+                asked[row["key"]] = kind, experiment, measurement
+    return runs, lines, full, asked
+
+
+def test_every_row_of_profile_full_is_named_by_what_its_notebook_asks_today():
+    runs, _, full, asked = _rows_of_full()
+    wanted = runs[runs.key.isin(full) & runs.comparable]
+    stray = wanted[~wanted.key.isin(asked)]
+    assert not len(stray), stray[["key", "architecture", "dataset", "step_size", "seed"]].to_string(index=False)
+    assert {kind for kind, _, _ in asked.values()} == {"all", "averaged", "heavy"}
+
+
+@pytest.mark.slow
+def test_three_rows_of_profile_full_drawn_by_the_day_can_be_trained_again():
+    """Each lies among its sisters, the same arm's other seeds: a network trained elsewhere is another draw of it."""
+    from attrobust import data
+    from attrobust.experiments import measure
+
+    _, lines, _, asked = _rows_of_full()
+    there = pd.Series(sorted(name for name, (_, experiment, _) in asked.items() if data.available(experiment.dataset)))
+    for name in there.sample(3, random_state=date.today().toordinal()):
+        kind, experiment, measurement = asked[name]
         (model,), (fit,) = measure.train([experiment])
         _, found = measure.measure(experiment, measurement, model, fit)
-        same = [n for n in fields if n != "seed" and n in runs]
-        alike = (runs[same].fillna("none") == pd.Series(row)[same].fillna("none")).all(axis=1)
-        sisters = lines[lines.key.isin(runs[alike & runs.comparable].key)].merge(mine[[*IDENTITY]], on=[*IDENTITY])
         found = found.set_index([*IDENTITY])["value"]
-        for name, values in sisters.groupby([*IDENTITY])["value"]:
+        alike = [
+            key for key, (other, sister, how) in asked.items()
+            if other == kind and replace(sister, seed=experiment.seed) == experiment and how.maps == measurement.maps
+        ]  # fmt: skip
+        assert len(alike) > 1, experiment
+        for at, values in lines[lines.key.isin(alike)].groupby([*IDENTITY])["value"]:
             spread = max(values.max() - values.min(), 0.05)
-            assert values.min() - spread <= found[name] <= values.max() + spread, (experiment, name)
+            assert values.min() - spread <= found[at] <= values.max() + spread, (experiment, at)

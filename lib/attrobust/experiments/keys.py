@@ -77,10 +77,9 @@ def _raised(functions: Iterable[Callable]) -> list[Callable]:
 
 def _named_by(recipe: training.Recipe) -> list[Callable]:
     """Functions that a recipe names: its penalty, if it has any, and what was raised of the others."""
-    penalty = recipe.penalty if callable(recipe.penalty) else PENALTIES[recipe.penalty]
     others = (training.LOSSES[recipe.loss], training.AUGMENTATIONS[recipe.augmentation])
     others += (training.SCHEDULES[recipe.schedule], training.TRAINERS[recipe.trainer])
-    return ([penalty] if penalty else []) + _raised(filter(None, others))
+    return ([recipe.penalises] if recipe.penalises else []) + _raised(filter(None, others))
 
 
 def _explaining(experiment: Experiment, measurement: Measurement) -> list[Callable]:

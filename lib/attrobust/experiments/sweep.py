@@ -61,9 +61,7 @@ def run(
         raise data.DataError(none_here(sorted(absent)))
     for name in sorted(absent):
         store.leave_out(f"data set {name!r} is not on this machine", sum(e.dataset == name for e in missing))
-    missing = [e for e in missing if e.dataset not in absent]
-    _trainable(missing)
-    groups = _groups(missing, device)
+    groups = _groups([e for e in missing if e.dataset not in absent], device)
     total, done, began = len(experiments), len(found), time.monotonic()
     for lines in in_workers(_run_group, [(g, measurement, store, device) for g in groups], jobs=jobs):
         for line in lines:
@@ -113,20 +111,19 @@ def _measured(run: dict) -> dict:
     return {name: words.get(name, value) for name, value in run.items() if name not in own}
 
 
-def _trainable(missing: Sequence[Experiment]) -> None:
-    """Refuse, before anything is trained, a network with BatchNorm under a penalty or another trainer."""
-    for e in {e.architecture: e for e in missing if not e.recipe.plain}.values():
-        if statistics(build(e)):
-            how = e.penalty if e.penalty != "none" else e.trainer
+def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]]:
+    """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level.
+
+    A ValueError refuses a network with BatchNorm under a penalty or another trainer.
+    """
+    networks = {name: build(e) for name, e in {e.architecture: e for e in missing}.items()}
+    turns = {name: in_turns(network, torch.device(device)) for name, network in networks.items()}
+    for e in missing:
+        how = e.penalty if e.penalty != "none" else e.trainer
+        if how != "sgd" and statistics(networks[e.architecture]):
             raise ValueError(
                 f"architecture is {e.architecture!r} under {how!r}; networks with BatchNorm take plain SGD alone"
             )
-
-
-def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]]:
-    """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level."""
-    turns = {e.architecture: e for e in missing}
-    turns = {name: in_turns(build(e), torch.device(device)) for name, e in turns.items()}
 
     def together(e: Experiment) -> tuple:
         alone = turns[e.architecture] or not e.recipe.plain

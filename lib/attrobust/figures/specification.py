@@ -19,9 +19,11 @@ WORDS: dict[str, dict[str, object]] = {
     "unclear": {"color": COLORS["no change"], "marker": "o", "markerfacecolor": "white"},
     "no room": {"color": COLORS["no change"], "marker": "x"},
 }
+#: Those of a correlation look as the leanings do.
+WORDS |= {"positive": WORDS["leans up"], "negative": WORDS["leans down"]}
 
-#: Inches of the widest row of columns: more of them stand closer.
-WIDEST = 10.3
+#: Inches from column to column, and of the widest row of them: more columns stand closer.
+PITCH, WIDEST = 0.16, 10.3
 
 
 @drawing
@@ -40,7 +42,8 @@ def specification(
     """
     table = table.dropna(subset="effect").sort_values("effect", kind="stable", ignore_index=True)
     lines = [(name, value) for name in choices for value in _ordered(table[name], first)]
-    pitch = min(0.16, WIDEST / max(1, len(table)))  # of the columns, in inches
+    pitch = min(PITCH, WIDEST / max(1, len(table)))
+    shrunk = (pitch / PITCH) ** 0.5  # markers stay apart longer than they would at the scale of the columns
     size = max(6.0, 1.9 + pitch * len(table)), 2.7 + 0.19 * len(lines)
     how = {"sharex": True, "gridspec_kw": {"height_ratios": [2.3, 0.19 * len(lines)]}}
     figure, (above, below) = plt.subplots(2, 1, figsize=size, **how)
@@ -56,14 +59,14 @@ def specification(
             above.plot(chance["place"], chance[edge], **looks["step labels exchanged (95 %)"])
     seen = [look(word) for word in table["word"]]
     for place, (row, name) in enumerate(zip(table.itertuples(), seen, strict=True)):
-        size = (7 if np.isfinite(row.p_holm) else 4) * (pitch / 0.16) ** 0.5
+        size = (7 if np.isfinite(row.p_holm) else 4) * shrunk
         above.plot([place, place], [row.low, row.high], color=WORDS[name]["color"], linewidth=1.2)
         above.plot(place, row.effect, **WORDS[name], markersize=size, linestyle="none")
     heights = {line: -i - list(choices).index(line[0]) * 0.6 for i, line in enumerate(lines)}
     for (name, value), height in heights.items():
         places = np.flatnonzero(table[name] == value)
         colors = [WORDS[seen[place]]["color"] for place in places]
-        below.scatter(places, np.full(len(places), height), c=colors, s=9 * (pitch / 0.16) ** 0.5, linewidths=0)
+        below.scatter(places, np.full(len(places), height), c=colors, s=9 * shrunk, linewidths=0)
     below.set_yticks(list(heights.values()), [label(value) for _, value in lines], fontsize=7)
     above.set_ylabel(effect)
     below.set_xticks([])

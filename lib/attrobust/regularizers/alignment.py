@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.balls import Ball
+from attrobust.models.readouts import logit
 from attrobust.regularizers.ascent import ascend, rise
+from attrobust.regularizers.input_gradient import live_gradient
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -66,21 +68,17 @@ def l2_cosine(
     checks.at_least("l2", l2, 0)
     checks.at_least("cosine", cosine, 0)
     neighbour = x.detach() + Ball("linf", radius).sample(x, generator=generator)
-    clean, moved = (_gradient(model(at), at, y) for at in (x.detach().requires_grad_(), neighbour.requires_grad_()))
+    both = x.detach().requires_grad_(), neighbour.requires_grad_()
+    clean, moved = (live_gradient(logit(model, at, y), at).flatten(1) for at in both)
     return l2 * (moved - clean).square().sum(1) + cosine * _away(clean, moved) / 2
 
 
 def _gradients(model: nn.Module, at: Images, y: Labels) -> tuple[Tensor, Tensor]:
     """Gradient of the label's logit and of the best other one, flat."""
-    at = at if at.requires_grad else at.requires_grad_()
-    logits = model(at)
+    logits = model(at.requires_grad_())
     rival = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1)
-    return _gradient(logits, at, y), _gradient(logits, at, rival)
-
-
-def _gradient(logits: Tensor, at: Images, chosen: Labels) -> Tensor:
-    (slope,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), at, create_graph=True)
-    return slope.flatten(1)
+    own, other = (live_gradient(logits.gather(1, k[:, None])[:, 0], at).flatten(1) for k in (y, rival))
+    return own, other
 
 
 def _away(first: Tensor, second: Tensor) -> Tensor:

@@ -13,11 +13,12 @@ cheaper values are the defaults here, as a penalty of 250 gradients leaves an eq
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.balls import Ball
-from attrobust.regularizers.ascent import ascend, cross_entropies, rise
+from attrobust.models.readouts import cross_entropy
+from attrobust.regularizers.ascent import ascend, rise
+from attrobust.regularizers.input_gradient import live_gradient
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -28,9 +29,8 @@ def loss_path(model: nn.Module, x: Images, end: Images, y: Labels, *, points: in
     path = x + share.view(-1, *(1,) * x.ndim) * (end - x)
     if not path.requires_grad:
         path.requires_grad_()
-    loss = F.cross_entropy(model(path.flatten(0, 1)), y.repeat(points), reduction="sum")
-    (slopes,) = torch.autograd.grad(loss, path, create_graph=True)
-    return (end - x) * slopes.mean(0)
+    loss = cross_entropy(model, path.flatten(0, 1), y.repeat(points))
+    return (end - x) * live_gradient(loss, path).mean(0)
 
 
 @versioned(1)
@@ -56,7 +56,7 @@ def ig_sum_norm(
     checks.at_least("size", size, 0)
 
     def harm(at: Images) -> PerImage:
-        return cross_entropies(model, at, y) + size * _size(model, x, at, y, inner_points)
+        return cross_entropy(model, at, y) + size * _size(model, x, at, y, inner_points)
 
     end = ascend(harm, x, ball=Ball("linf", radius), steps=steps, generator=generator)
     return size * _size(model, x, end, y, points) + rise(model, x, end, y)

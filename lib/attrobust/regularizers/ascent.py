@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attrobust import checks
 from attrobust.balls import Ball
 from attrobust.models.derivatives import again
+from attrobust.models.readouts import cross_entropy
 from attrobust.shapes import Images, Labels, PerImage
 
 
@@ -38,11 +38,6 @@ def ascend(
     return at
 
 
-def cross_entropies(model: nn.Module, x: Images, y: Labels) -> PerImage:
-    """Cross-entropy of each example."""
-    return F.cross_entropy(model(x), y, reduction="none")
-
-
 def rise(model: nn.Module, x: Images, end: Images, y: Labels) -> PerImage:
     """How much larger each example's cross-entropy is at `end` than at x: added to a loss, it moves the loss there."""
-    return cross_entropies(model, end, y) - cross_entropies(model, x.detach(), y)
+    return cross_entropy(model, end, y) - cross_entropy(model, x.detach(), y)

@@ -6,9 +6,9 @@ gradients".
 """
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
+from attrobust.models.readouts import cross_entropy
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -17,6 +17,9 @@ from attrobust.versions import versioned
 def input_gradient(model: nn.Module, x: Images, y: Labels) -> PerImage:
     """Squared l2 norm of the cross-entropy's input gradient, of each example; live in the model's parameters."""
     at = x.detach().requires_grad_()
-    loss = F.cross_entropy(model(at), y, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, at, create_graph=True)
-    return gradient.flatten(1).square().sum(1)
+    return live_gradient(cross_entropy(model, at, y), at).flatten(1).square().sum(1)
+
+
+def live_gradient(values: PerImage, at: Tensor) -> Tensor:
+    """Gradient in the pixels of one number per image, live in the pixels and in whatever else the numbers depend on."""
+    return torch.autograd.grad(values.sum(), at, create_graph=True)[0]

@@ -12,6 +12,8 @@ from torch import nn
 from attrobust import checks
 from attrobust.curvature.spectra import signs
 from attrobust.models.derivatives import again
+from attrobust.models.readouts import logit
+from attrobust.regularizers.input_gradient import live_gradient
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -37,8 +39,7 @@ def hessian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generato
     2022, "Towards robust explanations for deep neural networks", section 4.3.
     """
     at = x.detach().requires_grad_()
-    picked = model(at).gather(1, y[:, None]).sum()
-    (slope,) = torch.autograd.grad(picked, at, create_graph=True)
+    slope = live_gradient(logit(model, at, y), at)
     draws = signs((len(x), checks.count("probes", probes), *x.shape[1:]), at, generator)
     if not slope.requires_grad:
         return torch.zeros_like(draws.flatten(1)[:, 0])

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from attrobust import checks, curvature
 from attrobust.curvature.spectra import lanczos, signs
 from attrobust.models.derivatives import again
+from attrobust.models.readouts import cross_entropy
+from attrobust.regularizers.input_gradient import live_gradient
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -60,7 +62,7 @@ def ssr_lanczos(model: nn.Module, x: Images, y: Labels, *, generator: torch.Gene
     loss has none, 0.
     """
     at = x.detach().requires_grad_()
-    slope = _loss_gradient(model, at, y)
+    slope = live_gradient(cross_entropy(model, at, y), at)
     draw = signs(tuple(at.flatten(1).shape), at, generator)
     if not slope.requires_grad:
         return torch.zeros_like(draw[:, 0])
@@ -86,14 +88,8 @@ def cure(model: nn.Module, x: Images, y: Labels, *, length: float = 1.5) -> PerI
     largest length is the default; their factor 1 / length^2 is left to the strength.
     """
     at = x.detach().requires_grad_()
-    slope = _loss_gradient(model, at, y)
+    slope = live_gradient(cross_entropy(model, at, y), at)
     way = slope.detach().sign()
     size = way.flatten(1).norm(dim=1).clamp_min(1).view(-1, *(1,) * (x.ndim - 1))
     moved = (x.detach() + checks.positive("length", length) * way / size).requires_grad_()
-    return (_loss_gradient(model, moved, y) - slope).flatten(1).square().sum(1)
-
-
-def _loss_gradient(model: nn.Module, at: Tensor, y: Labels) -> Tensor:
-    """Gradient of each example's cross-entropy at a leaf, live in leaf and parameters."""
-    loss = F.cross_entropy(model(at), y, reduction="sum")
-    return torch.autograd.grad(loss, at, create_graph=True)[0]
+    return (live_gradient(cross_entropy(model, moved, y), moved) - slope).flatten(1).square().sum(1)

@@ -165,7 +165,7 @@ def mediation(
     carried = claims.carried_over(rows, properties=properties, by=by).groupby("property", sort=False)
     worst = carried[["correlation", "r2"]].min().add_prefix("carried_").reset_index()
     table = table.merge(worst, on="property", how="left").rename(columns={"correlation": "effect", "clusters": "seeds"})
-    word = np.where(table["low"] > 0, "leans up", np.where(table["high"] < 0, "leans down", "unclear"))
+    word = np.where(table["low"] > 0, "positive", np.where(table["high"] < 0, "negative", "unclear"))
     return table.assign(by="runs", start="", end="", word=word)
 
 

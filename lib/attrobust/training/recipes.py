@@ -129,10 +129,14 @@ class Recipe:
         return partial(LOSSES[self.loss], label_smoothing=self.label_smoothing)
 
     @property
+    def penalises(self) -> Penalty | None:
+        """The penalty as a function, whatever its strength; None if there is none."""
+        return self.penalty if callable(self.penalty) else PENALTIES[self.penalty]
+
+    @property
     def objective(self) -> Objective:
         """What a trainer differentiates: the loss, and the penalty if it has any strength."""
-        penalty = self.penalty if callable(self.penalty) else PENALTIES[self.penalty]
-        return Objective(self.per_example_loss, penalty if self.strength else None, self.strength)
+        return Objective(self.per_example_loss, self.penalises if self.strength else None, self.strength)
 
     @property
     def plain(self) -> bool:
@@ -161,8 +165,8 @@ class Recipe:
             value = getattr(self, name)
             if value != type(self).__dataclass_fields__[name].default and not taken:
                 raise ValueError(f"{name} is {value!r}; {sentence}")
-        penalty = unwrapped(self.penalty) if callable(self.penalty) else PENALTIES[self.penalty]
-        if penalty in MOVING and (self.loss != "cross_entropy" or self.label_smoothing):
+        moving = self.penalises is not None and unwrapped(self.penalises) in MOVING
+        if moving and (self.loss != "cross_entropy" or self.label_smoothing):
             loss = f"loss {self.loss!r} with labels smoothed by {self.label_smoothing:g}"
             raise ValueError(
                 f"penalty is {self.penalty!r}; it moves the plain cross-entropy, and cannot be added to {loss}"
