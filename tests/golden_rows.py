@@ -41,7 +41,7 @@ from attrobust import (
 from attrobust.attacks import streams
 from attrobust.balls import Ball
 from attrobust.experiments import explanations, measure
-from attrobust.studies import across_models, kernel_attention, softmax_entropy, two_curvatures
+from attrobust.studies import across_models, explicit_regularizers, kernel_attention, softmax_entropy, two_curvatures
 from attrobust.theory import duality, path_norm, stability, traps
 from attrobust.versions import VERSIONED
 
@@ -209,7 +209,8 @@ def explained(name: str) -> pd.DataFrame:
 
 
 def untimed(table: pd.DataFrame) -> pd.DataFrame:
-    return table.drop(columns="seconds").sort_values([c for c in table if c != "seconds"], ignore_index=True)
+    named = table.drop(columns=["seconds", "wall"], errors="ignore")
+    return named.sort_values([*named], ignore_index=True)
 
 
 MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevance"), ("logit", "log_probability"))}
@@ -221,6 +222,11 @@ def untrained(function: Callable) -> pd.DataFrame:
     """What notebook 04 measures on a network that it trains, on one that is not."""
     with mock.patch.object(across_models, "train", lambda group: ([network(e) for e in group], None)):
         return function(experiment(), ["saliency", "input_x_gradient"], 8, SMALL.effort, 3)
+
+
+def smoothed_bends() -> pd.DataFrame:
+    with mock.patch.object(measure, "train", lambda group: ([network(e) for e in group], None)):
+        return explicit_regularizers.smoothed_bends(experiment(), [0.1, 0.4], 5, 3)
 
 
 #: A small call of every versioned function.
@@ -242,6 +248,8 @@ CASES: dict[str, Callable[[], object]] = {
     "last_maps": of_feature_maps,
     "transferred": partial(untrained, across_models.transferred),
     "largest_stable": lambda: across_models.largest_stable(experiment(protocol="early"), 0.1, 200),
+    "seconds": lambda: untimed(explicit_regularizers.seconds(["natural", "SSR"], "mlp digits", 1)),
+    "smoothed_bends": smoothed_bends,
     "relevance_mass": partial(untrained, across_models.relevance_mass),
     "read_out_twice": lambda: kernel_attention.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
     "drop_in": lambda: kernel_attention.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),

@@ -357,6 +357,34 @@ def test_a_forest_without_words_or_bases_has_no_legend_and_runs_that_are_not_com
     assert [text.get_text() for text in legend.get_texts()] == ["not comparable", "base"]
 
 
+# ------------------------------------------------------------------ fronts
+
+
+def priced():
+    lines = [("natural", "plain SGD", 1, 0.2, False, True), ("SAM", "weights", 2, 0.1, False, False),
+             ("SSR", "slopes in the pixels", 8, 0.6, True, True)]  # fmt: skip
+    table = pd.DataFrame(lines, columns=["method", "school", "passes", "mean", "poorer", "front"])
+    return table.assign(low=table["mean"] - 0.05, high=table["mean"] + 0.05, readout="logit")
+
+
+def test_a_front_numbers_its_points_as_the_legend_does_and_joins_those_that_no_other_beats():
+    how = {"price": "passes", "worth": "mean", "name": "method", "hue": "school", "by": "readout", "log": True}
+    figure = figures.front(priced(), **how, hollow={"poorer": "less accurate"}, labels=("price", "robustness"))
+    (axis,) = figure.axes
+    assert axis.get_xscale() == "log" and (axis.get_xlabel(), axis.get_ylabel()) == ("price", "robustness")
+    assert [(text.get_text(), text.xy) for text in axis.texts] == [("1", (1, 0.2)), ("2", (2, 0.1)), ("3", (8, 0.6))]
+    points = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == "white" for line in points] == [False, False, True]
+    assert [same_color(line.get_color(), name) for line, name in zip(points, priced().school, strict=True)] == [
+        True
+    ] * 3
+    (best,) = (line for line in axis.lines if line.get_linestyle() == "--")
+    assert (list(best.get_xdata()), list(best.get_ydata())) == ([1, 8], [0.2, 0.6])
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["1 natural", "2 SAM", "3 SSR", "less accurate", "front"]
+
+
 # ------------------------------------------------------------------ style
 
 

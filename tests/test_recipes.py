@@ -71,7 +71,7 @@ def test_named_recipes_hold_the_numbers_of_their_table():
         "early": (0.9, "constant", 0.1, 200, 0.0),
         "late": (0.9, "constant", 0.001, 200, 0.0),
         "pinned": (0.9, "constant", 0.01, 200, 0.0),
-        **dict.fromkeys(("squared", "smoothed", "noisy", "augmented"), (0.9, "cosine", None, 40, 0.0)),
+        **dict.fromkeys(("squared", "smoothed", "noisy", "augmented", "budget"), (0.9, "cosine", None, 40, 0.0)),
         **dict.fromkeys(("constant", "constant_moved"), (0.9, "warmup-constant", None, 40, 0.0)),
     }
 
@@ -84,10 +84,10 @@ def test_named_recipes_hold_the_numbers_of_their_table():
         ("smoothed", "plateau", {"label_smoothing": 0.1}), ("noisy", "plateau", {"label_noise": 0.1}),
         ("augmented", "plateau", {"augmentation": "shift"}), ("constant", "plateau", {"schedule": "warmup-constant"}),
         ("constant_moved", "constant", {"augmentation": "shift"}), ("standard", "plateau", {"weight_decay": 5e-4}),
-        ("decay_held", "plateau", {"step_x_decay": 3e-5}),
+        ("decay_held", "plateau", {"step_x_decay": 3e-5}), ("budget", "plateau", {}),
     ],
 )  # fmt: skip
-def test_a_named_recipe_differs_from_its_base_in_one_thing(name, base, changes):
+def test_a_named_recipe_differs_from_its_base_in_one_thing_at_most(name, base, changes):
     own, other = (recipes.named(which, step_size=0.06, batch_size=64, epochs=40) for which in (name, base))
     assert own == dataclasses.replace(other, **changes)
 

@@ -61,7 +61,7 @@ def run(
         raise data.DataError(none_here(sorted(absent)))
     for name in sorted(absent):
         store.leave_out(f"data set {name!r} is not on this machine", sum(e.dataset == name for e in missing))
-    groups = _groups([e for e in missing if e.dataset not in absent], device)
+    groups = _groups([e for e in missing if e.dataset not in absent], store, device)
     total, done, began = len(experiments), len(found), time.monotonic()
     for lines in in_workers(_run_group, [(g, measurement, store, device) for g in groups], jobs=jobs):
         for line in lines:
@@ -111,10 +111,11 @@ def _measured(run: dict) -> dict:
     return {name: words.get(name, value) for name, value in run.items() if name not in own}
 
 
-def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]]:
+def _groups(missing: Sequence[Experiment], store: Store, device: str) -> list[list[Experiment]]:
     """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level.
 
-    A ValueError refuses a network with BatchNorm under a penalty or another trainer.
+    Networks that are stored already are only measured, each by itself. A ValueError refuses a network with BatchNorm
+    under a penalty or another trainer.
     """
     networks = {name: build(e) for name, e in {e.architecture: e for e in missing}.items()}
     turns = {name: in_turns(network, torch.device(device)) for name, network in networks.items()}
@@ -126,7 +127,7 @@ def _groups(missing: Sequence[Experiment], device: str) -> list[list[Experiment]
             )
 
     def together(e: Experiment) -> tuple:
-        alone = turns[e.architecture] or not e.recipe.plain
+        alone = turns[e.architecture] or not e.recipe.plain or store.network_file(keys_of.network(e, device))
         return tuple((name, str(value)) for name, value in columns(e).items() if alone or name != "seed")
 
     groups = [list(g) for _, g in groupby(sorted(missing, key=together), key=together)]

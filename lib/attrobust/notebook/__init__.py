@@ -17,11 +17,21 @@ from IPython import display
 from attrobust import checks, data, experiments, models, training
 from attrobust.attacks.streams import stochastic
 from attrobust.experiments.store import Store, place_for
+from attrobust.studies import explicit_regularizers
 
 #: Whole numbers from 0; and lists that may be empty: what they ask for is then left out.
 SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds")
 MAY_BE_EMPTY = ("strong_seeds", "curve_seeds", "large_steps")
-MAY_BE_EMPTY += ("middle_steps", "other_networks", "other_maps", "other_recipes", "base_networks", "strong_networks")
+MAY_BE_EMPTY += (
+    "other_budgets",
+    "factors",
+    "middle_steps",
+    "other_networks",
+    "other_maps",
+    "other_recipes",
+    "base_networks",
+    "strong_networks",
+)
 
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
@@ -42,6 +52,8 @@ CHOICES |= dict.fromkeys(("protocols", "recipes", "other_recipes"), tuple(traini
 NETWORKS = tuple(dict.fromkeys(f"{architecture} {dataset}" for architecture, dataset, _ in experiments.RADII))
 CHOICES |= dict.fromkeys(("networks", "transfer_network", "truth_network"), NETWORKS)
 CHOICES |= dict.fromkeys(("other_networks", "base_networks", "strong_networks"), NETWORKS)
+CHOICES |= {"regularized_networks": tuple(explicit_regularizers.PASSES)}
+CHOICES |= {"transfer_methods": tuple(explicit_regularizers.METHODS)}
 CHOICES |= dict.fromkeys(("maps", "other_maps"), tuple(dict.fromkeys(name for *_, name in experiments.RADII)))
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
 CHOICES |= {"truth_maps": [n for n in CHOICES["transfer_maps"] if not stochastic(experiments.of_pixels()[n])]}

@@ -8,8 +8,7 @@ and trains on by the same rule.
 
 import copy
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 
 import pandas as pd
@@ -223,7 +222,7 @@ def training_steps(
         for block in model.blocks if name == FUSED else ():
             block.attention.__class__ = _Fused
         steps[name] = partial(_step, model, torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9), x, y)
-    return _in_turn(steps, repetitions)
+    return training.in_turn(steps, repetitions, name="kernel").drop(columns="wall")
 
 
 @versioned(1)
@@ -240,7 +239,9 @@ def mixing(names: Sequence[str], token_counts: Sequence[int], dim: int, repetiti
             name: lambda way=way, qkv=qkv: torch.autograd.grad(way(*qkv).square().mean(), qkv)
             for name, way in ways.items()
         }
-        tables.append(_in_turn(there_and_back, repetitions).assign(tokens=n))
+        tables.append(
+            training.in_turn(there_and_back, repetitions, name="kernel").drop(columns="wall").assign(tokens=n)
+        )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -289,14 +290,3 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tens
     optimizer.zero_grad()
     F.cross_entropy(model(x), y).backward()
     optimizer.step()
-
-
-def _in_turn(ways: dict[str, Callable[[], object]], repetitions: int) -> pd.DataFrame:
-    rows, names = [], list(ways)
-    for repetition in range(-1, repetitions):
-        shift = repetition % len(names)
-        for name in names[shift:] + names[:shift]:
-            begin = time.process_time()
-            ways[name]()
-            rows.append({"kernel": name, "repetition": repetition, "seconds": time.process_time() - begin})
-    return pd.DataFrame([row for row in rows if row["repetition"] >= 0])

@@ -1,10 +1,13 @@
 """What training costs, counted: floating-point operations of matrix products and convolutions, of forward and backward.
 
-Unlike seconds they are the same on every machine and under any load. A *pass* is one forward of one image.
+Unlike seconds they are the same on every machine and under any load. A *pass* is one forward of one image. Seconds are
+compared in turn, so that a load that changes meets all ways alike.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,3 +56,19 @@ def passes(model: nn.Module, x: Images, y: Labels, recipe: Recipe, *, generator:
         with Operations() as update:
             take(model, recipe.objective, x, y, recipe.radius, generator)
     return update.total / forward.total
+
+
+def in_turn(ways: Mapping[str, Callable[[], object]], repetitions: int, *, name: str) -> pd.DataFrame:
+    """CPU `seconds` and `wall` seconds of each way, all ways in every `repetition`, each time in another order.
+
+    A first repetition, which warms up, is not told. `name` is the column of the ways' names.
+    """
+    rows, names = [], list(ways)
+    for repetition in range(-1, repetitions):
+        shift = repetition % len(names)
+        for way in names[shift:] + names[:shift]:
+            wall, begin = time.perf_counter(), time.process_time()
+            ways[way]()
+            spent = {"seconds": time.process_time() - begin, "wall": time.perf_counter() - wall}
+            rows.append({name: way, "repetition": repetition, **spent})
+    return pd.DataFrame([row for row in rows if row["repetition"] >= 0])

@@ -187,6 +187,7 @@ class Recipe:
 #:   augmented        as plateau, images moved by up to a pixel
 #:   constant         as plateau, the step constant after five epochs of warm-up
 #:   constant_moved   as constant, images moved by up to a pixel
+#:   budget           as plateau, and a network that fits less within its budget stays comparable (notebook 05)
 _LEVEL = {"momentum": 0.9, "stop_within": 0.25, "patience": 5}
 _BUDGET = {"momentum": 0.9, "schedule": "cosine"}
 RECIPES: dict[str, dict[str, object]] = {
@@ -201,6 +202,7 @@ RECIPES: dict[str, dict[str, object]] = {
     "smoothed": _BUDGET | {"label_smoothing": 0.1},
     "noisy": _BUDGET | {"label_noise": 0.1},
     "augmented": _BUDGET | {"augmentation": "shift"},
+    "budget": _BUDGET,
     "constant": {"momentum": 0.9, "schedule": "warmup-constant"},
     "constant_moved": {"momentum": 0.9, "schedule": "warmup-constant", "augmentation": "shift"},
 }
