@@ -226,7 +226,7 @@ def untrained(function: Callable) -> pd.DataFrame:
 
 def smoothed_bends() -> pd.DataFrame:
     with mock.patch.object(measure, "train", lambda group: ([network(e) for e in group], None)):
-        return explicit_regularizers.smoothed_bends(experiment(), [0.1, 0.4], 5, 3)
+        return explicit_regularizers.smoothed_bends(experiment(), [0.1, 0.4], [2, 5], 3)
 
 
 #: A small call of every versioned function.

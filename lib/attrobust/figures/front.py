@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from attrobust.figures.style import COLORS, drawing, label, legend, panels
+from attrobust.figures.style import COLORS, drawing, fitting, label, legend, panels
 
 
 @drawing
@@ -17,30 +17,42 @@ def front(
 
     `worth` has an interval in the columns `low` and `high`. The numbers are those of the names in their order in the
     table, told by the legend. `hollow` names a column of booleans and says what it means: such points are not filled.
-    `labels` are those of both axes; the price is logarithmic if `log`.
+    `labels` are those of both axes; the price is logarithmic if `log`, and points of one price then stand side by side.
     """
     names = list(dict.fromkeys(table[name]))
     ((column, meaning),) = hollow.items()
-    figure, parts = panels(table, by, (3.4, 0.3, 3.1))
-    for axis, value, inside in parts:
-        for row in inside.to_dict("records"):
-            color = COLORS[row[hue]]
-            axis.plot([row[price]] * 2, [row["low"], row["high"]], color=color, linewidth=0.8, alpha=0.6)
-            face = "white" if row[column] else color
-            axis.plot(row[price], row[worth], "o", color=color, markerfacecolor=face, markersize=5)
-            at = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 7, "color": "#333333"}
-            axis.annotate(str(names.index(row[name]) + 1), (row[price], row[worth]), **at)
-        best = inside[inside["front"]].sort_values(price)
-        axis.plot(best[price], best[worth], linestyle="--", linewidth=0.8, color=COLORS["theory"], zorder=0)
-        axis.set(
-            xlabel=labels[0], title=label(value), ylabel=labels[1] if axis.get_subplotspec().is_first_col() else ""
-        )
-        if log:
-            axis.set_xscale("log")
     kinds = table.drop_duplicates(name).set_index(name)[hue]
     dot = {"marker": "o", "linestyle": "none"}
     looks = {f"{i} {label(each)}": dot | {"color": COLORS[kinds[each]]} for i, each in enumerate(names, start=1)}
     looks |= {meaning: dot | {"color": "#333333", "markerfacecolor": "white"}}
     looks |= {"front": {"color": COLORS["theory"], "linestyle": "--", "linewidth": 0.8}}
+    figure, parts = panels(table, by, (4.4, 0.3, 3.0), least=9.1)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.2 * -(-len(looks) // fitting(width, looks)))
+    for axis, value, inside in parts:
+        inside = inside.assign(place=_beside(inside[price]) if log else inside[price])
+        for row in inside.to_dict("records"):
+            color = COLORS[row[hue]]
+            axis.plot([row["place"]] * 2, [row["low"], row["high"]], color=color, linewidth=0.8, alpha=0.6)
+            face = "white" if row[column] else color
+            axis.plot(row["place"], row[worth], "o", color=color, markerfacecolor=face, markersize=5)
+            at = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 7, "color": "#333333"}
+            axis.annotate(str(names.index(row[name]) + 1), (row["place"], row[worth]), **at)
+        best = inside[inside["front"]].sort_values(price)
+        axis.plot(best["place"], best[worth], linestyle="--", linewidth=0.8, color=COLORS["theory"], zorder=0)
+        first = axis.get_subplotspec().is_first_col()
+        axis.set(xlabel=labels[0], title=label(value), ylabel=labels[1] if first else "")
+        if log:
+            axis.set_xscale("log")
+            ticks = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
+            low, high = axis.get_xlim()
+            axis.set_xticks([t for t in ticks if low <= t <= high], [f"{t:g}" for t in ticks if low <= t <= high])
+            axis.minorticks_off()
     legend(figure, looks)
     return figure
+
+
+def _beside(prices: pd.Series) -> pd.Series:
+    """Places of points on a logarithmic axis: those of one price stand side by side about it."""
+    among = prices.groupby(prices)
+    return prices * 1.12 ** (among.cumcount() - (among.transform("size") - 1) / 2)

@@ -48,13 +48,13 @@ METHODS: dict[str, Method] = {
     "large step": Method("plain SGD", {"step_size": 0.06}),
     "stopped early": Method("plain SGD", share=0.05),
     "weight decay": Method(_WEIGHTS, {}, "weight_decay", _DECAYS),
-    "softplus, weight decay": Method(_WEIGHTS, {"activation": "softplus"}, "weight_decay", _DECAYS),
+    "softplus + weight decay": Method(_WEIGHTS, {"activation": "softplus"}, "weight_decay", _DECAYS),
     "SAM": Method(_WEIGHTS, {"trainer": "sam"}, "around", (0.03, 0.1, 0.3, 1)),
     "input gradient": Method(_PIXELS, {"penalty": "input_gradient"}, "strength", (0.03, 0.1, 0.3, 1)),
     "Jacobian": Method(_PIXELS, {"penalty": "jacobian"}, "strength", (3e-3, 1e-2, 3e-2, 0.1)),
     "Hessian": Method(_PIXELS, {"penalty": "hessian"}, "strength", (1e-3, 3e-3, 1e-2, 3e-2, 0.1)),
     "SSR": Method(_PIXELS, {"penalty": "ssr"}, "strength", (0.03, 0.1, 0.3, 1)),
-    "SSR, Lanczos": Method(_PIXELS, {"penalty": "ssr_lanczos"}, "strength", (0.03, 0.1, 0.3, 1)),
+    "SSR (Lanczos)": Method(_PIXELS, {"penalty": "ssr_lanczos"}, "strength", (0.03, 0.1, 0.3, 1)),
     "CURE": Method(_PIXELS, {"penalty": "cure"}, "strength", (0.01, 0.03, 0.1, 0.3, 1)),
     "l2 + cosine": Method(_PIXELS, {"penalty": "l2_cosine"}, "strength", (1e3, 1e4, 1e5, 1e6)),
     "adversarial training": Method(_ATTACKED, {"trainer": "adversarial"}, "around", (2, 4, 8, 16, 32, 64)),
@@ -163,26 +163,26 @@ def front(price: Values, worth: Values) -> list[bool]:
 
 @versioned(1)
 def smoothed_bends(
-    experiment: experiments.Experiment, sigmas: Sequence[float], samples: int, n_attacked: int
+    experiment: experiments.Experiment, sigmas: Sequence[float], draws: Sequence[int], n_attacked: int
 ) -> pd.DataFrame:
     """How fast the SmoothGrad map of the probability turns, beside what bounds it, per sigma (of pixels in [0, 1]).
 
-    `mean` and `largest` over images of the largest absolute eigenvalue of the averaged probability's Hessian;
-    `bound` is `theory.certificates.gaussian_constant` of a function that differs from 1/2 by at most F = 1/2,
-    `published` the 2 F / sigma^2 of Wang et al. 2020, both for the mean over all draws. All images share the draws.
+    `largest` is, over images, the largest absolute eigenvalue of the Hessian of the probability averaged over so many
+    `draws`, which all images share; `mean` is the mean over them. `bound` is `theory.certificates.gaussian_constant` of
+    a function that differs from 1/2 by at most F = 1/2, `published` the 2 F / sigma^2 of Wang et al. 2020, both for the
+    mean over all draws there are.
     """
     (model,), _ = measure.train([experiment])
     model.requires_grad_(False)
     x, rows = experiments.shown(experiment, n_attacked).x, []
-    target = predictions(model, x)
-    draw = torch.randn(samples, *x.shape[1:], generator=torch.Generator().manual_seed(experiment.seed))
+    target, draw = predictions(model, x), torch.Generator().manual_seed(experiment.seed)
+    noise = torch.randn(max(draws), *x.shape[1:], generator=draw)
     for sigma in sigmas:
-        readout = partial(_averaged, noise=sigma * draw)
-        hessian = curvature.InputHessian(model, x, target, readout=readout)
-        bend = curvature.input_curvature(hessian, generator=torch.Generator().manual_seed(experiment.seed)).value
-        told = {"mean": float(bend.mean()), "largest": float(bend.max())}
-        told |= {"bound": certificates.gaussian_constant(height=0.5, sigma=sigma), "published": 1 / sigma**2}
-        rows.append({"sigma": sigma, **told, "seed": experiment.seed})
+        bounds = {"bound": certificates.gaussian_constant(height=0.5, sigma=sigma), "published": 1 / sigma**2}
+        for n in draws:
+            hessian = curvature.InputHessian(model, x, target, readout=partial(_averaged, noise=sigma * noise[:n]))
+            bend = curvature.input_curvature(hessian, generator=torch.Generator().manual_seed(experiment.seed)).value
+            rows.append({"sigma": sigma, "draws": n, "mean": float(bend.mean()), "largest": float(bend.max())} | bounds)
     return pd.DataFrame(rows)
 
 
