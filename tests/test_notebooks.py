@@ -259,7 +259,7 @@ def test_a_parameter_that_it_does_not_have_stops_a_notebook_with_one_sentence(tm
 
 
 #: Parameters of a notebook's own section that say what is done, not how much of it.
-KINDS = ("recipes", "other_recipes", "maps", "flatness")
+KINDS = ("recipes", "other_recipes", "maps", "flatness", "transfer_methods")
 
 
 def beyond_smoke(name):
@@ -277,7 +277,8 @@ def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, name):
     tree = copy_tree(tmp_path)
     smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
     changed = beyond_smoke(name)
-    (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump({**smoke, **changed}))
+    merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in changed.items()}
+    (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump(smoke | merged))
     concerned = {
         book.stem for book in BOOKS if {*reproduce.parameters_of(book), reproduce.section(book.stem)} & {*changed}
     }
