@@ -325,14 +325,17 @@ def test_a_stored_row_can_be_reproduced():
         assert values.min() - spread <= found <= values.max() + spread, name
 
 
-AUDITED = "04_across_models"
+AUDITED = {
+    "04_across_models": {"all", "averaged", "heavy"},
+    "05_explicit_regularizers": {"all", "averaged", "heavy, few"},
+}
 
 
-def _rows_of_full():
+def _rows_of_full(book):
     """Networks and lines of both profiles, and of the networks of profile full what was asked of each (by its key)."""
     from attrobust import attacks, experiments
 
-    folder, fields = paths.figures / AUDITED, experiments.Experiment.__dataclass_fields__
+    folder, fields = paths.figures / book, experiments.Experiment.__dataclass_fields__
     runs, lines = (
         pd.concat(pd.read_csv(folder / f"{stem}{end}.csv", dtype={"key": str}) for end in ("", "_full"))
         for stem in ("runs", "attacked")
@@ -340,6 +343,7 @@ def _rows_of_full():
     at = lines[(lines.attack == "worst") & (lines.metric == "spearman")][["key", "map", "radius"]].drop_duplicates()
     radii = {name: tuple(own[["map", "radius"]].itertuples(index=False, name=None)) for name, own in at.groupby("key")}
     further = {"all": {}, "averaged": {"n_attacked": 32}, "heavy": {"effort": attacks.Heavy(steps=100, starts=3)}}
+    further["heavy, few"] = further["averaged"] | further["heavy"]
     asked = {}
     full = pd.read_csv(folder / "runs_full.csv", dtype={"key": str})["key"]
     for row in runs[runs.key.isin(full) & runs.comparable].to_dict("records"):
@@ -355,21 +359,23 @@ def _rows_of_full():
     return runs, lines, full, asked
 
 
-def test_every_row_of_profile_full_is_named_by_what_its_notebook_asks_today():
-    runs, _, full, asked = _rows_of_full()
+@pytest.mark.parametrize("book", AUDITED)
+def test_every_row_of_profile_full_is_named_by_what_its_notebook_asks_today(book):
+    runs, _, full, asked = _rows_of_full(book)
     wanted = runs[runs.key.isin(full) & runs.comparable]
     stray = wanted[~wanted.key.isin(asked)]
     assert not len(stray), stray[["key", "architecture", "dataset", "step_size", "seed"]].to_string(index=False)
-    assert {kind for kind, _, _ in asked.values()} == {"all", "averaged", "heavy"}
+    assert {kind for kind, _, _ in asked.values()} == AUDITED[book]
 
 
 @pytest.mark.slow
-def test_three_rows_of_profile_full_drawn_by_the_day_can_be_trained_again():
+@pytest.mark.parametrize("book", AUDITED)
+def test_three_rows_of_profile_full_drawn_by_the_day_can_be_trained_again(book):
     """Each lies among its sisters, the same arm's other seeds: a network trained elsewhere is another draw of it."""
     from attrobust import data
     from attrobust.experiments import measure
 
-    _, lines, _, asked = _rows_of_full()
+    _, lines, _, asked = _rows_of_full(book)
     there = pd.Series(sorted(name for name, (_, experiment, _) in asked.items() if data.available(experiment.dataset)))
     for name in there.sample(3, random_state=date.today().toordinal()):
         kind, experiment, measurement = asked[name]
