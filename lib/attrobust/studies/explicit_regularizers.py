@@ -110,7 +110,7 @@ def network(
     Example:
         >>> ssr = network("SSR", "mlp digits", seed=0, budget=3, strength=0.1)
         >>> ssr.penalty, ssr.epochs, network("natural", "mlp digits", seed=0, budget=3, strength=0).epochs
-        ('ssr', 31, 240)
+        ('ssr', 34, 240)
     """
     way, counted = METHODS[checks.one_of("method", method, METHODS)], PASSES[checks.one_of("name", name, PASSES)]
     epochs = max(1, round(way.share * checks.positive("budget", budget) * NATURAL_EPOCHS / counted.get(method, 1)))
