@@ -385,6 +385,17 @@ def test_a_front_numbers_its_points_as_the_legend_does_and_joins_those_that_no_o
     assert names == ["1 natural", "2 SAM", "3 SSR", "less accurate", "front"]
 
 
+def test_points_of_one_price_stand_side_by_side_about_it_on_a_logarithmic_axis_alone():
+    table = priced().assign(passes=[2, 2, 2])
+    how = {"price": "passes", "worth": "mean", "name": "method", "hue": "school", "by": "readout"}
+    how |= {"hollow": {"poorer": "less accurate"}, "labels": ("price", "robustness")}
+    for log in (True, False):
+        (axis,) = figures.front(table, **how, log=log).axes
+        places = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+        assert len(set(places)) == (3 if log else 1)
+        assert np.exp(np.mean(np.log(places))) == pytest.approx(2)
+
+
 # ------------------------------------------------------------------ style
 
 
