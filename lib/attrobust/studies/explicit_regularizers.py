@@ -5,7 +5,7 @@ r times the passes of plain SGD gets one r-th of the epochs:
 
     epochs = budget x NATURAL_EPOCHS / r
 
-One arm is a control: plain SGD that stops after a twentieth of its epochs, since whoever regularizes fits less.
+One arm is a control: plain SGD that has a twentieth of the epochs, since whoever regularizes fits less.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,7 +63,7 @@ METHODS: dict[str, Method] = {
     "ART": Method(_ATTACKED, {"penalty": "art"}, "strength", (0.1, 0.3, 1, 3, 10)),
 }
 
-#: Passes of one update over those of plain SGD, counted by `passes`; methods that are not named take one.
+#: Passes of one update over those of plain SGD, counted by `passes`; other methods that are `asked` take one.
 _RETRAINED = list(METHODS)[6:]
 PASSES: dict[str, dict[str, float]] = {
     name: dict(zip(methods, counted, strict=True))
@@ -95,6 +95,12 @@ STRENGTHS: dict[str, dict[str, float]] = {
 }
 
 
+def asked(name: str) -> list[str]:
+    """Methods asked of a network as in "mlp digits": those whose price was counted and whose strength is fixed."""
+    checks.one_of("name", name, PASSES)
+    return list(METHODS if name.startswith("mlp") else CONVOLUTIONAL)
+
+
 def strength(method: str, name: str) -> float:
     """What pilots fixed for a method on a network as in "mlp digits"; 0 of a method that has no strength."""
     if not METHODS[checks.one_of("method", method, METHODS)].scaled:
@@ -112,7 +118,7 @@ def network(
         >>> ssr.penalty, ssr.epochs, network("natural", "mlp digits", seed=0, budget=3, strength=0).epochs
         ('ssr', 34, 240)
     """
-    way, counted = METHODS[checks.one_of("method", method, METHODS)], PASSES[checks.one_of("name", name, PASSES)]
+    way, counted = METHODS[checks.one_of("method", method, asked(name))], PASSES[name]
     epochs = max(1, round(way.share * checks.positive("budget", budget) * NATURAL_EPOCHS / counted.get(method, 1)))
     how = {"step_size": STEP_SIZE, "batch_size": batch_size, "n_train": n_train} | dict(way.fields)
     how |= {way.scaled: strength} if way.scaled else {}
@@ -158,7 +164,7 @@ def front(price: Values, worth: Values) -> list[bool]:
         [True, False, True]
     """
     points = list(zip(price, worth, strict=True))
-    return [not any(p <= a and w >= b and (p, w) != (a, b) for p, w in points) for a, b in points]
+    return [b == b and not any(p <= a and w >= b and (p, w) != (a, b) for p, w in points) for a, b in points]
 
 
 @versioned(1)

@@ -59,7 +59,7 @@ def passes(model: nn.Module, x: Images, y: Labels, recipe: Recipe, *, generator:
 
 
 def in_turn(ways: Mapping[str, Callable[[], object]], repetitions: int, *, name: str) -> pd.DataFrame:
-    """CPU `seconds` and `wall` seconds of each way, all ways in every `repetition`, each time in another order.
+    """CPU `seconds` and `wall` seconds of each way, all in every `repetition`, each of which begins with another one.
 
     A first repetition, which warms up, is not told. `name` is the column of the ways' names.
     """
