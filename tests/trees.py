@@ -26,7 +26,7 @@ def run(command, cwd, *, check=False, data=None):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ATTROBUST", "PYTEST"))}
     environment |= {"PYTHONPATH": str(cwd / "lib"), "OMP_NUM_THREADS": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
     environment |= {"ATTROBUST_DATA": str(data or cwd / "nothing"), "SCIKIT_LEARN_DATA": str(cwd / "nothing")}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=800)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1200)
     if check:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
