@@ -38,7 +38,7 @@ install:
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON3=/path/to/python3")'
 	@test -x $(PYTHON) || $(PYTHON3) -m venv '$(VENV)'
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test,hf]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test,hf,photos]'
 	@$(PYTHON) -c 'import matplotlib.font_manager'
 	@touch $(READY)
 

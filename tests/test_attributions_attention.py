@@ -314,6 +314,27 @@ def test_a_pooled_attribution_is_an_attribution_on_the_grid_of_the_attention_map
     assert pooled(model, x, y).shape == attributions.raw_attention(model, x, y).shape
 
 
+def test_a_pooled_stochastic_attribution_draws_what_the_attribution_draws():
+    model, x, y = cases.vit(), images(), cases.labels()
+    smooth = partial(attributions.smooth_grad, sigma=0.2, samples=3)
+    pooled = partial(attributions.drawn_on_patches, attribution=smooth, patch=2)
+
+    def streams():
+        return [torch.Generator().manual_seed(i) for i in range(len(x))]
+
+    every = pooled(model, x, y, generator=streams())
+    assert torch.equal(every, attributions.patches(smooth(model, x, y, generator=streams()), patch=2))
+    alone = pooled(model, x[1:2], y[1:2], generator=streams()[1])
+    assert torch.allclose(alone, every[1:2])
+    assert not torch.allclose(alone, pooled(model, x[1:2], y[1:2], generator=streams()[0]))
+
+    def one_for_all(model, x, target, *, generator):
+        return smooth(model, x, target, generator=generator)
+
+    with pytest.raises(ValueError, match="generator is a list; one_for_all takes one for all images"):
+        attributions.drawn_on_patches(model, x, y, attribution=one_for_all, patch=2, generator=streams())
+
+
 @pytest.mark.parametrize(
     ("patch", "sentence"), [(4, "it must divide the map's height and width, 4 and 6"), (0, "whole")]
 )

@@ -182,7 +182,8 @@ def directional(attribution, model, x):
     return (gradient * direction).sum().item(), cases.slope(score, x, direction).item()
 
 
-HELPERS = {"on_patches", "patches", "brings_logits", "draws_for_each", "pixelwise", "with_logits", "zero_maps"}
+HELPERS = {"drawn_on_patches", "on_patches", "patches", "pixelwise", "with_logits", "zero_maps"}
+HELPERS |= {"brings_logits", "draws_for_each"}
 METHODS = [getattr(attributions, name) for name in attributions.__all__ if name not in HELPERS]
 
 

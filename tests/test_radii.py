@@ -7,7 +7,7 @@ from datetime import date
 import numpy as np
 import pytest
 from attrobust import data, experiments
-from attrobust.experiments import explanations, measure
+from attrobust.experiments import measure
 from attrobust.experiments.experiment import CHOSEN
 
 CHOICES = (1, 2, 4, 8, 16, 24)
@@ -17,7 +17,7 @@ def pilot(architecture, dataset, name, radii, seed):
     """Spearman under attack of one pilot network, at the middle step, radius by radius."""
     fixed = {"step_size": 0.0134, "batch_size": 64, "epochs": 400}
     asked = {"maps": (name,), "readouts": ("logit",), "k_share": 0.25 if architecture == "vit" else 0.1}
-    asked |= {"n_attacked": 32} if name in explanations.AVERAGED else {}
+    asked |= {"n_attacked": experiments.affordable(architecture, name, 64)}
     experiment = experiments.Experiment(**experiments.sized(architecture, dataset), **fixed, seed=seed)
     networks, fits = measure.train([experiment])
     measurement = experiments.Measurement(radii=radii, curvature=False, **asked)

@@ -14,6 +14,7 @@ from attrobust.attributions.cam import grad_cam
 from attrobust.attributions.gradients import input_x_gradient, integrated_gradients, saliency, smooth_grad, uniform_grad
 from attrobust.attributions.importance import (
     brings_logits,
+    drawn_on_patches,
     draws_for_each,
     on_patches,
     patches,
@@ -25,7 +26,7 @@ from attrobust.attributions.occlusion import occlusion
 from attrobust.attributions.propagation import deep_lift, guided_backprop, lrp
 
 __all__ = [
-    "attention_flow", "brings_logits", "deep_lift", "draws_for_each", "grad_cam",
+    "attention_flow", "brings_logits", "deep_lift", "drawn_on_patches", "draws_for_each", "grad_cam",
     "gradient_attention", "guided_backprop", "input_x_gradient", "integrated_gradients",
     "lrp", "occlusion", "on_patches", "patches", "pixelwise",
     "raw_attention", "relevance", "rollout", "saliency", "smooth_grad", "uniform_grad", "with_logits", "zero_maps",

@@ -1,8 +1,9 @@
 """From signed maps to importances, per pixel and per patch, where attention maps live."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import nn
 
 from attrobust import checks
@@ -59,6 +60,17 @@ def on_patches(
     """An input attribution pooled to patches: `partial(on_patches, attribution=saliency, patch=2)` is one itself."""
     maps, scores = with_logits(attribution, model, x, target)
     return (patches(maps, patch=patch), scores) if logits else patches(maps, patch=patch)
+
+
+@draws_for_each
+def drawn_on_patches(
+    model: nn.Module, x: Images, target: Labels, *, attribution: Callable, patch: int,
+    generator: torch.Generator | Sequence[torch.Generator],
+) -> OnePlane:  # fmt: skip
+    """A stochastic input attribution pooled to patches; `generator` is one, or one for each image, as in SmoothGrad."""
+    if isinstance(generator, Sequence) and not marked(attribution, DRAWING):
+        raise ValueError(f"generator is a list; {name_of(attribution)} takes one for all images")
+    return patches(attribution(model, x, target, generator=generator), patch=patch)
 
 
 def with_logits(attribution: Callable, model: nn.Module, x: Images, target: Labels) -> tuple[Maps, Logits | None]:

@@ -14,12 +14,23 @@ from torch import Tensor
 from attrobust import checks
 from attrobust.data import files, two_digits
 from attrobust.data.files import DataError, candidates, download, find, holds, locate, not_found, places
+from attrobust.data.photographs import PHOTOGRAPHS, photographs
 from attrobust.data.sources import SOURCES, fingerprint
 from attrobust.shapes import Images, Labels
 from attrobust.versions import versioned
 
-__all__ = ["NAMES", "DataError", "Dataset", "Examples", "available", "balanced", "download_size", "fetch"]
-__all__ += ["fingerprint", "image_shape", "load", "places"]
+__all__ = [
+    "NAMES",
+    "PHOTOGRAPHS",
+    "DataError",
+    "Dataset",
+    "Examples",
+    "available",
+    "balanced",
+    "download_size",
+    "fetch",
+]
+__all__ += ["fingerprint", "image_shape", "load", "photographs", "places"]
 
 NAMES = tuple(SOURCES)
 

@@ -4,6 +4,7 @@ from attrobust.experiments.experiment import RADII, SIDES, VITS, Experiment, Mea
 from attrobust.experiments.explanations import (
     AVERAGED,
     READOUTS,
+    affordable,
     cls_rows,
     compared,
     controls,
@@ -20,8 +21,8 @@ from attrobust.experiments.sweep import in_workers, none_here, run, table, table
 from attrobust.rows import Rows, join
 
 __all__ = [
-    "AVERAGED", "RADII", "READOUTS", "SIDES", "VITS", "Experiment", "Measurement", "Rows", "build", "calibrated",
-    "cls_rows", "compared", "controls", "dataset", "explaining", "grid", "in_workers", "inside", "join", "key",
-    "margins", "network", "none_here", "of_pixels", "on_the_patch_grid", "run", "shown", "sized", "table", "tables",
-    "trained", "under_attack",
+    "AVERAGED", "RADII", "READOUTS", "SIDES", "VITS", "Experiment", "Measurement", "Rows", "affordable", "build",
+    "calibrated", "cls_rows", "compared", "controls", "dataset", "explaining", "grid", "in_workers", "inside", "join",
+    "key", "margins", "network", "none_here", "of_pixels", "on_the_patch_grid", "run", "shown", "sized", "table",
+    "tables", "trained", "under_attack",
 ]  # fmt: skip

@@ -51,7 +51,7 @@ RADII: dict[tuple[str, str, str], float] = {
     for name, radius in radii.items()
 }
 
-#: Of integrated gradients, SmoothGrad and the uniform gradient, by pilots that attacked 32 images each.
+#: Of integrated gradients, SmoothGrad and the uniform gradient, by pilots on as many images as are `affordable`.
 RADII |= {
     (*network, name): radius
     for network, radii in {
@@ -59,9 +59,13 @@ RADII |= {
         ("mlp", "digits"): (24, 24, 16),
         ("convnet", "fashion_mnist"): (16, 16, 16),
         ("convnet", "digits"): (24, 24, 24),
-        ("vit", "digits"): (24,),  # those that draw are no maps of patches
+        ("convnet_bn", "fashion_mnist"): (16, 16, 8),
+        ("convnet_bn", "digits"): (24, 24, 24),
+        ("resnet", "fashion_mnist"): (8, 8, 4),
+        ("resnet", "digits"): (16, 16, 16),
+        ("vit", "digits"): (24, 8, 8),
     }.items()
-    for name, radius in zip(AVERAGED, radii, strict=False)
+    for name, radius in zip(AVERAGED, radii, strict=True)
 }
 
 #: Those of profile gpu are our choice: no pilots were run there.

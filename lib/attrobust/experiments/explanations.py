@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from attrobust import attention, attributions, curvature, robustness, similarity
 from attrobust.attacks import Effort, Heavy, Streams, explain
+from attrobust.attacks.streams import stochastic
 from attrobust.balls import Ball
 from attrobust.models.readouts import Readout, log_probability, logit
 from attrobust.rows import DECIDING
@@ -37,6 +38,9 @@ OF_CONVOLUTIONS, OF_LOGIT = ("grad_cam",), ("lrp", "deep_lift")
 AVERAGED = ("integrated_gradients", "smooth_grad", "uniform_grad")
 PATH_STEPS, SIGMA, BOX, SAMPLES = 16, 0.1, 8 / 255, 16
 
+#: Images on which they are attacked: of a plain network, and where residual blocks make each gradient dearer.
+FEW, FEWEST = 32, 16
+
 #: Side of the patches that are covered in turn where a network has none of its own.
 COVERED = 2
 
@@ -46,9 +50,11 @@ CONTROLS = ("between", "contrast", "entropy", "occlusion")
 
 def on_the_patch_grid(patch: int, readout: Readout = logit) -> dict[str, Attribution]:
     """The compared attributions of a transformer by name; those of pixels are pooled to patches first."""
-    pooled = {name: of_pixels(readout)[name] for name in ("saliency", "input_x_gradient", "integrated_gradients")}
+    names = ("saliency", "input_x_gradient", "integrated_gradients", "smooth_grad", "uniform_grad")
+    pooled = {name: of_pixels(readout)[name] for name in names}
+    how = {n: attributions.drawn_on_patches if stochastic(of) else attributions.on_patches for n, of in pooled.items()}
     return {
-        **{n: partial(attributions.on_patches, attribution=of, patch=patch) for n, of in pooled.items()},
+        **{n: partial(how[n], attribution=of, patch=patch) for n, of in pooled.items()},
         "raw_attention": attributions.raw_attention,
         "even_heads": partial(attributions.raw_attention, even=True),
         "rollout": attributions.rollout,
@@ -93,6 +99,18 @@ def explaining(architecture: str, names: Iterable[str]) -> list[str]:
     there = on_the_patch_grid(1) if architecture == "vit" else of_pixels()
     absent = OF_CONVOLUTIONS if architecture == "mlp" else ()
     return [name for name in names if name in there and name not in absent]
+
+
+def affordable(architecture: str, name: str, n: int) -> int:
+    """How many of n images a map of a network is attacked on: fewer of maps that average gradients.
+
+    Example:
+        >>> affordable("mlp", "saliency", 64), affordable("mlp", "smooth_grad", 64)
+        (64, 32)
+    """
+    if name not in AVERAGED:
+        return n
+    return min(n, FEWEST if architecture == "resnet" else FEW)
 
 
 def compared(

@@ -18,9 +18,10 @@ from attrobust.models.architectures import (
     build,
 )
 from attrobust.models.binary import TwoLogits
+from attrobust.models.efficient import EfficientNetLite0
 from attrobust.models.smooth import SmoothTwin, kinks, smooth_twin
 
 __all__ = [
-    "ACTIVATIONS", "ARCHITECTURES", "INITIAL", "MLP", "ConvNet", "ResNet", "SmoothTwin", "Standardize",
-    "TwoLogits", "ViT", "build", "kinks", "readouts", "smooth_twin",
+    "ACTIVATIONS", "ARCHITECTURES", "INITIAL", "MLP", "ConvNet", "EfficientNetLite0", "ResNet", "SmoothTwin",
+    "Standardize", "TwoLogits", "ViT", "build", "kinks", "readouts", "smooth_twin",
 ]  # fmt: skip

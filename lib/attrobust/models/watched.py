@@ -136,6 +136,18 @@ def apart(first: list[Tensor], second: list[Tensor], *, like: torch.dtype = torc
     return max(gaps)
 
 
+def distance(first: list[Tensor], second: list[Tensor]) -> float:
+    """Euclidean distance of two answers, over all their numbers."""
+    pairs = [(a, b) for a, b in zip(first, second, strict=False) if a.is_floating_point() and a.shape == b.shape]
+    return sum(float((a - b).double().nan_to_num().square().sum()) for a, b in pairs) ** 0.5
+
+
+def nudged(x: Tensor, turn: int) -> Tensor:
+    """Images of which every value is moved by the rounding of the largest, up or down at random."""
+    signs = torch.rand(x.shape, generator=torch.Generator().manual_seed(turn)).sub(0.5).sign().to(x)
+    return x + torch.finfo(x.dtype).eps * x.abs().amax() * signs
+
+
 def _live(values: Iterable[object]) -> bool:
     return any(isinstance(t, Tensor) and t.requires_grad for t in values)
 

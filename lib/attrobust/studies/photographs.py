@@ -1,0 +1,80 @@
+"""What notebook 05 asks of a real network: do averaged maps of photographs hold against an attack that knows of them?
+
+The network is not trained again. An attack climbs on the average of a few fresh draws at every step (expectation over
+transformation: Athalye et al. 2018), and what it finds is judged on an average of many, the same ones before and after.
+"""
+
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import nn
+
+from attrobust import attacks, attributions, checks, data, models, similarity
+from attrobust.attacks.streams import stochastic
+from attrobust.balls import Ball
+from attrobust.experiments.explanations import BOX, SIGMA
+from attrobust.models.readouts import predictions
+from attrobust.shapes import Attribution, Images, Importances, Labels
+from attrobust.versions import versioned
+
+#: Draws of a map that is climbed, and of one that is judged; noise that is tried beside an attack.
+CLIMBED, JUDGED, TRIES = 4, 32, 4
+
+
+def averaged(samples: int) -> dict[str, Attribution]:
+    """Saliency, and it averaged over so many draws, with the settings of all notebooks; `CLIMBED` run at a time."""
+    how = {"samples": samples, "chunk": CLIMBED if samples > CLIMBED else None}
+    return {
+        "saliency": attributions.saliency,
+        "uniform_grad": partial(attributions.uniform_grad, ball=Ball("linf", BOX), **how),
+        "smooth_grad": partial(attributions.smooth_grad, sigma=SIGMA, **how),
+    }
+
+
+@versioned(1)
+def smoothed_photograph(name: str, radius: float, effort: attacks.Effort) -> pd.DataFrame:
+    """Rank correlation of the maps of a photograph before and after, a row per map and way to change the image.
+
+    Ways: "noise" (the worst of `TRIES` on the ball's boundary), "saliency attacked" (what was found against saliency),
+    "attacked" (against this map), "redrawn" (the same image under other draws) and "another photograph". `top_k` is the
+    share of the leading tenth of the pixels that stays, `probability` that of the class predicted first, which every
+    changed image keeps; NaN where none was found that does. The linf radius is in 1/255 of the pixel range.
+    """
+    names = list(data.PHOTOGRAPHS)
+    other = data.photographs([names[(names.index(checks.one_of("name", name, names)) + 1) % len(names)]])
+    model, x, ball = models.EfficientNetLite0(), data.photographs([name]), Ball("linf", radius / 255)
+    target, k, rows = predictions(model, x), x[0, 0].numel() // 10, []
+    draw = torch.Generator().manual_seed(0)
+    noisy = [(x + ball.boundary(x, generator=draw)).clamp(0, 1) for _ in range(TRIES)]
+    ways = {"noise": [at for at in noisy if torch.equal(predictions(model, at), target)]}
+    for kind, judged in averaged(JUDGED).items():
+        how = {"k": k, "generator": torch.Generator().manual_seed(0), "effort": effort}
+        found = attacks.auto(averaged(CLIMBED)[kind], model, x, ball, **how)
+        ways["attacked"] = [found.x["spearman"]] if found.counted.all() else []
+        once = _drawn(judged, model, x, target, seed=1)
+        for way, images in (ways | {"another photograph": [other]}).items():
+            told = [_alike(once, _drawn(judged, model, at, target, seed=1), k) for at in images]
+            worst = min(range(len(told)), key=lambda i: told[i]["spearman"], default=None)
+            sure = {} if worst is None else told[worst] | {"probability": _probability(model, images[worst], target)}
+            rows.append({"map": kind, "way": way} | sure)
+        if stochastic(judged):
+            rows.append({"map": kind, "way": "redrawn"} | _alike(once, _drawn(judged, model, x, target, seed=2), k))
+        ways.setdefault("saliency attacked", ways["attacked"])
+    return pd.DataFrame(rows).assign(photograph=name, before=_probability(model, x, target))
+
+
+def _drawn(attribution: Attribution, model: nn.Module, x: Images, target: Labels, *, seed: int) -> Importances:
+    """Importances of one photograph, under draws of its own."""
+    how = {"generator": torch.Generator().manual_seed(seed)} if stochastic(attribution) else {}
+    with torch.no_grad():
+        return attributions.pixelwise(attribution(model, x, target, **how))
+
+
+def _alike(one: Importances, other: Importances, k: int) -> dict[str, float]:
+    found = {"spearman": similarity.spearman(one, other), "top_k": similarity.topk_intersection(one, other, k=k)}
+    return {name: float(value) for name, value in found.items()}
+
+
+def _probability(model: nn.Module, x: Images, target: Labels) -> float:
+    return float(model(x).softmax(1).gather(1, target[:, None]))
