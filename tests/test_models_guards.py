@@ -3,6 +3,7 @@
 import gc
 import math
 import weakref
+from functools import partial
 
 import cases
 import numpy as np
@@ -688,3 +689,23 @@ def test_numbers_of_numpy_are_numbers(unchecked):
     plain = attributions.integrated_gradients(cases.mlp(), X, Y, steps=4, baseline=0.5)
     found = attributions.integrated_gradients(cases.mlp(), X, Y, steps=np.int64(4), baseline=np.float32(0.5))
     assert torch.equal(found, plain)
+
+
+def gate(x):
+    """Which of two slopes each image has: it hangs on the last place of its pixels."""
+    return (x.flatten(1).double().sum(1) * 1e9).sin() > 0
+
+
+def test_maps_that_jump_where_rounding_does_are_no_coupling_and_a_coupling_stays_one_beside_them(monkeypatch):
+    model, x, y = cases.conv().float(), X[:1].float(), Y[:1]
+
+    def jumps(model, x, target, *, shift=0.0):
+        slopes = attributions.saliency(model, x, target)
+        bent = 1 + 0.1 * gate(x * (1 + 1e-7 * (len(x) == 1)))
+        return slopes * bent.to(x)[:, None, None, None] + shift * (len(x) > 1)
+
+    first = jumps(model, torch.cat([x, x]), y.repeat(2))[:1]
+    assert not torch.allclose(first, jumps(model, x, y))  # rounding in company does change it
+    guards.each("attribution", jumps, model, x, y)
+    with pytest.raises(ValueError, match="attribution answers an image differently alone and in company"):
+        guards.each("attribution", partial(jumps, shift=float(first.detach().abs().max())), model, x, y)

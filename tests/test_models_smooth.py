@@ -359,3 +359,14 @@ def test_a_soft_maximum_tends_to_the_maximum_of_every_window_and_is_smooth(pool,
 
     for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
         assert cases.isolated(check)(soft, h[:1, :1].clone().requires_grad_())
+
+
+def test_operations_that_write_in_place_are_watched_as_they_are():
+    """Each is asked what it does on copies: run twice, this shift would leave no negative number to a ReLU."""
+
+    class Shifted(torch.nn.Module):
+        def forward(self, x):
+            return ((x - 2).add_(1.5).relu() * 1).flatten(1)
+
+    x = torch.linspace(0, 1, 32).view(2, 1, 4, 4)
+    assert models.kinks(Shifted(), x) == ["relu"]
