@@ -1,13 +1,14 @@
 """Laws of equal budgets: what is counted, what pilots chose, what no other beats, what bounds a smoothed map."""
 
 import dataclasses
+import functools
 from datetime import date
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from attrobust import data, experiments
+from attrobust import data, experiments, training
 from attrobust.experiments import measure
 from attrobust.models import readouts
 from attrobust.studies import explicit_regularizers as rivals
@@ -122,6 +123,14 @@ def test_the_seconds_of_all_methods_are_taken_in_turn():
     table = rivals.seconds(["natural", "SAM"], "mlp digits", 3)
     assert table.groupby("method").size().to_dict() == {"natural": 3, "SAM": 3}
     assert (table[["seconds", "wall"]] >= 0).all().all()
+
+
+def test_ways_are_timed_in_turn_each_round_beginning_with_another_after_one_that_warms_up():
+    calls: list[str] = []
+    ways = {name: functools.partial(calls.append, name) for name in "abc"}
+    table = training.in_turn(ways, 3, name="way")
+    assert [calls[i : i + 3] for i in range(0, 12, 3)] == [list(turn) for turn in ("cab", "abc", "bca", "cab")]
+    assert table["way"].tolist() == calls[3:]
 
 
 class Step(torch.nn.Module):

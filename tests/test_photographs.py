@@ -1,6 +1,7 @@
 """Laws of photographs out of packages, of the network that sees them, and of its averaged maps under attack."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from attrobust import attributions, data, models
@@ -106,3 +107,28 @@ def test_a_map_of_many_draws_is_that_of_the_same_draws_at_once():
             continue
         at_once = whole.func(model, x, y, **whole.keywords | {"chunk": None, "generator": torch.Generator()})
         assert torch.allclose(whole(model, x, y, generator=torch.Generator()), at_once, atol=1e-6)
+
+
+def test_contrasts_of_photographs_are_differences_of_their_means_photograph_by_photograph():
+    draw, lines = np.random.default_rng(0), []
+    for i, name in enumerate(list(data.PHOTOGRAPHS)[:5]):
+        for kind, gain in (("saliency", 0.0), ("smooth_grad", 0.2)):
+            for way, level in (("noise", 0.5), ("attacked", 0.1), (photographs.OTHER, 0.05)):
+                value = level + gain * (way == "attacked") + 0.01 * i + 0.001 * draw.random()
+                lines.append({"photograph": name, "map": kind, "way": way, "spearman": value})
+    rows = pd.DataFrame(lines)
+    told = photographs.contrasts(rows).set_index(["map", "contrast"])
+    assert set(told.index) == {
+        *((kind, contrast) for kind in ("saliency", "smooth_grad") for contrast in ("noise", "attacked")),
+        ("saliency", "attack beyond noise"), ("smooth_grad", "attack beyond noise"), ("smooth_grad", "beyond saliency"),
+    }  # fmt: skip
+    assert (told.seeds == 5).all()
+    means = rows.pivot_table(index="map", columns="way", values="spearman")
+    beyond = told.loc[("smooth_grad", "attack beyond noise")]
+    assert beyond.effect == pytest.approx(means.loc["smooth_grad", "attacked"] - means.loc["smooth_grad", "noise"])
+    assert beyond["first"] == pytest.approx(means.loc["smooth_grad", "noise"])
+    assert told.loc[("smooth_grad", "beyond saliency")].effect == pytest.approx(
+        means.loc["smooth_grad", "attacked"] - means.loc["saliency", "attacked"]
+    )
+    alone = photographs.contrasts(rows[~((rows["map"] == "saliency") & (rows.way == "attacked"))])
+    assert "beyond saliency" not in set(alone.contrast)

@@ -53,9 +53,10 @@ NETWORKS = tuple(dict.fromkeys(f"{architecture} {dataset}" for architecture, dat
 CHOICES |= dict.fromkeys(("networks", "transfer_network", "truth_network"), NETWORKS)
 CHOICES |= dict.fromkeys(("other_networks", "base_networks", "strong_networks"), NETWORKS)
 CHOICES |= {"regularized_networks": tuple(explicit_regularizers.PASSES)}
-CHOICES |= {"transfer_methods": tuple(explicit_regularizers.METHODS)}
+CHOICES |= dict.fromkeys(("transfer_methods", "relu_methods"), tuple(explicit_regularizers.METHODS))
 CHOICES |= dict.fromkeys(("maps", "other_maps"), tuple(dict.fromkeys(name for *_, name in experiments.RADII)))
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
+CHOICES |= {"photographs": tuple(data.PHOTOGRAPHS)}
 CHOICES |= {"truth_maps": [n for n in CHOICES["transfer_maps"] if not stochastic(experiments.of_pixels()[n])]}
 
 #: What a list of a type holds.

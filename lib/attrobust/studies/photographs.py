@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from attrobust import attacks, attributions, checks, data, models, similarity
+from attrobust import attacks, attributions, checks, claims, data, models, similarity
 from attrobust.attacks.streams import stochastic
 from attrobust.balls import Ball
 from attrobust.experiments.explanations import BOX, SIGMA
@@ -20,6 +20,8 @@ from attrobust.versions import versioned
 
 #: Draws of a map that is climbed, and of one that is judged; noise that is tried beside an attack.
 CLIMBED, JUDGED, TRIES = 4, 32, 4
+#: The way to change the image that tells how like the maps of any two photographs are.
+OTHER = "another photograph"
 
 
 def averaged(samples: int) -> dict[str, Attribution]:
@@ -61,11 +63,32 @@ def smoothed_photograph(name: str, radius: float, steps: int) -> pd.DataFrame:
             worst = min(range(len(told)), key=lambda i: told[i]["spearman"], default=None)
             sure = {} if worst is None else told[worst] | {"probability": _probability(model, images[worst], target)}
             rows.append({"map": kind, "way": way} | sure)
-        rows.append({"map": kind, "way": "another photograph"} | _alike(once, drawn(other, seed=1), k))
+        rows.append({"map": kind, "way": OTHER} | _alike(once, drawn(other, seed=1), k))
         if stochastic(judged):
             rows.append({"map": kind, "way": "redrawn"} | _alike(once, drawn(x, seed=2), k))
         ways.setdefault("saliency attacked", ways["attacked"])
     return pd.DataFrame(rows).assign(photograph=name, before=_probability(model, x, target))
+
+
+def contrasts(rows: pd.DataFrame) -> pd.DataFrame:
+    """`claims.cells` of the rank correlations of many photographs, a photograph in the place of a seed.
+
+    Column `map`, and `contrast`: each way to change the image against "another photograph", the attack against noise,
+    and an averaged map against saliency, both attacked.
+    """
+    place = {name: i for i, name in enumerate(data.PHOTOGRAPHS)}
+    rows = rows.rename(columns={"spearman": "value"}).assign(comparable=True, seed=rows["photograph"].map(place))
+    attacked, kinds = rows[rows["way"] == "attacked"], [kind for kind in rows["map"].unique() if kind != "saliency"]
+    asked = [(way, rows, "way", (OTHER, way)) for way in rows["way"].unique() if way != OTHER]
+    asked += [("attack beyond noise", rows, "way", ("noise", "attacked"))]
+    asked += [("beyond saliency", attacked.assign(of=kind), "map", ("saliency", kind)) for kind in kinds]
+    found = [
+        claims.cells(part.assign(contrast=name), by=by, arm=["of" if by == "map" else "map", "contrast"], ends=ends,
+                     family=[], room=None).rename(columns={"of": "map"})
+        for name, part, by, ends in asked
+    ]  # fmt: skip
+    found = pd.concat(found, ignore_index=True)
+    return found[found["seeds"] > 0].reset_index(drop=True)
 
 
 def _drawn(attribution: Attribution, model: nn.Module, x: Images, *, target: Labels, seed: int) -> Importances:
