@@ -696,12 +696,12 @@ def gate(x):
     return (x.flatten(1).double().sum(1) * 1e9).sin() > 0
 
 
-def test_maps_that_jump_where_rounding_does_are_no_coupling_and_a_coupling_stays_one_beside_them(monkeypatch):
+def test_maps_that_jump_where_rounding_does_are_no_coupling_and_a_coupling_stays_one_beside_them():
     model, x, y = cases.conv().float(), X[:1].float(), Y[:1]
 
     def jumps(model, x, target, *, shift=0.0):
         slopes = attributions.saliency(model, x, target)
-        bent = 1 + 0.1 * gate(x * (1 + 1e-7 * (len(x) == 1)))
+        bent = 1 + 0.01 * gate(x * (1 + 1e-7 * (len(x) == 1)))
         return slopes * bent.to(x)[:, None, None, None] + shift * (len(x) > 1)
 
     first = jumps(model, torch.cat([x, x]), y.repeat(2))[:1]
@@ -709,3 +709,38 @@ def test_maps_that_jump_where_rounding_does_are_no_coupling_and_a_coupling_stays
     guards.each("attribution", jumps, model, x, y)
     with pytest.raises(ValueError, match="attribution answers an image differently alone and in company"):
         guards.each("attribution", partial(jumps, shift=float(first.detach().abs().max())), model, x, y)
+
+
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_maps_coupled_through_their_largest_value_are_refused_beside_exact_ties_of_a_max_pool(share):
+    """Black pixels tie in max-pools; they must not be moved by what is called rounding."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 10)]
+    model = nn.Sequential(*layers).eval()
+    x = torch.rand(8, 1, 8, 8, generator=cases.generator()) * (
+        torch.rand(8, 1, 8, 8, generator=cases.generator()) > 0.4
+    )
+
+    def coupled(model, x, target):
+        slopes = attributions.saliency(model, x, target)
+        return slopes * (1 - share + share / slopes.abs().amax())
+
+    with pytest.raises(ValueError, match="attribution answers an image differently alone and in company"):
+        guards.each("attribution", coupled, model, x, torch.zeros(8, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [lambda x: torch.where(x.flatten(1) > 0.999, torch.inf, 0.0), lambda x: (x.flatten(1) > 0.5).float(), gate],
+    ids=["infinite", "steps", "gate"],
+)
+def test_no_jump_of_one_answer_excuses_the_coupling_of_another(beside):
+    x = torch.rand(4, 1, 3, 3, generator=cases.generator())
+    x[:, 0, 0, 0], x[:, 0, 1, 1] = 0.5, 1.0
+
+    def two(x):
+        return (x - 0.5 * x.mean(0, keepdim=True)).flatten(1), beside(x).float()
+
+    with pytest.raises(ValueError, match="model answers an image differently alone and in company"):
+        guards.alone(two, x)

@@ -29,6 +29,8 @@ def test_photographs_are_centred_squares_in_the_pixel_range_in_the_order_asked()
 def test_unknown_photographs_and_lacking_packages_are_told_in_one_sentence(monkeypatch):
     with pytest.raises(ValueError, match="names is 'dog'"):
         data.photographs(["cat", "dog"])
+    with pytest.raises(ValueError, match="names is empty"):
+        data.photographs([])
     with pytest.raises(ValueError, match="side is 0"):
         data.photographs(["cat"], side=0)
     place = data.PHOTOGRAPHS["cat"]._replace(place="no_such_package/data")
@@ -37,9 +39,12 @@ def test_unknown_photographs_and_lacking_packages_are_told_in_one_sentence(monke
         data.photographs(["cat"])
 
 
-def test_every_photograph_says_whose_it_is():
-    for photograph in data.PHOTOGRAPHS.values():
-        assert any(word in photograph.credit for word in ("CC0", "CC BY", "public domain", "Middlebury"))
+def test_every_photograph_says_whose_it_is_and_one_alone_comes_without_a_licence():
+    without = [name for name, p in data.PHOTOGRAPHS.items() if "no licence stated" in p.credit]
+    assert without == ["motorcycle"]
+    for name, photograph in data.PHOTOGRAPHS.items():
+        free = any(photograph.credit.endswith(words) for words in (", CC0", ", CC BY 2.0", ", public domain"))
+        assert free != (name in without)
 
 
 def test_the_network_gives_each_photograph_the_class_that_it_shows_and_cannot_be_trained():

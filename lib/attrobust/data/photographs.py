@@ -1,4 +1,4 @@
-"""Seven photographs that anyone may show, out of packages that carry them, as an ImageNet network sees them.
+"""Seven photographs, out of packages that carry them, as an ImageNet network sees them.
 
 Each is read from the installed package, cut to a centred square and resized; nothing is downloaded.
 """
@@ -26,7 +26,7 @@ class Photograph(NamedTuple):
     credit: str  # who made it, under which licence
 
 
-_CC_BY = "CC BY 2.0"
+_CC_BY, _UNSTATED = "CC BY 2.0", "Nera Nesic and others, Middlebury 2014 stereo benchmark, no licence stated"
 PHOTOGRAPHS: dict[str, Photograph] = {
     "cat": Photograph(
         "scikit-image", "skimage/data", "chelsea.png", 285, "Egyptian cat", "Stefan van der Walt, CC0"
@@ -38,7 +38,7 @@ PHOTOGRAPHS: dict[str, Photograph] = {
         "scikit-image", "skimage/data", "rocket.jpg", 657, "missile", "SpaceX, public domain"
     ),
     "motorcycle": Photograph(
-        "scikit-image", "skimage/data", "motorcycle_left.png", 665, "moped", "Middlebury stereo benchmark 2014"
+        "scikit-image", "skimage/data", "motorcycle_left.png", 665, "moped", _UNSTATED
     ),
     "flower": Photograph(
         "scikit-learn", "sklearn/datasets/images", "flower.jpg", 985, "daisy", f"vultilion, {_CC_BY}"
@@ -61,6 +61,8 @@ def photographs(names: Sequence[str] = tuple(PHOTOGRAPHS), *, side: int = 224) -
         torch.Size([2, 3, 32, 32])
     """
     checks.count("side", side)
+    if not len(names):
+        raise ValueError(f"names is empty; it must hold some of {', '.join(PHOTOGRAPHS)}")
     for name in names:
         checks.one_of("a name of names", name, PHOTOGRAPHS)
     return torch.stack([_square(PHOTOGRAPHS[name], side) for name in names])

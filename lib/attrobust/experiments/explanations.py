@@ -110,7 +110,7 @@ def affordable(architecture: str, name: str, n: int) -> int:
     """
     if name not in AVERAGED:
         return n
-    return min(n, FEWEST if architecture == "resnet" else FEW)
+    return min(n, FEWEST if architecture.startswith("resnet") else FEW)
 
 
 def compared(

@@ -88,5 +88,6 @@ def _explaining(experiment: Experiment, measurement: Measurement) -> list[Callab
         (experiment.patch, ("saliency", "raw_attention")) if experiment.architecture == "vit" else (None, ())
     )
     asked = explanations.explaining(experiment.architecture, measurement.maps)
-    used = explanations.compared(patch, (*always, *asked)).values()
-    return list(dict.fromkeys([attributions.saliency, *map(unwrapped, used)]))
+    used = [*explanations.compared(patch, (*always, *asked)).values()]
+    pooled = [map_of.keywords["attribution"] for map_of in used if "attribution" in getattr(map_of, "keywords", {})]
+    return list(dict.fromkeys([attributions.saliency, *map(unwrapped, [*used, *pooled])]))

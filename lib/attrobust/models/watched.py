@@ -136,16 +136,19 @@ def apart(first: list[Tensor], second: list[Tensor], *, like: torch.dtype = torc
     return max(gaps)
 
 
-def distance(first: list[Tensor], second: list[Tensor]) -> float:
-    """Euclidean distance of two answers, over all their numbers."""
-    pairs = [(a, b) for a, b in zip(first, second, strict=False) if a.is_floating_point() and a.shape == b.shape]
-    return sum(float((a - b).double().nan_to_num().square().sum()) for a, b in pairs) ** 0.5
+def distance(first: Tensor, second: Tensor) -> Tensor:
+    """Euclidean distance of two answers, image by image; NaN and infinity where a number is."""
+    gaps = (first - second).double()
+    return gaps.flatten(1).norm(dim=1) if gaps.ndim > 1 else gaps.abs().reshape(-1)
 
 
 def nudged(x: Tensor, turn: int) -> Tensor:
-    """Images of which every value is moved by the rounding of the largest, up or down at random."""
+    """Images of which every value is moved by its own rounding, up or down at random; within the range of all.
+
+    Zeros stay, as rounding leaves them.
+    """
     signs = torch.rand(x.shape, generator=torch.Generator().manual_seed(turn)).sub(0.5).sign().to(x)
-    return x + torch.finfo(x.dtype).eps * x.abs().amax() * signs
+    return (x * (1 + torch.finfo(x.dtype).eps * signs)).clamp(x.min(), x.max())
 
 
 def _live(values: Iterable[object]) -> bool:
