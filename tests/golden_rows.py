@@ -41,7 +41,14 @@ from attrobust import (
 from attrobust.attacks import streams
 from attrobust.balls import Ball
 from attrobust.experiments import explanations, measure
-from attrobust.studies import across_models, explicit_regularizers, kernel_attention, softmax_entropy, two_curvatures
+from attrobust.studies import (
+    across_models,
+    explicit_regularizers,
+    kernel_attention,
+    photographs,
+    softmax_entropy,
+    two_curvatures,
+)
 from attrobust.theory import duality, path_norm, stability, traps
 from attrobust.versions import VERSIONED
 
@@ -229,6 +236,18 @@ def smoothed_bends() -> pd.DataFrame:
         return explicit_regularizers.smoothed_bends(experiment(), [0.1, 0.4], [2, 5], 3)
 
 
+def smoothed_photograph() -> pd.DataFrame:
+    """Of images of noise, by a small network."""
+    size = {"input_shape": (3, 8, 8), "classes": 3, "width": 4, "seed": 0}
+    model = models.build("convnet", **size).double().eval().requires_grad_(False)
+    noise = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with (
+        mock.patch.object(models, "EfficientNetLite0", lambda: model),
+        mock.patch.object(data, "photographs", lambda names: (noise * (1 + len(names[0]))) % 1),
+    ):
+        return photographs.smoothed_photograph("cat", 8.0, 2)
+
+
 #: A small call of every versioned function.
 CASES: dict[str, Callable[[], object]] = {
     "load": loaded,
@@ -250,6 +269,7 @@ CASES: dict[str, Callable[[], object]] = {
     "largest_stable": lambda: across_models.largest_stable(experiment(protocol="early"), 0.1, 200),
     "seconds": lambda: untimed(explicit_regularizers.seconds(["natural", "SSR"], "mlp digits", 1)),
     "smoothed_bends": smoothed_bends,
+    "smoothed_photograph": smoothed_photograph,
     "relevance_mass": partial(untrained, across_models.relevance_mass),
     "read_out_twice": lambda: kernel_attention.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
     "drop_in": lambda: kernel_attention.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),

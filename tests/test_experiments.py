@@ -248,6 +248,16 @@ def test_settings_of_averaged_maps_enter_the_key_of_what_they_made_alone(monkeyp
     assert after[1] != before[1]
 
 
+@pytest.mark.parametrize("name", ["smooth_grad", "integrated_gradients"])
+def test_a_raised_version_of_a_map_is_another_key_of_a_transformers_pooled_one_too(monkeypatch, name):
+    few = [dataclasses.replace(SMALL, maps=maps) for maps in (("saliency",), ("saliency", name))]
+    before = [experiments.key(one(architecture="vit"), m) for m in few]
+    monkeypatch.setattr(getattr(attributions, name), "version", 2, raising=False)
+    after = [experiments.key(one(architecture="vit"), m) for m in few]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+
+
 @pytest.mark.parametrize("field", ["loss", "augmentation", "schedule", "trainer"])
 def test_a_raised_version_of_what_a_recipe_names_is_another_network_of_exactly_that_recipe(monkeypatch, field):
     registry = getattr(training, {"loss": "LOSSES"}.get(field, f"{field}s".upper()))

@@ -23,7 +23,6 @@ from attrobust.models import guards
 from attrobust.models.derivatives import again
 from attrobust.models.readouts import cross_entropy
 from attrobust.shapes import Images, Labels, Logits, Marks, PerImage
-from attrobust.versions import versioned
 
 #: Share of the image that a window covers at the start of the search; it is halved at these shares of the queries
 #: (Andriushchenko et al. 2020, section 5: .05 to .8 of the pixels at the start, schedule for 10,000 queries).
@@ -94,7 +93,6 @@ def _started(model: nn.Module, x: Images, y: Labels, ball: Ball, generator: torc
     return _Search(model, x, y), Streams(x, generator=generator)
 
 
-@versioned(1)
 def pgd(
     model: nn.Module, x: Images, y: Labels, ball: Ball, *, generator: torch.Generator, steps: int = 40,
     restarts: int = 2, length: float = 2.5,
@@ -142,7 +140,6 @@ def pgd(
     return search.result
 
 
-@versioned(1)
 def square(
     model: nn.Module, x: Images, y: Labels, ball: Ball, *, generator: torch.Generator, queries: int = 1000
 ) -> Attacked:
