@@ -95,6 +95,26 @@ def test_every_map_of_a_photograph_is_told_under_noise_and_attack_and_beside_its
     assert told.equals(again)
 
 
+def test_a_photograph_whose_map_cannot_be_climbed_is_not_attacked_and_softer_twins_are_tried_first(small, monkeypatch):
+    tried, suite = [], photographs.attacks.auto
+
+    def blind(*args, effort, **how):
+        tried.append(effort.betas[0])
+        if effort.betas[0] > passing:
+            raise photographs.attacks.BlindError("the derivative does not predict how the map changes")
+        return suite(*args, effort=effort, **how)
+
+    monkeypatch.setattr(photographs.attacks, "auto", blind)
+    passing = 5.0
+    told = photographs.smoothed_photograph("cat", 16.0, 3)
+    assert tried == [10.0, 5.0] * 3
+    assert told[told.way == "attacked"].spearman.notna().all()
+    passing = 1.0
+    told = photographs.smoothed_photograph("cat", 16.0, 3)
+    assert told[told.way.isin(["attacked", "saliency attacked"])].spearman.isna().all()
+    assert told[told.way == "noise"].spearman.notna().all()
+
+
 def test_without_room_to_move_every_map_of_a_photograph_stays(small):
     told = photographs.smoothed_photograph("flower", 0.0, 2)
     still = told[told.way.isin(["noise", "attacked", "saliency attacked"])]
