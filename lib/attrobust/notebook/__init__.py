@@ -30,6 +30,8 @@ MAY_BE_EMPTY += (
     "other_maps",
     "other_recipes",
     "base_networks",
+    "photographs",
+    "relu_methods",
     "strong_networks",
 )
 
