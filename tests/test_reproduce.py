@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -262,6 +263,21 @@ def test_a_key_has_one_home_whichever_profile_comes_first(tmp_path, monkeypatch)
     for name in ("runs", "attacked"):
         assert (home / f"{name}.csv").read_text() == "key,value\na,cpu\nc,cpu\n"
         assert (home / f"{name}_full.csv").read_text() == "key,value\n"
+
+
+def test_a_small_table_has_one_home_too_and_is_read_from_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "figures", tmp_path / "figures")
+    home = paths.figures / "03_x"
+    for profile, keys in (("cpu", "ab"), ("full", "abcd"), ("cpu", "ac")):
+        shutil.rmtree(tmp_path / profile, ignore_errors=True)
+        for key in keys:
+            store.write_csv(tmp_path / profile / "tables" / f"t-{key}.csv", pd.DataFrame({"from": [profile]}))
+        reproduce.adopt(tmp_path / profile, "03_x", profile)
+    found = {part: {path.name for path in (home / part).iterdir()} for part in ("tables", "tables_full")}
+    assert found == {"tables": {"t-a.csv", "t-c.csv"}, "tables_full": {"t-d.csv"}}
+    own = store.Store("03_x", out=tmp_path / "out")
+    assert [own.table("t", key)["from"].item() for key in "acd"] == ["cpu", "cpu", "full"]
+    assert own.table_file("t", "b") is None
 
 
 def test_a_second_draw_stands_whole_beside_the_first_and_is_never_read_as_evidence(tmp_path, monkeypatch):

@@ -143,7 +143,8 @@ class Store:
 
     def table_file(self, name: str, key: str) -> Path | None:
         """A stored small table, if any; none is shared: another notebook's function may have the same name."""
-        files = (folder / "tables" / f"{name}-{key}.csv" for folder in (self.out, *self.committed[:1]))
+        committed = [folder / part for folder in self.committed[:1] for part in ("tables", "tables_full")]
+        files = (folder / f"{name}-{key}.csv" for folder in (self.out / "tables", *committed))
         return next(filter(Path.is_file, files), None)
 
     def report(self, line: str) -> None:

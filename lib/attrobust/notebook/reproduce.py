@@ -273,7 +273,7 @@ def scrubbed(path: Path) -> str:
 
 
 def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
-    """Replace a notebook's committed evidence by a finished reproduction's; profile full adds rows and claims alone.
+    """Replace a notebook's committed evidence by a finished reproduction's; profile full adds what lies beyond it.
 
     Rows of profile headline, a second draw, stand beside the first under a name of their own, whole.
     """
@@ -291,6 +291,12 @@ def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
     for part in ("tables", "networks") if profile_name == "cpu" else ():
         if (source / part).is_dir() or (target / part).is_dir():
             _replace(source / part, target / part, ("*",))
+    beside = target / "tables_full"
+    if profile_name == "full":
+        _replace(source / "tables", beside, ("*",))
+    for table in beside.glob("*"):
+        if (target / "tables" / table.name).is_file():
+            table.unlink()
 
 
 def _beyond(table: bytes, committed: Path) -> bytes:
