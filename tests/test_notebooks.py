@@ -370,6 +370,7 @@ def test_every_row_of_profile_full_is_named_by_what_its_notebook_asks_today(book
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("book", AUDITED)
 def test_three_rows_of_profile_full_drawn_by_the_day_can_be_trained_again(book):
     """Each lies among its sisters, the same arm's other seeds: a network trained elsewhere is another draw of it."""
