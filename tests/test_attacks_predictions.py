@@ -5,25 +5,26 @@ import pytest
 import torch
 from attrobust import attacks
 from attrobust.balls import Ball
+from attrobust.models import readouts
 from torch import nn
 
 ATTACKS = {"pgd": attacks.pgd, "square": attacks.square}
 FEW = {"pgd": {"steps": 8}, "square": {"queries": 60}}
 
 
-def linear(seed=0, classes=2, shape=(1, 4, 4)):
-    """Logits are linear in the pixels, and equal for a grey image."""
+def linear():
+    """Two logits are linear in the pixels, and equal for a grey image."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), classes))
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     net = net.double().eval().requires_grad_(False)
     net[1].bias.copy_(-0.5 * net[1].weight.sum(1))
     return net
 
 
-def middle(n=20, shape=(1, 4, 4)):
+def middle(n=20):
     """Images far from black and white, so that no ball used here is cut."""
-    return 0.4 + 0.2 * torch.rand(n, *shape, generator=cases.generator(), dtype=torch.float64)
+    return 0.4 + 0.2 * torch.rand(n, 1, 4, 4, generator=cases.generator(), dtype=torch.float64)
 
 
 def run(name, model, x, y, ball, **options):
@@ -41,7 +42,7 @@ def test_the_margin_is_the_lead_of_the_class_over_the_best_other():
     z = torch.randn(5, 4, generator=cases.generator())
     y = torch.tensor([0, 3, 2, 1, 0])
     by_hand = [float(row[c] - max(v for i, v in enumerate(row) if i != c)) for row, c in zip(z, y, strict=True)]
-    assert attacks.margin(z, y).tolist() == pytest.approx(by_hand)
+    assert readouts.lead(z, y).tolist() == pytest.approx(by_hand)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -81,7 +82,7 @@ def test_found_images_lie_in_the_ball_and_in_the_pixel_range_and_say_truly_wheth
     assert torch.equal(found.x[0], x[0])
     assert 0 < found.broken[1:].sum() < 11
     kept = ~found.broken
-    assert (attacks.margin(model(found.x), y)[kept] <= attacks.margin(model(x), y)[kept]).all()
+    assert (readouts.lead(model(found.x), y)[kept] <= readouts.lead(model(x), y)[kept]).all()
 
 
 @pytest.mark.parametrize("name", ATTACKS)

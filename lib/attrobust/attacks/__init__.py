@@ -20,13 +20,13 @@ from attrobust.attacks.objectives import (
     shift_topk,
     unseat_topk,
 )
-from attrobust.attacks.predictions import Attacked, margin, pgd, square
+from attrobust.attacks.predictions import Attacked, pgd, square
 from attrobust.attacks.streams import Streams, each, explain
 from attrobust.attacks.suite import Found, auto
 
 __all__ = [
     "BETAS", "CLIMBABLE", "FIRST_VERSION", "MEASURES", "OBJECTIVES", "Attacked", "Audit", "BlindError", "Clean",
     "Effort", "Found", "Heavy", "Objective", "Passes", "Streams", "audit", "auto", "each", "explain", "frame", "heavy",
-    "lower_cosine", "lower_pearson", "lower_spearman", "margin", "match_map", "measure", "passes", "pgd",
+    "lower_cosine", "lower_pearson", "lower_spearman", "match_map", "measure", "passes", "pgd",
     "shift_center", "shift_topk", "square", "unseat_topk",
 ]  # fmt: skip

@@ -21,8 +21,8 @@ from attrobust.attacks.streams import Streams, each
 from attrobust.balls import Ball
 from attrobust.models import guards
 from attrobust.models.derivatives import again
-from attrobust.models.readouts import cross_entropy
-from attrobust.shapes import Images, Labels, Logits, Marks, PerImage
+from attrobust.models.readouts import cross_entropy, lead, margin
+from attrobust.shapes import Images, Labels, Marks, PerImage
 
 #: Share of the image that a window covers at the start of the search; it is halved at these shares of the queries
 #: (Andriushchenko et al. 2020, section 5: .05 to .8 of the pixels at the start, schedule for 10,000 queries).
@@ -42,17 +42,6 @@ class Attacked:
     queries: int  # images sent through the network, over all images
 
 
-def margin(logits: Logits, y: Labels) -> PerImage:
-    """Logit of class y minus the largest other one, of each image; wrongly classified images have none above 0.
-
-    Example:
-        >>> margin(torch.tensor([[1.0, 3.0, 0.5]]), torch.tensor([1])).item()
-        2.0
-    """
-    own = nn.functional.one_hot(y, logits.shape[1]).bool()
-    return logits[own] - logits.masked_fill(own, -math.inf).amax(1)
-
-
 class _Search:
     """The best image found for each, and which are not broken yet."""
 
@@ -66,7 +55,7 @@ class _Search:
         self.queries += len(at)
         with torch.no_grad():
             logits = self.model(at)
-        wrong, found = logits.argmax(1) != self.y[rows], margin(logits, self.y[rows])
+        wrong, found = logits.argmax(1) != self.y[rows], lead(logits, self.y[rows])
         return torch.where(wrong, -torch.inf, found.clamp_min(0))
 
     @property
@@ -121,8 +110,10 @@ def pgd(
     step = length * ball.radius / steps
     for start in range(restarts):
         rows = search.open
+        if not len(rows):
+            break
         draws = [streams(i, f"start {start}") for i in rows.tolist()]
-        at = (x[rows] + each(ball.sample, x[rows], draws)).clamp(0, 1) if len(rows) else x[rows]
+        at = (x[rows] + each(ball.sample, x[rows], draws)).clamp(0, 1)
         search.see(at, rows)
         for _ in range(steps):
             keep = search.best[rows] > -torch.inf
@@ -131,7 +122,7 @@ def pgd(
                 break
             search.queries += len(rows)
             with torch.enable_grad():
-                harm = -margin(model(at), y[rows]) if start % 2 else cross_entropy(model, at, y[rows])
+                harm = -margin(model, at, y[rows]) if start % 2 else cross_entropy(model, at, y[rows])
             with again(harm.sum()):
                 (slope,) = torch.autograd.grad(harm.sum(), at)
             moved = at.detach() + step * ball.steepest(slope) - x[rows]
@@ -154,9 +145,9 @@ def square(
     checks.count("queries", queries)
     search, streams = _started(model, x, y, ball, generator)
     begin, propose = (_stripes, _window) if ball.norm == "linf" else (_tiling, _moved_window)
-    everyone, size = search.open, (queries, 5 + x.shape[1])
-    draws = torch.zeros(len(x), *size, dtype=x.dtype, device=x.device)
-    for i in everyone.tolist():
+    size = queries, 5 + x.shape[1]
+    draws = x.new_zeros(len(x), *size)
+    for i in search.open.tolist():
         draws[i] = torch.rand(size, generator=streams(i, "square"), dtype=x.dtype)
     seen = _Seen(x) if ball.norm == "l2" else None
     for turn in range(queries):

@@ -1,6 +1,5 @@
 """What every part of an attack shares: the map, the network that judges, the images, the ball, the random streams."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from attrobust.attributions import with_logits
 from attrobust.attributions.importance import DRAWING, marked, name_of
 from attrobust.balls import Ball
 from attrobust.models import guards
-from attrobust.models.readouts import predictions
+from attrobust.models.readouts import lead, predictions
 from attrobust.shapes import Attribution, Images, Labels, Logits, Maps, PerImage
 from attrobust.similarity import unit
 
@@ -100,9 +99,8 @@ class Problem:
             logits = self.model(leaf)
             if self.held is not None:
                 return gradient(-shift(logits, self.sure[rows]), leaf)
-            own = nn.functional.one_hot(self.target[rows], logits.shape[1]).bool()
-            lead = logits[own] - logits.masked_fill(own, -math.inf).amax(1)
-        return gradient(lead, leaf)
+            ahead = lead(logits, self.target[rows])
+        return gradient(ahead, leaf)
 
     def moved(self, rows: Rows, perturbation: Images) -> Images:
         """The images under a perturbation, pulled into the ball and into [0, 1]."""

@@ -19,18 +19,8 @@ from attrobust.data.sources import SOURCES, fingerprint
 from attrobust.shapes import Images, Labels
 from attrobust.versions import versioned
 
-__all__ = [
-    "NAMES",
-    "PHOTOGRAPHS",
-    "DataError",
-    "Dataset",
-    "Examples",
-    "available",
-    "balanced",
-    "download_size",
-    "fetch",
-]
-__all__ += ["fingerprint", "image_shape", "load", "photographs", "places"]
+__all__ = ["NAMES", "PHOTOGRAPHS", "DataError", "Dataset", "Examples", "available", "balanced", "download_size"]
+__all__ += ["fetch", "fingerprint", "image_shape", "load", "photographs", "places"]
 
 NAMES = tuple(SOURCES)
 

@@ -191,8 +191,7 @@ def _alone(model: Callable[[Tensor], object], x: Tensor) -> _Met:
             )
         alone = [([i], watched.numbers(watched.run(model, company[[i]]))) for i in ends]
         alone.append(([0] * len(company), watched.numbers(watched.run(model, copies))))
-        pairs = [([t[rows] if t.shape[:1] == company.shape[:1] else t for t in first], o) for rows, o in alone]
-        gap = max(apart(*pair) for pair in pairs)
+        gap = max(apart([_of(t, rows, len(company)) for t in first], others) for rows, others in alone)
         off = 0.0
         with torch.no_grad(), suppress(Exception):  # one that registers hooks on gradients does not run so
             off = apart(first, watched.numbers(model(company.clone())))
@@ -216,6 +215,11 @@ def _alone(model: Callable[[Tensor], object], x: Tensor) -> _Met:
     return _Met(0, len(company))
 
 
+def _of(answer: Tensor, rows: list[int], size: int) -> Tensor:
+    """The part of an answer about `size` images that these are told of; all of one that is not image by image."""
+    return answer[rows] if answer.shape[:1] == (size,) else answer
+
+
 def _jumps(first: list[Tensor], moved: list[list[Tensor]], alone: list, apart: Callable, *, size: int) -> bool:
     """Whether answers alone and in company differ by no more than rounding does at a kink that it crosses.
 
@@ -224,11 +228,10 @@ def _jumps(first: list[Tensor], moved: list[list[Tensor]], alone: list, apart: C
     """
     for rows, others in alone:
         for place, (one, other) in enumerate(zip(first, others, strict=False)):
-            own = one[rows] if one.shape[:1] == (size,) else one
+            own = _of(one, rows, size)
             if not apart([own], [other]):
                 continue
-            jump = torch.stack([watched.distance(one, at[place]) for at in moved]).amax(0)
-            jump = jump[rows] if one.shape[:1] == (size,) else jump
+            jump = torch.stack([watched.distance(own, _of(at[place], rows, size)) for at in moved]).amax(0)
             most = torch.minimum(jump, JUMP * watched.distance(own, torch.zeros_like(own)))
             if not bool((jump.isfinite() & (watched.distance(own, other) <= most)).all()):
                 return False

@@ -39,13 +39,23 @@ def log_probability(model: Model, x: Tensor, y: Tensor) -> PerImage:
     The common form z_y - logsumexp z subtracts nearly equal numbers there, and its gradient holds the complement
     1 - p_y, of which float32 keeps nothing above 1 - 6e-8. Against the other classes alone both stay exact.
     """
-    own, others = _against_others(model, x, y)
+    own, others = _against_others(_labelled(model, x, y, least=2), y)
     return -F.softplus(others.logsumexp(1) - own, threshold=STRAIGHT)
 
 
 def margin(model: Model, x: Tensor, y: Tensor) -> PerImage:
     """Logit of class y minus the largest of the others: how far the decision is from turning."""
-    own, others = _against_others(model, x, y)
+    return lead(_labelled(model, x, y, least=2), y)
+
+
+def lead(logits: Logits, y: Labels) -> PerImage:
+    """The margin, of logits that are there already; wrongly classified images have none above 0.
+
+    Example:
+        >>> lead(torch.tensor([[1.0, 3.0, 0.5]]), torch.tensor([1])).item()
+        2.0
+    """
+    own, others = _against_others(logits, y)
     return own - others.amax(1)
 
 
@@ -76,8 +86,7 @@ def usable(readout: Readout, model: Model, x: Tensor, y: Tensor) -> None:
         guards.each("readout", readout, model, x, y, live=True)
 
 
-def _against_others(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    logits = _labelled(model, x, y, least=2)
+def _against_others(logits: Logits, y: Tensor) -> tuple[Tensor, Tensor]:
     return logits.gather(1, y[:, None])[:, 0], logits.scatter(1, y[:, None], -torch.inf)
 
 

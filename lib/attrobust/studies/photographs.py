@@ -11,10 +11,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from attrobust import attacks, attributions, checks, claims, data, models, similarity
+from attrobust import attacks, attributions, checks, claims, data, experiments, models, similarity
 from attrobust.attacks.streams import stochastic
 from attrobust.balls import Ball
-from attrobust.experiments.explanations import BOX, SIGMA
 from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images, Importances, Labels
 from attrobust.versions import versioned
@@ -30,11 +29,8 @@ OTHER = "another photograph"
 def averaged(samples: int) -> dict[str, Attribution]:
     """Saliency, and it averaged over so many draws, with the settings of all notebooks; `CLIMBED` run at a time."""
     how = {"samples": samples, "chunk": CLIMBED if samples > CLIMBED else None}
-    return {
-        "saliency": attributions.saliency,
-        "uniform_grad": partial(attributions.uniform_grad, ball=Ball("linf", BOX), **how),
-        "smooth_grad": partial(attributions.smooth_grad, sigma=SIGMA, **how),
-    }
+    every = experiments.of_pixels()
+    return {"saliency": attributions.saliency} | {n: partial(every[n], **how) for n in ("uniform_grad", "smooth_grad")}
 
 
 @versioned(1)
