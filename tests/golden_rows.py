@@ -44,6 +44,7 @@ from attrobust.experiments import explanations, measure
 from attrobust.studies import (
     across_models,
     explicit_regularizers,
+    interpretable_gradients,
     kernel_attention,
     photographs,
     softmax_entropy,
@@ -179,8 +180,19 @@ def of_feature_maps() -> pd.DataFrame:
 
 def penalised(name: str) -> pd.DataFrame:
     penalty = regularizers.PENALTIES[name]
-    drawn = {"generator": cases.generator()} if streams.stochastic(penalty) else {}
-    return pd.DataFrame({"penalty": penalty(cases.conv(), cases.images(), cases.labels(), **drawn).tolist()})
+    given = {"generator": cases.generator()} if streams.stochastic(penalty) else {}
+    given |= {"wanted": cases.images(seed=1) - 0.5} if streams.waits_for(penalty, "wanted") else {}
+    return pd.DataFrame({"penalty": penalty(cases.conv(), cases.images(), cases.labels(), **given).tolist()})
+
+
+def wanted() -> pd.DataFrame:
+    x, y = cases.images(), cases.labels()
+    how = {"samples": 3, "threshold": 0.5}
+    maps = {
+        kind: regularizers.wanted_maps(cases.conv(), x, y, kind=kind, generator=cases.generator(), **how).flatten()
+        for kind in regularizers.WANTED
+    }
+    return pd.DataFrame({kind: found.numpy() for kind, found in maps.items()})
 
 
 def lost(name: str) -> pd.DataFrame:
@@ -220,20 +232,20 @@ def untimed(table: pd.DataFrame) -> pd.DataFrame:
     return named.sort_values([*named], ignore_index=True)
 
 
+def of_students(function: Callable, *arguments: object) -> pd.DataFrame:
+    """What notebook 10 measures on networks that are not trained, a teacher's and its student's."""
+    fields = {"penalty": "interpretation", "strength": 0.1, "wanted": "gradient"}
+    return function(experiment(**fields), *arguments, network=network)
+
+
 MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevance"), ("logit", "log_probability"))}
 DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
 DROP_IN |= {"most": 2, "last": 2, "margin": 0.01}
 
 
 def untrained(function: Callable) -> pd.DataFrame:
-    """What notebook 04 measures on a network that it trains, on one that is not."""
-    with mock.patch.object(across_models, "train", lambda group: ([network(e) for e in group], None)):
-        return function(experiment(), ["saliency", "input_x_gradient"], 8, SMALL.effort, 3)
-
-
-def smoothed_bends() -> pd.DataFrame:
-    with mock.patch.object(measure, "train", lambda group: ([network(e) for e in group], None)):
-        return explicit_regularizers.smoothed_bends(experiment(), [0.1, 0.4], [2, 5], 3)
+    """What notebook 04 measures on a trained network, on one that is not."""
+    return function(experiment(), ["saliency", "input_x_gradient"], 8, SMALL.effort, 3, network=network)
 
 
 def smoothed_photograph() -> pd.DataFrame:
@@ -265,12 +277,26 @@ CASES: dict[str, Callable[[], object]] = {
     "auto": suite,
     "heavy": judge_of_strength,
     "last_maps": of_feature_maps,
+    "wanted_maps": wanted,
     "transferred": partial(untrained, across_models.transferred),
     "largest_stable": lambda: across_models.largest_stable(experiment(protocol="early"), 0.1, 200),
     "seconds": lambda: untimed(explicit_regularizers.seconds(["natural", "SSR"], "mlp digits", 1)),
-    "smoothed_bends": smoothed_bends,
+    "smoothed_bends": partial(
+        explicit_regularizers.smoothed_bends, experiment(), [0.1, 0.4], [2, 5], 3, network=network
+    ),
     "smoothed_photograph": smoothed_photograph,
     "relevance_mass": partial(untrained, across_models.relevance_mass),
+    "right_under_attack": partial(
+        of_students,
+        interpretable_gradients.right_under_attack,
+        "pgd",
+        [("linf", 0.02), ("l2", 0.1)],
+        20,
+        {"steps": 3, "restarts": 1},
+        "test",
+    ),
+    "gradients_like": partial(of_students, interpretable_gradients.gradients_like, 3),
+    "pictured": partial(of_students, interpretable_gradients.pictured, 2),
     "read_out_twice": lambda: kernel_attention.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),
     "drop_in": lambda: kernel_attention.drop_in(["gaussian"], 0, **DROP_IN, effort=attacks.Effort(steps=1, restarts=1)),
     "training_steps": lambda: untimed(kernel_attention.training_steps(["l2"], 14, 8, 1, 2, 1)),

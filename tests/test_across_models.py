@@ -114,7 +114,9 @@ def network():
 
 def test_relevance_mass_is_the_share_of_importances_on_the_left_half_done_by_hand():
     model, x = network()
-    table = across_models.relevance_mass(SMALL, ["saliency"], 16, EFFORT, 8).set_index("map")
+    table = across_models.relevance_mass(SMALL, ["saliency"], 16, EFFORT, 8, network=measure.trained_anew).set_index(
+        "map"
+    )
     target = model(x).argmax(1)
     for name, readout in (("logit", readouts.logit), ("log_probability", readouts.log_probability)):
         importances = attributions.saliency(model, x, target, readout=readout).detach().abs().sum(1)
@@ -137,7 +139,8 @@ def test_relevance_mass_is_the_share_of_importances_on_the_left_half_done_by_han
 
 
 def test_an_attack_moves_the_map_that_it_is_aimed_at_by_more_than_noise_does():
-    table = across_models.transferred(SMALL, ["saliency", "input_x_gradient"], 16, EFFORT, 8)
+    names = ["saliency", "input_x_gradient"]
+    table = across_models.transferred(SMALL, names, 16, EFFORT, 8, network=measure.trained_anew)
     wide = table.pivot(index="attacked", columns="measured", values="spearman")
     names = [f"{name}, {readout}" for name in ("saliency", "input_x_gradient") for readout in experiments.READOUTS]
     assert sorted(wide.columns) == sorted(names)
@@ -169,13 +172,13 @@ def test_the_largest_stable_step_is_the_last_before_one_that_does_not_reach_the_
 @pytest.mark.parametrize(("names", "said"), [([], "names is"), (["grad_cam"], "names is"), (["rollout"], "names is")])
 def test_maps_that_a_network_lacks_are_refused_before_it_is_trained(names, said):
     for function in (across_models.transferred, across_models.relevance_mass):
-        with mock.patch.object(across_models, "train", None), pytest.raises(ValueError, match=said):
-            function(SMALL, names, 16, EFFORT, 8)
+        with pytest.raises(ValueError, match=said):
+            function(SMALL, names, 16, EFFORT, 8, network=measure.build)
 
 
 def test_a_share_of_a_stochastic_map_is_refused_and_that_of_a_zero_map_is_nan():
     with pytest.raises(ValueError, match="names holds 'smooth_grad', which draws random numbers"):
-        across_models.relevance_mass(SMALL, ["saliency", "smooth_grad"], 16, EFFORT, 8)
+        across_models.relevance_mass(SMALL, ["saliency", "smooth_grad"], 16, EFFORT, 8, network=measure.build)
     maps = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
     shares = across_models._share(maps, torch.tensor([[True, False], [True, False]]))
     assert shares.tolist() == pytest.approx([math.nan, 0.5], nan_ok=True)

@@ -55,9 +55,9 @@ def trainings(monkeypatch):
     """Seeds of every group that is trained in this process."""
     seen, train = [], sweep.train
 
-    def spy(group, device="cpu"):
+    def spy(group, device="cpu", **how):
         seen.append([e.seed for e in group])
-        return train(group, device)
+        return train(group, device, **how)
 
     monkeypatch.setattr(sweep, "train", spy)
     return seen
@@ -130,6 +130,11 @@ OTHER = {
 OTHER_TRAINING = {
     "weight_decay": {"weight_decay": 0.1}, "penalty": {"penalty": "ssr"}, "trainer": {"trainer": "sam"},
     "strength": {"penalty": "ssr", "strength": 0.1}, "around": {"trainer": "sam", "around": 0.1},
+    "wanted": {"penalty": "interpretation", "wanted": "gradient"},
+    "teacher_trainer": {"penalty": "interpretation", "wanted": "gradient", "teacher_trainer": "adversarial"},
+    "teacher_around": {
+        "penalty": "interpretation", "wanted": "gradient", "teacher_trainer": "adversarial", "teacher_around": 8.0,
+    },
 }  # fmt: skip
 OTHER_TRANSFORMER = {"attention": "another", "patch": 4, "dim": 8, "depth": 1}
 OTHER_MEASURE = {
@@ -1079,7 +1084,7 @@ CALLS = []
 def test_a_network_is_trained_on_the_stores_device(folder, monkeypatch):
     asked = []
 
-    def train(group, device="cpu"):
+    def train(group, device="cpu", **how):
         asked.append(device)
         return measure.train(group)
 

@@ -146,9 +146,8 @@ def test_the_bend_of_an_averaged_probability_is_that_of_the_smoothed_step_and_be
     experiment = made("natural", "mlp digits", n_train=100)
     x = torch.full((2, 1, 8, 8), 0.5)
     x[:, 0, 0, 0] = torch.tensor([0.6, 0.7])
-    monkeypatch.setattr(measure, "train", lambda group: ([Step()], [None]))
     monkeypatch.setattr(experiments, "shown", lambda experiment, n: data.Examples(x, torch.ones(2, dtype=int)))
-    table = rivals.smoothed_bends(experiment, [0.2], [20_000], 2)
+    table = rivals.smoothed_bends(experiment, [0.2], [20_000], 2, network=lambda experiment: Step())
     away = np.array([0.1, 0.2]) / 0.2
     exact = away * norm.pdf(away) / 0.2**2
     assert table["largest"].item() == pytest.approx(exact.max(), rel=0.1)

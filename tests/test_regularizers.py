@@ -6,11 +6,12 @@ from functools import partial
 import cases
 import pytest
 import torch
-from attrobust import curvature, models, regularizers, training
+from attrobust import attributions, curvature, models, regularizers, training
 from attrobust.attacks.streams import stochastic
 from attrobust.balls import Ball
 from attrobust.curvature.spectra import signs
 from attrobust.regularizers import alignment, along_path
+from attrobust.regularizers.interpretation import permuted
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 from torch.nn import functional as F
@@ -38,8 +39,15 @@ def network(activation="tanh", classes=3):
 def penalty(name, seed=0):
     """A penalty as training calls it, under a stream of its own; Lanczos goes to its end, of six pixels."""
     known = regularizers.PENALTIES[name]
+    if name == "interpretation":
+        return lambda model, x, y: known(model, x, y, wanted=wanted(x))
     how = {"steps": 6} if name == "ssr_lanczos" else {}
     return partial(known, generator=cases.generator(seed), **how) if stochastic(known) else known
+
+
+def wanted(x):
+    """A map of each image that depends on no other image."""
+    return torch.cos(7 * x)
 
 
 def of_one(model, of, *arguments):
@@ -366,9 +374,84 @@ def test_inner_steps_are_signed_stay_in_the_ball_and_reach_its_corner_where_the_
     assert torch.allclose(end, (x + 0.25 * slope.sign()).clamp(0, 1), rtol=1e-12)
 
 
+def label_slopes(model, x, y):
+    """Gradients of the labels' logits, flat, by torch.func, and the function that gives one."""
+    weights, one = of_one(model, lambda logits, label: logits.gather(0, label[None])[0])
+    slope = grad(one, argnums=1)
+    return weights, lambda w, a, b: slope(w, a, b).flatten()
+
+
+@pytest.mark.parametrize(("direction", "size"), [(3.0, 1.06), (1.0, 0.0), (0.0, 1.0)])
+def test_both_terms_of_interpretation_and_their_slopes_are_those_by_dense_computation(direction, size):
+    model, (x, y) = network(), examples()
+    weights, slope = label_slopes(model, x, y)
+    maps = wanted(x)
+
+    def by_hand(w, a, b):
+        (place,) = [i for i in range(4) if torch.equal(x[i], a)]
+        g, t = slope(w, a, b), maps[place].flatten()
+        return direction * (1 - g @ t / (g.norm() * t.norm())) + size * g.norm()
+
+    found = regularizers.interpretation(model, x, y, wanted=maps, direction=direction, size=size)
+    expected = torch.stack([by_hand(weights, a, b) for a, b in zip(x, y, strict=True)])
+    assert torch.allclose(found, expected, rtol=1e-9)
+    assert slopes_agree(model, found, by_hand, x, y)
+    if not direction:
+        assert torch.equal(found, regularizers.gradient_norm(model, x, y))
+
+
+def test_a_wanted_map_that_is_zero_asks_for_no_direction():
+    model, (x, y) = network(), examples()
+    found = regularizers.interpretation(model, x, y, wanted=torch.zeros_like(x), direction=3.0, size=0.0)
+    assert torch.allclose(found, torch.full((4,), 3.0, dtype=torch.float64))
+    slopes = torch.autograd.grad(found.sum(), list(model.parameters()), allow_unused=True)
+    assert all(s is None or not s.any() for s in slopes)
+
+
+def test_wanted_maps_are_the_teachers_gradients_or_their_mean_under_noise_without_what_is_near_the_mean():
+    model, (x, y) = network(), examples()
+    weights, slope = label_slopes(model, x, y)
+
+    def gradients(at):
+        return torch.stack([slope(weights, a, b) for a, b in zip(at, y, strict=True)])
+
+    draw = cases.generator()
+    noisy = [(x + 0.3 * torch.randn(x.shape, generator=draw, dtype=x.dtype)).clamp(0, 1) for _ in range(4)]
+    smooth = (sum(gradients(at) for at in noisy) + gradients(x)) / 5
+    for kind, flat in (("gradient", gradients(x)), ("smooth_grad", smooth)):
+        away = (flat - flat.mean(1, keepdim=True)).abs() / flat.std(1, correction=0, keepdim=True)
+        for threshold in (0.0, 0.8):
+            how = {"kind": kind, "generator": cases.generator(), "samples": 4, "sigma": 0.3}
+            found = regularizers.wanted_maps(model, x, y, threshold=threshold, **how)
+            assert torch.allclose(found.flatten(1), torch.where(away > threshold, flat, 0), rtol=1e-9)
+            assert (found == 0).any() == (threshold > 0)
+            assert not found.requires_grad
+
+
+def test_permuted_maps_hold_the_same_numbers_in_an_order_of_their_own_and_point_elsewhere():
+    model, (x, y) = models.build("mlp", input_shape=(2, 8, 8), classes=3, seed=0).double(), examples()
+    x = torch.rand(4, 2, 8, 8, generator=cases.generator(), dtype=torch.float64)
+    how = {"samples": 2, "threshold": 0.5}
+    smooth, mixed = (
+        regularizers.wanted_maps(model, x, y, kind=kind, generator=cases.generator(), **how).flatten(1)
+        for kind in ("smooth_grad", "permuted")
+    )
+    assert torch.equal(smooth.sort(1).values, mixed.sort(1).values)
+    assert (F.cosine_similarity(smooth, mixed).abs() < 0.4).all()
+    places = torch.arange(128.0).view(1, 2, 64).expand(4, 1, 2, 64)
+    orders = permuted(places, generator=cases.generator()).flatten(1)
+    assert all(torch.equal(order.sort().values, torch.arange(128.0)) for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == 4
+    assert (orders != torch.arange(128.0)).float().mean() > 0.9
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
+        (lambda m, x, y: regularizers.interpretation(m, x, y, wanted=x[:2]), "wanted has shape"),
+        (lambda m, x, y: regularizers.interpretation(m, x, y, wanted=x, size=-1), "size is -1; it must be"),
+        (lambda m, x, y: regularizers.interpretation(m, x, y, wanted=x, direction=-1), "direction is -1; it must"),
+        (lambda m, x, y: regularizers.wanted_maps(m, x, y, kind="lime", generator=cases.generator()), "kind is 'lime'"),
         (lambda m, x, y: regularizers.ssr(m, x, y, channels="first"), "channels is 'first'; it must be one of"),
         (lambda m, x, y: regularizers.cure(m, x, y, length=0), "length is 0; it must be"),
         (lambda m, x, y: regularizers.ig_norm(m, x, y, generator=cases.generator(), points=0), "points is 0; it must"),
@@ -377,7 +460,7 @@ def test_inner_steps_are_signed_stay_in_the_ball_and_reach_its_corner_where_the_
         (lambda m, x, y: regularizers.l2_cosine(m, x, y, generator=cases.generator(), l2=-1), "l2 is -1; it must be"),
     ],
 )  # fmt: skip
-def test_bad_arguments_are_refused_in_a_sentence(call, sentence):
+def test_bad_arguments_are_refused_in_a_sentence(call, sentence, unchecked):
     with pytest.raises(ValueError, match=sentence):
         call(network(), *examples())
 
@@ -410,3 +493,72 @@ def test_what_a_penalty_draws_leaves_batches_and_companions_alone(name):
     own, other = seen[0][1], seen[1][1]
     assert not torch.equal(own, other)
     assert not torch.equal(own, torch.rand(3, generator=cases.generator(5)))  # nor are they the order of the batches
+
+
+def test_every_example_meets_the_map_that_is_wanted_of_it_in_each_network():
+    x, y = examples(12)
+    maps = [torch.rand(x.shape, generator=cases.generator(s), dtype=x.dtype) for s in (1, 2)]
+    nets, seen = [copy.deepcopy(network()) for _ in range(2)], []
+
+    def spy(model, images, labels, *, wanted):
+        seen.append((images.clone(), wanted.clone()))
+        return regularizers.interpretation(model, images, labels, wanted=wanted)
+
+    recipe = training.Recipe(step_size=0.1, batch_size=4, epochs=2, penalty=spy, strength=0.1)
+    training.fit(nets, x, y, recipe, generators=[cases.generator(s) for s in (5, 6)], wanted=maps)
+    assert len(seen) == 12
+    for turn, (images, asked) in enumerate(seen):
+        for image, one in zip(images, asked, strict=True):
+            (place,) = [i for i in range(12) if torch.equal(x[i], image)]
+            assert torch.equal(one, maps[turn % 2][place])
+
+
+def test_training_draws_the_gradient_towards_the_wanted_map():
+    x, y = examples(12)
+    maps = torch.zeros_like(x)
+    maps[:, 0, 0, 0] = 1
+    net = network()
+    recipe = training.Recipe(step_size=0.1, batch_size=12, epochs=60, penalty="interpretation", strength=1.0)
+
+    def towards():
+        slopes = attributions.saliency(net, x, y).detach().flatten(1)
+        return F.cosine_similarity(slopes, maps.flatten(1)).mean()
+
+    before = towards()
+    training.fit([net], x, y, recipe, generators=[cases.generator()], wanted=[maps])
+    assert towards() > before + 0.3
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted", "sentence"),
+    [
+        ({"penalty": "interpretation", "strength": 0.1}, None, "wanted must be a list of 1 tensors"),
+        ({"penalty": "interpretation", "strength": 0.1}, 2, "wanted must be a list of 1 tensors"),
+        ({"penalty": "interpretation"}, 1, "wanted is given; no penalty of this recipe, at its strength, waits"),
+        ({"penalty": "jacobian", "strength": 0.1}, 1, "wanted is given; no penalty"),
+        ({"penalty": "interpretation", "strength": 0.1, "augmentation": "shift"}, 1, "augmentation is 'shift'"),
+    ],
+)
+def test_maps_without_a_penalty_and_a_penalty_without_its_maps_are_refused(fields, wanted, sentence):
+    x, y = examples(8)
+    recipe = training.Recipe(step_size=0.1, batch_size=4, epochs=1, **fields)
+    maps = None if wanted is None else [x] * wanted
+    with pytest.raises(ValueError, match=sentence):
+        training.fit([network()], x, y, recipe, generators=[cases.generator()], wanted=maps)
+
+
+def test_adversarial_training_in_the_l2_ball_takes_the_loss_at_an_image_of_the_ball_where_it_is_larger():
+    x, y = examples(12)
+    net, seen = network(), []
+
+    def losses(logits, labels):
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    objective = training.ingredients.Objective(
+        losses, lambda model, at, labels: seen.append(at) or at.flatten(1)[:, 0], 1
+    )
+    training.TRAINERS["adversarial_l2"](net, objective, x, y, 0.3, cases.generator())
+    (at,) = seen
+    assert (at - x).flatten(1).norm(dim=1).max() <= 0.3 + 1e-9
+    assert 0 <= at.min() <= at.max() <= 1
+    assert losses(net(at), y).sum() > losses(net(x), y).sum() + 0.01

@@ -50,13 +50,18 @@ def each(draw: Callable, like: Images, streams: Sequence[torch.Generator]) -> Im
     return torch.cat([draw(one, generator=stream) for one, stream in zip(like.split(1), streams, strict=True)])
 
 
-def stochastic(attribution: Callable) -> bool:
-    """Whether an attribution waits for a generator: it has a parameter of that name without a value."""
+def waits_for(function: Callable, name: str) -> bool:
+    """Whether a function has a parameter of this name without a value."""
     try:
-        parameter = inspect.signature(attribution).parameters.get("generator")
+        parameter = inspect.signature(function).parameters.get(name)
     except (TypeError, ValueError):
         return False
     return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def stochastic(attribution: Callable) -> bool:
+    """Whether an attribution waits for a generator."""
+    return waits_for(attribution, "generator")
 
 
 def alike(attribution: Callable) -> Attribution:

@@ -27,9 +27,10 @@ ALPHA = round(1 - rule.CONFIDENCE, 9)
 MARGIN, RATIO_MARGIN = 0.05, float(np.log(1.1))
 ROOM = (0.2, 0.9)
 
-_TOLD = ["seeds", "first", "last", "effect", "low", "high", "half", "p", "p_holm", "slope", "monotone", "counted"]
-_TOLD += ["corrected", "corrected_low", "corrected_high", "word", "censored", "left_out", "without_pair", "margin"]
-_TOLD += ["effect_all", "low_all", "high_all", "per_seed", "of_seeds"]
+#: Columns of a table beyond those that name its cells and ends.
+TOLD = ["seeds", "first", "last", "effect", "low", "high", "half", "p", "p_holm", "slope", "monotone", "counted"]
+TOLD += ["corrected", "corrected_low", "corrected_high", "word", "censored", "left_out", "without_pair", "margin"]
+TOLD += ["effect_all", "low_all", "high_all", "per_seed", "of_seeds"]
 
 
 def cells(
@@ -193,7 +194,7 @@ def _tabled(
             dict(zip(arm, key, strict=True)) | part.iloc[0][names[-3:]].to_dict() | _cell(part, margin, room, log)
             for key, part in seeds.groupby(arm, sort=False)
         ]
-        tables.append(pd.DataFrame(records, columns=[*names, *_TOLD]))
+        tables.append(pd.DataFrame(records, columns=[*names, *TOLD]))
     for name in ("effect", "low", "high"):
         tables[0][f"{name}_all"] = tables[1][name].where(tables[0]["left_out"] > 0)
     return holm(tables[0], arm=arm, family=family)

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 
 from attrobust.claims.by_seed import named_cells
-from attrobust.claims.cells import RATIO_MARGIN, UNCLEAR
+from attrobust.claims.cells import RATIO_MARGIN, TOLD, UNCLEAR
 from attrobust.claims.rule import signed
 
 #: Columns that name a line.
 NAMES = ("claim", "arm", "by")
+#: Columns that every such table has, one without a line too.
+COLUMNS = (*NAMES, "start", "end", *TOLD)
 
 
 def record(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from attrobust.shapes import Images, Labels
 from attrobust.versions import versioned
 
 __all__ = ["NAMES", "PHOTOGRAPHS", "DataError", "Dataset", "Examples", "available", "balanced", "download_size"]
-__all__ += ["fetch", "fingerprint", "image_shape", "load", "photographs", "places"]
+__all__ += ["fetch", "fingerprint", "held_out", "image_shape", "load", "photographs", "places"]
 
 NAMES = tuple(SOURCES)
 
@@ -68,9 +68,30 @@ def load(
             checks.count(argument, n, most=len(y))
             chosen = balanced(y, n, seed)
             x, y = x[chosen], y[chosen]
-        pixels = _pooled(torch.as_tensor(np.array(x), device=device).float() / source.scale, side)
-        parts.append(Examples(pixels, torch.as_tensor(y.astype(np.int64), device=device)))
+        parts.append(_tensors(x, y, source.scale, side, device))
     return Dataset(name, *parts, source.classes, verified)
+
+
+def held_out(
+    name: str, n: int, *, n_train: int, side: int | None = None, data_dir: str | Path | None = None,
+    device: str = "cpu", seed: int = 0,
+) -> Examples:  # fmt: skip
+    """Validation examples: n training examples, class-balanced, that `load` with this `n_train` and `seed` leaves out.
+
+    What is chosen by them, as the strength of a regulariser, has not seen the test images.
+
+    Example:
+        >>> x, y = held_out("digits", 50, n_train=100)
+        >>> seen = load("digits", n_train=100).train.x
+        >>> len(y), any(torch.equal(image, other) for image in x for other in seen)
+        (50, False)
+    """
+    (x, y, *_), _ = _read(checks.one_of("name", name, NAMES), data_dir, True)
+    checks.count("n_train", n_train, most=len(y) - 1)
+    checks.count("n", n, most=len(y) - n_train)
+    both, own = (balanced(y, count, seed) for count in (n_train + n, n_train))
+    chosen = both[~np.isin(both, own)]
+    return _tensors(x[chosen], y[chosen], SOURCES[name].scale, side, device)
 
 
 def available(name: str, *, data_dir: str | Path | None = None) -> bool:
@@ -141,6 +162,12 @@ def balanced(y: np.ndarray, n: int, seed: int) -> np.ndarray:
         turn[members] = np.arange(len(members))
     dealt = shuffled[np.argsort(turn[shuffled], kind="stable")][:n]
     return rng.permutation(dealt)
+
+
+def _tensors(x: np.ndarray, y: np.ndarray, scale: float, side: int | None, device: str) -> Examples:
+    """Images with pixels in [0, 1], and their labels."""
+    pixels = _pooled(torch.as_tensor(np.array(x), device=device).float() / scale, side)
+    return Examples(pixels, torch.as_tensor(y.astype(np.int64), device=device))
 
 
 def _pooled(pixels: Tensor, side: int | None) -> Tensor:

@@ -80,7 +80,11 @@ TRANSFORMER = {"attention": "softmax", "patch": 2, "dim": 32, "depth": 2}
 #: Fields that are one name out of several.
 _NAMED = {"dataset": data.NAMES, "protocol": training.recipes.RECIPES, "architecture": models.ARCHITECTURES}
 _NAMED |= {"activation": models.ACTIVATIONS, "initial": models.INITIAL, "attention": kernels.KERNELS}
-_NAMED |= {"penalty": regularizers.PENALTIES, "trainer": training.TRAINERS}
+_NAMED |= {"penalty": regularizers.PENALTIES, "wanted": ("none", *regularizers.WANTED)}
+_NAMED |= dict.fromkeys(("trainer", "teacher_trainer"), training.TRAINERS)
+
+#: What is added to a network's seed to make that of its teacher.
+TEACHER = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,9 @@ class Experiment:
     strength: float = field(default=0.0, metadata=since(0.0))  # what it is multiplied by
     trainer: str = field(default="sgd", metadata=since("sgd"))  # one of `training.TRAINERS`,
     around: float = field(default=0.0, metadata=since(0.0))  # its radius, in weights ("sam") or in 1/255 of the pixels
+    wanted: str = field(default="none", metadata=since("none"))  # one of `regularizers.WANTED`: maps of a teacher,
+    teacher_trainer: str = field(default="sgd", metadata=since("sgd"))  # which this trainer made,
+    teacher_around: float = field(default=0.0, metadata=since(0.0))  # with this radius
 
     def __post_init__(self) -> None:
         for name, accepted in _NAMED.items():
@@ -120,14 +127,21 @@ class Experiment:
         for name, default in TRANSFORMER.items():
             if self.architecture != "vit" and (value := getattr(self, name)) != default:
                 raise ValueError(f"{name} is {value!r}; a network of architecture {self.architecture!r} has none")
-        for name in ("strength", "around"):
+        for name in ("strength", "around", "teacher_around"):
             checks.at_least(name, getattr(self, name), 0)
-        for name in ("step_size", "momentum", "strength", "around"):  # a column of runs.csv holds 1.0, never 1
+        for name in ("step_size", "momentum", "strength", "around", "teacher_around"):  # runs.csv holds 1.0, never 1
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.weight_decay is not None:
             object.__setattr__(self, "weight_decay", float(checks.at_least("weight_decay", self.weight_decay, 0)))
         if self.around and self.trainer == "sgd":
             raise ValueError(f"around is {self.around!r}; trainer 'sgd' takes none")
+        if (self.wanted != "none") != (self.penalty == "interpretation"):
+            raise ValueError(
+                f"wanted is {self.wanted!r} beside penalty {self.penalty!r}; 'interpretation' alone needs maps"
+            )
+        if self.wanted == "none" and (self.teacher_trainer, self.teacher_around) != ("sgd", 0):
+            raise ValueError(f"teacher_trainer is {self.teacher_trainer!r}; without wanted maps there is no teacher")
+        _ = self.teacher
         _ = self.recipe  # refuses what else does not go together
 
     @property
@@ -135,10 +149,19 @@ class Experiment:
         """How `training.fit` trains it: everything its weights depend on beside the data and the untrained network."""
         words = ("step_size", "batch_size", "epochs", "momentum", "penalty", "strength", "trainer")
         fields = {name: getattr(self, name) for name in words}
-        fields["radius"] = self.around / 255 if self.trainer == "adversarial" else self.around
+        fields["radius"] = self.around / 255 if self.trainer in training.IN_PIXELS else self.around
         if self.weight_decay is not None:
             fields |= {"weight_decay": self.weight_decay, "step_x_decay": 0.0}
         return training.recipes.named(self.protocol, **fields)
+
+    @property
+    def teacher(self) -> "Experiment | None":
+        """The network whose maps it is drawn to: of the same recipe, but for penalty and trainer, and another seed."""
+        if self.wanted == "none":
+            return None
+        plain = {"penalty": "none", "strength": 0.0, "wanted": "none", "teacher_trainer": "sgd", "teacher_around": 0.0}
+        own = {"trainer": self.teacher_trainer, "around": self.teacher_around, "seed": self.seed + TEACHER}
+        return dataclasses.replace(self, **plain, **own)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from attrobust import attacks, attention, attributions, data, robustness, traini
 from attrobust.attributions.importance import unwrapped
 from attrobust.experiments import explanations, measure
 from attrobust.experiments.experiment import Experiment, Measurement
-from attrobust.regularizers import PENALTIES
+from attrobust.regularizers import PENALTIES, wanted_maps
 from attrobust.versions import digest, version_of
 
 #: Functions of the library that a notebook's own stored function may call.
@@ -37,6 +37,8 @@ def network(experiment: Experiment, device: str = "cpu") -> str:
     depends = {"experiment": experiment, "recipe": experiment.recipe, "functions": functions, "device": device}
     depends |= {"data": data.fingerprint(experiment.dataset), "pixels": measure.PIXELS[experiment.dataset]}
     depends |= {} if device == "cpu" else {"products": "TF32 in training"}
+    if experiment.teacher:
+        depends["wanted"] = {"by": wanted_maps, "teacher": network(experiment.teacher, device)}
     return digest(depends | {"kernel": attention.KERNELS[experiment.attention] if kernels else None})
 
 

@@ -1,9 +1,9 @@
 """Train one group of networks and measure each: the only place where training meets curvature and attacks."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 
 import pandas as pd
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attrobust import attributions, curvature, data, models, training
 from attrobust.experiments import explanations
 from attrobust.experiments.experiment import TRANSFORMER, Experiment, Measurement
+from attrobust.regularizers import wanted_maps
 from attrobust.rows import ATTACKED, DECIDING
 from attrobust.shapes import Attribution
 from attrobust.versions import as_before, versioned
@@ -25,6 +26,9 @@ PIXELS = {
     "fashion_mnist": (0.286, 0.353),
 }
 PIXELS |= {"cifar10": (0.473, 0.251), "cifar10_4k": (0.478, 0.250)}
+
+#: Finds the trained network of an experiment, in eval mode.
+Trained = Callable[[Experiment], nn.Module]
 
 COMPARABLE_LOSS = 0.25
 COMPARABLE_ACCURACY = 0.995
@@ -94,13 +98,29 @@ def short_mantissas(allowed: bool) -> Iterator[None]:
 
 @versioned(1)
 @short_mantissas(True)
-def train(group: Sequence[Experiment], device: str = "cpu") -> tuple[list[nn.Module], list[training.Fit]]:
-    """Train experiments that differ only in their seed, together."""
+def train(
+    group: Sequence[Experiment], device: str = "cpu", *, network: Trained | None = None
+) -> tuple[list[nn.Module], list[training.Fit]]:
+    """Train experiments that differ only in their seed, together; `network` finds their teachers, None trains them."""
     first = group[0]
     networks = [build(e, device) for e in group]
     generators = [torch.Generator().manual_seed(e.seed) for e in group]
     examples = dataset(first.dataset, first.side, first.n_train, None, device).train
-    return networks, training.fit(networks, *examples, first.recipe, generators=generators)
+    wanted = None
+    if first.teacher and first.strength:
+        wanted = [_wanted(e, examples, network or partial(trained_anew, device=device)) for e in group]
+    return networks, training.fit(networks, *examples, first.recipe, generators=generators, wanted=wanted)
+
+
+def trained_anew(experiment: Experiment, device: str = "cpu") -> nn.Module:
+    """The network of one experiment, trained here and now."""
+    return train([experiment], device)[0][0]
+
+
+def _wanted(experiment: Experiment, examples: data.Examples, network: Trained) -> Tensor:
+    """Maps of the training images by the experiment's teacher."""
+    draw = torch.Generator().manual_seed(experiment.teacher.seed)
+    return wanted_maps(network(experiment.teacher), *examples, kind=experiment.wanted, generator=draw)
 
 
 @versioned(3)

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from attrobust import __version__, paths
+from attrobust import __version__, claims, paths
 from attrobust.paths import write_bytes
 from attrobust.rows import Rows
 
@@ -93,7 +93,7 @@ class Store:
     def committed_claims(self, profile: str = "full") -> pd.DataFrame:
         """Verdicts of another profile than cpu that came with the repository; no line where there are none."""
         path = self.committed[0] / committed_as("claims", profile) if self.committed else None
-        return read_csv(path) if path and path.is_file() else pd.DataFrame()
+        return read_csv(path) if path and path.is_file() else pd.DataFrame(columns=[*claims.COLUMNS])
 
     def put(self, key: str, run: Mapping, attacked: Sequence[Mapping], made: Mapping) -> None:
         """Write one row after its provenance; called by workers as soon as a run ends."""

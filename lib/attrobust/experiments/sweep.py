@@ -5,10 +5,12 @@ torch costs seconds); every run seeds its own generators, so a row depends neith
 """
 
 import dataclasses
+import inspect
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -62,6 +64,10 @@ def run(
     for name in sorted(absent):
         store.leave_out(f"data set {name!r} is not on this machine", sum(e.dataset == name for e in missing))
     groups = _groups([e for e in missing if e.dataset not in absent], store, device)
+    teachers = dict.fromkeys(e.teacher for group in groups for e in group if e.teacher and e.strength)
+    untaught = [(e, store, device) for e in teachers if not store.network_file(keys_of.network(e, device))]
+    for done_there, _ in enumerate(in_workers(_prepared, untaught, jobs=jobs), start=1):
+        store.report(f"teachers: {done_there}/{len(untaught)} trained")
     total, done, began = len(experiments), len(found), time.monotonic()
     for lines in in_workers(_run_group, [(g, measurement, store, device) for g in groups], jobs=jobs):
         for line in lines:
@@ -140,7 +146,8 @@ def _run_group(group: list[Experiment], measurement: Measurement, store: Store, 
     known = {e: found for e in group if (found := _fitted(e, store, device))}
     new = [e for e in group if e not in known]
     if new:
-        known |= dict(zip(new, zip(*train(new, device), strict=True), strict=True))
+        found = train(new, device, network=partial(_network, store=store, device=device))
+        known |= dict(zip(new, zip(*found, strict=True), strict=True))
     share = (time.monotonic() - began) / len(group)
     for e in group:
         began, (model, fit) = time.monotonic(), known[e]
@@ -165,12 +172,25 @@ def _fitted(experiment: Experiment, store: Store, device: str) -> tuple[nn.Modul
         return None
 
 
+def _network(experiment: Experiment, store: Store, device: str) -> nn.Module:
+    """The network of one experiment, in eval mode: a stored one, or one that is trained now, and stored."""
+    if found := _fitted(experiment, store, device):
+        return found[0]
+    networks, fits = train([experiment], device, network=partial(_network, store=store, device=device))
+    store.save_weights(keys_of.network(experiment, device), networks[0], dataclasses.asdict(fits[0]))
+    return networks[0]
+
+
+def _prepared(experiment: Experiment, store: Store, device: str) -> None:
+    """See that a network is stored."""
+    _network(experiment, store, device)
+
+
 def trained(experiment: Experiment, *, store: Store, device: str = "cpu") -> nn.Module:
     """The trained network of one experiment, in eval mode, frozen, on a device; trained on the store's if it is new."""
     name = keys_of.network(experiment, store.device)
     if store.network_file(name) is None:
-        for networks, fits in in_workers(train, [([experiment], store.device)], jobs=1):
-            store.save_weights(name, networks[0], dataclasses.asdict(fits[0]))
+        list(in_workers(_prepared, [(experiment, store, store.device)], jobs=1))
     stored = store.network_file(name)
     model = _loaded(experiment, stored, device)
     store.keep_network(name, stored)
@@ -200,7 +220,8 @@ def tables(
 ) -> pd.DataFrame:
     """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none.
 
-    A task whose table is not stored and whose images are not on this machine is left out, loudly.
+    A task whose table is not stored and whose images are not on this machine is left out, loudly. A function with a
+    keyword-only `network` is given one that finds the trained network of an experiment, a stored one if there is one.
     """
     keys = [keys_of.table(name, function, task, version=version, device=store.device) for task in tasks]
     missing = [(key, task) for key, task in zip(keys, tasks, strict=True) if not store.table_file(name, key)]
@@ -209,9 +230,12 @@ def tables(
         store.leave_out(reason, n)
         print(f"!!! LEFT OUT: {n} networks, because {reason}")
     missing = [(key, task) for key, task in missing if key not in gone]
+    asked = inspect.signature(function).parameters.get("network")
+    finds = asked is not None and asked.kind is asked.KEYWORD_ONLY
+    given = {"network": partial(_network, store=store, device=store.device)} if finds else {}
 
     def compute(key: str, task: tuple) -> None:
-        store.put_table(name, key, function(*task))
+        store.put_table(name, key, function(*task, **given))
 
     for done, _ in enumerate(in_workers(compute, missing, jobs=jobs), start=1):
         store.report(f"{name}: {done}/{len(missing)} computed")

@@ -20,7 +20,7 @@ from torch import nn
 from attrobust import attacks, attributions, claims, data, experiments, faithfulness, robustness
 from attrobust.attacks.streams import stochastic
 from attrobust.balls import Ball
-from attrobust.experiments.measure import train
+from attrobust.experiments.measure import Trained, train
 from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images
 from attrobust.versions import versioned
@@ -192,14 +192,15 @@ def largest_stable(experiment: experiments.Experiment, first: float, epochs: int
 
 @versioned(1)
 def transferred(
-    experiment: experiments.Experiment, names: Sequence[str], radius: float, effort: attacks.Effort, n_attacked: int
-) -> pd.DataFrame:
+    experiment: experiments.Experiment, names: Sequence[str], radius: float, effort: attacks.Effort, n_attacked: int,
+    *, network: Trained,
+) -> pd.DataFrame:  # fmt: skip
     """Attack one map of a network, measure another: Spearman's rank correlation, a row for each pair of maps.
 
     Every map is told as "map, readout"; `attacked` is "noise" for noise of the same size. The linf radius is in 1/255
     of the pixel range; images that no attack reached do not count.
     """
-    model, x, maps = _explained(experiment, names, n_attacked)
+    model, x, maps = _explained(experiment, names, n_attacked, network)
     draw = torch.Generator().manual_seed(experiment.seed)
     how = {"ball": Ball("linf", radius / 255), "k": max(1, x[0, 0].numel() // 10), "generator": draw, "effort": effort}
     table = robustness.transfer(model, x, attributions=maps, **how)
@@ -209,8 +210,9 @@ def transferred(
 
 @versioned(1)
 def relevance_mass(
-    experiment: experiments.Experiment, names: Sequence[str], radius: float, effort: attacks.Effort, n_attacked: int
-) -> pd.DataFrame:
+    experiment: experiments.Experiment, names: Sequence[str], radius: float, effort: attacks.Effort, n_attacked: int,
+    *, network: Trained,
+) -> pd.DataFrame:  # fmt: skip
     """Where maps of a network of `two_digits` point, before and under attack; a row per map, and one of "random" order.
 
     `mass` is the share of a map's importances on the digit that decides (relevance mass accuracy: Arras, Osman and
@@ -222,7 +224,7 @@ def relevance_mass(
     drawn = [name for name, map_of in experiments.of_pixels().items() if name in names and stochastic(map_of)]
     if drawn:
         raise ValueError(f"names holds {drawn[0]!r}, which draws random numbers; its share is not one number")
-    model, x, maps = _explained(experiment, names, n_attacked)
+    model, x, maps = _explained(experiment, names, n_attacked, network)
     target, half = predictions(model, x), data.two_digits.deciding(*x.shape[-2:])
     how = {"ball": Ball("linf", radius / 255), "k": max(1, x[0, 0].numel() // 10), "effort": effort}
     draw, steps = torch.Generator().manual_seed(experiment.seed), min(20, half.numel())
@@ -240,7 +242,7 @@ def relevance_mass(
 
 
 def _explained(
-    experiment: experiments.Experiment, names: Sequence[str], n: int
+    experiment: experiments.Experiment, names: Sequence[str], n: int, network: Trained
 ) -> tuple[nn.Module, Images, dict[str, Attribution]]:
     """A network, trained, images of its seed's own draw, and its maps under both readouts by name."""
     lacking = [name for name in names if name not in experiments.explaining(experiment.architecture, names)]
@@ -248,8 +250,7 @@ def _explained(
         raise ValueError(f"names is {[*names]}; it must hold maps that a network {experiment.architecture!r} has")
     maps = experiments.compared(None, names, list(experiments.READOUTS))
     told = {f"{name}, {readout}": attribution for (name, readout), attribution in maps.items()}
-    (model,), _ = train([experiment])
-    return model.requires_grad_(False), experiments.shown(experiment, n).x, told
+    return network(experiment).requires_grad_(False), experiments.shown(experiment, n).x, told
 
 
 def _share(maps: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

@@ -169,8 +169,9 @@ def front(price: Values, worth: Values) -> list[bool]:
 
 @versioned(1)
 def smoothed_bends(
-    experiment: experiments.Experiment, sigmas: Sequence[float], draws: Sequence[int], n_attacked: int
-) -> pd.DataFrame:
+    experiment: experiments.Experiment, sigmas: Sequence[float], draws: Sequence[int], n_attacked: int,
+    *, network: measure.Trained,
+) -> pd.DataFrame:  # fmt: skip
     """How fast the SmoothGrad map of the probability turns, beside what bounds it, per sigma (of pixels in [0, 1]).
 
     `largest` is, over images, the largest absolute eigenvalue of the Hessian of the probability averaged over so many
@@ -178,8 +179,7 @@ def smoothed_bends(
     a function that differs from 1/2 by at most F = 1/2, `published` the 2 F / sigma^2 of Wang et al. 2020, both for the
     mean over all draws there are.
     """
-    (model,), _ = measure.train([experiment])
-    model.requires_grad_(False)
+    model = network(experiment).requires_grad_(False)
     x, rows = experiments.shown(experiment, n_attacked).x, []
     target, draw = predictions(model, x), torch.Generator().manual_seed(experiment.seed)
     noise = torch.randn(max(draws), *x.shape[1:], generator=draw)

@@ -4,6 +4,7 @@ Unlike seconds they are the same on every machine and under any load. A *pass* i
 compared in turn, so that a load that changes meets all ways alike.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from attrobust.models import watched
-from attrobust.shapes import Images, Labels
+from attrobust.shapes import Images, Labels, Maps
 from attrobust.training.ingredients import TRAINERS
 from attrobust.training.recipes import Recipe
 
@@ -42,10 +43,12 @@ class Operations(TorchDispatchMode):
         return found
 
 
-def passes(model: nn.Module, x: Images, y: Labels, recipe: Recipe, *, generator: torch.Generator) -> float:
+def passes(
+    model: nn.Module, x: Images, y: Labels, recipe: Recipe, *, generator: torch.Generator, wanted: Maps | None = None
+) -> float:
     """Passes that one update by this recipe costs for each image; plain SGD takes three, but for the first layer.
 
-    The network's parameters and statistics stay as they are.
+    The network's parameters and statistics stay as they are. `wanted` are the maps that a penalty may wait for.
     """
     take = TRAINERS["sgd" if recipe.plain else recipe.trainer]
     with watched.untouched(model):
@@ -54,7 +57,7 @@ def passes(model: nn.Module, x: Images, y: Labels, recipe: Recipe, *, generator:
         if not forward.total:
             raise ValueError("model runs no product or convolution that could be counted")
         with Operations() as update:
-            take(model, recipe.objective, x, y, recipe.radius, generator)
+            take(model, dataclasses.replace(recipe.objective, wanted=wanted), x, y, recipe.radius, generator)
     return update.total / forward.total
 
 

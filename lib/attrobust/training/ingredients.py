@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrobust import checks
-from attrobust.attacks.streams import stochastic
+from attrobust.attacks.streams import stochastic, waits_for
 from attrobust.balls import Ball
 from attrobust.models.derivatives import again
 from attrobust.regularizers import Penalty, ascend
@@ -42,11 +42,15 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "squ
 
 @dataclass(frozen=True)
 class Objective:
-    """Mean of loss + strength * penalty; both give one number per example, the penalty from (model, x, y)."""
+    """Mean of loss + strength * penalty; both give one number per example, the penalty from (model, x, y).
+
+    `wanted` holds the maps of a batch that a penalty may wait for.
+    """
 
     loss: Loss
     penalty: Penalty | None = None
     strength: float = 0.0
+    wanted: Tensor | None = None
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None
@@ -55,8 +59,9 @@ class Objective:
         loss = self.loss(model(x), y).mean()
         if self.penalty is None:
             return loss, loss.detach()
-        drawn = {"generator": generator} if stochastic(self.penalty) else {}
-        return loss + self.strength * self.penalty(model, x, y, **drawn).mean(), loss.detach()
+        given = {"generator": generator} if stochastic(self.penalty) else {}
+        given |= {"wanted": self.wanted} if waits_for(self.penalty, "wanted") else {}
+        return loss + self.strength * self.penalty(model, x, y, **given).mean(), loss.detach()
 
 
 @versioned(1)
@@ -104,19 +109,34 @@ def adversarial(
     Seven signed steps of 2.5 / 7 of the radius raise the loss (Madry et al. 2018, "Towards deep learning models
     resistant to adversarial attacks").
     """
+    return sgd(model, objective, _harder(model, objective, x, y, Ball("linf", radius), generator), y, radius, generator)
+
+
+@versioned(1)
+def adversarial_l2(
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, radius: float, generator: torch.Generator | None
+) -> tuple[Sequence[Tensor], Tensor]:
+    """As `adversarial`, in the l2 ball, by steps along the normalised gradient."""
+    return sgd(model, objective, _harder(model, objective, x, y, Ball("l2", radius), generator), y, radius, generator)
+
+
+def _harder(
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, ball: Ball, generator: torch.Generator | None
+) -> Tensor:
+    """Images of a ball at which the loss is larger."""
 
     def losses(at: Tensor) -> Tensor:
         return objective.loss(model(at), y)
 
-    harder = ascend(losses, x, ball=Ball("linf", radius), steps=ADVERSARIAL_STEPS, generator=generator)
-    return sgd(model, objective, harder, y, radius, generator)
+    return ascend(losses, x, ball=ball, steps=ADVERSARIAL_STEPS, generator=generator)
 
 
 TRAINERS: dict[str, Callable[..., tuple[Sequence[Tensor], Tensor]]]
-TRAINERS = {"sgd": sgd, "sam": sam, "adversarial": adversarial}
+TRAINERS = {"sgd": sgd, "sam": sam, "adversarial": adversarial, "adversarial_l2": adversarial_l2}
 
-#: Trainers that are `sgd` at radius 0.
-AROUND = ("sam", "adversarial")
+#: Trainers whose radius is one of pixels; and all that are `sgd` at radius 0.
+IN_PIXELS = ("adversarial", "adversarial_l2")
+AROUND = ("sam", *IN_PIXELS)
 
 
 def noisy_labels(y: Labels, share: float, *, classes: int, generator: torch.Generator) -> Labels:

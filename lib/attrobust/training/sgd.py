@@ -10,6 +10,7 @@ BatchNorm normalises by its batch where a gradient is taken, and its running sta
 torch moves them. Every loss on the whole training set, at a level too, is that of the network in eval mode.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from attrobust import checks
+from attrobust.attacks.streams import waits_for
 from attrobust.attention import Attention
 from attrobust.models import guards, watched
-from attrobust.shapes import Images, Labels
+from attrobust.shapes import Images, Labels, Maps
 from attrobust.swap import ImageClassifier
 from attrobust.training.dense import Dense
 from attrobust.training.ingredients import AUGMENTATIONS, TRAINERS, noisy_labels
@@ -52,14 +54,14 @@ class Fit:
 
 def fit(
     models: Sequence[nn.Module], x: Images, y: Labels, recipe: Recipe, *, generators: Sequence[torch.Generator],
-    probe: Probe | None = None, probe_every: int = 0,
+    wanted: Sequence[Maps] | None = None, probe: Probe | None = None, probe_every: int = 0,
 ) -> list[Fit]:  # fmt: skip
     """Train networks that are alike but for their weights, in place, side by side on the same images in [0, 1].
 
     Each network's own generator decides its noisy labels, then its batch order and augmentation; what a penalty or a
-    trainer draws comes from a stream that its initial seed names, so that the batches do not depend on it. `probe` is
-    called as probe(step, models) every `probe_every` updates (0: never), before the update. Networks are left in eval
-    mode.
+    trainer draws comes from a stream that its initial seed names, so that the batches do not depend on it. `wanted`
+    holds, for each network, the maps of all images that a penalty may wait for. `probe` is called as
+    probe(step, models) every `probe_every` updates (0: never), before the update. Networks are left in eval mode.
     A ValueError refuses networks that are random or couple the images of a batch in train mode, but for BatchNorm with
     running statistics; such a network takes no penalty and no other trainer, which run it more often than its
     statistics may move.
@@ -73,6 +75,7 @@ def fit(
     """
     classes = _check_examples(models, x, y, generators)
     _check_statistics(models[0], x, recipe)
+    _check_wanted(wanted, models, x, recipe)
     checks.count("batch_size", recipe.batch_size, most=len(x))
     checks.count("probe_every", probe_every, least=0)
     noisy = partial(noisy_labels, y, recipe.label_noise, classes=classes)
@@ -101,7 +104,8 @@ def fit(
             if augment is not None:
                 draws = zip(images, running, strict=True)
                 images = torch.stack([augment(part, recipe.shift_pixels, generators[index]) for part, index in draws])
-            gradient, losses = networks.gradient(images, labels.gather(1, batch))
+            maps = () if wanted is None else (torch.stack([wanted[i][b] for i, b in zip(running, batch, strict=True)]),)
+            gradient, losses = networks.gradient(images, labels.gather(1, batch), *maps)
             step = recipe.step(update, per_epoch=per_epoch)
             _update(networks.weights, velocity, gradient, recipe, [step / 2 ** fits[i].halvings for i in running])
             for row, index in enumerate(running if recipe.pinned else ()):
@@ -154,8 +158,11 @@ def _networks(
     if not recipe.plain:
         objective = recipe.objective
 
-        def gradient(index: int, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-            return TRAINERS[recipe.trainer](model, objective, x, y, recipe.radius, generators[index])
+        def gradient(
+            index: int, model: nn.Module, x: Tensor, y: Tensor, wanted: Tensor | None = None
+        ) -> tuple[Sequence[Tensor], Tensor]:
+            told = objective if wanted is None else dataclasses.replace(objective, wanted=wanted)
+            return TRAINERS[recipe.trainer](model, told, x, y, recipe.radius, generators[index])
 
         return Turns(models, loss, gradient)
     if Dense.can(models):
@@ -213,6 +220,24 @@ def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generator
             module.training = training
     checks.labels("y", y, batch=len(x), classes=classes)
     return classes
+
+
+def _check_wanted(wanted: Sequence[Tensor] | None, models: Sequence[nn.Module], x: Tensor, recipe: Recipe) -> None:
+    """Refuse maps that no penalty reads, or that do not belong to the images, and a penalty that lacks its maps."""
+    penalty = recipe.objective.penalty
+    if penalty is None or not waits_for(penalty, "wanted"):
+        if wanted is not None:
+            raise ValueError("wanted is given; no penalty of this recipe, at its strength, waits for maps")
+        return
+    if not isinstance(wanted, list | tuple) or [getattr(m, "shape", None) for m in wanted] != [x.shape] * len(models):
+        raise ValueError(
+            f"wanted must be a list of {len(models)} tensors of the images' shape, {tuple(x.shape)}: the penalty draws"
+            " each network towards maps of its own"
+        )
+    if recipe.augmentation != "none":
+        raise ValueError(
+            f"augmentation is {recipe.augmentation!r}; images that move would not belong to the maps that are wanted"
+        )
 
 
 def _check_statistics(model: nn.Module, x: Tensor, recipe: Recipe) -> None:

@@ -104,8 +104,11 @@ class Networks(ABC):
             yield from zip(self.named(row).values(), model.parameters(), strict=True)
 
     @abstractmethod
-    def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of each network on its own batch, a row each, and the losses; the rows are overwritten next time."""
+    def gradient(self, x: Tensor, y: Tensor, *beside: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of each network on its own batch, a row each, and the losses; the rows are overwritten next time.
+
+        `beside` are further tensors of each network's batch, which those in turns hand over.
+        """
 
     @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -164,7 +167,10 @@ class Stack(Networks):
 
 
 class Turns(Networks):
-    """One network after the other, on copies; `gradient` takes index, network, batch, labels; None: the loss's own."""
+    """One network after the other, on copies.
+
+    `gradient` takes index, network, batch, labels and what is there beside them; None: the loss's own.
+    """
 
     lazy = True
 
@@ -178,11 +184,11 @@ class Turns(Networks):
         for mine, parameter in self._beside(self.models):
             parameter.data = mine
 
-    def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, x: Tensor, y: Tensor, *beside: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of each network on its own batch, and the losses."""
         losses = []
         for row, model in enumerate(self.models):
-            found, loss = self.take(row, model, x[row], y[row])
+            found, loss = self.take(row, model, x[row], y[row], *(part[row] for part in beside))
             losses.append(loss)
             for part, mine in zip(found, self.slope_of.values(), strict=True):
                 mine[row].copy_(part)
