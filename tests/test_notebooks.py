@@ -217,6 +217,16 @@ def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path, book):
     assert "claims.page(C2)" in done.stdout
 
 
+@pytest.mark.slow
+@every_notebook
+def test_it_runs_on_its_own_rows_where_no_other_profile_has_left_claims(tmp_path, path):
+    tree = copy_tree(tmp_path, only=path.stem)
+    for claims in (tree / "figures" / path.stem).glob("claims_*.csv"):
+        claims.unlink()
+    how = ["--cwd", "notebooks", "-p", "out", str(tree / "build" / "alone"), "--no-progress-bar"]
+    run([sys.executable, "-m", "papermill", *how, f"notebooks/{path.name}", "-"], tree, check=True)
+
+
 @every_notebook
 def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(smoke, path):
     tree, done = smoke

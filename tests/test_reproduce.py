@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from attrobust import __main__, paths
+from attrobust import __main__, claims, paths
 from attrobust.experiments import store
 from attrobust.notebook import reproduce
 from nbclient.exceptions import DeadKernelError
@@ -292,6 +292,15 @@ def test_a_second_draw_stands_whole_beside_the_first_and_is_never_read_as_eviden
     own = store.Store("03_x", out=tmp_path / "out")
     assert set(own.committed_rows("abc")) == {"a", "b"}
     assert own.committed_claims("headline")["claim"].tolist() == ["headline"]
+
+
+def test_claims_that_no_profile_has_left_are_a_table_without_a_line_that_can_be_asked_like_any_other(tmp_path):
+    nothing = store.Store("03_x", out=tmp_path / "out").committed_claims("full")
+    assert not len(nothing)
+    told = claims.lines_of(nothing, "C2", ["map", "readout"])
+    assert {"map", "readout", "start", "end", "effect", "low", "high", "word", "seeds"} <= {*told.columns}
+    for name in ("04_across_models", "05_explicit_regularizers"):
+        assert {*nothing.columns} <= {*pd.read_csv(paths.figures / name / "claims.csv", nrows=1).columns}
 
 
 def rows(tree):

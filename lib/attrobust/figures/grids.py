@@ -51,13 +51,17 @@ def pictures(table: pd.DataFrame) -> Figure:
 
 @drawing
 def matrix(
-    table: pd.DataFrame, *, rows: str, columns: str, digits: int = 2, x_label: str = "", y_label: str = ""
-) -> Figure:
-    """One cell per pair: `mean`, `low` and `high`; the deeper its colour (`shade`, 0 to 1), the more damage."""
+    table: pd.DataFrame, *, rows: str, columns: str, digits: int = 2, x_label: str = "", y_label: str = "",
+    color: str = "attack",
+) -> Figure:  # fmt: skip
+    """One cell per pair: `mean`, `low` and `high`; the deeper its colour (`shade`, 0 to 1), the more damage.
+
+    With `color` "up" a deep cell is a large gain.
+    """
     lines, names = list(table[rows].unique()), list(table[columns].unique())
     figure, axis = plt.subplots(figsize=(1.15 * len(names) + 1.9, 0.36 * len(lines) + 1.3))
     shades = table.pivot(index=rows, columns=columns, values="shade").loc[lines, names]
-    palette = sns.light_palette(COLORS["attack"], as_cmap=True)
+    palette = sns.light_palette(COLORS[color], as_cmap=True)
     axis.imshow(shades.to_numpy(dtype=float), cmap=palette, vmin=0, vmax=1.4, aspect="auto")
     for cell in table.to_dict("records"):
         place = names.index(cell[columns]), lines.index(cell[rows])

@@ -17,10 +17,10 @@ from IPython import display
 from attrobust import checks, data, experiments, models, training
 from attrobust.attacks.streams import stochastic
 from attrobust.experiments.store import Store, place_for
-from attrobust.studies import explicit_regularizers
+from attrobust.studies import explicit_regularizers, interpretable_gradients
 
 #: Whole numbers from 0; and lists that may be empty: what they ask for is then left out.
-SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds")
+SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds", "pilot_seeds")
 MAY_BE_EMPTY = ("strong_seeds", "curve_seeds", "large_steps")
 MAY_BE_EMPTY += (
     "other_budgets",
@@ -33,6 +33,8 @@ MAY_BE_EMPTY += (
     "photographs",
     "relu_methods",
     "strong_networks",
+    "further_arms",
+    "pilot_seeds",
 )
 
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
@@ -59,6 +61,10 @@ CHOICES |= dict.fromkeys(("transfer_methods", "relu_methods"), tuple(explicit_re
 CHOICES |= dict.fromkeys(("maps", "other_maps"), tuple(dict.fromkeys(name for *_, name in experiments.RADII)))
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
 CHOICES |= {"photographs": tuple(data.PHOTOGRAPHS)}
+CHOICES |= {"protected_networks": tuple(interpretable_gradients.STRENGTHS)}
+CHOICES |= dict.fromkeys(
+    ("arms", "further_arms", "explained_arms", "queried_arms"), tuple(interpretable_gradients.METHODS)
+)
 CHOICES |= {"truth_maps": [n for n in CHOICES["transfer_maps"] if not stochastic(experiments.of_pixels()[n])]}
 
 #: What a list of a type holds.
