@@ -6,7 +6,7 @@ import cases
 import pandas as pd
 import pytest
 import torch
-from attrobust import attacks, attributions, data, experiments, models, regularizers
+from attrobust import attacks, attributions, curvature, data, experiments, models, regularizers
 from attrobust.balls import Ball
 from attrobust.experiments import measure, sweep
 from attrobust.experiments.store import Store
@@ -103,6 +103,11 @@ def test_what_gradients_are_like_is_told_as_by_hand():
     model, (x, y) = find(e), experiments.shown(e, 12)
     slope = attributions.saliency(model, x, model(x).argmax(1)).detach().flatten(1)
     assert row["length"] == pytest.approx(slope.norm(dim=1).mean().item(), rel=1e-5)
+    jacobian, best, two = curvature.input_jacobian(model, x), model(x).argmax(1), model(x).topk(2)
+    places = torch.arange(12)
+    away = (jacobian[places, best] - jacobian[places, two.indices[:, 1]]).flatten(1).norm(dim=1)
+    expected = ((two.values[:, 0] - two.values[:, 1]) / away).mean()
+    assert row["reach"] == pytest.approx(expected.item(), rel=1e-4)
     cosine = (slope * x.flatten(1)).sum(1) / slope.norm(dim=1) / x.flatten(1).norm(dim=1)
     assert row["alignment"] == pytest.approx(cosine.abs().mean().item(), rel=1e-5)
     own = attributions.saliency(model, x, y).detach().flatten(1)

@@ -73,6 +73,8 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     ("#999999", ("IR permuted",)),
     (_blind[4], ("IR robust teacher",)),
     (_blind[3], ("PGD training",)),
+    ("#8da0cb", ("gradient norm alone",)),
+    ("#a6761d", ("weight decay",)),
     ("#117733", ("up",)),
     ("#882255", ("down",)),
     ("#777777", ("no change",)),

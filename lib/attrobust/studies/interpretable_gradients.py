@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from attrobust import attacks, attributions, checks, data, experiments, faithfulness
 from attrobust.balls import Ball
 from attrobust.experiments.measure import Trained
-from attrobust.models.readouts import predictions
+from attrobust.models.readouts import logit, margin, predictions
 from attrobust.regularizers import wanted_maps
 from attrobust.studies.explicit_regularizers import Method
 from attrobust.versions import versioned
@@ -25,7 +25,7 @@ _CIFAR = {"linf": (4 / 255, 8 / 255), "l2": (80 / 255, 320 / 255)}
 RADII: dict[str, dict[str, tuple[float, ...]]] = {"mnist": _MNIST, "digits": _MNIST, "cifar10_4k": _CIFAR}
 RADII["cifar10"] = _CIFAR
 
-#: What a validation accuracy may lose, and of which norm and radius accuracy under attack decides what is chosen.
+#: How much accuracy on validation images a strength may cost.
 MAY_LOSE = 0.02
 
 _LADDER = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -136,19 +136,23 @@ def _examples(experiment: experiments.Experiment, n: int, split: str) -> data.Ex
     return data.held_out(experiment.dataset, n, n_train=experiment.n_train, side=experiment.side)
 
 
-@versioned(1)
+@versioned(2)
 def gradients_like(experiment: experiments.Experiment, n: int, *, network: Trained) -> pd.DataFrame:
     """What the predicted logits' gradients at n test images are like: one row of means.
 
     `alignment` is the absolute cosine of gradient and image (Etmann et al. 2019, eq. 1, over the image's length),
-    `length` the gradient's Euclidean length, `wanted` the cosine of the true logit's gradient and what the teacher
-    would have wanted of this image, NaN without one; `deletion` and `insertion` are areas of the predicted class's
-    probability (Petsiuk et al. 2018), also of pixels in `random` order.
+    `length` the gradient's Euclidean length, `reach` the predicted class's margin over the length of the margin's own
+    gradient: how far, to first order, the decision is from turning, in pixels. `wanted` is the cosine of the true
+    logit's gradient and what the teacher would have wanted of this image, NaN without one; `deletion` and `insertion`
+    are areas of the predicted class's probability (Petsiuk et al. 2018), also of pixels in `random` order.
     """
     model = network(experiment).requires_grad_(False)
     x, y = experiments.shown(experiment, n)
-    slope = attributions.saliency(model, x, predictions(model, x)).detach()
-    row = {"alignment": _cosine(slope, x).abs(), "length": slope.flatten(1).norm(dim=1)}
+    target = predictions(model, x)
+    slope, way = (attributions.saliency(model, x, target, readout=r).detach().flatten(1) for r in (logit, margin))
+    with torch.no_grad():
+        reach = margin(model, x, target) / way.norm(dim=1)
+    row = {"alignment": _cosine(slope, x).abs(), "length": slope.norm(dim=1), "reach": reach}
     if experiment.teacher:
         row["wanted"] = _cosine(attributions.saliency(model, x, y).detach(), _wanted(experiment, x, y, network))
     how = {"attributions": {"saliency": attributions.saliency}, "steps": min(20, x[0, 0].numel())}
