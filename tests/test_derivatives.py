@@ -77,7 +77,7 @@ def test_an_attack_on_a_map_that_cannot_be_differentiated_ends_in_one_sentence(u
 
 @pytest.mark.parametrize("name", [name for name in PENALTIES if name != "none"])
 def test_so_does_a_penalty(unchecked, name):
-    model, objective = fused(), Objective(cross_entropy, PENALTIES[name], 0.1)
+    model, objective = fused(), Objective(cross_entropy, PENALTIES[name], 0.1, wanted=pictures())
     with pytest.raises(ValueError, match=FUSED + REMEDIES):
         sgd(model, objective, pictures(), cases.labels(2), 0.0, cases.generator())
 

@@ -714,7 +714,10 @@ def good():
         ({"penalty": "gradient"}, "penalty is 'gradient'; it must be one of none, input_gradient"),
         ({"penalty": "input_gradient", "strength": -1.0}, "strength is -1.0; it must be a finite number of at least 0"),
         ({"strength": 0.1}, "strength is 0.1; only a recipe with a penalty takes it"),
-        ({"trainer": "sma"}, "trainer is 'sma'; it must be one of sgd, sam, adversarial; did you mean 'sam'"),
+        (
+            {"trainer": "sma"},
+            "trainer is 'sma'; it must be one of sgd, sam, adversarial, adversarial_l2; did you",
+        ),
         ({"radius": 0.1}, "radius is 0.1; trainer 'sgd' takes none"),
         ({"loss": "hinge"}, "loss is 'hinge'; it must be one of cross_entropy, squared"),
         ({"stop_loss": 0.0}, "stop_loss is 0.0; it must be a finite number above 0"),

@@ -56,7 +56,7 @@ def lines_of(table: pd.DataFrame, claim: str, names: Sequence[str]) -> pd.DataFr
 def beyond(stored: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     """Lines of one such table that another does not have, or has from fewer seeds: of another profile's grid."""
     if not len(stored):
-        return stored
+        return own[:0]
     both = stored.reset_index(drop=True).merge(own.reindex(columns=[*NAMES, "seeds"]), on=[*NAMES], how="left",
                                                suffixes=("", "_own"), indicator=True)  # fmt: skip
     more = both["_merge"].eq("left_only") | (both.get("seeds", np.nan) > both.get("seeds_own", np.nan))
