@@ -1193,5 +1193,14 @@ def test_a_table_of_a_network_depends_on_everything_its_weights_depend_on(folder
     assert CALLS == [0.05] * 3
 
 
+def test_every_tasks_table_carries_its_own_label(folder):
+    store = Store("03_x")
+    labels = [{"arm": "b", "kind": 1}, {"arm": "a", "kind": 2}]
+    for _ in range(2):
+        found = experiments.tables(store, "labelled", doubled, [(3,), (1,)], version=1, jobs=1, labels=labels)
+        assert found[["n", "arm", "kind"]].to_numpy().tolist() == [[3, "b", 1], [1, "a", 2]]
+    assert "arm" not in experiments.tables(store, "labelled", doubled, [(3,), (1,)], version=1, jobs=1)
+
+
 def test_no_tasks_need_no_workers():
     assert list(experiments.in_workers(doubled, [])) == []

@@ -529,6 +529,17 @@ def test_training_draws_the_gradient_towards_the_wanted_map():
     assert towards() > before + 0.3
 
 
+def test_the_price_of_a_penalty_with_maps_is_counted_and_does_not_depend_on_what_is_wanted():
+    x, y = examples(8)
+
+    def price(penalty, maps):
+        recipe = training.Recipe(step_size=0.1, batch_size=8, epochs=1, penalty=penalty, strength=0.1)
+        return training.passes(network(), x, y, recipe, generator=cases.generator(), wanted=maps)
+
+    assert price("interpretation", x) == price("interpretation", 1 - x) == price("gradient_norm", None)
+    assert price("interpretation", x) > 3
+
+
 @pytest.mark.parametrize(
     ("fields", "wanted", "sentence"),
     [

@@ -108,7 +108,8 @@ def train(
     examples = dataset(first.dataset, first.side, first.n_train, None, device).train
     wanted = None
     if first.teacher and first.strength:
-        wanted = [_wanted(e, examples, network or partial(trained_anew, device=device)) for e in group]
+        find = network or partial(trained_anew, device=device)
+        wanted = [wanted_of(e, examples, find, seed=e.teacher.seed) for e in group]
     return networks, training.fit(networks, *examples, first.recipe, generators=generators, wanted=wanted)
 
 
@@ -117,9 +118,9 @@ def trained_anew(experiment: Experiment, device: str = "cpu") -> nn.Module:
     return train([experiment], device)[0][0]
 
 
-def _wanted(experiment: Experiment, examples: data.Examples, network: Trained) -> Tensor:
-    """Maps of the training images by the experiment's teacher."""
-    draw = torch.Generator().manual_seed(experiment.teacher.seed)
+def wanted_of(experiment: Experiment, examples: data.Examples, network: Trained, *, seed: int) -> Tensor:
+    """Maps of these images by the experiment's teacher, under draws of a seed."""
+    draw = torch.Generator().manual_seed(seed)
     return wanted_maps(network(experiment.teacher), *examples, kind=experiment.wanted, generator=draw)
 
 

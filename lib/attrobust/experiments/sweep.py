@@ -9,7 +9,7 @@ import inspect
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -216,13 +216,16 @@ def table(store: Store, name: str, function: Callable, *arguments: object, versi
 
 
 def tables(
-    store: Store, name: str, function: Callable, tasks: Sequence[tuple], *, jobs: int = 0, version: int | None = None
-) -> pd.DataFrame:
+    store: Store, name: str, function: Callable, tasks: Sequence[tuple], *, jobs: int = 0, version: int | None = None,
+    labels: Sequence[Mapping[str, object]] = (),
+) -> pd.DataFrame:  # fmt: skip
     """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none.
 
     A task whose table is not stored and whose images are not on this machine is left out, loudly. A function with a
     keyword-only `network` is given one that finds the trained network of an experiment, a stored one if there is one.
+    `labels`, if any, are further columns of each task's table, in the order of the tasks.
     """
+    labels = labels or [{} for _ in tasks]
     keys = [keys_of.table(name, function, task, version=version, device=store.device) for task in tasks]
     missing = [(key, task) for key, task in zip(keys, tasks, strict=True) if not store.table_file(name, key)]
     gone = {key: absent for key, task in missing if (absent := _absent(_experiments_in(task)))}
@@ -239,7 +242,8 @@ def tables(
 
     for done, _ in enumerate(in_workers(compute, missing, jobs=jobs), start=1):
         store.report(f"{name}: {done}/{len(missing)} computed")
-    found = [store.table(name, key) for key in keys if key not in gone]
+    told = zip(keys, labels, strict=True)
+    found = [store.table(name, key).assign(**label) for key, label in told if key not in gone]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from attrobust import attacks, attributions, checks, data, experiments, faithfulness
 from attrobust.balls import Ball
-from attrobust.experiments.measure import Trained
+from attrobust.experiments.measure import Trained, wanted_of
 from attrobust.models.readouts import logit, margin, predictions
-from attrobust.regularizers import wanted_maps
 from attrobust.studies.explicit_regularizers import Method
 from attrobust.versions import versioned
 
@@ -152,15 +151,16 @@ def gradients_like(experiment: experiments.Experiment, n: int, *, network: Train
     slope, way = (attributions.saliency(model, x, target, readout=r).detach().flatten(1) for r in (logit, margin))
     with torch.no_grad():
         reach = margin(model, x, target) / way.norm(dim=1)
-    row = {"alignment": _cosine(slope, x).abs(), "length": slope.norm(dim=1), "reach": reach}
+    aimed = torch.tensor(torch.nan)
     if experiment.teacher:
-        row["wanted"] = _cosine(attributions.saliency(model, x, y).detach(), _wanted(experiment, x, y, network))
+        maps = wanted_of(experiment, data.Examples(x, y), network, seed=experiment.seed)
+        aimed = _cosine(attributions.saliency(model, x, y).detach(), maps)
+    row = {"wanted": aimed, "alignment": _cosine(slope, x).abs(), "length": slope.norm(dim=1), "reach": reach}
     how = {"attributions": {"saliency": attributions.saliency}, "steps": min(20, x[0, 0].numel())}
     how["generator"] = torch.Generator().manual_seed(experiment.seed)
     curves = faithfulness.insertion_deletion(model, x, **how).groupby("attribution")[["deletion", "insertion"]].mean()
     areas = {"deletion": curves.loc["saliency", "deletion"], "insertion": curves.loc["saliency", "insertion"]}
     areas |= {f"random_{name}": curves.loc[faithfulness.RANDOM, name] for name in ("deletion", "insertion")}
-    row = {"wanted": torch.tensor(torch.nan)} | row
     return pd.DataFrame([{"seed": experiment.seed} | {k: float(v.nanmean()) for k, v in row.items()} | areas])
 
 
@@ -171,7 +171,7 @@ def pictured(experiment: experiments.Experiment, n: int, *, network: Trained) ->
     x, y = experiments.shown(experiment, n)
     panels = {"image": x.mean(1), "gradient": attributions.saliency(model, x, y).detach().sum(1)}
     if experiment.teacher:
-        panels["wanted"] = _wanted(experiment, x, y, network).sum(1)
+        panels["wanted"] = wanted_of(experiment, data.Examples(x, y), network, seed=experiment.seed).sum(1)
     parts = []
     for kind, images in panels.items():
         for place, values in enumerate(images):
@@ -179,12 +179,6 @@ def pictured(experiment: experiments.Experiment, n: int, *, network: Trained) ->
             pixels = {"i": i.flatten(), "j": j.flatten(), "value": values.flatten()}
             parts.append(pd.DataFrame({k: v.numpy() for k, v in pixels.items()}).assign(kind=kind, image=place))
     return pd.concat(parts, ignore_index=True)
-
-
-def _wanted(experiment: experiments.Experiment, x: torch.Tensor, y: torch.Tensor, network: Trained) -> torch.Tensor:
-    """What the teacher of an experiment would have wanted of these images."""
-    draw = torch.Generator().manual_seed(experiment.seed)
-    return wanted_maps(network(experiment.teacher), x, y, kind=experiment.wanted, generator=draw)
 
 
 def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
