@@ -238,6 +238,14 @@ def of_students(function: Callable, *arguments: object) -> pd.DataFrame:
     return function(experiment(**fields), *arguments, network=network)
 
 
+def predictions_attacked(attack: Callable, **effort: int) -> pd.DataFrame:
+    """The images that an attack on predictions ends with, for networks that are not trained."""
+    e = experiment()
+    x, y = experiments.shown(e, 3)
+    found = attack(network(e), x, y, Ball("l2", 0.05), generator=torch.Generator().manual_seed(0), **effort)
+    return pd.DataFrame(found.x.flatten(1).numpy()).add_prefix("pixel ")
+
+
 MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevance"), ("logit", "log_probability"))}
 DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
 DROP_IN |= {"most": 2, "last": 2, "margin": 0.01}
@@ -286,10 +294,12 @@ CASES: dict[str, Callable[[], object]] = {
     ),
     "smoothed_photograph": smoothed_photograph,
     "relevance_mass": partial(untrained, across_models.relevance_mass),
+    "pgd": partial(predictions_attacked, attacks.pgd, steps=3),
+    "square": partial(predictions_attacked, attacks.square, queries=50),
     "right_under_attack": partial(
         of_students,
         interpretable_gradients.right_under_attack,
-        "pgd",
+        attacks.pgd,
         [("linf", 0.02), ("l2", 0.1)],
         20,
         {"steps": 3, "restarts": 1},

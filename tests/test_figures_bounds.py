@@ -78,3 +78,15 @@ def test_a_matrix_writes_every_value_with_its_interval_into_its_own_cell():
     assert {(0, 0, "0.91"), (1, 0, "0.99"), (0, 1, "0.63"), (0, 0, "[0.50, 0.95]")} <= written
     assert len(axis.texts) == 2 * len(cells)
     assert [t.get_text() for t in axis.get_yticklabels()] == ["noise, one draw", "attack"]
+
+
+def test_in_a_matrix_of_changes_losses_and_gains_have_colours_of_their_own_and_nothing_is_white():
+    table = pd.DataFrame({"part": ["a", "b", "c"], "of": "all", "mean": 0.0, "low": 0.0, "high": 0.0})
+    table["shade"] = [-1.0, 0.0, 1.0]
+    (axis,) = figures.matrix(table, rows="part", columns="of", color="change", note="n = 3").axes
+    image = axis.images[0]
+    lost, none, gained = (image.cmap(image.norm(value))[:3] for value in table["shade"])
+    assert none == pytest.approx((1, 1, 1), abs=0.01)
+    for found, name in ((lost, "down"), (gained, "up")):
+        aim = mpl.colors.to_rgb(figures.COLORS[name])
+        assert max(abs(f - a) for f, a in zip(found, aim, strict=True)) < 0.35

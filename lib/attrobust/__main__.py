@@ -1,4 +1,4 @@
-"""Command line: `python -m attrobust reproduce | figures | data | parameters`. The Makefile's lines are these.
+"""Command line: `python -m attrobust audit | reproduce | figures | data | parameters`. The Makefile's lines are these.
 
 What a command works with is imported when it runs, so that help and a misspelt option are answered at once.
 """
@@ -18,6 +18,20 @@ def main() -> None:
     """Recompute, redraw and inspect the notebooks of attrobust."""
     for name in ("OMP_NUM_THREADS", "JUPYTER_PREFER_ENV_PATH", "JUPYTER_PLATFORM_DIRS"):
         os.environ.setdefault(name, "1")
+
+
+@main.command("audit")
+@click.option("--model", default="", help="package.module:function, file.py:function, a folder of transformers.")
+@click.option("--weights", default="", help="Checkpoint of it, .safetensors or a state dict .pt; read as data.")
+@click.option("--pictures", default="", help="A file .npz, a folder of pictures, or one folder per class.")
+@click.option("--out", default="audit", show_default=True, help="Folder for the report.")
+@click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter of the notebook.")
+def _audit(*, out: str, pairs: list[tuple[str, str]], **named: str) -> None:
+    """Audit a classifier: how easily are its explanations manipulated? Without options, a small example."""
+    from attrobust.notebook import reproduce
+
+    values = {name: reproduce.parsed(name, value) for name, value in pairs}
+    reproduce.audit(out=out, overrides=values | {n: v for n, v in named.items() if v}, say=click.echo)
 
 
 @main.command("reproduce")

@@ -2,7 +2,7 @@
 
     pgd       signed or normalised gradient steps from random starts, on the cross-entropy and on the margin by turns
     square    random windows of pixels, kept where the margin falls: without gradients, so that a gradient that is
-              masked shows (Andriushchenko et al. 2020, "Square Attack"); in the l2 ball helped by a regression
+              masked shows (Andriushchenko et al. 2020, "Square Attack"); helped by a regression on its own tries
 
 The margin is the logit of the true class minus the largest other one: unlike the cross-entropy it has a gradient where
 the network is sure. An image is broken, and costs no more, once it is classified wrongly. Each image draws from a
@@ -23,14 +23,18 @@ from attrobust.models import guards
 from attrobust.models.derivatives import again
 from attrobust.models.readouts import cross_entropy, lead, margin
 from attrobust.shapes import Images, Labels, Marks, PerImage
+from attrobust.versions import versioned
 
 #: Share of the image that a window covers at the start of the search; it is halved at these shares of the queries
 #: (Andriushchenko et al. 2020, section 5: .05 to .8 of the pixels at the start, schedule for 10,000 queries).
 FIRST_SHARE, HALVINGS, TILES = 0.8, (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8), 5
 
 #: How often, from how many tries at most, and with how large a ridge over their mean squared length, `square` estimates
-#: the margin's slope in the l2 ball; without it, it was up to ten points weaker than `pgd` on plain networks.
-EVERY, LAST, RIDGE = 20, 200, 0.1
+#: the margin's slope; without it, it was ten points and more weaker than `pgd` on plain networks.
+EVERY, LAST, RIDGE = 20, 400, 1e-3
+
+#: How many numbers of an image's tries are kept at most; of large images fewer tries stay.
+MOST = 2**23
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def _started(model: nn.Module, x: Images, y: Labels, ball: Ball, generator: torc
     return _Search(model, x, y), Streams(x, generator=generator)
 
 
+@versioned(1)
 def pgd(
     model: nn.Module, x: Images, y: Labels, ball: Ball, *, generator: torch.Generator, steps: int = 40,
     restarts: int = 2, length: float = 2.5,
@@ -131,6 +136,7 @@ def pgd(
     return search.result
 
 
+@versioned(2)
 def square(
     model: nn.Module, x: Images, y: Labels, ball: Ball, *, generator: torch.Generator, queries: int = 1000
 ) -> Attacked:
@@ -139,8 +145,8 @@ def square(
     linf: it begins with stripes of a column each, at the ball's corners; a try gives a square window one colour there.
     l2: it begins with a tiling of small patterns; a try empties one window, and gives what length is free to a pattern
     in another. A try stays where the margin falls (Andriushchenko et al. 2020, "Square Attack", algorithms 2 and 3; our
-    window of an l2 try may overlap the one that it empties). Ours: in the l2 ball every `EVERY`th try goes down the
-    slope that a ridge regression of the margins of the last `LAST` tries finds. Arguments as in `pgd`.
+    window of an l2 try may overlap the one that it empties). Ours: every `EVERY`th try goes down the slope that a ridge
+    regression of the margins of the last `LAST` tries finds. Arguments as in `pgd`.
     """
     checks.count("queries", queries)
     search, streams = _started(model, x, y, ball, generator)
@@ -149,7 +155,7 @@ def square(
     draws = x.new_zeros(len(x), *size)
     for i in search.open.tolist():
         draws[i] = torch.rand(size, generator=streams(i, "square"), dtype=x.dtype)
-    seen = _Seen(x) if ball.norm == "l2" else None
+    seen = _Seen(x)
     for turn in range(queries):
         rows = search.open
         if not len(rows):
@@ -157,14 +163,13 @@ def square(
         clean, own = x[rows], draws[rows, turn]
         if turn == 0:
             delta = each(begin, clean, [streams(i, "begin") for i in rows.tolist()]) * ball.radius
-        elif seen is not None and turn > 1 and turn % EVERY == 0:
+        elif turn > 1 and turn % EVERY == 0:
             delta = _downhill(search.at[rows] - clean, ball, seen.slope(rows), own[:, 0])
         else:
             delta = propose(search.at[rows] - clean, ball.radius, _side(x.shape[2:], turn / queries), own)
         at = (clean + ball.project(delta)).clamp(0, 1)
         margins = search.see(at, rows)
-        if seen is not None:
-            seen.add(rows, at - clean, margins)
+        seen.add(rows, at - clean, margins)
     return search.result
 
 
@@ -173,27 +178,49 @@ class _Seen:
 
     def __init__(self, x: Images) -> None:
         self.shape, self.count = x.shape[1:], 0
-        self.moves = x.new_zeros(len(x), LAST, self.shape.numel())
-        self.margins = x.new_zeros(len(x), LAST)
+        self.last = min(LAST, max(EVERY, MOST // self.shape.numel()))
+        self.moves = x.new_zeros(len(x), self.last, self.shape.numel())
+        self.products = x.new_zeros(len(x), self.last, self.last)  # of moves, as most of them stay
+        self.fresh: list[int] = []  # places whose products are not there yet
+        self.margins = x.new_zeros(len(x), self.last)
 
     def add(self, rows: Tensor, moves: Images, margins: PerImage) -> None:
-        place, self.count = self.count % LAST, self.count + 1
+        place, self.count = self.count % self.last, self.count + 1
         self.moves[rows, place], self.margins[rows, place] = moves.flatten(1), margins
+        self.fresh.append(place)
 
     def slope(self, rows: Tensor) -> Images:
         """Ridge regression of margins on moves, in its dual form: w = D^T (D D^T + a I)^-1 m, both centred."""
-        moves, margins = (t[rows, : min(self.count, LAST)] for t in (self.moves, self.margins))
-        moves, margins = (t - t.mean(1, keepdim=True) for t in (moves, margins))
-        products = moves @ moves.mT
-        ridge = RIDGE * products.diagonal(dim1=1, dim2=2).mean(1) + torch.finfo(moves.dtype).tiny
-        products = products + torch.diag_embed(ridge[:, None].expand(-1, products.shape[1]))
-        return (moves.mT @ torch.linalg.solve(products, margins[:, :, None]))[:, :, 0].unflatten(1, self.shape)
+        n, fresh = min(self.count, self.last), torch.tensor(self.fresh, device=rows.device)
+        moves, margins = self.moves[rows, :n], self.margins[rows, :n]
+        products = self.products[rows, :n, :n]
+        products[:, fresh] = moves[:, fresh] @ moves.mT
+        products[:, :, fresh] = products[:, fresh].mT
+        self.products[rows, :n, :n], self.fresh = products, []
+        raw = products.diagonal(dim1=1, dim2=2).mean(1)
+        products = products - products.mean(1, keepdim=True)
+        products = products - products.mean(2, keepdim=True)
+        number = torch.finfo(products.dtype)
+        ridge = RIDGE * products.diagonal(dim1=1, dim2=2).mean(1) + n * number.eps * raw + number.tiny
+        products = products + torch.diag_embed(ridge[:, None].expand(-1, n))
+        dual = torch.linalg.solve(products, margins - margins.mean(1, keepdim=True))
+        dual = dual - dual.mean(1, keepdim=True)  # D is centred: its transpose takes off the mean
+        return (dual[:, None] @ moves).unflatten(2, self.shape)[:, 0]
 
 
 def _downhill(delta: Images, ball: Ball, slope: Images, draws: PerImage) -> Images:
-    """The perturbation after a step of a tenth to three radii down the slope, at full length."""
-    step = ball.radius * 0.1 * 30 ** draws[:, None, None, None]
-    return ball.radius * ball.steepest(delta - step * ball.steepest(slope))
+    """The perturbation after a step down the slope.
+
+    l2: a step of a tenth to three radii, then full length. linf: of the pixels that could still lower the margin, those
+    that promise most go to their corner of the ball, a hundredth to all of them.
+    """
+    down = -ball.radius * ball.steepest(slope)
+    if ball.norm == "l2":
+        return ball.radius * ball.steepest(delta + 0.1 * 30 ** draws[:, None, None, None] * down)
+    promise = (slope * (delta - down)).flatten(1)  # positive, and 0 where a pixel is in its corner
+    moving = (0.01**draws * (promise > 0).sum(1)).ceil()
+    place = promise.argsort(1, descending=True).argsort(1)
+    return torch.where((place < moving[:, None]).view_as(delta), down, delta)
 
 
 def _side(shape: torch.Size, progress: float) -> int:

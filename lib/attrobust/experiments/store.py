@@ -5,10 +5,12 @@ Everything is addressed by a digest of all that it depends on (see `versions`). 
 gathered into ``runs.csv`` and ``attacked.csv`` at its end; provenance stands in a file of its own.
 """
 
+import io
 import json
 import platform
 import subprocess
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import safetensors
 import safetensors.torch
@@ -121,6 +124,24 @@ class Store:
         if path is None:
             raise FileNotFoundError(f"table {name}-{key}.csv is not stored in {self.out} or among the committed ones")
         return read_csv(path)
+
+    def put_arrays(self, name: str, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Store a few small arrays beside a table of the same key."""
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        write_bytes(self.out / "tables" / f"{name}-{key}.npz", file.getvalue())
+
+    def arrays(self, name: str, key: str) -> dict[str, np.ndarray] | None:
+        """Stored arrays, None where there are none; nothing pickled is read, and a damaged file says so."""
+        folders = [self.out / "tables", *(folder / "tables" for folder in self.committed[:1])]
+        path = next(filter(Path.is_file, (folder / f"{name}-{key}.npz" for folder in folders)), None)
+        if path is None:
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise _damaged(path, error) from error
 
     def network_file(self, key: str) -> Path | None:
         """Stored weights of a network, if any."""

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from attrobust.figures.style import COLORS, bare, drawing, label
@@ -56,13 +57,16 @@ def matrix(
 ) -> Figure:  # fmt: skip
     """One cell per pair: `mean`, `low` and `high`; the deeper its colour (`shade`, 0 to 1), the more damage.
 
-    With `color` "up" a deep cell is a large gain.
+    With `color` "change" a `shade` between -1 and 1 has the colour of losses below zero and that of gains above.
     """
     lines, names = list(table[rows].unique()), list(table[columns].unique())
     figure, axis = plt.subplots(figsize=(1.15 * len(names) + 1.9, 0.36 * len(lines) + 1.3))
     shades = table.pivot(index=rows, columns=columns, values="shade").loc[lines, names]
-    palette = sns.light_palette(COLORS[color], as_cmap=True)
-    axis.imshow(shades.to_numpy(dtype=float), cmap=palette, vmin=0, vmax=1.4, aspect="auto")
+    if color == "change":
+        palette, least = LinearSegmentedColormap.from_list(color, [COLORS["down"], "white", COLORS["up"]]), -1.4
+    else:
+        palette, least = sns.light_palette(COLORS[color], as_cmap=True), 0
+    axis.imshow(shades.to_numpy(dtype=float), cmap=palette, vmin=least, vmax=1.4, aspect="auto")
     for cell in table.to_dict("records"):
         place = names.index(cell[columns]), lines.index(cell[rows])
         mean, low, high = (f"{cell[name]:.{digits}f}" for name in ("mean", "low", "high"))

@@ -50,7 +50,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (_blind[4], ("top_k", "exactly 8 raised", "1 - Pearson of p", "relevance", "softplus", "gaussian")),
     (_blind[5], ("center", "exactly 1 raised", "entropy / log n", "elu + 1", "linear")),
     (_blind[6], ("plain_rollout", "decay_held")),
-    (_blind[7], ("noise", "linear, matrix not formed")),
+    (_blind[7], ("noise", "noise of the same size", "linear, matrix not formed")),
     (_blind[8], ("pearson", "ReLU²")),
     (_blind[9], ("cosine", "cosine of p", "ReLU")),
     ("#000000", ("theory",)),

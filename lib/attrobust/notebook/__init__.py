@@ -34,12 +34,18 @@ MAY_BE_EMPTY += (
     "relu_methods",
     "strong_networks",
     "further_arms",
+    "truth_arms",
     "pilot_seeds",
+    "mean",
+    "std",
 )
 
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
-    **dict.fromkeys((*SEEDS, "jobs"), partial(checks.count, least=0)),
+    **dict.fromkeys((*SEEDS, "jobs", "size", "channels", "batch"), partial(checks.count, least=0)),
+    "n_pictures": partial(checks.count, least=2),
+    "leading": partial(checks.at_least, least=0, most=1),
+    "mean": checks.number,
     **dict.fromkeys(("radius", "radii", "curve_radii"), partial(checks.at_least, least=0, most=255)),
     "token_counts": lambda name, n: checks.count(name, checks.count(name, n, least=2), least=2, most=100_000),
     "keys": lambda name, n: checks.count(name, checks.count(name, n, least=10), least=10, most=10_000),
@@ -60,10 +66,11 @@ CHOICES |= dict.fromkeys(("regularized_networks", "smoothed_networks"), tuple(ex
 CHOICES |= dict.fromkeys(("transfer_methods", "relu_methods"), tuple(explicit_regularizers.METHODS))
 CHOICES |= dict.fromkeys(("maps", "other_maps"), tuple(dict.fromkeys(name for *_, name in experiments.RADII)))
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
+CHOICES |= {"readout": tuple(experiments.READOUTS)}
 CHOICES |= {"photographs": tuple(data.PHOTOGRAPHS)}
-CHOICES |= {"protected_networks": tuple(interpretable_gradients.STRENGTHS)}
+CHOICES |= {"protected_networks": interpretable_gradients.attacked()}
 CHOICES |= dict.fromkeys(
-    ("arms", "further_arms", "explained_arms", "queried_arms"), tuple(interpretable_gradients.METHODS)
+    ("arms", "further_arms", "explained_arms", "queried_arms", "truth_arms"), tuple(interpretable_gradients.METHODS)
 )
 CHOICES |= {"truth_maps": [n for n in CHOICES["transfer_maps"] if not stochastic(experiments.of_pixels()[n])]}
 

@@ -26,7 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from attrobust import checks, claims, data, paths
-from attrobust.experiments.store import committed_as, read_json, write_json
+from attrobust.experiments.store import committed_as, place_for, read_json, write_json
 from attrobust.notebook import accept, checked
 from attrobust.paths import write_bytes
 from attrobust.versions import digest
@@ -36,6 +36,10 @@ STAMP = "reproduction.json"
 EVIDENCE = ("runs", "attacked", "provenance", "claims")
 
 Say = Callable[[str], None]
+
+
+#: The notebook that audits a classifier, as the package carries it.
+AUDIT = Path(__file__).with_name("09_audit_your_model.ipynb")
 
 
 class NotebookError(RuntimeError):
@@ -220,13 +224,16 @@ def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
         say(f"{path.stem}: {len(list((out / 'figures').glob('*.png')))} figures, {_since(start)}")
 
 
-def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Say) -> None:
-    """Run one notebook with parameters, showing its progress lines as they come; a NotebookError if it fails."""
+def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Say, cwd: Path | None = None) -> None:
+    """Run one notebook with parameters, showing its progress lines as they come; a NotebookError if it fails.
+
+    Its working directory is `cwd`, or the folder of the notebooks.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     done = threading.Event()
     follower = threading.Thread(target=_follow, args=(target.parent / "progress.log", done, say))
     follower.start()
-    how = {"kernel_name": "python3", "cwd": paths.notebooks, "progress_bar": False}
+    how = {"kernel_name": "python3", "cwd": cwd or paths.notebooks, "progress_bar": False}
     try:
         quiet = ["--IPKernelApp.log_level=ERROR"]
         papermill.execute_notebook(source, target, dict(values), **how, extra_arguments=quiet)
@@ -239,6 +246,25 @@ def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Sa
     finally:
         done.set()
         follower.join()
+
+
+def audit(*, out: str, overrides: Mapping[str, object], say: Say = print) -> None:
+    """Run the notebook that audits a classifier, from any folder; in `out` the report as a page beside what it writes.
+
+    The notebook comes with the package. A parameter that it does not have, or with another value than accepted, is a
+    ValueError before anything runs.
+    """
+    from nbconvert import HTMLExporter
+
+    types = {name: kind for name, (kind, _) in parameters_of(AUDIT).items()}
+    for name in overrides:
+        accept(name, types.keys() - {"out"}, by="an audit")
+    values, folder = checked(overrides, types), place_for(out)
+    target = folder / AUDIT.name
+    execute(AUDIT, target, values | {"out": str(folder)}, say=say, cwd=Path.cwd())
+    page, _ = HTMLExporter(exclude_input=True).from_filename(str(target))
+    write_bytes(folder / "report.html", page.encode())
+    say(f"report.html, report.json, pictures.csv and the worst pictures: {folder}")
 
 
 def _follow(log: Path, done: threading.Event, say: Say) -> None:

@@ -4,7 +4,7 @@ All arms have the same data, epochs, step and schedule. How much there is of eac
 are training images that no network is trained on; test images are looked at once, at the end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -50,6 +50,7 @@ METHODS: dict[str, Method] = {
     "weight decay": Method(_WEIGHTS, {}, "weight_decay", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
     "IR robust gradient": _drawn("gradient", "adversarial"),
     "IR robust permuted": _drawn("permuted", "adversarial"),
+    "IR l2-robust gradient": _drawn("gradient", "adversarial_l2"),
     "IR l2-robust teacher": _drawn("smooth_grad", "adversarial_l2"),
     "gradient norm alone": Method(_SLOPES, {"penalty": "gradient_norm"}, "strength", _LADDER),
     "double backprop": Method(_SLOPES, {"penalty": "input_gradient"}, "strength", (0.1, 0.3, 1, 3, 10)),
@@ -60,19 +61,52 @@ METHODS: dict[str, Method] = {
 #: Step size of all arms that are no step size.
 STEP_SIZE = 0.0134
 
+#: Arms that take the strength of "IR robust teacher" and have no pilots of their own.
+_ALIKE = ("IR robust gradient", "IR robust permuted", "IR l2-robust gradient", "IR l2-robust teacher")
+
 #: By network and method, fixed by `chosen` from pilots (seeds 100 to 102) before the runs that are judged.
 STRENGTHS: dict[str, dict[str, float]] = {
-    "convnet mnist": dict.fromkeys(["IR gradient", "IR SmoothGrad", "IR permuted", "IR robust teacher"], 0.3)
-    | {"PGD training": 12.75, "gradient norm alone": 0.3, "weight decay": 0.03}
+    "convnet mnist": dict.fromkeys(["IR gradient", "IR SmoothGrad", "IR permuted", "IR robust teacher", *_ALIKE], 0.3)
+    | {"PGD training": 12.75, "PGD training l2": 255, "gradient norm alone": 0.3, "double backprop": 0.3}
+    | {"Jacobian": 0.01, "weight decay": 0.03},
+    "convnet cifar10_4k": dict.fromkeys(["IR gradient", "IR SmoothGrad", "IR permuted", "IR robust teacher"], 0.1)
+    | {"PGD training": 1, "gradient norm alone": 0.1, "weight decay": 0.03},
 }
-#: Small digits serve runs that try every path; no pilots were run there.
-STRENGTHS["convnet digits"] = STRENGTHS["convnet mnist"]
+#: Two digits in an image, small digits and the whole of CIFAR-10 had no pilots.
+STRENGTHS["convnet two_digits"] = STRENGTHS["convnet mnist"]
+STRENGTHS["convnet digits"] = {one: STRENGTHS["convnet mnist"][one] for one in STRENGTHS["convnet cifar10_4k"]}
+STRENGTHS["convnet cifar10"] = STRENGTHS["convnet cifar10_4k"]
+
+
+def attacked() -> tuple[str, ...]:
+    """Networks whose predictions are attacked: strengths and radii are fixed for them.
+
+    Example:
+        >>> attacked()
+        ('convnet mnist', 'convnet cifar10_4k', 'convnet digits', 'convnet cifar10')
+    """
+    return tuple(name for name in STRENGTHS if name.split()[1] in RADII)
 
 
 def asked(name: str) -> list[str]:
     """Methods asked of a network as in "convnet mnist": natural training, and those whose strength is fixed."""
     checks.one_of("name", name, STRENGTHS)
     return [method for method, way in METHODS.items() if not way.scaled or method in STRENGTHS[name]]
+
+
+def ladder(method: str, name: str) -> tuple[float, ...]:
+    """Strengths of a method that pilots try on a network as in "convnet mnist": none for arms that take another's.
+
+    Photographs of few images are not learned from any more by PGD training at the radii of digits.
+
+    Example:
+        >>> ladder("PGD training", "convnet mnist"), ladder("PGD training", "convnet cifar10_4k")
+        ((12.75, 25.5, 51, 76.5), (1, 2, 4, 8))
+    """
+    way = METHODS[checks.one_of("method", method, METHODS)]
+    if method in _ALIKE:
+        return ()
+    return (1, 2, 4, 8) if method == "PGD training" and RADII[name.split()[1]] is _CIFAR else way.ladder
 
 
 def network(
@@ -98,22 +132,23 @@ def network(
     return experiments.Experiment(**how, protocol="budget")
 
 
-@versioned(1)
+@versioned(2)
 def right_under_attack(
-    experiment: experiments.Experiment, attack: str, radii: Sequence[tuple[str, float]], n: int,
-    effort: Mapping[str, int], split: str, *, network: Trained,
+    experiment: experiments.Experiment, attack: Callable[..., attacks.Attacked], radii: Sequence[tuple[str, float]],
+    n: int, effort: Mapping[str, int], split: str, *, network: Trained,
 ) -> pd.DataFrame:  # fmt: skip
     """Share of images that stay classified rightly wherever an attack looks: a row per norm and radius, and for none.
 
     Args:
         experiment, network: which network, and what finds it.
-        attack: "pgd" or "square", of `attacks`; `effort` are its options.
+        attack: `attacks.pgd` or `attacks.square`; `effort` are its options.
         radii: (norm, radius in pixels of [0, 1]). What was broken within a smaller ball of the norm is broken in a
             larger one, and not attacked again.
         n: images, the seed's own draw of "test" images, or the same "validation" images for all.
         split: "test" or "validation".
     """
-    run = {"pgd": attacks.pgd, "square": attacks.square}[checks.one_of("attack", attack, ("pgd", "square"))]
+    if attack not in (attacks.pgd, attacks.square):
+        raise ValueError(f"attack is {checks.short(attack)}; it must be attacks.pgd or attacks.square")
     model = network(experiment).requires_grad_(False)
     x, y = _examples(experiment, n, split)
     right = predictions(model, x) == y
@@ -123,9 +158,10 @@ def right_under_attack(
         for radius in sorted(r for other, r in radii if other == norm):
             if left.any():
                 draw = torch.Generator().manual_seed(experiment.seed)
-                found = run(model, x[left], y[left], Ball(norm, radius), generator=draw, **effort)
+                found = attack(model, x[left], y[left], Ball(norm, radius), generator=draw, **effort)
                 left[left.clone()] = ~found.broken
-            rows.append({"attack": attack, "norm": norm, "radius": radius, "value": float(left.double().mean())})
+            row = {"attack": attack.__name__, "norm": norm, "radius": radius}
+            rows.append(row | {"value": float(left.double().mean())})
     return pd.DataFrame(rows).assign(seed=experiment.seed)
 
 
@@ -207,13 +243,15 @@ def chosen(pilots: pd.DataFrame) -> pd.DataFrame:
         [['natural', 0.0], ['IR', 0.1]]
     """
     means = pilots.assign(kind=pilots["attack"].where(pilots["attack"] == "none", "under_attack"))
-    table = means.pivot_table(index=["method", "strength"], columns="kind", values="value", sort=False)
+    means["strength"] = means["strength"].astype(float)
+    table = means.pivot_table(index=["method", "strength"], columns="kind", values="value")
     table = table.rename(columns={"none": "accuracy"}).reset_index().rename_axis(columns=None)
-    table["strength"] = table["strength"].astype(float)
+    order = list(pilots["method"].unique())
+    table = table.sort_values("method", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
     natural = table.loc[table["method"] == "natural", "accuracy"].max()
     table["keeps"] = table["accuracy"] >= natural - MAY_LOSE - 1e-9
     table["chosen"] = False
-    for _, rungs in table.sort_values("strength").groupby("method", sort=False):
+    for _, rungs in table.groupby("method"):
         kept = rungs[rungs["keeps"]]
         table.loc[kept["under_attack"].idxmax() if len(kept) else rungs.index[0], "chosen"] = True
     return table[["method", "strength", "accuracy", "under_attack", "keeps", "chosen"]]

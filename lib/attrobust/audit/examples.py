@@ -1,0 +1,56 @@
+"""Networks and pictures to try an audit on before one's own: nothing is downloaded, and weights are read as data.
+
+    python -c "from attrobust.audit import examples; examples.train_digits()"    trains the small network again
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from attrobust import checks, data, models, paths, training
+from attrobust.audit.images import Pictures
+from attrobust.data.photographs import PHOTOGRAPHS
+
+#: How the small network is trained: on so many images, by which recipe; and where its weights are.
+TRAINED, RECIPE = 1000, training.Recipe(step_size=0.03, batch_size=64, epochs=15)
+WEIGHTS = Path(__file__).with_name("digits.safetensors")
+
+
+def _network() -> nn.Module:
+    return models.build("convnet", input_shape=(1, 8, 8), classes=10, seed=0)
+
+
+def train_digits() -> nn.Module:
+    """Train the small network, seconds, and write its weights into the package."""
+    found, model = data.load("digits", n_train=TRAINED), _network()
+    training.fit([model], *found.train, RECIPE, generators=[torch.Generator().manual_seed(0)])
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    paths.write_bytes(WEIGHTS, safetensors.torch.save(weights))
+    return model
+
+
+def digits() -> tuple[nn.Module, Pictures]:
+    """A small convolutional network and handwritten digits of 8 x 8 pixels, test images."""
+    model, found = _network(), data.load("digits", n_train=TRAINED)
+    model.load_state_dict(safetensors.torch.load_file(WEIGHTS))
+    names = [f"digit {i}" for i in range(len(found.test.y))]
+    return model.eval().requires_grad_(False), Pictures(*found.test, names, [*found.classes])
+
+
+def photo() -> tuple[nn.Module, Pictures]:
+    """EfficientNet-Lite0 and seven photographs of 224 pixels, out of the packages of the extra `photos`."""
+    model, x = models.EfficientNetLite0(), data.photographs()
+    labels = torch.tensor([photograph.label for photograph in PHOTOGRAPHS.values()])
+    return model, Pictures(x, labels, [*PHOTOGRAPHS], None)
+
+
+#: Networks with their pictures by name.
+EXAMPLES: dict[str, Callable[[], tuple[nn.Module, Pictures]]] = {"digits": digits, "photo": photo}
+
+
+def example(name: str) -> tuple[nn.Module, Pictures]:
+    """A network and its pictures by name, "digits" or "photo"."""
+    return EXAMPLES[checks.one_of("name", name, EXAMPLES)]()

@@ -1,0 +1,76 @@
+"""Which maps a network of any kind has: each is tried on two pictures, and one that cannot be had says why."""
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import nn
+
+from attrobust import attacks, attributions, checks
+from attrobust.experiments import explanations
+from attrobust.models.readouts import Readout, predictions
+from attrobust.shapes import Attribution, Images
+
+#: Maps that an audit knows: of any network, and of one that tells its attention.
+NAMES = (*explanations.of_pixels(), "raw_attention", "rollout", "gradient_attention", "relevance")
+
+
+def maps_of(
+    model: nn.Module, x: Images, names: Iterable[str], *, readout: str = "logit"
+) -> tuple[dict[str, Attribution], dict[str, str]]:
+    """Maps by name that the network has, and for each of the others the reason why it has none.
+
+    Args:
+        model, x: a classifier in eval mode; pictures, of which two are explained.
+        names: out of `NAMES`.
+        readout: what is explained of the predicted class, "logit" or "log_probability"; LRP, DeepLIFT and attention
+            itself have their own.
+
+    Grad-CAM takes the last feature maps with more than one place, found by running the network once.
+
+    Raises:
+        ValueError: for an unknown name or readout; if no map can be had.
+    """
+    how = explanations.READOUTS[checks.one_of("readout", readout, explanations.READOUTS)]
+    known, tried = _known(model, x, how), x[:2]
+    there, absent = {}, {}
+    for name in dict.fromkeys(checks.one_of("a name of names", name, NAMES) for name in names):
+        draws = attacks.Streams(tried, generator=torch.Generator().manual_seed(0)).common()
+        try:
+            attacks.explain(known[name], model, tried, predictions(model, tried), draws)
+            there[name] = known[name]
+        except ValueError as error:
+            absent[name] = str(error)
+    if not there:
+        reasons = "; ".join(f"{name}: {why}" for name, why in absent.items())
+        raise ValueError(f"names holds no map that this network has ({reasons})")
+    return there, absent
+
+
+def _known(model: nn.Module, x: Images, readout: Readout) -> dict[str, Attribution]:
+    known = explanations.of_pixels(readout)
+    if getattr(model, "last_maps", None) is None and (layer := feature_maps(model, x)) is not None:
+        known["grad_cam"] = partial(attributions.grad_cam, layer=layer, readout=readout)
+    for name in ("gradient_attention", "relevance"):
+        known[name] = partial(getattr(attributions, name), readout=readout)
+    return known | {"raw_attention": attributions.raw_attention, "rollout": attributions.rollout}
+
+
+def feature_maps(model: nn.Module, x: Images) -> nn.Module | None:
+    """The last module to end, run once, that returns feature maps of more than one place; None if there is none."""
+    ended: list[tuple[nn.Module, bool]] = []
+
+    def note(module: nn.Module, inputs: tuple, output: object) -> None:
+        spatial = isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1
+        ended.append((module, spatial))
+
+    hooks = [module.register_forward_hook(note) for module in model.modules() if module is not model]
+    try:
+        with torch.no_grad():
+            model(x[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    ran = [module for module, _ in ended]
+    spatial = [module for module, wide in ended if wide and ran.count(module) == 1]
+    return spatial[-1] if spatial else None

@@ -1,0 +1,104 @@
+"""How easily the maps of a classifier are manipulated, image by image: attack, noise of the same size, another image.
+
+The attack keeps the predicted class and looks for the map that is least alike (`attacks.auto`); beside it stand what
+random noise of the same size does, and how alike the maps of two different images are: a map that is the same for every
+image is robust and worth nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import nn
+
+from attrobust import attacks, checks
+from attrobust.attacks.problem import shift
+from attrobust.attributions.importance import zero_maps
+from attrobust.balls import Ball
+from attrobust.models.readouts import predictions
+from attrobust.shapes import Attribution, Images, Maps
+from attrobust.versions import versioned
+
+#: What an audit tells of two maps: the share of leading pixels that both have, the rank correlation of the importances,
+#: the cosine of the signed maps.
+MEASURES = ("top_k", "spearman", "cosine")
+
+#: What a clean map is compared with.
+ATTACK, NOISE, OTHER = "attack", "noise of the same size", "other image"
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an audit of one map found."""
+
+    table: pd.DataFrame  # a row per image and what its map was compared with
+    x: Images  # the images with the fewest leading pixels left; the clean one where no attack reached
+    clean: Maps
+    moved: Maps  # maps of these images, of the class predicted for the clean one
+
+
+@versioned(1)
+def attacked(
+    model: nn.Module, x: Images, attribution: Attribution, *, others: Images, ball: Ball, k: int,
+    generator: torch.Generator, effort: attacks.Effort | None = None, draws: int = 4,
+) -> Attacked:  # fmt: skip
+    """Attack one map of the predicted classes, and compare it with noise and with other images.
+
+    Args:
+        model, x, attribution, ball, k, generator, effort: as in `attacks.auto`.
+        others: for each image another one, of the same shape.
+        draws: random perturbations of full size, averaged for the row of noise; at least 1.
+
+    Returns:
+        Attacked; its table has one row per image and comparison ("attack", "noise of the same size", "other image") with `MEASURES`,
+        `output` (the largest change of any class's probability), `kept` (the share of images compared that keep the
+        predicted class) and `zero` (the clean map is zero everywhere). Of the attack each measure is that of its own
+        worst image, `output` that of the image with the fewest leading pixels left. What no attack reached, and what
+        has a zero map, is NaN.
+
+    Raises:
+        ValueError, and its kind `attacks.BlindError`: as `attacks.auto`; for `others` of another shape.
+
+    Example:
+        >>> from attrobust import attributions, models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        >>> effort = attacks.Effort(steps=3, restarts=1)
+        >>> how = {"ball": Ball("linf", 0.1), "k": 4, "generator": torch.Generator(), "effort": effort}
+        >>> attacked(model, x, attributions.saliency, others=x.flip(0), **how).table["compared"].tolist()
+        ['attack', 'attack', 'noise of the same size', 'noise of the same size', 'other image', 'other image']
+    """
+    checks.count("draws", draws)
+    if checks.images("others", others).shape != checks.images("x", x).shape:
+        raise ValueError(f"others has shape {tuple(others.shape)}; it must be that of x, {tuple(x.shape)}")
+    checks.kind("generator", generator, torch.Generator)
+    streams = attacks.Streams(x, generator=generator)
+    found = attacks.auto(attribution, model, x, ball, k=k, generator=streams, effort=effort)
+    target = predictions(model, x)
+    with torch.no_grad():
+        sure = model(x).softmax(1)
+
+    def maps(images: Images) -> Maps:
+        return attacks.explain(attribution, model, images, target, streams.common()).detach()
+
+    def compared(name: str, measured: Mapping[str, torch.Tensor], images: Images) -> pd.DataFrame:
+        with torch.no_grad():
+            logits = model(images)
+        told = {measure: measured[measure] for measure in MEASURES}
+        told |= {"output": shift(logits, sure), "kept": logits.argmax(1) == target, "zero": zero}
+        columns = {key: values.double().cpu().numpy() for key, values in told.items()}
+        return pd.DataFrame({"image": range(len(x)), "compared": name, **columns})
+
+    clean, at = maps(x), found.x["top_k"]
+    zero, moved = zero_maps(clean), maps(at)
+    worst = found.table[found.table["part"] == "worst"].reset_index(drop=True)
+    rows = compared(ATTACK, {name: torch.tensor(worst[name].to_numpy()) for name in MEASURES}, at)
+    rows.loc[~found.counted.cpu().numpy(), ["output", "kept"]] = float("nan")
+    kicks = [streams(image, "noise row") for image in range(len(x))]
+    noisy = [(x + attacks.each(ball.boundary, x, kicks)).clamp(0, 1) for _ in range(draws)]
+    each = [compared(NOISE, attacks.measure(clean, maps(one), k=k), one) for one in noisy]
+    means = pd.concat(each).groupby(["image", "compared"], as_index=False).mean()
+    own = attacks.explain(attribution, model, others, predictions(model, others), streams.common()).detach()
+    other = compared(OTHER, attacks.measure(clean, own, k=k), others)
+    return Attacked(pd.concat([rows, means, other], ignore_index=True), at, clean, moved)

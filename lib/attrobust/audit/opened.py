@@ -1,0 +1,84 @@
+"""What is to be audited, by its names: a network and pictures that fit each other."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from attrobust import checks, data
+from attrobust.audit import examples
+from attrobust.audit.images import Pictures, load_images
+from attrobust.audit.model import Classifier, check_classes, load_model
+from attrobust.models.readouts import predictions
+
+#: How the name of an example begins.
+EXAMPLE = "example:"
+
+
+class Opened(NamedTuple):
+    """A classifier in eval mode and its pictures, on one device."""
+
+    model: nn.Module
+    pictures: Pictures
+    named: str  # of an example, whose weights say all of it; else ""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of pictures that are classified rightly; NaN without labels."""
+        x, y = self.pictures.x, self.pictures.y
+        return float("nan") if y is None else float((predictions(self.model, x) == y).double().mean())
+
+
+def opened(
+    model: str, *, pictures: str = "", weights: str = "", n: int = 256, size: int = 0, channels: int = 0,
+    mean: Sequence[float] = (), std: Sequence[float] = (), device: str = "cpu", seed: int = 0,
+) -> Opened:  # fmt: skip
+    """Load a network and pictures, and see that they fit.
+
+    Args:
+        model, weights: as in `load_model`; or "example:digits", "example:photo".
+        pictures, n, seed: as in `load_images`; "" takes those of the example.
+        size, channels: of the pictures; 0 leaves them as they are.
+        mean, std: one number a channel, which the network expects taken off and divided by; none for a network that
+            takes pixels in [0, 1].
+        device: "cpu" or "cuda".
+
+    Raises:
+        ValueError: for what cannot be loaded, and for a network and pictures that do not fit.
+
+    Example:
+        >>> found = opened("example:digits", n=20)
+        >>> found.pictures.x.shape
+        torch.Size([20, 1, 8, 8])
+    """
+    checks.count("n", n, least=2)
+    if len(mean) != len(std):
+        raise ValueError(f"mean has {len(mean)} numbers and std {len(std)}; each needs one a channel, or none")
+    of_example = model.startswith(EXAMPLE)
+    if of_example:
+        if weights:
+            raise ValueError(f"weights is {weights!r} beside {model!r}; an example has its own")
+        network, own = examples.example(model.removeprefix(EXAMPLE))
+    elif not pictures:
+        raise ValueError("pictures is ''; it must name a file .npz, a folder of pictures, or a data set, to audit on")
+    else:
+        network, own = load_model(model, weights=weights), None
+    if len(mean):
+        network = Classifier(network, mean=mean, std=[checks.positive("std", value) for value in std])
+    how = {"size": size or None, "channels": channels or None}
+    shown = load_images(pictures, n=n, seed=seed, **how) if pictures else _first(own, n, seed)
+    network = network.to(checks.one_of("device", device, ("cpu", "cuda"))).eval().requires_grad_(False)
+    y = None if shown.y is None else shown.y.to(device)
+    shown = shown._replace(x=shown.x.to(device), y=y)
+    check_classes(network, shown.x, y)
+    return Opened(network, shown, model if of_example and not len(mean) else "")
+
+
+def _first(own: Pictures, n: int, seed: int) -> Pictures:
+    """At most n pictures of an example, class-balanced where there are as many."""
+    if n >= len(own.x):
+        return own
+    chosen = torch.from_numpy(data.balanced(own.y.numpy(), n, seed).copy())
+    names = [own.names[i] for i in chosen.tolist()]
+    return Pictures(own.x[chosen], own.y[chosen], names, own.classes)

@@ -1,0 +1,99 @@
+"""What an audit leaves in its folder beside the notebook: numbers as JSON and CSV, the worst pictures as PNG and npz."""
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from attrobust import claims
+from attrobust.audit.advice import Advice
+from attrobust.audit.batches import Audited
+from attrobust.audit.measured import MEASURES
+from attrobust.paths import write_bytes
+
+#: How much the change of a picture is amplified where it is shown.
+AMPLIFIED = 10
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over pictures with their 95 % intervals: a row per map, what it was compared with, and measure.
+
+    Pictures whose map is zero, and those that no attack reached, have no number; `n` counts the others.
+    """
+    told = table[table["zero"] == 0]
+    return claims.means(told, [*MEASURES, "output"], by=["map", "radius", "compared"])
+
+
+def write(
+    folder: Path, audited: Audited, advice: Sequence[Advice], *, told: Mapping[str, object], names: Sequence[str]
+) -> list[str]:
+    """Write report.json, pictures.csv and the folder worst/; the names of the files, in order.
+
+    Args:
+        folder: where; files that stood there under these names are replaced.
+        audited, advice: what was found and what follows.
+        told: what the report says beside (parameters, accuracy, versions): values that JSON can hold.
+        names: of the pictures.
+    """
+    table = audited.table.assign(picture=audited.table["image"].map(dict(enumerate(names))))
+    means = summary(table).astype(object).where(lambda t: t.notna(), None)
+    content = {**told, "means": means.to_dict("records"), "refused": audited.refused}
+    content["advice"] = [_numbers(piece._asdict()) for piece in advice]
+    write_bytes(folder / "report.json", json.dumps(content, indent=1, allow_nan=False).encode())
+    write_bytes(folder / "pictures.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    written = ["report.json", "pictures.csv"]
+    for name, worst in audited.worst.items():
+        for place, index in enumerate(worst["index"]):
+            stem = f"{_file_name(name)}_{place + 1}_{_file_name(names[index])}"
+            arrays = {key: values[place] for key, values in worst.items() if key != "index"}
+            files = {f"{stem}.npz": _npz(arrays), f"{stem}_clean.png": _png(arrays["x"])}
+            files[f"{stem}_attacked.png"] = _png(arrays["at"])
+            for file, data in files.items():
+                write_bytes(folder / "worst" / file, data)
+                written.append(f"worst/{file}")
+    return written
+
+
+def panels(audited: Audited, name: str, names: Sequence[str], *, most: int = 4) -> dict:
+    """The worst pictures of a map for `figures.pixels`: picture, its map, the change amplified, the map after it."""
+    worst, found = audited.worst[name], {}
+    left = audited.table[(audited.table["map"] == name) & (audited.table["compared"] == "attack")].set_index("image")
+    for place, index in enumerate(worst["index"][:most]):
+        row, stays = names[index], f"{left.loc[index, 'top_k']:.0%} of the leaders stay"
+        change = 0.5 + AMPLIFIED * (worst["at"][place] - worst["x"][place]).mean(0)
+        found[row, "picture"] = ("image", worst["x"][place].mean(0), "")
+        found[row, "its map"] = ("signed", worst["clean"][place].sum(0), "")
+        found[row, f"change × {AMPLIFIED}"] = ("image", change.clip(0, 1), "")
+        found[row, "picture attacked"] = ("image", worst["at"][place].mean(0), "same class")
+        found[row, "map attacked"] = ("signed", worst["moved"][place].sum(0), stays)
+    return found
+
+
+def _numbers(values: Mapping[str, object]) -> dict[str, object]:
+    """Values that JSON can hold: numbers that are none become null."""
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
+
+
+def _file_name(text: str) -> str:
+    """A name that any file system takes, and that leads into no other folder."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.")[:40] or "picture"
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """A picture (channels, height, width) in [0, 1] as PNG; of other than one or three channels their mean."""
+    shown = pixels if len(pixels) in (1, 3) else pixels.mean(0, keepdims=True)
+    values = (255 * shown.clip(0, 1)).round().astype(np.uint8).transpose(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values).save(file, "PNG")
+    return file.getvalue()
