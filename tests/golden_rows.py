@@ -30,6 +30,7 @@ from attrobust import (
     attacks,
     attention,
     attributions,
+    audit,
     data,
     experiments,
     models,
@@ -246,6 +247,14 @@ def predictions_attacked(attack: Callable, **effort: int) -> pd.DataFrame:
     return pd.DataFrame(found.x.flatten(1).numpy()).add_prefix("pixel ")
 
 
+def audited() -> pd.DataFrame:
+    """One map of a network that is not trained."""
+    e = experiment()
+    x, _ = experiments.shown(e, 3)
+    how = {"ball": Ball("linf", 0.02), "k": 3, "effort": SMALL.effort, "generator": torch.Generator().manual_seed(0)}
+    return audit.attacked(network(e), x, attributions.saliency, others=x.roll(-1, 0), draws=2, **how).table
+
+
 MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevance"), ("logit", "log_probability"))}
 DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
 DROP_IN |= {"most": 2, "last": 2, "margin": 0.01}
@@ -305,6 +314,7 @@ CASES: dict[str, Callable[[], object]] = {
         {"steps": 3, "restarts": 1},
         "test",
     ),
+    "attacked": audited,
     "gradients_like": partial(of_students, interpretable_gradients.gradients_like, 3),
     "pictured": partial(of_students, interpretable_gradients.pictured, 2),
     "read_out_twice": lambda: kernel_attention.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),

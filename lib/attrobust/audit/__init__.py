@@ -19,6 +19,6 @@ from attrobust.audit.report import panels, summary, write
 
 __all__ = [
     "EXAMPLES", "MEASURES", "NAMES", "Advice", "Attacked", "Audited", "Classifier", "Opened", "Pictures", "advise",
-    "attacked", "audited", "check_classes", "example", "feature_maps", "fitting", "load_images", "load_model", "maps_of",
-    "opened", "panels", "summary", "write",
+    "attacked", "audited", "check_classes", "example", "feature_maps", "fitting", "load_images", "load_model",
+    "maps_of", "opened", "panels", "summary", "write",
 ]  # fmt: skip

@@ -1,10 +1,11 @@
 """What to do, from what was measured: each piece of advice has its number, and where nothing is shown none is given.
 
 A map is chosen on half of the pictures, its gain is told of the other half: the best of several would else look better
-than it is. What counts is how much of a map stays under attack *beyond* what the maps of two different pictures share:
-a map that is the same everywhere keeps everything and tells nothing.
+than it is. What counts is how much of a map stays under attack *beyond* what the maps of two different pictures share,
+by leading pixels and by rank correlation: a map that is the same everywhere keeps everything and tells nothing.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +14,13 @@ import pandas as pd
 from attrobust import checks
 from attrobust.audit.measured import ATTACK, NOISE, OTHER
 from attrobust.claims.rule import estimate
+from attrobust.faithfulness import RANDOM
 
 #: The share of leading pixels that must stay for a map to be called readable at a radius.
 READABLE = 0.5
+
+#: The measures that must agree before another map is advised.
+AGREEING = ("top_k", "spearman")
 
 
 class Advice(NamedTuple):
@@ -29,22 +34,25 @@ class Advice(NamedTuple):
     pictures: int
 
 
-def stays(table: pd.DataFrame, name: str) -> pd.Series:
-    """By picture, the share of a map's leading pixels that stay under attack beyond what another picture's map has.
+def stays(table: pd.DataFrame, name: str, *, measure: str = "top_k") -> pd.Series:
+    """By picture, how much of a map stays under attack beyond what it has in common with another picture's map.
 
     Zero maps and pictures that no attack reached are left out.
     """
     own = table[(table["map"] == name) & (table["zero"] == 0)]
-    wide = own.pivot(index="image", columns="compared", values="top_k")
+    wide = own.pivot(index="image", columns="compared", values=measure)
     return (wide[ATTACK] - wide[OTHER]).dropna()
 
 
-def advise(table: pd.DataFrame, *, curve: pd.DataFrame | None = None) -> list[Advice]:
-    """Which map to use in place of the first one, and up to which radius the first one can be read.
+def advise(
+    table: pd.DataFrame, *, curve: pd.DataFrame | None = None, worth: pd.DataFrame | None = None
+) -> list[Advice]:
+    """Which maps not to use, which one to use in place of the first, and up to which radius the first can be read.
 
     Args:
         table: of `audited`, of one radius; the first map in it is the one in use.
         curve: the same at several radii, of the first map alone; None for no advice on radii.
+        worth: of `faithfulness.insertion_deletion`, of the same maps; None if that was not measured.
 
     Raises:
         ValueError: for a table without rows.
@@ -53,8 +61,11 @@ def advise(table: pd.DataFrame, *, curve: pd.DataFrame | None = None) -> list[Ad
     if not len(table):
         raise ValueError("table has no row; it must hold what an audit measured")
     names = list(table["map"].unique())
-    kept = {name: stays(table, name) for name in names}
-    found = [_fragile(table, names[0]), _other(names[0], kept)]
+    found = [_fragile(table, names[0])]
+    blank = [] if worth is None else list(_worthless(worth, names))
+    useless = {name for name, _ in blank}
+    found += [advice for _, advice in blank]
+    found.append(_other(table, [name for name in names if name == names[0] or name not in useless]))
     return found + ([_radius(curve)] if curve is not None and len(curve) else [])
 
 
@@ -63,25 +74,41 @@ def _fragile(table: pd.DataFrame, name: str) -> Advice:
     wide = table[table["map"] == name].pivot(index="image", columns="compared", values="top_k")
     told = estimate((wide[NOISE] - wide[ATTACK]).dropna(), "value", "pictures")
     left, noisy = wide[ATTACK].mean(), wide[NOISE].mean()
-    says = f"Under attack {left:.0%} of the leading pixels of {name} stay, under noise of the same size {noisy:.0%}"
-    says += ": its maps can be manipulated." if told["low"] > 0 else ": the attack found no more than noise does."
+    says = f"Under attack {left:.0%} of the leading pixels of {name} stay, under noise of the same size {noisy:.0%}: an"
+    says += (
+        " attack finds more than chance does." if told["low"] > 0 else " attack is not shown to find more than chance."
+    )
     return Advice("fragility", says, **told)
 
 
-def _other(name: str, kept: dict[str, pd.Series]) -> Advice:
-    rivals = [other for other in kept if other != name]
-    halves = [{n: values[values.index % 2 == half] for n, values in kept.items()} for half in (0, 1)]
-    if not rivals or min(len(values) for half in halves for values in half.values()) < 2:
+def _worthless(worth: pd.DataFrame, names: Iterable[str]) -> Iterable[tuple[str, Advice]]:
+    """Maps whose leading pixels are not shown to say more of what the network uses than pixels in random order."""
+    gain = worth.assign(gap=worth["insertion"] - worth["deletion"]).pivot(
+        index="image", columns="attribution", values="gap"
+    )
+    for name in (name for name in names if name in gain):
+        told = estimate((gain[name] - gain[RANDOM]).dropna(), "value", "pictures")
+        if told["low"] <= 0:
+            says = f"Do not use {name}: insertion and deletion do not show it to be better than pixels in random order."
+            yield name, Advice("worth", says, **told)
+
+
+def _other(table: pd.DataFrame, names: list[str]) -> Advice:
+    first, *rivals = names
+    kept = {name: [stays(table, name, measure=measure) for measure in AGREEING] for name in names}
+    halves = [{n: [v[v.index % 2 == half] for v in both] for n, both in kept.items()} for half in (0, 1)]
+    if not rivals or min(len(v) for half in halves for both in half.values() for v in both) < 2:
         return Advice("map", "No other map was audited on enough pictures to be advised.", np.nan, np.nan, np.nan, 0)
-    best = max(rivals, key=lambda other: halves[0][other].mean())
-    told = estimate((halves[1][best] - halves[1][name]).dropna(), "value", "pictures")
-    beyond = ", beyond those that two pictures share"
-    if told["low"] > 0:
-        says = f"Use {best} in place of {name}: {told['value']:.0%} more of its leading pixels stay under attack{beyond}."
-    elif told["high"] < 0:
-        says = f"Keep {name}: of {best}, the best of the others, fewer leading pixels stay under attack{beyond}."
+    best = max(rivals, key=lambda other: halves[0][other][0].mean())
+    pairs = zip(halves[1][best], halves[1][first], strict=True)
+    told, ranks = (estimate((other - own).dropna(), "value", "pictures") for other, own in pairs)
+    beyond = "under attack, beyond what two pictures share"
+    if told["low"] > 0 and ranks["low"] > 0:
+        says = f"Use {best} in place of {first}: {told['value']:.0%} more of its leading pixels stay {beyond}."
+    elif told["high"] < 0 and ranks["high"] < 0:
+        says = f"Keep {first}: of {best}, the best of the others, fewer leading pixels stay {beyond}."
     else:
-        says = f"No map is shown to be safer than {name}: the interval of the best of the others, {best}, holds zero."
+        says = f"Keep {first}: no map is shown to be safer both by leading pixels and by rank correlation."
     return Advice("map", says, **told)
 
 
@@ -98,6 +125,9 @@ def _radius(curve: pd.DataFrame) -> Advice:
             f"At no radius that was tried, from {255 * line['radius']:.3g}/255, half of the leading pixels surely stay."
         )
     else:
-        line = readable.iloc[-1]
-        says = f"Up to a change of {255 * line['radius']:.3g}/255 at least half of the leading pixels of {name} stay."
+        line, last = readable.iloc[-1], len(readable) == len(table)
+        says = (
+            f"Up to a change of {255 * line['radius']:.3g}/255{', the largest tried,' if last else ''} at least half of"
+        )
+        says += f" the leading pixels of {name} stay."
     return Advice("radius", says, line["value"], line["low"], line["high"], int(line["pictures"]))

@@ -1,6 +1,6 @@
 """Networks and pictures to try an audit on before one's own: nothing is downloaded, and weights are read as data.
 
-    python -c "from attrobust.audit import examples; examples.train_digits()"    trains the small network again
+`python -c "from attrobust.audit import examples; examples.train_digits()"` trains the small network again.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def digits() -> tuple[nn.Module, Pictures]:
     """A small convolutional network and handwritten digits of 8 x 8 pixels, test images."""
     model, found = _network(), data.load("digits", n_train=TRAINED)
     model.load_state_dict(safetensors.torch.load_file(WEIGHTS))
-    names = [f"digit {i}" for i in range(len(found.test.y))]
+    names = [f"picture {i}" for i in range(len(found.test.y))]
     return model.eval().requires_grad_(False), Pictures(*found.test, names, [*found.classes])
 
 

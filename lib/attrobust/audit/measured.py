@@ -51,7 +51,7 @@ def attacked(
         draws: random perturbations of full size, averaged for the row of noise; at least 1.
 
     Returns:
-        Attacked; its table has one row per image and comparison ("attack", "noise of the same size", "other image") with `MEASURES`,
+        Attacked; its table has one row per image and comparison (`ATTACK`, `NOISE`, `OTHER`) with `MEASURES`,
         `output` (the largest change of any class's probability), `kept` (the share of images compared that keep the
         predicted class) and `zero` (the clean map is zero everywhere). Of the attack each measure is that of its own
         worst image, `output` that of the image with the fewest leading pixels left. What no attack reached, and what
@@ -66,8 +66,9 @@ def attacked(
         >>> x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         >>> effort = attacks.Effort(steps=3, restarts=1)
         >>> how = {"ball": Ball("linf", 0.1), "k": 4, "generator": torch.Generator(), "effort": effort}
-        >>> attacked(model, x, attributions.saliency, others=x.flip(0), **how).table["compared"].tolist()
-        ['attack', 'attack', 'noise of the same size', 'noise of the same size', 'other image', 'other image']
+        >>> table = attacked(model, x, attributions.saliency, others=x.flip(0), **how).table
+        >>> table["compared"].unique().tolist()
+        ['attack', 'noise of the same size', 'other image']
     """
     checks.count("draws", draws)
     if checks.images("others", others).shape != checks.images("x", x).shape:

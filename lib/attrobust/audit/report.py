@@ -1,4 +1,4 @@
-"""What an audit leaves in its folder beside the notebook: numbers as JSON and CSV, the worst pictures as PNG and npz."""
+"""What an audit leaves in its folder beside the notebook: numbers as JSON and CSV, the worst pictures."""
 
 import io
 import json
@@ -60,7 +60,10 @@ def write(
 
 
 def panels(audited: Audited, name: str, names: Sequence[str], *, most: int = 4) -> dict:
-    """The worst pictures of a map for `figures.pixels`: picture, its map, the change amplified, the map after it."""
+    """The worst pictures of a map for `figures.pixels`: picture, its map, the change amplified, the map after it.
+
+    Channels are averaged in pictures and summed in maps.
+    """
     worst, found = audited.worst[name], {}
     left = audited.table[(audited.table["map"] == name) & (audited.table["compared"] == "attack")].set_index("image")
     for place, index in enumerate(worst["index"][:most]):
