@@ -1,5 +1,8 @@
 """Laws of an audit: what is measured of each map, how it is resumed, and what advice may say."""
 
+import json
+from functools import partial
+
 import cases
 import numpy as np
 import pandas as pd
@@ -83,7 +86,7 @@ def store(tmp_path):
 
 def whole(model, x, store, maps=MAPS, **changes):
     return batches.audited(
-        model, x, maps, **{"radius": 0.05, "k": 5, "effort": EFFORT, "seed": 0, "store": store} | changes
+        model, x, maps, **{"radius": 0.05, "leading": 0.55, "effort": EFFORT, "seed": 0, "store": store} | changes
     )
 
 
@@ -138,6 +141,54 @@ def test_what_is_finished_is_not_computed_again_and_a_changed_network_is(store, 
 class Doubled(nn.Module):
     def forward(self, logits):
         return 2 * logits
+
+
+def test_maps_that_differ_in_what_no_name_says_are_kept_apart(store):
+    def scaled(by):
+        return lambda model, x, target: attributions.saliency(model, by * x, target)
+
+    model, x = cases.conv(), cases.images(4)
+    maps = {"one": scaled(1.0), "half": scaled(0.5), **MAPS}
+    layer = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    maps |= {f"cam {p}": partial(attributions.grad_cam, layer=layer, positive=p) for p in (False, True)}
+    result = whole(model, x, store, maps)
+    for name, attribution in maps.items():
+        alone = measured(model, x, attribution, others=x[batches._others(model, x)]).table
+        found = result.table[result.table["map"] == name]
+        expected = of(alone, "other image")["top_k"]
+        assert of(found, "other image")["top_k"].to_numpy() == pytest.approx(expected.to_numpy()), name
+
+
+def test_other_images_are_of_another_class_where_there_is_one():
+    model, x = cases.conv(), cases.images(12)
+    given, others = predictions(model, x), batches._others(model, x)
+    assert len(given.unique()) > 1
+    assert (given[others] != given).all()
+    alone = x[given == given[0]]
+    assert batches._others(model, alone).tolist() == [*range(1, len(alone)), 0]
+
+
+def test_what_an_audit_found_can_be_written_whatever_it_is(store, tmp_path):
+    def dead(model, x, target):
+        return 0 * attributions.saliency(model, x, target)
+
+    def detached(model, x, target):
+        return attributions.saliency(model, x, target).detach()
+
+    x = cases.images(3)
+    for maps in ({"cut": detached}, {"dead": dead}, {"saliency": attributions.saliency, "dead": dead}):
+        result = whole(cases.conv(), x, store, maps)
+        told = {"accuracy": float("nan"), "place": tmp_path, "parameters": {"radius": np.float32(8)}}
+        advised = audit.advise(result.table) if len(result.table) else []
+        audit.write(tmp_path, result, advised, told=told, names=["a", "a", "b"])
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["accuracy"] is None
+        assert set(report["refused"]) | {line["map"] for line in report["means"]} <= set(maps)
+    worst = {path.name for path in (tmp_path / "worst").iterdir()}
+    assert sum(name.endswith(".npz") for name in worst) == len(result.worst["saliency"]["index"]) + len(
+        result.worst.get("dead", {"index": []})["index"]
+    )
+    assert len(audit.panels(result, "saliency", ["a", "a", "b"])) == 5 * 3
 
 
 def test_a_map_that_cannot_be_climbed_is_refused_with_the_reason_and_the_others_go_on(store):

@@ -6,7 +6,7 @@
 
 The margin is the logit of the true class minus the largest other one: unlike the cross-entropy it has a gradient where
 the network is sure. An image is broken, and costs no more, once it is classified wrongly. Each image draws from a
-stream of its own, so that its result depends on no other image.
+stream of its own, so that its result depends on no other image but by rounding.
 """
 
 import math
@@ -59,6 +59,8 @@ class _Search:
         self.queries += len(at)
         with torch.no_grad():
             logits = self.model(at)
+        if logits.isnan().any():
+            raise ValueError("model returns logits that are NaN; whether such an image is broken cannot be said")
         wrong, found = logits.argmax(1) != self.y[rows], lead(logits, self.y[rows])
         return torch.where(wrong, -torch.inf, found.clamp_min(0))
 
@@ -164,7 +166,7 @@ def square(
         if turn == 0:
             delta = each(begin, clean, [streams(i, "begin") for i in rows.tolist()]) * ball.radius
         elif turn > 1 and turn % EVERY == 0:
-            delta = _downhill(search.at[rows] - clean, ball, seen.slope(rows), own[:, 0])
+            delta = _downhill(search.at[rows] - clean, ball, seen.slope(rows).to(clean), own[:, 0])
         else:
             delta = propose(search.at[rows] - clean, ball.radius, _side(x.shape[2:], turn / queries), own)
         at = (clean + ball.project(delta)).clamp(0, 1)
@@ -179,14 +181,15 @@ class _Seen:
     def __init__(self, x: Images) -> None:
         self.shape, self.count = x.shape[1:], 0
         self.last = min(LAST, max(EVERY, MOST // self.shape.numel()))
-        self.moves = x.new_zeros(len(x), self.last, self.shape.numel())
-        self.products = x.new_zeros(len(x), self.last, self.last)  # of moves, as most of them stay
+        number = torch.promote_types(x.dtype, torch.float32)  # nothing is solved in half precision
+        self.moves = x.new_zeros(len(x), self.last, self.shape.numel(), dtype=number)
+        self.products = x.new_zeros(len(x), self.last, self.last, dtype=number)  # of moves, as most of them stay
         self.fresh: list[int] = []  # places whose products are not there yet
-        self.margins = x.new_zeros(len(x), self.last)
+        self.margins = x.new_zeros(len(x), self.last, dtype=number)
 
     def add(self, rows: Tensor, moves: Images, margins: PerImage) -> None:
         place, self.count = self.count % self.last, self.count + 1
-        self.moves[rows, place], self.margins[rows, place] = moves.flatten(1), margins
+        self.moves[rows, place], self.margins[rows, place] = moves.flatten(1).to(self.moves), margins.to(self.moves)
         self.fresh.append(place)
 
     def slope(self, rows: Tensor) -> Images:
@@ -211,8 +214,8 @@ class _Seen:
 def _downhill(delta: Images, ball: Ball, slope: Images, draws: PerImage) -> Images:
     """The perturbation after a step down the slope.
 
-    l2: a step of a tenth to three radii, then full length. linf: of the pixels that could still lower the margin, those
-    that promise most go to their corner of the ball, a hundredth to all of them.
+    l2: a step of a tenth to three radii, then full length. linf: of the pixels that are not in their corner of the ball
+    those that promise most go there, a hundredth to all of them.
     """
     down = -ball.radius * ball.steepest(slope)
     if ball.norm == "l2":

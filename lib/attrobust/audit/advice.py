@@ -40,8 +40,14 @@ def stays(table: pd.DataFrame, name: str, *, measure: str = "top_k") -> pd.Serie
     Zero maps and pictures that no attack reached are left out.
     """
     own = table[(table["map"] == name) & (table["zero"] == 0)]
-    wide = own.pivot(index="image", columns="compared", values=measure)
+    wide = _wide(own, measure)
     return (wide[ATTACK] - wide[OTHER]).dropna()
+
+
+def _wide(table: pd.DataFrame, measure: str = "top_k") -> pd.DataFrame:
+    """A row per picture, a column per comparison."""
+    wide = table.pivot(index="image", columns="compared", values=measure)
+    return wide.reindex(columns=[ATTACK, NOISE, OTHER]).astype(float)
 
 
 def advise(
@@ -71,8 +77,12 @@ def advise(
 
 def _fragile(table: pd.DataFrame, name: str) -> Advice:
     """How much more an attack moves than noise of the same size."""
-    wide = table[table["map"] == name].pivot(index="image", columns="compared", values="top_k")
-    told = estimate((wide[NOISE] - wide[ATTACK]).dropna(), "value", "pictures")
+    wide = _wide(table[(table["map"] == name) & (table["zero"] == 0)]).dropna(subset=[ATTACK, NOISE])
+    if len(wide) < 2:
+        return Advice(
+            "fragility", f"Too few maps of {name} were attacked to say anything.", np.nan, np.nan, np.nan, len(wide)
+        )
+    told = estimate(wide[NOISE] - wide[ATTACK], "value", "pictures")
     left, noisy = wide[ATTACK].mean(), wide[NOISE].mean()
     says = f"Under attack {left:.0%} of the leading pixels of {name} stay, under noise of the same size {noisy:.0%}: an"
     says += (
@@ -97,7 +107,9 @@ def _other(table: pd.DataFrame, names: list[str]) -> Advice:
     first, *rivals = names
     kept = {name: [stays(table, name, measure=measure) for measure in AGREEING] for name in names}
     halves = [{n: [v[v.index % 2 == half] for v in both] for n, both in kept.items()} for half in (0, 1)]
-    if not rivals or min(len(v) for half in halves for both in half.values() for v in both) < 2:
+    many = {n for n in names if min(len(v) for half in halves for v in half[n]) >= 2}
+    rivals = [name for name in rivals if name in many]
+    if not rivals or first not in many:
         return Advice("map", "No other map was audited on enough pictures to be advised.", np.nan, np.nan, np.nan, 0)
     best = max(rivals, key=lambda other: halves[0][other][0].mean())
     pairs = zip(halves[1][best], halves[1][first], strict=True)
@@ -117,7 +129,9 @@ def _radius(curve: pd.DataFrame) -> Advice:
     name, rows = curve["map"].iloc[0], []
     for radius, part in curve[curve["compared"] == ATTACK].groupby("radius"):
         rows.append({"radius": radius} | estimate(part["top_k"].dropna(), "value", "pictures"))
-    table = pd.DataFrame(rows).sort_values("radius")
+    table = pd.DataFrame(rows).sort_values("radius").query("pictures >= 2")
+    if table.empty:
+        return Advice("radius", f"Too few maps of {name} were attacked to name a radius.", np.nan, np.nan, np.nan, 0)
     readable = table[(table["low"] > READABLE).cummin()]
     if readable.empty:
         line = table.iloc[0]

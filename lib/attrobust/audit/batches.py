@@ -1,9 +1,11 @@
 """All pictures, all maps, batch by batch: what is finished is stored, and an interrupted audit goes on from there."""
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,9 +16,10 @@ from tqdm import tqdm
 
 from attrobust import attacks, checks
 from attrobust.attributions.importance import unwrapped
-from attrobust.audit.measured import ATTACK, attacked
+from attrobust.audit.measured import ATTACK, MEASURES, attacked
 from attrobust.balls import Ball
 from attrobust.experiments.store import Store
+from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images
 from attrobust.versions import digest
 
@@ -24,56 +27,67 @@ from attrobust.versions import digest
 #: image under attack needs (a second backward pass, the suite's objectives side by side; measured on convolutions).
 FREE, TIMES = 0.4, 8
 
+#: Pictures that are only looked at pass so many at a time.
+FEW = 16
+
 #: How many of the worst images of each map are kept as pictures.
 KEPT = 4
+
+
+#: Columns of the table of an audit.
+COLUMNS = ("image", "compared", *MEASURES, "output", "kept", "zero", "map", "radius")
 
 
 @dataclass
 class Audited:
     """What was found of every map on every picture."""
 
-    table: pd.DataFrame = field(default_factory=pd.DataFrame)  # of `attacked`, with the map's name and its radius
+    table: pd.DataFrame  # of `attacked`, with the map's name and its radius; without a row where every map was refused
     worst: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # by map: index, x, at, clean, moved
     refused: dict[str, str] = field(default_factory=dict)  # maps that could not be attacked, and why
 
 
 def audited(
-    model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, radius: float, k: int, effort: attacks.Effort,
-    seed: int, store: Store, named: str = "", batch: int = 0, say: Callable[[str], None] = lambda line: None,
+    model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, radius: float, leading: float,
+    effort: attacks.Effort, seed: int, store: Store, named: str = "", batch: int = 0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Audited:  # fmt: skip
     """Attack every map on all pictures.
 
     Args:
         model, x: a classifier in eval mode and pictures, (n, channels, height, width), two or more; each is compared
-            with the next one, too.
+            with the next one that is given another class, too.
         maps: by name.
         radius: of the linf ball, in units of the pixel range.
-        k: leading pixels.
+        leading: share of a map's places that counts as leading, between 0 and 1.
         effort, seed: of the attack.
         store: takes what is finished.
         named: what the network is called where its weights say all of it; "" for one whose code may change, too: then
-            its answers to these pictures enter the name under which they are stored.
-        batch: pictures at a time; 0 for as many as fit in free memory.
+            its answers to all pictures enter the name under which they are stored.
+        batch: pictures at a time; 0 for a power of two that fits in free memory. Batch by batch it is decided whether a
+            map is climbed through smooth twins, or refused.
         say: takes a line of progress with the time that remains.
 
     A map that cannot be climbed is no robust one: it is refused, with the reason, and the others go on.
     """
     checks.count("batch", batch, least=0)
+    checks.at_least("leading", leading, 0, most=1)
     if len(checks.images("x", x)) < 2:
         raise ValueError("x holds one picture; an audit compares each with another one, so that two are needed")
-    result, parts, others = Audited(), [], x.roll(-1, 0)
-    groups = torch.arange(len(x)).split(batch or fitting(model, x, effort))
+    result, parts, others, ball = Audited(pd.DataFrame(columns=COLUMNS)), [], x[_others(model, x)], Ball("linf", radius)
+    groups = torch.arange(len(x)).tensor_split(-(-len(x) // (batch or fitting(model, x, effort))))
     made, began, done, total = _made(model, x, named), time.monotonic(), 0, len(groups) * len(maps)
     for name, attribution in maps.items():
-        rows, images, told = [], [], _told(attribution)
+        rows, images = [], []
         for group in groups:
-            pair, ball = (x[group], others[group]), Ball("linf", radius)
-            config = {"model": made, "x": [*map(_bytes, pair)], "map": told, "ball": ball, "k": k, "seed": seed}
-            key = digest(config | {"effort": effort, "functions": [attacked, attacks.auto]})
+            pair = x[group], others[group]
             try:
+                k, told = _leaders(attribution, model, pair[0], leading)
+                config = {"model": made, "x": [*map(_bytes, pair)], "map": told, "ball": ball, "k": k, "seed": seed}
+                key = digest(config | {"effort": effort, "functions": [attacked, attacks.auto]})
                 how = {"ball": ball, "k": k, "effort": effort, "generator": torch.Generator().manual_seed(seed)}
                 table, arrays = _stored(store, key) or _attacked(store, key, model, *pair, attribution, **how)
-            except attacks.BlindError as error:
+            except ValueError as error:  # BlindError, and what else a map may be refused for
                 result.refused[name] = str(error)
                 done += len(groups) - len(rows)
                 break
@@ -84,28 +98,68 @@ def audited(
             images.append(arrays | {"index": arrays["index"] + int(group[0])})
         else:
             table = pd.concat(rows).sort_values(["compared", "image"], ignore_index=True)
-            table = table.assign(map=name, radius=radius)
-            parts.append(table)
+            parts.append(table.assign(map=name, radius=radius))
             result.worst[name] = _worst(table, images)
-    result.table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if parts:
+        result.table = pd.concat(parts, ignore_index=True)
     return result
 
 
 def fitting(model: nn.Module, x: Images, effort: attacks.Effort) -> int:
-    """How many pictures fit into a share of the free memory while they are attacked, by what one leaves; at least 1."""
-    kept = {}
+    """How many pictures, a power of two or all, fit into a share of the free memory while they are attacked.
+
+    Told by what one picture leaves for a backward pass, weights aside; at least 1.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
 
     def weigh(saved: torch.Tensor) -> torch.Tensor:
-        kept[saved.data_ptr()] = saved.numel() * saved.element_size()
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = max(storage.nbytes(), kept.get(storage.data_ptr(), 0))
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(weigh, lambda saved: saved), torch.enable_grad():
         model(x[:1].detach().requires_grad_())
     rows = max(1, effort.restarts) * max(1, len(effort.objectives))
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    each = TIMES * rows * max(1, sum(kept.values()) - weights)
+    each = TIMES * rows * max(x[0].numel() * x.element_size(), sum(kept.values()))
     free = torch.cuda.mem_get_info(x.device)[0] if x.is_cuda else psutil.virtual_memory().available
-    return int(max(1, min(len(x), FREE * free // each)))
+    most = max(1, int(FREE * free // each))
+    return len(x) if most >= len(x) else 2 ** (most.bit_length() - 1)
+
+
+def _others(model: nn.Module, x: Images) -> torch.Tensor:
+    """For each picture the place of the next one that is given another class; of the next one, if there is none."""
+    given = torch.cat([predictions(model, part) for part in x.split(FEW)]).tolist()
+    n, places = len(given), []
+    for i in range(n):
+        following = [j % n for j in range(i + 1, i + n)]
+        places.append(next((j for j in following if given[j] != given[i]), following[0]))
+    return torch.tensor(places)
+
+
+def _leaders(attribution: Attribution, model: nn.Module, x: Images, leading: float) -> tuple[int, object]:
+    """How many places of a map lead; and what the map is: its name and version, or, where these may not say all, it."""
+    draws = attacks.Streams(x, generator=torch.Generator().manual_seed(0)).common()
+    function, options = unwrapped(attribution), getattr(attribution, "keywords", {})
+    plain = all(isinstance(value, int | float | str | Ball) or _ours(value) for value in options.values())
+    one = isinstance(attribution, partial) and not attribution.args and attribution.func is function
+    known = _ours(function) and hasattr(function, "version") and plain and (one or attribution is function)
+    some = x[:1] if known else x
+    found = attacks.explain(attribution, model, some, predictions(model, some), draws[: len(some)]).detach()
+    k = max(1, round(leading * found[0, 0].numel()))
+    if not known:
+        return k, _bytes(found)
+    told = {name: getattr(value, "__qualname__", value) for name, value in options.items()}
+    return k, {"function": function, "options": told}
+
+
+def _ours(value: object) -> bool:
+    """Whether it is a function that stands in a module of this library under its own name."""
+    home = sys.modules.get(getattr(value, "__module__", ""), None)
+    return str(getattr(value, "__module__", "")).startswith("attrobust.") and (
+        getattr(home, getattr(value, "__qualname__", ""), None) is value
+    )
 
 
 def _attacked(
@@ -139,22 +193,13 @@ def _worst(table: pd.DataFrame, images: list[dict[str, np.ndarray]]) -> dict[str
 
 def _made(model: nn.Module, x: Images, named: str) -> str:
     """A network by its weights, and by its name, or by its text and what it answers."""
-    weights = {name: _bytes(tensor) for name, tensor in model.state_dict().items()}
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    weights = {name: _bytes(tensor) for name, tensor in state.items()}
     if named:
         return digest({"name": named, "weights": weights})
     with torch.no_grad():
-        logits = model(x[: min(len(x), 8)])
+        logits = torch.cat([model(part) for part in x.split(FEW)])
     return digest({"text": repr(model), "weights": weights, "logits": _bytes(logits)})
-
-
-def _told(attribution: Attribution) -> dict[str, object]:
-    """A map by its function, with its version if it has one, and its options by name."""
-    function, options = unwrapped(attribution), dict(getattr(attribution, "keywords", {}))
-    for name, value in options.items():
-        if isinstance(value, nn.Module) or callable(value):
-            options[name] = getattr(value, "__name__", type(value).__name__)
-    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
-    return {"function": name, "version": getattr(function, "version", 1), "options": options}
 
 
 def _bytes(tensor: torch.Tensor) -> str:

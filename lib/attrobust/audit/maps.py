@@ -26,7 +26,7 @@ def maps_of(
         readout: what is explained of the predicted class, "logit" or "log_probability"; LRP, DeepLIFT and attention
             itself have their own.
 
-    Grad-CAM takes the last feature maps with more than one place, found by running the network once.
+    Grad-CAM takes the last convolution with more than one place, found by running the network once.
 
     Raises:
         ValueError: for an unknown name or readout; if no map can be had.
@@ -39,7 +39,7 @@ def maps_of(
         try:
             attacks.explain(known[name], model, tried, predictions(model, tried), draws)
             there[name] = known[name]
-        except ValueError as error:
+        except (ValueError, RuntimeError, OSError) as error:
             absent[name] = str(error)
     if not there:
         reasons = "; ".join(f"{name}: {why}" for name, why in absent.items())
@@ -57,14 +57,17 @@ def _known(model: nn.Module, x: Images, readout: Readout) -> dict[str, Attributi
 
 
 def feature_maps(model: nn.Module, x: Images) -> nn.Module | None:
-    """The last module to end, run once, that returns feature maps of more than one place; None if there is none."""
+    """The last convolution, run once, that returns more than one place; None if there is none.
+
+    One that cuts the image into patches, its stride as wide as itself, sees no neighbours and does not count.
+    """
     ended: list[tuple[nn.Module, bool]] = []
 
     def note(module: nn.Module, inputs: tuple, output: object) -> None:
         spatial = isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1
-        ended.append((module, spatial))
+        ended.append((module, spatial and (max(module.stride) == 1 or module.stride != module.kernel_size)))
 
-    hooks = [module.register_forward_hook(note) for module in model.modules() if module is not model]
+    hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, nn.Conv2d)]
     try:
         with torch.no_grad():
             model(x[:1])
@@ -72,5 +75,5 @@ def feature_maps(model: nn.Module, x: Images) -> nn.Module | None:
         for hook in hooks:
             hook.remove()
     ran = [module for module, _ in ended]
-    spatial = [module for module, wide in ended if wide and ran.count(module) == 1]
-    return spatial[-1] if spatial else None
+    wide = [module for module, spatial in ended if spatial and ran.count(module) == 1]
+    return wide[-1] if wide else None

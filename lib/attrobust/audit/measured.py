@@ -53,9 +53,9 @@ def attacked(
     Returns:
         Attacked; its table has one row per image and comparison (`ATTACK`, `NOISE`, `OTHER`) with `MEASURES`,
         `output` (the largest change of any class's probability), `kept` (the share of images compared that keep the
-        predicted class) and `zero` (the clean map is zero everywhere). Of the attack each measure is that of its own
-        worst image, `output` that of the image with the fewest leading pixels left. What no attack reached, and what
-        has a zero map, is NaN.
+        predicted class) and `zero` (1 if the clean map is zero everywhere). Of the attack each measure is that of its
+        own worst image, `output` that of the image with the fewest leading pixels left. What no attack reached, and
+        what has a zero map, is NaN.
 
     Raises:
         ValueError, and its kind `attacks.BlindError`: as `attacks.auto`; for `others` of another shape.
@@ -95,7 +95,7 @@ def attacked(
     zero, moved = zero_maps(clean), maps(at)
     worst = found.table[found.table["part"] == "worst"].reset_index(drop=True)
     rows = compared(ATTACK, {name: torch.tensor(worst[name].to_numpy()) for name in MEASURES}, at)
-    rows.loc[~found.counted.cpu().numpy(), ["output", "kept"]] = float("nan")
+    rows.loc[(~found.counted | zero).cpu().numpy(), ["output", "kept"]] = float("nan")
     kicks = [streams(image, "noise row") for image in range(len(x))]
     noisy = [(x + attacks.each(ball.boundary, x, kicks)).clamp(0, 1) for _ in range(draws)]
     each = [compared(NOISE, attacks.measure(clean, maps(one), k=k), one) for one in noisy]

@@ -68,7 +68,9 @@ def opened(
         network = Classifier(network, mean=mean, std=[checks.positive("std", value) for value in std])
     how = {"size": size or None, "channels": channels or None}
     shown = load_images(pictures, n=n, seed=seed, **how) if pictures else _first(own, n, seed)
-    network = network.to(checks.one_of("device", device, ("cpu", "cuda"))).eval().requires_grad_(False)
+    if checks.one_of("device", device, ("cpu", "cuda")) == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', of which torch finds none on this machine; take 'cpu'")
+    network = network.to(device).eval().requires_grad_(False)
     y = None if shown.y is None else shown.y.to(device)
     shown = shown._replace(x=shown.x.to(device), y=y)
     check_classes(network, shown.x, y)

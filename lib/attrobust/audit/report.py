@@ -19,6 +19,9 @@ from attrobust.paths import write_bytes
 #: How much the change of a picture is amplified where it is shown.
 AMPLIFIED = 10
 
+#: How files of the worst pictures end.
+_ENDS = (".npz", "_clean.png", "_attacked.png")
+
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Means over pictures with their 95 % intervals: a row per map, what it was compared with, and measure.
@@ -26,6 +29,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     Pictures whose map is zero, and those that no attack reached, have no number; `n` counts the others.
     """
     told = table[table["zero"] == 0]
+    if told.empty:
+        return pd.DataFrame(columns=["map", "radius", "compared", "metric", "mean", "low", "high", "n"])
     return claims.means(told, [*MEASURES, "output"], by=["map", "radius", "compared"])
 
 
@@ -41,21 +46,20 @@ def write(
         names: of the pictures.
     """
     table = audited.table.assign(picture=audited.table["image"].map(dict(enumerate(names))))
-    means = summary(table).astype(object).where(lambda t: t.notna(), None)
-    content = {**told, "means": means.to_dict("records"), "refused": audited.refused}
-    content["advice"] = [_numbers(piece._asdict()) for piece in advice]
-    write_bytes(folder / "report.json", json.dumps(content, indent=1, allow_nan=False).encode())
+    content = {**told, "means": summary(table).to_dict("records"), "refused": audited.refused}
+    content["advice"] = [piece._asdict() for piece in advice]
+    write_bytes(folder / "report.json", json.dumps(_plain(content), indent=1, allow_nan=False).encode())
     write_bytes(folder / "pictures.csv", table.to_csv(index=False, lineterminator="\n").encode())
     written = ["report.json", "pictures.csv"]
-    for name, worst in audited.worst.items():
+    for old in (path for end in _ENDS for path in (folder / "worst").glob(f"[0-9]*{end}")):
+        old.unlink()
+    for number, (name, worst) in enumerate(audited.worst.items(), start=1):
         for place, index in enumerate(worst["index"]):
-            stem = f"{_file_name(name)}_{place + 1}_{_file_name(names[index])}"
+            stem = f"{number}_{_file_name(name)}_{place + 1}_{_file_name(names[index])}"
             arrays = {key: values[place] for key, values in worst.items() if key != "index"}
-            files = {f"{stem}.npz": _npz(arrays), f"{stem}_clean.png": _png(arrays["x"])}
-            files[f"{stem}_attacked.png"] = _png(arrays["at"])
-            for file, data in files.items():
-                write_bytes(folder / "worst" / file, data)
-                written.append(f"worst/{file}")
+            for end, data in zip(_ENDS, (_npz(arrays), _png(arrays["x"]), _png(arrays["at"])), strict=True):
+                write_bytes(folder / "worst" / f"{stem}{end}", data)
+                written.append(f"worst/{stem}{end}")
     return written
 
 
@@ -67,7 +71,8 @@ def panels(audited: Audited, name: str, names: Sequence[str], *, most: int = 4) 
     worst, found = audited.worst[name], {}
     left = audited.table[(audited.table["map"] == name) & (audited.table["compared"] == "attack")].set_index("image")
     for place, index in enumerate(worst["index"][:most]):
-        row, stays = names[index], f"{left.loc[index, 'top_k']:.0%} of the leaders stay"
+        row = f"{place + 1}: {names[index]}"
+        stays = f"{left.loc[index, 'top_k']:.0%} of the leaders stay"
         change = 0.5 + AMPLIFIED * (worst["at"][place] - worst["x"][place]).mean(0)
         found[row, "picture"] = ("image", worst["x"][place].mean(0), "")
         found[row, "its map"] = ("signed", worst["clean"][place].sum(0), "")
@@ -77,9 +82,17 @@ def panels(audited: Audited, name: str, names: Sequence[str], *, most: int = 4) 
     return found
 
 
-def _numbers(values: Mapping[str, object]) -> dict[str, object]:
-    """Values that JSON can hold: numbers that are none become null."""
-    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
+def _plain(value: object) -> object:
+    """What JSON can hold: numbers that are none, and intervals without ends, become null; all else its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def _file_name(text: str) -> str:

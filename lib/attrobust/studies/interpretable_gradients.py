@@ -128,10 +128,19 @@ def network(
     how = {"step_size": STEP_SIZE, "epochs": epochs, "n_train": n_train, "batch_size": batch_size, "seed": seed}
     how |= size | dict(way.fields)
     if (taught := way.fields.get("teacher_trainer", "sgd")) != "sgd":
-        how["teacher_around"] = STRENGTHS[name]["PGD training" if taught == "adversarial" else "PGD training l2"]
+        how["teacher_around"] = _fixed("PGD training" if taught == "adversarial" else "PGD training l2", name)
     if way.scaled:
-        how[way.scaled] = STRENGTHS[name][method] if strength is None else strength
+        how[way.scaled] = _fixed(method, name) if strength is None else strength
     return experiments.Experiment(**how, protocol="budget")
+
+
+def _fixed(method: str, name: str) -> float:
+    """The strength that pilots fixed; a ValueError where there is none."""
+    if method not in STRENGTHS.get(name, {}):
+        raise ValueError(
+            f"the strength of {method!r} is fixed for no network {name!r}; give one, or take one of `asked`"
+        )
+    return STRENGTHS[name][method]
 
 
 @versioned(2)
@@ -245,11 +254,13 @@ def chosen(pilots: pd.DataFrame) -> pd.DataFrame:
         [['natural', 0.0], ['IR', 0.1]]
     """
     means = pilots.assign(kind=pilots["attack"].where(pilots["attack"] == "none", "under_attack"))
-    means["strength"] = means["strength"].astype(float)
+    means["strength"] = means["strength"].astype(float).fillna(0.0)
     table = means.pivot_table(index=["method", "strength"], columns="kind", values="value")
     table = table.rename(columns={"none": "accuracy"}).reset_index().rename_axis(columns=None)
     order = list(pilots["method"].unique())
     table = table.sort_values("method", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
+    if "natural" not in order:
+        raise ValueError(f"pilots are of {', '.join(map(str, order))}; natural training must be among them")
     natural = table.loc[table["method"] == "natural", "accuracy"].max()
     table["keeps"] = table["accuracy"] >= natural - MAY_LOSE - 1e-9
     table["chosen"] = False
