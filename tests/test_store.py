@@ -489,3 +489,19 @@ def test_a_link_into_the_committed_files_is_seen_through(folder):
 def test_a_name_that_is_no_folder_is_refused_in_one_sentence(folder, name):
     with pytest.raises(ValueError, match=r"out is '.*'; it must (name a folder|be a folder that can be made)"):
         Store("01_x", out=name)
+
+
+def test_arrays_survive_their_file_and_nothing_pickled_is_read(folder):
+    s = Store("01_x", out=folder / "own", committed=False)
+    arrays = {"x": np.arange(6.0).reshape(2, 3), "index": np.array([1, 0])}
+    s.put_arrays("worst", "k", arrays)
+    found = s.arrays("worst", "k")
+    assert {name: values.tolist() for name, values in found.items()} == {n: v.tolist() for n, v in arrays.items()}
+    assert s.arrays("worst", "other") is None
+    path = s.out / "tables" / "worst-k.npz"
+    np.savez(path, x=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match=r"worst-k.npz is damaged .*delete it"):
+        s.arrays("worst", "k")
+    path.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"worst-k.npz is damaged .*delete it"):
+        s.arrays("worst", "k")
