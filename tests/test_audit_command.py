@@ -76,7 +76,7 @@ def test_a_foreign_network_and_a_folder_of_pictures_end_in_a_report_beside_them_
     assert all({"says", "value", "low", "high", "pictures"} <= set(piece) for piece in report["advice"])
     rows = pd.read_csv(out / "pictures.csv")
     assert len(rows) == 2 * 3 * 9
-    worst = sorted((out / "worst").glob("saliency_1_*"))
+    worst = sorted((out / "worst").glob("1_saliency_1_*"))
     assert [path.suffix for path in worst] == [".npz", ".png", ".png"]
     with np.load(worst[0], allow_pickle=False) as file:
         assert np.abs(file["at"] - file["x"]).max() <= 8 / 255 + 1e-6
