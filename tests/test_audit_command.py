@@ -83,6 +83,7 @@ def test_a_foreign_network_and_a_folder_of_pictures_end_in_a_report_beside_them_
     page = (out / "report.html").read_text()
     assert page.count("data:image/png") >= 3
     assert "audit.opened" not in page
+    assert "../figures" not in page
 
 
 @pytest.mark.parametrize(

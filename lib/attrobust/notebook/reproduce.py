@@ -262,7 +262,10 @@ def audit(*, out: str, overrides: Mapping[str, object], say: Say = print) -> Non
     values, folder = checked(overrides, types), place_for(out)
     target = folder / AUDIT.name
     execute(AUDIT, target, values | {"out": str(folder)}, say=say, cwd=Path.cwd())
-    page, _ = HTMLExporter(exclude_input=True).from_filename(str(target))
+    book = nbformat.read(target, as_version=4)
+    for cell in book.cells:  # the picture of the example, which lies among committed figures
+        cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("!["))
+    page, _ = HTMLExporter(exclude_input=True).from_notebook_node(book)
     write_bytes(folder / "report.html", page.encode())
     say(f"report.html, report.json, pictures.csv and the worst pictures: {folder}")
 
