@@ -213,6 +213,7 @@ def open_store(notebook: str, chosen: SimpleNamespace, *, shares: Sequence[str] 
     A DataError asks for a data set where none that the parameters name is on this machine, or in a committed row.
     """
     store = Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares, device=chosen.device)
+    store.summarise()  # of a notebook that trains nothing, too
     vits = [experiments.VITS[name]["dataset"] for name in getattr(chosen, "vits", ())]
     of_networks = [experiments.sized(*name.split())["dataset"] for name in getattr(chosen, "networks", ())]
     asked = sorted({*getattr(chosen, "datasets", ()), *vits, *of_networks}, key=data.download_size)
