@@ -223,8 +223,12 @@ def updated(name: str) -> pd.DataFrame:
 
 def explained(name: str) -> pd.DataFrame:
     how = {"on_patches": {"attribution": attributions.saliency, "patch": 2}, "integrated_gradients": {"steps": 4}}
-    how |= {"occlusion": {"patch": 2}}
-    found = getattr(attributions, name)(vit(), images(2), cases.labels(2), **how.get(name, {}))
+    how |= {"occlusion": {"patch": 2}, "smooth_grad": {"sigma": 0.1, "samples": 3}}
+    how |= {"uniform_grad": {"ball": Ball("linf", 0.1), "samples": 3}}
+    model = network(experiment()).double() if name in ("deep_lift", "lrp") else vit()
+    drawn = {"generator": torch.Generator().manual_seed(0)} if name.endswith("_grad") else {}
+    x = experiments.shown(experiment(), 2).x.double() if name in ("deep_lift", "lrp") else images(2)
+    found = getattr(attributions, name)(model, x, cases.labels(2), **how.get(name, {}), **drawn)
     return pd.DataFrame(found.detach().flatten(1).numpy()).add_prefix("pixel ")
 
 
@@ -253,6 +257,12 @@ def audited() -> pd.DataFrame:
     x, _ = experiments.shown(e, 3)
     how = {"ball": Ball("linf", 0.02), "k": 3, "effort": SMALL.effort, "generator": torch.Generator().manual_seed(0)}
     return audit.attacked(network(e), x, attributions.saliency, others=x.roll(-1, 0), draws=2, **how).table
+
+
+def looked_at(function: Callable) -> pd.DataFrame:
+    """What an audit measures of a network that is not trained, beside attacks."""
+    e = experiment()
+    return function(network(e), experiments.shown(e, 3).x, {"saliency": attributions.saliency}, seed=0)
 
 
 MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevance"), ("logit", "log_probability"))}
@@ -315,6 +325,8 @@ CASES: dict[str, Callable[[], object]] = {
         "test",
     ),
     "attacked": audited,
+    "worth": partial(looked_at, audit.worth),
+    "turns": partial(looked_at, audit.turns),
     "gradients_like": partial(of_students, interpretable_gradients.gradients_like, 3),
     "pictured": partial(of_students, interpretable_gradients.pictured, 2),
     "read_out_twice": lambda: kernel_attention.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),

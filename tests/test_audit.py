@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from attrobust import attacks, attributions, audit
+from attrobust import attacks, attributions, audit, curvature, faithfulness
 from attrobust.audit import advice, batches
 from attrobust.balls import Ball
 from attrobust.experiments.store import Store
@@ -154,7 +154,7 @@ def test_maps_that_differ_in_what_no_name_says_are_kept_apart(store):
     maps |= {f"cam {p}": partial(attributions.grad_cam, layer=layer, positive=p) for p in (False, True)}
     result = whole(model, x, store, maps)
     for name, attribution in maps.items():
-        alone = measured(model, x, attribution, others=x[batches._others(model, x)]).table
+        alone = measured(model, x, attribution, others=x[batches._others(predictions(model, x))]).table
         found = result.table[result.table["map"] == name]
         expected = of(alone, "other image")["top_k"]
         assert of(found, "other image")["top_k"].to_numpy() == pytest.approx(expected.to_numpy(), nan_ok=True), name
@@ -162,11 +162,11 @@ def test_maps_that_differ_in_what_no_name_says_are_kept_apart(store):
 
 def test_other_images_are_of_another_class_where_there_is_one():
     model, x = cases.conv(), cases.images(12)
-    given, others = predictions(model, x), batches._others(model, x)
+    given, others = predictions(model, x), batches._others(predictions(model, x))
     assert len(given.unique()) > 1
     assert (given[others] != given).all()
     alone = x[given == given[0]]
-    assert batches._others(model, alone).tolist() == [*range(1, len(alone)), 0]
+    assert batches._others(predictions(model, alone)).tolist() == [*range(1, len(alone)), 0]
 
 
 def test_what_an_audit_found_can_be_written_whatever_it_is(store, tmp_path):
@@ -370,3 +370,42 @@ def test_the_readout_asked_for_is_the_one_explained():
     score = model(x.requires_grad_()).log_softmax(1).gather(1, target[:, None]).sum()
     assert torch.allclose(sure(model, x.detach(), target), torch.autograd.grad(score, x)[0])
     assert not torch.allclose(sure(model, x.detach(), target), logit(model, x.detach(), target))
+
+
+# ------------------------------------------------------------------ beside attacks
+
+
+def test_what_maps_are_worth_and_how_sharply_they_turn_is_computed_once_and_anew_for_another_network(store):
+    model, x, calls = cases.conv(), cases.images(4), []
+
+    def counted(model, x, maps, *, seed):
+        calls.append(seed)
+        return audit.turns(model, x, maps, seed=seed)
+
+    counted.version = 1
+    first, again = (audit.remembered(store, counted, model, x, {}, named="", seed=0) for _ in range(2))
+    pd.testing.assert_frame_equal(first, again)
+    assert calls == [0]
+    audit.remembered(store, counted, nn.Sequential(model, Doubled()).eval(), x, {}, named="", seed=0)
+    audit.remembered(store, counted, model, x, {"saliency": attributions.saliency}, named="", seed=0)
+    assert calls == [0, 0, 0]
+
+
+def test_worth_is_insertion_and_deletion_and_turns_are_relative_curvatures():
+    model, x = cases.conv(), cases.images(4)
+    expected = faithfulness.insertion_deletion(
+        model, x, attributions=MAPS, generator=cases.generator(0), steps=x[0, 0].numel()
+    )
+    pd.testing.assert_frame_equal(audit.worth(model, x, MAPS, seed=0), expected)
+    drawn = audit.worth(model, x, {"smooth": partial(attributions.smooth_grad, sigma=0.1, samples=3)}, seed=0)
+    assert set(drawn["attribution"]) == {"smooth", "random"}
+    hessian = curvature.InputHessian(model, x, predictions(model, x))
+    dense = curvature.relative_curvature(hessian, generator=cases.generator(0)).value
+    found = audit.turns(model, x, {}, seed=0)["relative_curvature"]
+    assert found.to_numpy() == pytest.approx(dense.numpy(), rel=1e-6)
+
+
+def test_a_network_that_ends_in_a_softmax_is_refused():
+    model = nn.Sequential(cases.conv(), nn.Softmax(1)).eval()
+    with pytest.raises(ValueError, match="model returns probabilities, each row sums to 1; it must return logits"):
+        audit.check_classes(model, cases.images(3))

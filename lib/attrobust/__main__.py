@@ -30,8 +30,17 @@ def _audit(*, out: str, pairs: list[tuple[str, str]], **named: str) -> None:
     """Audit a classifier: how easily are its explanations manipulated? Without options, a small example."""
     from attrobust.notebook import reproduce
 
-    values = {name: reproduce.parsed(name, value) for name, value in pairs}
-    reproduce.audit(out=out, overrides=values | {n: v for n, v in named.items() if v}, say=click.echo)
+    given = {name: value for name, value in named.items() if value}
+    reproduce.audit(out=out, overrides=_parameters_of(pairs) | given, say=click.echo)
+
+
+def _parameters_of(pairs: list[tuple[str, str]]) -> dict[str, object]:
+    """Parameters as `-p NAME VALUE` gives them; a ValueError where one is given twice."""
+    from attrobust.notebook import reproduce
+
+    if twice := {name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1}:
+        raise ValueError(f"parameter {min(twice)!r} is given twice; give it once")
+    return {name: reproduce.parsed(name, value) for name, value in pairs}
 
 
 @main.command("reproduce")
@@ -45,9 +54,7 @@ def _reproduce(*, profile: str, update: bool, pairs: list[tuple[str, str]], **op
     """Run notebooks from an empty store and compare their claims with the committed ones."""
     from attrobust.notebook import reproduce
 
-    if twice := {name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1}:
-        raise ValueError(f"parameter {min(twice)!r} is given twice; give it once")
-    options |= {"overrides": {name: reproduce.parsed(name, value) for name, value in pairs}, "update": update}
+    options |= {"overrides": _parameters_of(pairs), "update": update}
     same = reproduce.reproduce(profile_name=profile, **options, say=click.echo)
     if not same and profile == "cpu" and not pairs and not update:
         click.echo("note: some claims differ from the committed ones; see the lines marked ≠")

@@ -68,10 +68,10 @@ def attribution_robustness(
         attack = partial(attacks.auto, effort=dataclasses.replace(effort, draws=0, walk=0), **how)
     streams, tables = attacks.Streams(x, generator=generator), []
     target = predictions(model, x)
-    noise = _noise(model, x, target, ball, streams, noise_draws, held)
+    noise = noisy(model, x, target, ball, streams, noise_draws, held)
     for name, attribution in attributions.items():
         found = _attacked(attack, attribution, model, x, ball, k, streams, refuse=refuse)
-        maps = _explained(attribution, model, target, streams)
+        maps = explained(attribution, model, target, streams)
         clean = maps(x)
         drawn = [attacks.measure(clean, maps(noisy), k=k) for noisy, _ in noise]
         means = {column: torch.stack([d[column] for d in drawn]).mean(0) for column in COLUMNS}
@@ -111,10 +111,10 @@ def transfer(
         found = attacks.auto(attribution, model, x, ball, k=k, generator=streams, effort=effort, ascend_on=ascend_on)
         moved[name], counted[name] = [found.x], found.counted.double()
     target, tables = predictions(model, x), []
-    noise = _noise(model, x, target, ball, streams, noise_draws)
+    noise = noisy(model, x, target, ball, streams, noise_draws)
     moved["noise"], counted["noise"] = [dict.fromkeys(COLUMNS, noisy) for noisy, _ in noise], _share(noise)
     for measured, attribution in attributions.items():
-        maps = _explained(attribution, model, target, streams)
+        maps = explained(attribution, model, target, streams)
         clean = maps(x)
         for attacked, every in moved.items():
             each = [_measured(clean, maps, images, k=k) for images in every]
@@ -142,7 +142,7 @@ def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images
     return pd.DataFrame({"image": range(len(x)), **{name: v.double().cpu().numpy() for name, v in found.items()}})
 
 
-def _noise(
+def noisy(
     model: nn.Module, x: Images, target: Labels, ball: Ball, streams: attacks.Streams, count: int,
     held: float | None = None,
 ) -> list[tuple[Images, Marks]]:  # fmt: skip
@@ -161,7 +161,7 @@ def _share(noise: Sequence[tuple[Images, Marks]]) -> PerImage:
     return torch.stack([kept for _, kept in noise]).double().mean(0)
 
 
-def _explained(
+def explained(
     attribution: Attribution, model: nn.Module, target: Tensor, streams: attacks.Streams
 ) -> Callable[[Images], Maps]:
     """Maps of the predicted classes, stochastic ones under each image's common draws."""

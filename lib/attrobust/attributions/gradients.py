@@ -114,6 +114,7 @@ def integrated_gradients(
 
 
 @draws_for_each
+@versioned(1)
 def smooth_grad(
     model: nn.Module, x: Inputs, target: Labels, *, sigma: float, samples: int, generator: Draws,
     readout: Readout = logit, chunk: int | None = None,
@@ -133,6 +134,7 @@ def smooth_grad(
 
 
 @draws_for_each
+@versioned(1)
 def uniform_grad(
     model: nn.Module, x: Inputs, target: Labels, *, ball: Ball, samples: int, generator: Draws,
     readout: Readout = logit, chunk: int | None = None,

@@ -16,6 +16,7 @@ from attrobust import checks
 from attrobust.attributions import rerun
 from attrobust.attributions.rerun import ACTIVATIONS, CORNERED, POOLS, WATCHED, Bent, Call, Linear, Network
 from attrobust.shapes import Inputs, Labels
+from attrobust.versions import versioned
 
 #: What rounding may take of a sum, in units of all that was added up; graphics cards round float32 to ten bits.
 ROUNDED = {torch.float32: 1e-3, torch.float64: 2e-12}
@@ -28,6 +29,7 @@ UNWEIGHTED = {
 }  # fmt: skip
 
 
+@versioned(1)
 def deep_lift(model: nn.Module, x: Inputs, target: Labels, *, baseline: float = 0.0) -> Inputs:
     """Shares of the logit's change from a baseline, by the rescale rule: (x - x0) . multipliers.
 
@@ -61,6 +63,7 @@ def deep_lift(model: nn.Module, x: Inputs, target: Labels, *, baseline: float = 
     return rerun.settled(shares, model, x, target, method="deep_lift")
 
 
+@versioned(1)
 def lrp(model: nn.Module, x: Inputs, target: Labels, *, rule: str = "epsilon", epsilon: float = 1e-6) -> Inputs:
     """Relevance of the logit handed back layer by layer: R_i = sum_j R_j z_ij / sum_i' z_i'j, z_ij = h_i w_ij.
 

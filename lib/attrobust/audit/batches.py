@@ -18,7 +18,9 @@ from attrobust import attacks, checks
 from attrobust.attributions.importance import unwrapped
 from attrobust.audit.measured import ATTACK, MEASURES, attacked
 from attrobust.balls import Ball
+from attrobust.experiments import explanations
 from attrobust.experiments.store import Store
+from attrobust.models import guards
 from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images
 from attrobust.versions import digest
@@ -32,7 +34,6 @@ FEW = 16
 
 #: How many of the worst images of each map are kept as pictures.
 KEPT = 4
-
 
 #: Columns of the table of an audit.
 COLUMNS = ("image", "compared", *MEASURES, "output", "kept", "zero", "map", "radius")
@@ -74,15 +75,16 @@ def audited(
     checks.at_least("leading", leading, 0, most=1)
     if len(checks.images("x", x)) < 2:
         raise ValueError("x holds one picture; an audit compares each with another one, so that two are needed")
-    result, parts, others, ball = Audited(pd.DataFrame(columns=COLUMNS)), [], x[_others(model, x)], Ball("linf", radius)
+    answers, result, parts, ball = _answers(model, x), Audited(pd.DataFrame(columns=COLUMNS)), [], Ball("linf", radius)
     groups = torch.arange(len(x)).tensor_split(-(-len(x) // (batch or fitting(model, x, effort))))
-    made, began, done, total = _made(model, x, named), time.monotonic(), 0, len(groups) * len(maps)
+    others, made = x[_others(answers.argmax(1))], _made(model, answers, named)
+    began, done, total = time.monotonic(), 0, len(groups) * len(maps)
     for name, attribution in maps.items():
         rows, images = [], []
         for group in groups:
             pair = x[group], others[group]
             try:
-                k, told = _leaders(attribution, model, pair[0], leading)
+                k, told = _leaders(attribution, model, pair[0], leading), _told(attribution, model, pair[0])
                 config = {"model": made, "x": [*map(_bytes, pair)], "map": told, "ball": ball, "k": k, "seed": seed}
                 key = digest(config | {"effort": effort, "functions": [attacked, attacks.auto]})
                 how = {"ball": ball, "k": k, "effort": effort, "generator": torch.Generator().manual_seed(seed)}
@@ -128,9 +130,32 @@ def fitting(model: nn.Module, x: Images, effort: attacks.Effort) -> int:
     return len(x) if most >= len(x) else 2 ** (most.bit_length() - 1)
 
 
-def _others(model: nn.Module, x: Images) -> torch.Tensor:
+def remembered(
+    store: Store, function: Callable[..., pd.DataFrame], model: nn.Module, x: Images, maps: Mapping[str, Attribution],
+    *, named: str, seed: int,
+) -> pd.DataFrame:  # fmt: skip
+    """The table that `function(model, x, maps, seed=seed)` returns, computed once; `named` as in `audited`."""
+    told = {name: _told(attribution, model, x) for name, attribution in maps.items()}
+    config = {"model": _made(model, _answers(model, x), named), "x": _bytes(x), "maps": told, "seed": seed}
+    name, key = function.__name__, digest(config | {"function": function})
+    if not store.table_file(name, key):
+        store.put_table(name, key, function(model, x, maps, seed=seed))
+    return store.table(name, key)
+
+
+def _answers(model: nn.Module, x: Images) -> torch.Tensor:
+    """Logits of all pictures, of a network that can be explained."""
+    parts = []
+    for part in x.split(FEW):
+        guards.classifier(model, part)
+        with torch.no_grad():
+            parts.append(model(part))
+    return torch.cat(parts)
+
+
+def _others(given: torch.Tensor) -> torch.Tensor:
     """For each picture the place of the next one that is given another class; of the next one, if there is none."""
-    given = torch.cat([predictions(model, part) for part in x.split(FEW)]).tolist()
+    given = given.tolist()
     n, places = len(given), []
     for i in range(n):
         following = [j % n for j in range(i + 1, i + n)]
@@ -138,20 +163,20 @@ def _others(model: nn.Module, x: Images) -> torch.Tensor:
     return torch.tensor(places)
 
 
-def _leaders(attribution: Attribution, model: nn.Module, x: Images, leading: float) -> tuple[int, object]:
-    """How many places of a map lead; and what the map is: its name and version, or, where these may not say all, it."""
-    draws = attacks.Streams(x, generator=torch.Generator().manual_seed(0)).common()
+def _leaders(attribution: Attribution, model: nn.Module, x: Images, leading: float) -> int:
+    """How many places of a map lead."""
+    found = explanations.clean_maps(attribution, model, x[:1], predictions(model, x[:1]), 0)
+    return max(1, round(leading * found[0, 0].numel()))
+
+
+def _told(attribution: Attribution, model: nn.Module, x: Images) -> object:
+    """What a map is: its name, version and options, or, where these may not say all, the maps of all pictures."""
     function, options = unwrapped(attribution), getattr(attribution, "keywords", {})
     plain = all(isinstance(value, int | float | str | Ball) or _ours(value) for value in options.values())
     one = isinstance(attribution, partial) and not attribution.args and attribution.func is function
-    known = _ours(function) and hasattr(function, "version") and plain and (one or attribution is function)
-    some = x[:1] if known else x
-    found = attacks.explain(attribution, model, some, predictions(model, some), draws[: len(some)]).detach()
-    k = max(1, round(leading * found[0, 0].numel()))
-    if not known:
-        return k, _bytes(found)
-    told = {name: getattr(value, "__qualname__", value) for name, value in options.items()}
-    return k, {"function": function, "options": told}
+    if not (_ours(function) and hasattr(function, "version") and plain and (one or attribution is function)):
+        return _bytes(explanations.clean_maps(attribution, model, x, predictions(model, x), 0))
+    return {"function": function, "options": {n: getattr(value, "__qualname__", value) for n, value in options.items()}}
 
 
 def _ours(value: object) -> bool:
@@ -191,15 +216,13 @@ def _worst(table: pd.DataFrame, images: list[dict[str, np.ndarray]]) -> dict[str
     return {name: values[order] for name, values in both.items()}
 
 
-def _made(model: nn.Module, x: Images, named: str) -> str:
+def _made(model: nn.Module, answers: torch.Tensor, named: str) -> str:
     """A network by its weights, and by its name, or by its text and what it answers."""
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     weights = {name: _bytes(tensor) for name, tensor in state.items()}
     if named:
         return digest({"name": named, "weights": weights})
-    with torch.no_grad():
-        logits = torch.cat([model(part) for part in x.split(FEW)])
-    return digest({"text": repr(model), "weights": weights, "logits": _bytes(logits)})
+    return digest({"text": repr(model), "weights": weights, "logits": _bytes(answers)})
 
 
 def _bytes(tensor: torch.Tensor) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 from attrobust import checks, data, models, paths, training
 from attrobust.audit.images import Pictures
 from attrobust.data.photographs import PHOTOGRAPHS
+from attrobust.experiments.store import load_weights
 
 #: How the small network is trained: on so many images, by which recipe; and where its weights are.
 TRAINED, RECIPE = 1000, training.Recipe(step_size=0.03, batch_size=64, epochs=15)
@@ -35,7 +36,7 @@ def train_digits() -> nn.Module:
 def digits() -> tuple[nn.Module, Pictures]:
     """A small convolutional network and handwritten digits of 8 x 8 pixels, test images."""
     model, found = _network(), data.load("digits", n_train=TRAINED)
-    model.load_state_dict(safetensors.torch.load_file(WEIGHTS))
+    model.load_state_dict(load_weights(WEIGHTS))
     names = [f"picture {i}" for i in range(len(found.test.y))]
     return model.eval().requires_grad_(False), Pictures(*found.test, names, [*found.classes])
 

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from attrobust import attacks, attributions, checks
+from attrobust import attributions, checks
 from attrobust.experiments import explanations
 from attrobust.models.readouts import Readout, predictions
 from attrobust.shapes import Attribution, Images
@@ -35,9 +35,8 @@ def maps_of(
     known, tried = _known(model, x, how), x[:2]
     there, absent = {}, {}
     for name in dict.fromkeys(checks.one_of("a name of names", name, NAMES) for name in names):
-        draws = attacks.Streams(tried, generator=torch.Generator().manual_seed(0)).common()
         try:
-            attacks.explain(known[name], model, tried, predictions(model, tried), draws)
+            explanations.clean_maps(known[name], model, tried, predictions(model, tried), 0)
             there[name] = known[name]
         except (ValueError, RuntimeError, OSError) as error:
             absent[name] = str(error)

@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from attrobust import attacks, checks
+from attrobust import attacks, checks, curvature, faithfulness, robustness
 from attrobust.attacks.problem import shift
+from attrobust.attacks.streams import alike, stochastic
 from attrobust.attributions.importance import zero_maps
 from attrobust.balls import Ball
 from attrobust.models.readouts import predictions
@@ -77,11 +78,9 @@ def attacked(
     streams = attacks.Streams(x, generator=generator)
     found = attacks.auto(attribution, model, x, ball, k=k, generator=streams, effort=effort)
     target = predictions(model, x)
+    maps = robustness.explained(attribution, model, target, streams)
     with torch.no_grad():
         sure = model(x).softmax(1)
-
-    def maps(images: Images) -> Maps:
-        return attacks.explain(attribution, model, images, target, streams.common()).detach()
 
     def compared(name: str, measured: Mapping[str, torch.Tensor], images: Images) -> pd.DataFrame:
         with torch.no_grad():
@@ -96,10 +95,26 @@ def attacked(
     worst = found.table[found.table["part"] == "worst"].reset_index(drop=True)
     rows = compared(ATTACK, {name: torch.tensor(worst[name].to_numpy()) for name in MEASURES}, at)
     rows.loc[(~found.counted | zero).cpu().numpy(), ["output", "kept"]] = float("nan")
-    kicks = [streams(image, "noise row") for image in range(len(x))]
-    noisy = [(x + attacks.each(ball.boundary, x, kicks)).clamp(0, 1) for _ in range(draws)]
-    each = [compared(NOISE, attacks.measure(clean, maps(one), k=k), one) for one in noisy]
+    noise = robustness.noisy(model, x, target, ball, streams, draws)
+    each = [compared(NOISE, attacks.measure(clean, maps(one), k=k), one) for one, _ in noise]
     means = pd.concat(each).groupby(["image", "compared"], as_index=False).mean()
     own = attacks.explain(attribution, model, others, predictions(model, others), streams.common()).detach()
     other = compared(OTHER, attacks.measure(clean, own, k=k), others)
     return Attacked(pd.concat([rows, means, other], ignore_index=True), at, clean, moved)
+
+
+@versioned(1)
+def worth(model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, seed: int) -> pd.DataFrame:
+    """Whether maps say what the network uses: `faithfulness.insertion_deletion`, stochastic ones under one draw."""
+    alone = {name: alike(map_of) if stochastic(map_of) else map_of for name, map_of in maps.items()}
+    how = {"generator": torch.Generator().manual_seed(seed), "steps": min(20, x[0, 0].numel())}
+    return faithfulness.insertion_deletion(model, x, attributions=alone, **how)
+
+
+@versioned(1)
+def turns(model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, seed: int) -> pd.DataFrame:
+    """Relative curvature of each picture, of the predicted class's logit in the pixels; NaN where it is not finite."""
+    hessian = curvature.InputHessian(model, x, predictions(model, x))
+    found = curvature.relative_curvature(hessian, generator=torch.Generator().manual_seed(seed)).value
+    finite = found.where(found.isfinite(), torch.nan).double().cpu().numpy()
+    return pd.DataFrame({"image": range(len(x)), "relative_curvature": finite})

@@ -85,7 +85,8 @@ def check_classes(model: nn.Module, x: Images, y: Labels | None = None) -> int:
 
     Raises:
         ValueError: in one sentence, for a model that does not run on such images (of other channels, or of another
-            size), that returns anything but two or more finite logits an image, or knows fewer classes than y does.
+            size), that returns anything but two or more finite logits an image (probabilities, say, which lose in
+            rounding what a map would explain), or knows fewer classes than y does.
 
     Example:
         >>> check_classes(nn.Flatten(), torch.zeros(5, 1, 1, 3), torch.tensor([0, 1, 2, 0, 1]))
@@ -106,6 +107,10 @@ def check_classes(model: nn.Module, x: Images, y: Labels | None = None) -> int:
     logits = checks.logits("model", output, batch=len(ends), least=2)
     if not bool(logits.isfinite().all()):
         raise ValueError(f"model returns logits that are NaN or infinite for images of shape {tuple(x.shape[1:])}")
+    if logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-3:
+        raise ValueError(
+            "model returns probabilities, each row sums to 1; it must return logits: leave its softmax out"
+        )
     if y is not None:
         checks.labels("y", y, batch=len(x), classes=logits.shape[1])
     return logits.shape[1]

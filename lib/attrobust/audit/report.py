@@ -13,7 +13,8 @@ from PIL import Image
 from attrobust import claims
 from attrobust.audit.advice import Advice
 from attrobust.audit.batches import Audited
-from attrobust.audit.measured import MEASURES
+from attrobust.audit.measured import ATTACK, MEASURES
+from attrobust.experiments.store import write_csv, write_npz
 from attrobust.paths import write_bytes
 
 #: How much the change of a picture is amplified where it is shown.
@@ -49,7 +50,7 @@ def write(
     content = {**told, "means": summary(table).to_dict("records"), "refused": audited.refused}
     content["advice"] = [piece._asdict() for piece in advice]
     write_bytes(folder / "report.json", json.dumps(_plain(content), indent=1, allow_nan=False).encode())
-    write_bytes(folder / "pictures.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    write_csv(folder / "pictures.csv", table)
     written = ["report.json", "pictures.csv"]
     for old in (path for end in _ENDS for path in (folder / "worst").glob(f"[0-9]*{end}")):
         old.unlink()
@@ -57,9 +58,11 @@ def write(
         for place, index in enumerate(worst["index"]):
             stem = f"{number}_{_file_name(name)}_{place + 1}_{_file_name(names[index])}"
             arrays = {key: values[place] for key, values in worst.items() if key != "index"}
-            for end, data in zip(_ENDS, (_npz(arrays), _png(arrays["x"]), _png(arrays["at"])), strict=True):
-                write_bytes(folder / "worst" / f"{stem}{end}", data)
-                written.append(f"worst/{stem}{end}")
+            exact, clean, moved = (folder / "worst" / f"{stem}{end}" for end in _ENDS)
+            write_npz(exact, arrays)
+            write_bytes(clean, _png(arrays["x"]))
+            write_bytes(moved, _png(arrays["at"]))
+            written += [f"worst/{path.name}" for path in (exact, clean, moved)]
     return written
 
 
@@ -69,7 +72,7 @@ def panels(audited: Audited, name: str, names: Sequence[str], *, most: int = 4) 
     Channels are averaged in pictures and summed in maps.
     """
     worst, found = audited.worst[name], {}
-    left = audited.table[(audited.table["map"] == name) & (audited.table["compared"] == "attack")].set_index("image")
+    left = audited.table[(audited.table["map"] == name) & (audited.table["compared"] == ATTACK)].set_index("image")
     for place, index in enumerate(worst["index"][:most]):
         row = f"{place + 1}: {names[index]}"
         stays = f"{left.loc[index, 'top_k']:.0%} of the leaders stay"
@@ -98,12 +101,6 @@ def _plain(value: object) -> object:
 def _file_name(text: str) -> str:
     """A name that any file system takes, and that leads into no other folder."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.")[:40] or "picture"
-
-
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -146,7 +146,7 @@ def under_attack(
     with torch.no_grad():
         target = model(x).argmax(1)
     for (name, readout), attribution in maps.items():
-        empty = attributions.zero_maps(_clean(attribution, model, x, target, seed))
+        empty = attributions.zero_maps(clean_maps(attribution, model, x, target, seed))
         draw = torch.Generator(x.device).manual_seed(seed)
         table = robustness.attribution_robustness(model, x, attributions={name: attribution}, generator=draw, **how)
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
@@ -175,7 +175,7 @@ def controls(
     for (name, readout), attribution in maps.items():
         asked = READOUTS.get(readout, logit)
         with torch.no_grad():
-            found, side = _clean(attribution, model, x, target, 0), patch or COVERED
+            found, side = clean_maps(attribution, model, x, target, 0), patch or COVERED
             if asked not in changes:
                 changes[asked] = attributions.occlusion(model, x, target, patch=side, readout=asked)[:, 0].abs()
         told = ~attributions.zero_maps(found)
@@ -193,7 +193,7 @@ def controls(
     return pd.DataFrame(rows)
 
 
-def _clean(attribution: Attribution, model: nn.Module, x: Images, target: Labels, seed: int) -> Maps:
+def clean_maps(attribution: Attribution, model: nn.Module, x: Images, target: Labels, seed: int) -> Maps:
     """Maps of the images as they are; stochastic ones under draws of each image's own."""
     streams = Streams(x, generator=torch.Generator(x.device).manual_seed(seed))
     return explain(attribution, model, x, target, streams.common()).detach()

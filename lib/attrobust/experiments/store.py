@@ -127,14 +127,11 @@ class Store:
 
     def put_arrays(self, name: str, key: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Store a few small arrays beside a table of the same key."""
-        file = io.BytesIO()
-        np.savez_compressed(file, **arrays)
-        write_bytes(self.out / "tables" / f"{name}-{key}.npz", file.getvalue())
+        write_npz(self.out / "tables" / f"{name}-{key}.npz", arrays)
 
     def arrays(self, name: str, key: str) -> dict[str, np.ndarray] | None:
         """Stored arrays, None where there are none; nothing pickled is read, and a damaged file says so."""
-        folders = [self.out / "tables", *(folder / "tables" for folder in self.committed[:1])]
-        path = next(filter(Path.is_file, (folder / f"{name}-{key}.npz" for folder in folders)), None)
+        path = self.table_file(name, key, suffix=".npz")
         if path is None:
             return None
         try:
@@ -162,10 +159,13 @@ class Store:
             write_bytes(self.out / "networks" / path.name, path.read_bytes())
         self.count(trained=[key] if own else [], reused=[] if own or shared else [key])
 
-    def table_file(self, name: str, key: str) -> Path | None:
-        """A stored small table, if any; none is shared: another notebook's function may have the same name."""
+    def table_file(self, name: str, key: str, *, suffix: str = ".csv") -> Path | None:
+        """A stored small table, or what lies beside it, if any.
+
+        None is shared: another notebook's function may have the same name.
+        """
         committed = [folder / part for folder in self.committed[:1] for part in ("tables", "tables_full")]
-        files = (folder / f"{name}-{key}.csv" for folder in (self.out / "tables", *committed))
+        files = (folder / f"{name}-{key}{suffix}" for folder in (self.out / "tables", *committed))
         return next(filter(Path.is_file, files), None)
 
     def report(self, line: str) -> None:
@@ -302,6 +302,13 @@ def read_json(path: Path) -> dict | None:
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a table by atomic rename; floats in their shortest exact form."""
     write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name, packed, by atomic rename."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    write_bytes(path, file.getvalue())
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -68,7 +68,7 @@ CHOICES |= dict.fromkeys(("maps", "other_maps"), tuple(dict.fromkeys(name for *_
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
 CHOICES |= {"readout": tuple(experiments.READOUTS)}
 CHOICES |= {"photographs": tuple(data.PHOTOGRAPHS)}
-CHOICES |= {"protected_networks": interpretable_gradients.attacked()}
+CHOICES |= {"protected_networks": tuple(interpretable_gradients.STRENGTHS)}
 CHOICES |= dict.fromkeys(
     ("arms", "further_arms", "explained_arms", "queried_arms", "truth_arms"), tuple(interpretable_gradients.METHODS)
 )

@@ -79,16 +79,6 @@ STRENGTHS["convnet digits"] = {one: STRENGTHS["convnet mnist"][one] for one in S
 STRENGTHS["convnet cifar10"] = STRENGTHS["convnet cifar10_4k"]
 
 
-def attacked() -> tuple[str, ...]:
-    """Networks whose predictions are attacked: strengths and radii are fixed for them.
-
-    Example:
-        >>> attacked()
-        ('convnet mnist', 'convnet cifar10_4k', 'convnet two_digits', 'convnet digits', 'convnet cifar10')
-    """
-    return tuple(name for name in STRENGTHS if name.split()[1] in RADII)
-
-
 def asked(name: str) -> list[str]:
     """Methods asked of a network as in "convnet mnist": natural training, and those whose strength is fixed."""
     checks.one_of("name", name, STRENGTHS)
