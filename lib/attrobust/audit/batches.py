@@ -22,6 +22,7 @@ from attrobust.experiments import explanations
 from attrobust.experiments.store import Store
 from attrobust.models import guards
 from attrobust.models.readouts import predictions
+from attrobust.precision import whole_products
 from attrobust.shapes import Attribution, Images
 from attrobust.versions import digest
 
@@ -48,6 +49,7 @@ class Audited:
     refused: dict[str, str] = field(default_factory=dict)  # maps that could not be attacked, and why
 
 
+@whole_products()
 def audited(
     model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, radius: float, leading: float,
     effort: attacks.Effort, seed: int, store: Store, named: str = "", batch: int = 0,
@@ -130,6 +132,7 @@ def fitting(model: nn.Module, x: Images, effort: attacks.Effort) -> int:
     return len(x) if most >= len(x) else 2 ** (most.bit_length() - 1)
 
 
+@whole_products()
 def remembered(
     store: Store, function: Callable[..., pd.DataFrame], model: nn.Module, x: Images, maps: Mapping[str, Attribution],
     *, named: str, seed: int,

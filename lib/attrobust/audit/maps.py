@@ -9,12 +9,14 @@ from torch import nn
 from attrobust import attributions, checks
 from attrobust.experiments import explanations
 from attrobust.models.readouts import Readout, predictions
+from attrobust.precision import whole_products
 from attrobust.shapes import Attribution, Images
 
 #: Maps that an audit knows: of any network, and of one that tells its attention.
 NAMES = (*explanations.of_pixels(), "raw_attention", "rollout", "gradient_attention", "relevance")
 
 
+@whole_products()
 def maps_of(
     model: nn.Module, x: Images, names: Iterable[str], *, readout: str = "logit"
 ) -> tuple[dict[str, Attribution], dict[str, str]]:

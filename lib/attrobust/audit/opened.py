@@ -11,6 +11,7 @@ from attrobust.audit import examples
 from attrobust.audit.images import Pictures, load_images
 from attrobust.audit.model import Classifier, check_classes, load_model
 from attrobust.models.readouts import predictions
+from attrobust.precision import whole_products
 
 #: How the name of an example begins.
 EXAMPLE = "example:"
@@ -30,6 +31,7 @@ class Opened(NamedTuple):
         return float("nan") if y is None else float((predictions(self.model, x) == y).double().mean())
 
 
+@whole_products()
 def opened(
     model: str, *, pictures: str = "", weights: str = "", n: int = 256, size: int = 0, channels: int = 0,
     mean: Sequence[float] = (), std: Sequence[float] = (), device: str = "cpu", seed: int = 0,

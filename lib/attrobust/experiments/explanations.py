@@ -147,7 +147,7 @@ def under_attack(
         target = model(x).argmax(1)
     for (name, readout), attribution in maps.items():
         empty = attributions.zero_maps(clean_maps(attribution, model, x, target, seed))
-        draw = torch.Generator(x.device).manual_seed(seed)
+        draw = torch.Generator().manual_seed(seed)
         table = robustness.attribution_robustness(model, x, attributions={name: attribution}, generator=draw, **how)
         by_attack = table.drop(columns=["image", "attribution"]).groupby("attack")
         means, attacked = (t.reindex(["noise", "worst"]) for t in (by_attack.mean(), by_attack["spearman"].count()))
@@ -195,7 +195,7 @@ def controls(
 
 def clean_maps(attribution: Attribution, model: nn.Module, x: Images, target: Labels, seed: int) -> Maps:
     """Maps of the images as they are; stochastic ones under draws of each image's own."""
-    streams = Streams(x, generator=torch.Generator(x.device).manual_seed(seed))
+    streams = Streams(x, generator=torch.Generator().manual_seed(seed))
     return explain(attribution, model, x, target, streams.common()).detach()
 
 

@@ -1,8 +1,7 @@
 """Train one group of networks and measure each: the only place where training meets curvature and attacks."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 
 import pandas as pd
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from attrobust import attributions, curvature, data, models, training
 from attrobust.experiments import explanations
 from attrobust.experiments.experiment import TRANSFORMER, Experiment, Measurement
+from attrobust.precision import whole_products
 from attrobust.regularizers import wanted_maps
 from attrobust.rows import ATTACKED, DECIDING
 from attrobust.shapes import Attribution
@@ -75,29 +75,8 @@ def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
     return models.build(experiment.architecture, input_shape=shape, classes=10, mean=mean, std=std, **how).to(device)
 
 
-@contextmanager
-def short_mantissas(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of its 32-bit products to ten bits (TF32); a CPU is left as it is.
-
-    Training may, and what `fit` tells of it, which is several times faster and far below the noise of SGD; nothing that
-    is measured afterwards may.
-    """
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    parts, name, words = (cuda, cudnn), "allow_tf32", (False, True)
-    if hasattr(cuda, "fp32_precision"):  # torch 2.9 and later, which refuse the older words beside these
-        parts, name, words = (cuda, cudnn.conv, cudnn.rnn), "fp32_precision", ("ieee", "tf32")
-    before = [getattr(part, name) for part in parts]
-    try:
-        for part in parts:
-            setattr(part, name, words[allowed])
-        yield
-    finally:
-        for part, value in zip(parts, before, strict=True):
-            setattr(part, name, value)
-
-
 @versioned(1)
-@short_mantissas(True)
+@whole_products()
 def train(
     group: Sequence[Experiment], device: str = "cpu", *, network: Trained | None = None
 ) -> tuple[list[nn.Module], list[training.Fit]]:
@@ -125,7 +104,7 @@ def wanted_of(experiment: Experiment, examples: data.Examples, network: Trained,
 
 
 @versioned(3)
-@short_mantissas(False)
+@whole_products()
 def measure(
     experiment: Experiment, measurement: Measurement, model: nn.Module, fit: training.Fit, device: str = "cpu"
 ) -> tuple[dict[str, object], pd.DataFrame]:
@@ -144,10 +123,10 @@ def measure(
         return row, pd.DataFrame(columns=[*ATTACKED[1:]])
     row |= _size(model, build(experiment, device), whole.train)
     if measurement.curvature:
-        row |= _flatness(model, whole.train, measurement, seed, device)
+        row |= _flatness(model, whole.train, measurement, seed)
     model.requires_grad_(False)
     if measurement.curvature:
-        row |= _input_side(model, attacked, seed, device)
+        row |= _input_side(model, attacked, seed)
     patch = experiment.patch if transformer else None
     height, width = (side // (patch or 1) for side in attacked.shape[-2:])
     k = max(1, round(measurement.k_share * height * width))
@@ -217,8 +196,8 @@ def _size(model: nn.Module, start: nn.Module, examples: data.Examples) -> dict[s
 
 
 @versioned(2)
-def _flatness(model: nn.Module, examples: data.Examples, m: Measurement, seed: int, device: str) -> dict[str, float]:
-    generator = torch.Generator(device).manual_seed(seed)
+def _flatness(model: nn.Module, examples: data.Examples, m: Measurement, seed: int) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(seed)
     hessian = curvature.ParameterHessian(model, training.cross_entropy, *examples)
     sharp = curvature.sharpness(hessian, generator=generator)
     total = curvature.trace(hessian, generator=generator, products=m.trace_products)
@@ -229,7 +208,7 @@ def _flatness(model: nn.Module, examples: data.Examples, m: Measurement, seed: i
 
 
 @versioned(2)
-def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str, float]:
+def _input_side(model: nn.Module, x: Tensor, seed: int) -> dict[str, float]:
     """Gradient, curvature and relative curvature in the pixels, under both readouts, of the predicted classes.
 
     Of the log-probability the first two are also those of the loss, were the prediction the label. An image whose
@@ -237,7 +216,7 @@ def _input_side(model: nn.Module, x: Tensor, seed: int, device: str) -> dict[str
     """
     with torch.no_grad():
         target = model(x).argmax(1)
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     row = {}
     for name, readout in explanations.READOUTS.items():
         hessian = curvature.InputHessian(model, x, target, readout=readout)

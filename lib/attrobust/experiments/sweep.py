@@ -36,6 +36,7 @@ from attrobust.experiments.store import (
     remedy,
     rows_in,
 )
+from attrobust.precision import whole_products
 from attrobust.rows import ATTACKED, Rows
 from attrobust.training import Fit
 from attrobust.training.sgd import in_turns
@@ -181,6 +182,11 @@ def _network(experiment: Experiment, store: Store, device: str) -> nn.Module:
     return networks[0]
 
 
+def _on_processor(experiment: Experiment, store: Store) -> nn.Module:
+    """The network of one experiment, of the store's device, where tables are computed."""
+    return _network(experiment, store=store, device=store.device).to("cpu")
+
+
 def _prepared(experiment: Experiment, store: Store, device: str) -> None:
     """See that a network is stored."""
     _network(experiment, store, device)
@@ -222,7 +228,8 @@ def tables(
     """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none.
 
     A task whose table is not stored and whose images are not on this machine is left out, loudly. A function with a
-    keyword-only `network` is given one that finds the trained network of an experiment, a stored one if there is one.
+    keyword-only `network` is given one that finds the trained network of an experiment, a stored one if there is one,
+    and puts it on the processor.
     `labels`, if any, are further columns of each task's table, in the order of the tasks.
     """
     labels = labels or [{} for _ in tasks]
@@ -235,7 +242,7 @@ def tables(
     missing = [(key, task) for key, task in missing if key not in gone]
     asked = inspect.signature(function).parameters.get("network")
     finds = asked is not None and asked.kind is asked.KEYWORD_ONLY
-    given = {"network": partial(_network, store=store, device=store.device)} if finds else {}
+    given = {"network": partial(_on_processor, store=store)} if finds else {}
 
     def compute(key: str, task: tuple) -> None:
         store.put_table(name, key, function(*task, **given))
@@ -292,7 +299,7 @@ def _alone(parent: int, function: Callable, task: tuple) -> object:
     torch.set_num_threads(1)
     try:
         # A single worker is this very process: its global generator and thread count are put back.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), whole_products():
             torch.manual_seed(0)
             return function(*task)
     finally:

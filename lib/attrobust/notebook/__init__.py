@@ -20,7 +20,7 @@ from attrobust.experiments.store import Store, place_for
 from attrobust.studies import explicit_regularizers, interpretable_gradients
 
 #: Whole numbers from 0; and lists that may be empty: what they ask for is then left out.
-SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds", "pilot_seeds")
+SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds", "pilot_seeds", "queried_seeds")
 MAY_BE_EMPTY = ("strong_seeds", "curve_seeds", "large_steps")
 MAY_BE_EMPTY += (
     "other_budgets",

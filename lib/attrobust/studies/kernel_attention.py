@@ -136,7 +136,7 @@ def read_out_twice(model: nn.Module, x: Images, *, radius: float, steps: int, re
     held; the linf radius is in 1/255 of the pixel range.
     """
     effort = Effort(steps=steps, restarts=restarts, draws=0, walk=0, objectives=("pearson",))
-    how = {"k": 1, "effort": effort, "generator": torch.Generator(x.device).manual_seed(seed)}
+    how = {"k": 1, "effort": effort, "generator": torch.Generator().manual_seed(seed)}
     found = attacks.auto(attributions.raw_attention, model, x, Ball("linf", radius / 255), **how)
     kernel, columns = model.blocks[-1].attention.kernel, {}
     readouts = {"own": lambda s: kernel.weights(s[:, :, None])[:, :, 0], "softmax": lambda s: s.softmax(-1)}

@@ -163,7 +163,8 @@ class Stack(Networks):
         return self.slope, losses.detach()
 
     def _logits(self, x: Tensor) -> Tensor:
-        return self._forward(x, self.named(self.weights), shared=True)
+        parts = x.split(CHUNK) if x.is_cuda else [x]  # all networks on all images do not fit
+        return torch.cat([self._forward(part, self.named(self.weights), shared=True) for part in parts], dim=1)
 
 
 class Turns(Networks):
