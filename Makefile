@@ -24,7 +24,7 @@ PYTEST := $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist load
 SLOW := slow or browser
 
 .DEFAULT_GOAL := help
-.PHONY: help env install reproduce figures data parameters lab test test-slow test-all bench clean
+.PHONY: help env install reproduce figures data parameters lab test test-slow test-all gpu-check bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,11 @@ test-slow: env ## fresh environment, soak tests, browser tests
 
 test-all: MARKS := -m ''
 test-all: test ## both in one run, which shares what both need
+
+gpu-check: env ## on a graphics card: its numbers beside the processor's, times of ensembles, one headline cell
+	@$(RUN) pytest -q -n 4 -m gpu tests/test_gpu.py
+	@PYTHONPATH=tests $(RUN) benchmarks.card
+	@$(RUN) attrobust reproduce --profile headline --only 03 -p device cuda -p datasets '[digits]' -p seeds '[0, 1, 2, 3, 4]'
 
 bench: ## time the curvature engine beside its peers, in an environment of its own (about a quarter of an hour)
 	@test -x $(BENCH)/bin/python || $(PYTHON3) -m venv $(BENCH)
