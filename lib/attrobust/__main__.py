@@ -11,6 +11,9 @@ import click
 
 from attrobust import __version__
 
+#: Networks to try an audit on; what `audit.EXAMPLES` holds, which is imported when it runs.
+EXAMPLES = ("digits", "photo", "vit", "vit-swapped")
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
@@ -21,17 +24,21 @@ def main() -> None:
 
 
 @main.command("audit")
+@click.option("--example", type=click.Choice(EXAMPLES), help="A network with pictures of its own, to try an audit on.")
 @click.option("--model", default="", help="package.module:function, file.py:function, a folder of transformers.")
 @click.option("--weights", default="", help="Checkpoint of it, .safetensors or a state dict .pt; read as data.")
 @click.option("--pictures", default="", help="A file .npz, a folder of pictures, or one folder per class.")
 @click.option("--out", default="audit", show_default=True, help="Folder for the report.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter of the notebook.")
-def _audit(*, out: str, pairs: list[tuple[str, str]], **named: str) -> None:
-    """Audit a classifier: how easily are its explanations manipulated? Without options, a small example."""
+def _audit(*, example: str | None, out: str, pairs: list[tuple[str, str]], **named: str) -> None:
+    """Audit a classifier: how easily are its explanations manipulated? Without options, that of the digits."""
     from attrobust.notebook import reproduce
 
-    given = {name: value for name, value in named.items() if value}
-    reproduce.audit(out=out, overrides=_parameters_of(pairs) | given, say=click.echo)
+    given = _parameters_of(pairs) | {name: value for name, value in named.items() if value}
+    if example and "model" in given:
+        raise ValueError(f"example is {example!r} beside model {given['model']!r}; an audit is of one: leave one out")
+    given |= {"model": f"example:{example}"} if example else {}
+    reproduce.audit(out=out, overrides=given, say=click.echo)
 
 
 def _parameters_of(pairs: list[tuple[str, str]]) -> dict[str, object]:
