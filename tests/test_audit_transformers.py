@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from functools import partial
 
@@ -259,13 +260,15 @@ def test_without_transformers_the_example_names_the_extra(monkeypatch):
         (["--example", "vit", "-p", "model", "example:digits"], "example is 'vit' beside model 'example:digits'"),
     ],
 )
-def test_an_example_beside_a_model_is_refused(options, said):
+def test_an_example_beside_a_model_is_refused(options, said, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(ValueError, match=said):
         __main__.main(["audit", *options], standalone_mode=False)
 
 
 def test_the_example_that_is_named_is_the_model_audited(monkeypatch):
     asked = []
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(reproduce, "audit", lambda **given: asked.append(given))
     __main__.main(["audit", "--example", "vit-swapped", "--out", "there", "-p", "radius", "4"], standalone_mode=False)
     assert asked[0]["overrides"] == {"model": "example:vit-swapped", "radius": 4}

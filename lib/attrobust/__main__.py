@@ -6,6 +6,7 @@ What a command works with is imported when it runs, so that help and a misspelt 
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -30,7 +31,7 @@ def main() -> None:
 @click.option("--pictures", default="", help="A file .npz, a folder of pictures, or one folder per class.")
 @click.option("--out", default="audit", show_default=True, help="Folder for the report.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter of the notebook.")
-def _audit(*, example: str | None, out: str, pairs: list[tuple[str, str]], **named: str) -> None:
+def _audit(*, example: str | None, out: str, pairs: Sequence[tuple[str, str]], **named: str) -> None:
     """Audit a classifier: how easily are its explanations manipulated? Without options, that of the digits."""
     from attrobust.notebook import reproduce
 
@@ -41,7 +42,7 @@ def _audit(*, example: str | None, out: str, pairs: list[tuple[str, str]], **nam
     reproduce.audit(out=out, overrides=given, say=click.echo)
 
 
-def _parameters_of(pairs: list[tuple[str, str]]) -> dict[str, object]:
+def _parameters_of(pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
     """Parameters as `-p NAME VALUE` gives them; a ValueError where one is given twice."""
     from attrobust.notebook import reproduce
 
@@ -57,7 +58,7 @@ def _parameters_of(pairs: list[tuple[str, str]]) -> dict[str, object]:
 @click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
 @click.option("--update", is_flag=True, help="Replace committed rows, figures and outputs by the new ones.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter.")
-def _reproduce(*, profile: str, update: bool, pairs: list[tuple[str, str]], **options: object) -> None:
+def _reproduce(*, profile: str, update: bool, pairs: Sequence[tuple[str, str]], **options: object) -> None:
     """Run notebooks from an empty store and compare their claims with the committed ones."""
     from attrobust.notebook import reproduce
 

@@ -4,6 +4,7 @@ model      a classifier out of your code, with a checkpoint that is read as data
 images     your pictures
 measured   one map under attack, beside noise and other images
 batches    all maps on all pictures, resumable
+examples   networks with pictures to try it on
 advice     what follows, each sentence with its number
 """
 
