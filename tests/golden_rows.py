@@ -327,6 +327,7 @@ CASES: dict[str, Callable[[], object]] = {
     "attacked": audited,
     "worth": partial(looked_at, audit.worth),
     "turns": partial(looked_at, audit.turns),
+    "attended": lambda: audit.attended(vit(), images(), {}, seed=0),
     "gradients_like": partial(of_students, interpretable_gradients.gradients_like, 3),
     "pictured": partial(of_students, interpretable_gradients.pictured, 2),
     "read_out_twice": lambda: kernel_attention.read_out_twice(vit(), images(2), **ATTACK, steps=2, restarts=1),

@@ -6,10 +6,14 @@ What a command works with is imported when it runs, so that help and a misspelt 
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 import click
 
 from attrobust import __version__
+
+#: Networks to try an audit on; what `audit.EXAMPLES` holds, which is imported when it runs.
+EXAMPLES = ("digits", "photo", "vit", "vit-swapped")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,20 +25,24 @@ def main() -> None:
 
 
 @main.command("audit")
+@click.option("--example", type=click.Choice(EXAMPLES), help="A network with pictures of its own, to try an audit on.")
 @click.option("--model", default="", help="package.module:function, file.py:function, a folder of transformers.")
 @click.option("--weights", default="", help="Checkpoint of it, .safetensors or a state dict .pt; read as data.")
 @click.option("--pictures", default="", help="A file .npz, a folder of pictures, or one folder per class.")
 @click.option("--out", default="audit", show_default=True, help="Folder for the report.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter of the notebook.")
-def _audit(*, out: str, pairs: list[tuple[str, str]], **named: str) -> None:
-    """Audit a classifier: how easily are its explanations manipulated? Without options, a small example."""
+def _audit(*, example: str | None, out: str, pairs: Sequence[tuple[str, str]], **named: str) -> None:
+    """Audit a classifier: how easily are its explanations manipulated? Without options, that of the digits."""
     from attrobust.notebook import reproduce
 
-    given = {name: value for name, value in named.items() if value}
-    reproduce.audit(out=out, overrides=_parameters_of(pairs) | given, say=click.echo)
+    given = _parameters_of(pairs) | {name: value for name, value in named.items() if value}
+    if example and "model" in given:
+        raise ValueError(f"example is {example!r} beside model {given['model']!r}; an audit is of one: leave one out")
+    given |= {"model": f"example:{example}"} if example else {}
+    reproduce.audit(out=out, overrides=given, say=click.echo)
 
 
-def _parameters_of(pairs: list[tuple[str, str]]) -> dict[str, object]:
+def _parameters_of(pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
     """Parameters as `-p NAME VALUE` gives them; a ValueError where one is given twice."""
     from attrobust.notebook import reproduce
 
@@ -50,7 +58,7 @@ def _parameters_of(pairs: list[tuple[str, str]]) -> dict[str, object]:
 @click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
 @click.option("--update", is_flag=True, help="Replace committed rows, figures and outputs by the new ones.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter.")
-def _reproduce(*, profile: str, update: bool, pairs: list[tuple[str, str]], **options: object) -> None:
+def _reproduce(*, profile: str, update: bool, pairs: Sequence[tuple[str, str]], **options: object) -> None:
     """Run notebooks from an empty store and compare their claims with the committed ones."""
     from attrobust.notebook import reproduce
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from attrobust import attention as kernels
 from attrobust import checks
-from attrobust.attention import Kernel, Mask, Matrix, Weights
+from attrobust.attention import Kernel, Mask, Weights
 from attrobust.shapes import Images, Logits
 
 #: How a kernel is called among transformers' attentions: with this before its name.
@@ -156,8 +156,8 @@ class ImageClassifier(nn.Module):
         output = self.model(pixel_values=(checks.floating("x", x) - self.mean) / self.std)
         return self._logits(output)
 
-    def attend(self, x: Images) -> tuple[Logits, list[Matrix]]:
-        """Logits, and the attention matrix of every block, first block first; live."""
+    def attend(self, x: Images) -> tuple[Logits, list[Tensor]]:
+        """Logits, and the attention matrix of every block, first block first; live. Windows have a matrix each."""
         pixels = (checks.floating("x", x) - self.mean) / self.std
         output = self.model(pixel_values=pixels, output_attentions=True)
         found = getattr(output, "attentions", None)

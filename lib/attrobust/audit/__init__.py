@@ -4,21 +4,23 @@ model      a classifier out of your code, with a checkpoint that is read as data
 images     your pictures
 measured   one map under attack, beside noise and other images
 batches    all maps on all pictures, resumable
+examples   networks with pictures to try it on
 advice     what follows, each sentence with its number
 """
 
 from attrobust.audit.advice import Advice, advise
-from attrobust.audit.batches import Audited, audited, fitting, remembered
+from attrobust.audit.batches import Audited, audited, fitting, remembered, rows_of_attention
 from attrobust.audit.examples import EXAMPLES, example
 from attrobust.audit.images import Pictures, load_images
 from attrobust.audit.maps import NAMES, feature_maps, maps_of
-from attrobust.audit.measured import MEASURES, Attacked, attacked, turns, worth
+from attrobust.audit.measured import MEASURES, Attacked, attacked, attended, turns, worth
 from attrobust.audit.model import Classifier, check_classes, load_model
 from attrobust.audit.opened import Opened, opened
 from attrobust.audit.report import panels, summary, write
 
 __all__ = [
     "EXAMPLES", "MEASURES", "NAMES", "Advice", "Attacked", "Audited", "Classifier", "Opened", "Pictures", "advise",
-    "attacked", "audited", "check_classes", "example", "feature_maps", "fitting", "load_images", "load_model",
-    "maps_of", "opened", "panels", "remembered", "summary", "turns", "worth", "write",
+    "attacked", "attended", "audited", "check_classes", "example", "feature_maps", "fitting", "load_images",
+    "load_model", "maps_of", "opened", "panels", "remembered", "rows_of_attention", "summary", "turns", "worth",
+    "write",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from attrobust import attacks, checks
 from attrobust.attributions.importance import unwrapped
-from attrobust.audit.measured import ATTACK, MEASURES, attacked
+from attrobust.audit.measured import ATTACK, FEW, MEASURES, attacked, attended
 from attrobust.balls import Ball
 from attrobust.experiments import explanations
 from attrobust.experiments.store import Store
@@ -29,9 +29,6 @@ from attrobust.versions import digest
 #: Share of the free memory that a batch may fill; and how many times what one image leaves for one backward pass an
 #: image under attack needs (a second backward pass, the suite's objectives side by side; measured on convolutions).
 FREE, TIMES = 0.4, 8
-
-#: Pictures that are only looked at pass so many at a time.
-FEW = 16
 
 #: How many of the worst images of each map are kept as pictures.
 KEPT = 4
@@ -144,6 +141,17 @@ def remembered(
     if not store.table_file(name, key):
         store.put_table(name, key, function(model, x, maps, seed=seed))
     return store.table(name, key)
+
+
+def rows_of_attention(
+    store: Store, model: nn.Module, x: Images, *, named: str, seed: int
+) -> tuple[pd.DataFrame, str]:  # fmt: skip
+    """Means of `attended` over pictures, a row per block, and ""; of a model without such rows none, and the reason."""
+    try:
+        table = remembered(store, attended, model, x, {}, named=named, seed=seed)
+    except (ValueError, RuntimeError) as error:
+        return pd.DataFrame(columns=["block", "entropy", "mass"]), str(error)
+    return table.groupby("block", as_index=False)[["entropy", "mass"]].mean(), ""
 
 
 def _answers(model: nn.Module, x: Images) -> torch.Tensor:

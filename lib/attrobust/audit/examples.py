@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from attrobust import checks, data, models, paths, training
+from attrobust.audit import clothes
 from attrobust.audit.images import Pictures
 from attrobust.data.photographs import PHOTOGRAPHS
 from attrobust.experiments.store import load_weights
@@ -49,9 +50,11 @@ def photo() -> tuple[nn.Module, Pictures]:
 
 
 #: Networks with their pictures by name.
-EXAMPLES: dict[str, Callable[[], tuple[nn.Module, Pictures]]] = {"digits": digits, "photo": photo}
+EXAMPLES: dict[str, Callable[[], tuple[nn.Module, Pictures]]] = {
+    "digits": digits, "photo": photo, "vit": clothes.vit, "vit-swapped": clothes.swapped,
+}  # fmt: skip
 
 
 def example(name: str) -> tuple[nn.Module, Pictures]:
-    """A network and its pictures by name, "digits" or "photo"."""
+    """A network and its pictures by name, out of `EXAMPLES`."""
     return EXAMPLES[checks.one_of("name", name, EXAMPLES)]()

@@ -12,8 +12,12 @@ from attrobust.models.readouts import Readout, predictions
 from attrobust.precision import whole_products
 from attrobust.shapes import Attribution, Images
 
-#: Maps that an audit knows: of any network, and of one that tells its attention.
-NAMES = (*explanations.of_pixels(), "raw_attention", "rollout", "gradient_attention", "relevance")
+#: Maps of a network that tells its attention, and all that an audit knows.
+OF_ATTENTION = ("raw_attention", "rollout", "gradient_attention", "relevance")
+NAMES = (*explanations.of_pixels(), *OF_ATTENTION)
+
+#: Maps that are tried where none is named, before those of attention.
+USUAL = ("saliency", "input_x_gradient", "integrated_gradients", "smooth_grad", "grad_cam", "deep_lift")
 
 
 @whole_products()
@@ -24,7 +28,7 @@ def maps_of(
 
     Args:
         model, x: a classifier in eval mode; pictures, of which two are explained.
-        names: out of `NAMES`.
+        names: out of `NAMES`; none for those of `USUAL`, and of attention where the model has `attend`.
         readout: what is explained of the predicted class, "logit" or "log_probability"; LRP, DeepLIFT and attention
             itself have their own.
 
@@ -36,6 +40,7 @@ def maps_of(
     how = explanations.READOUTS[checks.one_of("readout", readout, explanations.READOUTS)]
     known, tried = _known(model, x, how), x[:2]
     there, absent = {}, {}
+    names = [*names] or [*USUAL, *(OF_ATTENTION if hasattr(model, "attend") else ())]
     for name in dict.fromkeys(checks.one_of("a name of names", name, NAMES) for name in names):
         try:
             explanations.clean_maps(known[name], model, tried, predictions(model, tried), 0)

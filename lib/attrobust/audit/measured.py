@@ -16,14 +16,19 @@ from attrobust import attacks, checks, curvature, faithfulness, robustness
 from attrobust.attacks.problem import shift
 from attrobust.attacks.streams import alike, stochastic
 from attrobust.attributions.importance import zero_maps
+from attrobust.attributions.tokens import layout
 from attrobust.balls import Ball
 from attrobust.models.readouts import predictions
 from attrobust.shapes import Attribution, Images, Maps
+from attrobust.theory import entropy
 from attrobust.versions import versioned
 
 #: What an audit tells of two maps: the share of leading pixels that both have, the rank correlation of the importances,
 #: the cosine of the signed maps.
 MEASURES = ("top_k", "spearman", "cosine")
+
+#: Pictures that are only looked at pass so many at a time.
+FEW = 16
 
 #: What a clean map is compared with.
 ATTACK, NOISE, OTHER = "attack", "noise of the same size", "other image"
@@ -118,3 +123,38 @@ def turns(model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, seed:
     found = curvature.relative_curvature(hessian, generator=torch.Generator().manual_seed(seed)).value
     finite = found.where(found.isfinite(), torch.nan).double().cpu().numpy()
     return pd.DataFrame({"image": range(len(x)), "relative_curvature": finite})
+
+
+@versioned(1)
+def attended(model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, seed: int) -> pd.DataFrame:
+    """What the class token's rows of attention are like: a row per image and block, first block 1, means over heads.
+
+    `entropy` is that of a row divided by its mass, over its largest: 1 for a row that reads all tokens alike, 0 for one
+    that reads a single token, NaN where no head has mass. `mass` is the sum of a row, 1 under softmax and free under a
+    kernel that does not divide its rows. The maps and the seed are not read.
+
+    Raises:
+        ValueError: for a model that does not tell its attention, or reads no class token.
+
+    Example:
+        >>> from attrobust import models
+        >>> size = {"input_shape": (1, 4, 4), "classes": 3, "patch": 2, "dim": 4, "heads": 2, "depth": 1}
+        >>> table = attended(models.build("vit", seed=0, **size).eval(), torch.rand(2, 1, 4, 4), {}, seed=0)
+        >>> table["mass"].round(5).tolist()
+        [1.0, 1.0]
+    """
+    if not callable(getattr(model, "attend", None)):
+        raise ValueError(f"model is {type(model).__name__}, which does not tell its attention: it has no `attend`")
+    parts = []
+    for start in range(0, len(x), FEW):
+        some = x[start : start + FEW]
+        with torch.no_grad():
+            weights = model.attend(some)[1]
+        cls = layout(model, some, weights).cls
+        for block, matrix in enumerate(weights, start=1):
+            rows = matrix[:, :, cls].double()
+            spread = entropy.row_entropy(rows) / entropy.row_entropy(torch.ones_like(rows))
+            told = {"entropy": spread.nanmean(1), "mass": entropy.row_mass(rows).mean(1)}
+            columns = {name: values.cpu().numpy() for name, values in told.items()}
+            parts.append(pd.DataFrame({"image": range(start, start + len(some)), "block": block, **columns}))
+    return pd.concat(parts).sort_values(["image", "block"], ignore_index=True)

@@ -39,7 +39,7 @@ def opened(
     """Load a network and pictures, and see that they fit.
 
     Args:
-        model, weights: as in `load_model`; or "example:digits", "example:photo".
+        model, weights: as in `load_model`; or "example:" and a name out of `examples.EXAMPLES`.
         pictures, n, seed: as in `load_images`; "" takes those of the example.
         size, channels: of the pictures; 0 leaves them as they are.
         mean, std: one number a channel, which the network expects taken off and divided by; none for a network that

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 from IPython import display
 
-from attrobust import checks, data, experiments, models, training
+from attrobust import audit, checks, data, experiments, models, training
 from attrobust.attacks.streams import stochastic
 from attrobust.experiments.store import Store, place_for
 from attrobust.studies import explicit_regularizers, interpretable_gradients
@@ -38,6 +38,7 @@ MAY_BE_EMPTY += (
     "pilot_seeds",
     "mean",
     "std",
+    "maps",
 )
 
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
@@ -64,7 +65,8 @@ CHOICES |= dict.fromkeys(("networks", "transfer_network", "truth_network"), NETW
 CHOICES |= dict.fromkeys(("other_networks", "base_networks", "strong_networks"), NETWORKS)
 CHOICES |= dict.fromkeys(("regularized_networks", "smoothed_networks"), tuple(explicit_regularizers.PASSES))
 CHOICES |= dict.fromkeys(("transfer_methods", "relu_methods"), tuple(explicit_regularizers.METHODS))
-CHOICES |= dict.fromkeys(("maps", "other_maps"), tuple(dict.fromkeys(name for *_, name in experiments.RADII)))
+CHOICES |= {"other_maps": tuple(dict.fromkeys(name for *_, name in experiments.RADII))}
+CHOICES |= {"maps": tuple(dict.fromkeys((*CHOICES["other_maps"], *audit.NAMES)))}
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
 CHOICES |= {"readout": tuple(experiments.READOUTS)}
 CHOICES |= {"photographs": tuple(data.PHOTOGRAPHS)}
