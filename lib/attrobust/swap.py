@@ -166,11 +166,6 @@ class ImageClassifier(nn.Module):
                 "model returns no attention weights; build it with attn_implementation='eager', or by"
                 f" swap.attention(model, 'softmax'), if {type(self.model).__name__} has attention at all"
             )
-        if any(len(weights) != len(x) for weights in found):
-            raise ValueError(
-                f"model attends within windows of {found[0].shape[-1]} tokens, as {type(self.model).__name__} does; an"
-                " attention map is of one matrix per image and head"
-            )
         return self._logits(output), list(found)
 
     def _logits(self, output: object) -> Logits:
