@@ -39,14 +39,21 @@ VIT |= {"image_size": 8, "patch_size": 4, "num_labels": 3}
 SWIN = {"image_size": 8, "patch_size": 2, "embed_dim": 4, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
 NEXT = {"num_stages": 2, "hidden_sizes": [4, 8], "depths": [1, 1], "patch_size": 2, "num_labels": 3}
 
+GRADIENTS = ("saliency", "input_x_gradient")
+WINDOWS = "not (images, heads, tokens, tokens) with the same tokens in every block"
+AVERAGED = ("integrated_gradients", "smooth_grad")
+
 #: Configurations, the maps beside those of gradients that a network of each has, and why it has no rows of attention.
 FAMILIES = {
     "ViT": (VIT, maps.OF_ATTENTION, ""),
     "DeiT": (VIT, maps.OF_ATTENTION, ""),
-    "Swin": (SWIN | {"num_labels": 3}, (), "not (images, heads, tokens, tokens) with the same tokens in every block"),
-    "ConvNext": (NEXT, ("grad_cam",), "model returns no attention weights"),
+    "Swin": (
+        SWIN | {"num_labels": 3},
+        AVERAGED,
+        "not (images, heads, tokens, tokens) with the same tokens in every block",
+    ),
+    "ConvNext": (NEXT, (*AVERAGED, "grad_cam"), "model returns no attention weights"),
 }
-GRADIENTS = ("saliency", "input_x_gradient", "integrated_gradients", "smooth_grad")
 
 
 @cases.isolated
@@ -69,8 +76,7 @@ def test_a_foreign_transformer_is_audited_from_its_folder_to_the_advice(tmp_path
     there, absent, found, means, advice = whole(opened.model, x, store)
     assert x.dtype == torch.float32
     assert set(there) == {*GRADIENTS, *more}
-    asked = {*maps.USUAL, *maps.OF_ATTENTION}
-    assert set(absent) == asked - set(there)
+    assert set(absent) == set(maps.USUAL if why else maps.WITH_ATTENTION) - set(there)
     assert all(len(reason) > 20 for reason in absent.values())
     assert found.refused == {}
     assert set(means["map"]) == set(there)
@@ -103,8 +109,8 @@ def test_a_map_that_a_transformer_cannot_be_climbed_on_is_refused_and_in_no_row(
 
 def test_where_no_map_is_named_those_of_attention_are_tried_where_a_network_tells_it():
     there, absent = audit.maps_of(cases.vit(), cases.images(2, shape=cases.VIT_SHAPE), [])
-    assert {*there, *absent} == {*maps.USUAL, *maps.OF_ATTENTION}
-    assert set(maps.OF_ATTENTION) < set(there)
+    assert set(there) == set(maps.WITH_ATTENTION)
+    assert not absent
     assert next(iter(there)) == "saliency"
     there, absent = audit.maps_of(cases.conv(), cases.images(2), [])
     assert {*there, *absent} == set(maps.USUAL)
@@ -191,7 +197,7 @@ def test_a_vit_of_the_examples_tells_its_pictures_apart_without_any_download(nam
     assert opened.named == f"example:{name}"
     there, absent = audit.maps_of(opened.model, opened.pictures.x, [])
     assert set(there) == {*GRADIENTS, *maps.OF_ATTENTION}
-    assert set(absent) == {"grad_cam", "deep_lift"}
+    assert not absent
 
 
 def test_weights_of_both_vits_take_a_megabyte_at_most_and_pictures_little():
@@ -289,6 +295,6 @@ def test_a_network_whose_attention_cannot_be_had_says_so_and_is_audited_without(
     model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
     model.attend = Loud().attend
     _, absent, found, *_ = whole(model, torch.rand(3, 1, 4, 4, generator=cases.generator()), store)
-    assert set(maps.OF_ATTENTION) < set(absent)
+    assert set(found.table["map"]) == set(maps.USUAL) - set(absent)
     assert audit.rows_of_attention(store, Loud(), cases.images(2), named="", seed=0)[1] == "no attention today"
     assert "saliency" in set(found.table["map"])

@@ -16,8 +16,10 @@ from attrobust.shapes import Attribution, Images
 OF_ATTENTION = ("raw_attention", "rollout", "gradient_attention", "relevance")
 NAMES = (*explanations.of_pixels(), *OF_ATTENTION)
 
-#: Maps that are tried where none is named, before those of attention.
+#: Maps that are tried where none is named: of any network, and of one that tells its attention, whose averaged maps
+#: take many times as long.
 USUAL = ("saliency", "input_x_gradient", "integrated_gradients", "smooth_grad", "grad_cam", "deep_lift")
+WITH_ATTENTION = ("saliency", "input_x_gradient", *OF_ATTENTION)
 
 
 @whole_products()
@@ -28,7 +30,7 @@ def maps_of(
 
     Args:
         model, x: a classifier in eval mode; pictures, of which two are explained.
-        names: out of `NAMES`; none for those of `USUAL`, and of attention where the model has `attend`.
+        names: out of `NAMES`; none for those of `USUAL`, or of `WITH_ATTENTION` where attention can be had.
         readout: what is explained of the predicted class, "logit" or "log_probability"; LRP, DeepLIFT and attention
             itself have their own.
 
@@ -40,13 +42,21 @@ def maps_of(
     how = explanations.READOUTS[checks.one_of("readout", readout, explanations.READOUTS)]
     known, tried = _known(model, x, how), x[:2]
     there, absent = {}, {}
-    names = [*names] or [*USUAL, *(OF_ATTENTION if hasattr(model, "attend") else ())]
-    for name in dict.fromkeys(checks.one_of("a name of names", name, NAMES) for name in names):
+
+    def tried_out(name: str) -> bool:
         try:
             explanations.clean_maps(known[name], model, tried, predictions(model, tried), 0)
             there[name] = known[name]
         except (ValueError, RuntimeError, OSError) as error:
             absent[name] = str(error)
+        return name in there
+
+    names = [checks.one_of("a name of names", name, NAMES) for name in names]
+    if not names:
+        attends = hasattr(model, "attend") and tried_out("raw_attention")
+        there, absent, names = {}, {}, WITH_ATTENTION if attends else USUAL
+    for name in dict.fromkeys(names):
+        tried_out(name)
     if not there:
         reasons = "; ".join(f"{name}: {why}" for name, why in absent.items())
         raise ValueError(f"names holds no map that this network has ({reasons})")
