@@ -1,7 +1,6 @@
 """Grad-CAM: what a convolutional layer saw, weighed by what the class makes of it, enlarged to the image."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,14 +23,6 @@ def grad_cam(
     (batch, channels, rows, columns). (Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks", eqs. 1
     and 2.)
     """
-    small = at_layer(model, x, target, layer=layer, positive=positive, readout=readout)
-    return F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def at_layer(
-    model: nn.Module, x: Images, target: Labels, *, layer: nn.Module, positive: bool = False, readout: Readout = logit
-) -> Float[Tensor, "batch 1 rows columns"]:
-    """`grad_cam` before it is enlarged: a value for each place of the layer."""
     if isinstance(checks.kind("layer", layer, nn.Module), torch.jit.ScriptModule):
         raise ValueError("layer is TorchScript, inside which nothing can be seen; explain the module it was made of")
     seen: list[object] = []
@@ -58,4 +49,5 @@ def at_layer(
         weights = torch.autograd.grad(chosen, features, **how)[0].mean((2, 3), keepdim=True)
         maps = (weights * features).sum(1, keepdim=True)
         maps = maps.clamp_min(0) if positive else maps
-        return maps if lasting else maps.detach()
+        found = F.interpolate(maps, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return found if lasting else found.detach()
