@@ -58,7 +58,11 @@ CALLS = {
         lambda lib, net: lib.IntegratedGradients(net),
         {"method": "riemann_left", "n_steps": 8, "baselines": 0.25},
     ),
-    "middle": ((plain, tanh), lambda lib, net: lib.IntegratedGradients(net), {"method": "riemann_middle", "n_steps": 4}),
+    "middle": (
+        (plain, tanh),
+        lambda lib, net: lib.IntegratedGradients(net),
+        {"method": "riemann_middle", "n_steps": 4},
+    ),
     "right": (
         (plain, tanh),
         lambda lib, net: lib.IntegratedGradients(net),
@@ -87,12 +91,30 @@ SMOOTH = [(name, network) for name, network in BOTH if network is not plain]
 
 @pytest.mark.parametrize(("name", "network"), BOTH)
 @quiet
-def test_values_are_captums_in_double_precision(name, network):
+def test_values_are_captums(name, network):
     _, make, options = CALLS[name]
     theirs = make(captum.attr, network()).attribute(X.clone().requires_grad_(), target=Y, **options)
     found = make(ours, network()).attribute(X, target=Y, **options)
     assert found.shape == theirs.shape
-    assert torch.allclose(found, theirs, rtol=1e-9, atol=1e-12)
+    rounding = {torch.float64: 1e-9, torch.float32: 1e-4}[theirs.dtype]  # captum's windows are of single precision
+    assert torch.allclose(found, theirs.to(found), rtol=rounding, atol=rounding / 1000)
+
+
+@pytest.mark.parametrize(("side", "step"), [(1, 1), (2, 1), (2, 2), (3, 1), (3, 3)])
+def test_occlusion_is_the_mean_fall_over_the_windows_that_hold_a_pixel(side, step):
+    """Window by window and pixel by pixel, in double precision; a last window ends where the image does."""
+    model, falls, count = tanh(), torch.zeros_like(X), torch.zeros(3, 3)
+    before = model(X).gather(1, Y[:, None])[:, 0].detach()
+    last = {(1, 1): 3, (2, 1): 2, (2, 2): 2, (3, 1): 1, (3, 3): 1}[side, step]
+    for i in range(last):
+        for j in range(last):
+            place = (..., slice(i * step, i * step + side), slice(j * step, j * step + side))
+            covered = X.clone()
+            covered[place] = 0.3
+            falls[place] += (before - model(covered).gather(1, Y[:, None])[:, 0].detach())[:, None, None, None]
+            count[place] += 1
+    found = ours.Occlusion(model).attribute(X, (2, side, side), (2, step, step), 0.3, Y)
+    assert torch.allclose(found, falls / count, rtol=1e-10)
 
 
 @pytest.mark.parametrize("network", [plain, tanh])
@@ -134,16 +156,20 @@ def test_noisy_maps_are_captums_if_both_generators_start_alike(kind):
         torch.manual_seed(7)
         theirs = captum.attr.NoiseTunnel(captum.attr.Saliency(tanh())).attribute(X.clone().requires_grad_(), **how)
     found = ours.NoiseTunnel(ours.Saliency(tanh()), generator=cases.generator(7)).attribute(X, **how)
-    assert torch.allclose(found, theirs, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(found, theirs, rtol=1e-5, atol=1e-9)
 
 
-def test_an_average_under_noise_is_smooth_grad():
-    at = X[:1].clone().requires_grad_()
-    tunnel = ours.NoiseTunnel(ours.Saliency(tanh()), generator=cases.generator(3))
-    found = tunnel.attribute(at, nt_samples=4, stdevs=0.1, target=0, abs=False)
-    plainly = attributions.smooth_grad(tanh(), X[:1], Y[:1], sigma=0.1, samples=4, generator=cases.generator(3))
-    assert torch.allclose(found, plainly, rtol=1e-12)
-    assert torch.autograd.grad(found.square().sum(), at)[0].any()
+@pytest.mark.parametrize("kind", ["smoothgrad", "smoothgrad_sq", "vargrad"])
+def test_the_derivative_of_noisy_maps_under_one_draw_agrees_with_finite_differences(kind):
+    weights, direction = torch.randn(2, *X.shape, generator=cases.generator(1), dtype=X.dtype)
+
+    def score(images):
+        noisy = ours.NoiseTunnel(ours.Saliency(tanh()), generator=cases.generator(3))
+        return (noisy.attribute(images, kind, 3, stdevs=0.1, target=Y, abs=False) * weights).sum()
+
+    at = X.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(score(at), at)
+    assert (slope * direction).sum().item() == pytest.approx(cases.slope(score, X, direction).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "network"), SMOOTH)
@@ -184,6 +210,7 @@ def test_a_map_has_a_graph_exactly_if_the_inputs_ask_for_one(name, network):
 
 
 @pytest.mark.parametrize("name", ["signed", "deep lift", "windows", "grad-cam"])
+@quiet
 @pytest.mark.parametrize(
     "target", [2, torch.tensor(2), torch.tensor([2]), [2, 2, 2, 2], torch.tensor([2, 2, 2, 2], dtype=torch.int32)]
 )
@@ -192,10 +219,8 @@ def test_one_class_may_be_said_once_or_for_each_image(name, target):
     adapter, each = make(ours, tanh()), torch.full((4,), 2)
     found = adapter.attribute(X, target=target, **options)
     assert torch.equal(found, adapter.attribute(X, target=each, **options))
-    assert torch.allclose(found, make(captum.attr, tanh()).attribute(X.clone(), target=2, **options).to(found), rtol=1e-9, atol=1e-12)
-
-
-test_one_class_may_be_said_once_or_for_each_image = quiet(test_one_class_may_be_said_once_or_for_each_image)
+    theirs = make(captum.attr, tanh()).attribute(X.clone().requires_grad_(), target=2, **options)
+    assert torch.allclose(found, theirs.to(found), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +229,9 @@ test_one_class_may_be_said_once_or_for_each_image = quiet(test_one_class_may_be_
      torch.tensor([True] * 4), [0]],
 )  # fmt: skip
 def test_any_other_target_is_refused_in_a_sentence(target, unchecked):
-    with pytest.raises(ValueError, match="target is .*; it must be an int, or a tensor or list of 4 ints, one for each"):
+    with pytest.raises(
+        ValueError, match=r"target is .*; it must be an int, or a tensor or list of 4 ints, one for each"
+    ):
         ours.Saliency(tanh()).attribute(X, target=target)
 
 
@@ -309,7 +336,7 @@ def test_on_such_a_network_captum_silently_gives_the_number_of_another_method(na
 def test_relevance_by_rules_of_the_callers_own_is_refused():
     model = plain()
     model[0].rule = object()
-    with pytest.raises(ValueError, match="the rule of '0' is .*; it must be None"):
+    with pytest.raises(ValueError, match=r"the rule of '0' is .*; it must be None"):
         ours.LRP(model).attribute(X, target=0)
 
 
@@ -324,7 +351,9 @@ def test_a_function_is_explained_like_the_network_behind_it(name):
 @pytest.mark.parametrize("name", [name for name in ours.__all__ if name != "of_captum"])
 def test_signatures_are_captums_and_only_the_generator_of_noise_is_added(name):
     for function in ("__init__", "attribute"):
-        mine, theirs = (inspect.signature(getattr(getattr(lib, name), function)).parameters for lib in (ours, captum.attr))
+        mine, theirs = (
+            inspect.signature(getattr(getattr(lib, name), function)).parameters for lib in (ours, captum.attr)
+        )
         added = {"generator", "target", "options"} if name == "NoiseTunnel" else set()
         shared = [n for n in mine if n not in added]
         assert shared == [n for n in theirs if n != "kwargs"]
@@ -380,7 +409,7 @@ def test_the_map_leaves_the_images_and_the_network_as_found(name):
 
 
 @pytest.mark.parametrize("network", [plain, tanh])
-@pytest.mark.parametrize("name", ["saliency", "deep lift", "shap-like"])
+@pytest.mark.parametrize("name", ["saliency", "shap-like"])
 @quiet
 def test_a_map_without_a_derivative_is_not_climbed_and_never_counts_as_robust(name, network):
     model = network()
@@ -402,7 +431,10 @@ def test_a_map_without_a_derivative_is_not_climbed_and_never_counts_as_robust(na
 @quiet
 def test_input_times_a_detached_gradient_is_refused_where_the_gradient_bends():
     """Its derivative is there and wrong: that of the gradient is missing."""
-    model, how = cases.quadratic(), {"k": 2, "generator": cases.generator(), "effort": attacks.Effort(steps=2, restarts=1)}
+    model, how = (
+        cases.quadratic(),
+        {"k": 2, "generator": cases.generator(), "effort": attacks.Effort(steps=2, restarts=1)},
+    )
     with pytest.raises(attacks.BlindError):
         attacks.auto(EXPLAINERS["input x gradient"](model), model, X, Ball("linf", 0.1), **how)
 
@@ -429,7 +461,7 @@ def test_what_is_another_function_of_the_network_is_refused():
 def test_an_explainer_that_draws_from_the_global_generator_is_refused():
     model = plain()
     noisy = of_captum(captum.attr.NoiseTunnel(captum.attr.Saliency(model)))
-    with pytest.raises(ValueError, match="explainer NoiseTunnel answers the same images differently.*it is random"):
+    with pytest.raises(ValueError, match=r"explainer NoiseTunnel answers the same images differently.*it is random"):
         noisy(model, X, Y)
 
 
@@ -455,7 +487,7 @@ def test_an_explainer_that_does_not_say_what_it_explains_is_refused():
         of_captum(Nameless())
 
 
-def test_an_explainer_that_returns_more_than_a_map_is_refused():
+def test_an_explainer_that_returns_more_than_a_map_is_refused(unchecked):
     model = plain()
     both = of_captum(captum.attr.IntegratedGradients(model), n_steps=2, return_convergence_delta=True)
     with pytest.raises(ValueError, match="the map of IntegratedGradients is a tuple"):

@@ -1,6 +1,6 @@
 """Captum's names and signatures over our attributions, so that who uses captum changes one import; and the way back.
 
-    from attrobust.captum import IntegratedGradients        in place of        from captum.attr import IntegratedGradients
+    from attrobust.captum import IntegratedGradients      in place of      from captum.attr import IntegratedGradients
 
 Values are captum's up to rounding. What differs: a map has a graph exactly if the inputs require a gradient, and its
 derivative is right, where captum's maps are detached or have a derivative that misses a part. The logit of a class is

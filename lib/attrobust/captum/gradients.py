@@ -89,7 +89,9 @@ class IntegratedGradients(Adapter):
         with graph(x):
             for first in range(0, n_steps, together):
                 shares, counts = (
-                    torch.tensor(part[first : first + together], dtype=x.dtype, device=x.device).view(-1, *(1,) * x.ndim)
+                    torch.tensor(part[first : first + together], dtype=x.dtype, device=x.device).view(
+                        -1, *(1,) * x.ndim
+                    )
                     for part in (at, weights)
                 )
                 path = (start + shares * (x - start)).flatten(0, 1)

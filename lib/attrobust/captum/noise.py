@@ -12,7 +12,7 @@ class NoiseTunnel:
     """Mean, mean square or variance of an adapter's maps under Gaussian noise.
 
     Captum draws from the global generator, this from the one that it is given, which is the one change of a call; in
-    equal states of the two the maps are equal.
+    equal states of the two the maps are equal. The noise is drawn in single precision, as captum's is.
 
     Args:
         attribution_method: an adapter of this module.
@@ -33,8 +33,9 @@ class NoiseTunnel:
         self.generator = checks.kind("generator", generator, torch.Generator)
 
     def attribute(
-        self, inputs: Inputs, nt_type: str = "smoothgrad", nt_samples: int = 5, nt_samples_batch_size: int | None = None,
-        stdevs: float = 1.0, draw_baseline_from_distrib: bool = False, *, target: Target = None, **options: object,
+        self, inputs: Inputs, nt_type: str = "smoothgrad", nt_samples: int = 5,
+        nt_samples_batch_size: int | None = None, stdevs: float = 1.0, draw_baseline_from_distrib: bool = False, *,
+        target: Target = None, **options: object,
     ) -> Inputs:  # fmt: skip
         """Map of each image; `options` go to the adapter.
 
@@ -54,8 +55,8 @@ class NoiseTunnel:
         if isinstance(options.get("baselines"), Tensor):
             raise ValueError("baselines is a tensor; inside a NoiseTunnel it must be a number")
         copies = x.repeat_interleave(nt_samples, 0)
-        drawn = torch.randn(copies.shape, dtype=x.dtype, device=self.generator.device, generator=self.generator)
-        noisy, each = copies + stdevs * drawn.to(x.device), labels.repeat_interleave(nt_samples)
+        drawn = torch.randn(copies.shape, dtype=torch.float32, device=self.generator.device, generator=self.generator)
+        noisy, each = copies + stdevs * drawn.to(x), labels.repeat_interleave(nt_samples)
         maps = self.attribution_method.attribute(noisy, target=each, **options).unflatten(0, (len(x), nt_samples))
         if nt_type == "smoothgrad":
             return maps.mean(1)

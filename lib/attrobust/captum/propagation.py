@@ -1,8 +1,8 @@
 """Maps with rules of their own: DeepLIFT, layer-wise relevance, guided backpropagation.
 
-Captum's rules are hooks of modules: an activation that is called as a function, or is of a kind that it has no rule for,
-keeps its gradient there, and the number is no longer the method's. Ours watch calls and miss none. So a network on
-which the two differ is refused here.
+Captum's rules are hooks of modules: an activation that is called as a function, or is of a kind that has no rule, keeps
+its gradient there, and the number is no longer the method's. Ours watch calls and miss none. So a network on which the
+two differ is refused here.
 """
 
 from collections.abc import Callable
@@ -108,9 +108,7 @@ class LRP(_OfModules):
             return attributions.lrp(self.model, x, labels, epsilon=EPSILON)
 
 
-def _as_captum_sees(
-    model: nn.Module, x: Inputs, kinds: tuple[type, ...], pools: bool, once: bool, name: str
-) -> None:
+def _as_captum_sees(model: nn.Module, x: Inputs, kinds: tuple[type, ...], pools: bool, once: bool, name: str) -> None:
     """Refuse a network with a nonlinear call that is no module of these kinds, or is one that runs twice."""
     guards.classifier(model, x)
     ran: list[nn.Module] = []

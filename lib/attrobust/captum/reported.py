@@ -19,7 +19,7 @@ def of_captum(explainer: object, **options: object) -> Attribution:
     a global generator, or of which the map of an image depends on its company, is refused.
 
     Args:
-        explainer: an object with `forward_func` and `attribute(inputs, target=...)`, such as captum.attr.Saliency(model).
+        explainer: an object with `forward_func` and `attribute(inputs, target=...)`, as captum.attr.Saliency(model) is.
         options: handed to `attribute`.
 
     Example:
