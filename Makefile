@@ -69,7 +69,7 @@ test-slow: env ## fresh environment, soak tests, browser tests
 test-all: MARKS := -m ''
 test-all: test ## both in one run, which shares what both need
 
-bench: ## time the curvature engine beside its peers, in an environment of its own (about a quarter of an hour)
+bench: ## time the curvature engine and other parts beside their peers, in an environment of its own (about a quarter of an hour)
 	@test -x $(BENCH)/bin/python || $(PYTHON3) -m venv $(BENCH)
 	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e .
 	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
