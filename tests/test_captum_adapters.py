@@ -149,6 +149,75 @@ def test_relevance_is_captums_under_its_own_rules(network):
     assert torch.allclose(found, theirs, rtol=1e-6, atol=1e-9)
 
 
+def normed():
+    norm = nn.BatchNorm2d(3)
+    with torch.random.fork_rng(devices=[]):
+        norm.running_mean, norm.running_var = torch.randn(2, 3, generator=cases.generator(5)).abs()
+    return norm
+
+
+LAYERS = {
+    "normed": lambda: [nn.Conv2d(2, 3, 2), normed(), nn.ReLU()],
+    "averaged": lambda: [nn.Conv2d(2, 4, 2), nn.Tanh(), nn.AvgPool2d(2)],
+    "averaged to size": lambda: [nn.Conv2d(2, 4, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)],
+    "pooled": lambda: [nn.Conv2d(2, 4, 2), nn.ReLU(), nn.MaxPool2d(2)],
+    "with dropout": lambda: [nn.Conv2d(2, 4, 2), nn.ReLU(), nn.Dropout(0.5)],
+    "two layers": lambda: [nn.Conv2d(2, 4, 2), nn.Conv2d(4, 3, 2), nn.Tanh()],
+    "reused": lambda: [nn.Conv2d(2, 4, 2), relu := nn.ReLU(), nn.Conv2d(4, 3, 2), relu],
+}
+
+
+class Stacked(nn.Module):
+    """Layers, and a head over their features laid out in a row; what stands before or after a layer may be changed."""
+
+    def __init__(self, layers, change=lambda h, layer: layer(h)):
+        super().__init__()
+        self.layers, self.change = nn.ModuleList(layers), change
+        self.head = nn.Linear(self.features(torch.zeros(1, 2, 3, 3)).shape[1], cases.CLASSES)
+
+    def features(self, x):
+        for layer in self.layers:
+            x = self.change(x, layer)
+        return x.flatten(1)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+@cases.isolated
+def stacked(name, **changes):
+    return cases.filled(Stacked(LAYERS[name](), **changes).eval(), 2)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@quiet
+def test_relevance_is_captums_through_every_kind_of_layer_that_is_taken(name):
+    theirs = captum.attr.LRP(stacked(name)).attribute(X.clone().requires_grad_(), target=Y)
+    assert torch.allclose(ours.LRP(stacked(name)).attribute(X, target=Y), theirs, rtol=1e-5, atol=1e-8)
+
+
+CHANGES = {
+    "normalised pixels": (lambda h, layer: layer((h - 0.3) / 0.2 if h.shape[1] == 2 else h), "div, sub"),
+    "a skip": (lambda h, layer: h + layer(h) if isinstance(layer, nn.Dropout) else layer(h), "add"),
+    "a layer as a function": (
+        lambda h, layer: F.conv2d(h, layer.weight) if isinstance(layer, nn.Conv2d) else layer(h),
+        "conv2d",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@quiet
+def test_relevance_of_what_captum_would_pass_on_as_a_gradient_is_refused(change):
+    function, names = CHANGES[change]
+    model = stacked("with dropout", change=function)
+    theirs = captum.attr.LRP(model).attribute(X.clone().requires_grad_(), target=Y)
+    own = attributions.lrp(model, X, Y, epsilon=1e-9)
+    assert not torch.allclose(theirs, own, rtol=0.01)
+    with pytest.raises(ValueError, match=rf"model runs {names}, not each as a module .* captum's LRP"):
+        ours.LRP(model).attribute(X, target=Y)
+
+
 @pytest.mark.parametrize("kind", ["smoothgrad", "smoothgrad_sq", "vargrad"])
 def test_noisy_maps_are_captums_if_both_generators_start_alike(kind):
     how = {"nt_type": kind, "nt_samples": 5, "stdevs": 0.2, "target": Y, "abs": False}
