@@ -74,7 +74,7 @@ gpu-check: env ## on a graphics card: its numbers beside the processor's, times 
 	@PYTHONPATH=tests $(RUN) benchmarks.card
 	@$(RUN) attrobust reproduce --profile headline --only 03 -p device cuda -p datasets '[digits]' -p seeds '[0, 1, 2, 3, 4]'
 
-bench: ## time the curvature engine beside its peers, in an environment of its own (about a quarter of an hour)
+bench: ## time the curvature engine and other parts beside their peers, in an environment of its own (about a quarter of an hour)
 	@test -x $(BENCH)/bin/python || $(PYTHON3) -m venv $(BENCH)
 	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e .
 	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt

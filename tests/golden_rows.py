@@ -37,6 +37,7 @@ from attrobust import (
     paths,
     regularizers,
     robustness,
+    sensitivity,
     training,
 )
 from attrobust.attacks import streams
@@ -160,6 +161,11 @@ def robust() -> pd.DataFrame:
     model, x = cases.mlp(), cases.images(3)
     how = {"attributions": {"saliency": attributions.saliency}, "ball": Ball("linf", 8 / 255), "k": 2}
     return robustness.attribution_robustness(model, x, **how, effort=SMALL.effort, generator=cases.generator())
+
+
+def sensitive() -> pd.DataFrame:
+    how = {"ball": Ball("linf", 0.1), "draws": 3, "generator": cases.generator()}
+    return sensitivity.sensitivities(cases.mlp(), attributions.saliency, cases.images(3), **how)
 
 
 def suite() -> pd.DataFrame:
@@ -301,6 +307,7 @@ CASES: dict[str, Callable[[], object]] = {
     "controls": lambda: explanations.controls(vit(), images(3), patch=2, **MAPS),
     "_size": lambda: measure._size(network(experiment()), measure.build(experiment()), small().train),
     "attribution_robustness": robust,
+    "sensitivities": sensitive,
     "auto": suite,
     "heavy": judge_of_strength,
     "last_maps": of_feature_maps,

@@ -8,7 +8,7 @@ import torch
 from attrobust import paths
 from tqdm import tqdm
 
-from benchmarks import growth, memory, report, speed, suite, warm
+from benchmarks import growth, memory, report, speed, stability, suite, warm
 
 PARTS = {
     "speed": speed.rows,
@@ -16,12 +16,15 @@ PARTS = {
     "memory": memory.rows,
     "growth": growth.rows,
     "attacks": suite.rows,
+    "stability": stability.rows,
 }
 
 
 @click.group(invoke_without_command=True, help=__doc__)
 @click.option(
-    "--only", default="", help="Measure these parts only, comma-separated: speed, warm, memory, growth, attacks."
+    "--only",
+    default="",
+    help="Measure these parts only, comma-separated: speed, warm, memory, growth, attacks, stability.",
 )
 @click.option("--repetitions", default=3, show_default=True, help="Of every timing.")
 @click.option("--out", default=None, type=click.Path(path_type=Path), help="Folder; figures/benchmarks by default.")
@@ -36,7 +39,7 @@ def main(context: click.Context, only: str, repetitions: int, out: Path | None) 
     for part, measure in PARTS.items():
         if only and part not in only.split(","):
             continue
-        options = {"repetitions": repetitions} if part in ("speed", "growth", "attacks") else {}
+        options = {"repetitions": repetitions} if part in ("speed", "growth", "attacks", "stability") else {}
         rows = []
         for row in tqdm(measure(**options), desc=part, unit=" rows"):
             rows.append(row)  # stored as they come: a run takes a while

@@ -11,7 +11,7 @@ from benchmarks import draw
 OURS = "attrobust"
 
 #: What is measured, each in rows of its own.
-PARTS = ("speed", "warm", "memory", "growth", "attacks")
+PARTS = ("speed", "warm", "memory", "growth", "attacks", "stability")
 
 #: Largest relative error of a peer that counts as an answer (our choice).
 ANSWER = 0.1
@@ -21,6 +21,9 @@ EXACT = 1e-5
 
 #: Least seconds of a loop over images over those of the attack suite on the batch.
 BATCHED = 2.4
+
+#: Least seconds of Quantus for five measures of stability over ours (our choice).
+TOGETHER = 8
 
 #: question, our route, peer, least ratio of its seconds over ours. Peer "fastest" is the fastest with an answer, and
 #: our route "as exact" the fastest of ours whose error is no larger than that peer's (or `EXACT`).
@@ -119,6 +122,7 @@ def page(rows: dict[str, pd.DataFrame]) -> str:
         "## Warm start", warm_start(warm),
         "## Growth", _markdown(slopes(rows["growth"])),
         "## Attack suite", suite(rows["attacks"]),
+        "## Stability of maps, beside Quantus", stability(rows["stability"]),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -152,6 +156,22 @@ def suite(rows: pd.DataFrame) -> str:
             {"network": network, "images": batch["images"], "seconds": times["batch"].median(), "aim": BATCHED,
              "ratio": ratio, "least": each.min(), "most": each.max(), "met": "yes" if ratio >= BATCHED else "no",
              **{name: batch[name] for name in ("forward", "forward on paper", "backward", "backward on paper")}}
+        )  # fmt: skip
+    return _markdown(pd.DataFrame(found))
+
+
+def stability(rows: pd.DataFrame) -> str:
+    """Five measures of how stable maps are: seconds of Quantus over ours, and by how much the values differ at most."""
+    found = []
+    for network, inside in rows.groupby("network", sort=False):
+        by = inside.groupby("repetition")
+        theirs, ours = by["Quantus"].sum(), by["attrobust, all five"].first()
+        ratio, first = theirs.median() / ours.median(), inside.iloc[0]
+        found.append(
+            {"network": network, "images": first["images"], "draws": first["draws"], "seconds": ours.median(),
+             "aim": TOGETHER, "ratio": ratio, "least": (theirs / ours).min(), "most": (theirs / ours).max(),
+             "met": "yes" if ratio >= TOGETHER else "no", "largest difference": inside["difference"].max(),
+             "NaN in Quantus alone": inside["left out"].max() - inside["ours left out"].max()}
         )  # fmt: skip
     return _markdown(pd.DataFrame(found))
 

@@ -23,6 +23,14 @@ def grad_cam(
     (batch, channels, rows, columns). (Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks", eqs. 1
     and 2.)
     """
+    maps = coarse_grad_cam(model, x, target, layer=layer, positive=positive, readout=readout)
+    return F.interpolate(maps, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def coarse_grad_cam(
+    model: nn.Module, x: Images, target: Labels, *, layer: nn.Module, positive: bool = False, readout: Readout = logit
+) -> OnePlane:
+    """`grad_cam` of the layer's own size, not enlarged."""
     if isinstance(checks.kind("layer", layer, nn.Module), torch.jit.ScriptModule):
         raise ValueError("layer is TorchScript, inside which nothing can be seen; explain the module it was made of")
     seen: list[object] = []
@@ -49,5 +57,4 @@ def grad_cam(
         weights = torch.autograd.grad(chosen, features, **how)[0].mean((2, 3), keepdim=True)
         maps = (weights * features).sum(1, keepdim=True)
         maps = maps.clamp_min(0) if positive else maps
-        found = F.interpolate(maps, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        return found if lasting else found.detach()
+        return maps if lasting else maps.detach()

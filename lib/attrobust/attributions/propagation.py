@@ -30,20 +30,20 @@ UNWEIGHTED = {
 
 
 @versioned(1)
-def deep_lift(model: nn.Module, x: Inputs, target: Labels, *, baseline: float = 0.0) -> Inputs:
+def deep_lift(model: nn.Module, x: Inputs, target: Labels, *, baseline: float | Tensor = 0.0) -> Inputs:
     """Shares of the logit's change from a baseline, by the rescale rule: (x - x0) . multipliers.
 
-    x0 is an image of the constant `baseline`, black if 0. An activation's multiplier is its secant
-    (f(h) - f(h0)) / (h - h0), h0 its input on the baseline; where the two all but meet, its derivative between them. A
-    max-pool hands its change to the winner of the image if it rose, to the winner of the baseline if it fell. The map
-    sums to z_target(x) - z_target(x0) exactly. 5 forward passes, 1 backward. (Shrikumar et al. 2017, "Learning
-    important features through propagating activation differences", section 3.5.1; max-pools as in Lundberg and Lee's
-    shap.)
+    x0 is an image of the constant `baseline`, black if 0, or a tensor that spreads over the images. An activation's
+    multiplier is its secant (f(h) - f(h0)) / (h - h0), h0 its input on the baseline; where the two all but meet, its
+    derivative between them. A max-pool hands its change to the winner of the image if it rose, to the winner of the
+    baseline if it fell. The map sums to z_target(x) - z_target(x0) exactly. 5 forward passes, 1 backward. (Shrikumar et
+    al. 2017, "Learning important features through propagating activation differences", section 3.5.1; max-pools as in
+    Lundberg and Lee's shap.)
     """
-    checks.number("baseline", baseline)
+    checks.baseline("baseline", baseline, x)
 
     def shares(model: Network, x: Inputs) -> Inputs:
-        start = torch.full_like(x, baseline).requires_grad_()
+        start = (torch.zeros_like(x) + baseline).detach().requires_grad_()
         logits, there = rerun.record(model, start, method="deep_lift")
 
         def rules(calls: list[Call]) -> list[Linear]:
