@@ -36,7 +36,7 @@ def network(experiment: Experiment, device: str = "cpu") -> str:
     functions = [data.load, measure.train, *kernels, *_named_by(experiment.recipe)]
     depends = {"experiment": experiment, "recipe": experiment.recipe, "functions": functions, "device": device}
     depends |= {"data": data.fingerprint(experiment.dataset), "pixels": measure.PIXELS[experiment.dataset]}
-    depends |= {} if device == "cpu" else {"products": "TF32 in training"}
+    depends |= {} if device == "cpu" else {"products": "whole"}
     if experiment.teacher:
         depends["wanted"] = {"by": wanted_maps, "teacher": network(experiment.teacher, device)}
     return digest(depends | {"kernel": attention.KERNELS[experiment.attention] if kernels else None})
