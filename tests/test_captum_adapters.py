@@ -36,6 +36,10 @@ def softplus():
     return plain(nn.Softplus)
 
 
+def winners():
+    return stacked("pooled")
+
+
 class Shaped(nn.Module):
     """A network whose pixels are laid out without a module, as captum's LRP wants it."""
 
@@ -71,7 +75,7 @@ CALLS = {
     "deep lift": ((plain, tanh, softplus), lambda lib, net: lib.DeepLift(net), {}),
     "deep lift of an image": ((plain, tanh), lambda lib, net: lib.DeepLift(net), {"baselines": X.flip(0)}),
     "deep lift of a number": ((plain, tanh), lambda lib, net: lib.DeepLift(net), {"baselines": 0.1}),
-    "guided": ((plain,), lambda lib, net: lib.GuidedBackprop(net), {}),
+    "guided": ((plain, winners), lambda lib, net: lib.GuidedBackprop(net), {}),
     "grad-cam": ((plain, tanh), lambda lib, net: lib.LayerGradCam(net, net[0]), {}),
     "positive grad-cam": ((plain, tanh), lambda lib, net: lib.LayerGradCam(net, net[1]), {"relu_attributions": True}),
     "windows": (
@@ -86,7 +90,7 @@ CALLS = {
     ),
 }
 BOTH = [(name, network) for name, (networks, _, _) in CALLS.items() for network in networks]
-SMOOTH = [(name, network) for name, network in BOTH if network is not plain]
+SMOOTH = [(name, network) for name, network in BOTH if network not in (plain, winners)]
 
 
 @pytest.mark.parametrize(("name", "network"), BOTH)
