@@ -36,6 +36,10 @@ def softplus():
     return plain(nn.Softplus)
 
 
+def winners():
+    return stacked("pooled")
+
+
 class Shaped(nn.Module):
     """A network whose pixels are laid out without a module, as captum's LRP wants it."""
 
@@ -71,7 +75,7 @@ CALLS = {
     "deep lift": ((plain, tanh, softplus), lambda lib, net: lib.DeepLift(net), {}),
     "deep lift of an image": ((plain, tanh), lambda lib, net: lib.DeepLift(net), {"baselines": X.flip(0)}),
     "deep lift of a number": ((plain, tanh), lambda lib, net: lib.DeepLift(net), {"baselines": 0.1}),
-    "guided": ((plain,), lambda lib, net: lib.GuidedBackprop(net), {}),
+    "guided": ((plain, winners), lambda lib, net: lib.GuidedBackprop(net), {}),
     "grad-cam": ((plain, tanh), lambda lib, net: lib.LayerGradCam(net, net[0]), {}),
     "positive grad-cam": ((plain, tanh), lambda lib, net: lib.LayerGradCam(net, net[1]), {"relu_attributions": True}),
     "windows": (
@@ -86,7 +90,7 @@ CALLS = {
     ),
 }
 BOTH = [(name, network) for name, (networks, _, _) in CALLS.items() for network in networks]
-SMOOTH = [(name, network) for name, network in BOTH if network is not plain]
+SMOOTH = [(name, network) for name, network in BOTH if network not in (plain, winners)]
 
 
 @pytest.mark.parametrize(("name", "network"), BOTH)
@@ -372,13 +376,12 @@ class Functions(nn.Module):
         return x
 
 
-POOLED = nn.Sequential(nn.Conv2d(2, 4, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, cases.CLASSES))
 UNLIKE = [
     (ours.GuidedBackprop, lambda: Functions(F.relu)),
     (ours.GuidedBackprop, tanh),
     (ours.DeepLift, lambda: Functions(F.relu)),
     (ours.DeepLift, partial(plain, nn.GELU)),
-    (ours.DeepLift, lambda: cases.filled(POOLED, 0)),
+    (ours.DeepLift, partial(stacked, "pooled")),
     (ours.DeepLift, partial(cases.mlp, nn.ReLU())),
     (ours.LRP, softplus),
     (ours.LRP, lambda: Functions(F.relu)),
@@ -400,6 +403,22 @@ def test_on_such_a_network_captum_silently_gives_the_number_of_another_method(na
     theirs = getattr(captum.attr, name)(network()).attribute(X.clone().requires_grad_(), target=Y)
     own = getattr(attributions, {"GuidedBackprop": "guided_backprop", "DeepLift": "deep_lift"}[name])
     assert not torch.allclose(theirs, own(network(), X, Y), rtol=0.01)
+
+
+@cases.isolated
+def pooled():
+    layers = [nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, cases.CLASSES)]
+    return cases.filled(nn.Sequential(*layers), 0)
+
+
+@quiet
+def test_captums_shares_behind_a_max_pool_need_not_sum_to_the_change_of_the_logit_and_ours_do():
+    model, x = pooled(), cases.images(4, shape=(2, 6, 6))
+    change = (model(x) - model(x.flip(0))).gather(1, Y[:, None])[:, 0]
+    theirs = captum.attr.DeepLift(model).attribute(x.clone().requires_grad_(), x.flip(0), target=Y)
+    own = attributions.deep_lift(model, x, Y, baseline=x.flip(0))
+    assert torch.allclose(own.sum((1, 2, 3)), change, rtol=1e-10)
+    assert not torch.allclose(theirs.sum((1, 2, 3)), change, rtol=0.01)
 
 
 def test_relevance_by_rules_of_the_callers_own_is_refused():
@@ -484,7 +503,7 @@ def test_a_map_without_a_derivative_is_not_climbed_and_never_counts_as_robust(na
     model = network()
     how = {"k": 2, "generator": cases.generator(), "effort": attacks.Effort(steps=2, restarts=1)}
     ball = Ball("linf", 0.1)
-    with pytest.raises(attacks.BlindError):
+    with pytest.raises(attacks.BlindError, match=r"model is a smooth twin, and .* explains nothing but the network"):
         attacks.auto(EXPLAINERS[name](model), model, X, ball, **how)
     table = robustness.attribution_robustness(
         model, X, attributions={"theirs": EXPLAINERS[name](model)}, ball=ball, refuse=False, **how

@@ -39,8 +39,8 @@ class _OfModules(Adapter):
 class DeepLift(_OfModules):
     """Shares of the logit's change from a baseline, by the rescale rule.
 
-    Max-pools are refused: behind an activation captum's shares do not sum to the change. Ours do
-    (`attributions.deep_lift`).
+    Max-pools are refused: captum hands their changes on by another rule, after which the map need not sum to the
+    change of the logit. That of `attributions.deep_lift` does.
 
     Args:
         model: network whose activations are modules, each run once.

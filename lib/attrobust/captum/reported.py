@@ -45,6 +45,11 @@ def of_captum(explainer: object, **options: object) -> Attribution:
         return found if keep and x.requires_grad else found.detach()
 
     def attribution(model: nn.Module, x: Inputs, target: Labels) -> Tensor:
+        if hasattr(model, "stands_for"):
+            raise ValueError(
+                f"model is a smooth twin, and {name} explains nothing but the network that it was made of; attack an"
+                " attribution of attrobust, or search without gradients by Effort(steps=0)"
+            )
         if not _is(function, model):
             raise ValueError(
                 f"model is {type(model).__name__}, not the network that {name} was made of,"
