@@ -14,6 +14,7 @@ from attrobust import __main__, attacks, attention, audit, data, models, swap
 from attrobust.audit import clothes, maps
 from attrobust.experiments.store import Store
 from attrobust.notebook import reproduce
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from torch import nn
 
 EFFORT = attacks.Effort(steps=2, restarts=1, draws=1, walk=1)
@@ -279,6 +280,15 @@ def test_the_example_that_is_named_is_the_model_audited(monkeypatch):
     __main__.main(["audit", "--example", "vit-swapped", "--out", "there", "-p", "radius", "4"], standalone_mode=False)
     assert asked[0]["overrides"] == {"model": "example:vit-swapped", "radius": 4}
     assert asked[0]["out"] == "there"
+
+
+def test_the_page_of_an_audit_holds_what_it_printed_and_neither_code_nor_warnings_of_packages():
+    said = [new_output("stream", name=name, text=f"said by {name}") for name in ("stdout", "stderr")]
+    cells = [new_code_cell("secret = 1", outputs=said), new_markdown_cell("Read it.\n![a picture](../figures/a.png)")]
+    page = reproduce.page(new_notebook(cells=cells))
+    assert "said by stdout" in page
+    assert "Read it." in page
+    assert not any(word in page for word in ("said by stderr", "secret", "a.png"))
 
 
 class Loud(nn.Module):

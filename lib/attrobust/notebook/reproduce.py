@@ -254,20 +254,29 @@ def audit(*, out: str, overrides: Mapping[str, object], say: Say = print) -> Non
     The notebook comes with the package. A parameter that it does not have, or with another value than accepted, is a
     ValueError before anything runs.
     """
-    from nbconvert import HTMLExporter
-
     types = {name: kind for name, (kind, _) in parameters_of(AUDIT).items()}
     for name in overrides:
         accept(name, types.keys() - {"out"}, by="an audit")
     values, folder = checked(overrides, types), place_for(out)
     target = folder / AUDIT.name
     execute(AUDIT, target, values | {"out": str(folder)}, say=say, cwd=Path.cwd())
-    book = nbformat.read(target, as_version=4)
-    for cell in book.cells:  # the picture of the example, which lies among committed figures
-        cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("!["))
-    page, _ = HTMLExporter(exclude_input=True).from_notebook_node(book)
-    write_bytes(folder / "report.html", page.encode())
+    write_bytes(folder / "report.html", page(nbformat.read(target, as_version=4)).encode())
     say(f"report.html, report.json, pictures.csv and the worst pictures: {folder}")
+
+
+def page(book: nbformat.NotebookNode) -> str:
+    """An executed audit as a page, without its code.
+
+    The picture of the example, which lies among committed figures, and what packages said of themselves (warnings,
+    bars of progress) are left out; the notebook keeps them.
+    """
+    from nbconvert import HTMLExporter
+
+    for cell in book.cells:
+        cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("!["))
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return HTMLExporter(exclude_input=True).from_notebook_node(book)[0]
 
 
 def _follow(log: Path, done: threading.Event, say: Say) -> None:
