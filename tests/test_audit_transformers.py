@@ -213,7 +213,7 @@ def test_the_swapped_vit_attends_by_its_kernel_and_the_other_by_softmax():
         for name in ("vit", "vit-swapped")
     }
     assert tables["vit"]["mass"].to_numpy() == pytest.approx(1, abs=1e-5)
-    assert (tables["vit-swapped"]["mass"] - 1).abs().mean() > 0.05
+    assert (tables["vit-swapped"]["mass"] - 1).abs().min() > 1e-3
     model, x = example("vit-swapped").model, clothes.pictures().x[:4]
     again = swap.attention(model, clothes.KERNEL)
     assert torch.allclose(model(x), again(x))
