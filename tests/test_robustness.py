@@ -313,3 +313,21 @@ def test_noise_counts_only_where_it_moves_no_probability_by_more_than_is_held():
     counted = [table[table["attack"] == "noise"]["counted"].astype(bool).tolist() for table in (free, tied)]
     assert counted == [same.tolist(), (same & still).tolist()]
     assert 0 < sum(counted[1]) < sum(counted[0])
+
+
+def test_a_map_that_cannot_be_climbed_is_refused_by_transfer_or_was_not_attacked_and_is_still_measured():
+    model, x = cases.conv(), cases.images()
+
+    def cut(model, x, target):
+        return attributions.saliency(model, x, target).detach()
+
+    how = {"attributions": {"cut": cut, "saliency": attributions.saliency}, "ball": Ball("linf", 0.05), "k": 4}
+    how |= {"effort": attacks.Effort(steps=2, restarts=1)}
+    with pytest.raises(attacks.BlindError):
+        robustness.transfer(model, x, generator=cases.generator(), **how)
+    table = robustness.transfer(model, x, generator=cases.generator(), refuse=False, **how)
+    of = table.set_index(["attacked", "measured"])
+    assert of.loc[("cut", "saliency"), "spearman"].isna().all()
+    assert (of.loc[("cut", "saliency"), "counted"] == 0).all()
+    assert of.loc[("saliency", "cut"), "spearman"].notna().all()
+    assert of.loc[("noise", "cut"), "spearman"].notna().all()

@@ -84,13 +84,14 @@ def attribution_robustness(
 def transfer(
     model: nn.Module, x: Images, *, attributions: Mapping[str, Attribution], ball: Ball, k: int,
     generator: torch.Generator, effort: attacks.Effort | None = None, noise_draws: int = 4,
-    ascend_on: Sequence[nn.Module] | None = None,
+    ascend_on: Sequence[nn.Module] | None = None, refuse: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Attack one map, measure another: every pair, image by image, beside random noise.
 
     Each map is attacked by `attacks.auto`; each measure is then taken on every map, at the images that are worst for
     that measure on the attacked map. The diagonal is the suite's own worst case. A stochastic map is measured under the
-    same draws throughout; arguments are those of `attribution_robustness`, and no map may be called "noise".
+    same draws throughout; arguments are those of `attribution_robustness`, and no map may be called "noise". Where one
+    that cannot be climbed is not refused, the pairs in which it is attacked are NaN.
 
     Returns:
         One row per image, `attacked` (a name, or "noise") and `measured` (a name), with every measure of `COLUMNS`, and
@@ -108,7 +109,15 @@ def transfer(
         raise ValueError("attributions has a map called 'noise'; that name stands for the control")
     streams, moved, counted = attacks.Streams(x, generator=generator), {}, {}
     for name, attribution in attributions.items():
-        found = attacks.auto(attribution, model, x, ball, k=k, generator=streams, effort=effort, ascend_on=ascend_on)
+        moved[name], counted[name] = [dict.fromkeys(COLUMNS, x)], x.new_zeros(len(x), dtype=torch.float64)
+        try:
+            found = attacks.auto(
+                attribution, model, x, ball, k=k, generator=streams, effort=effort, ascend_on=ascend_on
+            )
+        except attacks.BlindError:
+            if refuse:
+                raise
+            continue
         moved[name], counted[name] = [found.x], found.counted.double()
     target, tables = predictions(model, x), []
     noise = noisy(model, x, target, ball, streams, noise_draws)

@@ -198,12 +198,12 @@ def transferred(
     """Attack one map of a network, measure another: Spearman's rank correlation, a row for each pair of maps.
 
     Every map is told as "map, readout"; `attacked` is "noise" for noise of the same size. The linf radius is in 1/255
-    of the pixel range; images that no attack reached do not count.
+    of the pixel range; images that no attack reached do not count, and a map that none could climb has NaN.
     """
     model, x, maps = _explained(experiment, names, n_attacked, network)
     draw = torch.Generator().manual_seed(experiment.seed)
     how = {"ball": Ball("linf", radius / 255), "k": max(1, x[0, 0].numel() // 10), "generator": draw, "effort": effort}
-    table = robustness.transfer(model, x, attributions=maps, **how)
+    table = robustness.transfer(model, x, attributions=maps, refuse=False, **how)
     means = table.groupby(["attacked", "measured"], sort=False)["spearman"].mean().reset_index()
     return means.assign(seed=experiment.seed, step_size=experiment.step_size)
 
