@@ -150,11 +150,11 @@ def measured() -> pd.DataFrame:
 
 def flatness() -> dict[str, float]:
     examples = small().train
-    return measure._flatness(network(experiment()), examples, SMALL, 0, "cpu")
+    return measure._flatness(network(experiment()), examples, SMALL, 0)
 
 
 def input_side() -> dict[str, float]:
-    return measure._input_side(network(experiment()), small().test.x, 0, "cpu")
+    return measure._input_side(network(experiment()), small().test.x, 0)
 
 
 def robust() -> pd.DataFrame:

@@ -253,7 +253,7 @@ def test_relu_attention_is_attacked_without_being_told_how(name):
 
 def test_an_image_whose_gradient_vanishes_leaves_the_mean_of_relative_curvature(monkeypatch):
     model, x = cases.mlp().float(), cases.images(3).float()
-    usual = measure._input_side(model, x, 0, "cpu")
+    usual = measure._input_side(model, x, 0)
     turn = curvature.relative_curvature
     values = turn(curvature.InputHessian(model, x, model(x).argmax(1)), generator=cases.generator()).value
 
@@ -262,7 +262,7 @@ def test_an_image_whose_gradient_vanishes_leaves_the_mean_of_relative_curvature(
         return dataclasses.replace(found, value=torch.where(torch.arange(3) == 1, torch.inf, found.value))
 
     monkeypatch.setattr(curvature, "relative_curvature", one_is_sure)
-    found = measure._input_side(model, x, 0, "cpu")
+    found = measure._input_side(model, x, 0)
     assert found["logit_relative_curvature"] == pytest.approx(values[[0, 2]].double().mean().item(), rel=1e-3)
     assert found["logit_gradient"] == usual["logit_gradient"]
 
