@@ -139,7 +139,7 @@ def test_an_audit_runs_on_the_card(tmp_path):
     assert found.table["top_k"].notna().any()
 
 
-def test_several_networks_train_at_once_as_one_by_one():
+def test_several_networks_train_at_once_on_the_card():
     images, labels = data.load("digits", n_train=100).train
     on_card = images.cuda(), labels.cuda()
     nets = [models.build("mlp", input_shape=(1, 8, 8), classes=10, seed=s).cuda() for s in range(4)]

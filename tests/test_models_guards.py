@@ -3,7 +3,6 @@
 import gc
 import math
 import weakref
-from contextlib import suppress
 from functools import partial
 
 import cases
@@ -702,17 +701,13 @@ def test_maps_that_jump_where_rounding_does_are_no_coupling_and_a_coupling_stays
 
     def jumps(model, x, target, *, shift=0.0):
         slopes = attributions.saliency(model, x, target)
-        bent = 1 + 0.01 * gate(x * (1 + 1e-7 * (len(x) == 1)))
+        alone = len(x) == 1  # there the jump is a little smaller: equal ones would be compared in their last places
+        bent = 1 + (0.009 if alone else 0.01) * gate(x * (1 + 1e-7 * alone))
         return slopes * bent.to(x)[:, None, None, None] + shift * (len(x) > 1)
 
     first = jumps(model, torch.cat([x, x]), y.repeat(2))[:1]
     assert not torch.allclose(first, jumps(model, x, y))  # rounding in company does change it
-    passed = 0
-    for seed in range(8):  # which nudges meet a jump hangs on a processor's rounding
-        with suppress(ValueError):
-            guards.each("attribution", jumps, cases.conv(seed=seed).float(), x, y)
-            passed += 1
-    assert passed
+    guards.each("attribution", jumps, model, x, y)
     with pytest.raises(ValueError, match="attribution answers an image differently alone and in company"):
         guards.each("attribution", partial(jumps, shift=float(first.detach().abs().max())), model, x, y)
 

@@ -70,12 +70,14 @@ def attribution_robustness(
     target = predictions(model, x)
     noise = noisy(model, x, target, ball, streams, noise_draws, held)
     for name, attribution in attributions.items():
-        found = _attacked(attack, attribution, model, x, ball, k, streams, refuse=refuse)
+        found = _found(attack, attribution, model, x, ball, k, streams, refuse=refuse)
         maps = explained(attribution, model, target, streams)
         clean = maps(x)
         drawn = [attacks.measure(clean, maps(noisy), k=k) for noisy, _ in noise]
         means = {column: torch.stack([d[column] for d in drawn]).mean(0) for column in COLUMNS}
-        rows = [_table(means, _share(noise), part="noise"), found]
+        nothing = dict.fromkeys(COLUMNS, torch.full((len(x),), torch.nan))
+        worst = found.table if found else _table(nothing, torch.zeros(len(x)), part="worst")
+        rows = [_table(means, _share(noise), part="noise"), worst]
         tables.append(pd.concat(rows).assign(attribution=name))
     table = pd.concat(tables, ignore_index=True).rename(columns={"part": "attack"})
     return table[["image", "attribution", "attack", *COLUMNS, "counted"]]
@@ -109,16 +111,10 @@ def transfer(
         raise ValueError("attributions has a map called 'noise'; that name stands for the control")
     streams, moved, counted = attacks.Streams(x, generator=generator), {}, {}
     for name, attribution in attributions.items():
-        moved[name], counted[name] = [dict.fromkeys(COLUMNS, x)], x.new_zeros(len(x), dtype=torch.float64)
-        try:
-            found = attacks.auto(
-                attribution, model, x, ball, k=k, generator=streams, effort=effort, ascend_on=ascend_on
-            )
-        except attacks.BlindError:
-            if refuse:
-                raise
-            continue
-        moved[name], counted[name] = [found.x], found.counted.double()
+        attack = partial(attacks.auto, effort=effort, ascend_on=ascend_on)
+        found = _found(attack, attribution, model, x, ball, k, streams, refuse=refuse)
+        moved[name] = [found.x if found else dict.fromkeys(COLUMNS, x)]
+        counted[name] = found.counted.double() if found else x.new_zeros(len(x), dtype=torch.float64)
     target, tables = predictions(model, x), []
     noise = noisy(model, x, target, ball, streams, noise_draws)
     moved["noise"], counted["noise"] = [dict.fromkeys(COLUMNS, noisy) for noisy, _ in noise], _share(noise)
@@ -177,18 +173,17 @@ def explained(
     return lambda images: attacks.explain(attribution, model, images, target, streams.common()).detach()
 
 
-def _attacked(
+def _found(
     attack: Callable, attribution: Attribution, model: nn.Module, x: Images, ball: Ball, k: int,
     generator: torch.Generator | attacks.Streams, *, refuse: bool,
-) -> pd.DataFrame:  # fmt: skip
-    """The table of an attack; where it cannot climb and this is no error, rows of images that were not attacked."""
+) -> attacks.Found | None:  # fmt: skip
+    """What an attack found; None where it cannot climb and this is no error."""
     try:
-        return attack(attribution, model, x, ball, k=k, generator=generator).table
+        return attack(attribution, model, x, ball, k=k, generator=generator)
     except attacks.BlindError:
         if refuse:
             raise
-        nothing = torch.full((len(x),), torch.nan)
-        return _table(dict.fromkeys(COLUMNS, nothing), torch.zeros(len(x)), part="worst")
+        return None
 
 
 def _measured(

@@ -19,7 +19,7 @@ from attrobust import data, paths, swap, training
 from attrobust.audit.images import Pictures
 from attrobust.data.sources import SOURCES
 from attrobust.experiments.measure import PIXELS
-from attrobust.experiments.store import load_weights
+from attrobust.experiments.store import load_weights, write_weights
 
 #: The data set, how many of its test images are the pictures, and the kernel that takes softmax's place.
 DATA_SET, SHOWN, KERNEL = "fashion_mnist", 64, "gaussian"
@@ -60,8 +60,7 @@ def train_vit() -> tuple[nn.Module, nn.Module]:
     other = swap.attention(copy.deepcopy(model), KERNEL)
     training.fit([other], *found.train, TUNED, generators=[torch.Generator().manual_seed(1)])
     for path, network in ((WEIGHTS, model), (SWAPPED, other)):
-        weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        paths.write_bytes(path, safetensors.torch.save(weights))
+        write_weights(path, network)
     shown = {"x": (255 * found.test.x).round().byte(), "y": found.test.y.byte()}
     notice = {"copyright": "2017 Zalando SE, MIT licence; test images of Fashion-MNIST"}
     paths.write_bytes(PICTURES, safetensors.torch.save(shown, metadata=notice))

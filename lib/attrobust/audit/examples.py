@@ -6,15 +6,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import nn
 
-from attrobust import checks, data, models, paths, training
+from attrobust import checks, data, models, training
 from attrobust.audit import clothes
 from attrobust.audit.images import Pictures
 from attrobust.data.photographs import PHOTOGRAPHS
-from attrobust.experiments.store import load_weights
+from attrobust.experiments.store import load_weights, write_weights
 
 #: How the small network is trained: on so many images, by which recipe; and where its weights are.
 TRAINED, RECIPE = 1000, training.Recipe(step_size=0.03, batch_size=64, epochs=15)
@@ -29,8 +28,7 @@ def train_digits() -> nn.Module:
     """Train the small network, seconds, and write its weights into the package."""
     found, model = data.load("digits", n_train=TRAINED), _network()
     training.fit([model], *found.train, RECIPE, generators=[torch.Generator().manual_seed(0)])
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    paths.write_bytes(WEIGHTS, safetensors.torch.save(weights))
+    write_weights(WEIGHTS, model)
     return model
 
 

@@ -41,22 +41,20 @@ def maps_of(
     """
     how = explanations.READOUTS[checks.one_of("readout", readout, explanations.READOUTS)]
     known, tried = _known(model, x, how), x[:2]
-    there, absent = {}, {}
 
-    def tried_out(name: str) -> bool:
+    def why_not(name: str) -> str:
         try:
             explanations.clean_maps(known[name], model, tried, predictions(model, tried), 0)
-            there[name] = known[name]
         except (ValueError, RuntimeError, OSError) as error:
-            absent[name] = str(error)
-        return name in there
+            return str(error)
+        return ""
 
     names = [checks.one_of("a name of names", name, NAMES) for name in names]
     if not names:
-        attends = hasattr(model, "attend") and tried_out("raw_attention")
-        there, absent, names = {}, {}, WITH_ATTENTION if attends else USUAL
-    for name in dict.fromkeys(names):
-        tried_out(name)
+        names = WITH_ATTENTION if hasattr(model, "attend") and not why_not("raw_attention") else USUAL
+    reasons = {name: why_not(name) for name in dict.fromkeys(names)}
+    there = {name: known[name] for name, why in reasons.items() if not why}
+    absent = {name: why for name, why in reasons.items() if why}
     if not there:
         reasons = "; ".join(f"{name}: {why}" for name, why in absent.items())
         raise ValueError(f"names holds no map that this network has ({reasons})")

@@ -77,11 +77,8 @@ class IntegratedGradients(Adapter):
                 the points in single precision.
         """
         x, labels = images(inputs), classes(target, inputs)
-        for name, value, accepted in (
-            ("additional_forward_args", additional_forward_args, None),
-            ("return_convergence_delta", return_convergence_delta, False),
-        ):
-            only(name, value, accepted)
+        only("additional_forward_args", additional_forward_args, None)
+        only("return_convergence_delta", return_convergence_delta, False)
         start = checks.baseline("baselines", 0.0 if baselines is None else baselines, x)
         at, weights = points(method, checks.count("n_steps", n_steps))
         size = n_steps * len(x) if internal_batch_size is None else internal_batch_size

@@ -148,9 +148,8 @@ class Store:
 
     def save_weights(self, key: str, model: torch.nn.Module, fit: Mapping[str, object] | None = None) -> None:
         """Store weights in the ignored cache, and how their training ended."""
-        weights = {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
         told = {} if fit is None else {"fit": json.dumps(dict(fit))}
-        write_bytes(self.out / "weights" / f"{key}.safetensors", safetensors.torch.save(weights, told))
+        write_weights(self.out / "weights" / f"{key}.safetensors", model, told)
 
     def keep_network(self, key: str, path: Path) -> None:
         """Note that a stored network was used; an own one is put among the reference networks, to be committed."""
@@ -260,6 +259,12 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
+
+
+def write_weights(path: Path, model: torch.nn.Module, told: Mapping[str, str] | None = None) -> None:
+    """Write a network's weights, and what is told of them, by atomic rename."""
+    weights = {name: w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
+    write_bytes(path, safetensors.torch.save(weights, told))
 
 
 def load_fit(path: Path) -> dict[str, object] | None:

@@ -36,7 +36,6 @@ from attrobust.experiments.store import (
     remedy,
     rows_in,
 )
-from attrobust.precision import whole_products
 from attrobust.rows import ATTACKED, Rows
 from attrobust.training import Fit
 from attrobust.training.sgd import in_turns
@@ -299,7 +298,7 @@ def _alone(parent: int, function: Callable, task: tuple) -> object:
     torch.set_num_threads(1)
     try:
         # A single worker is this very process: its global generator and thread count are put back.
-        with torch.random.fork_rng(devices=[]), whole_products():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return function(*task)
     finally:
