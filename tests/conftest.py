@@ -1,15 +1,9 @@
 """What holds in every test: shapes are checked at each call, and the global random state stays as found.
 
-Tests run on several cores (`make test`). The smoke run is made once, by whichever process needs it first; its first
-test and those marked `long` go first, so that no core ends with a long one alone, and its others go last, so that
-none waits for it.
+Tests run on several cores (`make test`), those marked `long` first, so that no core ends with a long one alone.
 """
 
-import fcntl
-import json
 import os
-import subprocess
-import sys
 
 # Tiny networks lose more time than they win on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,8 +40,7 @@ def chosen(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    first = next((item for item in items if "smoke" in getattr(item, "fixturenames", ())), None)
-    items.sort(key=lambda item: (item is not first) * _turn(item))
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     if not config.getoption("only"):
         return
     import selection
@@ -58,31 +51,6 @@ def pytest_collection_modifyitems(config, items):
         (kept if selection.concerns(item.path, parameters, books) else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
-
-
-def _turn(item):
-    """1 for a long test, 3 for one that looks at the smoke run, 2 for any other."""
-    if "smoke" in getattr(item, "fixturenames", ()):
-        return 3
-    return 1 if item.get_closest_marker("long") else 2
-
-
-@pytest.fixture(scope="session")
-def smoke(request, tmp_path_factory):
-    """A tree in which the smoke profile recomputed the chosen notebooks on two workers, and what the run said."""
-    import trees
-
-    folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    tree, said = folder / "smoke", folder / "smoke.json"
-    with (folder / "smoke.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not said.is_file():
-            trees.copy_tree(tree)
-            command = [sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--jobs", "2"]
-            done = trees.run([*command, "--only", request.config.getoption("only")], tree)
-            said.write_text(json.dumps(vars(done)))
-    return tree, subprocess.CompletedProcess(**json.loads(said.read_text()))
 
 
 @pytest.fixture

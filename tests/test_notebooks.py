@@ -217,19 +217,12 @@ def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path, book):
     assert "claims.page(C2)" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @every_notebook
-def test_it_runs_on_its_own_rows_where_no_other_profile_has_left_claims(tmp_path, path):
-    tree = copy_tree(tmp_path, only=path.stem)
-    for claims in (tree / "figures" / path.stem).glob("claims_*.csv"):
-        claims.unlink()
-    how = ["--cwd", "notebooks", "-p", "out", str(tree / "build" / "alone"), "--no-progress-bar"]
-    run([sys.executable, "-m", "papermill", *how, f"notebooks/{path.name}", "-"], tree, check=True)
-
-
-@every_notebook
-def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(smoke, path):
-    tree, done = smoke
+def test_the_smoke_profile_recomputes_everything_where_no_data_rows_or_claims_are(tmp_path, path):
+    """Nothing that another profile or notebook has left is needed: no folder of committed evidence is there."""
+    tree = copy_tree(tmp_path, parts=("lib", "notebooks"))
+    done = run([sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--only", path.stem[:2]], tree)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.search(r"trained (\d+) \(grid: \1\), reused 0, left out 0", done.stdout)
     made = tree / "build" / "reproduce" / "smoke" / path.stem / "figures"
@@ -281,27 +274,20 @@ def beyond_smoke(name):
     return kept | {k: v for k, v in kinds.items() if v}
 
 
+def concerned(changed):
+    """Notebooks that have one of these parameters or a section of their own there."""
+    return [book.stem for book in BOOKS if {*reproduce.parameters_of(book), reproduce.section(book.stem)} & {*changed}]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ("full", "gpu") if beyond_smoke(name)])
-def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, name):
-    tree = copy_tree(tmp_path)
+@pytest.mark.parametrize(("name", "book"), [(n, book) for n in ("full", "gpu") for book in concerned(beyond_smoke(n))])
+def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, name, book):
+    tree = copy_tree(tmp_path, parts=("lib", "notebooks"))
     smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
-    changed = beyond_smoke(name)
-    merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in changed.items()}
+    merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in beyond_smoke(name).items()}
     (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump(smoke | merged))
-    concerned = {
-        book.stem for book in BOOKS if {*reproduce.parameters_of(book), reproduce.section(book.stem)} & {*changed}
-    }
-    how = ["--profile", "smoke", "--only", ",".join(sorted(stem[:2] for stem in concerned))]
+    how = ["--profile", "smoke", "--only", book[:2]]
     done = run([sys.executable, "-m", "attrobust", "reproduce", *how], tree, check=True)
-    assert "left out 0" in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ("full", "gpu") if not beyond_smoke(name)])
-def test_a_profile_that_is_the_smoke_profile_at_smoke_size_runs_too(smoke, name):
-    _, done = smoke
-    assert done.returncode == 0, done.stderr[-3000:]
     assert "left out 0" in done.stdout
 
 

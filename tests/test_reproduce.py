@@ -308,11 +308,11 @@ def rows(tree):
     return [(folder / name).read_bytes() for name in ("runs.csv", "attacked.csv")]
 
 
-@pytest.fixture
-def reference(smoke):
-    """The tree of the undisturbed smoke run, on two workers."""
-    tree, done = smoke
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The tree of an undisturbed smoke run, on two workers."""
+    tree = copy_tree(tmp_path_factory.mktemp("reference"), parts=("lib", "notebooks"))
+    run([*SMOKE, "--jobs", "2"], tree, check=True)
     return tree
 
 

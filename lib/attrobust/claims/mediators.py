@@ -54,15 +54,14 @@ def associations(
         told = np.isfinite(rows[[name, "value"]].astype(float)).all(axis=1)
         x, y = (rows.loc[told, column].to_numpy(float) for column in (name, "value"))
         codes, kinds = pd.factorize(named[told])
-        members = [np.flatnonzero(codes == code) for code in range(len(kinds))]
-        low, high, rho = np.nan, np.nan, _rank_correlation(x, y)
-        if len(members) >= FEWEST_CLUSTERS and np.isfinite(rho):
-            drawn = generator.integers(len(members), size=(draws, len(members)))
-            chosen = (np.concatenate([members[i] for i in one]) for one in drawn)
-            tail, found_there = (1 - CONFIDENCE) / 2, np.array([_rank_correlation(x[at], y[at]) for at in chosen])
+        low, high, rho = np.nan, np.nan, _rank_correlations(x, y, np.ones((1, len(x))))[0]
+        if len(kinds) >= FEWEST_CLUSTERS and np.isfinite(rho):
+            drawn = generator.integers(len(kinds), size=(draws, len(kinds)))
+            times = (drawn[:, :, None] == np.arange(len(kinds))).sum(1)  # how often every arm was drawn
+            tail, found_there = (1 - CONFIDENCE) / 2, _rank_correlations(x, y, times[:, codes])
             if np.isnan(found_there).mean() <= tail:
                 low, high = np.nanquantile(found_there, [tail, 1 - tail])
-        line = {"property": name, "runs": len(x), "clusters": len(members), "correlation": rho}
+        line = {"property": name, "runs": len(x), "clusters": len(kinds), "correlation": rho}
         found.append(line | {"low": float(low), "high": float(high)})
     return pd.DataFrame(found)
 
@@ -96,7 +95,8 @@ def carried_over(rows: pd.DataFrame, *, properties: Sequence[str], by: str) -> p
                     total = np.square(value - value.mean()).sum()
                     line["r2"] = float(1 - np.square(value - predicted).sum() / total)
                 if slope:
-                    line["correlation"] = np.sign(slope) * _rank_correlation(left[name].to_numpy(float), value)
+                    there = _rank_correlations(left[name].to_numpy(float), value, np.ones((1, len(value))))[0]
+                    line["correlation"] = np.sign(slope) * there
             found.append(line)
     return pd.DataFrame(found, columns=["property", "left_out", "runs", "r2", "correlation"])
 
@@ -110,9 +110,18 @@ def _measured(rows: pd.DataFrame, properties: Sequence[str], names: Sequence[str
             raise ValueError(f"column {name!r} holds {rows[name].dtype}; it must hold numbers")
 
 
-def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's, ties at their mean rank; NaN where one of both does not vary."""
-    ranks = [stats.rankdata(part) for part in (x, y)]
-    if any(len(part) < 2 or np.ptp(part) == 0 for part in ranks):
-        return np.nan
-    return float(np.corrcoef(*ranks)[0, 1].round(12))
+def _rank_correlations(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Spearman's over runs that enter so often [draws, runs], ties at their mean rank; NaN where one side is constant.
+
+    The mean of n such ranks is (n + 1) / 2 whatever the ties, so ranks about their mean are halves of whole numbers and
+    the sums below are exact.
+    """
+    times, half = times.astype(float), times.sum(1, keepdims=True) / 2
+    ranks = []
+    for values in (x, y):
+        kinds, codes = np.unique(values, return_inverse=True)
+        tied = times @ (codes[:, None] == np.arange(len(kinds)))
+        ranks.append((np.cumsum(tied, 1) - tied / 2 - half)[:, codes])
+    across, *along = ((times * one * other).sum(1) for one, other in (ranks, ranks[:1] * 2, ranks[1:] * 2))
+    size = np.sqrt(along[0]) * np.sqrt(along[1])
+    return np.divide(across, size, out=np.full(len(times), np.nan), where=size > 0).round(12)

@@ -14,7 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -212,18 +212,31 @@ def _committed(folder: Path) -> dict[str, Stored]:
     """Every row committed for one notebook: runs.csv with attacked.csv, runs_full.csv with attacked_full.csv."""
     found: dict[str, Stored] = {}
     for path in _evidence(folder, "runs"):
-        beside, under = path.with_name(path.name.replace("runs", "attacked", 1)), {}
-        lines = read_csv(beside) if beside.is_file() else pd.DataFrame()
-        if "images" in lines:  # a column without any is read as numbers
-            lines["images"] = lines["images"].astype(object).where(lines["images"].notna(), "")
-        for number, line in enumerate(lines.to_dict("records"), start=2):
-            under.setdefault(line.get("key"), []).append({**line, "place": f"{beside}, line {number}"})
-        for number, run in enumerate(read_csv(path).to_dict("records"), start=2):
-            place, key = f"{path}, line {number}", run.get("key")
+        beside = path.with_name(path.name.replace("runs", "attacked", 1))
+        for key, row in _rows_of(path, _state(path), beside, _state(beside)):
             if key in found:
-                raise EvidenceError(f"{place}: key {key} stands in {found[key].place} too: {_RESTORED}")
-            found[key] = Stored(run, under.get(key, []), place)
+                raise EvidenceError(f"{row.place}: key {key} stands in {found[key].place} too: {_RESTORED}")
+            found[key] = row
     return found
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What tells one state of a file from another: its length and when it was written."""
+    return ((told := path.stat()).st_size, told.st_mtime_ns) if path.is_file() else None
+
+
+@lru_cache(maxsize=16)
+def _rows_of(path: Path, _: tuple | None, beside: Path, there: tuple | None) -> list[tuple[str, Stored]]:
+    """Keys and rows of a table of runs and the table of their attacked maps, read once for each state of the files."""
+    lines, under = read_csv(beside) if there else pd.DataFrame(), {}
+    if "images" in lines:  # a column without any is read as numbers
+        lines["images"] = lines["images"].astype(object).where(lines["images"].notna(), "")
+    for number, line in enumerate(lines.to_dict("records"), start=2):
+        under.setdefault(line.get("key"), []).append({**line, "place": f"{beside}, line {number}"})
+    runs = enumerate(read_csv(path).to_dict("records"), start=2)
+    return [
+        (run.get("key"), Stored(run, under.get(run.get("key"), []), f"{path}, line {number}")) for number, run in runs
+    ]
 
 
 def _evidence(folder: Path, stem: str) -> list[Path]:

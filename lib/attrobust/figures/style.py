@@ -172,20 +172,18 @@ def drawing(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def _grow(figure: Figure) -> None:
-    """Enlarge a figure by what stands outside its canvas; the layout is made anew, hence a few turns.
-
-    One that is whole is left as found: a layout begins where the last one ended, and moves a little each time.
-    """
+    """Lay a figure out, and enlarge it by what stands outside its canvas; the layout is then made anew, in turns."""
     places = {axis: axis.get_position(original=True) for axis in figure.axes}
     for _ in range(4):
         figure.draw_without_rendering()
         (left, low, right, high), size = figure.get_tightbbox().extents, figure.get_size_inches()
         beyond = np.maximum(0, [-left, -low]) + np.maximum(0, [right, high] - size)
-        for axis, place in places.items():
+        if beyond.max() <= 0.02:  # of an inch
+            figure.stale = False  # the layout holds; to measure it changed nothing
+            break
+        for axis, place in places.items():  # a layout begins where the last one ended, and moves a little each time
             axis.set_position(place)
             axis.set_in_layout(True)
-        if beyond.max() <= 0.02:  # of an inch
-            break
         figure.set_size_inches(size + 2 * beyond)
 
 
@@ -242,6 +240,10 @@ def save(
         raise ValueError(f"data of figure {name!r} has no columns; it must hold the plotted numbers")
     drawn, png, pdf = BytesIO(), BytesIO(), BytesIO()
     with style():
+        if figure.stale:  # changed since it was drawn
+            figure.draw_without_rendering()
+    with style(), mpl.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # laid out once, which takes longer than to draw
         figure.savefig(drawn, format="png", metadata={"Software": None})
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     plt.close(figure)
