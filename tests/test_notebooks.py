@@ -222,7 +222,8 @@ def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path, book):
 def test_the_smoke_profile_recomputes_everything_where_no_data_rows_or_claims_are(tmp_path, path):
     """Nothing that another profile or notebook has left is needed: no folder of committed evidence is there."""
     tree = copy_tree(tmp_path, parts=("lib", "notebooks"))
-    done = run([sys.executable, "-m", "attrobust", "reproduce", "--profile", "smoke", "--only", path.stem[:2]], tree)
+    how = ["--profile", "smoke", "--only", path.stem[:2], "--jobs", "1"]
+    done = run([sys.executable, "-m", "attrobust", "reproduce", *how], tree)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.search(r"trained (\d+) \(grid: \1\), reused 0, left out 0", done.stdout)
     made = tree / "build" / "reproduce" / "smoke" / path.stem / "figures"
@@ -286,7 +287,7 @@ def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, name, book)
     smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
     merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in beyond_smoke(name).items()}
     (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump(smoke | merged))
-    how = ["--profile", "smoke", "--only", book[:2]]
+    how = ["--profile", "smoke", "--only", book[:2], "--jobs", "1"]
     done = run([sys.executable, "-m", "attrobust", "reproduce", *how], tree, check=True)
     assert "left out 0" in done.stdout
 
