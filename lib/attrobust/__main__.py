@@ -29,6 +29,7 @@ def main() -> None:
 @click.option("--model", default="", help="package.module:function, file.py:function, a folder of transformers.")
 @click.option("--weights", default="", help="Checkpoint of it, .safetensors or a state dict .pt; read as data.")
 @click.option("--pictures", default="", help="A file .npz, a folder of pictures, or one folder per class.")
+@click.option("--train", default="", help="Training pictures with labels, to see whether training differently helps.")
 @click.option("--out", default="audit", show_default=True, help="Folder for the report.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter of the notebook.")
 def _audit(*, example: str | None, out: str, pairs: Sequence[tuple[str, str]], **named: str) -> None:

@@ -1,10 +1,12 @@
 """Audit a classifier of your own: how easily are its explanations manipulated, which are safest, what would help?
 
-model      a classifier out of your code, with a checkpoint that is read as data
+model      a classifier out of your code (functions) or a folder of transformers (folders), with a checkpoint that is
+           read as data (weights)
 images     your pictures
 measured   one map under attack, beside noise and other images
 batches    all maps on all pictures, resumable
 examples   networks with pictures to try it on
+retraining copies that are trained on, audited as the network was
 advice     what follows, each sentence with its number
 """
 
@@ -17,10 +19,11 @@ from attrobust.audit.measured import MEASURES, Attacked, attacked, attended, tur
 from attrobust.audit.model import Classifier, check_classes, load_model
 from attrobust.audit.opened import Opened, opened
 from attrobust.audit.report import panels, summary, write
+from attrobust.audit.retraining import WAYS, Retrained, after_training, retrain, retrained, ways_compared
 
 __all__ = [
-    "EXAMPLES", "MEASURES", "NAMES", "Advice", "Attacked", "Audited", "Classifier", "Opened", "Pictures", "advise",
-    "attacked", "attended", "audited", "check_classes", "example", "feature_maps", "fitting", "load_images",
-    "load_model", "maps_of", "opened", "panels", "remembered", "rows_of_attention", "summary", "turns", "worth",
-    "write",
+    "EXAMPLES", "MEASURES", "NAMES", "WAYS", "Advice", "Attacked", "Audited", "Classifier", "Opened", "Pictures",
+    "Retrained", "advise", "after_training", "attacked", "attended", "audited", "check_classes", "example",
+    "feature_maps", "fitting", "load_images", "load_model", "maps_of", "opened", "panels", "remembered", "retrain",
+    "retrained", "rows_of_attention", "summary", "turns", "ways_compared", "worth", "write",
 ]  # fmt: skip

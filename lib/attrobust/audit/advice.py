@@ -51,14 +51,16 @@ def _wide(table: pd.DataFrame, measure: str = "top_k") -> pd.DataFrame:
 
 
 def advise(
-    table: pd.DataFrame, *, curve: pd.DataFrame | None = None, worth: pd.DataFrame | None = None
-) -> list[Advice]:
-    """Which maps not to use, which one to use in place of the first, and up to which radius the first can be read.
+    table: pd.DataFrame, *, curve: pd.DataFrame | None = None, worth: pd.DataFrame | None = None,
+    retrained: pd.DataFrame | None = None,
+) -> list[Advice]:  # fmt: skip
+    """Which maps not to use, which to use in place of the first, up to which radius, and whether to train on.
 
     Args:
         table: of `audited`, of one radius; the first map in it is the one in use.
         curve: the same at several radii, of the first map alone; None for no advice on radii.
         worth: of `faithfulness.insertion_deletion`, of the same maps; None if that was not measured.
+        retrained: of `retrained`, of the first map; None if no copy was trained on.
 
     Raises:
         ValueError: for a table without rows.
@@ -72,7 +74,9 @@ def advise(
     useless = {name for name, _ in blank}
     found += [advice for _, advice in blank]
     found.append(_other(table, [name for name in names if name == names[0] or name not in useless]))
-    return found + ([_radius(curve)] if curve is not None and len(curve) else [])
+    found += [_radius(curve)] if curve is not None and len(curve) else []
+    found += [_training(retrained)] if retrained is not None and len(retrained) else []
+    return [piece._replace(value=round(piece.value, 9) + 0.0) for piece in found]  # never -0, which rounding may leave
 
 
 def _fragile(table: pd.DataFrame, name: str) -> Advice:
@@ -104,24 +108,56 @@ def _worthless(worth: pd.DataFrame, names: Iterable[str]) -> Iterable[tuple[str,
 
 
 def _other(table: pd.DataFrame, names: list[str]) -> Advice:
+    first, found = names[0], _best(table, names)
+    if found is None:
+        return Advice("map", "No other map was audited on enough pictures to be advised.", np.nan, np.nan, np.nan, 0)
+    best, word, told = found
+    if word == "better":
+        says = f"Use {best} in place of {first}: {told['value']:.0%} more of its leading pixels stay {_BEYOND}."
+    elif word == "worse":
+        says = f"Keep {first}: of {best}, the best of the others, fewer leading pixels stay {_BEYOND}."
+    else:
+        says = f"Keep {first}: no map is shown to be safer both by leading pixels and by rank correlation."
+    return Advice("map", says, **told)
+
+
+_BEYOND = "under attack, beyond what two pictures share"
+
+
+def _training(table: pd.DataFrame) -> Advice:
+    """Whether a map of a copy that was trained on is safer than that of the network as it is."""
+    told = table.dropna(subset=["compared"])
+    name, ways = told["map"].iloc[0], list(told["way"].unique())
+    found = _best(told.assign(map=told["way"]), ways)
+    if found is None:
+        return Advice("training", "No copy was audited on enough pictures to be advised.", np.nan, np.nan, np.nan, 0)
+    best, word, change = found
+    before, after = (told.loc[told["way"] == way, "accuracy"].iloc[0] for way in (ways[0], best))
+    if word == "better":
+        says = f"Train it on with {best}: {change['value']:.0%} more of the leading pixels of {name} stay {_BEYOND}"
+        says += "." if np.isnan(before) else f"; accuracy {before:.3f} before, {after:.3f} after."
+    else:
+        says = f"No further training that was tried is shown to help {name}; the best was {best}."
+    return Advice("training", says, **change)
+
+
+def _best(table: pd.DataFrame, names: list[str]) -> tuple[str, str, dict[str, float]] | None:
+    """The best rival of the first on one half of the pictures, and how they differ on the other half.
+
+    The word is "better" or "worse" where leading pixels and rank correlation agree, else "". None without a rival.
+    """
     first, *rivals = names
     kept = {name: [stays(table, name, measure=measure) for measure in AGREEING] for name in names}
     halves = [{n: [v[v.index % 2 == half] for v in both] for n, both in kept.items()} for half in (0, 1)]
     many = {n for n in names if min(len(v) for half in halves for v in half[n]) >= 2}
     rivals = [name for name in rivals if name in many]
     if not rivals or first not in many:
-        return Advice("map", "No other map was audited on enough pictures to be advised.", np.nan, np.nan, np.nan, 0)
+        return None
     best = max(rivals, key=lambda other: halves[0][other][0].mean())
     pairs = zip(halves[1][best], halves[1][first], strict=True)
     told, ranks = (estimate((other - own).dropna(), "value", "pictures") for other, own in pairs)
-    beyond = "under attack, beyond what two pictures share"
-    if told["low"] > 0 and ranks["low"] > 0:
-        says = f"Use {best} in place of {first}: {told['value']:.0%} more of its leading pixels stay {beyond}."
-    elif told["high"] < 0 and ranks["high"] < 0:
-        says = f"Keep {first}: of {best}, the best of the others, fewer leading pixels stay {beyond}."
-    else:
-        says = f"Keep {first}: no map is shown to be safer both by leading pixels and by rank correlation."
-    return Advice("map", says, **told)
+    word = "better" if min(told["low"], ranks["low"]) > 0 else "worse" if max(told["high"], ranks["high"]) < 0 else ""
+    return best, word, told
 
 
 def _radius(curve: pd.DataFrame) -> Advice:

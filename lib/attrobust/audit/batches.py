@@ -74,16 +74,21 @@ def audited(
     checks.at_least("leading", leading, 0, most=1)
     if len(checks.images("x", x)) < 2:
         raise ValueError("x holds one picture; an audit compares each with another one, so that two are needed")
-    answers, result, parts, ball = _answers(model, x), Audited(pd.DataFrame(columns=COLUMNS)), [], Ball("linf", radius)
+    answers, result, parts, ball = (
+        answers_of(model, x),
+        Audited(pd.DataFrame(columns=COLUMNS)),
+        [],
+        Ball("linf", radius),
+    )
     groups = torch.arange(len(x)).tensor_split(-(-len(x) // (batch or fitting(model, x, effort))))
-    others, made = x[_others(answers.argmax(1))], _made(model, answers, named)
+    others, made = x[others_of(answers.argmax(1))], _made(model, answers, named)
     began, done, total = time.monotonic(), 0, len(groups) * len(maps)
     for name, attribution in maps.items():
         rows, images = [], []
         for group in groups:
             pair = x[group], others[group]
             try:
-                k, told = _leaders(attribution, model, pair[0], leading), _told(attribution, model, pair[0])
+                k, told = leaders_of(attribution, model, pair[0], leading), _told(attribution, model, pair[0])
                 config = {"model": made, "x": [*map(_bytes, pair)], "map": told, "ball": ball, "k": k, "seed": seed}
                 key = digest(config | {"effort": effort, "functions": [attacked, attacks.auto]})
                 how = {"ball": ball, "k": k, "effort": effort, "generator": torch.Generator().manual_seed(seed)}
@@ -132,14 +137,18 @@ def fitting(model: nn.Module, x: Images, effort: attacks.Effort) -> int:
 @whole_products()
 def remembered(
     store: Store, function: Callable[..., pd.DataFrame], model: nn.Module, x: Images, maps: Mapping[str, Attribution],
-    *, named: str, seed: int,
+    *, named: str, seed: int, **options: object,
 ) -> pd.DataFrame:  # fmt: skip
-    """The table that `function(model, x, maps, seed=seed)` returns, computed once; `named` as in `audited`."""
+    """The table that `function(model, x, maps, seed=seed, **options)` returns, computed once; `named` as in `audited`.
+
+    An option that is a function of its own (`say`) changes nothing in the table.
+    """
     told = {name: _told(attribution, model, x) for name, attribution in maps.items()}
-    config = {"model": _made(model, _answers(model, x), named), "x": _bytes(x), "maps": told, "seed": seed}
+    config = {"model": _made(model, answers_of(model, x), named), "x": _bytes(x), "maps": told, "seed": seed}
+    config |= {n: _bytes(v) if isinstance(v, torch.Tensor) else v for n, v in options.items() if not callable(v)}
     name, key = function.__name__, digest(config | {"function": function})
     if not store.table_file(name, key):
-        store.put_table(name, key, function(model, x, maps, seed=seed))
+        store.put_table(name, key, function(model, x, maps, seed=seed, **options))
     return store.table(name, key)
 
 
@@ -154,7 +163,7 @@ def rows_of_attention(
     return table.groupby("block", as_index=False)[["entropy", "mass"]].mean(), ""
 
 
-def _answers(model: nn.Module, x: Images) -> torch.Tensor:
+def answers_of(model: nn.Module, x: Images) -> torch.Tensor:
     """Logits of all pictures, of a network that can be explained."""
     parts = []
     for part in x.split(FEW):
@@ -164,7 +173,7 @@ def _answers(model: nn.Module, x: Images) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _others(given: torch.Tensor) -> torch.Tensor:
+def others_of(given: torch.Tensor) -> torch.Tensor:
     """For each picture the place of the next one that is given another class; of the next one, if there is none."""
     given = given.tolist()
     n, places = len(given), []
@@ -174,7 +183,7 @@ def _others(given: torch.Tensor) -> torch.Tensor:
     return torch.tensor(places)
 
 
-def _leaders(attribution: Attribution, model: nn.Module, x: Images, leading: float) -> int:
+def leaders_of(attribution: Attribution, model: nn.Module, x: Images, leading: float) -> int:
     """How many places of a map lead."""
     found = explanations.clean_maps(attribution, model, x[:1], predictions(model, x[:1]), 0)
     return max(1, round(leading * found[0, 0].numel()))

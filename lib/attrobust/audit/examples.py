@@ -52,6 +52,9 @@ EXAMPLES: dict[str, Callable[[], tuple[nn.Module, Pictures]]] = {
     "digits": digits, "photo": photo, "vit": clothes.vit, "vit-swapped": clothes.swapped,
 }  # fmt: skip
 
+#: Data sets on whose training images copies of an example are trained where none is named: where that takes seconds.
+TRAINED_ON = {"digits": "digits"}
+
 
 def example(name: str) -> tuple[nn.Module, Pictures]:
     """A network and its pictures by name, out of `EXAMPLES`."""

@@ -44,15 +44,17 @@ class Pictures(NamedTuple):
 
 
 def load_images(
-    source: str, *, n: int, size: int | tuple[int, int] | None = None, channels: int | None = None, seed: int = 0
-) -> Pictures:
+    source: str, *, n: int, size: int | tuple[int, int] | None = None, channels: int | None = None, seed: int = 0,
+    train: bool = False,
+) -> Pictures:  # fmt: skip
     """At most n pictures of a source, drawn with a seed, class-balanced where labels are known; in the source's order.
 
     `source` is a folder that holds one folder of pictures for each class (their sorted names are classes 0, 1, ...), or
     pictures without labels; a .npz file with an array `x`, (n, height, width), (n, height, width, channels) or
     (n, channels, height, width), uint8 or floating-point in [0, 1], and whole-numbered labels `y` if there are any; or
-    one of `data.NAMES`, of which test images are taken. A picture is called by its path inside the folder, or by its
-    place among the arrays. Hidden files, and files that by their names are no pictures, are passed over.
+    one of `data.NAMES`, of which test images are taken, or, to `train` on, training images. A picture is called by its
+    path inside the folder, or by its place among the arrays. Hidden files, and files that by their names are no
+    pictures, are passed over.
 
     `size` is a side, or height and width: the largest centred part of that aspect is resized (bicubic). `channels` 1
     makes all grey, 3 makes all coloured; None leaves them, but makes grey pictures among coloured ones coloured.
@@ -78,7 +80,7 @@ def load_images(
     if known and path.exists():
         raise ValueError(f"source is {source!r}, a data set and a file here; write ./{source} for the file")
     if known:
-        pictures, y, names, classes = _data_set(source, n, seed)
+        pictures, y, names, classes = _data_set(source, n, seed, train=train)
     elif source and path.is_dir():
         pictures, y, names, classes = _folder(path, n, seed, sides)
     elif path.is_file() and path.suffix.lower() == ".npz":
@@ -116,12 +118,13 @@ def _drawn(y: np.ndarray | None, n: int, seed: int, *, among: int) -> np.ndarray
     return np.sort(data.balanced(y, min(n, among), seed))
 
 
-def _data_set(name: str, n: int, seed: int) -> Found:
-    """Test images of one of our data sets."""
-    loaded = data.load(name, n_train=1)
-    y = loaded.test.y.numpy()
+def _data_set(name: str, n: int, seed: int, *, train: bool) -> Found:
+    """Test or training images of one of our data sets."""
+    loaded = data.load(name, n_train=None if train else 1)
+    taken = loaded.train if train else loaded.test
+    y = taken.y.numpy()
     places = _drawn(y, n, seed, among=len(y))
-    pictures = list(loaded.test.x.numpy()[places].transpose(0, 2, 3, 1))
+    pictures = list(taken.x.numpy()[places].transpose(0, 2, 3, 1))
     return pictures, y[places], [str(i) for i in places], list(loaded.classes)
 
 

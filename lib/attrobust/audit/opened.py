@@ -1,4 +1,4 @@
-"""What is to be audited, by its names: a network and pictures that fit each other."""
+"""What is to be audited, by its names: a network and pictures that fit each other, and images to train copies on."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,6 +23,7 @@ class Opened(NamedTuple):
     model: nn.Module
     pictures: Pictures
     named: str  # of an example, whose weights say all of it; else ""
+    training: Pictures | None = None  # labelled images to train copies on, if there are any
 
     @property
     def accuracy(self) -> float:
@@ -35,6 +36,7 @@ class Opened(NamedTuple):
 def opened(
     model: str, *, pictures: str = "", weights: str = "", n: int = 256, size: int = 0, channels: int = 0,
     mean: Sequence[float] = (), std: Sequence[float] = (), device: str = "cpu", seed: int = 0,
+    train: str = "", n_train: int = 1000,
 ) -> Opened:  # fmt: skip
     """Load a network and pictures, and see that they fit.
 
@@ -45,6 +47,8 @@ def opened(
         mean, std: one number a channel, which the network expects taken off and divided by; none for a network that
             takes pixels in [0, 1].
         device: "cpu" or "cuda".
+        train: images with labels, as `pictures`, to train copies on, at most `n_train`; "" takes those that an example
+            has learnt from, where its data set is on this machine.
 
     Raises:
         ValueError: for what cannot be loaded, and for a network and pictures that do not fit.
@@ -73,10 +77,24 @@ def opened(
     if checks.one_of("device", device, ("cpu", "cuda")) == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', of which torch finds none on this machine; take 'cpu'")
     network = network.to(device).eval().requires_grad_(False)
-    y = None if shown.y is None else shown.y.to(device)
-    shown = shown._replace(x=shown.x.to(device), y=y)
-    check_classes(network, shown.x, y)
-    return Opened(network, shown, model if of_example and not len(mean) else "")
+    shown = _fitting(network, shown, device)
+    named, training = model if of_example and not len(mean) else "", None
+    if of_example and not train:
+        train = examples.TRAINED_ON.get(model.removeprefix(EXAMPLE), "")
+        train = train if train and data.available(train) else ""
+    if train:
+        training = _fitting(network, load_images(train, n=n_train, seed=seed, train=True, **how), device)
+        if training.y is None:
+            raise ValueError(f"train is {train!r}, pictures without labels; it must hold one folder per class, or `y`")
+    return Opened(network, shown, named, training)
+
+
+def _fitting(network: nn.Module, pictures: Pictures, device: str) -> Pictures:
+    """Pictures on a device, on which the network runs."""
+    y = None if pictures.y is None else pictures.y.to(device)
+    pictures = pictures._replace(x=pictures.x.to(device), y=y)
+    check_classes(network, pictures.x, y)
+    return pictures
 
 
 def _first(own: Pictures, n: int, seed: int) -> Pictures:

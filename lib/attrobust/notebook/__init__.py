@@ -37,6 +37,7 @@ MAY_BE_EMPTY += (
     "truth_arms",
     "pilot_seeds",
     "mean",
+    "trainings",
     "std",
     "maps",
 )
@@ -69,6 +70,7 @@ CHOICES |= {"other_maps": tuple(dict.fromkeys(name for *_, name in experiments.R
 CHOICES |= {"maps": tuple(dict.fromkeys((*CHOICES["other_maps"], *audit.NAMES)))}
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
 CHOICES |= {"readout": tuple(experiments.READOUTS)}
+CHOICES |= {"trainings": audit.WAYS}
 CHOICES |= {"photographs": tuple(data.PHOTOGRAPHS)}
 CHOICES |= {"protected_networks": tuple(interpretable_gradients.STRENGTHS)}
 CHOICES |= dict.fromkeys(

@@ -1,0 +1,205 @@
+"""Would training differently help? Copies of a network are trained on for a few epochs, and audited as it was.
+
+Further training alone changes maps, so that plain SGD is among the ways. How strongly a way acts is found on training
+images held out of the training: a ladder is climbed while at most 0.02 of plain SGD's accuracy on them is lost.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from attrobust import attacks, checks, regularizers, swap, training
+from attrobust.audit.batches import answers_of, fitting, leaders_of, others_of, remembered
+from attrobust.audit.maps import maps_of
+from attrobust.audit.measured import ATTACK, FEW, NOISE, attacked
+from attrobust.audit.opened import Opened
+from attrobust.balls import Ball
+from attrobust.experiments.store import Store
+from attrobust.models.readouts import cross_entropy, predictions
+from attrobust.shapes import Images, Labels
+from attrobust.versions import versioned
+
+#: What copies are trained with. The first is the one that the others are held against.
+PLAIN, DECAY, PENALTY, SWAPPED = "plain SGD", "weight decay", "input gradient", "swapped attention"
+WAYS = (PLAIN, DECAY, PENALTY, SWAPPED)
+#: The network before.
+BEFORE = "as it is"
+#: One in so many training images is held out; and how much accuracy on these a rung may cost.
+HELD, COST = 5, 0.02
+#: Rungs, free of units: the share of the weights that decay alone would leave at the end; and the penalty in units of
+#: the loss, as both are on held out images before training.
+LEFT, BESIDE = (0.9, 0.7, 0.5, 0.3), (0.1, 1.0, 10.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A copy that was trained on, or why there is none."""
+
+    way: str
+    model: nn.Module | None
+    strength: float = math.nan  # of the rung: `Recipe.weight_decay`, or the penalty's factor; 0 where there is no rung
+    accuracy: float = math.nan  # on the held out training images
+    why: str = ""
+
+
+def retrain(
+    model: nn.Module, x: Images, y: Labels, *, ways: Sequence[str], epochs: int, step_size: float, batch_size: int,
+    seed: int, say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Retrained]:  # fmt: skip
+    """Copies of a classifier, each trained on in its own way on the same images in the same order; it stays as it is.
+
+    Args:
+        model: a classifier in eval mode. Dropout is off in its copies, whose gradients would be random otherwise.
+        x, y: training images in [0, 1] with labels, enough for a batch beside those held out.
+        ways: out of `WAYS`; plain SGD comes first whether it is named or not.
+        epochs, step_size, batch_size: of the further training.
+        seed: decides what is held out, and the order.
+        say: takes a line a training.
+
+    A way that the network cannot be trained in (a penalty under BatchNorm, attention where there is none to swap), or
+    of which the lowest rung costs too much, comes without a model and with the reason.
+
+    Raises:
+        ValueError: for an unknown way, too few images, and a network that cannot be trained on by plain SGD.
+    """
+    for way in ways:
+        checks.one_of("a way of ways", way, WAYS)
+    checks.labels("y", y, batch=len(checks.images("x", x)), classes=answers_of(model, x[:1]).shape[1])
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+    held, kept = order[: len(x) // HELD], order[len(x) // HELD :]
+    if not len(held) or len(kept) < batch_size:
+        raise ValueError(f"x holds {len(x)} training images; {HELD * batch_size // (HELD - 1) + 1} or more are needed")
+    updates, plain = epochs * (len(kept) // batch_size), math.nan
+    for way in dict.fromkeys((PLAIN, *ways)):
+        found = Retrained(way, None)
+        try:
+            begun = swap.attention(model, "gaussian") if way == SWAPPED else model
+            for strength, beyond in _rungs(way, model, x[held], y[held], 1 / (step_size * updates)):
+                recipe = training.Recipe(step_size=step_size, batch_size=batch_size, epochs=epochs, **beyond)
+                one = _trained(begun, x[kept], y[kept], recipe, seed)
+                accuracy = float((predictions(one, x[held]) == y[held]).double().mean())
+                say(f"{way}, strength {strength:.3g}: accuracy {accuracy:.3f} on held out images")
+                if way == PLAIN:
+                    plain = accuracy
+                if accuracy < plain - COST:
+                    lost = f"at its least it has accuracy {accuracy:.3f} on held out images, {PLAIN} {plain:.3f}"
+                    found = found if found.model else Retrained(way, None, strength, accuracy, lost)
+                    break
+                found = Retrained(way, one, strength, accuracy)
+        except (ValueError, RuntimeError) as error:
+            if way == PLAIN:
+                raise
+            found = Retrained(way, None, why=str(error))
+        yield found
+
+
+def after_training(
+    store: Store, opened: Opened, x: Images, name: str, *, seed: int, **how: object
+) -> tuple[pd.DataFrame, str]:
+    """`retrained` of what was opened, computed once, and ""; where no copy can be trained no row, and the reason."""
+    if opened.training is None:
+        return pd.DataFrame(), "no training images are here; `train` names some, with their labels"
+    y = None if opened.pictures.y is None else opened.pictures.y[: len(x)]
+    own = {"train": opened.training.x, "labels": opened.training.y, "y": y, "name": name}
+    try:
+        found = remembered(store, retrained, opened.model, x, {}, named=opened.named, seed=seed, **own, **how)
+    except (ValueError, RuntimeError) as error:
+        return pd.DataFrame(), str(error)
+    return found.assign(why=found["why"].astype(object).where(found["why"].notna(), "")), ""
+
+
+def ways_compared(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per way of `retrained`: strength, accuracies, and what stays of the map under attack and under noise."""
+    lines = []
+    for way, part in table.groupby("way", sort=False):
+        told = part[part["zero"] == 0] if "zero" in part else part.iloc[:0]
+        line = {"way": way, **{name: part[name].iloc[0] for name in ("strength", "held_out", "accuracy")}}
+        for name, compared in (("attack", ATTACK), ("noise", NOISE)):
+            line[name] = told.loc[told["compared"] == compared, "top_k"].mean()
+        lines.append(line | {"pictures": int((told["compared"] == ATTACK).sum())})
+    return pd.DataFrame(lines)
+
+
+@versioned(1)
+def retrained(
+    model: nn.Module, x: Images, maps: dict, *, name: str, readout: str,
+    train: Float[Tensor, "others channels height width"], labels: Int[Tensor, "others"],
+    y: Labels | None, ways: Sequence[str], epochs: int, step_size: float, batch_size: int, radius: float,
+    leading: float, effort: attacks.Effort, seed: int, say: Callable[[str], None] = lambda line: None,
+) -> pd.DataFrame:  # fmt: skip
+    """One map of a network and of its copies under the same attack on the same pictures.
+
+    Args:
+        model, x, name, readout: a classifier, pictures, and the map, as in `maps_of`; `maps` is not read.
+        y: labels of the pictures, None if unknown.
+        train, labels, ways, epochs, step_size, batch_size, seed, say: as in `retrain`.
+        radius, leading, effort: as in `audited`.
+
+    Returns:
+        Rows of `attacked` with `way` (first `BEFORE`, the network itself), `map`, `strength`, `held_out` (accuracy on
+        held out training images), `accuracy` (on the pictures, NaN without labels) and `why`; of a way that could not
+        be taken one row, with the reason.
+    """
+    how = {"ways": ways, "epochs": epochs, "step_size": step_size, "batch_size": batch_size, "seed": seed}
+    copies, parts = retrain(model, train, labels, say=say, **how), []
+    for found in (Retrained(BEFORE, model, 0.0), *copies):
+        line = {"way": found.way, "map": name, "strength": found.strength, "held_out": found.accuracy}
+        try:
+            if found.model is None:
+                raise ValueError(found.why)
+            attribution = maps_of(found.model, x, [name], readout=readout)[0][name]
+            table = _under_attack(found.model, x, attribution, Ball("linf", radius), leading, effort, seed)
+        except ValueError as error:
+            parts.append(pd.DataFrame([line | {"why": str(error)}]))
+            continue
+        right = math.nan if y is None else float((predictions(found.model, x) == y).double().mean())
+        parts.append(table.assign(**line, accuracy=right, why=""))
+        say(f"{found.way}: audited")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _rungs(way: str, model: nn.Module, x: Images, y: Labels, scale: float) -> Iterator[tuple[float, dict[str, object]]]:
+    """Strength and what the recipe says beyond plain SGD, the weakest first."""
+    if way == DECAY:  # w <- (1 - step * decay) w leaves exp(-step * updates * decay)
+        for strength in (-math.log(left) * scale for left in LEFT):
+            yield strength, {"weight_decay": strength}
+    elif way == PENALTY:
+        parts = list(zip(x.split(FEW), y.split(FEW), strict=True))
+        with torch.no_grad():
+            loss = torch.cat([cross_entropy(model, *part) for part in parts]).mean()
+        unit = float(loss / torch.cat([regularizers.input_gradient(model, *part).detach() for part in parts]).mean())
+        if not 0 < unit < math.inf:
+            raise ValueError("the input gradient of the loss is zero or not finite on the held out images")
+        for strength in (times * unit for times in BESIDE):
+            yield strength, {"penalty": "input_gradient", "strength": strength}
+    else:
+        yield 0.0, {}
+
+
+def _trained(model: nn.Module, x: Images, y: Labels, recipe: training.Recipe, seed: int) -> nn.Module:
+    """A copy, trained on, in eval mode."""
+    trained = copy.deepcopy(model).requires_grad_(True)
+    for module in trained.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    training.fit([trained], x, y, recipe, generators=[torch.Generator().manual_seed(seed)])
+    return trained.eval().requires_grad_(False)
+
+
+def _under_attack(
+    model: nn.Module, x: Images, attribution: Callable, ball: Ball, leading: float, effort: attacks.Effort, seed: int
+) -> pd.DataFrame:
+    """`attacked` on all pictures, as many at a time as fit."""
+    beside, parts = x[others_of(answers_of(model, x).argmax(1))], []
+    for places in torch.arange(len(x)).split(fitting(model, x, effort)):
+        how = {"ball": ball, "k": leaders_of(attribution, model, x, leading), "effort": effort}
+        how |= {"others": beside[places], "generator": torch.Generator().manual_seed(seed)}
+        found = attacked(model, x[places], attribution, **how).table
+        parts.append(found.assign(image=found["image"] + int(places[0])))
+    return pd.concat(parts).sort_values(["compared", "image"], ignore_index=True)
