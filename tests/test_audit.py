@@ -154,7 +154,7 @@ def test_maps_that_differ_in_what_no_name_says_are_kept_apart(store):
     maps |= {f"cam {p}": partial(attributions.grad_cam, layer=layer, positive=p) for p in (False, True)}
     result = whole(model, x, store, maps)
     for name, attribution in maps.items():
-        alone = measured(model, x, attribution, others=x[batches._others(predictions(model, x))]).table
+        alone = measured(model, x, attribution, others=x[batches.others_of(predictions(model, x))]).table
         found = result.table[result.table["map"] == name]
         expected = of(alone, "other image")["top_k"]
         assert of(found, "other image")["top_k"].to_numpy() == pytest.approx(expected.to_numpy(), nan_ok=True), name
@@ -162,11 +162,11 @@ def test_maps_that_differ_in_what_no_name_says_are_kept_apart(store):
 
 def test_other_images_are_of_another_class_where_there_is_one():
     model, x = cases.conv(), cases.images(12)
-    given, others = predictions(model, x), batches._others(predictions(model, x))
+    given, others = predictions(model, x), batches.others_of(predictions(model, x))
     assert len(given.unique()) > 1
     assert (given[others] != given).all()
     alone = x[given == given[0]]
-    assert batches._others(predictions(model, alone)).tolist() == [*range(1, len(alone)), 0]
+    assert batches.others_of(predictions(model, alone)).tolist() == [*range(1, len(alone)), 0]
 
 
 def test_what_an_audit_found_can_be_written_whatever_it_is(store, tmp_path):

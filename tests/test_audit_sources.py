@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 from attrobust import data
-from attrobust.audit import images, model
+from attrobust.audit import images
 from attrobust.audit.images import load_images
 from attrobust.audit.model import Classifier, check_classes, load_model
+from attrobust.audit.weights import TORCH
 from attrobust.models import watched
 from PIL import Image
 from safetensors.torch import save_file
@@ -1089,4 +1090,4 @@ def test_nothing_is_written_beside_the_pictures(classes, tmp_path):
 
 def test_every_limit_is_a_named_number():
     assert images.PIXELS == 50_000_000
-    assert set(model.TORCH) == {".pt", ".pth", ".bin"}
+    assert set(TORCH) == {".pt", ".pth", ".bin"}

@@ -23,11 +23,11 @@ PRONE = [
 
 
 @pytest.mark.slow
-def test_the_laws_hold_under_another_processors_instructions():
+@pytest.mark.parametrize("part", [*(f"tests/test_{name}.py" for name in PRONE), "lib"])
+def test_the_laws_hold_under_another_processors_instructions(part):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    asked = [str(paths.root / "tests" / f"test_{name}.py") for name in PRONE] + [str(paths.root / "lib")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", *asked],
+        [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", str(paths.root / part)],
         cwd=paths.root, env=environment | PORTABLE, capture_output=True, text=True, timeout=850,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
