@@ -1,8 +1,12 @@
 """The command that audits a classifier of the reader's own, from a folder that is not the checkout."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -84,6 +88,32 @@ def test_a_foreign_network_and_a_folder_of_pictures_end_in_a_report_beside_them_
     assert page.count("data:image/png") >= 3
     assert "audit.opened" not in page
     assert "../figures" not in page
+
+
+def test_copies_are_trained_on_pictures_of_ones_own_and_the_report_tells_what_became_of_them(folder):
+    mine = ["--model", "mine.py:build", "--pictures", "pictures", "--train", "pictures", "-p", "size", "12"]
+    done = audit(folder, *mine, "--out", "report", "-p", "batch_size", "2", "-p", "trainings", '["weight decay"]')
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert [line["way"] for line in report["training"]] == ["as it is", "plain SGD", "weight decay"]
+    assert report["advice"][-1]["about"] == "training"
+
+
+def test_a_killed_audit_keeps_what_is_finished_and_ends_as_one_that_was_not(folder):
+    mine = ["--model", "mine.py:build", "--pictures", "pictures", "-p", "size", "12", "-p", "batch", "3", *QUICK]
+    command = [sys.executable, "-m", "attrobust", "audit", *mine, "--out"]
+    run([*command, "whole"], folder, check=True)
+    running = subprocess.Popen([*command, "cut"], cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL)
+    tables, until = folder / "cut" / "tables", time.monotonic() + 120
+    while len(list(tables.glob("attacked-*.csv"))) < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    saved = {path: path.stat().st_mtime_ns for path in tables.glob("attacked-*.csv")}
+    assert 2 <= len(saved) < len(list((folder / "whole" / "tables").glob("attacked-*.csv")))
+    run([*command, "cut"], folder, check=True)
+    assert {path: path.stat().st_mtime_ns for path in saved} == saved
+    assert (folder / "cut" / "pictures.csv").read_bytes() == (folder / "whole" / "pictures.csv").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,14 @@ def retrain(
 
     Raises:
         ValueError: for an unknown way, too few images, and a network that cannot be trained on by plain SGD.
+
+    Example:
+        >>> from attrobust import models
+        >>> model = models.build("mlp", input_shape=(1, 2, 2), classes=2, seed=0, width=8).eval()
+        >>> x, y = torch.rand(20, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+        >>> how = {"epochs": 1, "step_size": 0.1, "batch_size": 8, "seed": 0}
+        >>> [found.way for found in retrain(model, x, y, ways=["weight decay"], **how)]
+        ['plain SGD', 'weight decay']
     """
     for way in ways:
         checks.one_of("a way of ways", way, WAYS)
@@ -115,7 +123,14 @@ def after_training(
 
 
 def ways_compared(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per way of `retrained`: strength, accuracies, and what stays of the map under attack and under noise."""
+    """A row per way of `retrained`: strength, accuracies, and what stays of the map under attack and under noise.
+
+    Example:
+        >>> table = pd.DataFrame({"compared": [ATTACK, NOISE], "top_k": [0.5, 0.75], "zero": 0, "way": BEFORE})
+        >>> ways_compared(table.assign(strength=0.0, held_out=math.nan, accuracy=0.9))[["attack", "noise"]]
+           attack  noise
+        0     0.5   0.75
+    """
     lines = []
     for way, part in table.groupby("way", sort=False):
         told = part[part["zero"] == 0] if "zero" in part else part.iloc[:0]
