@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from attrobust import claims
+from attrobust.claims import mediators
 from scipy import stats
 
 
@@ -165,3 +166,15 @@ def test_without_a_run_every_property_has_a_line_that_says_nothing():
     assert list(claims.carried_over(none, properties=["sharpness"], by="arm")) == [
         "property", "left_out", "runs", "r2", "correlation",
     ]  # fmt: skip
+
+
+def test_a_draw_of_arms_is_ranked_as_its_runs_written_out():
+    draw = np.random.default_rng(0)
+    x, y = draw.integers(0, 6, 20).astype(float), draw.normal(size=20).round(1)
+    times = draw.integers(0, 4, (30, 20))
+    times[0] = 0
+    times[0, :3], x[:3] = 1, 2.0  # one side constant: no correlation
+    found = mediators._rank_correlations(x, y, times)
+    assert np.isnan(found[0])
+    for one, row in zip(found[1:], times[1:], strict=True):
+        assert one == pytest.approx(stats.spearmanr(np.repeat(x, row), np.repeat(y, row)).statistic, abs=1e-11)
