@@ -271,6 +271,15 @@ def looked_at(function: Callable) -> pd.DataFrame:
     return function(network(e), experiments.shown(e, 3).x, {"saliency": attributions.saliency}, seed=0)
 
 
+def trained_on() -> pd.DataFrame:
+    """A copy of a small network after two updates, one after two with decay, and the network itself, under attack."""
+    e = experiment()
+    x, y = experiments.shown(e, 20)
+    how = {"ways": ["weight decay"], "epochs": 1, "step_size": 0.01, "batch_size": 8, "radius": 0.02, "leading": 0.1}
+    how |= {"name": "saliency", "readout": "logit", "train": x, "labels": y, "y": y[:3], "effort": SMALL.effort}
+    return audit.retrained(network(e), x[:3], {}, seed=0, **how)
+
+
 MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevance"), ("logit", "log_probability"))}
 DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
 DROP_IN |= {"most": 2, "last": 2, "margin": 0.01}
@@ -333,6 +342,7 @@ CASES: dict[str, Callable[[], object]] = {
     ),
     "attacked": audited,
     "worth": partial(looked_at, audit.worth),
+    "retrained": trained_on,
     "turns": partial(looked_at, audit.turns),
     "attended": lambda: audit.attended(vit(), images(), {}, seed=0),
     "gradients_like": partial(of_students, interpretable_gradients.gradients_like, 3),
