@@ -217,11 +217,20 @@ def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path, book):
     assert "claims.page(C2)" in done.stdout
 
 
+@pytest.mark.slow
+@every_notebook
+def test_it_runs_on_its_own_rows_where_no_other_profile_has_left_claims(tmp_path, path):
+    tree = copy_tree(tmp_path, only=path.stem)
+    for claims in (tree / "figures" / path.stem).glob("claims_*.csv"):
+        claims.unlink()
+    how = ["--cwd", "notebooks", "-p", "out", str(tree / "build" / "alone"), "--no-progress-bar"]
+    run([sys.executable, "-m", "papermill", *how, f"notebooks/{path.name}", "-"], tree, check=True)
+
+
 @pytest.mark.long
 @every_notebook
-def test_the_smoke_profile_recomputes_everything_where_no_data_rows_or_claims_are(tmp_path, path):
-    """Nothing that another profile or notebook has left is needed: no folder of committed evidence is there."""
-    tree = copy_tree(tmp_path, parts=("lib", "notebooks"))
+def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(tmp_path, path):
+    tree = copy_tree(tmp_path)
     how = ["--profile", "smoke", "--only", path.stem[:2], "--jobs", "1"]
     done = run([sys.executable, "-m", "attrobust", "reproduce", *how], tree)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -283,7 +292,7 @@ def concerned(changed):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "book"), [(n, book) for n in ("full", "gpu") for book in concerned(beyond_smoke(n))])
 def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, name, book):
-    tree = copy_tree(tmp_path, parts=("lib", "notebooks"))
+    tree = copy_tree(tmp_path)
     smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
     merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in beyond_smoke(name).items()}
     (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump(smoke | merged))

@@ -311,7 +311,7 @@ def rows(tree):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """The tree of an undisturbed smoke run, on two workers."""
-    tree = copy_tree(tmp_path_factory.mktemp("reference"), parts=("lib", "notebooks"))
+    tree = copy_tree(tmp_path_factory.mktemp("reference"))
     run([*SMOKE, "--jobs", "2"], tree, check=True)
     return tree
 

@@ -76,7 +76,8 @@ def advise(
     found.append(_other(table, [name for name in names if name == names[0] or name not in useless]))
     found += [_radius(curve)] if curve is not None and len(curve) else []
     found += [_training(retrained)] if retrained is not None and len(retrained) else []
-    return [piece._replace(value=round(piece.value, 9) + 0.0) for piece in found]  # never -0, which rounding may leave
+    numbers = ("value", "low", "high")  # never -0, which rounding may leave
+    return [piece._replace(**{n: round(getattr(piece, n), 9) + 0.0 for n in numbers}) for piece in found]
 
 
 def _fragile(table: pd.DataFrame, name: str) -> Advice:

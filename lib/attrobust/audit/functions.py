@@ -20,12 +20,11 @@ from attrobust.models import watched
 #: Names that a sentence tells before it counts the rest.
 TOLD = 3
 
-
+#: What may be named as a model.
 FORMS = (
     "it must be package.module:function, path/to/file.py:function, or a folder in which transformers saved an image"
     " classifier (config.json)"
 )
-
 
 #: Modules that files of readers imported from their own folders.
 _BROUGHT: set[str] = set()

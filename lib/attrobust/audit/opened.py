@@ -48,7 +48,7 @@ def opened(
             takes pixels in [0, 1].
         device: "cpu" or "cuda".
         train: images with labels, as `pictures`, to train copies on, at most `n_train`; "" takes those that an example
-            has learnt from, where its data set is on this machine.
+            has learnt from, where training takes seconds.
 
     Raises:
         ValueError: for what cannot be loaded, and for a network and pictures that do not fit.
@@ -79,9 +79,7 @@ def opened(
     network = network.to(device).eval().requires_grad_(False)
     shown = _fitting(network, shown, device)
     named, training = model if of_example and not len(mean) else "", None
-    if of_example and not train:
-        train = examples.TRAINED_ON.get(model.removeprefix(EXAMPLE), "")
-        train = train if train and data.available(train) else ""
+    train = train or (examples.TRAINED_ON.get(model.removeprefix(EXAMPLE), "") if of_example else "")
     if train:
         training = _fitting(network, load_images(train, n=n_train, seed=seed, train=True, **how), device)
         if training.y is None:

@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import pandas as pd
 import torch
@@ -116,10 +117,9 @@ def after_training(
     y = None if opened.pictures.y is None else opened.pictures.y[: len(x)]
     own = {"train": opened.training.x, "labels": opened.training.y, "y": y, "name": name}
     try:
-        found = remembered(store, retrained, opened.model, x, {}, named=opened.named, seed=seed, **own, **how)
+        return remembered(store, retrained, opened.model, x, {}, named=opened.named, seed=seed, **own, **how), ""
     except (ValueError, RuntimeError) as error:
         return pd.DataFrame(), str(error)
-    return found.assign(why=found["why"].astype(object).where(found["why"].notna(), "")), ""
 
 
 def ways_compared(table: pd.DataFrame) -> pd.DataFrame:
@@ -158,12 +158,12 @@ def retrained(
 
     Returns:
         Rows of `attacked` with `way` (first `BEFORE`, the network itself), `map`, `strength`, `held_out` (accuracy on
-        held out training images), `accuracy` (on the pictures, NaN without labels) and `why`; of a way that could not
-        be taken one row, with the reason.
+        held out training images), `accuracy` (on the pictures, NaN without labels) and `why` (NaN); of a way that
+        could not be taken one row, with the reason.
     """
     how = {"ways": ways, "epochs": epochs, "step_size": step_size, "batch_size": batch_size, "seed": seed}
     copies, parts = retrain(model, train, labels, say=say, **how), []
-    for found in (Retrained(BEFORE, model, 0.0), *copies):
+    for found in chain([Retrained(BEFORE, model, 0.0)], copies):  # one copy at a time is held
         line = {"way": found.way, "map": name, "strength": found.strength, "held_out": found.accuracy}
         try:
             if found.model is None:
@@ -174,7 +174,7 @@ def retrained(
             parts.append(pd.DataFrame([line | {"why": str(error)}]))
             continue
         right = math.nan if y is None else float((predictions(found.model, x) == y).double().mean())
-        parts.append(table.assign(**line, accuracy=right, why=""))
+        parts.append(table.assign(**line, accuracy=right, why=math.nan))
         say(f"{found.way}: audited")
     return pd.concat(parts, ignore_index=True)
 
@@ -212,9 +212,9 @@ def _under_attack(
 ) -> pd.DataFrame:
     """`attacked` on all pictures, as many at a time as fit."""
     beside, parts = x[others_of(answers_of(model, x).argmax(1))], []
+    how = {"ball": ball, "k": leaders_of(attribution, model, x, leading), "effort": effort}
     for places in torch.arange(len(x)).split(fitting(model, x, effort)):
-        how = {"ball": ball, "k": leaders_of(attribution, model, x, leading), "effort": effort}
-        how |= {"others": beside[places], "generator": torch.Generator().manual_seed(seed)}
-        found = attacked(model, x[places], attribution, **how).table
+        draws = torch.Generator().manual_seed(seed)
+        found = attacked(model, x[places], attribution, others=beside[places], generator=draws, **how).table
         parts.append(found.assign(image=found["image"] + int(places[0])))
     return pd.concat(parts).sort_values(["compared", "image"], ignore_index=True)

@@ -295,8 +295,13 @@ def _lines(log: Path) -> list[str]:
 
 
 def scrubbed(path: Path) -> str:
-    """Text of an executed notebook without anything that changes from run to run."""
-    book, number = nbformat.read(path, as_version=4), 0
+    """Text of an executed notebook without anything that changes from run to run.
+
+    What a cell printed stands in one piece; a slow machine hands it over in several.
+    """
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
+    book, number = CoalesceStreamsPreprocessor().preprocess(nbformat.read(path, as_version=4), {})[0], 0
     book.cells = [cell for cell in book.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for index, cell in enumerate(book.cells):
         cell.id = f"cell-{index:02d}"
@@ -305,21 +310,9 @@ def scrubbed(path: Path) -> str:
             number += 1
             for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
                 counted.execution_count = number
-            cell.outputs = _merged(cell.outputs)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     book.metadata = nbformat.NotebookNode(kernelspec=kernel, language_info={"name": "python"})
     return nbformat.writes(book) + "\n"
-
-
-def _merged(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Outputs in which what a cell printed stands in one piece; a slow machine hands it over in several."""
-    whole: list[nbformat.NotebookNode] = []
-    for output in outputs:
-        if whole and output.output_type == "stream" and output.get("name") == whole[-1].get("name"):
-            whole[-1].text += output.text
-        else:
-            whole.append(output)
-    return whole
 
 
 def adopt(source: Path, name: str, profile_name: str = "cpu") -> None:
