@@ -158,7 +158,7 @@ def retrained(
 
     Returns:
         Rows of `attacked` with `way` (first `BEFORE`, the network itself), `map`, `strength`, `held_out` (accuracy on
-        held out training images), `accuracy` (on the pictures, NaN without labels) and `why` (NaN); of a way that
+        held out training images), `accuracy` (on the pictures, NaN without labels) and `why` (empty); of a way that
         could not be taken one row, with the reason.
     """
     how = {"ways": ways, "epochs": epochs, "step_size": step_size, "batch_size": batch_size, "seed": seed}
@@ -174,7 +174,7 @@ def retrained(
             parts.append(pd.DataFrame([line | {"why": str(error)}]))
             continue
         right = math.nan if y is None else float((predictions(found.model, x) == y).double().mean())
-        parts.append(table.assign(**line, accuracy=right, why=math.nan))
+        parts.append(table.assign(**line, accuracy=right, why=""))
         say(f"{found.way}: audited")
     return pd.concat(parts, ignore_index=True)
 
