@@ -189,7 +189,7 @@ def test_what_an_audit_found_can_be_written_whatever_it_is(store, tmp_path):
     assert sum(name.endswith(".npz") for name in worst) == len(result.worst["saliency"]["index"]) + len(
         result.worst.get("dead", {"index": []})["index"]
     )
-    assert len(audit.panels(result, "saliency", ["a", "a", "b"])) == 5 * 3
+    assert len(audit.panels(result, "saliency", ["a", "a", "b"], model=cases.conv())) == 5 * 3
 
 
 def test_a_map_that_cannot_be_climbed_is_refused_with_the_reason_and_the_others_go_on(store):
@@ -203,6 +203,26 @@ def test_a_map_that_cannot_be_climbed_is_refused_with_the_reason_and_the_others_
     assert set(result.table["map"]) == set(MAPS)
     assert len(lines) == 4
     assert lines[-1].startswith("input x gradient: 4 of 4 pictures, about 00:00")
+
+
+@pytest.mark.parametrize(("blind", "refused"), [(1, False), (2, True)])
+def test_where_a_picture_of_six_cannot_be_climbed_it_alone_is_not_attacked_and_of_two_the_map_is_refused(
+    store, blind, refused
+):
+    x = cases.images(6)
+    x[:, 0, 0, 0] = (torch.arange(6) < blind).to(x)
+
+    def partly(model, x, target):
+        maps = attributions.saliency(model, x, target)
+        return torch.where(x[:, :1, :1, :1] > 0.5, maps.detach(), maps)
+
+    result = whole(cases.conv(), x, store, {"partly": partly}, batch=1)
+    assert set(result.refused) == ({"partly"} if refused else set())
+    if not refused:
+        told = result.table.set_index(["compared", "image"])["top_k"]
+        assert told[advice.ATTACK].isna().tolist() == [True, *[False] * 5]
+        assert told[[advice.NOISE, advice.OTHER]].notna().all()
+        assert 0 not in result.worst["partly"]["index"]
 
 
 def test_one_picture_is_refused_and_little_memory_leaves_one_at_a_time(store, monkeypatch):
@@ -409,3 +429,45 @@ def test_a_network_that_ends_in_a_softmax_is_refused():
     model = nn.Sequential(cases.conv(), nn.Softmax(1)).eval()
     with pytest.raises(ValueError, match="model returns probabilities, each row sums to 1; it must return logits"):
         audit.check_classes(model, cases.images(3))
+
+
+# ------------------------------------------------------------------ what no attack can break
+
+
+class Two(nn.Module):
+    """Two dense layers with an activation between them, behind a shift and a scale of the pixels."""
+
+    def __init__(self, activation, hidden=6):
+        super().__init__()
+        self.act, self.first, self.head = activation, nn.Linear(18, hidden), nn.Linear(hidden, 3)
+
+    def forward(self, x):
+        return self.head(self.act(self.first((x.flatten(1) - 0.3) / 0.2)))
+
+
+def test_within_the_certified_radius_no_attack_brings_the_cosine_below_its_floor_and_far_beyond_one_does():
+    from attrobust.audit import certificate
+
+    model, x = cases.filled(cases.isolated(Two)(nn.functional.softplus), 0), cases.images(6)
+    radii, why = audit.certified(model, x)
+    assert why == ""
+    assert (radii > 0).all()
+    for times, broken in ((1, False), (60, True)):
+        cosines = []
+        for i, radius in enumerate(radii):
+            ball = Ball("l2", times * float(radius))
+            how = {"k": 5, "generator": cases.generator(), "effort": EFFORT}
+            found = attacks.auto(attributions.saliency, model, x[i : i + 1], ball, **how).table
+            cosines.append(found[found["part"] == "worst"]["cosine"].item())
+        assert (min(cosines) < certificate.COSINE) == broken
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.functional.relu, nn.functional.gelu, lambda h: nn.functional.softplus(2 * h)]
+)
+def test_another_activation_or_depth_has_no_certificate_and_the_reason_is_told(activation):
+    x = cases.images(3)
+    for model in (cases.filled(cases.isolated(Two)(activation), 0), cases.conv()):
+        radii, why = audit.certified(model, x)
+        assert len(radii) == 0
+        assert why.startswith("known only for two dense layers with softplus")

@@ -131,3 +131,16 @@ def test_what_cannot_be_audited_is_refused_in_one_sentence(folder, options, said
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_network_of_imagenet_and_photographs_are_audited_and_each_worst_picture_keeps_its_class(tmp_path):
+    pytest.importorskip("skimage", reason="photographs need pip install attrobust[photos]")
+    short = ["-p", "n_pictures", "2", "-p", "attack_steps", "2", "-p", "maps", "[grad_cam]"]
+    done = run([sys.executable, "-m", "attrobust", "audit", "--example", "photo", "--out", "seen", *short], tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "seen" / "report.json").read_text())
+    assert report["parameters"]["radius"] == 4
+    assert report["accuracy"] == 1
+    table = pd.read_csv(tmp_path / "seen" / "pictures.csv")
+    assert (table[table.compared == "attack"].kept == 1).all()
+    assert len(list((tmp_path / "seen" / "worst").glob("*_attacked.png"))) == 2

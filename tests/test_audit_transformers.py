@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from attrobust import __main__, attacks, attention, audit, data, models, swap
-from attrobust.audit import clothes, maps
+from attrobust.audit import clothes, examples, maps
 from attrobust.experiments.store import Store
-from attrobust.notebook import reproduce
+from attrobust.notebook import checked, reproduce
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from torch import nn
 
@@ -187,6 +187,13 @@ def example(name):
 
 def test_the_command_knows_every_example():
     assert tuple(audit.EXAMPLES) == __main__.EXAMPLES
+
+
+def test_parameters_that_suit_an_example_are_ones_that_the_notebook_takes():
+    types = {name: kind for name, (kind, _) in reproduce.parameters_of(reproduce.AUDIT).items()}
+    for name, values in examples.SUITED.items():
+        assert name in audit.EXAMPLES
+        assert checked(values, types) == values
 
 
 @pytest.mark.parametrize("name", ["vit", "vit-swapped"])

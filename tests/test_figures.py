@@ -159,6 +159,16 @@ def test_a_table_of_pixels_holds_every_pixel_and_is_drawn_back():
     assert (first.get_title(), first.get_ylabel(), first.get_xlabel()) == ("image", "r", "clean")
 
 
+def test_a_photograph_is_drawn_in_its_colours_and_large_maps_to_their_last_hundredth():
+    colours = np.random.default_rng(0).random((3, 4, 5))
+    large = np.arange(10_000.0).reshape(100, 100)
+    panels = {("r", "a"): ("photograph", colours, "cat"), ("r", "b"): ("importance", large, "")}
+    text = figures.pixels(panels).to_csv(index=False)
+    first, second = figures.pictures(pd.read_csv(io.StringIO(text), float_precision="round_trip")).axes
+    assert (first.images[0].get_array() == colours.transpose(1, 2, 0)).all()
+    assert second.images[0].get_clim() == (0, np.quantile(large, 0.99))
+
+
 def test_pictures_survive_their_csv_and_leave_missing_panels_empty():
     panels = {("r", "a"): ("importance", np.eye(2), ""), ("s", "b"): ("importance", np.zeros((2, 2)), "zero")}
     text = figures.pixels(panels).to_csv(index=False)

@@ -1,5 +1,7 @@
 """Laws of photographs out of packages, of the network that sees them, and of its averaged maps under attack."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,6 +56,24 @@ def test_the_network_gives_each_photograph_the_class_that_it_shows_and_cannot_be
     assert not model.training
     assert not any(weight.requires_grad for weight in model.parameters())
     assert models.kinks(model, x[:1]) == ["hardtanh"]
+
+
+def test_seventeen_of_twenty_labelled_photographs_are_classified_rightly_and_none_of_foolbox_is_run():
+    x, y = data.labelled_photographs()
+    assert x.shape == (20, 3, 224, 224)
+    assert y.unique().numel() > 15
+    with torch.no_grad():
+        right = models.EfficientNetLite0()(x).argmax(1) == y
+    assert int(right.sum()) == 17
+    assert "foolbox" not in sys.modules
+
+
+def test_without_foolbox_one_sentence_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(sys.modules["attrobust.data.photographs"], "find_spec", lambda name: None)
+    with pytest.raises(
+        ImportError, match="labelled photographs come with foolbox; install it by pip install attrobust"
+    ):
+        data.labelled_photographs()
 
 
 class Small(torch.nn.Module):

@@ -34,12 +34,13 @@ def main() -> None:
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter of the notebook.")
 def _audit(*, example: str | None, out: str, pairs: Sequence[tuple[str, str]], **named: str) -> None:
     """Audit a classifier: how easily are its explanations manipulated? Without options, that of the digits."""
+    from attrobust.audit import examples
     from attrobust.notebook import reproduce
 
     given = _parameters_of(pairs) | {name: value for name, value in named.items() if value}
     if example and "model" in given:
         raise ValueError(f"example is {example!r} beside model {given['model']!r}; an audit is of one: leave one out")
-    given |= {"model": f"example:{example}"} if example else {}
+    given = examples.SUITED.get(example, {}) | given | ({"model": f"example:{example}"} if example else {})
     reproduce.audit(out=out, overrides=given, say=click.echo)
 
 

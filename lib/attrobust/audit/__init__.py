@@ -5,13 +5,15 @@ model      a classifier out of your code (functions) or a folder of transformers
 images     your pictures
 measured   one map under attack, beside noise and other images
 batches    all maps on all pictures, resumable
+certificate what no attack can break, where that is known
 examples   networks with pictures to try it on
 retraining copies that are trained on, audited as the network was
 advice     what follows, each sentence with its number
 """
 
 from attrobust.audit.advice import Advice, advise
-from attrobust.audit.batches import Audited, audited, fitting, remembered, rows_of_attention
+from attrobust.audit.batches import Audited, audited, fitting, leaders_of, remembered, rows_of_attention
+from attrobust.audit.certificate import certified
 from attrobust.audit.examples import EXAMPLES, example
 from attrobust.audit.images import Pictures, load_images
 from attrobust.audit.maps import NAMES, feature_maps, maps_of
@@ -23,7 +25,7 @@ from attrobust.audit.retraining import WAYS, Retrained, after_training, retrain,
 
 __all__ = [
     "EXAMPLES", "MEASURES", "NAMES", "WAYS", "Advice", "Attacked", "Audited", "Classifier", "Opened", "Pictures",
-    "Retrained", "advise", "after_training", "attacked", "attended", "audited", "check_classes", "example",
-    "feature_maps", "fitting", "load_images", "load_model", "maps_of", "opened", "panels", "remembered", "retrain",
-    "retrained", "rows_of_attention", "summary", "turns", "ways_compared", "worth", "write",
+    "Retrained", "advise", "after_training", "attacked", "attended", "audited", "certified", "check_classes",
+    "example", "feature_maps", "fitting", "leaders_of", "load_images", "load_model", "maps_of", "opened", "panels",
+    "remembered", "retrain", "retrained", "rows_of_attention", "summary", "turns", "ways_compared", "worth", "write",
 ]  # fmt: skip

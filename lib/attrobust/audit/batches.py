@@ -4,7 +4,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -15,8 +15,9 @@ from torch import nn
 from tqdm import tqdm
 
 from attrobust import attacks, checks
+from attrobust.attacks.audit import FAILING
 from attrobust.attributions.importance import unwrapped
-from attrobust.audit.measured import ATTACK, FEW, MEASURES, attacked, attended
+from attrobust.audit.measured import ATTACK, FEW, MEASURES, Attacked, attacked, attended
 from attrobust.balls import Ball
 from attrobust.experiments import explanations
 from attrobust.experiments.store import Store
@@ -65,7 +66,8 @@ def audited(
         named: what the network is called where its weights say all of it; "" for one whose code may change, too: then
             its answers to all pictures enter the name under which they are stored.
         batch: pictures at a time; 0 for a power of two that fits in free memory. Batch by batch it is decided whether a
-            map is climbed through smooth twins, or refused.
+            map is climbed through smooth twins, or cannot be climbed: pictures of such a batch are not attacked (NaN),
+            and if they are more than a fifth of all, the map is refused.
         say: takes a line of progress with the time that remains.
 
     A map that cannot be climbed is no robust one: it is refused, with the reason, and the others go on.
@@ -84,7 +86,7 @@ def audited(
     others, made = x[others_of(answers.argmax(1))], _made(model, answers, named)
     began, done, total = time.monotonic(), 0, len(groups) * len(maps)
     for name, attribution in maps.items():
-        rows, images = [], []
+        rows, images, blind = [], [], 0
         for group in groups:
             pair = x[group], others[group]
             try:
@@ -92,7 +94,13 @@ def audited(
                 config = {"model": made, "x": [*map(_bytes, pair)], "map": told, "ball": ball, "k": k, "seed": seed}
                 key = digest(config | {"effort": effort, "functions": [attacked, attacks.auto]})
                 how = {"ball": ball, "k": k, "effort": effort, "generator": torch.Generator().manual_seed(seed)}
-                table, arrays = _stored(store, key) or _attacked(store, key, model, *pair, attribution, **how)
+                try:
+                    table, arrays = _stored(store, key) or _attacked(store, key, model, *pair, attribution, **how)
+                except attacks.BlindError:
+                    blind += len(group)
+                    if blind > FAILING * len(x):
+                        raise
+                    table, arrays = _not_attacked(model, *pair, attribution, **how)
             except ValueError as error:  # BlindError, and what else a map may be refused for
                 result.refused[name] = str(error)
                 done += len(groups) - len(rows)
@@ -214,11 +222,24 @@ def _attacked(
     found = attacked(model, x, attribution, others=others, **how)
     told = found.table[(found.table["compared"] == ATTACK) & found.table["top_k"].notna()]
     index = told.sort_values("top_k", kind="stable")["image"].to_numpy(copy=True)[:KEPT]
-    tensors = {"x": x, "at": found.x, "clean": found.clean, "moved": found.moved}
-    arrays = {name: t.detach().cpu().numpy()[index] for name, t in tensors.items()} | {"index": index}
+    arrays = _arrays(found, x, index)
     store.put_arrays("worst", key, arrays)
     store.put_table("attacked", key, found.table)
     return found.table, arrays
+
+
+def _not_attacked(
+    model: nn.Module, x: Images, others: Images, attribution: Attribution, *, effort: attacks.Effort, **how: object
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Rows of a batch whose maps cannot be climbed: those of noise and other images; NaN for the attack."""
+    found = attacked(model, x, attribution, others=others, effort=replace(effort, steps=0, draws=1, walk=0), **how)
+    found.table.loc[found.table["compared"] == ATTACK, [*MEASURES, "output", "kept"]] = float("nan")
+    return found.table, _arrays(found, x, np.array([], dtype=int))
+
+
+def _arrays(found: Attacked, x: Images, index: np.ndarray) -> dict[str, np.ndarray]:
+    tensors = {"x": x, "at": found.x, "clean": found.clean, "moved": found.moved}
+    return {name: t.detach().cpu().numpy()[index] for name, t in tensors.items()} | {"index": index}
 
 
 def _stored(store: Store, key: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]] | None:

@@ -52,6 +52,14 @@ EXAMPLES: dict[str, Callable[[], tuple[nn.Module, Pictures]]] = {
     "digits": digits, "photo": photo, "vit": clothes.vit, "vit-swapped": clothes.swapped,
 }  # fmt: skip
 
+#: Parameters of notebook 09 under which an example takes minutes, where the command is given no others.
+SUITED: dict[str, dict[str, object]] = {
+    "photo": {
+        "n_pictures": 4, "maps": ["saliency", "grad_cam"], "radius": 4.0, "curve_radii": [4.0],
+        "objectives": ["unseat"], "betas": [10.0], "batch": 1,
+    },
+}  # fmt: skip
+
 #: Data sets on whose training images copies of an example are trained where none is named: where that takes seconds.
 TRAINED_ON = {"digits": "digits"}
 

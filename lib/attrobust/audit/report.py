@@ -1,6 +1,7 @@
 """What an audit leaves in its folder beside the notebook: numbers as JSON and CSV, the worst pictures."""
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
+from torch import nn
 
-from attrobust import claims
+from attrobust import attributions, claims
 from attrobust.audit.advice import Advice
 from attrobust.audit.batches import Audited
 from attrobust.audit.measured import ATTACK, MEASURES
@@ -66,23 +69,45 @@ def write(
     return written
 
 
-def panels(audited: Audited, name: str, names: Sequence[str], *, most: int = 4) -> dict:
+def panels(
+    audited: Audited, name: str, names: Sequence[str], *, model: nn.Module,
+    classes: Sequence[str] | Mapping[int, str] = (), most: int = 4,
+) -> dict:  # fmt: skip
     """The worst pictures of a map for `figures.pixels`: picture, its map, the change amplified, the map after it.
 
-    Channels are averaged in pictures and summed in maps.
+    Below each picture stand the class that the model predicts, in words where `classes` has them, and its probability.
+    Photographs (three channels) come with the importance of each pixel, others with the sum of the map's channels.
     """
     worst, found = audited.worst[name], {}
+    device = next(itertools.chain(model.parameters(), model.buffers(), [torch.zeros(0)])).device
+    known = dict(classes) if isinstance(classes, Mapping) else dict(enumerate(classes))
     left = audited.table[(audited.table["map"] == name) & (audited.table["compared"] == ATTACK)].set_index("image")
+
+    def seen(x: np.ndarray) -> tuple[str, np.ndarray, str]:
+        with torch.no_grad():
+            sure, predicted = model(torch.from_numpy(x[None]).to(device)).softmax(1)[0].max(0)
+        said = f"{known.get(int(predicted), f'class {int(predicted)}')}, {float(sure):.2f}"
+        return (*_shown(x), said)
+
     for place, index in enumerate(worst["index"][:most]):
         row = f"{place + 1}: {names[index]}"
+        x, at, clean, moved = (worst[part][place] for part in ("x", "at", "clean", "moved"))
+        found[row, "picture"] = seen(x)
+        found[row, "its map"] = (*_mapped(clean, x), "")
+        found[row, f"change × {AMPLIFIED}"] = (*_shown((0.5 + AMPLIFIED * (at - x)).clip(0, 1)), "")
+        found[row, "picture attacked"] = seen(at)
         stays = f"{left.loc[index, 'top_k']:.0%} of the leaders stay"
-        change = 0.5 + AMPLIFIED * (worst["at"][place] - worst["x"][place]).mean(0)
-        found[row, "picture"] = ("image", worst["x"][place].mean(0), "")
-        found[row, "its map"] = ("signed", worst["clean"][place].sum(0), "")
-        found[row, f"change × {AMPLIFIED}"] = ("image", change.clip(0, 1), "")
-        found[row, "picture attacked"] = ("image", worst["at"][place].mean(0), "same class")
-        found[row, "map attacked"] = ("signed", worst["moved"][place].sum(0), stays)
+        found[row, "map attacked"] = (*_mapped(moved, x), stays)
     return found
+
+
+def _shown(x: np.ndarray) -> tuple[str, np.ndarray]:
+    return ("photograph", x) if len(x) == 3 else ("image", x.mean(0))
+
+
+def _mapped(values: np.ndarray, x: np.ndarray) -> tuple[str, np.ndarray]:
+    importance = attributions.pixelwise(torch.from_numpy(values)[None])[0].numpy()
+    return ("importance", importance) if len(x) == 3 else ("signed", values.sum(0))
 
 
 def _plain(value: object) -> object:

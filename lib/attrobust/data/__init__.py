@@ -14,13 +14,14 @@ from torch import Tensor
 from attrobust import checks
 from attrobust.data import files, two_digits
 from attrobust.data.files import DataError, candidates, download, find, holds, locate, not_found, places
-from attrobust.data.photographs import PHOTOGRAPHS, photographs
+from attrobust.data.photographs import PHOTOGRAPHS, labelled_photographs, photographs
 from attrobust.data.sources import SOURCES, fingerprint
 from attrobust.shapes import Images, Labels
 from attrobust.versions import versioned
 
 __all__ = ["NAMES", "PHOTOGRAPHS", "DataError", "Dataset", "Examples", "available", "balanced", "download_size"]
-__all__ += ["fetch", "fingerprint", "held_out", "image_shape", "load", "photographs", "places"]
+__all__ += ["fetch", "fingerprint", "held_out", "image_shape", "labelled_photographs", "load", "photographs"]
+__all__ += ["places"]
 
 NAMES = tuple(SOURCES)
 

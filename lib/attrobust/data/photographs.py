@@ -1,10 +1,13 @@
-"""Seven photographs, out of packages that carry them, as an ImageNet network sees them.
+"""Photographs, out of packages that carry them, as an ImageNet network sees them: seven to show, twenty to count with.
 
 Each is read from the installed package, cut to a centred square and resized; nothing is downloaded.
 """
 
 from collections.abc import Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +15,7 @@ import torch
 from PIL import Image
 
 from attrobust import checks
-from attrobust.shapes import Images
+from attrobust.shapes import Images, Labels
 
 
 class Photograph(NamedTuple):
@@ -26,6 +29,7 @@ class Photograph(NamedTuple):
     credit: str  # who made it, under which licence
 
 
+_EXTRA = "pip install attrobust[photos]"
 _CC_BY, _UNSTATED = "CC BY 2.0", "Nera Nesic and others, Middlebury 2014 stereo benchmark, no licence stated"
 PHOTOGRAPHS: dict[str, Photograph] = {
     "cat": Photograph(
@@ -65,16 +69,33 @@ def photographs(names: Sequence[str] = tuple(PHOTOGRAPHS), *, side: int = 224) -
         raise ValueError(f"names is empty; it must hold some of {', '.join(PHOTOGRAPHS)}")
     for name in names:
         checks.one_of("a name of names", name, PHOTOGRAPHS)
-    return torch.stack([_square(PHOTOGRAPHS[name], side) for name in names])
+    return torch.stack([_square(_file(PHOTOGRAPHS[name]), side) for name in names])
 
 
-def _square(photograph: Photograph, side: int) -> torch.Tensor:
+def labelled_photographs(*, side: int = 224) -> tuple[Images, Labels]:
+    """Twenty photographs of ImageNet that come with foolbox, cut and resized alike, and their classes of ImageNet-1k.
+
+    They say whether a network sees photographs as it should; they belong to their photographers and are shown nowhere.
+    An ImportError says if foolbox lacks.
+    """
+    checks.count("side", side)
+    found = find_spec("foolbox")  # its data alone: none of its code is run
+    if found is None:
+        raise ImportError(f"labelled photographs come with foolbox; install it by {_EXTRA}")
+    paths = sorted(Path(found.submodule_search_locations[0], "data").glob("imagenet_*_*.jpg"))
+    labels = torch.tensor([int(path.stem.split("_")[2]) for path in paths])
+    return torch.stack([_square(path, side) for path in paths]), labels
+
+
+def _file(photograph: Photograph) -> Traversable:
     package, *folders = photograph.place.split("/")
     try:
-        path = resources.files(package).joinpath(*folders, photograph.file)
+        return resources.files(package).joinpath(*folders, photograph.file)
     except ModuleNotFoundError as error:
-        extra = "pip install attrobust[photos]"
-        raise ImportError(f"{photograph.file} comes with {photograph.package}; install it by {extra}") from error
+        raise ImportError(f"{photograph.file} comes with {photograph.package}; install it by {_EXTRA}") from error
+
+
+def _square(path: Traversable, side: int) -> torch.Tensor:
     with path.open("rb") as file, Image.open(file) as opened:
         image = opened.convert("RGB")
     edge, (width, height) = min(image.size), image.size

@@ -9,17 +9,24 @@ from matplotlib.figure import Figure
 
 from attrobust.figures.style import COLORS, bare, drawing, label
 
+#: Maps of so many pixels have full colour at this quantile of their sizes; smaller ones at the largest.
+LARGE, MOST = 10_000, 0.99
+
 
 def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.DataFrame:
     """Tidy table of a picture grid, one row per pixel: row, column, kind, caption, i, j, value.
 
     `panels` goes from (row, column) to (kind, values of shape (height, width), caption); kind is "image" (grey, 0 to
-    1), "signed" (blue negative, red positive, scaled per panel) or "importance" (dark = large, per panel).
+    1), "signed" (blue negative, red positive, scaled per panel) or "importance" (dark = large, per panel). A
+    "photograph" has values of shape (3, height, width), and a row for each of its channels, which the column `channel`
+    counts.
     """
     parts = []
     for (row, column), (kind, values, caption) in panels.items():
-        i, j = np.indices(values.shape)
+        i, j = np.indices(values.shape)[-2:]
         numbers = {"i": i.ravel(), "j": j.ravel(), "value": values.ravel().astype(float)}
+        if kind == "photograph":
+            numbers["channel"] = np.indices(values.shape)[0].ravel()
         parts.append(pd.DataFrame({"row": row, "column": column, "kind": kind, "caption": caption} | numbers))
     names = ["row", "column", "kind", "caption", "i", "j", "value"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
@@ -42,10 +49,15 @@ def pictures(table: pd.DataFrame) -> Figure:
         if panel.empty:
             continue
         axis.set_xlabel(panel["caption"].fillna("").astype(str).iloc[0], fontsize=7)
+        if (kind := panel["kind"].iloc[0]) == "photograph":
+            shape = int(panel["i"].max()) + 1, int(panel["j"].max()) + 1, 3
+            ordered = panel.sort_values(["i", "j", "channel"], kind="stable")
+            axis.imshow(ordered["value"].to_numpy(dtype=float).reshape(shape).clip(0, 1), interpolation="nearest")
+            continue
         values = panel.pivot(index="i", columns="j", values="value").to_numpy()
-        largest = np.abs(values).max() or 1.0
+        largest = np.quantile(np.abs(values), 1 if values.size < LARGE else MOST) or 1.0
         looks = {"image": ("gray", 0, 1), "signed": ("RdBu_r", -largest, largest), "importance": ("Greys", 0, largest)}
-        colors, low, high = looks[panel["kind"].iloc[0]]
+        colors, low, high = looks[kind]
         axis.imshow(values, interpolation="nearest", cmap=colors, vmin=low, vmax=high)
     return figure
 

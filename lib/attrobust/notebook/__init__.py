@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 from IPython import display
 
-from attrobust import audit, checks, data, experiments, models, training
+from attrobust import attacks, audit, checks, data, experiments, models, training
 from attrobust.attacks.streams import stochastic
 from attrobust.experiments.store import Store, place_for
 from attrobust.studies import explicit_regularizers, interpretable_gradients
@@ -31,9 +31,12 @@ MAY_BE_EMPTY += (
     "other_recipes",
     "base_networks",
     "photographs",
+    "shown_photographs",
     "relu_methods",
     "strong_networks",
     "further_arms",
+    "explained_arms",
+    "queried_arms",
     "truth_arms",
     "pilot_seeds",
     "mean",
@@ -71,7 +74,9 @@ CHOICES |= {"maps": tuple(dict.fromkeys((*CHOICES["other_maps"], *audit.NAMES)))
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
 CHOICES |= {"readout": tuple(experiments.READOUTS)}
 CHOICES |= {"trainings": audit.WAYS}
-CHOICES |= {"photographs": tuple(data.PHOTOGRAPHS)}
+CHOICES |= {"photo_maps": audit.NAMES}
+CHOICES |= dict.fromkeys(("photographs", "shown_photographs"), tuple(data.PHOTOGRAPHS))
+CHOICES |= {"objectives": tuple(attacks.CLIMBABLE)}
 CHOICES |= {"protected_networks": tuple(interpretable_gradients.STRENGTHS)}
 CHOICES |= dict.fromkeys(
     ("arms", "further_arms", "explained_arms", "queried_arms", "truth_arms"), tuple(interpretable_gradients.METHODS)
