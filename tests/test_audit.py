@@ -467,7 +467,12 @@ def test_within_the_certified_radius_no_attack_brings_the_cosine_below_its_floor
 )
 def test_another_activation_or_depth_has_no_certificate_and_the_reason_is_told(activation):
     x = cases.images(3)
-    for model in (cases.filled(cases.isolated(Two)(activation), 0), cases.conv()):
+
+    def of_tokens():
+        return nn.Sequential(nn.Flatten(2), nn.Linear(9, 4), nn.Softplus(), nn.Flatten(), nn.Linear(8, 3))
+
+    tokens = cases.filled(cases.isolated(of_tokens)(), 0)
+    for model in (cases.filled(cases.isolated(Two)(activation), 0), cases.conv(), tokens):
         radii, why = audit.certified(model, x)
         assert len(radii) == 0
         assert why.startswith("known only for two dense layers with softplus")
