@@ -43,8 +43,9 @@ def digits() -> tuple[nn.Module, Pictures]:
 def photo() -> tuple[nn.Module, Pictures]:
     """EfficientNet-Lite0 and seven photographs of 224 pixels, out of the packages of the extra `photos`."""
     model, x = models.EfficientNetLite0(), data.photographs()
-    labels = torch.tensor([photograph.label for photograph in PHOTOGRAPHS.values()])
-    return model, Pictures(x, labels, [*PHOTOGRAPHS], None)
+    words = {photograph.label: photograph.shows for photograph in PHOTOGRAPHS.values()}
+    classes = [words.get(label, f"class {label}") for label in range(1000)]
+    return model, Pictures(x, torch.tensor([*words]), [*PHOTOGRAPHS], classes)
 
 
 #: Networks with their pictures by name.
