@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from attrobust import attacks, attributions, audit, curvature, faithfulness
-from attrobust.audit import advice, batches
+from attrobust.audit import advice, batches, certificate
 from attrobust.balls import Ball
 from attrobust.experiments.store import Store
 from attrobust.models.readouts import predictions
@@ -223,6 +223,10 @@ def test_where_a_picture_of_six_cannot_be_climbed_it_alone_is_not_attacked_and_o
         assert told[advice.ATTACK].isna().tolist() == [True, *[False] * 5]
         assert told[[advice.NOISE, advice.OTHER]].notna().all()
         assert 0 not in result.worst["partly"]["index"]
+        noise = whole(cases.conv(), x, store, {"partly": partly}, batch=6).table.set_index(["compared", "image"])[
+            "top_k"
+        ]
+        assert told[advice.NOISE].to_numpy() == pytest.approx(noise[advice.NOISE].to_numpy(), abs=1e-9)
 
 
 def test_one_picture_is_refused_and_little_memory_leaves_one_at_a_time(store, monkeypatch):
@@ -446,8 +450,6 @@ class Two(nn.Module):
 
 
 def test_within_the_certified_radius_no_attack_brings_the_cosine_below_its_floor_and_far_beyond_one_does():
-    from attrobust.audit import certificate
-
     model, x = cases.filled(cases.isolated(Two)(nn.functional.softplus), 0), cases.images(6)
     radii, why = audit.certified(model, x)
     assert why == ""

@@ -94,17 +94,15 @@ def audited(
                 config = {"model": made, "x": [*map(_bytes, pair)], "map": told, "ball": ball, "k": k, "seed": seed}
                 key = digest(config | {"effort": effort, "functions": [attacked, attacks.auto]})
                 how = {"ball": ball, "k": k, "effort": effort, "generator": torch.Generator().manual_seed(seed)}
-                try:
-                    table, arrays = _stored(store, key) or _attacked(store, key, model, *pair, attribution, **how)
-                except attacks.BlindError:
-                    blind += len(group)
-                    if blind > FAILING * len(x):
-                        raise
-                    table, arrays = _not_attacked(model, *pair, attribution, **how)
+                table, arrays = _stored(store, key) or _attacked(store, key, model, *pair, attribution, **how)
             except ValueError as error:  # BlindError, and what else a map may be refused for
-                result.refused[name] = str(error)
-                done += len(groups) - len(rows)
-                break
+                blind += len(group)
+                if not isinstance(error, attacks.BlindError) or blind > FAILING * len(x):
+                    result.refused[name] = str(error)
+                    done += len(groups) - len(rows)
+                    break
+                how["generator"] = torch.Generator().manual_seed(seed)  # the noise of any batch
+                table, arrays = _not_attacked(model, *pair, attribution, **how)
             done += 1
             left = tqdm.format_interval((time.monotonic() - began) / done * (total - done))
             say(f"{name}: {int(group[-1]) + 1} of {len(x)} pictures, about {left} remain")

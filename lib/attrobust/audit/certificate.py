@@ -9,13 +9,13 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from attrobust import attributions
 from attrobust.models.readouts import predictions
 from attrobust.shapes import Images
-from attrobust.theory import certificates
+from attrobust.theory import certificates, duality
 
 #: The cosine that surely stays, and by how much of its own length a map may move for that.
 COSINE = 0.5
@@ -36,37 +36,25 @@ def certified(model: nn.Module, x: Images) -> tuple[np.ndarray, str]:
         >>> certified(net, torch.rand(5, 1, 2, 2))[0].shape
         (5,)
     """
-    none = "known only for two dense layers with softplus between them, and this network is none"
+    none = np.array([]), "known only for two dense layers with softplus between them, and this network is none"
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     sizes = [sum(p.numel() for p in one.parameters()) for one in (*layers, model)]
     if len(layers) != 2 or sizes[0] + sizes[1] != sizes[2] or layers[0].out_features != layers[1].in_features:
-        return np.array([]), none
-    first, head = layers
-    origin = torch.zeros_like(x[:1])
-    bias = _output(model, first, origin)
-    if bias is None or bias.ndim != 2:
-        return np.array([]), none
-    slopes = torch.autograd.functional.jacobian(lambda at: _output(model, first, at)[0], origin).flatten(1)
+        return none
+    try:
+        first, head = duality.first_dense(model, x), layers[1]
+    except ValueError:  # a layer that sees an image more than once, or none that runs
+        return none
+    bias = (first.extended @ first.matrix.T - x.flatten(1) @ first.jacobian.T)[0]
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
     for share in (0.0, 0.5, 1.0):
         at = x.lerp(noise, share)
         with torch.no_grad():
-            gap = head(F.softplus(at.flatten(1) @ slopes.T + bias)) - model(at)
-            if gap.abs().max() > ROUNDING * model(at).abs().max():
-                return np.array([]), none
+            logits, formula = model(at), head(F.softplus(at.flatten(1) @ first.jacobian.T + bias))
+        if (formula - logits).abs().max() > ROUNDING * logits.abs().max():
+            return none
     target = predictions(model, x)
-    weights = [layer.detach().double().cpu().numpy() for layer in (slopes, head.weight)]
+    weights = [layer.detach().double().cpu().numpy() for layer in (first.jacobian, head.weight)]
     bounds = {c: certificates.two_layer_constant(weights[0], weights[1][c]) for c in target.unique().tolist()}
     length = attributions.saliency(model, x, target).detach().flatten(1).norm(dim=1).double().cpu().numpy()
     return MOVE * length / np.array([bounds[c] for c in target.tolist()]), ""
-
-
-def _output(model: nn.Module, layer: nn.Module, x: Images) -> Tensor | None:
-    """What a layer gives while the model runs on images; None if it is not called."""
-    found: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
-    try:
-        model(x)
-    finally:
-        hook.remove()
-    return found[0] if found else None

@@ -1,7 +1,6 @@
 """What an audit leaves in its folder beside the notebook: numbers as JSON and CSV, the worst pictures."""
 
 import io
-import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from attrobust.audit.advice import Advice
 from attrobust.audit.batches import Audited
 from attrobust.audit.measured import ATTACK, MEASURES
 from attrobust.experiments.store import write_csv, write_npz
+from attrobust.models.watched import weights
 from attrobust.paths import write_bytes
 
 #: How much the change of a picture is amplified where it is shown.
@@ -70,8 +70,7 @@ def write(
 
 
 def panels(
-    audited: Audited, name: str, names: Sequence[str], *, model: nn.Module,
-    classes: Sequence[str] | Mapping[int, str] = (), most: int = 4,
+    audited: Audited, name: str, names: Sequence[str], *, model: nn.Module, classes: Sequence[str] = (), most: int = 4
 ) -> dict:  # fmt: skip
     """The worst pictures of a map for `figures.pixels`: picture, its map, the change amplified, the map after it.
 
@@ -79,15 +78,14 @@ def panels(
     Photographs (three channels) come with the importance of each pixel, others with the sum of the map's channels.
     """
     worst, found = audited.worst[name], {}
-    device = next(itertools.chain(model.parameters(), model.buffers(), [torch.zeros(0)])).device
-    known = dict(classes) if isinstance(classes, Mapping) else dict(enumerate(classes))
+    device = next((tensor.device for tensor in weights(model)), "cpu")
     left = audited.table[(audited.table["map"] == name) & (audited.table["compared"] == ATTACK)].set_index("image")
 
     def seen(x: np.ndarray) -> tuple[str, np.ndarray, str]:
         with torch.no_grad():
             sure, predicted = model(torch.from_numpy(x[None]).to(device)).softmax(1)[0].max(0)
-        said = f"{known.get(int(predicted), f'class {int(predicted)}')}, {float(sure):.2f}"
-        return (*_shown(x), said)
+        said = classes[predicted] if predicted < len(classes) else f"class {int(predicted)}"
+        return (*_shown(x), f"{said}, {float(sure):.2f}")
 
     for place, index in enumerate(worst["index"][:most]):
         row = f"{place + 1}: {names[index]}"
@@ -106,8 +104,9 @@ def _shown(x: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def _mapped(values: np.ndarray, x: np.ndarray) -> tuple[str, np.ndarray]:
-    importance = attributions.pixelwise(torch.from_numpy(values)[None])[0].numpy()
-    return ("importance", importance) if len(x) == 3 else ("signed", values.sum(0))
+    if len(x) == 3:
+        return "importance", attributions.pixelwise(torch.from_numpy(values)[None])[0].numpy()
+    return "signed", values.sum(0)
 
 
 def _plain(value: object) -> object:

@@ -19,9 +19,10 @@ from attrobust.data.sources import SOURCES, fingerprint
 from attrobust.shapes import Images, Labels
 from attrobust.versions import versioned
 
-__all__ = ["NAMES", "PHOTOGRAPHS", "DataError", "Dataset", "Examples", "available", "balanced", "download_size"]
-__all__ += ["fetch", "fingerprint", "held_out", "image_shape", "labelled_photographs", "load", "photographs"]
-__all__ += ["places"]
+__all__ = [
+    "NAMES", "PHOTOGRAPHS", "DataError", "Dataset", "Examples", "available", "balanced", "download_size", "fetch",
+    "fingerprint", "held_out", "image_shape", "labelled_photographs", "load", "photographs", "places",
+]  # fmt: skip
 
 NAMES = tuple(SOURCES)
 

@@ -23,10 +23,10 @@ def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.Dat
     """
     parts = []
     for (row, column), (kind, values, caption) in panels.items():
-        i, j = np.indices(values.shape)[-2:]
-        numbers = {"i": i.ravel(), "j": j.ravel(), "value": values.ravel().astype(float)}
-        if kind == "photograph":
-            numbers["channel"] = np.indices(values.shape)[0].ravel()
+        *channel, i, j = (index.ravel() for index in np.indices(values.shape))
+        numbers = {"i": i, "j": j, "value": values.ravel().astype(float)}
+        if channel:
+            numbers["channel"] = channel[0]
         parts.append(pd.DataFrame({"row": row, "column": column, "kind": kind, "caption": caption} | numbers))
     names = ["row", "column", "kind", "caption", "i", "j", "value"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
@@ -49,12 +49,12 @@ def pictures(table: pd.DataFrame) -> Figure:
         if panel.empty:
             continue
         axis.set_xlabel(panel["caption"].fillna("").astype(str).iloc[0], fontsize=7)
-        if (kind := panel["kind"].iloc[0]) == "photograph":
-            shape = int(panel["i"].max()) + 1, int(panel["j"].max()) + 1, 3
-            ordered = panel.sort_values(["i", "j", "channel"], kind="stable")
-            axis.imshow(ordered["value"].to_numpy(dtype=float).reshape(shape).clip(0, 1), interpolation="nearest")
+        kind = panel["kind"].iloc[0]
+        across = ["j", "channel"] if kind == "photograph" else "j"
+        values = panel.pivot(index="i", columns=across, values="value").sort_index(axis=1).to_numpy()
+        if kind == "photograph":
+            axis.imshow(values.reshape(len(values), -1, 3).clip(0, 1), interpolation="nearest")
             continue
-        values = panel.pivot(index="i", columns="j", values="value").to_numpy()
         largest = np.quantile(np.abs(values), 1 if values.size < LARGE else MOST) or 1.0
         looks = {"image": ("gray", 0, 1), "signed": ("RdBu_r", -largest, largest), "importance": ("Greys", 0, largest)}
         colors, low, high = looks[kind]
