@@ -21,10 +21,9 @@ INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.
 BENCH := build/bench-env
 RUN := OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m
 PYTEST := $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist load --maxschedchunk 1 --only '$(ONLY)'
-SLOW := slow or browser
 
 .DEFAULT_GOAL := help
-.PHONY: help env install reproduce figures data parameters lab test test-slow test-all gpu-check bench clean
+.PHONY: help env install reproduce figures data parameters lab test test-slow test-browser test-all gpu-check bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,11 +62,16 @@ test: env ## lint, import contract, unit laws, notebooks under nbval, smoke run 
 	@'$(VENV)/bin/lint-imports'
 	@$(PYTEST) $(MARKS)
 
-test-slow: env ## fresh environment, soak tests, browser tests
-	@$(PYTEST) -m '$(SLOW)'
+test-slow: env ## fresh environment, soak tests, then browser tests
+	@$(PYTEST) -m slow
+	@$(MAKE) --no-print-directory test-browser
 
-test-all: MARKS := -m ''
-test-all: test ## both in one run, which shares what both need
+test-browser: env ## pages and "Run all" in a real browser: it is timed, so that nothing runs beside it
+	@$(PYTEST) -n 0 -m browser
+
+test-all: MARKS := -m 'not browser'
+test-all: test ## all of them
+	@$(MAKE) --no-print-directory test-browser
 
 gpu-check: env ## on a graphics card: its numbers beside the processor's, times of ensembles, one headline cell
 	@$(RUN) pytest -q -n 4 -m gpu tests/test_gpu.py

@@ -88,6 +88,20 @@ def test_graphs_are_kept_as_long_as_memory_lasts():
     assert curvature.ParameterHessian(model, LOSS, x, y, chunk=2, keep_graph=True, memory=0).kept == 4
 
 
+def test_several_directions_share_the_graphs_that_are_built_again():
+    model, x, y = setting(n=8)
+    hessian = curvature.ParameterHessian(model, LOSS, x, y, chunk=2, keep_graph=False)
+    hessian.matvec(draw(1, hessian.size))  # the first also audits
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    before = hessian.products
+    found = hessian.matvec(draw(5, hessian.size))
+    assert len(calls) == 4
+    assert hessian.products == before + 5
+    assert torch.equal(found, curvature.ParameterHessian(model, LOSS, x, y, chunk=2).matvec(draw(5, hessian.size)))
+    assert hessian.matvec(draw(5, hessian.size)[:0]).shape == (0, hessian.size)
+
+
 def test_the_bytes_of_a_graph_grow_with_its_images():
     model, x, y = setting(n=8)
 

@@ -94,12 +94,14 @@ class _Hessian:
         for graph, _ in self._ready(1):
             yield [g.detach() for g in graph.gradients]
 
-    def _products(self, pieces: Callable[[int], Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
-        """Hessian times `pieces(i)` for every chunk i."""
+    def _products(self, pieces: Callable[[int], Sequence[Sequence[Tensor]]]) -> Iterator[list[Sequence[Tensor]]]:
+        """Hessian times each of `pieces(i)` for every chunk i, whose graph is built once at most."""
         for i, (graph, kept) in enumerate(self._ready(2)):
+            *first, last = pieces(i)
             with spoken():
-                product = graph.times(pieces(i), retain=kept)
-            yield product
+                products = [graph.times(vectors, retain=True) for vectors in first]
+                products.append(graph.times(last, retain=kept))
+            yield products
 
 
 class ParameterHessian(_Hessian):
@@ -183,7 +185,13 @@ class ParameterHessian(_Hessian):
             raise ValueError(
                 f"v has shape {tuple(v.shape)} and dtype {v.dtype}; it must be (any, {self.size}), of {self.dtype}"
             )
-        return torch.stack([self._one(row) for row in v])
+        shapes = [p.shape for p in self.parameters]
+        rows = [[piece.view(shape) for piece, shape in zip(row.split(self._sizes), shapes, strict=True)] for row in v]
+        self.products += len(rows)
+        total = torch.zeros_like(v)
+        for products in self._products(lambda _: rows) if rows else ():
+            total += torch.stack([torch.cat([part.flatten() for part in product]) for product in products])
+        return total
 
     def to_scipy(self) -> LinearOperator:
         """The same matrix as a scipy operator, for `scipy.sparse.linalg.eigsh` and its kin."""
@@ -194,14 +202,6 @@ class ParameterHessian(_Hessian):
             return self.matvec(rows)[0].cpu().numpy()
 
         return LinearOperator((self.size, self.size), matvec=matvec, rmatvec=matvec, dtype=dtype)
-
-    def _one(self, v: Tensor) -> Tensor:
-        self.products += 1
-        pieces = [piece.view_as(p) for piece, p in zip(v.split(self._sizes), self.parameters, strict=True)]
-        total = torch.zeros_like(v)
-        for product in self._products(lambda _: pieces):
-            total += torch.cat([part.flatten() for part in product])
-        return total
 
 
 class InputHessian(_Hessian):
@@ -247,7 +247,7 @@ class InputHessian(_Hessian):
             )
         self.products += 1
         parts = v.view(self.x.shape).split(self._chunk)
-        return torch.cat([product for (product,) in self._products(lambda i: [parts[i]])]).flatten(1)
+        return torch.cat([product for ((product,),) in self._products(lambda i: [[parts[i]]])]).flatten(1)
 
 
 def _saved_bytes(nodes: set[torch.autograd.graph.Node], inputs: Sequence[Tensor]) -> int:
