@@ -300,6 +300,15 @@ def test_a_map_that_is_safer_by_one_measure_alone_is_not_advised():
     assert told(table, "map").says.startswith("Keep saliency: no map is shown to be safer")
 
 
+@pytest.mark.parametrize(("shared", "begins"), [(0.3, "Use a"), (0.6, "Keep saliency: no map is shown")])
+def test_ranks_that_rise_under_attack_may_be_shared_as_much_more_and_not_beyond(shared, begins):
+    """Smoother networks have maps that are more alike all over: their ranks rise by what other pictures' ranks do."""
+    table = rows({"saliency": 0.3, "a": 0.5}, ranks={"saliency": 0.7, "a": 0.8})
+    other = (table["map"] == "a") & (table["compared"] == "other image")
+    table.loc[other, "spearman"] += shared - 0.2
+    assert told(table, "map").says.startswith(begins)
+
+
 def test_chance_alone_seldom_makes_advice():
     names = ["saliency", *"abcd"]
     found = [told(rows(dict.fromkeys(names, 0.3), seed=seed), "map") for seed in range(60)]

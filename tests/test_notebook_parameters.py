@@ -83,6 +83,12 @@ def test_parameters_handed_over_as_text_are_what_they_say(name):
     assert settings({name: str(GOOD[name])}) == {name: GOOD[name]}
 
 
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_channels_may_have_the_same_number(name):
+    cell = f"{name}: list[float] = []"
+    assert settings({name: "[0.5, 0.5, 0.5]"}, cell=cell) == {name: [0.5, 0.5, 0.5]}
+
+
 def test_one_name_stands_for_a_list_of_one():
     assert settings({"datasets": "digits"}) == {"datasets": ["digits"]}
     assert settings({"protocols": ("matched",)}) == {"protocols": ["matched"]}

@@ -1,8 +1,9 @@
 """What to do, from what was measured: each piece of advice has its number, and where nothing is shown none is given.
 
 A map is chosen on half of the pictures, its gain is told of the other half: the best of several would else look better
-than it is. What counts is how much of a map stays under attack *beyond* what the maps of two different pictures share,
-by leading pixels and by rank correlation: a map that is the same everywhere keeps everything and tells nothing.
+than it is. What counts is how much of a map stays under attack *beyond* what the maps of two different pictures share:
+a map that is the same everywhere keeps everything and tells nothing. By leading pixels that must surely rise; and rank
+correlation must agree, which is to rise under attack, and beyond what two pictures share not to fall.
 """
 
 from collections.abc import Iterable
@@ -19,9 +20,6 @@ from attrobust.faithfulness import RANDOM
 #: The share of leading pixels that must stay for a map to be called readable at a radius.
 READABLE = 0.5
 
-#: The measures that must agree before another map is advised.
-AGREEING = ("top_k", "spearman")
-
 
 class Advice(NamedTuple):
     """One sentence, and the number that it rests on: a mean over pictures with its 95 % interval."""
@@ -34,14 +32,13 @@ class Advice(NamedTuple):
     pictures: int
 
 
-def stays(table: pd.DataFrame, name: str, *, measure: str = "top_k") -> pd.Series:
-    """By picture, how much of a map stays under attack beyond what it has in common with another picture's map.
+def stays(table: pd.DataFrame, name: str, *, measure: str = "top_k", beyond: bool = True) -> pd.Series:
+    """By picture, how much of a map stays under attack; `beyond` what it has in common with another picture's map.
 
     Zero maps and pictures that no attack reached are left out.
     """
-    own = table[(table["map"] == name) & (table["zero"] == 0)]
-    wide = _wide(own, measure)
-    return (wide[ATTACK] - wide[OTHER]).dropna()
+    wide = _wide(table[(table["map"] == name) & (table["zero"] == 0)], measure)
+    return (wide[ATTACK] - wide[OTHER] * beyond).dropna()
 
 
 def _wide(table: pd.DataFrame, measure: str = "top_k") -> pd.DataFrame:
@@ -145,20 +142,31 @@ def _training(table: pd.DataFrame) -> Advice:
 def _best(table: pd.DataFrame, names: list[str]) -> tuple[str, str, dict[str, float]] | None:
     """The best rival of the first on one half of the pictures, and how they differ on the other half.
 
-    The word is "better" or "worse" where leading pixels and rank correlation agree, else "". None without a rival.
+    The word is "better" where by leading pixels surely more stays, and ranks under attack surely agree more without
+    falling, beyond what two pictures share; "worse" where both surely keep less beyond that; else "". None without a
+    rival.
     """
     first, *rivals = names
-    kept = {name: [stays(table, name, measure=measure) for measure in AGREEING] for name in names}
-    halves = [{n: [v[v.index % 2 == half] for v in both] for n, both in kept.items()} for half in (0, 1)]
-    many = {n for n in names if min(len(v) for half in halves for v in half[n]) >= 2}
+    leading, ranks, under = (
+        {name: stays(table, name, measure=measure, beyond=beyond) for name in names}
+        for measure, beyond in (("top_k", True), ("spearman", True), ("spearman", False))
+    )
+    many = {n for n in names if min(_half(kept[n], half).size for kept in (leading, ranks) for half in (0, 1)) >= 2}
     rivals = [name for name in rivals if name in many]
     if not rivals or first not in many:
         return None
-    best = max(rivals, key=lambda other: halves[0][other][0].mean())
-    pairs = zip(halves[1][best], halves[1][first], strict=True)
-    told, ranks = (estimate((other - own).dropna(), "value", "pictures") for other, own in pairs)
-    word = "better" if min(told["low"], ranks["low"]) > 0 else "worse" if max(told["high"], ranks["high"]) < 0 else ""
-    return best, word, told
+    best = max(rivals, key=lambda other: _half(leading[other], 0).mean())
+    told, beyond, plain = (
+        estimate(_half((kept[best] - kept[first]).dropna(), 1), "value", "pictures") for kept in (leading, ranks, under)
+    )
+    if told["low"] > 0 and plain["low"] > 0 and beyond["high"] >= 0:
+        return best, "better", told
+    return best, "worse" if max(told["high"], beyond["high"]) < 0 else "", told
+
+
+def _half(values: pd.Series, half: int) -> pd.Series:
+    """Every other picture: those that choose a map, 0, and those that its gain is told of, 1."""
+    return values[values.index % 2 == half]
 
 
 def _radius(curve: pd.DataFrame) -> Advice:

@@ -45,6 +45,9 @@ MAY_BE_EMPTY += (
     "maps",
 )
 
+#: Lists with a number for each channel, which may repeat one; in any other a value stands once.
+PER_CHANNEL = ("mean", "std")
+
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
     **dict.fromkeys((*SEEDS, "jobs", "size", "channels", "batch"), partial(checks.count, least=0)),
@@ -178,7 +181,7 @@ def _read(name: str, value: object, kind: str) -> object:
     if len(values) > LONGEST_LIST:
         raise ValueError(f"{name} holds {len(values)} values; at most {LONGEST_LIST} are accepted")
     read = [_one(name, v, inner) for v in values]
-    if any(v in read[:i] for i, v in enumerate(read)):
+    if name not in PER_CHANNEL and any(v in read[:i] for i, v in enumerate(read)):
         raise ValueError(f"{name} is {value!r}; every value must stand there once")
     return read
 
