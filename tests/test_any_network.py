@@ -197,8 +197,8 @@ class Trial:
             found = torch.autograd.grad(slope, h.parameters, eye, is_grads_batched=True, allow_unused=True)
         except RuntimeError:
             return h.matvec(eye)
-        blocks = [eye.new_zeros(h.size, p.numel()) if g is None else g for g, p in zip(found, h.parameters, strict=True)]
-        return torch.cat([block.flatten(1) for block in blocks], 1)
+        zeros = (eye.new_zeros(h.size, p.numel()) for p in h.parameters)
+        return torch.cat([none if g is None else g.flatten(1) for g, none in zip(found, zeros, strict=True)], 1)
 
     def loss(self, logits, y):
         return F.cross_entropy(logits, y, reduction="none")

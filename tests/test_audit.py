@@ -1,5 +1,6 @@
 """Laws of an audit: what is measured of each map, how it is resumed, and what advice may say."""
 
+import itertools
 import json
 from functools import partial
 from types import SimpleNamespace
@@ -258,6 +259,15 @@ def test_memory_is_told_by_what_is_kept_for_a_backward_pass_and_not_by_views_or_
         free = pictures * kept * batches.TIMES * rows / batches.FREE
         monkeypatch.setattr(batches.psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
         assert batches.fitting(Heavy(), x, EFFORT) == found
+
+
+def test_the_time_that_remains_counts_what_each_map_costs(store, monkeypatch):
+    ticks, lines = itertools.count(0, 10), []
+    monkeypatch.setattr(batches, "_seconds", lambda attribution, *_: 9.0 if attribution in dear else 1.0)
+    monkeypatch.setattr(batches, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    dear = [MAPS["input x gradient"]]
+    whole(cases.conv(), cases.images(4), store, say=lines.append)
+    assert [line.split("about ")[1] for line in lines] == ["01:30 remain", "00:00 remain"]
 
 
 # ------------------------------------------------------------------ advice

@@ -4,6 +4,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -84,7 +85,8 @@ def audited(
     )
     groups = torch.arange(len(x)).tensor_split(-(-len(x) // (batch or fitting(model, x, effort))))
     others, made = x[others_of(answers.argmax(1))], _made(model, answers, named)
-    began, done, total = time.monotonic(), 0, len(groups) * len(maps)
+    costs = {name: _seconds(attribution, model, x[:1]) for name, attribution in maps.items()}
+    began, done, total = time.monotonic(), 0.0, len(groups) * sum(costs.values())
     for name, attribution in maps.items():
         rows, images, blind = [], [], 0
         for group in groups:
@@ -99,11 +101,11 @@ def audited(
                 blind += len(group)
                 if not isinstance(error, attacks.BlindError) or blind > FAILING * len(x):
                     result.refused[name] = str(error)
-                    done += len(groups) - len(rows)
+                    done += (len(groups) - len(rows)) * costs[name]
                     break
                 how["generator"] = torch.Generator().manual_seed(seed)  # the noise of any batch
                 table, arrays = _not_attacked(model, *pair, attribution, **how)
-            done += 1
+            done += costs[name]
             left = tqdm.format_interval((time.monotonic() - began) / done * (total - done))
             say(f"{name}: {int(group[-1]) + 1} of {len(x)} pictures, about {left} remain")
             rows.append(table.assign(image=table["image"] + int(group[0])))
@@ -193,6 +195,17 @@ def leaders_of(attribution: Attribution, model: nn.Module, x: Images, leading: f
     """How many places of a map lead."""
     found = explanations.clean_maps(attribution, model, x[:1], predictions(model, x[:1]), 0)
     return max(1, round(leading * found[0, 0].numel()))
+
+
+def _seconds(attribution: Attribution, model: nn.Module, x: Images) -> float:
+    """What a map costs beside another, by the quicker of two tries, so that the time that remains can be told."""
+    tries = []
+    for _ in range(2):
+        began = time.perf_counter()
+        with suppress(ValueError):  # it is refused where it is attacked
+            explanations.clean_maps(attribution, model, x, predictions(model, x), 0)
+        tries.append(time.perf_counter() - began)
+    return min(tries)
 
 
 def _told(attribution: Attribution, model: nn.Module, x: Images) -> object:
