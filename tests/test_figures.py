@@ -10,7 +10,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import PIL.Image
-from attrobust import claims, figures
+from attrobust import claims, figures, paths
 from matplotlib.colors import to_rgba
 
 STEPS = [0.01, 0.1, 1.0]
@@ -447,6 +447,25 @@ def test_every_figure_has_its_numbers_beside_it_and_words_for_those_who_cannot_s
     with PIL.Image.open(target / "a_trend.png") as picture:
         assert picture.size[0] > 300
     assert (target / "a_trend.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_committed_figure_lends_its_pdf_to_the_same_picture_of_the_same_numbers_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "figures", tmp_path / "figures")
+    table, how = runs(), {"alt": "Sharpness.", "subfolder": "."}
+    committed = tmp_path / "figures" / "01_x"
+    figures.save(trends(table), committed, "a_trend", data=table, **how)
+    drawn = (committed / "a_trend.pdf").read_bytes()
+    (committed / "a_trend.pdf").write_bytes(b"%PDF committed")
+
+    def saved(shown, data):
+        figures.save(trends(shown), tmp_path / "out", "a_trend", data=data, **how)
+        return (tmp_path / "out" / "a_trend.pdf").read_bytes()
+
+    assert saved(table, table) == b"%PDF committed"
+    assert saved(table, table.assign(sharpness=1.0)) == drawn
+    assert saved(table.assign(sharpness=2 * table["sharpness"]), table) not in (drawn, b"%PDF committed")
+    (committed / "a_trend.pdf").unlink()
+    assert saved(table, table) == drawn
 
 
 def test_a_saved_figure_is_closed(tmp_path):

@@ -21,7 +21,7 @@ from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attrobust.paths import write_bytes
+from attrobust import paths
 
 _blind = sns.color_palette("colorblind")
 
@@ -232,25 +232,41 @@ def save(
     """Write <name>.png, <name>.pdf and <name>.csv into a subfolder, close the figure, return the picture for a cell.
 
     `folder` is the notebook's `out`, `name` a letter and words, `data` the numbers that were plotted, tidy, and `alt`
-    says what the figure shows to readers who cannot see it; it is kept in the picture's metadata.
+    says what the figure shows to readers who cannot see it; it is kept in the picture's metadata. A committed figure of
+    the same name, picture and numbers lends its PDF: to embed fonts takes as long as all the rest.
     """
     if not alt.strip():
         raise ValueError(f"alt of figure {name!r} is empty; it must say what the figure shows")
     if not len(data.columns):
         raise ValueError(f"data of figure {name!r} has no columns; it must hold the plotted numbers")
-    drawn, png, pdf = BytesIO(), BytesIO(), BytesIO()
+    drawn, png = BytesIO(), BytesIO()
     with style():
         if figure.stale:  # changed since it was drawn
             figure.draw_without_rendering()
     with style(), mpl.rc_context({"figure.constrained_layout.use": False}):
         figure.set_layout_engine(None)  # laid out once, which takes longer than to draw
         figure.savefig(drawn, format="png", metadata={"Software": None})
-        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        # A palette of 256 colours: a third of the size, no visible difference.
+        picture = PIL.Image.open(drawn).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
+        picture.save(png, format="png", optimize=True)
+        numbers = data.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
+        pdf = _lent(name, png.getvalue(), numbers) or _pdf(figure)
     plt.close(figure)
-    # A palette of 256 colours: a third of the size, no visible difference.
-    picture = PIL.Image.open(drawn).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
-    picture.save(png, format="png", optimize=True)
-    numbers = data.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
-    for suffix, content in ((".png", png.getvalue()), (".pdf", pdf.getvalue()), (".csv", numbers)):
-        write_bytes(Path(folder) / subfolder / f"{name}{suffix}", content)
+    for suffix, content in ((".png", png.getvalue()), (".pdf", pdf), (".csv", numbers)):
+        paths.write_bytes(Path(folder) / subfolder / f"{name}{suffix}", content)
     return Image(png.getvalue(), metadata={"alt": alt})
+
+
+def _pdf(figure: Figure) -> bytes:
+    drawn = BytesIO()
+    figure.savefig(drawn, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return drawn.getvalue()
+
+
+def _lent(name: str, png: bytes, numbers: bytes) -> bytes | None:
+    """The PDF of a committed figure with this name, these pixels and these numbers, if there is one."""
+    for picture in paths.figures.glob(f"*/{name}.png"):
+        pdf, table = picture.with_suffix(".pdf"), picture.with_suffix(".csv")
+        if pdf.is_file() and table.is_file() and (picture.read_bytes(), table.read_bytes()) == (png, numbers):
+            return pdf.read_bytes()
+    return None
