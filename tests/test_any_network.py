@@ -189,7 +189,7 @@ class Trial:
         assert abs(mass.value - float(values.sum())) <= 6 * mass.error + 1e-6 * float(values.abs().sum())
 
     def dense(self, h):
-        """The whole matrix in one batched pass, ten times faster; row by row where torch cannot batch an operation."""
+        """The whole matrix in one batched pass, which is faster; row by row where torch cannot batch an operation."""
         eye, mean = torch.eye(h.size).double(), self.loss(self.model(self.x), self.y).mean()
         how = {"allow_unused": True, "materialize_grads": True}
         slope = torch.cat([g.flatten() for g in torch.autograd.grad(mean, h.parameters, create_graph=True, **how)])

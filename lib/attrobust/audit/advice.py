@@ -2,8 +2,8 @@
 
 A map is chosen on half of the pictures, its gain is told of the other half: the best of several would else look better
 than it is. What counts is how much of a map stays under attack *beyond* what the maps of two different pictures share:
-a map that is the same everywhere keeps everything and tells nothing. By leading pixels that must surely rise; and rank
-correlation must agree, which is to rise under attack, and beyond what two pictures share not to fall.
+a map that is the same everywhere keeps everything and tells nothing. Of leading pixels, surely more must stay beyond
+it; rank correlation must surely rise under attack, and not be shown to fall beyond what two pictures share.
 """
 
 from collections.abc import Iterable
@@ -142,9 +142,8 @@ def _training(table: pd.DataFrame) -> Advice:
 def _best(table: pd.DataFrame, names: list[str]) -> tuple[str, str, dict[str, float]] | None:
     """The best rival of the first on one half of the pictures, and how they differ on the other half.
 
-    The word is "better" where by leading pixels surely more stays, and ranks under attack surely agree more without
-    falling, beyond what two pictures share; "worse" where both surely keep less beyond that; else "". None without a
-    rival.
+    The word is "better" by the rule above, "worse" where both measures surely keep less beyond what two pictures share,
+    else "". None without a rival.
     """
     first, *rivals = names
     leading, ranks, under = (
