@@ -3,6 +3,7 @@
 Tests run on several cores (`make test`), those marked `long` first, so that no core ends with a long one alone.
 """
 
+import gc
 import os
 
 # Tiny networks lose more time than they win on several threads.
@@ -12,8 +13,10 @@ import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
+import shapes
 
 # Before anything imports the package: its annotations become checks.
+jaxtyping.jaxtyped = shapes.made_once
 jaxtyping.install_import_hook("attrobust", "shapes.checked")
 
 hypothesis.settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=20)
@@ -51,6 +54,14 @@ def pytest_collection_modifyitems(config, items):
         (kept if selection.concerns(item.path, parameters, books) else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
+
+
+def pytest_collection_finish():
+    """What is there by now stays, and is not looked through again: half a second at each full collection."""
+    import torch  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

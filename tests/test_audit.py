@@ -293,6 +293,7 @@ def told(table, about, **options):
 def test_a_safer_map_is_advised_with_what_it_gains_on_pictures_that_did_not_choose_it():
     found = told(rows({"saliency": 0.3, "a": 0.5, "b": 0.35}), "map")
     assert found.says.startswith("Use a in place of saliency")
+    assert found.use == "a"
     assert found.low < 0.2 < found.high
     assert found.pictures == 20
 
@@ -300,6 +301,7 @@ def test_a_safer_map_is_advised_with_what_it_gains_on_pictures_that_did_not_choo
 def test_where_no_map_is_safer_none_is_advised():
     assert told(rows({"saliency": 0.5, "a": 0.3, "b": 0.2}), "map").says.startswith("Keep saliency: of a")
     wide = told(rows({"saliency": 0.3, "a": 0.31, "b": 0.3}, spread=0.3), "map")
+    assert wide.use == ""
     assert wide.says.startswith("Keep saliency: no map is shown to be safer")
     assert wide.low < 0 < wide.high
     assert told(rows({"saliency": 0.3}), "map").pictures == 0

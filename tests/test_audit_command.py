@@ -100,7 +100,7 @@ def test_copies_are_trained_on_pictures_of_ones_own_and_the_report_tells_what_be
 
 
 def test_a_killed_audit_keeps_what_is_finished_and_ends_as_one_that_was_not(folder):
-    mine = ["--model", "mine.py:build", "--pictures", "pictures", "-p", "size", "12", "-p", "batch", "3", *QUICK]
+    mine = ["--model", "mine.py:build", "--pictures", "pictures", "-p", "size", "12", "-p", "batch", "1", *QUICK]
     command = [sys.executable, "-m", "attrobust", "audit", *mine, "--out"]
     run([*command, "whole"], folder, check=True)
     running = subprocess.Popen([*command, "cut"], cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 from attrobust import attacks, attributions, audit, models, training
-from attrobust.audit import retraining
-from attrobust.audit.retraining import BEFORE, COST, DECAY, LEFT, PENALTY, PLAIN, SWAPPED
+from attrobust.audit import batches, retraining
+from attrobust.audit.retraining import ALIGNED, BEFORE, COST, DECAY, LEFT, PENALTY, PLAIN, SWAPPED
 from attrobust.balls import Ball
 from attrobust.experiments.store import Store
 from attrobust.models.readouts import predictions
@@ -70,7 +70,7 @@ def test_the_rung_that_is_taken_is_the_last_before_one_that_costs_too_much(digit
 def test_decay_alone_would_leave_the_share_of_the_weights_that_its_rung_names(digits):
     updates = 2 * (160 // 10)
     x, y = digits.training.x[:2], digits.training.y[:2]
-    rungs = list(retraining._rungs(DECAY, digits.model, x, y, 1 / (0.05 * updates)))
+    rungs = list(retraining._rungs(DECAY, digits.model, x, y, 1 / (0.05 * updates), 0))
     for left, (strength, beyond) in zip(LEFT, rungs, strict=True):
         assert beyond == {"weight_decay": strength}
         assert (1 - 0.05 * strength) ** updates == pytest.approx(left, rel=0.03)
@@ -78,11 +78,22 @@ def test_decay_alone_would_leave_the_share_of_the_weights_that_its_rung_names(di
 
 def test_the_penaltys_unit_makes_it_as_large_as_the_loss(digits):
     x, y = digits.training.x[:40], digits.training.y[:40]
-    rungs = dict(retraining._rungs(PENALTY, digits.model, x, y, math.nan))
+    rungs = dict(retraining._rungs(PENALTY, digits.model, x, y, math.nan, 0))
     at = x.clone().requires_grad_()
     losses = nn.functional.cross_entropy(digits.model(at), y, reduction="none")
     squares = torch.autograd.grad(losses.sum(), at)[0].flatten(1).square().sum(1)
     assert [*rungs][1] == pytest.approx(float((losses.mean() / squares.mean()).detach()), rel=1e-4)
+
+
+def test_a_copy_whose_gradients_are_aligned_turns_its_map_less_than_plain_sgd_does(digits):
+    found, x = copies(digits, ALIGNED, epochs=4), digits.pictures.x
+    moved = (x + 0.03 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    turned = {}
+    for way, one in found.items():
+        y = predictions(one.model, x)
+        clean, other = (attributions.saliency(one.model, at, y).flatten(1) for at in (x, moved))
+        turned[way] = 1 - torch.cosine_similarity(clean, other).mean()
+    assert turned[ALIGNED] < 0.9 * turned[PLAIN]
 
 
 def test_what_a_network_cannot_be_trained_with_comes_with_the_reason():
@@ -90,9 +101,10 @@ def test_what_a_network_cannot_be_trained_with_comes_with_the_reason():
         net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     x = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     y = (x.mean((1, 2, 3)) > 0.5).long()
-    found = {r.way: r for r in audit.retrain(net.eval(), x, y, ways=(PENALTY, SWAPPED, DECAY), **HOW)}
+    found = {r.way: r for r in audit.retrain(net.eval(), x, y, ways=(ALIGNED, PENALTY, SWAPPED, DECAY), **HOW)}
     assert found[PLAIN].model is not None
-    assert found[PENALTY].model is None and "BatchNorm" in found[PENALTY].why
+    for way in (ALIGNED, PENALTY):
+        assert found[way].model is None and "BatchNorm" in found[way].why
     assert found[SWAPPED].model is None and "cannot be swapped" in found[SWAPPED].why
 
 
@@ -133,6 +145,30 @@ def test_the_row_of_the_network_itself_is_what_an_audit_finds(digits):
     assert lines["attack"].iloc[0] == pytest.approx(alone[alone["compared"] == "attack"]["top_k"].mean())
 
 
+@pytest.mark.parametrize(("blind", "refused"), [(1, False), (2, True)])
+def test_a_picture_that_cannot_be_climbed_is_not_attacked_in_copies_either_and_of_many_the_way_is_refused(
+    digits, monkeypatch, blind, refused
+):
+    def partly(model, x, target):
+        maps = attributions.saliency(model, x, target)
+        return torch.where(x[:, :1, :1, :1] > 0.5, maps.detach(), maps)
+
+    x = digits.pictures.x[:6].clone()
+    x[:, 0, 0, 0] = (torch.arange(6) < blind).to(x)
+    monkeypatch.setattr(retraining, "maps_of", lambda *args, **how: ({"saliency": partly}, {}))
+    monkeypatch.setattr(batches, "fitting", lambda *args: 1)
+    own = {"train": digits.training.x, "labels": digits.training.y, "y": None, "ways": (), "name": "saliency"}
+    how = {"epochs": 1, "step_size": 0.05, "batch_size": 10, "radius": 8 / 255, "leading": 0.1, "readout": "logit"}
+    effort = attacks.Effort(steps=3, restarts=1)
+    table = audit.retrained(digits.model, x, {}, seed=0, effort=effort, **own, **how)
+    if refused:
+        assert table["why"].str.len().gt(20).all()
+        return
+    for way in (BEFORE, PLAIN):
+        told = table[(table["way"] == way) & (table["compared"] == "attack")].set_index("image")["top_k"]
+        assert told.isna().tolist() == [True, *[False] * 5]
+
+
 def compared(way, kept, *, images=40):
     """Rows of a way whose map keeps so much under attack, and shares nothing with another picture's."""
     told = {"attack": kept, "noise of the same size": 1.0, "other image": 0.0}
@@ -153,6 +189,7 @@ def test_training_is_advised_where_more_stays_and_only_there(after, begins):
     piece = audit.advise(own, retrained=pd.concat([own, noisy]))[-1]
     assert piece.about == "training"
     assert piece.says.startswith(begins)
+    assert piece.use == (DECAY if after > 0.5 else "")
     assert piece.value == pytest.approx(after - 0.5, abs=0.02)
 
 

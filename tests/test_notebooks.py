@@ -17,6 +17,7 @@ import yaml
 from attrobust import notebook, paths
 from attrobust.notebook import reproduce
 from attrobust.rows import IDENTITY
+from by_day import due
 from trees import contents, copy_tree, run
 
 BOOKS = sorted(paths.notebooks.glob("*.ipynb"))
@@ -218,13 +219,16 @@ def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path, book):
 
 
 @pytest.mark.slow
-@every_notebook
-def test_it_runs_on_its_own_rows_where_no_other_profile_has_left_claims(tmp_path, path):
-    tree = copy_tree(tmp_path, only=path.stem)
-    for claims in (tree / "figures" / path.stem).glob("claims_*.csv"):
-        claims.unlink()
-    how = ["--cwd", "notebooks", "-p", "out", str(tree / "build" / "alone"), "--no-progress-bar"]
-    run([sys.executable, "-m", "papermill", *how, f"notebooks/{path.name}", "-"], tree, check=True)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("slot", range(3))
+def test_it_runs_on_its_own_rows_where_no_other_profile_has_left_claims(tmp_path, slot):
+    """A notebook a slot and day; all with `EVERY=1`."""
+    for path in due(BOOKS, slot, 3):
+        tree = copy_tree(tmp_path / path.stem, only=path.stem)
+        for claims in (tree / "figures" / path.stem).glob("claims_*.csv"):
+            claims.unlink()
+        how = ["--cwd", "notebooks", "-p", "out", str(tree / "build" / "alone"), "--no-progress-bar"]
+        run([sys.executable, "-m", "papermill", *how, f"notebooks/{path.name}", "-"], tree, check=True)
 
 
 @pytest.mark.long
@@ -290,15 +294,19 @@ def concerned(changed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "book"), [(n, book) for n in ("full", "gpu") for book in concerned(beyond_smoke(n))])
-def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, name, book):
-    tree = copy_tree(tmp_path)
-    smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
-    merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in beyond_smoke(name).items()}
-    (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump(smoke | merged))
-    how = ["--profile", "smoke", "--only", book[:2], "--jobs", "1"]
-    done = run([sys.executable, "-m", "attrobust", "reproduce", *how], tree, check=True)
-    assert "left out 0" in done.stdout
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("slot", range(2))
+def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, slot):
+    """A notebook of profile full or gpu a slot and day; all with `EVERY=1`."""
+    every = [(name, book) for name in ("full", "gpu") for book in concerned(beyond_smoke(name))]
+    for name, book in due(every, slot, 2):
+        tree = copy_tree(tmp_path / f"{name} {book}")
+        smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
+        merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in beyond_smoke(name).items()}
+        (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump(smoke | merged))
+        how = ["--profile", "smoke", "--only", book[:2], "--jobs", "1"]
+        done = run([sys.executable, "-m", "attrobust", "reproduce", *how], tree, check=True)
+        assert "left out 0" in done.stdout, (name, book)
 
 
 def test_a_stored_row_can_be_reproduced():
@@ -378,14 +386,14 @@ def test_every_row_of_profile_full_is_named_by_what_its_notebook_asks_today(book
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("book", AUDITED)
-def test_three_rows_of_profile_full_drawn_by_the_day_can_be_trained_again(book):
-    """Each lies among its sisters, the same arm's other seeds: a network trained elsewhere is another draw of it."""
+def test_a_row_of_profile_full_drawn_by_the_day_can_be_trained_again(book):
+    """It lies among its sisters, the same arm's other seeds: a network trained elsewhere is another draw of it."""
     from attrobust import data
     from attrobust.experiments import measure
 
     _, lines, _, asked = _rows_of_full(book)
     there = pd.Series(sorted(name for name, (_, experiment, _) in asked.items() if data.available(experiment.dataset)))
-    for name in there.sample(3, random_state=date.today().toordinal()):
+    for name in there.sample(1, random_state=date.today().toordinal()):
         kind, experiment, measurement = asked[name]
         (model,), (fit,) = measure.train([experiment])
         _, found = measure.measure(experiment, measurement, model, fit)

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from attrobust import paths
+from by_day import due
 
 #: Portable kernels throughout: the farthest from a processor with wide vectors.
 PORTABLE = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
@@ -20,17 +21,21 @@ PRONE = [
     "curvature_engine", "attributions", "attributions_attention", "attributions_cam", "attributions_propagation",
     "models", "attention", "entropy",
 ]  # fmt: skip
+PARTS = [*(f"tests/test_{name}.py" for name in PRONE), "lib"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [*(f"tests/test_{name}.py" for name in PRONE), "lib"])
-def test_the_laws_hold_under_another_processors_instructions(part):
+@pytest.mark.parametrize("slot", range(4))
+@pytest.mark.timeout(5400)
+def test_the_laws_hold_under_another_processors_instructions(slot):
+    """A part a slot and day; all with `EVERY=1`, or by the whole suite under `ATEN_CPU_CAPABILITY=default`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", str(paths.root / part)],
-        cwd=paths.root, env=environment | PORTABLE, capture_output=True, text=True, timeout=850,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    for part in due(PARTS, slot, 4):
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", str(paths.root / part)],
+            cwd=paths.root, env=environment | PORTABLE, capture_output=True, text=True, timeout=850,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
 def test_the_setting_takes_hold():

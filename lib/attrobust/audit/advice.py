@@ -30,6 +30,7 @@ class Advice(NamedTuple):
     low: float
     high: float
     pictures: int
+    use: str = ""  # the map, or the way of training, that is to take the place of the one in use; empty for none
 
 
 def stays(table: pd.DataFrame, name: str, *, measure: str = "top_k", beyond: bool = True) -> pd.Series:
@@ -110,13 +111,14 @@ def _other(table: pd.DataFrame, names: list[str]) -> Advice:
     if found is None:
         return Advice("map", "No other map was audited on enough pictures to be advised.", np.nan, np.nan, np.nan, 0)
     best, word, told = found
-    if word == "better":
+    use = best if word == "better" else ""
+    if use:
         says = f"Use {best} in place of {first}: {told['value']:.0%} more of its leading pixels stay {_BEYOND}."
     elif word == "worse":
         says = f"Keep {first}: of {best}, the best of the others, fewer leading pixels stay {_BEYOND}."
     else:
         says = f"Keep {first}: no map is shown to be safer both by leading pixels and by rank correlation."
-    return Advice("map", says, **told)
+    return Advice("map", says, **told, use=use)
 
 
 _BEYOND = "under attack, beyond what two pictures share"
@@ -131,12 +133,13 @@ def _training(table: pd.DataFrame) -> Advice:
         return Advice("training", "No copy was audited on enough pictures to be advised.", np.nan, np.nan, np.nan, 0)
     best, word, change = found
     before, after = (told.loc[told["way"] == way, "accuracy"].iloc[0] for way in (ways[0], best))
-    if word == "better":
+    use = best if word == "better" else ""
+    if use:
         says = f"Train it on with {best}: {change['value']:.0%} more of the leading pixels of {name} stay {_BEYOND}"
         says += "." if np.isnan(before) else f"; accuracy {before:.3f} before, {after:.3f} after."
     else:
         says = f"No further training that was tried is shown to help {name}; the best was {best}."
-    return Advice("training", says, **change)
+    return Advice("training", says, **change, use=use)
 
 
 def _best(table: pd.DataFrame, names: list[str]) -> tuple[str, str, dict[str, float]] | None:

@@ -51,7 +51,7 @@ class Audited:
 @whole_products()
 def audited(
     model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, radius: float, leading: float,
-    effort: attacks.Effort, seed: int, store: Store, named: str = "", batch: int = 0,
+    effort: attacks.Effort, seed: int, store: Store | None = None, named: str = "", batch: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Audited:  # fmt: skip
     """Attack every map on all pictures.
@@ -63,7 +63,7 @@ def audited(
         radius: of the linf ball, in units of the pixel range.
         leading: share of a map's places that counts as leading, between 0 and 1.
         effort, seed: of the attack.
-        store: takes what is finished.
+        store: takes what is finished; None keeps nothing.
         named: what the network is called where its weights say all of it; "" for one whose code may change, too: then
             its answers to all pictures enter the name under which they are stored.
         batch: pictures at a time; 0 for a power of two that fits in free memory. Batch by batch it is decided whether a
@@ -227,15 +227,16 @@ def _ours(value: object) -> bool:
 
 
 def _attacked(
-    store: Store, key: str, model: nn.Module, x: Images, others: Images, attribution: Attribution, **how: object
+    store: Store | None, key: str, model: nn.Module, x: Images, others: Images, attribution: Attribution, **how: object
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """One batch, stored: its rows, and its worst pictures with their place in it."""
     found = attacked(model, x, attribution, others=others, **how)
     told = found.table[(found.table["compared"] == ATTACK) & found.table["top_k"].notna()]
     index = told.sort_values("top_k", kind="stable")["image"].to_numpy(copy=True)[:KEPT]
     arrays = _arrays(found, x, index)
-    store.put_arrays("worst", key, arrays)
-    store.put_table("attacked", key, found.table)
+    if store is not None:
+        store.put_arrays("worst", key, arrays)
+        store.put_table("attacked", key, found.table)
     return found.table, arrays
 
 
@@ -253,8 +254,8 @@ def _arrays(found: Attacked, x: Images, index: np.ndarray) -> dict[str, np.ndarr
     return {name: t.detach().cpu().numpy()[index] for name, t in tensors.items()} | {"index": index}
 
 
-def _stored(store: Store, key: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]] | None:
-    if not store.table_file("attacked", key):
+def _stored(store: Store | None, key: str) -> tuple[pd.DataFrame, dict[str, np.ndarray]] | None:
+    if store is None or not store.table_file("attacked", key):
         return None
     arrays = store.arrays("worst", key)
     return None if arrays is None else (store.table("attacked", key), arrays)

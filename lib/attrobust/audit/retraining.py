@@ -16,19 +16,23 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attrobust import attacks, checks, regularizers, swap, training
-from attrobust.audit.batches import answers_of, fitting, leaders_of, others_of, remembered
+from attrobust.attacks.streams import stochastic
+from attrobust.audit.batches import answers_of, audited, remembered
 from attrobust.audit.maps import maps_of
-from attrobust.audit.measured import ATTACK, FEW, NOISE, attacked
+from attrobust.audit.measured import ATTACK, FEW, NOISE
 from attrobust.audit.opened import Opened
-from attrobust.balls import Ball
 from attrobust.experiments.store import Store
 from attrobust.models.readouts import cross_entropy, predictions
 from attrobust.shapes import Images, Labels
 from attrobust.versions import versioned
 
 #: What copies are trained with. The first is the one that the others are held against.
-PLAIN, DECAY, PENALTY, SWAPPED = "plain SGD", "weight decay", "input gradient", "swapped attention"
-WAYS = (PLAIN, DECAY, PENALTY, SWAPPED)
+PLAIN, DECAY, ALIGNED, PENALTY, SWAPPED = (
+    "plain SGD", "weight decay", "gradient alignment", "input gradient", "swapped attention",
+)  # fmt: skip
+WAYS = (PLAIN, DECAY, ALIGNED, PENALTY, SWAPPED)
+#: Ways that are penalties: how `regularizers.PENALTIES` and a recipe call them.
+PENALTIES = {ALIGNED: "l2_cosine", PENALTY: "input_gradient"}
 #: The network before.
 BEFORE = "as it is"
 #: One in so many training images is held out; and how much accuracy on these a rung may cost.
@@ -89,7 +93,7 @@ def retrain(
         found = Retrained(way, None)
         try:
             begun = swap.attention(model, "gaussian") if way == SWAPPED else model
-            for strength, beyond in _rungs(way, model, x[held], y[held], 1 / (step_size * updates)):
+            for strength, beyond in _rungs(way, model, x[held], y[held], 1 / (step_size * updates), seed):
                 recipe = training.Recipe(step_size=step_size, batch_size=batch_size, epochs=epochs, **beyond)
                 one = _trained(begun, x[kept], y[kept], recipe, seed)
                 accuracy = float((predictions(one, x[held]) == y[held]).double().mean())
@@ -154,7 +158,7 @@ def retrained(
         model, x, name, readout: a classifier, pictures, and the map, as in `maps_of`; `maps` is not read.
         y: labels of the pictures, None if unknown.
         train, labels, ways, epochs, step_size, batch_size, seed, say: as in `retrain`.
-        radius, leading, effort: as in `audited`.
+        radius, leading, effort: as in `audited`, whose rule for pictures that cannot be climbed holds here, too.
 
     Returns:
         Rows of `attacked` with `way` (first `BEFORE`, the network itself), `map`, `strength`, `held_out` (accuracy on
@@ -169,30 +173,36 @@ def retrained(
             if found.model is None:
                 raise ValueError(found.why)
             attribution = maps_of(found.model, x, [name], readout=readout)[0][name]
-            table = _under_attack(found.model, x, attribution, Ball("linf", radius), leading, effort, seed)
+            under = {"radius": radius, "leading": leading, "effort": effort, "seed": seed}
+            attack = audited(found.model, x, {name: attribution}, **under)
+            if attack.refused:
+                raise ValueError(attack.refused[name])
         except ValueError as error:
             parts.append(pd.DataFrame([line | {"why": str(error)}]))
             continue
         right = math.nan if y is None else float((predictions(found.model, x) == y).double().mean())
-        parts.append(table.assign(**line, accuracy=right, why=""))
+        parts.append(attack.table.drop(columns=["map", "radius"]).assign(**line, accuracy=right, why=""))
         say(f"{found.way}: audited")
     return pd.concat(parts, ignore_index=True)
 
 
-def _rungs(way: str, model: nn.Module, x: Images, y: Labels, scale: float) -> Iterator[tuple[float, dict[str, object]]]:
+def _rungs(
+    way: str, model: nn.Module, x: Images, y: Labels, scale: float, seed: int
+) -> Iterator[tuple[float, dict[str, object]]]:
     """Strength and what the recipe says beyond plain SGD, the weakest first."""
     if way == DECAY:  # w <- (1 - step * decay) w leaves exp(-step * updates * decay)
         for strength in (-math.log(left) * scale for left in LEFT):
             yield strength, {"weight_decay": strength}
-    elif way == PENALTY:
-        parts = list(zip(x.split(FEW), y.split(FEW), strict=True))
+    elif way in PENALTIES:
+        penalty, parts = regularizers.PENALTIES[PENALTIES[way]], list(zip(x.split(FEW), y.split(FEW), strict=True))
+        drawn = {"generator": torch.Generator().manual_seed(seed)} if stochastic(penalty) else {}
         with torch.no_grad():
             loss = torch.cat([cross_entropy(model, *part) for part in parts]).mean()
-        unit = float(loss / torch.cat([regularizers.input_gradient(model, *part).detach() for part in parts]).mean())
+        unit = float(loss / torch.cat([penalty(model, *part, **drawn).detach() for part in parts]).mean())
         if not 0 < unit < math.inf:
-            raise ValueError("the input gradient of the loss is zero or not finite on the held out images")
+            raise ValueError(f"the penalty of {way} is zero or not finite on the held out images")
         for strength in (times * unit for times in BESIDE):
-            yield strength, {"penalty": "input_gradient", "strength": strength}
+            yield strength, {"penalty": PENALTIES[way], "strength": strength}
     else:
         yield 0.0, {}
 
@@ -205,16 +215,3 @@ def _trained(model: nn.Module, x: Images, y: Labels, recipe: training.Recipe, se
             module.p = 0.0
     training.fit([trained], x, y, recipe, generators=[torch.Generator().manual_seed(seed)])
     return trained.eval().requires_grad_(False)
-
-
-def _under_attack(
-    model: nn.Module, x: Images, attribution: Callable, ball: Ball, leading: float, effort: attacks.Effort, seed: int
-) -> pd.DataFrame:
-    """`attacked` on all pictures, as many at a time as fit."""
-    beside, parts = x[others_of(answers_of(model, x).argmax(1))], []
-    how = {"ball": ball, "k": leaders_of(attribution, model, x, leading), "effort": effort}
-    for places in torch.arange(len(x)).split(fitting(model, x, effort)):
-        draws = torch.Generator().manual_seed(seed)
-        found = attacked(model, x[places], attribution, others=beside[places], generator=draws, **how).table
-        parts.append(found.assign(image=found["image"] + int(places[0])))
-    return pd.concat(parts).sort_values(["compared", "image"], ignore_index=True)
