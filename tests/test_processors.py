@@ -25,12 +25,12 @@ PARTS = [*(f"tests/test_{name}.py" for name in PRONE), "lib"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("slot", range(4))
+@pytest.mark.parametrize("slot", range(2))
 @pytest.mark.timeout(5400)
 def test_the_laws_hold_under_another_processors_instructions(slot):
     """A part a slot and day; all with `EVERY=1`, or by the whole suite under `ATEN_CPU_CAPABILITY=default`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    for part in due(PARTS, slot, 4):
+    for part in due(PARTS, slot, 2):
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", str(paths.root / part)],
             cwd=paths.root, env=environment | PORTABLE, capture_output=True, text=True, timeout=850,
