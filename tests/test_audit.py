@@ -213,20 +213,15 @@ def test_where_a_picture_of_six_cannot_be_climbed_it_alone_is_not_attacked_and_o
     x = cases.images(6)
     x[:, 0, 0, 0] = (torch.arange(6) < blind).to(x)
 
-    def partly(model, x, target):
-        maps = attributions.saliency(model, x, target)
-        return torch.where(x[:, :1, :1, :1] > 0.5, maps.detach(), maps)
-
-    result = whole(cases.conv(), x, store, {"partly": partly}, batch=1)
+    result = whole(cases.conv(), x, store, {"partly": cases.partly_blind}, batch=1)
     assert set(result.refused) == ({"partly"} if refused else set())
     if not refused:
         told = result.table.set_index(["compared", "image"])["top_k"]
         assert told[advice.ATTACK].isna().tolist() == [True, *[False] * 5]
         assert told[[advice.NOISE, advice.OTHER]].notna().all()
         assert 0 not in result.worst["partly"]["index"]
-        noise = whole(cases.conv(), x, store, {"partly": partly}, batch=6).table.set_index(["compared", "image"])[
-            "top_k"
-        ]
+        at_once = whole(cases.conv(), x, store, {"partly": cases.partly_blind}, batch=6).table
+        noise = at_once.set_index(["compared", "image"])["top_k"]
         assert told[advice.NOISE].to_numpy() == pytest.approx(noise[advice.NOISE].to_numpy(), abs=1e-9)
 
 

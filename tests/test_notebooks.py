@@ -295,11 +295,10 @@ def concerned(changed):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("slot", range(1))
-def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path, slot):
-    """A notebook of profile full or gpu a slot and day; all with `EVERY=1`."""
+def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path):
+    """A notebook of profile full or gpu a day; all with `EVERY=1`."""
     every = [(name, book) for name in ("full", "gpu") for book in concerned(beyond_smoke(name))]
-    for name, book in due(every, slot, 1):
+    for name, book in due(every):
         tree = copy_tree(tmp_path / f"{name} {book}")
         smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
         merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in beyond_smoke(name).items()}

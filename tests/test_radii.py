@@ -11,6 +11,7 @@ from attrobust.experiments import measure
 from attrobust.experiments.experiment import CHOSEN
 
 CHOICES = (1, 2, 4, 8, 16, 24)
+SLOTS = 8 if os.environ.get("ALL_RADII") else 2
 
 
 def pilot(architecture, dataset, name, radii, seed):
@@ -28,7 +29,7 @@ def pilot(architecture, dataset, name, radii, seed):
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)  # sixteen gradients for each of an averaged map
-@pytest.mark.parametrize("nth", range(2))
+@pytest.mark.parametrize("nth", range(SLOTS))
 def test_radii_drawn_by_the_day_are_those_at_which_their_pilots_stand_nearest_to_six_tenths(nth):
     """Robustness falls with the radius, so that the neighbours decide; one averaged map and one other a day.
 
@@ -37,7 +38,7 @@ def test_radii_drawn_by_the_day_are_those_at_which_their_pilots_stand_nearest_to
     there = [place for place in experiments.RADII if place not in CHOSEN and data.available(place[1])]
     draw, dear = random.Random(date.today().toordinal()), [place for place in there if place[2] in experiments.AVERAGED]
     today = draw.sample(dear, 1) + draw.sample([place for place in there if place not in dear], 1)
-    drawn = there[nth::2] if os.environ.get("ALL_RADII") else [today[nth]]
+    drawn = there[nth::SLOTS] if os.environ.get("ALL_RADII") else [today[nth]]
     for place in drawn:
         literal = CHOICES.index(experiments.RADII[place])
         radii = CHOICES[max(0, literal - 1) : literal + 2]
