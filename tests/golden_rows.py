@@ -41,6 +41,7 @@ from attrobust import (
     training,
 )
 from attrobust.attacks import streams
+from attrobust.audit import trial
 from attrobust.balls import Ball
 from attrobust.experiments import explanations, measure
 from attrobust.studies import (
@@ -280,6 +281,14 @@ def trained_on() -> pd.DataFrame:
     return audit.retrained(network(e), x[:3], {}, seed=0, **how)
 
 
+def tried() -> pd.DataFrame:
+    """Another map and a copy of a network that is not trained, on four images, as if an audit had advised both."""
+    uses = {"map": "input_x_gradient", "training": "weight decay"}
+    advice = [audit.Advice(about, "", 0.0, 0.0, 0.0, 4, use) for about, use in uses.items()]
+    with mock.patch.object(trial, "advise", lambda *args, **how: advice):
+        return audit.followed(experiment(), 4, SMALL.effort, maps=["input_x_gradient"], network=network)
+
+
 MAPS = {"maps": explanations.compared(2, ("saliency", "raw_attention", "relevance"), ("logit", "log_probability"))}
 DROP_IN = {"n_train": 30, "n_attacked": 2, "epochs": 2, "step_size": 0.02, "radius": 8}
 DROP_IN |= {"most": 2, "last": 2, "margin": 0.01}
@@ -343,6 +352,7 @@ CASES: dict[str, Callable[[], object]] = {
     "attacked": audited,
     "worth": partial(looked_at, audit.worth),
     "retrained": trained_on,
+    "followed": tried,
     "turns": partial(looked_at, audit.turns),
     "attended": lambda: audit.attended(vit(), images(), {}, seed=0),
     "gradients_like": partial(of_students, interpretable_gradients.gradients_like, 3),

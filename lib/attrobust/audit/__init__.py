@@ -9,6 +9,7 @@ certificate what no attack can break, where that is known
 examples   networks with pictures to try it on
 retraining copies that are trained on, audited as the network was
 advice     what follows, each sentence with its number
+trial      what following it brings on pictures that an audit did not see
 """
 
 from attrobust.audit.advice import Advice, advise
@@ -22,10 +23,12 @@ from attrobust.audit.model import Classifier, check_classes, load_model
 from attrobust.audit.opened import Opened, opened
 from attrobust.audit.report import panels, summary, write
 from attrobust.audit.retraining import WAYS, Retrained, after_training, retrain, retrained, ways_compared
+from attrobust.audit.trial import followed
 
 __all__ = [
     "EXAMPLES", "MEASURES", "NAMES", "WAYS", "Advice", "Attacked", "Audited", "Classifier", "Opened", "Pictures",
     "Retrained", "advise", "after_training", "attacked", "attended", "audited", "certified", "check_classes",
-    "example", "feature_maps", "fitting", "leaders_of", "load_images", "load_model", "maps_of", "opened", "panels",
-    "remembered", "retrain", "retrained", "rows_of_attention", "summary", "turns", "ways_compared", "worth", "write",
+    "example", "feature_maps", "fitting", "followed", "leaders_of", "load_images", "load_model", "maps_of", "opened",
+    "panels", "remembered", "retrain", "retrained", "rows_of_attention", "summary", "turns", "ways_compared", "worth",
+    "write",
 ]  # fmt: skip

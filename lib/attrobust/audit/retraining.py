@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attrobust import attacks, checks, regularizers, swap, training
 from attrobust.attacks.streams import stochastic
@@ -60,15 +61,16 @@ def retrain(
     """Copies of a classifier, each trained on in its own way on the same images in the same order; it stays as it is.
 
     Args:
-        model: a classifier in eval mode. Dropout is off in its copies, whose gradients would be random otherwise.
+        model: a classifier in eval mode. In its copies dropout is off, whose gradients would be random otherwise, and
+            BatchNorm keeps its running statistics, so that each image is seen by itself.
         x, y: training images in [0, 1] with labels, enough for a batch beside those held out.
         ways: out of `WAYS`; plain SGD comes first whether it is named or not.
         epochs, step_size, batch_size: of the further training.
         seed: decides what is held out, and the order.
         say: takes a line a training.
 
-    A way that the network cannot be trained in (a penalty under BatchNorm, attention where there is none to swap), or
-    of which the lowest rung costs too much, comes without a model and with the reason.
+    A way that the network cannot be trained in (attention where there is none to swap), or of which the lowest rung
+    costs too much, comes without a model and with the reason.
 
     Raises:
         ValueError: for an unknown way, too few images, and a network that cannot be trained on by plain SGD.
@@ -145,7 +147,7 @@ def ways_compared(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-@versioned(1)
+@versioned(2)
 def retrained(
     model: nn.Module, x: Images, maps: dict, *, name: str, readout: str,
     train: Float[Tensor, "others channels height width"], labels: Int[Tensor, "others"],
@@ -209,9 +211,33 @@ def _rungs(
 
 def _trained(model: nn.Module, x: Images, y: Labels, recipe: training.Recipe, seed: int) -> nn.Module:
     """A copy, trained on, in eval mode."""
-    trained = copy.deepcopy(model).requires_grad_(True)
-    for module in trained.modules():
+    found = copy.deepcopy(model)
+    for module in found.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
+    trained = copy.deepcopy(found)
+    for name, module in list(trained.named_modules()):
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            trained.set_submodule(name, Settled(module))
+    trained.requires_grad_(True)
     training.fit([trained], x, y, recipe, generators=[torch.Generator().manual_seed(seed)])
-    return trained.eval().requires_grad_(False)
+    found.load_state_dict(trained.state_dict())
+    return found.eval().requires_grad_(False)
+
+
+class Settled(nn.Module):
+    """BatchNorm by its running statistics, which stay as they are while its weights train: of each image by itself."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        for name, parameter in norm.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """By torch's own formula, as in eval mode."""
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )

@@ -41,6 +41,7 @@ MAY_BE_EMPTY += (
     "pilot_seeds",
     "mean",
     "trainings",
+    "followed",
     "std",
     "maps",
 )
@@ -77,6 +78,7 @@ CHOICES |= {"maps": tuple(dict.fromkeys((*CHOICES["other_maps"], *audit.NAMES)))
 CHOICES |= {"transfer_maps": experiments.explaining("mlp", experiments.of_pixels())}
 CHOICES |= {"readout": tuple(experiments.READOUTS)}
 CHOICES |= {"trainings": audit.WAYS}
+CHOICES |= {"followed": tuple(f"{network} {activation}" for network in NETWORKS for activation in models.ACTIVATIONS)}
 CHOICES |= {"photo_maps": audit.NAMES}
 CHOICES |= dict.fromkeys(("photographs", "shown_photographs"), tuple(data.PHOTOGRAPHS))
 CHOICES |= {"objectives": tuple(attacks.CLIMBABLE)}
