@@ -17,7 +17,8 @@ from attrobust.experiments.explanations import (
 )
 from attrobust.experiments.keys import key, network
 from attrobust.experiments.measure import build, dataset, shown
-from attrobust.experiments.sweep import in_workers, none_here, run, table, tables, trained
+from attrobust.experiments.sweep import none_here, run, table, tables, trained
+from attrobust.experiments.workers import in_workers
 from attrobust.rows import Rows, join
 
 __all__ = [

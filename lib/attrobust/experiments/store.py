@@ -80,6 +80,7 @@ class Store:
         self.reused: set[str] = set()  # committed evidence was read instead
         self.left_out: Counter[str] = Counter()  # how many, by the reason
         (self.out / "progress.log").unlink(missing_ok=True)
+        paths.sweep(self.out)
 
     def committed_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
         """Rows that came with the repository, by key; the notebook's own stand before those of shared ones."""
@@ -102,6 +103,21 @@ class Store:
         """Write one row after its provenance; called by workers as soon as a run ends."""
         write_json(self.out / "provenance" / f"{key}.json", {"key": key, **made})
         write_json(self.out / "rows" / f"{key}.json", {"run": run, "attacked": list(attacked)})
+        self.failure(key).unlink(missing_ok=True)
+
+    def fail(self, key: str, what: str, trace: str) -> None:
+        """Keep the traceback of a run or table that failed, and say so in the progress log."""
+        write_bytes(self.failure(key), trace.encode())
+        self.report(f"!!! FAILED: {what}: {trace.rstrip().splitlines()[-1]} (all of it in {self.failure(key)})")
+
+    def failure(self, key: str) -> Path:
+        """Where the traceback of a run or table stands, if it failed when it was last tried."""
+        return self.out / "failed" / f"{key}.txt"
+
+    @property
+    def leases(self) -> Path:
+        """The folder of the leases of its runs and networks."""
+        return self.out / "leases"
 
     def gather(self, rows: Rows) -> None:
         """Write the rows of the notebook's grid to runs.csv and attacked.csv, and provenance.csv beside them."""
@@ -117,6 +133,7 @@ class Store:
     def put_table(self, name: str, key: str, table: pd.DataFrame) -> None:
         """Store a small table under the key of all it depends on."""
         write_csv(self.out / "tables" / f"{name}-{key}.csv", table)
+        self.failure(f"{name}-{key}").unlink(missing_ok=True)
 
     def table(self, name: str, key: str) -> pd.DataFrame:
         """A stored small table; a FileNotFoundError if it is not stored."""

@@ -1,12 +1,12 @@
 """Run what is missing of a grid, in worker processes, one thread each; store every row as it ends.
 
-Networks that differ only in their seed are one task, unless they would take turns anyway. Workers are kept (importing
-torch costs seconds); every run seeds its own generators, so a row depends neither on them nor on the runs before it.
+Networks that differ only in their seed are one task, unless they would take turns anyway. Every run seeds its own
+generators, so that a row depends neither on its worker nor on the runs before it. Sweeps that run at once on one store
+share its runs: each is leased to one of them, and read by the others.
 """
 
 import dataclasses
 import inspect
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +14,8 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-import joblib
 import pandas as pd
 import torch
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import nn
 from tqdm import tqdm
 
@@ -25,6 +23,7 @@ from attrobust import checks, data
 from attrobust.experiments import keys as keys_of
 from attrobust.experiments import schema
 from attrobust.experiments.experiment import Experiment, Measurement
+from attrobust.experiments.leases import leased
 from attrobust.experiments.measure import build, columns, measure, names, train
 from attrobust.experiments.store import (
     EvidenceError,
@@ -36,6 +35,7 @@ from attrobust.experiments.store import (
     remedy,
     rows_in,
 )
+from attrobust.experiments.workers import Failure, in_workers
 from attrobust.rows import ATTACKED, Rows
 from attrobust.training import Fit
 from attrobust.training.sgd import in_turns
@@ -68,16 +68,32 @@ def run(
     untaught = [(e, store, device) for e in teachers if not store.network_file(keys_of.network(e, device))]
     for done_there, _ in enumerate(in_workers(_prepared, untaught, jobs=jobs), start=1):
         store.report(f"teachers: {done_there}/{len(untaught)} trained")
-    total, done, began = len(experiments), len(found), time.monotonic()
-    for lines in in_workers(_run_group, [(g, measurement, store, device) for g in groups], jobs=jobs):
-        for line in lines:
-            done += 1
-            elapsed = time.monotonic() - began
-            so_far, left = map(tqdm.format_interval, (elapsed, elapsed / (done - len(found)) * (total - done)))
-            said = f"{done}/{total} runs, {so_far} elapsed, about {left} remaining · {line}"
-            store.report(said)
-            if show:
-                show(said)
+    total, done, failed, began = len(experiments), len(found), 0, time.monotonic()
+
+    def fell(failure: Failure, tasks: list[tuple]) -> None:
+        nonlocal failed
+        group = tasks[failure.index][0]
+        failed += len(group)
+        for e in group:
+            store.fail(keys[e], _called(e), failure.trace)
+
+    tasks = [(g, measurement, store, device) for g in groups]
+    for wait in (False, True):  # first what nobody else is at, then what others were at: they have stored it, or died
+        held = []
+        given = [(*task, wait) for task in tasks]
+        for lines, others in in_workers(_run_group, given, jobs=jobs, failed=partial(fell, tasks=given)):
+            held += [(others, measurement, store, device)] if others else []
+            for line in lines:
+                done += 1
+                elapsed = time.monotonic() - began
+                rate = elapsed / (done + failed - len(found))
+                so_far, left = map(tqdm.format_interval, (elapsed, rate * (total - done - failed)))
+                lost = f", {failed} failed" if failed else ""
+                said = f"{done}/{total} runs{lost}, {so_far} elapsed, about {left} remaining · {line}"
+                store.report(said)
+                if show:
+                    show(said)
+        tasks = held
     here, shared = rows_in([store.out], keys.values()), rows_in(store.beside, keys.values())
     found |= here
     present = [e for e in experiments if keys[e] in found]
@@ -140,8 +156,23 @@ def _groups(missing: Sequence[Experiment], store: Store, device: str) -> list[li
     return sorted(groups, key=lambda g: (-len(g) * g[0].epochs * g[0].n_train / g[0].batch_size, g[0].step_size))
 
 
-def _run_group(group: list[Experiment], measurement: Measurement, store: Store, device: str) -> list[str]:
-    """Train and store one task, but for networks stored already; a line of progress for each run."""
+def _run_group(
+    group: list[Experiment], measurement: Measurement, store: Store, device: str, wait: bool
+) -> tuple[list[str], list[Experiment]]:
+    """Train and store one task, but for networks stored already: a line for each run, and those that others are at."""
+    keys = {e: keys_of.key(e, measurement, device) for e in group}
+    with leased(store.leases, keys.values(), wait=wait) as mine:
+        others = [e for e in group if keys[e] not in mine]
+        there = {key for key, row in rows_in([store.out], mine).items() if not row.fault}
+        lines = [f"{_called(e)}: another sweep's" for e in group if keys[e] in there]
+        todo = [e for e in group if keys[e] in mine - there]
+        return lines + (_stored(todo, keys, measurement, store, device) if todo else []), others
+
+
+def _stored(
+    group: list[Experiment], keys: Mapping[Experiment, str], measurement: Measurement, store: Store, device: str
+) -> list[str]:
+    """Train and measure networks, store their rows; a line of progress for each."""
     began, lines = time.monotonic(), []
     known = {e: found for e in group if (found := _fitted(e, store, device))}
     new = [e for e in group if e not in known]
@@ -156,10 +187,13 @@ def _run_group(group: list[Experiment], measurement: Measurement, store: Store, 
         if e in new:
             store.save_weights(keys_of.network(e, device), model, dataclasses.asdict(fit))
         lasting, made = {**columns(e), **row}, provenance(seconds, device)
-        store.put(keys_of.key(e, measurement, device), lasting, attacked.to_dict("records"), made)
-        what = f"{e.dataset} {e.protocol} step {e.step_size:g} batch {e.batch_size} seed {e.seed}"
-        lines.append(f"{what}: {seconds:.1f} s")
+        store.put(keys[e], lasting, attacked.to_dict("records"), made)
+        lines.append(f"{_called(e)}: {seconds:.1f} s")
     return lines
+
+
+def _called(e: Experiment) -> str:
+    return f"{e.dataset} {e.protocol} step {e.step_size:g} batch {e.batch_size} seed {e.seed}"
 
 
 def _fitted(experiment: Experiment, store: Store, device: str) -> tuple[nn.Module, Fit] | None:
@@ -176,8 +210,11 @@ def _network(experiment: Experiment, store: Store, device: str) -> nn.Module:
     """The network of one experiment, in eval mode: a stored one, or one that is trained now, and stored."""
     if found := _fitted(experiment, store, device):
         return found[0]
-    networks, fits = train([experiment], device, network=partial(_network, store=store, device=device))
-    store.save_weights(keys_of.network(experiment, device), networks[0], dataclasses.asdict(fits[0]))
+    with leased(store.leases, [key := keys_of.network(experiment, device)], wait=True):
+        if found := _fitted(experiment, store, device):  # whoever was at it has stored it
+            return found[0]
+        networks, fits = train([experiment], device, network=partial(_network, store=store, device=device))
+        store.save_weights(key, networks[0], dataclasses.asdict(fits[0]))
     return networks[0]
 
 
@@ -239,15 +276,29 @@ def tables(
         store.leave_out(reason, n)
         print(f"!!! LEFT OUT: {n} networks, because {reason}")
     missing = [(key, task) for key, task in missing if key not in gone]
-    asked = inspect.signature(function).parameters.get("network")
+    n, asked = len(missing), inspect.signature(function).parameters.get("network")
     finds = asked is not None and asked.kind is asked.KEYWORD_ONLY
     given = {"network": partial(_on_processor, store=store)} if finds else {}
 
-    def compute(key: str, task: tuple) -> None:
-        store.put_table(name, key, function(*task, **given))
+    def compute(key: str, task: tuple, wait: bool) -> tuple | None:
+        """Nothing, or the task where another sweep is at it."""
+        with leased(store.leases, [called := f"{name}-{key}"], wait=wait) as mine:
+            if called in mine and not store.table_file(name, key):
+                store.put_table(name, key, function(*task, **given))
+        return None if called in mine else (key, task)
 
-    for done, _ in enumerate(in_workers(compute, missing, jobs=jobs), start=1):
-        store.report(f"{name}: {done}/{len(missing)} computed")
+    def fell(failure: Failure, tasks: list[tuple]) -> None:
+        key = tasks[failure.index][0]
+        store.fail(f"{name}-{key}", name, failure.trace)
+
+    done = 0
+    for wait in (False, True):
+        held, asked = [], [(*task, wait) for task in missing]
+        for other in in_workers(compute, asked, jobs=jobs, failed=partial(fell, tasks=asked)):
+            held += [other] if other else []
+            done += not other
+            store.report(f"{name}: {done}/{n} computed")
+        missing = held
     told = zip(keys, labels, strict=True)
     found = [store.table(name, key).assign(**label) for key, label in told if key not in gone]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
@@ -272,34 +323,3 @@ def none_here(datasets: Sequence[str]) -> str:
 
 def _not_here(dataset: str) -> str:
     return f"data set {dataset!r}, which is not on this machine"
-
-
-def in_workers(function: Callable, tasks: Iterable[tuple], *, jobs: int = 0) -> Iterable:
-    """Results of `function(*task)` as they finish, from one-thread worker processes that are kept for later."""
-    tasks = list(tasks)
-    if not tasks:
-        return
-    workers = jobs or joblib.cpu_count(only_physical_cores=False)
-    with joblib.parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1):
-        results = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")(
-            joblib.delayed(_alone)(os.getpid(), function, task) for task in tasks
-        )
-    try:
-        yield from results
-    except TerminatedWorkerError:
-        why = "a worker process was killed, most often for want of memory (fewer jobs need less)"
-        raise RuntimeError(f"{why}; the same command resumes where it stopped") from None
-
-
-def _alone(parent: int, function: Callable, task: tuple) -> object:
-    if parent not in (os.getpid(), os.getppid()):
-        os._exit(1)  # whoever asked was killed: a worker left behind must not go through the queue
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        # A single worker is this very process: its global generator and thread count are put back.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return function(*task)
-    finally:
-        torch.set_num_threads(threads)

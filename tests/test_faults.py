@@ -1,0 +1,224 @@
+"""Laws of sweeps that are disturbed: nothing finished is lost, nothing is half there, and the table is the same."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from attrobust import attacks, experiments, paths
+from attrobust.experiments import Experiment, Measurement, keys, sweep, workers
+from attrobust.experiments.leases import leased
+from attrobust.experiments.store import Store
+
+SMALL = Measurement(
+    radii=(8,), effort=attacks.Effort(steps=2, restarts=1), n_attacked=4, trace_products=6, curvature=False
+)
+STEPS = (0.05, 0.1, 0.2, 0.4)
+GRID = [Experiment("digits", step, 16, 2, 0, protocol="plateau", side=4, n_train=48) for step in STEPS]
+
+
+def run(folder, *, jobs=1, grid=GRID):
+    return experiments.run(grid, SMALL, store=Store("x", out=folder, committed=False), jobs=jobs)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("undisturbed"))
+
+
+def same(one, other):
+    return one.runs.equals(other.runs) and one.attacked.equals(other.attacked)
+
+
+def told(folder):
+    """The same sweep by one job, which notes each run that it measures."""
+    measure = sweep.measure
+
+    def noting(experiment, *more):
+        with (folder / "measured").open("a") as file:
+            file.write(f"{experiment.step_size}\n")
+        return measure(experiment, *more)
+
+    sweep.measure = noting
+    run(folder)
+
+
+def begun(folder, *, what="run", more=", jobs=2"):
+    """The same sweep in a process of its own, with its workers in a group that can be killed with it."""
+    code = f"import test_faults, pathlib; test_faults.{what}(pathlib.Path({str(folder)!r}){more})"
+    here = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | here, start_new_session=True)
+
+
+@contextmanager
+def holding(folder, name, then):
+    """A process that holds a lease and then does something."""
+    code = "import pathlib, time; from attrobust.experiments.leases import leased\n"
+    code += f"with leased(pathlib.Path({str(folder)!r}), [{name!r}], wait=True):\n    print('held', flush=True); {then}"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+
+
+def rows(folder):
+    return sorted((folder / "rows").glob("*.json"))
+
+
+def until(condition, *, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_run_that_fails_stops_no_other_is_kept_with_its_traceback_and_tried_again(tmp_path, monkeypatch, undisturbed):
+    plain = sweep.measure
+
+    def failing(experiment, *more):
+        if experiment.step_size == STEPS[1]:
+            raise ZeroDivisionError("planted")
+        return plain(experiment, *more)
+
+    monkeypatch.setattr(sweep, "measure", failing)
+    with pytest.raises(ZeroDivisionError, match="planted") as raised:
+        run(tmp_path)
+    assert "1 of 4 tasks failed" in raised.value.__notes__[0]
+    key = keys.key(GRID[1], SMALL, "cpu")
+    assert {path.stem for path in rows(tmp_path)} == {keys.key(e, SMALL, "cpu") for e in GRID} - {key}
+    kept = Store("x", out=tmp_path).failure(key)
+    assert "in failing" in kept.read_text() and "planted" in kept.read_text()
+    monkeypatch.setattr(sweep, "measure", plain)
+    assert same(run(tmp_path), undisturbed)
+    assert not kept.exists()
+
+
+def test_failures_are_counted_in_the_line_of_progress(tmp_path, monkeypatch):
+    plain, said = sweep.measure, []
+    slow, *others = sorted(GRID, key=lambda e: e.step_size)
+
+    def failing(experiment, *more):
+        if experiment == slow:  # the first task
+            raise ZeroDivisionError("planted")
+        return plain(experiment, *more)
+
+    monkeypatch.setattr(sweep, "measure", failing)
+    with pytest.raises(ZeroDivisionError):
+        experiments.run(GRID, SMALL, store=Store("x", out=tmp_path, committed=False), jobs=1, show=said.append)
+    assert len(said) == len(others)
+    assert all(", 1 failed, " in line for line in said)
+    assert "FAILED" in (tmp_path / "progress.log").read_text()
+
+
+def divided(number):
+    return pd.DataFrame({"half": [1 / number]})
+
+
+def test_a_table_that_fails_stops_no_other_and_the_error_is_its_own(tmp_path):
+    store = Store("x", out=tmp_path, committed=False)
+    with pytest.raises(ZeroDivisionError, match="division by zero"):
+        experiments.tables(store, "halves", divided, [(0,), (2,), (4,)], version=1, jobs=1)
+    assert len([*(tmp_path / "tables").glob("halves-*.csv")]) == 2
+    assert "in divided" in next((tmp_path / "failed").glob("halves-*.txt")).read_text()
+    assert experiments.tables(store, "halves", divided, [(2,), (4,)], version=1, jobs=1)["half"].tolist() == [0.5, 0.25]
+
+
+class Odd(Exception):
+    """Made of two arguments, of which it keeps one."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+def odd(number):
+    raise Odd("planted", number)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_error_that_cannot_come_back_as_it_is_comes_back_as_its_text(jobs):
+    with pytest.raises(RuntimeError, match="Odd: planted"):
+        list(workers.in_workers(odd, [(0,), (1,)], jobs=jobs))
+
+
+def test_a_full_disk_leaves_no_half_of_a_file_and_the_sweep_goes_on_when_there_is_room(
+    tmp_path, monkeypatch, undisturbed
+):
+    sync, room = os.fsync, iter(range(5))
+
+    def full(number):
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            run(tmp_path)
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+    done = {path: path.stat().st_mtime_ns for path in rows(tmp_path)}
+    assert 0 < len(done) < len(GRID)
+    assert same(run(tmp_path), undisturbed)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_two_sweeps_at_once_do_each_run_once_and_end_with_one_table(tmp_path, undisturbed):
+    two = [begun(tmp_path, what="told", more="") for _ in range(2)]
+    assert [process.wait(timeout=300) for process in two] == [0, 0]
+    assert sorted(map(float, (tmp_path / "measured").read_text().split())) == sorted(STEPS)
+    assert same(run(tmp_path), undisturbed)
+
+
+def test_what_another_sweep_is_at_is_waited_for_and_read_not_done_again(tmp_path, monkeypatch, undisturbed):
+    run(tmp_path)
+    key = keys.key(GRID[0], SMALL, "cpu")
+    row = tmp_path / "rows" / f"{key}.json"
+    whole, trained = row.read_bytes(), []
+    row.unlink()
+    then = f"time.sleep(2); pathlib.Path({str(row)!r}).write_bytes({whole!r})"
+    with holding(tmp_path / "leases", key, then) as other:
+        monkeypatch.setattr(sweep, "train", lambda group, *more, **how: trained.append(group))
+        monkeypatch.setattr(sweep, "measure", lambda *more: trained.append(more))
+        assert same(run(tmp_path), undisturbed)
+        assert other.wait() == 0
+    assert trained == []
+
+
+@pytest.mark.parametrize("signalled", ["the parent", "all"])
+def test_a_sweep_that_is_killed_loses_no_finished_run_and_is_gone_on_with(tmp_path, undisturbed, signalled):
+    process = begun(tmp_path)
+    until(lambda: rows(tmp_path) or process.poll() is not None)
+    (os.kill if signalled == "the parent" else os.killpg)(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {path: path.read_bytes() for path in rows(tmp_path)}
+    assert done
+    found = run(tmp_path)
+    assert same(found, undisturbed)
+    assert all(path.read_bytes() == content for path, content in done.items())
+    assert len(rows(tmp_path)) == len(GRID)
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+
+
+def test_a_lease_ends_with_the_process_that_held_it_however_that_ends(tmp_path):
+    with holding(tmp_path, "a", "time.sleep(60)") as other:
+        with leased(tmp_path, ["a", "b"], wait=False) as mine:
+            assert mine == {"b"}
+        other.kill()
+    with leased(tmp_path, ["a", "b"], wait=False) as mine:
+        assert mine == {"a", "b"}
+
+
+def test_what_the_dead_left_half_written_is_swept_and_what_the_living_write_stays(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "rows").mkdir()
+    dead, alive = (tmp_path / "rows" / f".a.json{paths._MARK}{number}" for number in (gone.pid, os.getpid()))
+    other, hidden = tmp_path / "rows" / f".a.json.elsewhere.{gone.pid}", tmp_path / ".keep"
+    for path in (dead, alive, other, hidden):
+        Path(path).touch()
+    Store("x", out=tmp_path, committed=False)
+    assert [path.exists() for path in (dead, alive, other, hidden)] == [False, True, True, True]
