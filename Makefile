@@ -4,6 +4,7 @@
 PROFILE ?= cpu
 ONLY ?=
 JOBS ?= 0
+CLUSTER ?=
 FRESH ?=
 UPDATE ?=
 DATASETS ?= fashion_mnist
@@ -28,7 +29,7 @@ PYTEST := $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist load
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "switches      PROFILE=smoke|cpu|full|gpu|headline  ONLY=03  JOBS=n  FRESH=1  UPDATE=1  TORCH=cpu  DATASETS='mnist cifar10'"
+	@echo "switches      PROFILE=smoke|cpu|full|gpu|headline  ONLY=03  JOBS=n  CLUSTER=tcp://host:8786  FRESH=1  UPDATE=1  TORCH=cpu  DATASETS='mnist cifar10'"
 
 env: ## build the environment (done by every other target too)
 	@test $(READY) -nt pyproject.toml -a $(READY) -nt constraints.txt || $(MAKE) --no-print-directory install
@@ -37,12 +38,12 @@ install:
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON3=/path/to/python3")'
 	@test -x $(PYTHON) || $(PYTHON3) -m venv '$(VENV)'
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test,hf,photos]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test,hf,photos,cluster]'
 	@$(PYTHON) -c 'import matplotlib.font_manager'
 	@touch $(READY)
 
 reproduce: env ## recompute every notebook from an empty store, draw every figure, compare the claims
-	@$(RUN) attrobust reproduce --profile '$(PROFILE)' --only '$(ONLY)' --jobs '$(JOBS)' $(if $(FRESH),--fresh) $(if $(UPDATE),--update)
+	@$(RUN) attrobust reproduce --profile '$(PROFILE)' --only '$(ONLY)' --jobs '$(JOBS)' --cluster '$(CLUSTER)' $(if $(FRESH),--fresh) $(if $(UPDATE),--update)
 
 figures: env ## draw every figure again from committed rows
 	@$(RUN) attrobust figures --only '$(ONLY)'

@@ -1,7 +1,9 @@
 """Laws of sweeps that are disturbed: nothing finished is lost, nothing is half there, and the table is the same."""
 
 import errno
+import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -36,6 +38,17 @@ def same(one, other):
     return one.runs.equals(other.runs) and one.attacked.equals(other.attacked)
 
 
+def slept(number, seconds):
+    time.sleep(seconds)
+    return pd.DataFrame({"square": [number**2]})
+
+
+def squares(folder, seconds=0.002):
+    """A cheap sweep of twelve tables."""
+    store = Store("x", out=folder, committed=False)
+    return experiments.tables(store, "squares", slept, [(i, seconds) for i in range(12)], version=1, jobs=1)
+
+
 def told(folder):
     """The same sweep by one job, which notes each run that it measures."""
     measure = sweep.measure
@@ -49,11 +62,12 @@ def told(folder):
     run(folder)
 
 
-def begun(folder, *, what="run", more=", jobs=2"):
+def begun(folder, *, what="run", more=", jobs=2", **options):
     """The same sweep in a process of its own, with its workers in a group that can be killed with it."""
     code = f"import test_faults, pathlib; test_faults.{what}(pathlib.Path({str(folder)!r}){more})"
     here = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | here, start_new_session=True)
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, env=os.environ | here, start_new_session=True, text=True, **options)
 
 
 @contextmanager
@@ -139,10 +153,11 @@ def odd(number):
     raise Odd("planted", number)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_an_error_that_cannot_come_back_as_it_is_comes_back_as_its_text(jobs):
+def test_an_error_that_cannot_come_back_from_a_worker_as_it_is_comes_back_as_its_text():
+    with pytest.raises(Odd, match="planted"):
+        list(workers.in_workers(odd, [(0,), (1,)], jobs=1))
     with pytest.raises(RuntimeError, match="Odd: planted"):
-        list(workers.in_workers(odd, [(0,), (1,)], jobs=jobs))
+        list(workers.in_workers(odd, [(0,), (1,)], jobs=2))
 
 
 def test_a_full_disk_leaves_no_half_of_a_file_and_the_sweep_goes_on_when_there_is_room(
@@ -222,3 +237,27 @@ def test_what_the_dead_left_half_written_is_swept_and_what_the_living_write_stay
         Path(path).touch()
     Store("x", out=tmp_path, committed=False)
     assert [path.exists() for path in (dead, alive, other, hidden)] == [False, True, True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_of_two_hundred_kills_at_random_moments_none_loses_or_halves_or_doubles_a_table(tmp_path):
+    whole, draw, ended = squares(tmp_path / "undisturbed"), random.Random(0), 0
+    fork = multiprocessing.get_context("fork")
+    for kill in range(200):
+        folder = tmp_path / str(ended)
+        before = {path: path.read_bytes() for path in folder.glob("tables/*.csv")}
+        child = fork.Process(target=squares, args=(folder,))
+        child.start()
+        child.join(draw.uniform(0, 0.05))
+        child.kill()
+        child.join()
+        after = {path: path.read_bytes() for path in folder.glob("tables/*.csv")}
+        assert before.items() <= after.items(), kill
+        assert all(content.startswith(b"square\n") and content.endswith(b"\n") for content in after.values()), kill
+        if len(after) == len(whole) or draw.random() < 0.05:  # a sweep is gone on with after a few kills at the latest
+            assert squares(folder).equals(whole), kill
+            assert len([*folder.glob("tables/*.csv")]) == len(whole)
+            assert not [path for path in folder.rglob(".*") if path.is_file()], kill
+            ended += 1
+    assert ended > 10

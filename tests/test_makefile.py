@@ -39,7 +39,7 @@ def make(request, tmp_path):
 def test_the_environment_is_built_once_in_a_folder_whose_name_has_a_space(make):
     install, fonts = make("env")
     assert install.startswith("python -m pip install")
-    assert install.endswith("-c constraints.txt -e .[notebooks,test,hf,photos]")
+    assert install.endswith("-c constraints.txt -e .[notebooks,test,hf,photos,cluster]")
     assert fonts == "python -c import matplotlib.font_manager"
     assert make("env") == []
     assert make("parameters") == ["python -m attrobust parameters"]
@@ -64,5 +64,6 @@ def test_the_suite_runs_after_lint_and_contract_for_all_notebooks_or_one(make):
 
 def test_a_reproduction_gets_every_switch(make):
     make("env")
-    (line,) = make("reproduce", "PROFILE=smoke", "ONLY=03", "JOBS=2", "FRESH=1", "UPDATE=1")
-    assert line == "python -m attrobust reproduce --profile smoke --only 03 --jobs 2 --fresh --update"
+    (line,) = make("reproduce", "PROFILE=smoke", "ONLY=03", "JOBS=2", "CLUSTER=tcp://a:1", "FRESH=1", "UPDATE=1")
+    told = "--profile smoke --only 03 --jobs 2 --cluster tcp://a:1 --fresh --update"
+    assert line == f"python -m attrobust reproduce {told}"

@@ -57,13 +57,19 @@ def _parameters_of(pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
 @click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, full or gpu.")
 @click.option("--only", default="", help="Numbers of notebooks, such as 03 or 01,03.")
 @click.option("--jobs", default=0, show_default=True, help="Worker processes; 0 for the profile's, or one per core.")
+@click.option("--cluster", default="", help="Scheduler of a Dask cluster, whose workers take the place of own ones.")
 @click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
 @click.option("--update", is_flag=True, help="Replace committed rows, figures and outputs by the new ones.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter.")
-def _reproduce(*, profile: str, update: bool, pairs: Sequence[tuple[str, str]], **options: object) -> None:
+def _reproduce(
+    *, profile: str, cluster: str, update: bool, pairs: Sequence[tuple[str, str]], **options: object
+) -> None:
     """Run notebooks from an empty store and compare their claims with the committed ones."""
+    from attrobust.experiments.workers import CLUSTER
     from attrobust.notebook import reproduce
 
+    if cluster:  # the notebooks run in processes of their own, which read this
+        os.environ[CLUSTER] = cluster
     options |= {"overrides": _parameters_of(pairs), "update": update}
     same = reproduce.reproduce(profile_name=profile, **options, say=click.echo)
     if not same and profile == "cpu" and not pairs and not update:

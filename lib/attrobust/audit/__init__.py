@@ -24,12 +24,12 @@ from attrobust.audit.opened import Opened, opened
 from attrobust.audit.passes import counted
 from attrobust.audit.report import panels, summary, write
 from attrobust.audit.retraining import WAYS, Retrained, after_training, retrain, retrained, ways_compared
-from attrobust.audit.trial import followed
+from attrobust.audit.trial import ABSTAINED, followed
 
 __all__ = [
-    "EXAMPLES", "MEASURES", "NAMES", "WAYS", "Advice", "Attacked", "Audited", "Classifier", "Opened", "Pictures",
-    "Retrained", "advise", "after_training", "attacked", "attended", "audited", "certified", "check_classes", "counted",
-    "example", "feature_maps", "fitting", "followed", "leaders_of", "load_images", "load_model", "maps_of", "opened",
-    "panels", "remembered", "retrain", "retrained", "rows_of_attention", "summary", "turns", "ways_compared", "worth",
-    "write",
+    "ABSTAINED", "EXAMPLES", "MEASURES", "NAMES", "WAYS", "Advice", "Attacked", "Audited", "Classifier", "Opened",
+    "Pictures", "Retrained", "advise", "after_training", "attacked", "attended", "audited", "certified",
+    "check_classes", "counted", "example", "feature_maps", "fitting", "followed", "leaders_of", "load_images",
+    "load_model", "maps_of", "opened", "panels", "remembered", "retrain", "retrained", "rows_of_attention",
+    "summary", "turns", "ways_compared", "worth", "write",
 ]  # fmt: skip

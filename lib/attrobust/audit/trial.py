@@ -23,8 +23,8 @@ from attrobust.versions import versioned
 
 #: The map in use, the further training, and the share of pixels that counts as leading.
 IN_USE, EPOCHS, STEP_SIZE, LEADING = "saliency", 10, 0.05, 0.1
-#: What `use` says where an audit advises nothing.
-ABSTAINED = "abstained"
+#: What `use` says where an audit advises nothing; and the columns of a trial.
+ABSTAINED, COLUMNS = "abstained", ("image", "before", "after", "about", "said", "use")
 
 
 @versioned(1)
@@ -75,4 +75,4 @@ def followed(
         before, after = (stays(told.assign(map=name), name) for name, told in pairs)
         told = pd.DataFrame({"before": before, "after": after}).rename_axis("image").reset_index()
         parts.append(told[told["image"] >= n_pictures].assign(**line, use=piece.use))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True).reindex(columns=[*COLUMNS])

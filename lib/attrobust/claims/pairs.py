@@ -66,7 +66,7 @@ def differences(table: pd.DataFrame) -> str:
     """A record of lines of `paired` as a page of text; beneath it what was found of each claim."""
     lines = [
         f"{row.claim}: {row.arm}, {row.by}: {row.first:.2f} -> {row.last:.2f}  {signed(row.effect, '.2f')}"
-        f"  [{signed(row.low, '.2f')}, {signed(row.high, '.2f')}]  n = {row.units}  {row.word}"
+        f"  [{signed(row.low, '.2f')}, {signed(row.high, '.2f')}]  n = {row.units:.0f}  {row.word}"
         for row in table.itertuples()
     ]
     for claim, part in table.groupby("claim", sort=False):
