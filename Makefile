@@ -81,7 +81,7 @@ gpu-check: env ## on a graphics card: its numbers beside the processor's, times 
 
 bench: ## time the curvature engine and other parts beside their peers, in an environment of its own (about a quarter of an hour)
 	@test -x $(BENCH)/bin/python || $(PYTHON3) -m venv $(BENCH)
-	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e .
+	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[cluster]'
 	@$(BENCH)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(BENCH)/bin/python -W ignore -m benchmarks
 

@@ -63,3 +63,24 @@ def test_a_layer_that_sees_an_image_twice_in_a_pass_is_not_where_images_are_coun
     with audit.counted(model, x) as passes:
         model(x)
     assert passes.forward == 2
+
+
+def test_a_network_that_overwrites_its_first_layers_input_answers_as_it_does_uncounted():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act, self.head = nn.ReLU(inplace=True), nn.Linear(18, 3)
+
+        def forward(self, x):
+            x = x.flatten(1) - 0.5
+            return self.head(x + self.act(x))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = InPlace().eval(), cases.images(2).float()
+    target = model(x).argmax(1)
+    plain = attributions.saliency(model, x, target)
+    with audit.counted(model, x) as passes:
+        assert torch.equal(attributions.saliency(model, x, target), plain)
+        torch.func.vmap(model)(x[:, None])
+    assert passes.forward > 0

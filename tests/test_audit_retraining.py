@@ -138,6 +138,37 @@ def test_a_copy_with_batch_norm_is_trained_as_the_same_network_with_its_normalis
     assert torch.allclose(*answers, rtol=1e-3, atol=1e-3 * float((answers[0] - before).abs().max()))
 
 
+@pytest.mark.parametrize("kind", ["affine=False", "root", "two names"])
+def test_batch_norm_is_kept_however_it_stands_in_the_network(kind):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm2d(1, affine=kind != "affine=False"), nn.Linear(16, 2)
+            self.again = self.norm if kind == "two names" else nn.Identity()
+
+        def forward(self, x):
+            return self.head(self.again(self.norm(x)).flatten(1))
+
+    class Root(nn.BatchNorm2d):
+        """One that computes something else than BatchNorm: it is not replaced."""
+
+        def forward(self, x):
+            return super().forward(x).flatten(1)[:, :2]
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Root(1) if kind == "root" else Net()
+    x = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = {r.way: r for r in audit.retrain(net.eval(), x, torch.arange(60) % 2, ways=(PENALTY,), **HOW)}
+    moved = any(
+        not torch.equal(value, found[PLAIN].model.state_dict()[name])
+        for name, value in net.state_dict().items()
+        if "running" in name
+    )
+    assert moved == (kind == "root")
+    assert ("BatchNorm" in found[PENALTY].why) == (kind == "root")
+
+
 def test_what_a_network_cannot_be_trained_with_comes_with_the_reason():
     net, x, y = normed()
     found = {r.way: r for r in audit.retrain(net, x, y, ways=(SWAPPED,), **HOW)}

@@ -1,40 +1,18 @@
 """Laws of sweeps on a Dask cluster: the same table, whoever is lost meanwhile."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 from attrobust import experiments
 from attrobust.experiments import workers
+from scheduled import cluster
 from test_faults import GRID, begun, rows, run, same, squares, undisturbed, until
 
 pytest.importorskip("distributed", reason="needs pip install attrobust[cluster]")
 __all__ = ["undisturbed"]
-
-
-@contextmanager
-def cluster(folder, *, n=2):
-    """A scheduler and its workers, processes of their own; its address."""
-    told, environment = folder / "scheduler.json", os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
-    quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    found = [subprocess.Popen([*command, "--no-dashboard", "--scheduler-file", str(told)], **quiet)]
-    try:
-        until(lambda: told.exists() and told.read_text().strip().endswith("}"))
-        address = json.loads(told.read_text())["address"]
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
-        found += [
-            subprocess.Popen([*command, "--no-nanny", "--local-directory", str(folder)], **quiet) for _ in range(n)
-        ]
-        yield address, *found
-    finally:
-        for process in found:
-            process.kill()
-            process.wait()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Laws of sweeps that are disturbed: nothing finished is lost, nothing is half there, and the table is the same."""
 
+import dataclasses
 import errno
 import multiprocessing
 import os
@@ -7,13 +8,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from attrobust import attacks, experiments, paths
+from attrobust import attacks, experiments
 from attrobust.experiments import Experiment, Measurement, keys, sweep, workers
 from attrobust.experiments.leases import leased
 from attrobust.experiments.store import Store
@@ -84,6 +85,16 @@ def rows(folder):
     return sorted((folder / "rows").glob("*.json"))
 
 
+def partials(folder):
+    return [path for path in folder.rglob(".*") if path.is_file()]
+
+
+def aged(*files):
+    """Files as they were two hours ago."""
+    for path in files:
+        os.utime(path, (time.time() - 7200,) * 2)
+
+
 def until(condition, *, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
@@ -129,6 +140,22 @@ def test_failures_are_counted_in_the_line_of_progress(tmp_path, monkeypatch):
     assert "FAILED" in (tmp_path / "progress.log").read_text()
 
 
+def test_of_networks_that_are_trained_side_by_side_one_that_fails_stops_no_other(tmp_path, monkeypatch):
+    plain, grid = sweep.measure, [dataclasses.replace(GRID[0], seed=seed) for seed in range(4)]
+
+    def failing(experiment, *more):
+        if experiment.seed in (1, 2):
+            raise ZeroDivisionError(f"planted {experiment.seed}")
+        return plain(experiment, *more)
+
+    monkeypatch.setattr(sweep, "measure", failing)
+    with pytest.raises(ZeroDivisionError, match="planted 1"):
+        run(tmp_path, grid=grid)
+    keyed = [keys.key(e, SMALL, "cpu") for e in grid]
+    assert {path.stem for path in rows(tmp_path)} == {keyed[0], keyed[3]}
+    assert {path.stem for path in (tmp_path / "failed").iterdir()} == {keyed[1], keyed[2]}
+
+
 def divided(number):
     return pd.DataFrame({"half": [1 / number]})
 
@@ -142,11 +169,50 @@ def test_a_table_that_fails_stops_no_other_and_the_error_is_its_own(tmp_path):
     assert experiments.tables(store, "halves", divided, [(2,), (4,)], version=1, jobs=1)["half"].tolist() == [0.5, 0.25]
 
 
+def test_a_teacher_that_fails_stops_only_what_needs_it(tmp_path, monkeypatch):
+    taught = dataclasses.replace(GRID[0], penalty="interpretation", strength=0.1, wanted="gradient")
+    plain = sweep.train
+
+    def failing(group, *more, **how):
+        if group[0] == taught.teacher:
+            raise ZeroDivisionError("planted")
+        return plain(group, *more, **how)
+
+    monkeypatch.setattr(sweep, "train", failing)
+    with pytest.raises(ZeroDivisionError, match="planted"):
+        run(tmp_path, grid=[*GRID, taught])
+    assert {path.stem for path in rows(tmp_path)} == {keys.key(e, SMALL, "cpu") for e in GRID}
+    assert len([*(tmp_path / "failed").iterdir()]) == 2
+
+
+def test_a_run_that_fails_does_not_keep_the_sweep_from_waiting_for_what_another_is_at(tmp_path, monkeypatch):
+    plain = sweep.measure
+
+    def failing(experiment, *more):
+        if experiment == GRID[1]:
+            raise ZeroDivisionError("planted")
+        return plain(experiment, *more)
+
+    monkeypatch.setattr(sweep, "measure", failing)
+    held = holding(tmp_path / "leases", keys.key(GRID[0], SMALL, "cpu"), "time.sleep(1)")
+    with held, pytest.raises(ZeroDivisionError, match="planted"):
+        run(tmp_path)
+    assert len(rows(tmp_path)) == len(GRID) - 1
+
+
 class Odd(Exception):
     """Made of two arguments, of which it keeps one."""
 
     def __init__(self, one, two):
         super().__init__(one)
+
+
+def locked(number):
+    raise ValueError("held", threading.Lock())
+
+
+def leaving(number):
+    sys.exit(3)
 
 
 def odd(number):
@@ -156,8 +222,9 @@ def odd(number):
 def test_an_error_that_cannot_come_back_from_a_worker_as_it_is_comes_back_as_its_text():
     with pytest.raises(Odd, match="planted"):
         list(workers.in_workers(odd, [(0,), (1,)], jobs=1))
-    with pytest.raises(RuntimeError, match="Odd: planted"):
-        list(workers.in_workers(odd, [(0,), (1,)], jobs=2))
+    for function, sentence in ((odd, "Odd: planted"), (locked, "held"), (leaving, "SystemExit: 3")):
+        with pytest.raises(RuntimeError, match=sentence):
+            list(workers.in_workers(function, [(0,), (1,)], jobs=2))
 
 
 def test_a_full_disk_leaves_no_half_of_a_file_and_the_sweep_goes_on_when_there_is_room(
@@ -174,7 +241,7 @@ def test_a_full_disk_leaves_no_half_of_a_file_and_the_sweep_goes_on_when_there_i
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left on device"):
             run(tmp_path)
-    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+    assert not partials(tmp_path)
     done = {path: path.stat().st_mtime_ns for path in rows(tmp_path)}
     assert 0 < len(done) < len(GRID)
     assert same(run(tmp_path), undisturbed)
@@ -211,11 +278,12 @@ def test_a_sweep_that_is_killed_loses_no_finished_run_and_is_gone_on_with(tmp_pa
     process.wait()
     done = {path: path.read_bytes() for path in rows(tmp_path)}
     assert done
+    aged(*partials(tmp_path))
     found = run(tmp_path)
     assert same(found, undisturbed)
     assert all(path.read_bytes() == content for path, content in done.items())
     assert len(rows(tmp_path)) == len(GRID)
-    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+    assert not partials(tmp_path)
 
 
 def test_a_lease_ends_with_the_process_that_held_it_however_that_ends(tmp_path):
@@ -228,15 +296,13 @@ def test_a_lease_ends_with_the_process_that_held_it_however_that_ends(tmp_path):
 
 
 def test_what_the_dead_left_half_written_is_swept_and_what_the_living_write_stays(tmp_path):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
     (tmp_path / "rows").mkdir()
-    dead, alive = (tmp_path / "rows" / f".a.json{paths._MARK}{number}" for number in (gone.pid, os.getpid()))
-    other, hidden = tmp_path / "rows" / f".a.json.elsewhere.{gone.pid}", tmp_path / ".keep"
-    for path in (dead, alive, other, hidden):
-        Path(path).touch()
+    old, new, other = (tmp_path / "rows" / f".a.json.{name}" for name in ("1.partial", "2.partial", "3"))
+    for path in (old, new, other):
+        path.touch()
+    aged(old, other)
     Store("x", out=tmp_path, committed=False)
-    assert [path.exists() for path in (dead, alive, other, hidden)] == [False, True, True, True]
+    assert [path.exists() for path in (old, new, other)] == [False, True, True]
 
 
 @pytest.mark.slow
@@ -256,8 +322,9 @@ def test_of_two_hundred_kills_at_random_moments_none_loses_or_halves_or_doubles_
         assert before.items() <= after.items(), kill
         assert all(content.startswith(b"square\n") and content.endswith(b"\n") for content in after.values()), kill
         if len(after) == len(whole) or draw.random() < 0.05:  # a sweep is gone on with after a few kills at the latest
+            aged(*partials(folder))
             assert squares(folder).equals(whole), kill
             assert len([*folder.glob("tables/*.csv")]) == len(whole)
-            assert not [path for path in folder.rglob(".*") if path.is_file()], kill
+            assert not partials(folder), kill
             ended += 1
     assert ended > 10

@@ -1,11 +1,13 @@
 """A reproduction keeps what the same code, data and parameters made in it, and nothing else."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from attrobust import data
 from attrobust.experiments import store
+from attrobust.experiments.leases import leased
 from attrobust.experiments.store import Store
 from attrobust.notebook import reproduce
 
@@ -143,3 +145,23 @@ def test_the_digest_of_the_code_is_that_of_the_files_as_they_are(tmp_path, monke
     assert reproduce.code_digest() == before
     (tmp_path / "deep" / "b.py").write_text("d")
     assert reproduce.code_digest() != before
+
+
+def test_what_another_reproduction_is_at_work_in_is_not_cleared(tmp_path, books):
+    begin(tmp_path, books)
+    ran(tmp_path, books[0], "a")
+    stamped = store.read_json(tmp_path / "reproduction.json")
+    with leased(tmp_path / "01_x" / "leases", ["b"], wait=True):
+        with pytest.raises(ValueError, match="01_x is at work for another reproduction; wait until that has ended"):
+            begin(tmp_path, books, fresh=True)
+        assert rows(tmp_path, books[0]) == ["a"]
+        assert store.read_json(tmp_path / "reproduction.json") == stamped
+        assert begin(tmp_path, books)[0].startswith("resuming: 1 runs")
+    assert begin(tmp_path, books, fresh=True) == []
+
+
+def test_of_two_that_start_at_once_one_joins_the_other(tmp_path, books):
+    with ThreadPoolExecutor(2) as pool:
+        said = [*pool.map(lambda _: begin(tmp_path, books), range(2))]
+    assert sorted(map(len, said)) == [0, 1]
+    assert len({store.made_in(tmp_path / book.stem) for book in books}) == 1

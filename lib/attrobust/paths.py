@@ -4,10 +4,10 @@ The root is the checkout (it holds ``notebooks/`` and ``lib/``), or the working 
 """
 
 import os
-import platform
+import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
-
-import psutil
 
 _checkout = Path(__file__).resolve().parents[2]
 
@@ -15,14 +15,14 @@ root = _checkout if (_checkout / "notebooks").is_dir() and (_checkout / "lib").i
 notebooks, figures, data, build = (root / name for name in ("notebooks", "figures", "data", "build"))
 
 
-#: What stands in the name of a half written file between that of the file and the number of the process.
-_MARK = f".{platform.node()}."
+#: How the name of a half written file ends, and after how many seconds it is one that nobody writes any more.
+_PARTIAL, _OLD = ".partial", 3600
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file by atomic rename: readers see all of it or nothing; nothing half written stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}{_MARK}{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
     try:
         partial.write_bytes(content)
         with partial.open("rb+") as file:
@@ -33,8 +33,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes of this machine that are gone have left half written in a folder and those in it."""
-    for partial in folder.glob(f"**/.*{_MARK}*"):
-        number = partial.name.rpartition(".")[2]
-        if number.isdecimal() and not psutil.pid_exists(int(number)):
-            partial.unlink(missing_ok=True)
+    """Remove what was left half written in a folder and those in it: what is unfinished and an hour old."""
+    for partial in folder.glob(f"**/.*{_PARTIAL}"):
+        with suppress(OSError):  # another sweep was faster
+            if partial.stat().st_mtime < time.time() - _OLD:
+                partial.unlink()

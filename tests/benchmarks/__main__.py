@@ -8,7 +8,7 @@ import torch
 from attrobust import paths
 from tqdm import tqdm
 
-from benchmarks import growth, memory, report, speed, stability, suite, warm
+from benchmarks import growth, memory, report, speed, stability, suite, sweeps, warm
 
 PARTS = {
     "speed": speed.rows,
@@ -17,6 +17,7 @@ PARTS = {
     "growth": growth.rows,
     "attacks": suite.rows,
     "stability": stability.rows,
+    "sweeps": sweeps.rows,
 }
 
 
@@ -24,7 +25,7 @@ PARTS = {
 @click.option(
     "--only",
     default="",
-    help="Measure these parts only, comma-separated: speed, warm, memory, growth, attacks, stability.",
+    help="Measure these parts only, comma-separated: speed, warm, memory, growth, attacks, stability, sweeps.",
 )
 @click.option("--repetitions", default=3, show_default=True, help="Of every timing.")
 @click.option("--out", default=None, type=click.Path(path_type=Path), help="Folder; figures/benchmarks by default.")
@@ -39,7 +40,7 @@ def main(context: click.Context, only: str, repetitions: int, out: Path | None) 
     for part, measure in PARTS.items():
         if only and part not in only.split(","):
             continue
-        options = {"repetitions": repetitions} if part in ("speed", "growth", "attacks", "stability") else {}
+        options = {"repetitions": repetitions} if part in ("speed", "growth", "attacks", "stability", "sweeps") else {}
         rows = []
         for row in tqdm(measure(**options), desc=part, unit=" rows"):
             rows.append(row)  # stored as they come: a run takes a while

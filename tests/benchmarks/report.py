@@ -11,7 +11,7 @@ from benchmarks import draw
 OURS = "attrobust"
 
 #: What is measured, each in rows of its own.
-PARTS = ("speed", "warm", "memory", "growth", "attacks", "stability")
+PARTS = ("speed", "warm", "memory", "growth", "attacks", "stability", "sweeps")
 
 #: Largest relative error of a peer that counts as an answer (our choice).
 ANSWER = 0.1
@@ -123,6 +123,7 @@ def page(rows: dict[str, pd.DataFrame]) -> str:
         "## Growth", _markdown(slopes(rows["growth"])),
         "## Attack suite", suite(rows["attacks"]),
         "## Stability of maps, beside Quantus", stability(rows["stability"]),
+        "## Sweeps", sweeps(rows["sweeps"]),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -172,6 +173,27 @@ def stability(rows: pd.DataFrame) -> str:
              "aim": TOGETHER, "ratio": ratio, "least": (theirs / ours).min(), "most": (theirs / ours).max(),
              "met": "yes" if ratio >= TOGETHER else "no", "largest difference": inside["difference"].max(),
              "NaN in Quantus alone": inside["left out"].max() - inside["ours left out"].max()}
+        )  # fmt: skip
+    return _markdown(pd.DataFrame(found))
+
+
+#: way, way that it is held against, and the least or largest ratio of its seconds over that one's.
+ENGINE = (
+    ("one worker", "bare loop", "at most", 1.05),
+    ("one worker", "two workers", "at least", 1.7),
+    ("Dask, two workers", "two workers", "at most", 1.1),
+)
+
+
+def sweeps(rows: pd.DataFrame) -> str:
+    """Runs by workers, as seconds of the wall clock of one way over another's."""
+    times, found = rows.pivot(index="repetition", columns="way", values="seconds"), []
+    for way, other, side, aim in ENGINE:
+        each, ratio = times[way] / times[other], times[way].median() / times[other].median()
+        met = ratio <= aim if side == "at most" else ratio >= aim
+        found.append(
+            {"way": way, "beside": other, "seconds": times[way].median(), "aim": f"{side} {aim}", "ratio": ratio,
+             "least": each.min(), "most": each.max(), "met": "yes" if met else "no"}
         )  # fmt: skip
     return _markdown(pd.DataFrame(found))
 

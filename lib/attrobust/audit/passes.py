@@ -1,7 +1,7 @@
 """What is sent through a network, counted as it passes: images forward, gradients back to where they came in."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,8 @@ def counted(model: nn.Module, x: Images) -> Iterator[Counted]:
     """Count, within, what passes a network, its smooth twins, and its `attend`; x are two images or more.
 
     They are met where they enter the first layer of which one call sees each image once, so that a network whose
-    attention is read without its head is counted, too; a network without such a layer is met at its own call.
+    attention is read without its head is counted, too; a network without such a layer is met at its own call. What
+    `torch.func` batches by itself (vmap) counts as one image. No number of the network is touched.
 
     Example:
         >>> from attrobust import attributions, models
@@ -37,36 +38,23 @@ def counted(model: nn.Module, x: Images) -> Iterator[Counted]:
     """
     door, passes = _first(model, x[:2]), Counted()
 
-    def enter(module: nn.Module, inputs: tuple) -> tuple | None:
+    def back(gradient: Tensor) -> None:
+        passes.backward += len(gradient)
+
+    def enter(module: nn.Module, inputs: tuple) -> None:
         if module is not door or not inputs or not isinstance(inputs[0], Tensor):
-            return None
+            return
         passes.forward += len(inputs[0])
-        return _Mark.apply(inputs[0], passes), *inputs[1:]
+        if inputs[0].requires_grad and getattr(inputs[0], "counted", None) is not passes:
+            inputs[0].counted = passes  # a hook fires once for each gradient, however often the tensor enters
+            with suppress(RuntimeError):  # within a transform of torch.func
+                inputs[0].register_hook(back)
 
     hook = register_module_forward_pre_hook(enter)
     try:
         yield passes
     finally:
         hook.remove()
-
-
-class _Mark(torch.autograd.Function):
-    """The same numbers; what comes back to them is counted, gradients of gradients too."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, passes: Counted) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
-        ctx.passes = inputs[1]
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        ctx.passes.backward += len(gradient)
-        return gradient, None
 
 
 def _first(model: nn.Module, x: Images) -> nn.Module:

@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from attrobust import attacks, checks, regularizers, swap, training
 from attrobust.attacks.streams import stochastic
@@ -216,25 +215,21 @@ def _trained(model: nn.Module, x: Images, y: Labels, recipe: training.Recipe, se
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     trained = copy.deepcopy(found)
-    for name, module in list(trained.named_modules()):
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
-            trained.set_submodule(name, Settled(module))
+    for module in trained.modules():
+        if type(module) in NORMS and module.track_running_stats:
+            module.__class__ = Settled  # with all that it holds
     trained.requires_grad_(True)
     training.fit([trained], x, y, recipe, generators=[torch.Generator().manual_seed(seed)])
     found.load_state_dict(trained.state_dict())
     return found.eval().requires_grad_(False)
 
 
+#: Kinds of BatchNorm that in eval mode compute what `Settled` does; one that is derived from them may not.
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 class Settled(nn.Module):
     """BatchNorm by its running statistics, which stay as they are while its weights train: of each image by itself."""
-
-    def __init__(self, norm: _BatchNorm) -> None:
-        super().__init__()
-        self.eps = norm.eps
-        for name, parameter in norm.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        for name, buffer in norm.named_buffers(recurse=False):
-            self.register_buffer(name, buffer)
 
     def forward(self, x: Tensor) -> Tensor:
         """By torch's own formula, as in eval mode."""

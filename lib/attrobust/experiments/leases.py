@@ -34,3 +34,12 @@ def leased(folder: Path, names: Iterable[str], *, wait: bool) -> Iterator[set[st
                 continue
             mine.add(name)
         yield mine
+
+
+def busy(folder: Path) -> bool:
+    """Whether somebody holds a lease of this folder."""
+    names = [lock.stem for lock in folder.glob("*.lock")]
+    if not names:
+        return False
+    with leased(folder, names, wait=False) as free:
+        return len(free) < len(names)

@@ -35,7 +35,7 @@ from attrobust.experiments.store import (
     remedy,
     rows_in,
 )
-from attrobust.experiments.workers import Failure, in_workers
+from attrobust.experiments.workers import Failure, in_workers, raise_first
 from attrobust.rows import ATTACKED, Rows
 from attrobust.training import Fit
 from attrobust.training.sgd import in_turns
@@ -66,15 +66,22 @@ def run(
     groups = _groups([e for e in missing if e.dataset not in absent], store, device)
     teachers = dict.fromkeys(e.teacher for group in groups for e in group if e.teacher and e.strength)
     untaught = [(e, store, device) for e in teachers if not store.network_file(keys_of.network(e, device))]
-    for done_there, _ in enumerate(in_workers(_prepared, untaught, jobs=jobs), start=1):
+
+    def untrained(failure: Failure) -> None:  # the runs that need it try again, and fail each by itself
+        e = untaught[failure.index][0]
+        store.fail(keys_of.network(e, device), f"teacher: {_called(e)}", failure.trace)
+
+    for done_there, _ in enumerate(in_workers(_prepared, untaught, jobs=jobs, failed=untrained), start=1):
         store.report(f"teachers: {done_there}/{len(untaught)} trained")
-    total, done, failed, began = len(experiments), len(found), 0, time.monotonic()
+    total, done, failed, began, failures = len(experiments), len(found), 0, time.monotonic(), []
 
     def fell(failure: Failure, tasks: list[tuple]) -> None:
-        nonlocal failed
+        nonlocal done, failed
+        failures.append(failure)
         group = tasks[failure.index][0]
-        failed += len(group)
-        for e in group:
+        stored = rows_in([store.out], [keys[e] for e in group])  # others of the task may have ended
+        done, failed = done + len(stored), failed + len(group) - len(stored)
+        for e in (e for e in group if keys[e] not in stored):
             store.fail(keys[e], _called(e), failure.trace)
 
     tasks = [(g, measurement, store, device) for g in groups]
@@ -94,6 +101,7 @@ def run(
                 if show:
                     show(said)
         tasks = held
+    raise_first(failures, of=len(groups))
     here, shared = rows_in([store.out], keys.values()), rows_in(store.beside, keys.values())
     found |= here
     present = [e for e in experiments if keys[e] in found]
@@ -172,8 +180,8 @@ def _run_group(
 def _stored(
     group: list[Experiment], keys: Mapping[Experiment, str], measurement: Measurement, store: Store, device: str
 ) -> list[str]:
-    """Train and measure networks, store their rows; a line of progress for each."""
-    began, lines = time.monotonic(), []
+    """Train and measure networks, store their rows; a line of progress for each. One that fails stops no other."""
+    began, lines, failures = time.monotonic(), [], []
     known = {e: found for e in group if (found := _fitted(e, store, device))}
     new = [e for e in group if e not in known]
     if new:
@@ -182,13 +190,19 @@ def _stored(
     share = (time.monotonic() - began) / len(group)
     for e in group:
         began, (model, fit) = time.monotonic(), known[e]
-        row, attacked = measure(e, measurement, model, fit, device)
+        try:
+            row, attacked = measure(e, measurement, model, fit, device)
+        except Exception as error:  # raised when the others are stored
+            failures.append(error)
+            continue
         seconds = time.monotonic() - began + share
         if e in new:
             store.save_weights(keys_of.network(e, device), model, dataclasses.asdict(fit))
         lasting, made = {**columns(e), **row}, provenance(seconds, device)
         store.put(keys[e], lasting, attacked.to_dict("records"), made)
         lines.append(f"{_called(e)}: {seconds:.1f} s")
+    if failures:
+        raise failures[0]
     return lines
 
 
@@ -287,7 +301,10 @@ def tables(
                 store.put_table(name, key, function(*task, **given))
         return None if called in mine else (key, task)
 
+    failures = []
+
     def fell(failure: Failure, tasks: list[tuple]) -> None:
+        failures.append(failure)
         key = tasks[failure.index][0]
         store.fail(f"{name}-{key}", name, failure.trace)
 
@@ -299,6 +316,7 @@ def tables(
             done += not other
             store.report(f"{name}: {done}/{n} computed")
         missing = held
+    raise_first(failures, of=n)
     told = zip(keys, labels, strict=True)
     found = [store.table(name, key).assign(**label) for key, label in told if key not in gone]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

@@ -7,8 +7,10 @@ are processes of this machine (joblib's loky), or, where the environment names t
 
 import copy
 import os
+import pickle
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,6 +20,9 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 #: The variable that names a scheduler, such as tcp://10.0.0.1:8786: notebooks run in processes of their own.
 CLUSTER = "ATTROBUST_CLUSTER"
+
+
+_ONE = threading.RLock()  # a task may have tasks of its own
 
 
 class Failure(NamedTuple):
@@ -33,8 +38,8 @@ def in_workers(
 ) -> Iterable:
     """Results of `function(*task)` as they finish, from one-thread worker processes that are kept for later.
 
-    A task that raises an error stops no other: `failed` hears of it at once, and the first error is raised when all
-    others have ended, with the number of those that failed.
+    A task that raises an error stops no other: `failed` hears of it at once. Without `failed` the first error is raised
+    when all others have ended (`raise_first`).
     """
     tasks, failures = list(tasks), []
     if not tasks:
@@ -50,11 +55,16 @@ def in_workers(
                     failed(found)
         except lost:
             raise RuntimeError(f"{why}; the same command resumes where it stopped") from None
+    if not failed:
+        raise_first(failures, of=len(tasks))
+
+
+def raise_first(failures: Sequence[Failure], *, of: int) -> None:
+    """Raise the first error of tasks that failed, if any did, out of so many; the others have ended."""
     if failures:
-        first = min(failures)
-        first.error.add_note(f"{len(failures)} of {len(tasks)} tasks failed, all others have ended. The first:")
-        first.error.add_note(first.trace)
-        raise first.error
+        failures[0].error.add_note(f"{len(failures)} of {of} tasks failed, all others have ended. The first:")
+        failures[0].error.add_note(failures[0].trace)
+        raise failures[0].error
 
 
 @contextmanager
@@ -74,6 +84,7 @@ def _results(
     try:
         from distributed import Client, KilledWorker, as_completed
         from distributed.client import FutureCancelledError
+        from distributed.comm import CommClosedError
     except ImportError as error:
         needs = "needs dask; install it by pip install attrobust[cluster]"
         raise ImportError(f"{CLUSTER} is {address!r}, which {needs}") from error
@@ -86,7 +97,7 @@ def _results(
         why = "the cluster's scheduler, or too many of its workers, went away"
         yield (
             (future.result() for future in as_completed(futures, loop=client.loop)),
-            (FutureCancelledError, KilledWorker),
+            (FutureCancelledError, KilledWorker, CommClosedError),
             why,
         )
 
@@ -97,23 +108,23 @@ def _alone(parent: int, index: int, function: Callable, task: tuple) -> object:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # A single worker is this very process: its global generator and thread count are put back.
-        with torch.random.fork_rng(devices=[]):
+        # A single worker is this very process: its global generator and thread count are put back. A worker of several
+        # threads has one global generator, too, which tasks must not draw from by turns.
+        with _ONE, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return function(*task)
-    except Exception as error:  # whatever it is, it is raised at the end
-        return Failure(
-            index, error if parent == os.getpid() else _carried(error), "".join(traceback.format_exception(error))
-        )
+    except (Exception, SystemExit) as error:  # whatever it is, it is raised at the end
+        own = parent == os.getpid() and isinstance(error, Exception)
+        return Failure(index, error if own else _carried(error), "".join(traceback.format_exception(error)))
     finally:
         torch.set_num_threads(threads)
 
 
-def _carried(error: Exception) -> Exception:
-    """The error as it can be made again from its arguments, as it comes back from a worker; else its text."""
+def _carried(error: BaseException) -> Exception:
+    """The error, if it can come back from a worker; else its text."""
     try:
-        again = copy.copy(error)
-    except Exception:  # one that is made of other arguments than it keeps
+        again, _ = copy.copy(error), pickle.dumps(error)
+    except Exception:  # one that is made of other arguments than it keeps, or holds what cannot be sent
         again = None
-    same = type(again) is type(error) and str(again) == str(error)
+    same = type(again) is type(error) and str(again) == str(error) and isinstance(error, Exception)
     return again if same else RuntimeError(f"{type(error).__name__}: {error}")

@@ -26,6 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from attrobust import checks, claims, data, paths
+from attrobust.experiments.leases import busy, leased
 from attrobust.experiments.store import committed_as, place_for, read_json, write_json
 from attrobust.notebook import accept, checked
 from attrobust.paths import write_bytes
@@ -169,19 +170,32 @@ def reproduce(
 
 
 def begin(folder: Path, chosen: Sequence[Path], values: Mapping[str, object], *, fresh: bool, say: Say) -> None:
-    """Start a reproduction with changed parameters in a profile's folder, or go on with one that was cut off."""
+    """Start a reproduction with changed parameters in a profile's folder, or go on with one that was cut off.
+
+    One that is at work is joined. What it makes is not cleared: a ValueError, where something else was to be made.
+    """
+    with leased(folder, ["begin"], wait=True):  # of two that start at once the second joins the first
+        _begin(folder, chosen, values, fresh=fresh, say=say)
+
+
+def _begin(folder: Path, chosen: Sequence[Path], values: Mapping[str, object], *, fresh: bool, say: Say) -> None:
     before, now = read_json(folder / STAMP) or {}, stamp(values)
     cut_off = bool(before) and not before["finished"]
     resumes = cut_off and not fresh and before["stamp"] == now
     name = before["id"] if resumes else uuid.uuid4().hex
     stems = {path.stem for path in chosen} | set(before["notebooks"] if resumes else ())
-    write_json(folder / STAMP, {"id": name, "stamp": now, "notebooks": sorted(stems), "finished": False})
+    new = {}
     for path in chosen:
         cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
         home, mine = folder / path.stem, {"id": name, "cells": digest(["".join(cell["source"]) for cell in cells])}
         if not home.is_dir() or read_json(home / STAMP) != mine:
-            shutil.rmtree(home, ignore_errors=True)
-            write_json(home / STAMP, mine)
+            new[home] = mine
+        if home in new and busy(home / "leases"):
+            raise ValueError(f"{home} is at work for another reproduction; wait until that has ended, or stop it")
+    write_json(folder / STAMP, {"id": name, "stamp": now, "notebooks": sorted(stems), "finished": False})
+    for home, mine in new.items():
+        shutil.rmtree(home, ignore_errors=True)
+        write_json(home / STAMP, mine)
     if resumes:
         rows = sum(len(list((folder / p.stem / "rows").glob("*.json"))) for p in chosen)
         say(f"resuming: {rows} runs are there from before the interruption (FRESH=1 starts over)")
