@@ -45,9 +45,10 @@ def followed(
     Returns:
         For each piece of advice that may name something to use (`about` "map" or "training") a row per picture: `use`,
         `image`, and `before` and `after`, the share of leading pixels that stays under attack beyond what two pictures
-        share, as in `advice.stays`, NaN where one was not attacked; `said` is the gain that the audit told. (How alike
-        maps of different pictures are is told of neighbours, so that the last audited one has an unseen one beside it.) Where it
+        share, as in `advice.stays`, NaN where one was not attacked; `said` is the gain that the audit told. Where it
         abstains one row, whose `use` is "abstained".
+
+    How alike maps of different pictures are is told of neighbours: the last audited one has an unseen one beside it.
     """
     model, both = network(experiment).eval().requires_grad_(False), measure.shown(experiment, 2 * n_pictures)
     order = torch.randperm(2 * n_pictures, generator=torch.Generator().manual_seed(experiment.seed))
