@@ -183,6 +183,9 @@ def test_a_teacher_that_fails_stops_only_what_needs_it(tmp_path, monkeypatch):
         run(tmp_path, grid=[*GRID, taught])
     assert {path.stem for path in rows(tmp_path)} == {keys.key(e, SMALL, "cpu") for e in GRID}
     assert len([*(tmp_path / "failed").iterdir()]) == 2
+    monkeypatch.setattr(sweep, "train", plain)
+    run(tmp_path, grid=[*GRID, taught])
+    assert not [*(tmp_path / "failed").iterdir()]
 
 
 def test_a_run_that_fails_does_not_keep_the_sweep_from_waiting_for_what_another_is_at(tmp_path, monkeypatch):

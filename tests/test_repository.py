@@ -205,18 +205,17 @@ def test_the_environment_that_tests_run_in_has_the_tested_versions(tmp_path):
 @pytest.mark.slow
 def test_the_environment_file_builds_a_working_environment_with_the_tested_versions(tmp_path):
     """The pip part of environment.yml in a fresh environment (the conda solve itself is not exercised)."""
-    for build in due([True, False, False]):  # `make test` has built one by the same line, which the law above looks at
-        if not build:
-            return
-        tree = tmp_path / "clone"
-        for file in tracked():
-            (tree / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(paths.root / file, tree / file)
-        subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
-        python = str(tmp_path / "env" / "bin" / "python")
-        what = ["-c", "constraints.txt", "-e", ".[notebooks,test,hf,photos,cluster]"]
-        subprocess.run([python, "-m", "pip", "install", "-q", *what], cwd=tree, check=True)
-        sound(python, tmp_path)
+    if not any(due([True, False, False])):  # `make test` has built one by the same line; the law above looks at it
+        pytest.skip("due on another day")
+    tree = tmp_path / "clone"
+    for file in tracked():
+        (tree / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(paths.root / file, tree / file)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    python = str(tmp_path / "env" / "bin" / "python")
+    what = ["-c", "constraints.txt", "-e", ".[notebooks,test,hf,photos,cluster]"]
+    subprocess.run([python, "-m", "pip", "install", "-q", *what], cwd=tree, check=True)
+    sound(python, tmp_path)
 
 
 def test_the_installed_package_is_this_one():

@@ -54,11 +54,11 @@ def followed(
     order = torch.randperm(2 * n_pictures, generator=torch.Generator().manual_seed(experiment.seed))
     x, seen = both.x[order], both.x[order[:n_pictures]]
     known, _ = maps_of(model, seen, (IN_USE, *maps) if maps else ())
-    first, seed, of = IN_USE, experiment.seed, (experiment.architecture, experiment.dataset, IN_USE)
-    under = {"radius": RADII[of] / 255, "leading": LEADING, "effort": effort, "seed": seed}
+    seed, radius = experiment.seed, RADII[experiment.architecture, experiment.dataset, IN_USE]
+    under = {"radius": radius / 255, "leading": LEADING, "effort": effort, "seed": seed}
     how = {"epochs": EPOCHS, "step_size": STEP_SIZE, "batch_size": experiment.batch_size, "ways": (DECAY, ALIGNED)}
     own = measure.dataset(experiment.dataset, experiment.side, experiment.n_train, None, "cpu").train
-    how |= {"name": first, "readout": "logit", "train": own.x, "labels": own.y, "y": both.y[order]}
+    how |= {"name": IN_USE, "readout": "logit", "train": own.x, "labels": own.y, "y": both.y[order]}
     copies = retrained(model, x, {}, **how, **under)  # on all pictures, of which the advice is shown those seen
     advice = advise(
         audited(model, seen, known, **under).table, worth=worth(model, seen, known, seed=seed),
@@ -72,8 +72,8 @@ def followed(
             continue
         pairs = ((BEFORE, copies[copies["way"] == BEFORE]), (piece.use, copies[copies["way"] == piece.use]))
         if piece.about == "map":
-            found = audited(model, x, {name: known[name] for name in (first, piece.use)}, **under).table
-            pairs = ((name, found[found["map"] == name]) for name in (first, piece.use))
+            found = audited(model, x, {name: known[name] for name in (IN_USE, piece.use)}, **under).table
+            pairs = ((name, found[found["map"] == name]) for name in (IN_USE, piece.use))
         before, after = (stays(told.assign(map=name), name) for name, told in pairs)
         told = pd.DataFrame({"before": before, "after": after}).rename_axis("image").reset_index()
         parts.append(told[told["image"] >= n_pictures].assign(**line, use=piece.use))

@@ -167,6 +167,7 @@ class Store:
         """Store weights in the ignored cache, and how their training ended."""
         told = {} if fit is None else {"fit": json.dumps(dict(fit))}
         write_weights(self.out / "weights" / f"{key}.safetensors", model, told)
+        self.failure(key).unlink(missing_ok=True)
 
     def keep_network(self, key: str, path: Path) -> None:
         """Note that a stored network was used; an own one is put among the reference networks, to be committed."""

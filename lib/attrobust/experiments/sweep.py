@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -73,35 +73,28 @@ def run(
 
     for done_there, _ in enumerate(in_workers(_prepared, untaught, jobs=jobs, failed=untrained), start=1):
         store.report(f"teachers: {done_there}/{len(untaught)} trained")
-    total, done, failed, began, failures = len(experiments), len(found), 0, time.monotonic(), []
+    total, done, failed, began = len(experiments), len(found), 0, time.monotonic()
 
-    def fell(failure: Failure, tasks: list[tuple]) -> None:
+    def fell(task: tuple, trace: str) -> None:
         nonlocal done, failed
-        failures.append(failure)
-        group = tasks[failure.index][0]
+        group = task[0]
         stored = rows_in([store.out], [keys[e] for e in group])  # others of the task may have ended
         done, failed = done + len(stored), failed + len(group) - len(stored)
         for e in (e for e in group if keys[e] not in stored):
-            store.fail(keys[e], _called(e), failure.trace)
+            store.fail(keys[e], _called(e), trace)
 
     tasks = [(g, measurement, store, device) for g in groups]
-    for wait in (False, True):  # first what nobody else is at, then what others were at: they have stored it, or died
-        held = []
-        given = [(*task, wait) for task in tasks]
-        for lines, others in in_workers(_run_group, given, jobs=jobs, failed=partial(fell, tasks=given)):
-            held += [(others, measurement, store, device)] if others else []
-            for line in lines:
-                done += 1
-                elapsed = time.monotonic() - began
-                rate = elapsed / (done + failed - len(found))
-                so_far, left = map(tqdm.format_interval, (elapsed, rate * (total - done - failed)))
-                lost = f", {failed} failed" if failed else ""
-                said = f"{done}/{total} runs{lost}, {so_far} elapsed, about {left} remaining · {line}"
-                store.report(said)
-                if show:
-                    show(said)
-        tasks = held
-    raise_first(failures, of=len(groups))
+    for lines in _shared(_run_group, tasks, jobs=jobs, failed=fell):
+        for line in lines:
+            done += 1
+            elapsed = time.monotonic() - began
+            rate = elapsed / (done + failed - len(found))
+            so_far, left = map(tqdm.format_interval, (elapsed, rate * (total - done - failed)))
+            lost = f", {failed} failed" if failed else ""
+            said = f"{done}/{total} runs{lost}, {so_far} elapsed, about {left} remaining · {line}"
+            store.report(said)
+            if show:
+                show(said)
     here, shared = rows_in([store.out], keys.values()), rows_in(store.beside, keys.values())
     found |= here
     present = [e for e in experiments if keys[e] in found]
@@ -164,17 +157,42 @@ def _groups(missing: Sequence[Experiment], store: Store, device: str) -> list[li
     return sorted(groups, key=lambda g: (-len(g) * g[0].epochs * g[0].n_train / g[0].batch_size, g[0].step_size))
 
 
+def _shared(
+    function: Callable, tasks: list[tuple], *, jobs: int, failed: Callable[[tuple, str], None]
+) -> Iterator[object]:
+    """What tasks return as they end, of which other sweeps may be at some: first what nobody else is at, then the rest.
+
+    `function(*task, wait)` returns its result, and as tasks what others are at; asked again, it waits for these, which
+    have stored theirs by then, or died. `failed` hears of a task and its traceback; the first error is raised at last.
+    """
+    failures: list[Failure] = []
+    n = len(tasks)
+    for wait in (False, True):
+        asked, left = [(*task, wait) for task in tasks], []
+
+        def fell(failure: Failure, asked: list[tuple] = asked) -> None:
+            failures.append(failure)
+            failed(asked[failure.index], failure.trace)
+
+        for found, others in in_workers(function, asked, jobs=jobs, failed=fell):
+            left += others
+            yield found
+        tasks = left
+    raise_first(failures, of=n)
+
+
 def _run_group(
     group: list[Experiment], measurement: Measurement, store: Store, device: str, wait: bool
-) -> tuple[list[str], list[Experiment]]:
-    """Train and store one task, but for networks stored already: a line for each run, and those that others are at."""
+) -> tuple[list[str], list[tuple]]:
+    """Train and store one task, but for networks stored already: a line for each run, and what others are at."""
     keys = {e: keys_of.key(e, measurement, device) for e in group}
     with leased(store.leases, keys.values(), wait=wait) as mine:
         others = [e for e in group if keys[e] not in mine]
         there = {key for key, row in rows_in([store.out], mine).items() if not row.fault}
         lines = [f"{_called(e)}: another sweep's" for e in group if keys[e] in there]
         todo = [e for e in group if keys[e] in mine - there]
-        return lines + (_stored(todo, keys, measurement, store, device) if todo else []), others
+        lines += _stored(todo, keys, measurement, store, device) if todo else []
+    return lines, [(others, measurement, store, device)] if others else []
 
 
 def _stored(
@@ -294,29 +312,19 @@ def tables(
     finds = asked is not None and asked.kind is asked.KEYWORD_ONLY
     given = {"network": partial(_on_processor, store=store)} if finds else {}
 
-    def compute(key: str, task: tuple, wait: bool) -> tuple | None:
-        """Nothing, or the task where another sweep is at it."""
+    def compute(key: str, task: tuple, wait: bool) -> tuple[bool, list[tuple]]:
         with leased(store.leases, [called := f"{name}-{key}"], wait=wait) as mine:
             if called in mine and not store.table_file(name, key):
                 store.put_table(name, key, function(*task, **given))
-        return None if called in mine else (key, task)
+        return called in mine, [] if called in mine else [(key, task)]
 
-    failures = []
-
-    def fell(failure: Failure, tasks: list[tuple]) -> None:
-        failures.append(failure)
-        key = tasks[failure.index][0]
-        store.fail(f"{name}-{key}", name, failure.trace)
+    def fell(task: tuple, trace: str) -> None:
+        store.fail(f"{name}-{task[0]}", name, trace)
 
     done = 0
-    for wait in (False, True):
-        held, asked = [], [(*task, wait) for task in missing]
-        for other in in_workers(compute, asked, jobs=jobs, failed=partial(fell, tasks=asked)):
-            held += [other] if other else []
-            done += not other
-            store.report(f"{name}: {done}/{n} computed")
-        missing = held
-    raise_first(failures, of=n)
+    for ended in _shared(compute, missing, jobs=jobs, failed=fell):
+        done += ended
+        store.report(f"{name}: {done}/{n} computed")
     told = zip(keys, labels, strict=True)
     found = [store.table(name, key).assign(**label) for key, label in told if key not in gone]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
