@@ -5,6 +5,8 @@ PROFILE ?= cpu
 ONLY ?=
 JOBS ?= 0
 CLUSTER ?=
+SHARD ?=
+FROM ?=
 FRESH ?=
 UPDATE ?=
 DATASETS ?= fashion_mnist
@@ -24,12 +26,12 @@ RUN := OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m
 PYTEST := $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist load --maxschedchunk 1 --only '$(ONLY)'
 
 .DEFAULT_GOAL := help
-.PHONY: help env install reproduce figures data parameters lab test test-slow test-browser test-all gpu-check bench clean
+.PHONY: help env install reproduce merge figures data parameters lab test test-slow test-browser test-all gpu-check bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
-	@echo "switches      PROFILE=smoke|cpu|full|gpu|headline  ONLY=03  JOBS=n  CLUSTER=tcp://host:8786  FRESH=1  UPDATE=1  TORCH=cpu  DATASETS='mnist cifar10'"
+	@echo "switches      PROFILE=smoke|cpu|full|gpu|headline  ONLY=03  JOBS=n  CLUSTER=tcp://host:8786  SHARD=i/n  FROM='folder ...'  FRESH=1  UPDATE=1  TORCH=cpu  DATASETS='mnist cifar10'"
 
 env: ## build the environment (done by every other target too)
 	@test $(READY) -nt pyproject.toml -a $(READY) -nt constraints.txt || $(MAKE) --no-print-directory install
@@ -43,7 +45,10 @@ install:
 	@touch $(READY)
 
 reproduce: env ## recompute every notebook from an empty store, draw every figure, compare the claims
-	@$(RUN) attrobust reproduce --profile '$(PROFILE)' --only '$(ONLY)' --jobs '$(JOBS)' --cluster '$(CLUSTER)' $(if $(FRESH),--fresh) $(if $(UPDATE),--update)
+	@$(RUN) attrobust reproduce --profile '$(PROFILE)' --only '$(ONLY)' --jobs '$(JOBS)' --cluster '$(CLUSTER)' --shard '$(SHARD)' $(if $(FRESH),--fresh) $(if $(UPDATE),--update)
+
+merge: env ## bring together what shards (SHARD=i/n) left in FROM='folder ...', copies of their build/reproduce/PROFILE
+	@$(RUN) attrobust merge --profile '$(PROFILE)' $(FROM)
 
 figures: env ## draw every figure again from committed rows
 	@$(RUN) attrobust figures --only '$(ONLY)'

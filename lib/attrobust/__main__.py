@@ -1,4 +1,4 @@
-"""Command line: `python -m attrobust audit | reproduce | figures | data | parameters`. The Makefile's lines are these.
+"""Command line: `python -m attrobust audit | reproduce | merge | figures | data | parameters`, as the Makefile has it.
 
 What a command works with is imported when it runs, so that help and a misspelt option are answered at once.
 """
@@ -58,22 +58,34 @@ def _parameters_of(pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
 @click.option("--only", default="", help="Numbers of notebooks, such as 03 or 01,03.")
 @click.option("--jobs", default=0, show_default=True, help="Worker processes; 0 for the profile's, or one per core.")
 @click.option("--cluster", default="", help="Scheduler of a Dask cluster, whose workers take the place of own ones.")
+@click.option("--shard", default="", metavar="I/N", help="Compute part I of N, of machines without a common folder.")
 @click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
 @click.option("--update", is_flag=True, help="Replace committed rows, figures and outputs by the new ones.")
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Change a parameter.")
 def _reproduce(
-    *, profile: str, cluster: str, update: bool, pairs: Sequence[tuple[str, str]], **options: object
+    *, profile: str, cluster: str, shard: str, update: bool, pairs: Sequence[tuple[str, str]], **options: object
 ) -> None:
     """Run notebooks from an empty store and compare their claims with the committed ones."""
+    from attrobust.experiments.shards import SHARD
     from attrobust.experiments.workers import CLUSTER
     from attrobust.notebook import reproduce
 
-    if cluster:  # the notebooks run in processes of their own, which read this
-        os.environ[CLUSTER] = cluster
+    # The notebooks run in processes of their own, which read these.
+    os.environ |= {name: value for name, value in ((CLUSTER, cluster), (SHARD, shard)) if value}
     options |= {"overrides": _parameters_of(pairs), "update": update}
     same = reproduce.reproduce(profile_name=profile, **options, say=click.echo)
     if not same and profile == "cpu" and not pairs and not update:
         click.echo("note: some claims differ from the committed ones; see the lines marked ≠")
+
+
+@main.command("merge")
+@click.argument("folders", nargs=-1)
+@click.option("--profile", default="cpu", show_default=True, help="Of which reproduction they are parts.")
+def _merge(folders: tuple[str, ...], *, profile: str) -> None:
+    """Bring together what shards left in FOLDERS, each a build/reproduce/PROFILE of another machine."""
+    from attrobust.notebook import merging
+
+    merging.merge(folders, profile_name=profile, say=click.echo)
 
 
 @main.command("figures")

@@ -26,6 +26,8 @@ import torch
 from safetensors import SafetensorError
 
 from attrobust import __version__, claims, paths
+from attrobust.experiments.leases import busy
+from attrobust.experiments.shards import Elsewhere
 from attrobust.paths import write_bytes
 from attrobust.rows import Rows
 
@@ -79,7 +81,9 @@ class Store:
         self.trained: set[str] = set()  # now, or before an interruption
         self.reused: set[str] = set()  # committed evidence was read instead
         self.left_out: Counter[str] = Counter()  # how many, by the reason
-        (self.out / "progress.log").unlink(missing_ok=True)
+        self.elsewhere = 0  # sweeps of which other shards have a part
+        if not busy(self.leases):  # else another sweep writes there
+            (self.out / "progress.log").unlink(missing_ok=True)
         paths.sweep(self.out)
 
     def committed_rows(self, keys: Iterable[str]) -> dict[str, Stored]:
@@ -196,6 +200,13 @@ class Store:
         self.left_out[reason] += networks
         self.summarise()
 
+    def wait_for(self, what: str) -> Elsewhere:
+        """Note that a sweep has all of its own and needs what other shards have, and stand in for its rows."""
+        self.elsewhere += 1
+        self.report(f"{what} with other shards")
+        self.summarise()
+        return Elsewhere(what)
+
     def count(self, *, trained: Iterable[str] = (), reused: Iterable[str] = ()) -> None:
         """Count networks by their training key: trained for this store, or read from committed evidence."""
         self.trained |= set(trained)
@@ -205,6 +216,7 @@ class Store:
     def summarise(self) -> None:
         """Write how many networks were trained, reused and left out."""
         counts = {"trained": len(self.trained), "reused": len(self.reused), "left_out": self.left_out}
+        counts |= {"elsewhere": self.elsewhere} if self.elsewhere else {}
         write_json(self.out / "summary.json", counts)
 
 

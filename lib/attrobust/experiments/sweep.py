@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from attrobust import checks, data
 from attrobust.experiments import keys as keys_of
-from attrobust.experiments import schema
+from attrobust.experiments import schema, shards
 from attrobust.experiments.experiment import Experiment, Measurement
 from attrobust.experiments.leases import leased
 from attrobust.experiments.measure import build, columns, measure, names, train
@@ -46,12 +46,13 @@ from attrobust.versions import as_before
 def run(
     experiments: Sequence[Experiment], measurement: Measurement, *, store: Store, jobs: int = 0, device: str = "cpu",
     show: Callable[[str], None] | None = None,
-) -> Rows:  # fmt: skip
+) -> Rows | shards.Elsewhere:  # fmt: skip
     """Rows of a grid, in its order; only missing ones are computed, by so many jobs (0: one per core).
 
     What was not measured on a run that diverged or collapsed is NaN; an experiment whose data set is not here
     is left out, and the store says so. A row computed here that is damaged or another run's is named in the store's log
     and computed again; a committed one is an EvidenceError. `show` gets the log's line of progress after each run.
+    Where this is a shard, of which others are needed, the rows are `Elsewhere`.
     """
     checks.count("jobs", jobs, least=0)
     checks.one_of("device", device, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
@@ -63,9 +64,15 @@ def run(
         raise data.DataError(none_here(sorted(absent)))
     for name in sorted(absent):
         store.leave_out(f"data set {name!r} is not on this machine", sum(e.dataset == name for e in missing))
-    groups = _groups([e for e in missing if e.dataset not in absent], store, device)
+    here = [e for e in experiments if e.dataset not in absent]
+    mine = _share(here, keys, device)
+
+    def stored(e: Experiment) -> bool:
+        return store.network_file(keys_of.network(e, device)) is not None
+
+    groups = _groups([e for e in missing if e in mine], device, alone=stored)
     teachers = dict.fromkeys(e.teacher for group in groups for e in group if e.teacher and e.strength)
-    untaught = [(e, store, device) for e in teachers if not store.network_file(keys_of.network(e, device))]
+    untaught = [(e, store, device) for e in teachers if not stored(e)]
 
     def untrained(failure: Failure) -> None:  # the runs that need it try again, and fail each by itself
         e = untaught[failure.index][0]
@@ -73,7 +80,8 @@ def run(
 
     for done_there, _ in enumerate(in_workers(_prepared, untaught, jobs=jobs, failed=untrained), start=1):
         store.report(f"teachers: {done_there}/{len(untaught)} trained")
-    total, done, failed, began = len(experiments), len(found), 0, time.monotonic()
+    done, failed, began = len(found), 0, time.monotonic()
+    total = len(experiments) - sum(e not in mine and keys[e] not in found for e in here)
 
     def fell(task: tuple, trace: str) -> None:
         nonlocal done, failed
@@ -95,12 +103,14 @@ def run(
             store.report(said)
             if show:
                 show(said)
-    here, shared = rows_in([store.out], keys.values()), rows_in(store.beside, keys.values())
-    found |= here
+    made, shared = rows_in([store.out], keys.values()), rows_in(store.beside, keys.values())
+    found |= made
+    if others := sum(keys[e] not in found for e in here):
+        return store.wait_for(f"{others} of {len(here)} runs are")
     present = [e for e in experiments if keys[e] in found]
     networks = {e: keys_of.network(e, device) for e in present}
-    reused = [networks[e] for e in present if keys[e] not in here | shared]
-    store.count(trained=[networks[e] for e in present if keys[e] in here], reused=reused)
+    reused = [networks[e] for e in present if keys[e] not in made | shared]
+    store.count(trained=[networks[e] for e in present if keys[e] in made], reused=reused)
     later = {name for e in present for name in columns(e)} & {name for e in present for name in as_before(e)}
     own = {e: columns(e) | {name: getattr(e, name) for name in sorted(later)} for e in present}
     runs = pd.DataFrame([{"key": keys[e], **own[e], **_measured(found[keys[e]].run)} for e in present])
@@ -108,6 +118,15 @@ def run(
     lines = [{**line, "key": keys[e]} for e in present for line in found[keys[e]].attacked]
     whole = runs.reindex(columns=[*runs.columns, *(name for name in expected if name not in runs)])
     return Rows(whole, pd.DataFrame(lines, columns=[*ATTACKED]))
+
+
+def _share(experiments: Sequence[Experiment], keys: Mapping[Experiment, str], device: str) -> set[Experiment]:
+    """Those of a grid that this shard computes: all if there is but one."""
+    part = shards.asked()
+    if not part or not experiments:
+        return {*experiments}
+    arms = [*map(tuple, _groups(experiments, device))]
+    return {e for arm in shards.dealt(arms, part, sweep=keys[experiments[0]]) for e in arm}
 
 
 def _believed(store: Store, keys: dict[Experiment, str], measurement: Measurement) -> dict[str, Stored]:
@@ -134,15 +153,17 @@ def _measured(run: dict) -> dict:
     return {name: words.get(name, value) for name, value in run.items() if name not in own}
 
 
-def _groups(missing: Sequence[Experiment], store: Store, device: str) -> list[list[Experiment]]:
+def _groups(
+    experiments: Sequence[Experiment], device: str, *, alone: Callable[[Experiment], bool] = lambda e: False
+) -> list[list[Experiment]]:
     """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level.
 
-    Networks that are stored already are only measured, each by itself. A ValueError refuses a network with BatchNorm
-    under a penalty or another trainer.
+    Those to be `alone`, such as networks that are stored already and only measured, are a task each. A ValueError
+    refuses a network with BatchNorm under a penalty or another trainer.
     """
-    networks = {name: build(e) for name, e in {e.architecture: e for e in missing}.items()}
+    networks = {name: build(e) for name, e in {e.architecture: e for e in experiments}.items()}
     turns = {name: in_turns(network, torch.device(device)) for name, network in networks.items()}
-    for e in missing:
+    for e in experiments:
         how = e.penalty if e.penalty != "none" else e.trainer
         if how != "sgd" and statistics(networks[e.architecture]):
             raise ValueError(
@@ -150,10 +171,10 @@ def _groups(missing: Sequence[Experiment], store: Store, device: str) -> list[li
             )
 
     def together(e: Experiment) -> tuple:
-        alone = turns[e.architecture] or not e.recipe.plain or store.network_file(keys_of.network(e, device))
-        return tuple((name, str(value)) for name, value in columns(e).items() if alone or name != "seed")
+        apart = turns[e.architecture] or not e.recipe.plain or alone(e)
+        return tuple((name, str(value)) for name, value in columns(e).items() if apart or name != "seed")
 
-    groups = [list(g) for _, g in groupby(sorted(missing, key=together), key=together)]
+    groups = [list(g) for _, g in groupby(sorted(experiments, key=together), key=together)]
     return sorted(groups, key=lambda g: (-len(g) * g[0].epochs * g[0].n_train / g[0].batch_size, g[0].step_size))
 
 
@@ -281,7 +302,9 @@ def _loaded(experiment: Experiment, path: Path, device: str) -> nn.Module:
     return model.eval()
 
 
-def table(store: Store, name: str, function: Callable, *arguments: object, version: int | None = None) -> pd.DataFrame:
+def table(
+    store: Store, name: str, function: Callable, *arguments: object, version: int | None = None
+) -> pd.DataFrame | shards.Elsewhere:
     """A stored table of `function(*arguments)` (experiments, numbers, names, lists), computed once, in a worker.
 
     A notebook's own function needs a version, raised whenever its numbers change; those of the library have their own.
@@ -292,13 +315,14 @@ def table(store: Store, name: str, function: Callable, *arguments: object, versi
 def tables(
     store: Store, name: str, function: Callable, tasks: Sequence[tuple], *, jobs: int = 0, version: int | None = None,
     labels: Sequence[Mapping[str, object]] = (),
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame | shards.Elsewhere:  # fmt: skip
     """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none.
 
     A task whose table is not stored and whose images are not on this machine is left out, loudly. A function with a
     keyword-only `network` is given one that finds the trained network of an experiment, a stored one if there is one,
     and puts it on the processor.
-    `labels`, if any, are further columns of each task's table, in the order of the tasks.
+    `labels`, if any, are further columns of each task's table, in the order of the tasks. Where this is a shard, of
+    which others are needed, the table is `Elsewhere`.
     """
     labels = labels or [{} for _ in tasks]
     keys = [keys_of.table(name, function, task, version=version, device=store.device) for task in tasks]
@@ -307,7 +331,9 @@ def tables(
     for reason, n in Counter(f"{name} needs {_not_here(min(absent))}" for absent in gone.values()).items():
         store.leave_out(reason, n)
         print(f"!!! LEFT OUT: {n} networks, because {reason}")
-    missing = [(key, task) for key, task in missing if key not in gone]
+    part = shards.asked()
+    mine = shards.dealt(keys, part, sweep=keys[0]) if part and keys else {*keys}
+    missing = [(key, task) for key, task in missing if key not in gone and key in mine]
     n, asked = len(missing), inspect.signature(function).parameters.get("network")
     finds = asked is not None and asked.kind is asked.KEYWORD_ONLY
     given = {"network": partial(_on_processor, store=store)} if finds else {}
@@ -325,6 +351,8 @@ def tables(
     for ended in _shared(compute, missing, jobs=jobs, failed=fell):
         done += ended
         store.report(f"{name}: {done}/{n} computed")
+    if others := sum(not store.table_file(name, key) for key in {*keys} - gone.keys()):
+        return store.wait_for(f"{others} of {len({*keys})} tables {name!r} are")
     told = zip(keys, labels, strict=True)
     found = [store.table(name, key).assign(**label) for key, label in told if key not in gone]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

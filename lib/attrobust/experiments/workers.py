@@ -18,6 +18,8 @@ import joblib
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from attrobust.experiments import devices
+
 #: The variable that names a scheduler, such as tcp://10.0.0.1:8786: notebooks run in processes of their own.
 CLUSTER = "ATTROBUST_CLUSTER"
 
@@ -112,6 +114,7 @@ def _alone(parent: int, index: int, function: Callable, task: tuple) -> object:
         # threads has one global generator, too, which tasks must not draw from by turns.
         with _ONE, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
+            devices.pin()
             return function(*task)
     except (Exception, SystemExit) as error:  # whatever it is, it is raised at the end
         own = parent == os.getpid() and isinstance(error, Exception)

@@ -26,6 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from attrobust import checks, claims, data, paths
+from attrobust.experiments import shards
 from attrobust.experiments.leases import busy, leased
 from attrobust.experiments.store import committed_as, place_for, read_json, write_json
 from attrobust.notebook import accept, checked
@@ -127,6 +128,11 @@ def reproduce(
     profiled = profile(profile_name)
     values = {path: of_notebook(profiled, path.stem) | overrides for path in chosen}
     checks.count("jobs", jobs, least=0)
+    part = shards.asked()
+    if update and part:
+        raise ValueError(
+            f"update is 1 and shard {part.index}/{part.of}; committed rows are replaced by the whole alone"
+        )
     if update and (profile_name not in ("cpu", "full", "headline") or overrides):
         raise ValueError("update is 1; it needs the profile cpu, full or headline without changed parameters")
     types = {path: {name: kind for name, (kind, _) in parameters_of(path).items()} for path in chosen}
@@ -144,20 +150,24 @@ def reproduce(
         home, start = folder / path.stem, time.monotonic()
         mine = given[path] | {"out": str(home), "committed": False}
         mine |= {"jobs": jobs} if jobs and "jobs" in types[path] else {}
-        execute(path, home / path.name, mine, say=say)
+        whole = (_execute_part if part else execute)(path, home / path.name, mine, say=say)
         seconds[path] = time.monotonic() - start
-        (home / "finished").touch()
+        if whole:
+            (home / "finished").touch()
     say(f"[{n}/{n}] done: {_since(began)} elapsed")
     end(folder)
     summaries = {path: read_json(folder / path.stem / "summary.json") for path in chosen}
     _report_networks(folder, summaries, seconds, say)
     same = True
-    for path in chosen:
+    for path in chosen if not part else ():
         committed = paths.figures / path.stem / committed_as("claims", profile_name)
         table = compare_claims(folder / path.stem / "claims.csv", committed)
         if len(table):
             same = _report_claims(path.stem, table, say) and same
     shown = folder.relative_to(paths.root) if folder.is_relative_to(paths.root) else folder
+    if part:
+        say(f"\nwhat shard {part.index}/{part.of} has: {shown}\nbring the shards together by `make merge FROM='...'`")
+        return same
     say(f"\nrows, figures, claims and executed notebooks: {shown}")
     if update:  # committed rows are replaced by whole grids only
         gone = [(path.stem, why, n) for path in chosen for why, n in summaries[path]["left_out"].items()]
@@ -238,16 +248,34 @@ def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
         say(f"{path.stem}: {len(list((out / 'figures').glob('*.png')))} figures, {_since(start)}")
 
 
-def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Say, cwd: Path | None = None) -> None:
+def _execute_part(source: Path, target: Path, values: Mapping[str, object], *, say: Say) -> bool:
+    """Run what a shard has of a notebook, of which cells that need others' rows fail; whether nothing is left to do."""
+    home = target.parent
+    error = None
+    try:
+        execute(source, target, values, say=say, go_on=True)
+    except NotebookError as raised:
+        error = raised
+    if failed := len(list((home / "failed").glob("*.txt"))):
+        raise NotebookError(f"{source.name}: {failed} of its tasks failed, all others have ended; see {home}/failed")
+    waits = bool((read_json(home / "summary.json") or {}).get("elsewhere"))
+    if error and not (waits and "lsewhere" in str(error)):  # the first one; others may follow from it
+        raise error
+    return not waits
+
+
+def execute(
+    source: Path, target: Path, values: Mapping[str, object], *, say: Say, cwd: Path | None = None, go_on: bool = False
+) -> bool:
     """Run one notebook with parameters, showing its progress lines as they come; a NotebookError if it fails.
 
-    Its working directory is `cwd`, or the folder of the notebooks.
+    Its working directory is `cwd`, or the folder of the notebooks. It ends at the first cell that fails, or goes on.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     done = threading.Event()
     follower = threading.Thread(target=_follow, args=(target.parent / "progress.log", done, say))
     follower.start()
-    how = {"kernel_name": "python3", "cwd": cwd or paths.notebooks, "progress_bar": False}
+    how = {"kernel_name": "python3", "cwd": cwd or paths.notebooks, "progress_bar": False, "allow_errors": go_on}
     try:
         quiet = ["--IPKernelApp.log_level=ERROR"]
         papermill.execute_notebook(source, target, dict(values), **how, extra_arguments=quiet)
@@ -260,6 +288,7 @@ def execute(source: Path, target: Path, values: Mapping[str, object], *, say: Sa
     finally:
         done.set()
         follower.join()
+    return True
 
 
 def audit(*, out: str, overrides: Mapping[str, object], say: Say = print) -> None:
