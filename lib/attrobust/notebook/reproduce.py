@@ -251,17 +251,17 @@ def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
 def _execute_part(source: Path, target: Path, values: Mapping[str, object], *, say: Say) -> bool:
     """Run what a shard has of a notebook, of which cells that need others' rows fail; whether nothing is left to do."""
     home = target.parent
-    error = None
     try:
         execute(source, target, values, say=say, go_on=True)
-    except NotebookError as raised:
-        error = raised
+        first = ""
+    except NotebookError:
+        outputs = [output for cell in nbformat.read(target, as_version=4).cells for output in cell.get("outputs", [])]
+        first = next(f"{told.ename}: {told.evalue}" for told in outputs if told.output_type == "error")
     if failed := len(list((home / "failed").glob("*.txt"))):
         raise NotebookError(f"{source.name}: {failed} of its tasks failed, all others have ended; see {home}/failed")
-    waits = bool((read_json(home / "summary.json") or {}).get("elsewhere"))
-    if error and not (waits and "lsewhere" in str(error)):  # the first one; others may follow from it
-        raise error
-    return not waits
+    if first and "Elsewhere" not in first:  # later ones may follow from it
+        raise NotebookError(f"{source.name}: {first}")
+    return not (read_json(home / "summary.json") or {}).get("elsewhere")
 
 
 def execute(
