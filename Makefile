@@ -80,6 +80,7 @@ test-all: test ## all of them
 	@$(MAKE) --no-print-directory test-browser
 
 gpu-check: env ## on a graphics card: its numbers beside the processor's, times of ensembles, one headline cell
+	@$(PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("torch finds no graphics card on this machine")'
 	@$(RUN) pytest -q -n 4 -m gpu tests/test_gpu.py
 	@PYTHONPATH=tests $(RUN) benchmarks.card
 	@$(RUN) attrobust reproduce --profile headline --only 03 -p device cuda -p datasets '[digits]' -p seeds '[0, 1, 2, 3, 4]'

@@ -382,13 +382,13 @@ def test_seeds_are_trained_together_where_that_is_faster_and_small_steps_begin(f
     run(dense, store)
     assert trainings == [[0, 1], [0, 1]]
     trainings.clear()
-    assert [len(g) for g in sweep._groups(dense, store, "cpu")] == [1] * 4  # stored networks are measured side by side
+    assert [len(g) for g in sweep._groups(dense, "cpu", store)] == [1] * 4  # stored networks are measured side by side
     options = {"architecture": "vit", "patch": 2, "dim": 4, "depth": 1}
     grid = experiments.grid(**common | options)
-    assert [[(e.step_size, e.seed) for e in g] for g in sweep._groups(grid, store, "cpu")] == [
+    assert [[(e.step_size, e.seed) for e in g] for g in sweep._groups(grid, "cpu", store)] == [
         [(0.05, 0)], [(0.05, 1)], [(0.2, 0)], [(0.2, 1)]
     ]  # fmt: skip
-    assert [[e.seed for e in g] for g in sweep._groups(grid, store, "cuda")] == [[0, 1], [0, 1]]
+    assert [[e.seed for e in g] for g in sweep._groups(grid, "cuda", store)] == [[0, 1], [0, 1]]
 
 
 def test_transformers_of_other_kernels_are_trained_and_measured_their_row_mass_too(folder):

@@ -64,6 +64,8 @@ def test_the_suite_runs_after_lint_and_contract_for_all_notebooks_or_one(make):
 
 def test_a_reproduction_gets_every_switch(make):
     make("env")
-    (line,) = make("reproduce", "PROFILE=smoke", "ONLY=03", "JOBS=2", "CLUSTER=tcp://a:1", "FRESH=1", "UPDATE=1")
-    told = "--profile smoke --only 03 --jobs 2 --cluster tcp://a:1 --fresh --update"
+    (line,) = make(
+        "reproduce", "PROFILE=smoke", "ONLY=03", "JOBS=2", "CLUSTER=tcp://a:1", "SHARD=1/2", "FRESH=1", "UPDATE=1"
+    )
+    told = "--profile smoke --only 03 --jobs 2 --cluster tcp://a:1 --shard 1/2 --fresh --update"
     assert line == f"python -m attrobust reproduce {told}"

@@ -164,6 +164,20 @@ def test_the_benchmark_page_and_the_readme_say_what_the_rows_say():
     assert report.warm_start(rows["warm"]) in readme
 
 
+def test_the_page_of_costs_says_what_the_rows_say():
+    from benchmarks import cost
+
+    assert cost.PAGE.read_text() == cost.page(pd.DataFrame(cost.rows())), "python -m benchmarks.cost writes it"
+
+
+def test_workers_end_when_the_last_task_does_and_never_before_their_share():
+    from benchmarks import cost
+
+    tasks = [5.0, 4.0, 3.0, 3.0, 1.0]
+    ends = [cost.makespan(tasks, n) for n in (1, 2, 3, 9)]
+    assert ends == [16, 8, 6, 5]
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_every_relative_link_of_a_page_leads_somewhere(page):
     text = re.sub(r"^```.*?^```$", "", (paths.root / page).read_text(), flags=re.MULTILINE | re.DOTALL)

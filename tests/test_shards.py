@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import operator
 import shutil
 import sys
 import time
@@ -31,7 +32,9 @@ def made(home, name):
     """The folder of a notebook in a reproduction."""
     folder = home / "03_sgd_flattens"
     stamp = {"code": "a", "data": {}, "parameters": "b", "machine": []}
-    store.write_json(home / reproduce.STAMP, {"id": name, "stamp": stamp, "notebooks": [folder.name], "finished": False})
+    store.write_json(
+        home / reproduce.STAMP, {"id": name, "stamp": stamp, "notebooks": [folder.name], "finished": False}
+    )
     store.write_json(folder / reproduce.STAMP, {"id": name, "cells": "c"})
     return folder
 
@@ -57,7 +60,7 @@ def test_every_arm_is_dealt_to_one_shard_and_none_gets_two_more_than_another(n, 
 @pytest.mark.parametrize("name", ["0/2", "3/2", "2", "a/b", "1/2/3", "-1/2", " 1/2", "1/0", "٢/٨"])
 def test_a_shard_that_is_none_is_refused(shard, name):
     shard(name)
-    with pytest.raises(ValueError, match="shard is .*; it must be i/n, such as 2/8"):
+    with pytest.raises(ValueError, match=r"shard is .*; it must be i/n, such as 2/8"):
         shards.asked()
 
 
@@ -67,9 +70,9 @@ def test_shards_merged_are_the_table_of_one_machine_and_each_run_is_done_once(ho
         shard(f"{i}/3")
         parts.append(made(tmp_path / str(i), str(i)))
         found = run(parts[-1])
-        for use in (lambda: found.runs, lambda: [*found], lambda: found[0], lambda: len(found), lambda: bool(found)):
+        for use in (operator.attrgetter("runs"), list, operator.itemgetter(0), len, bool):
             with pytest.raises(shards.ElsewhereError, match="of 4 runs are with other shards; merge them"):
-                use()
+                use(found)
         assert "1/1 runs" in (parts[-1] / "progress.log").read_text() or len(rows(parts[-1])) == 2
         made_once = {path: path.stat().st_mtime_ns for path in rows(parts[-1])}
         run(parts[-1])
@@ -135,7 +138,7 @@ def test_what_other_code_made_or_what_is_at_work_is_not_merged(home, tmp_path, u
         merging.merge([one.parent, other.parent])
     assert not home.exists()
     merging.merge([one.parent])
-    with pytest.raises(ValueError, match="2; its code is not that of .*cpu"):
+    with pytest.raises(ValueError, match=r"2; its code is not that of .*cpu"):
         merging.merge([other.parent])
     with holding(one / "leases", "a", "time.sleep(60)") as worker:
         with pytest.raises(ValueError, match="which is at work"):

@@ -66,13 +66,9 @@ def run(
         store.leave_out(f"data set {name!r} is not on this machine", sum(e.dataset == name for e in missing))
     here = [e for e in experiments if e.dataset not in absent]
     mine = _share(here, keys, device)
-
-    def stored(e: Experiment) -> bool:
-        return store.network_file(keys_of.network(e, device)) is not None
-
-    groups = _groups([e for e in missing if e in mine], device, alone=stored)
+    groups = _groups([e for e in missing if e in mine], device, store)
     teachers = dict.fromkeys(e.teacher for group in groups for e in group if e.teacher and e.strength)
-    untaught = [(e, store, device) for e in teachers if not stored(e)]
+    untaught = [(e, store, device) for e in teachers if not store.network_file(keys_of.network(e, device))]
 
     def untrained(failure: Failure) -> None:  # the runs that need it try again, and fail each by itself
         e = untaught[failure.index][0]
@@ -153,13 +149,11 @@ def _measured(run: dict) -> dict:
     return {name: words.get(name, value) for name, value in run.items() if name not in own}
 
 
-def _groups(
-    experiments: Sequence[Experiment], device: str, *, alone: Callable[[Experiment], bool] = lambda e: False
-) -> list[list[Experiment]]:
+def _groups(experiments: Sequence[Experiment], device: str, store: Store | None = None) -> list[list[Experiment]]:
     """Tasks, the longest first, so that workers end together; smaller steps take longer to a loss level.
 
-    Those to be `alone`, such as networks that are stored already and only measured, are a task each. A ValueError
-    refuses a network with BatchNorm under a penalty or another trainer.
+    Networks that a store has already are only measured, each by itself. A ValueError refuses a network with BatchNorm
+    under a penalty or another trainer.
     """
     networks = {name: build(e) for name, e in {e.architecture: e for e in experiments}.items()}
     turns = {name: in_turns(network, torch.device(device)) for name, network in networks.items()}
@@ -171,7 +165,8 @@ def _groups(
             )
 
     def together(e: Experiment) -> tuple:
-        apart = turns[e.architecture] or not e.recipe.plain or alone(e)
+        stored = store and store.network_file(keys_of.network(e, device))
+        apart = turns[e.architecture] or not e.recipe.plain or stored
         return tuple((name, str(value)) for name, value in columns(e).items() if apart or name != "seed")
 
     groups = [list(g) for _, g in groupby(sorted(experiments, key=together), key=together)]

@@ -1,8 +1,8 @@
 """Tasks in worker processes of one thread, which are kept; what fails is told, and stops nothing else.
 
 Importing torch costs seconds, so that workers serve one sweep after another. Every task seeds its own generators. They
-are processes of this machine (joblib's loky), or, where the environment names the scheduler of a Dask cluster or the
-head of a Ray cluster in `CLUSTER`, its workers, on any machines that see the store's folder under the same name.
+are processes of this machine (joblib's loky), or, where the environment names a cluster in `CLUSTER`, its workers, on
+any machines that see the store's folder under the same name.
 """
 
 import copy
@@ -20,7 +20,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from attrobust.experiments import devices
 
-#: The variable that names a cluster, tcp://10.0.0.1:8786 (Dask) or ray://10.0.0.1:10001: notebooks run elsewhere.
+#: The variable that names a cluster, a Dask scheduler such as tcp://10.0.0.1:8786, or ray: notebooks run elsewhere.
 CLUSTER = "ATTROBUST_CLUSTER"
 
 
@@ -75,8 +75,8 @@ def _results(
 ) -> Iterator[tuple[Iterable, tuple[type[Exception], ...], str]]:
     """What the tasks return, as they end; what is raised where their workers are gone, and what is said then."""
     address = os.environ.get(CLUSTER, "")
-    if address.startswith("ray://"):
-        with _ray(address) as gone, joblib.parallel_config("ray", n_jobs=-1):  # its results come together, at the end
+    if address == "ray":
+        with _ray() as gone, joblib.parallel_config("ray", n_jobs=-1):  # its results come together, at the end
             calls = (joblib.delayed(_alone)(0, index, function, task) for index, task in enumerate(tasks))
             yield (found for found in joblib.Parallel(batch_size=1)(calls)), gone, "the cluster went away"
         return
@@ -110,19 +110,17 @@ def _results(
 
 
 @contextmanager
-def _ray(address: str) -> Iterator[tuple[type[Exception], ...]]:
-    """Within, joblib knows a Ray cluster; what is raised where it is gone."""
+def _ray() -> Iterator[tuple[type[Exception], ...]]:
+    """Within, joblib knows the Ray cluster that this machine is part of; what is raised where it is gone."""
     try:
         import ray
         from ray.util.joblib import register_ray
     except ImportError as error:
-        raise ImportError(
-            f"{CLUSTER} is {address!r}, which needs ray; install it by pip install 'ray[client]'"
-        ) from error
+        raise ImportError(f"{CLUSTER} is 'ray', which needs it; install it by pip install ray") from error
     try:
-        ray.init(address, log_to_driver=False)
+        ray.init(os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False)
     except (ConnectionError, ValueError) as error:
-        raise ValueError(f"{CLUSTER} is {address!r}; no cluster answers there ({error})") from None
+        raise ValueError(f"{CLUSTER} is 'ray'; no Ray cluster runs on this machine ({error})") from None
     try:
         register_ray()
         yield ray.exceptions.RayError, ConnectionError

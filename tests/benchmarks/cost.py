@@ -1,0 +1,117 @@
+"""`python -m benchmarks.cost`: what the committed grids cost, on how many workers, from the seconds stored with rows.
+
+A run's seconds are those of its training, its measuring and its attacks in one process of one thread; networks that
+train side by side share theirs. What notebooks compute beside their grids (tables, figures) is not in them.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from attrobust import paths
+from attrobust.experiments import Experiment
+from attrobust.experiments.store import READ, committed_as, read_csv, write_bytes
+
+#: Workers of one thread each, on cores as those that the rows were computed on.
+WORKERS = (1, 8, 64)
+
+#: How many times as long as the median run is one that the machine stood still in (our choice).
+STALLED = 20
+
+PAGE = paths.figures / "benchmarks" / "cost.md"
+
+
+def makespan(tasks: Sequence[float], workers: int) -> float:
+    """Seconds until all tasks have ended, if each worker that is free takes the longest one left.
+
+    Example:
+        >>> makespan([3, 2, 2, 1], 2)
+        4
+    """
+    free = [0.0] * workers
+    for task in sorted(tasks, reverse=True):
+        heapq.heapreplace(free, free[0] + task)
+    return max(free)
+
+
+def tasks_of(runs: pd.DataFrame) -> list[float]:
+    """Seconds of each task of a sweep on processors: plain dense networks that differ in the seed alone are one."""
+    names = [name for name in Experiment.__dataclass_fields__ if name in runs and name != "seed"]
+    plain = runs["architecture"] == "mlp"
+    for name, value in {"penalty": "none", "trainer": "sgd"}.items():  # tables of before do not name them
+        plain &= runs[name].fillna(value) == value if name in runs else True
+    apart = plain.where(plain, runs["key"]).astype(str)
+    return runs.groupby([apart, *(runs[name] for name in names)], dropna=False, sort=False)["seconds"].sum().tolist()
+
+
+def unstalled(runs: pd.DataFrame) -> pd.Series:
+    """Seconds of runs; one that took over `STALLED` times the median of its data set's stood still, and counts as that.
+
+    Seconds are those of a clock on the wall, which goes on while a machine is suspended.
+    """
+    usual = runs.groupby("dataset")["seconds"].transform("median")
+    return runs["seconds"].where(runs["seconds"] <= STALLED * usual, usual)
+
+
+def rows() -> Iterator[dict[str, object]]:
+    """A row per committed grid and processor, then one for all."""
+    every, total = [], 0
+    for profile in READ:
+        for folder in sorted(paths.figures.glob("[0-9][0-9]_*")):
+            files = [folder / committed_as(stem, profile) for stem in ("runs", "provenance")]
+            if not all(map(type(folder).is_file, files)):
+                continue
+            runs, made = map(read_csv, files)
+            joined = runs.merge(made, on="key", validate="one_to_one")
+            stalled = joined["seconds"].copy()
+            joined["seconds"] = unstalled(joined)
+            joined["stalled"] = stalled != joined["seconds"]
+            for processor, part in joined.groupby("processor", sort=True):
+                tasks = tasks_of(part)
+                every += tasks
+                yield _row(folder.name, profile, str(processor), part, tasks)
+                total += part["stalled"].sum()
+    alone = pd.DataFrame({"seconds": every, "stalled": False})
+    yield _row("all", "", "", alone, every) | {"runs": None, "median_s": None, "stalled": total}
+
+
+def _row(notebook: str, profile: str, processor: str, runs: pd.DataFrame, tasks: list[float]) -> dict[str, object]:
+    told = {"notebook": notebook, "profile": profile, "processor": processor, "runs": len(runs)}
+    told |= {"median_s": runs["seconds"].median()}
+    return told | {f"minutes_{n}": makespan(tasks, n) / 60 for n in WORKERS} | {"stalled": runs["stalled"].sum()}
+
+
+def page(table: pd.DataFrame) -> str:
+    """The page of a table of `rows`."""
+    head = ["notebook", "profile", "processor", "runs", "seconds of a run (median)"]
+    head += [f"minutes on {n} worker{'s' * (n > 1)}" for n in WORKERS]
+    lines = [head, ["---"] * len(head)]
+    for row in table.to_dict("records"):
+        whole = ["" if pd.isna(row["runs"]) else f"{row['runs']:.0f}"]
+        whole += ["" if pd.isna(row["median_s"]) else f"{row['median_s']:.1f}"]
+        minutes = [f"{row[name]:.1f}" for name in (f"minutes_{n}" for n in WORKERS)]
+        lines.append([row["notebook"], row["profile"], row["processor"], *whole, *minutes])
+    text = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    about = " ".join(ABOUT.split()).format(stalled=table["stalled"].iloc[-1], times=STALLED)
+    return f"# What the grids cost\n\n{about}\n\n{text}\n"
+
+
+#: What stands above the table.
+ABOUT = """
+Seconds stand beside each committed row (`provenance.csv`, `provenance_full.csv`): training, measuring and attacking
+one network in a process of one thread, by a clock on the wall. {stalled} runs took over {times} times as long as the
+median run on their data set, because the machine stood still; they count as the median. Minutes on several workers are
+computed: each worker that is free takes the longest task left, and dense networks that differ in their seed alone are
+one task. What the sweep engine adds is measured in [the table of benchmarks](table.md). Not counted: tables and figures
+that notebooks compute beside their grids. No row of a graphics card is committed; `make gpu-check` times one, in
+milliseconds per update, networks one after the other and in an ensemble.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    write_bytes(PAGE, page(pd.DataFrame(rows())).encode())
+
+
+if __name__ == "__main__":
+    main()
