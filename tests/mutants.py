@@ -43,7 +43,7 @@ AREAS = {
 #: What the copy needs; tests read all of these.
 COPIED = (
     "lib", "tests", "notebooks", "figures", "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
-    "Makefile", "environment.yml", "constraints.txt", "CITATION.cff", "LICENSE",
+    "docs", "Makefile", "environment.yml", "constraints.txt", "CITATION.cff", "LICENSE",
 )  # fmt: skip
 
 TURNED = {ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}

@@ -1,5 +1,6 @@
 """Laws about the repository: what is declared is what is there."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import tomllib
 from importlib import metadata
 
+import nbformat
 import pandas as pd
 import pytest
 import yaml
@@ -69,7 +71,7 @@ def test_text_files_name_no_machine_path():
 
 def test_the_top_level_holds_what_is_announced_and_nothing_else():
     announced = {
-        "notebooks", "lib", "figures", "tests", "environment.yml", "README.md", "pyproject.toml", "Makefile",
+        "notebooks", "lib", "figures", "tests", "docs", "environment.yml", "README.md", "pyproject.toml", "Makefile",
         "constraints.txt", "LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", ".gitignore", ".github", ".ci",
     }  # fmt: skip
     assert {file.split("/")[0] for file in tracked()} == announced
@@ -108,6 +110,37 @@ def test_every_notebook_has_its_figures_folder_and_a_line_in_the_readme():
         assert f"notebooks/{stem}.ipynb" in readme
 
 
+CLAIMS = paths.root / "docs" / "claims.md"
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted(CLAIMS.parent.glob("*.md")))]
+
+
+def test_the_readme_says_how_long_the_text_of_a_notebook_takes_at_two_hundred_words_a_minute():
+    readme = (paths.root / "README.md").read_text()
+    for path in reproduce.numbered():
+        cells = nbformat.read(path, as_version=4).cells
+        words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+        (line,) = (
+            line
+            for line in readme.splitlines()
+            if line.startswith("| [") and f"({path.parent.name}/{path.name})" in line
+        )
+        assert f"| {math.ceil(words / 200)} min |" in line, path.stem
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/claims.md"])
+def test_every_effect_with_an_interval_is_that_of_a_committed_cell(page):
+    told = re.findall(r"[+-]\d\.\d+ \[[+-]\d\.\d+, [+-]\d\.\d+\]", (paths.root / page).read_text())
+    tables = [pd.read_csv(path) for path in paths.figures.glob("*/claims*.csv")]
+    cells = pd.concat([table for table in tables if "low" in table]).dropna(subset=["low"])
+    known = {
+        f"{row.effect:+.{digits}f} [{row.low:+.{digits}f}, {row.high:+.{digits}f}]"
+        for row in cells.itertuples()
+        for digits in (2, 3)
+    }
+    assert len(told) > 5
+    assert {*told} <= known
+
+
 HEADLINES = [("03_sgd_flattens", "C1"), ("03_sgd_flattens", "C2"), ("04_across_models", "C3")]
 HEADLINES += [("06_softmax_entropy", "C6"), ("07_kernel_attention", "C7")]
 
@@ -118,26 +151,26 @@ def of(name, claim):
 
 
 @pytest.mark.parametrize(("name", "claim"), HEADLINES)
-def test_the_readme_holds_every_headline_cell_as_its_rows_give_it(name, claim):
+def test_the_page_of_claims_holds_every_headline_cell_as_its_rows_give_it(name, claim):
     table = claims.family(of(name, claim))
     assert len(table.splitlines()) > 2
-    assert table in (paths.root / "README.md").read_text()
+    assert table in CLAIMS.read_text()
 
 
-def test_the_readme_says_in_how_many_cases_the_theory_holds_and_what_is_restored():
-    readme = (paths.root / "README.md").read_text()
+def test_the_page_of_claims_says_in_how_many_cases_the_theory_holds_and_what_is_restored():
+    page = CLAIMS.read_text()
     for name, claim in (("06_softmax_entropy", "C5"), ("07_kernel_attention", "C7 theory")):
-        assert tally.sentence(of(name, claim)) in readme
+        assert tally.sentence(of(name, claim)) in page
     stated = pd.read_csv(paths.figures / "02_two_curvatures" / "claims.csv")
     words = [tally.word(row.cases, row.violations) for row in stated.itertuples()]
-    assert tally.sentence(stated.assign(word=words)) in readme
+    assert tally.sentence(stated.assign(word=words)) in page
     judged = of("07_kernel_attention", "C7")
     for name in ("raw_attention", "rollout"):
         (word,) = judged[judged["arm"].str.contains(f", {name}, ") & judged["p_holm"].notna()]["restored"].unique()
-        assert f"{name.replace('_', ' ')} {word}" in readme
+        assert f"{name.replace('_', ' ')} {word}" in page
 
 
-def test_the_readme_says_how_many_headline_cells_a_second_processor_found_alike():
+def test_the_page_of_claims_says_how_many_headline_cells_a_second_processor_found_alike():
     shared, agreed, turned = 0, 0, []
     for name in ("03_sgd_flattens", "04_across_models", "06_softmax_entropy", "07_kernel_attention"):
         folder = paths.figures / name
@@ -148,20 +181,20 @@ def test_the_readme_says_how_many_headline_cells_a_second_processor_found_alike(
             both = claims.agrees(own.merge(other[["claim", "arm", "by"]]), other)
             shared, agreed = shared + len(both), agreed + int((both["judged"] == "agrees").sum())
             turned += list(both.loc[both["word"] != both["word_other"], ["word", "word_other"]].itertuples(index=False))
-    readme = (paths.root / "README.md").read_text()
+    page = CLAIMS.read_text()
     assert shared > 0
-    assert f"Of their effects {agreed} of {shared} lie within two draws of each other" in readme
-    assert all(f"`{one}` to `{other}`" in readme for one, other in turned)
+    assert f"Of their effects {agreed} of {shared} lie within two draws of each other" in page
+    assert all(f"`{one}` to `{other}`" in page for one, other in turned)
 
 
-def test_the_benchmark_page_and_the_readme_say_what_the_rows_say():
+def test_the_benchmark_pages_say_what_the_rows_say():
     from benchmarks import report
 
-    folder, readme = paths.figures / "benchmarks", (paths.root / "README.md").read_text()
+    folder, page = paths.figures / "benchmarks", (paths.root / "docs" / "curvature.md").read_text()
     rows = {part: pd.read_csv(folder / f"rows_{part}.csv") for part in report.PARTS}
     assert report.page(rows) == (folder / "table.md").read_text()
-    assert report.aims(rows["speed"]) in readme
-    assert report.warm_start(rows["warm"]) in readme
+    assert report.aims(rows["speed"]) in page
+    assert report.warm_start(rows["warm"]) in page
 
 
 def test_the_page_of_costs_says_what_the_rows_say():
@@ -178,11 +211,11 @@ def test_workers_end_when_the_last_task_does_and_never_before_their_share():
     assert ends == [16, 8, 6, 5]
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_relative_link_of_a_page_leads_somewhere(page):
     text = re.sub(r"^```.*?^```$", "", (paths.root / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)#\s]+)\)", text):
-        assert target.startswith("http") or (paths.root / target).exists(), target
+        assert target.startswith("http") or ((paths.root / page).parent / target).exists(), target
 
 
 def test_imports_go_strictly_downward():
