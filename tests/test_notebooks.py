@@ -10,11 +10,12 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import made_up
 import nbformat
 import pandas as pd
 import pytest
 import yaml
-from attrobust import notebook, paths
+from attrobust import data, notebook, paths
 from attrobust.notebook import reproduce
 from attrobust.rows import IDENTITY
 from by_day import due
@@ -293,19 +294,49 @@ def concerned(changed):
     return [book.stem for book in BOOKS if {*reproduce.parameters_of(book), reproduce.section(book.stem)} & {*changed}]
 
 
+def named(name):
+    """Names that a profile gives, of data sets and networks, say, whatever the smoke profile puts in their place."""
+    own = yaml.safe_load((paths.notebooks / f"{name}.yaml").read_text())
+
+    def names(values):
+        kept = {k: names(v) if isinstance(v, dict) else v for k, v in values.items()}
+        return {
+            k: v
+            for k, v in kept.items()
+            if v and isinstance(v, dict | list) and not isinstance(next(iter(v)), float | int)
+        }
+
+    return names(own)
+
+
+def ran_small(changed, book, tree, *, pictures=None):
+    """What the smoke profile printed of a notebook with changed parameters; `pictures`: a folder for made-up ones."""
+    copy_tree(tree)
+    if pictures:
+        made_up.data_sets(tree, pictures)
+    smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
+    merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in changed.items()}
+    (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump(smoke | merged))
+    how = ["--profile", "smoke", "--only", book[:2], "--jobs", "1"]
+    return run([sys.executable, "-m", "attrobust", "reproduce", *how], tree, check=True, data=pictures).stdout
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_parameters_of_every_profile_run_at_smoke_size(tmp_path):
     """A notebook of profile full or gpu a day; all with `EVERY=1`."""
     every = [(name, book) for name in ("full", "gpu") for book in concerned(beyond_smoke(name))]
     for name, book in due(every):
-        tree = copy_tree(tmp_path / f"{name} {book}")
-        smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
-        merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in beyond_smoke(name).items()}
-        (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump(smoke | merged))
-        how = ["--profile", "smoke", "--only", book[:2], "--jobs", "1"]
-        done = run([sys.executable, "-m", "attrobust", "reproduce", *how], tree, check=True)
-        assert "left out 0" in done.stdout, (name, book)
+        assert "left out 0" in ran_small(beyond_smoke(name), book, tmp_path / f"{name} {book}"), (name, book)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_networks_and_data_sets_of_profile_gpu_run_at_smoke_size_on_a_processor(tmp_path):
+    """A notebook a day; all with `EVERY=1`. Pictures are made up, so that no file is needed."""
+    for book in due(concerned(named("gpu"))):
+        printed = ran_small(named("gpu"), book, tmp_path / book, pictures=tmp_path / "pictures")
+        assert "left out 0" in printed, book
 
 
 def test_a_stored_row_can_be_reproduced():
@@ -387,7 +418,6 @@ def test_every_row_of_profile_full_is_named_by_what_its_notebook_asks_today(book
 @pytest.mark.parametrize("book", AUDITED)
 def test_a_row_of_profile_full_drawn_by_the_day_can_be_trained_again(book):
     """It lies among its sisters, the same arm's other seeds: a network trained elsewhere is another draw of it."""
-    from attrobust import data
     from attrobust.experiments import measure
 
     _, lines, _, asked = _rows_of_full(book)

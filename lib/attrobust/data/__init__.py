@@ -20,8 +20,8 @@ from attrobust.shapes import Images, Labels
 from attrobust.versions import versioned
 
 __all__ = [
-    "NAMES", "PHOTOGRAPHS", "DataError", "Dataset", "Examples", "available", "balanced", "download_size", "fetch",
-    "fingerprint", "held_out", "image_shape", "labelled_photographs", "load", "photographs", "places",
+    "NAMES", "PHOTOGRAPHS", "DataError", "Dataset", "Examples", "available", "balanced", "classes", "download_size",
+    "fetch", "fingerprint", "held_out", "image_shape", "labelled_photographs", "load", "photographs", "places",
 ]  # fmt: skip
 
 NAMES = tuple(SOURCES)
@@ -105,6 +105,16 @@ def available(name: str, *, data_dir: str | Path | None = None) -> bool:
         except DataError:
             return False
     return all(find(file, source, data_dir) is not None for file in source.files)
+
+
+def classes(name: str) -> tuple[str, ...]:
+    """What the labels of a data set stand for, in their order.
+
+    Example:
+        >>> classes("fashion_mnist")[-1]
+        'ankle boot'
+    """
+    return SOURCES[checks.one_of("name", name, NAMES)].classes
 
 
 def image_shape(name: str) -> tuple[int, int, int]:
