@@ -56,6 +56,19 @@ def test_good_parameters_pass_unchanged_and_nothing_else_is_taken():
     assert settings(GOOD | {"np": math, "x": 3, "_": None}, later=["np = 1", "%matplotlib inline"]) == GOOD
 
 
+def test_what_differs_from_the_committed_run_is_said_and_nothing_where_nothing_does(capsys):
+    seeds, free = GOOD["seeds"], {"jobs": 3, "out": "", "committed": False}
+    settings(GOOD | {name: value for name, value in free.items() if name in GOOD})
+    settings({"seeds": str(seeds)})
+    assert capsys.readouterr().out == ""
+    settings(GOOD | {"seeds": "[7]"})
+    said = capsys.readouterr().out
+    assert said.startswith(f"!!! Not the committed run: seeds = [7], not {seeds}.")
+    assert len(said.splitlines()) == 1
+    notebook.settings(GOOD | {"seeds": "[7]", "In": ["", CELL]}, quiet=True)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_parameter_of_a_new_name_needs_its_annotation_and_nothing_in_the_library():
     cell = "widths: list[int] = [8]\ndecay: float = 0.1\nlabel: str = 'a'\nquick: bool = True"
     given = {"widths": "[4, 16]", "decay": 0.5, "label": "b", "quick": "false"}

@@ -3,11 +3,13 @@
 import json
 import multiprocessing
 import operator
+import os
 import shutil
 import sys
 import time
 from types import SimpleNamespace
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
@@ -31,11 +33,10 @@ def shard(monkeypatch):
 def made(home, name):
     """The folder of a notebook in a reproduction."""
     folder = home / "03_sgd_flattens"
-    stamp = {"code": "a", "data": {}, "parameters": "b", "machine": []}
-    store.write_json(
-        home / reproduce.STAMP, {"id": name, "stamp": stamp, "notebooks": [folder.name], "finished": False}
-    )
-    store.write_json(folder / reproduce.STAMP, {"id": name, "cells": "c"})
+    record = {"id": name, "stamp": reproduce.stamp({}), "notebooks": [folder.name], "finished": False}
+    store.write_json(home / reproduce.STAMP, record)
+    cells = reproduce.cells_digest(paths.notebooks / f"{folder.name}.ipynb")
+    store.write_json(folder / reproduce.STAMP, {"id": name, "cells": cells})
     return folder
 
 
@@ -111,51 +112,122 @@ def test_tables_are_dealt_too(tmp_path, shard):
     assert sorted(counts) == [2, 3]
 
 
-def test_what_is_damaged_is_not_merged_and_said(home, tmp_path):
+def test_what_is_damaged_is_not_merged_and_said_and_what_is_whole_takes_the_place_of_what_is_damaged(home, tmp_path):
     source, said = made(tmp_path / "1", "1"), []
-    run(source, grid=GRID[:2])
-    broken, whole = rows(source)
-    broken.write_bytes(broken.read_bytes()[:40])
-    (source / "tables").mkdir()
-    (source / "tables" / "a-1.csv").write_text("x,y\n1,2\n3")
-    (source / "tables" / "a-2.csv").write_text("x,y\n1,2\n")
+    run(source, grid=GRID[:3])
+    cut, lost, whole = rows(source)
+    cut.write_bytes(cut.read_bytes()[:40])
+    (source / "provenance" / lost.name).write_text("{")
+    tables = source / "tables"
+    tables.mkdir()
+    for name, text in {"a-1.csv": "x,y\n1,2\n3", "a-2.csv": "x,y\n1,2\n", "a-3.npz": "PK", "a-4.csv": "\n"}.items():
+        (tables / name).write_text(text)
+    (tables / "gone.csv").symlink_to(tmp_path / "nothing")
     merging.merge([source.parent], say=said.append)
     mine = home / "03_sgd_flattens"
     assert [path.name for path in rows(mine)] == [whole.name]
+    assert [path.name for path in (mine / "provenance").iterdir()] == [whole.name]
     assert [path.name for path in (mine / "tables").iterdir()] == ["a-2.csv"]
-    assert sum("LEFT OUT" in line for line in said) == 2
-    assert any(line.endswith("1: 1 runs, 1 tables, 2 networks") for line in said), said
+    assert sum("LEFT OUT" in line for line in said) == 5
+    assert any(line.endswith("1: 1 runs, 1 tables, 3 networks") for line in said), said
     merging.merge([source.parent], say=said.append)
     assert any(line.endswith("1: nothing new") for line in said)
+    content = rows(mine)[0].read_bytes()
+    rows(mine)[0].write_bytes(content[:20])
+    merging.merge([source.parent], say=said.append)
+    assert rows(mine)[0].read_bytes() == content
 
 
-def test_what_other_code_made_or_what_is_at_work_is_not_merged(home, tmp_path, unchecked):
-    one, other = made(tmp_path / "1", "1"), made(tmp_path / "2", "2")
-    record = store.read_json(other.parent / reproduce.STAMP)
-    record["stamp"]["code"] = "z"
-    store.write_json(other.parent / reproduce.STAMP, record)
-    with pytest.raises(ValueError, match="2; its code is not that of the first"):
-        merging.merge([one.parent, other.parent])
+def test_what_is_merged_is_kept_by_the_next_reproduction_and_what_was_there_of_another_is_not(home, tmp_path):
+    source, said = made(tmp_path / "1", "1"), []
+    run(source, grid=GRID[:2])
+    old = home / "03_sgd_flattens" / "tables" / "old-1.csv"
+    old.parent.mkdir(parents=True)
+    old.write_text("x\n1\n")
+    merging.merge([source.parent], say=said.append)
+    assert not old.exists()
+    reproduce.begin(home, reproduce.numbered("03"), {}, fresh=False, say=said.append)
+    assert len(rows(home / "03_sgd_flattens")) == 2
+    assert "resuming: 2 runs are there" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"code": "z"}, "its code is not what is here"),
+        ({"machine": ["1.0", "NEON"]}, "its machine is not what is here"),
+        ({"parameters": "z"}, "its parameters are not those of"),
+        (None, "holds reproduction.json"),
+    ],
+)
+def test_what_was_made_otherwise_is_not_merged(home, tmp_path, change, sentence):
+    one, other = made(tmp_path / "1", "1").parent, made(tmp_path / "2", "2").parent
+    record = store.read_json(other / reproduce.STAMP)
+    store.write_json(other / reproduce.STAMP, record | {"stamp": record["stamp"] | change if change else None})
+    with pytest.raises(ValueError, match=sentence):
+        merging.merge([one, other])
     assert not home.exists()
-    merging.merge([one.parent])
-    with pytest.raises(ValueError, match=r"2; its code is not that of .*cpu"):
-        merging.merge([other.parent])
+
+
+def test_what_is_at_work_or_no_other_folder_is_not_merged(home, tmp_path, unchecked):
+    one = made(tmp_path / "1", "1")
     with holding(one / "leases", "a", "time.sleep(60)") as worker:
         with pytest.raises(ValueError, match="which is at work"):
             merging.merge([one.parent])
         worker.kill()
-    for folders, sentence in (([], "folders is \\[\\]"), ([tmp_path / "x"], "holds reproduction.json")):
-        with pytest.raises(ValueError, match=sentence):
+    made(home, "3")
+    for folders in ([], [home]):
+        with pytest.raises(ValueError, match="name copies of what shards left, other than"):
             merging.merge(folders)
+
+
+def test_no_record_of_a_folder_leads_out_of_the_reproduction(home, tmp_path):
+    source = made(tmp_path / "1", "1")
+    record = store.read_json(source.parent / reproduce.STAMP)
+    store.write_json(source.parent / reproduce.STAMP, record | {"notebooks": ["../../escaped", str(tmp_path / "out")]})
+    merging.merge([source.parent])
+    assert {path.name for path in tmp_path.iterdir()} <= {"1", "build"}
+    assert {path.name for path in home.parent.iterdir()} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "whole", "sentence"),
+    [
+        (["e.runs", "never"], False, None),
+        (["import pandas as pd; pd.concat([e])", "e.runs"], False, None),
+        (["e.runs", "raise ValueError('damaged')"], False, "perhaps because of them: ValueError: damaged"),
+        (["raise OSError('/data/Elsewhere: disk full')", "e.runs"], None, "disk full"),
+        (["e.runs", "import os; os._exit(9)"], None, "its kernel was killed"),
+        (["import os; os._exit(9)"], None, "its kernel was killed"),
+        (["1"], False, None),
+    ],
+)
+def test_a_shard_goes_on_past_what_waits_for_others_and_hides_no_error(tmp_path, cells, whole, sentence):
+    home, said = tmp_path / "03_sgd_flattens", []
+    before = "from attrobust.experiments.store import Store\n"
+    before += f"e = Store('03_sgd_flattens', out={str(home)!r}, committed=False).wait_for('1 of 2 runs are')"
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (before, *cells)])
+    source = tmp_path / "book.ipynb"
+    nbformat.write(book, source)
+    if whole is None:
+        with pytest.raises(reproduce.NotebookError, match=sentence):
+            reproduce._execute_part(source, home / "book.ipynb", {}, say=said.append)
+        return
+    assert reproduce._execute_part(source, home / "book.ipynb", {}, say=said.append) is whole
+    assert sum("!!!" in line for line in said) == (sentence is not None)
+    assert sentence is None or any(sentence in line for line in said)
 
 
 def carded(folder, told):
     """Tell the card that a process of a machine with two takes, and takes again."""
     devices.tempfile.gettempdir = lambda: str(folder)
-    torch.cuda.is_available, torch.cuda.device_count = (lambda: True), (lambda: 2)
+    torch.cuda.device_count = lambda: 2
     torch.cuda.set_device = told.put
-    devices.pin()
-    devices.pin()
+    devices.pin("cuda")  # whoever is no worker stays where it is
+    devices.admit()
+    devices.pin("cpu")
+    devices.pin("cuda")
+    devices.pin("cuda")
     told.close()
     told.join_thread()
     time.sleep(60)  # until it is killed
@@ -174,8 +246,9 @@ def test_workers_keep_to_one_card_each_and_as_many_to_each(tmp_path):
 
 
 def test_without_a_choice_of_cards_nothing_is_set(monkeypatch):
-    monkeypatch.setattr(torch, "cuda", SimpleNamespace(is_available=lambda: True, device_count=lambda: 1))
-    devices.pin()
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(device_count=lambda: 1))
+    monkeypatch.setattr(devices, "_workers", {os.getpid()})
+    devices.pin("cuda")
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def _parameters_of(pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
 @click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, full or gpu.")
 @click.option("--only", default="", help="Numbers of notebooks, such as 03 or 01,03.")
 @click.option("--jobs", default=0, show_default=True, help="Worker processes; 0 for the profile's, or one per core.")
-@click.option("--cluster", default="", help="Scheduler of a Dask cluster, whose workers take the place of own ones.")
+@click.option("--cluster", default="", help="A Dask scheduler, or ray: whose workers take the place of own ones.")
 @click.option("--shard", default="", metavar="I/N", help="Compute part I of N, of machines without a common folder.")
 @click.option("--fresh", is_flag=True, help="Forget what an interrupted run left.")
 @click.option("--update", is_flag=True, help="Replace committed rows, figures and outputs by the new ones.")

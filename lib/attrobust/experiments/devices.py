@@ -14,10 +14,17 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+_workers: set[int] = set()
 
-def pin() -> None:
-    """Make one card this process's current one, whose name "cuda" then is; nothing where there is no choice."""
-    if torch.cuda.is_available() and (n := torch.cuda.device_count()) > 1:
+
+def admit() -> None:
+    """Note that this process is a worker, which may be put on a card; others stay where they are."""
+    _workers.add(os.getpid())
+
+
+def pin(device: str) -> None:
+    """Where a worker is to compute on "cuda", make one card its current one; nothing where there is no choice."""
+    if device == "cuda" and os.getpid() in _workers and (n := torch.cuda.device_count()) > 1:
         torch.cuda.set_device(_place(os.getpid(), n)[0])
 
 

@@ -60,10 +60,23 @@ class ElsewhereError(ValueError):
 class Elsewhere:
     """Stands where a sweep's rows would be; whatever is asked of it is an ElsewhereError."""
 
+    _what = ""
+
     def __init__(self, what: str) -> None:
         self._what = what
 
     def _refuse(self, *_: object) -> NoReturn:
         raise ElsewhereError(f"{self._what} with other shards; merge them, and run the whole")
 
-    __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = _refuse
+    __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = __eq__ = _refuse
+    __hash__ = None
+
+
+def waits(name: str, message: str) -> bool:
+    """Whether an error, by its class and text, says that rows are elsewhere, or that what stands for them is no table.
+
+    Example:
+        >>> waits("ElsewhereError", "1 of 2 runs are with other shards"), waits("OSError", "/Elsewhere is full")
+        (True, False)
+    """
+    return name == ElsewhereError.__name__ or (name == "TypeError" and f"{__name__}.{Elsewhere.__name__}" in message)

@@ -20,8 +20,8 @@ from torch import nn
 from tqdm import tqdm
 
 from attrobust import checks, data
+from attrobust.experiments import devices, schema, shards
 from attrobust.experiments import keys as keys_of
-from attrobust.experiments import schema, shards
 from attrobust.experiments.experiment import Experiment, Measurement
 from attrobust.experiments.leases import leased
 from attrobust.experiments.measure import build, columns, measure, names, train
@@ -101,12 +101,12 @@ def run(
                 show(said)
     made, shared = rows_in([store.out], keys.values()), rows_in(store.beside, keys.values())
     found |= made
-    if others := sum(keys[e] not in found for e in here):
-        return store.wait_for(f"{others} of {len(here)} runs are")
     present = [e for e in experiments if keys[e] in found]
     networks = {e: keys_of.network(e, device) for e in present}
     reused = [networks[e] for e in present if keys[e] not in made | shared]
     store.count(trained=[networks[e] for e in present if keys[e] in made], reused=reused)
+    if others := sum(keys[e] not in found for e in here):
+        return store.wait_for(f"{others} of {len(here)} runs are")
     later = {name for e in present for name in columns(e)} & {name for e in present for name in as_before(e)}
     own = {e: columns(e) | {name: getattr(e, name) for name in sorted(later)} for e in present}
     runs = pd.DataFrame([{"key": keys[e], **own[e], **_measured(found[keys[e]].run)} for e in present])
@@ -215,6 +215,7 @@ def _stored(
     group: list[Experiment], keys: Mapping[Experiment, str], measurement: Measurement, store: Store, device: str
 ) -> list[str]:
     """Train and measure networks, store their rows; a line of progress for each. One that fails stops no other."""
+    devices.pin(device)
     began, lines, failures = time.monotonic(), [], []
     known = {e: found for e in group if (found := _fitted(e, store, device))}
     new = [e for e in group if e not in known]
@@ -261,6 +262,7 @@ def _network(experiment: Experiment, store: Store, device: str) -> nn.Module:
     with leased(store.leases, [key := keys_of.network(experiment, device)], wait=True):
         if found := _fitted(experiment, store, device):  # whoever was at it has stored it
             return found[0]
+        devices.pin(device)
         networks, fits = train([experiment], device, network=partial(_network, store=store, device=device))
         store.save_weights(key, networks[0], dataclasses.asdict(fits[0]))
     return networks[0]

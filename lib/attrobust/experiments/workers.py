@@ -131,6 +131,8 @@ def _ray() -> Iterator[tuple[type[Exception], ...]]:
 def _alone(parent: int, index: int, function: Callable, task: tuple) -> object:
     if parent and parent not in (os.getpid(), os.getppid()):
         os._exit(1)  # whoever asked was killed: a worker left behind must not go through the queue
+    if parent != os.getpid():
+        devices.admit()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -138,7 +140,6 @@ def _alone(parent: int, index: int, function: Callable, task: tuple) -> object:
         # threads has one global generator, too, which tasks must not draw from by turns.
         with _ONE, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            devices.pin()
             return function(*task)
     except (Exception, SystemExit) as error:  # whatever it is, it is raised at the end
         own = parent == os.getpid() and isinstance(error, Exception)

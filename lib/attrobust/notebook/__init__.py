@@ -92,15 +92,24 @@ CHOICES |= {"truth_maps": [n for n in CHOICES["transfer_maps"] if not stochastic
 _LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}
 
 
-def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
+def settings(namespace: Mapping[str, object], *, quiet: bool = False) -> SimpleNamespace:
     """Checked parameters of a notebook as attributes, from its `globals()` right after its parameters.
 
-    A name that papermill injects and the notebook does not declare is refused, even if another notebook has it.
+    A name that papermill injects and the notebook does not declare is refused, even if another notebook has it. What
+    differs from the values that the notebook declares, of which its text speaks, is printed unless `quiet`.
 
     Example:
-        >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[1, 2]"}).seeds
-        [1, 2]
+        >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[0]"}).seeds
+        [0]
     """
+    chosen = _settings(namespace)
+    if not quiet and (changed := _changed(namespace, chosen)):
+        told = "; ".join(f"{n} = {checks.short(now)}, not {checks.short(own)}" for n, (now, own) in changed.items())
+        print(f"!!! Not the committed run: {told}. Text and words beside figures speak of the committed one.")
+    return chosen
+
+
+def _settings(namespace: Mapping[str, object]) -> SimpleNamespace:
     cells, own = _cells(namespace), _own(namespace)
     types = {name: kind for source in cells for name, kind in declared(source).items()}
     # Without a history (nbval, a script) the annotations themselves are there; from Python 3.14 on the history alone.
@@ -120,10 +129,16 @@ def settings(namespace: Mapping[str, object]) -> SimpleNamespace:
 
 def as_declared(namespace: Mapping[str, object]) -> bool:
     """Whether all that evidence depends on has the value that the notebook's own cell declares."""
+    return not _changed(namespace, _settings(namespace))
+
+
+def _changed(namespace: Mapping[str, object], chosen: SimpleNamespace) -> dict[str, tuple[object, object]]:
+    """What evidence depends on and has another value than the notebook's own cell declares: both values, by name."""
     own, free = _own(namespace), ("jobs", "out", "committed")
     types = {name: kind for source in _cells(namespace) for name, kind in declared(source).items()}
-    now = vars(settings(namespace))
-    return all(now[name] == value for name, value in checked(own, types).items() if name not in free)
+    now = vars(chosen)
+    both = {name: (now[name], value) for name, value in checked(own, types).items() if name in now}
+    return {name: (mine, value) for name, (mine, value) in both.items() if name not in free and mine != value}
 
 
 def _cells(namespace: Mapping[str, object]) -> list[str]:

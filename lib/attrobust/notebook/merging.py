@@ -4,98 +4,127 @@ A shard leaves what it made in build/reproduce/<profile>/. Carried here, its row
 this checkout's reproduction has none; the whole is then finished by `make reproduce`.
 """
 
-import csv
+import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from attrobust import checks, paths
-from attrobust.experiments.leases import busy
-from attrobust.experiments.store import load_weights, read_json, write_json
-from attrobust.notebook.reproduce import PROFILES, STAMP
+from attrobust.experiments.leases import busy, leased
+from attrobust.experiments.store import load_weights, read_csv, read_json, write_json
+from attrobust.notebook.reproduce import PROFILES, STAMP, cells_digest, numbered, profile, stamp
 from attrobust.paths import write_bytes
 
-#: What a shard makes, by its folder: what it is called, and how such a file is read.
-_PARTS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "provenance": ("", read_json),  # before its row, as a sweep writes them
-    "rows": ("runs", read_json),
-    "tables": ("tables", lambda path: _lines(path) if path.suffix == ".csv" else path.read_bytes()),
-    "weights": ("networks", load_weights),
-    "networks": ("reference networks", load_weights),
-}
+Say = Callable[[str], None]
 
 
-def merge(folders: Sequence[str | Path], *, profile_name: str = "cpu", say: Callable[[str], None] = print) -> None:
+def merge(folders: Sequence[str | Path], *, profile_name: str = "cpu", say: Say = print) -> None:
     """Take what is new in folders that shards of a profile left; what is damaged there is left, and said.
 
     A ValueError before anything is taken, where a folder is none of a reproduction, is at work, or was made by other
-    code, data, parameters or another kind of machine than this checkout's reproduction, or than the first folder.
+    code, data, torch or processor instructions than are here, or with other parameters than the first.
     """
     checks.one_of("profile", profile_name, PROFILES)
     home = paths.build / "reproduce" / profile_name
-    sources = {Path(folder).expanduser().absolute(): None for folder in folders}
+    sources = [Path(folder).expanduser().absolute() for folder in folders]
+    sources = [folder for folder in dict.fromkeys(sources) if folder.resolve() != home.resolve()]
     if not sources:
-        raise ValueError("folders is []; name what the shards left, a folder build/reproduce/<profile> each")
-    sources = {folder: _record(folder) for folder in sources if folder.resolve() != home.resolve()}
-    record = read_json(home / STAMP) or {
-        "id": uuid.uuid4().hex,
-        "notebooks": [],
-        **dict.fromkeys(("stamp", "finished")),
-    }
-    stamp = record["stamp"] or next(iter(sources.values()))["stamp"]
-    for folder, other in sources.items():
-        if wrong := [name for name in stamp if stamp[name] != other["stamp"].get(name)]:
-            raise ValueError(
-                f"folders holds {folder}; its {wrong[0]} is not that of {home if record['stamp'] else 'the first'}"
-            )
-    if at_work := [place for place in (home, *sources) if any(busy(path) for path in place.glob("*/leases"))]:
+        raise ValueError(f"folders is {[*map(str, folders)]}; name copies of what shards left, other than {home}")
+    stamps, here = [_stamp(folder) for folder in sources], stamp(profile(profile_name))
+    for folder, made in zip(sources, stamps, strict=True):
+        if wrong := [name for name in ("code", "data", "machine") if made[name] != here[name]]:
+            raise ValueError(f"folders holds {folder}; its {wrong[0]} is not what is here, which would make it anew")
+        if made["parameters"] != stamps[0]["parameters"]:
+            raise ValueError(f"folders holds {folder}; its parameters are not those of {sources[0]}")
+    if at_work := [place for place in (home, *sources) if any(map(_busy, place.glob("*/leases")))]:
         raise ValueError(f"folders holds {at_work[0]}, which is at work; merge it when its shard has ended")
-    stems = sorted({*record["notebooks"], *(stem for other in sources.values() for stem in other["notebooks"])})
-    write_json(home / STAMP, record | {"stamp": stamp, "notebooks": stems, "finished": False})
+    with leased(home, ["begin"], wait=True):
+        _merge(sources, stamps[0], home, say)
+    said = "" if stamps[0]["parameters"] == here["parameters"] else " and the parameters that the shards were given"
+    say(f"finish the whole by `make reproduce PROFILE={profile_name}`, with the same ONLY, if any{said}")
+
+
+def _merge(sources: Sequence[Path], made: Mapping, home: Path, say: Say) -> None:
+    record = read_json(home / STAMP) or {}
+    if record.get("stamp") != made:
+        record = {"id": uuid.uuid4().hex, "stamp": dict(made), "notebooks": [], "finished": True}
     for folder in sources:
         taken: Counter[str] = Counter()
-        for stem in stems:
-            taken += _take(folder / stem, home / stem, record["id"], say)
-        told = ", ".join(f"{n} {name}" for name, n in taken.items() if name) or "nothing new"
-        say(f"{folder}: {told}")
-    say(f"finish the whole by `make reproduce PROFILE={profile_name}`")
+        for path in numbered():
+            if new := _take(folder / path.stem, home / path.stem, record["id"], cells_digest(path), say):
+                taken += new
+                stems = sorted({*record["notebooks"], path.stem})
+                record |= {"notebooks": stems, "finished": False}
+                write_json(home / STAMP, record)
+        say(f"{folder}: {', '.join(f'{n} {name}' for name, n in taken.items()) or 'nothing new'}")
 
 
-def _record(folder: Path) -> dict:
-    record = read_json(folder / STAMP)
-    if not record or not isinstance(record.get("stamp"), dict):
-        raise ValueError(f"folders holds {folder}; a folder that a reproduction left holds {STAMP}")
-    return record
+def _stamp(folder: Path) -> dict:
+    """All that the numbers of a folder depend on, as its reproduction noted it."""
+    with suppress(ValueError):
+        found = (read_json(folder / STAMP) or {}).get("stamp")
+        if isinstance(found, dict) and {"code", "data", "machine", "parameters"} <= found.keys():
+            return found
+    raise ValueError(f"folders holds {folder}; a folder that a reproduction left holds {STAMP}")
 
 
-def _take(source: Path, target: Path, name: str, say: Callable[[str], None]) -> Counter[str]:
-    """What of a notebook's evidence was copied, counted by kind."""
-    taken: Counter[str] = Counter()
-    if (made := read_json(source / STAMP)) is None:
+def _busy(leases: Path) -> bool:
+    with suppress(OSError):  # a copy that cannot be written is nobody's
+        return busy(leases)
+    return False
+
+
+def _take(source: Path, target: Path, name: str, cells: str, say: Say) -> Counter[str]:
+    """What of a notebook's evidence was copied, counted by kind; evidence here of another reproduction is cleared."""
+    taken, mine = Counter[str](), {"id": name, "cells": cells}
+    if not source.is_dir():
         return taken
-    mine = {"id": name, "cells": made["cells"]}
-    if (there := read_json(target / STAMP)) not in (None, mine):
-        say(f"!!! LEFT OUT  {source}: its cells are not those of {target} ({there['cells']})")
+    if (made := _whole(read_json, source / STAMP)) is None or made.get("cells") != cells:
+        say(f"!!! LEFT OUT  {source}: it was not made by the cells of this checkout's notebook")
         return taken
-    write_json(target / STAMP, mine)
-    for part, (kind, read) in _PARTS.items():
-        for path in sorted((source / part).glob("[!.]*")):
-            if (target / part / path.name).exists():
-                continue
-            try:
-                read(path)
-            except (ValueError, OSError) as error:
-                say(f"!!! LEFT OUT  {path}: it is damaged ({error})")
-                continue
-            write_bytes(target / part / path.name, path.read_bytes())
-            taken[kind] += 1
+    if read_json(target / STAMP) != mine:
+        shutil.rmtree(target, ignore_errors=True)
+        write_json(target / STAMP, mine)
+    for path in sorted(path for part in _PARTS for path in (source / part).glob("[!.]*") if path.is_file()):
+        kind, read = _PARTS[path.parent.name]
+        there, beside = target / path.parent.name / path.name, path.parents[1] / "provenance" / path.name
+        if there.is_file() and _whole(read, there) is not None:
+            if there.parent.name == "rows" and there.read_bytes() != path.read_bytes():
+                say(f"!!! LEFT OUT  {path}: another row of this name is here already")
+            continue
+        pair = [(path, there), *([(beside, target / "provenance" / path.name)] if kind == "runs" else [])][::-1]
+        if broken := [old for old, _ in pair if _whole(read, old) is None]:
+            say(f"!!! LEFT OUT  {path}: {broken[0].parent.name}/{broken[0].name} is damaged")
+            continue
+        for old, new in pair:  # provenance first, as a sweep writes it
+            write_bytes(new, old.read_bytes())
+        taken[kind] += 1
     return taken
 
 
-def _lines(path: Path) -> None:
-    """Look through a table: a ValueError where its last line is cut off."""
-    text = path.read_bytes().decode()
-    rows = list(csv.reader(text.splitlines()))
-    if not text.endswith("\n") or len({len(row) for row in rows}) > 1:
-        raise ValueError("its lines are not whole")
+def _whole(read: Callable[[Path], object], path: Path) -> object | None:
+    """What a file holds; None where it is damaged or not there."""
+    try:
+        return read(path)
+    except Exception:  # whatever a damaged file does to its reader
+        return None
+
+
+def _table(path: Path) -> object | None:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    return read_csv(path) if path.read_bytes().endswith(b"\n") else None
+
+
+#: What a shard makes, by its folder: what it is called, and how such a file is read.
+_PARTS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "rows": ("runs", read_json),
+    "tables": ("tables", _table),
+    "weights": ("networks", load_weights),
+    "networks": ("reference networks", load_weights),
+}

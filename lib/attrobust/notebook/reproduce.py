@@ -196,8 +196,7 @@ def _begin(folder: Path, chosen: Sequence[Path], values: Mapping[str, object], *
     stems = {path.stem for path in chosen} | set(before["notebooks"] if resumes else ())
     new = {}
     for path in chosen:
-        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-        home, mine = folder / path.stem, {"id": name, "cells": digest(["".join(cell["source"]) for cell in cells])}
+        home, mine = folder / path.stem, {"id": name, "cells": cells_digest(path)}
         if not home.is_dir() or read_json(home / STAMP) != mine:
             new[home] = mine
         if home in new and busy(home / "leases"):
@@ -228,6 +227,12 @@ def stamp(values: Mapping[str, object]) -> dict[str, object]:
     return {"code": code_digest(), "data": found, "parameters": parameters, "machine": machine}
 
 
+def cells_digest(path: Path) -> str:
+    """Digest of the code of a notebook."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    return digest(["".join(cell["source"]) for cell in cells])
+
+
 def code_digest() -> str:
     """Digest of the library's files as they are now, committed or not."""
     library = Path(__file__).parents[1]
@@ -250,18 +255,26 @@ def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
 
 def _execute_part(source: Path, target: Path, values: Mapping[str, object], *, say: Say) -> bool:
     """Run what a shard has of a notebook, of which cells that need others' rows fail; whether nothing is left to do."""
-    home = target.parent
+    home, errors = target.parent, []
+    shutil.rmtree(
+        home / "failed", ignore_errors=True
+    )  # what failed is tried again, and another shard's is not this one's
     try:
         execute(source, target, values, say=say, go_on=True)
-        first = ""
-    except NotebookError:
+    except NotebookError as error:
+        if not isinstance(error.__cause__, PapermillExecutionError):
+            raise
         outputs = [output for cell in nbformat.read(target, as_version=4).cells for output in cell.get("outputs", [])]
-        first = next(f"{told.ename}: {told.evalue}" for told in outputs if told.output_type == "error")
+        errors = [output for output in outputs if output.output_type == "error"]
     if failed := len(list((home / "failed").glob("*.txt"))):
         raise NotebookError(f"{source.name}: {failed} of its tasks failed, all others have ended; see {home}/failed")
-    if first and "Elsewhere" not in first:  # later ones may follow from it
-        raise NotebookError(f"{source.name}: {first}")
-    return not (read_json(home / "summary.json") or {}).get("elsewhere")
+    for place, error in enumerate(errors):
+        said, waits = f"{error.ename}: {error.evalue}", shards.waits(error.ename, error.evalue)
+        if not waits and place == 0:  # later ones may follow from rows that are not here
+            raise NotebookError(f"{source.name}: {said}")
+        if not waits and error.ename != "NameError":
+            say(f"    !!! after cells that wait for other shards, perhaps because of them: {said}")
+    return not errors and not (read_json(home / "summary.json") or {}).get("elsewhere")
 
 
 def execute(
