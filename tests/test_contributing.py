@@ -42,7 +42,7 @@ def notebook(code):
             lines = [line.removeprefix("#").removeprefix(" ") for line in source.strip().splitlines()]
             cells.append(nbformat.v4.new_markdown_cell("\n".join(lines)))
         else:
-            tags = re.findall(r'"(\w+)"', kind)
+            tags = re.findall(r'"([\w-]+)"', kind)
             cells.append(nbformat.v4.new_code_cell(source.strip(), metadata={"tags": tags} if tags else {}))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})) + "\n"

@@ -43,7 +43,7 @@ def code(path):
 
 
 def nbval(tree):
-    flags = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-q"]
+    flags = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-q"]
     return run([sys.executable, "-m", "pytest", *flags, "notebooks"], tree)
 
 
@@ -156,7 +156,7 @@ def test_its_verdicts_are_committed_and_checked_by_a_cell(path):
     verdicts = pd.read_csv(paths.figures / path.stem / "claims.csv")
     assert {re.sub(r" \(\d+ cases, \d+ violations\)", "", word) for word in verdicts["word"]} <= WORDS
     assert not verdicts.duplicated(["claim", "arm", "by"]).any()
-    assert any(cell.source.startswith("# NBVAL_CHECK_OUTPUT") for cell in code(path))
+    assert any("nbval-check-output" in cell.metadata.get("tags", []) for cell in code(path))
 
 
 @every_notebook

@@ -262,17 +262,21 @@ class Progress:
     """One line of progress under a running cell; it disappears when the cell is done, so outputs stay clean."""
 
     _handle: display.DisplayHandle | None = None
+    _ended = False
 
     def __enter__(self) -> "Progress":
         return self
 
     def __call__(self, line: str) -> None:
-        """Show `line` in place of the one before."""
+        """Show `line` in place of the one before; nothing when the cell is done."""
+        if self._ended:
+            return
         if self._handle:
             self._handle.update(display.HTML(line))
         else:
             self._handle = display.display(display.HTML(line), display_id=True)
 
     def __exit__(self, *_: object) -> None:
+        self._ended = True
         if self._handle:
             self._handle.update(display.HTML(""))
