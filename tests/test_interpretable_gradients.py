@@ -144,6 +144,28 @@ def test_of_strengths_that_keep_the_accuracy_the_most_robust_is_chosen_and_of_eq
     assert picked["keeps"].to_dict() == {"natural": True, "a": True, "b": True, "c": False}
 
 
+def test_a_strength_at_which_a_pilot_diverged_keeps_nothing():
+    rows = [("natural", 0, 0.9, 0.1), ("a", 1, 0.9, 0.2), ("a", 2, 0.9, 0.9), ("a", 2, float("nan"), float("nan"))]
+    table = piloted(*rows, ("b", 1, float("nan"), float("nan")), ("b", 2, 0.9, 0.1)).set_index(["method", "strength"])
+    assert table["chosen"].to_dict() == {
+        ("natural", 0): True, ("a", 1): True, ("a", 2): False, ("b", 1): False, ("b", 2): True,
+    }  # fmt: skip
+    assert pd.isna(table.loc[("a", 2), "under_attack"])
+
+
+def test_a_network_that_diverged_is_not_attacked_and_has_no_accuracy():
+    def diverged(experiment):
+        model = find(experiment)
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
+        return model
+
+    for attack, effort in ((attacks.pgd, PGD), (attacks.square, {"queries": 5})):
+        values = right(made(), [("linf", 0.05), ("l2", 0.1)], attack=attack, effort=effort, network=diverged)
+        assert len(values) == 3
+        assert values.isna().all()
+
+
 def test_arms_that_are_drawn_to_maps_differ_from_natural_training_in_their_penalty_and_teacher_alone():
     natural = made()
     for method, way in study.METHODS.items():

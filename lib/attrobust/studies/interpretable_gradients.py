@@ -4,6 +4,7 @@ All arms have the same data, epochs, step and schedule. How much there is of eac
 are training images that no network is trained on; test images are looked at once, at the end.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
@@ -140,6 +141,8 @@ def right_under_attack(
 ) -> pd.DataFrame:  # fmt: skip
     """Share of images that stay classified rightly wherever an attack looks: a row per norm and radius, and for none.
 
+    All are NaN of a network that diverged, whose answers are no numbers.
+
     Args:
         experiment, network: which network, and what finds it.
         attack: `attacks.pgd` or `attacks.square`; `effort` are its options.
@@ -153,17 +156,20 @@ def right_under_attack(
     model = network(experiment).requires_grad_(False)
     x, y = _examples(experiment, n, split)
     right = predictions(model, x) == y
+    with torch.no_grad():
+        answers = not bool(model(x).isnan().any())
     rows = [{"attack": "none", "norm": "none", "radius": 0.0, "value": float(right.double().mean())}]
     for norm in dict.fromkeys(norm for norm, _ in radii):
         left = right.clone()
         for radius in sorted(r for other, r in radii if other == norm):
-            if left.any():
+            if answers and left.any():
                 draw = torch.Generator().manual_seed(experiment.seed)
                 found = attack(model, x[left], y[left], Ball(norm, radius), generator=draw, **effort)
                 left[left.clone()] = ~found.broken
             row = {"attack": attack.__name__, "norm": norm, "radius": radius}
             rows.append(row | {"value": float(left.double().mean())})
-    return pd.DataFrame(rows).assign(seed=experiment.seed)
+    table = pd.DataFrame(rows).assign(seed=experiment.seed)
+    return table if answers else table.assign(value=math.nan)
 
 
 def _examples(experiment: experiments.Experiment, n: int, split: str) -> data.Examples:
@@ -232,8 +238,9 @@ def chosen(pilots: pd.DataFrame) -> pd.DataFrame:
         pilots: rows of `right_under_attack` with columns `method` and `strength`, natural training's among them.
 
     A strength keeps the accuracy if it loses at most `MAY_LOSE` of natural training's; the most robust one has the
-    largest mean accuracy under attack, over all norms and radii; of equal ones the smallest. A method without any that
-    keeps it takes the smallest. Columns: method, strength, accuracy, under_attack, keeps, chosen.
+    largest mean accuracy under attack, over all norms and radii; of equal ones the smallest. One at which any pilot
+    diverged keeps nothing. A method without any that keeps it takes the smallest. Columns: method, strength, accuracy,
+    under_attack, keeps, chosen.
 
     Example:
         >>> rows = [("natural", 0, "none", 0.9), ("natural", 0, "pgd", 0.1)]
@@ -245,7 +252,8 @@ def chosen(pilots: pd.DataFrame) -> pd.DataFrame:
     """
     means = pilots.assign(kind=pilots["attack"].where(pilots["attack"] == "none", "under_attack"))
     means["strength"] = means["strength"].astype(float).fillna(0.0)
-    table = means.pivot_table(index=["method", "strength"], columns="kind", values="value")
+    means["value"] = means["value"].fillna(-math.inf)  # else a mean would leave out the pilot that diverged
+    table = means.pivot_table(index=["method", "strength"], columns="kind", values="value").replace(-math.inf, math.nan)
     table = table.rename(columns={"none": "accuracy"}).reset_index().rename_axis(columns=None)
     order = list(pilots["method"].unique())
     table = table.sort_values("method", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
