@@ -32,6 +32,11 @@ def data_sets(tree, folder, names=("mnist", "fashion_mnist", "cifar10")):
     table.write_text(text)
 
 
+def idx(array):
+    """An array of bytes as a file of MNIST's format, unpacked."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
 def _examples(patterns, n, draw):
     labels = np.arange(n) % 10
     noise = draw.integers(0, 256, (n, *patterns.shape[1:]))
@@ -39,8 +44,8 @@ def _examples(patterns, n, draw):
 
 
 def _idx(parts):
-    for array in (array for pictures, labels in parts for array in (pictures[:, 0], labels)):
-        yield b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    for pictures, labels in parts:
+        yield from (idx(pictures[:, 0]), idx(labels))
 
 
 def _archive(parts):

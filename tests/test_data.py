@@ -16,13 +16,10 @@ import pytest
 import torch
 from attrobust import data, paths
 from attrobust.data import files, sources
+from made_up import idx
 
 SIZE = (1, 4, 6)
 NAMES = [f.name for f in sources.SOURCES["mnist"].files]
-
-
-def idx(array):
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def arrays(n_train=40, n_test=20):

@@ -11,7 +11,10 @@ from pathlib import Path
 import pandas as pd
 from attrobust import paths
 from attrobust.experiments import Experiment
-from attrobust.experiments.store import READ, committed_as, read_csv, write_bytes
+from attrobust.experiments.store import READ, committed_as, read_csv
+from attrobust.paths import write_bytes
+
+from benchmarks import report
 
 #: Workers of one thread each, on cores as those that the rows were computed on.
 WORKERS = (1, 8, 64)
@@ -79,17 +82,14 @@ def _row(runs: pd.DataFrame) -> dict[str, object]:
 
 def page(table: pd.DataFrame) -> str:
     """The page of a table of `rows`."""
-    head = ["notebook", "profile", "processor", "runs", "seconds of a run (median)"]
-    head += [f"minutes on {n} worker{'s' * (n > 1)}" for n in WORKERS]
-    lines = [head, ["---"] * len(head)]
-    for row in table.to_dict("records"):
-        whole = ["" if pd.isna(row["runs"]) else f"{row['runs']:.0f}"]
-        whole += ["" if pd.isna(row["median_s"]) else f"{row['median_s']:.1f}"]
-        minutes = [f"{row[name]:.1f}" for name in (f"minutes_{n}" for n in WORKERS)]
-        lines.append([row["notebook"], row["profile"], row["processor"], *whole, *minutes])
-    text = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    table, digits = table.copy(), {"runs": 0, "median_s": 1} | {f"minutes_{n}": 1 for n in WORKERS}
+    for name, kept in digits.items():
+        table[name] = table[name].map(f"{{:.{kept}f}}".format).replace("nan", "")
+    named = {"median_s": "seconds of a run (median)"}
+    named |= {f"minutes_{n}": f"minutes on {n} worker{'s' * (n > 1)}" for n in WORKERS}
     about = " ".join(ABOUT.split()).format(stalled=table["stalled"].iloc[-1], times=STALLED)
-    return f"# What the grids cost\n\n{about}\n\n{text}\n"
+    shown = table[["notebook", "profile", "processor", *digits]].rename(columns=named)
+    return f"# What the grids cost\n\n{about}\n\n{report.markdown(shown)}\n"
 
 
 #: What stands above the table.
@@ -100,9 +100,9 @@ median run on their data set, because the machine stood still; they count as the
 computed: each worker that is free takes the longest task left, and dense networks that differ in their seed alone are
 one task; notebooks run one after the other. Rows stay when the code that makes them becomes faster without changing a
 number, so that some would take less today. What the sweep engine adds is measured in [the table of
-benchmarks](table.md). Not counted: tables and figures
-that notebooks compute beside their grids. No row of a graphics card is committed; `make gpu-check` times one, in
-milliseconds per update, networks one after the other and in an ensemble.
+benchmarks](table.md). Not counted: tables and figures that notebooks compute beside their grids. No row of a graphics
+card is committed; `make gpu-check` times one, in milliseconds per update, networks one after the other and in an
+ensemble.
 """
 
 

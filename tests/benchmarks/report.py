@@ -117,10 +117,10 @@ def page(rows: dict[str, pd.DataFrame]) -> str:
         "Seconds are CPU seconds of one thread; medians over interleaved repetitions in one process, "
         f"{speed['repetition'].max() + 1} of them. Errors are relative to float64 references.",
         "## Aims", aims(speed),
-        "## Every route", _markdown(medians(speed)),
-        "## Peak memory of the top eigenvalue", _markdown(lean(rows["memory"], speed)), _markdown(rows["memory"]),
+        "## Every route", markdown(medians(speed)),
+        "## Peak memory of the top eigenvalue", markdown(lean(rows["memory"], speed)), markdown(rows["memory"]),
         "## Warm start", warm_start(warm),
-        "## Growth", _markdown(slopes(rows["growth"])),
+        "## Growth", markdown(slopes(rows["growth"])),
         "## Attack suite", suite(rows["attacks"]),
         "## Stability of maps, beside Quantus", stability(rows["stability"]),
         "## Sweeps", sweeps(rows["sweeps"]),
@@ -130,7 +130,7 @@ def page(rows: dict[str, pd.DataFrame]) -> str:
 
 def aims(speed: pd.DataFrame) -> str:
     """The aims as a table: seconds of a peer over ours."""
-    return _markdown(targets(speed))
+    return markdown(targets(speed))
 
 
 def warm_start(warm: pd.DataFrame) -> str:
@@ -143,7 +143,7 @@ def warm_start(warm: pd.DataFrame) -> str:
              "products, random start": cold, "products, last eigenvector": few, "aim": 2, "ratio": cold / few,
              "largest difference": saved["difference"].max(), "met": "yes" if cold / few >= 2 else "no"}
         )  # fmt: skip
-    return _markdown(pd.DataFrame(found))
+    return markdown(pd.DataFrame(found))
 
 
 def suite(rows: pd.DataFrame) -> str:
@@ -158,7 +158,7 @@ def suite(rows: pd.DataFrame) -> str:
              "ratio": ratio, "least": each.min(), "most": each.max(), "met": "yes" if ratio >= BATCHED else "no",
              **{name: batch[name] for name in ("forward", "forward on paper", "backward", "backward on paper")}}
         )  # fmt: skip
-    return _markdown(pd.DataFrame(found))
+    return markdown(pd.DataFrame(found))
 
 
 def stability(rows: pd.DataFrame) -> str:
@@ -174,7 +174,7 @@ def stability(rows: pd.DataFrame) -> str:
              "met": "yes" if ratio >= TOGETHER else "no", "largest difference": inside["difference"].max(),
              "NaN in Quantus alone": inside["left out"].max() - inside["ours left out"].max()}
         )  # fmt: skip
-    return _markdown(pd.DataFrame(found))
+    return markdown(pd.DataFrame(found))
 
 
 #: way, way that it is held against, and the least or largest ratio of its seconds over that one's.
@@ -195,7 +195,7 @@ def sweeps(rows: pd.DataFrame) -> str:
             {"way": way, "beside": other, "seconds": times[way].median(), "aim": f"{side} {aim}", "ratio": ratio,
              "least": each.min(), "most": each.max(), "met": "yes" if met else "no"}
         )  # fmt: skip
-    return _markdown(pd.DataFrame(found))
+    return markdown(pd.DataFrame(found))
 
 
 def write(folder: Path, rows: dict[str, pd.DataFrame]) -> None:
@@ -206,7 +206,8 @@ def write(folder: Path, rows: dict[str, pd.DataFrame]) -> None:
     draw.growth(folder, rows["growth"])
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame) -> str:
+    """A table as a page shows it."""
     texts = table.astype(object).map(_text)
     lines = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in texts.to_numpy())])

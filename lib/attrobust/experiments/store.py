@@ -155,11 +155,7 @@ class Store:
         path = self.table_file(name, key, suffix=".npz")
         if path is None:
             return None
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise _damaged(path, error) from error
+        return read_npz(path)
 
     def network_file(self, key: str) -> Path | None:
         """Stored weights of a network, if any."""
@@ -357,6 +353,15 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     write_bytes(path, file.getvalue())
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a file by name, nothing pickled; a ValueError if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -20,7 +20,8 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from attrobust.experiments import devices
 
-#: The variable that names a cluster, a Dask scheduler such as tcp://10.0.0.1:8786, or ray: notebooks run elsewhere.
+#: The variable that names a cluster, a Dask scheduler such as tcp://10.0.0.1:8786, or ray. Notebooks, which run in
+#: processes of their own, read it.
 CLUSTER = "ATTROBUST_CLUSTER"
 
 

@@ -11,15 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from attrobust import checks, paths
 from attrobust.experiments.leases import busy, leased
-from attrobust.experiments.store import load_weights, read_csv, read_json, write_json
-from attrobust.notebook.reproduce import PROFILES, STAMP, cells_digest, numbered, profile, stamp
+from attrobust.experiments.store import load_weights, read_csv, read_json, read_npz, write_json
+from attrobust.notebook.reproduce import PROFILES, STAMP, Say, cells_digest, numbered, profile, stamp
 from attrobust.paths import write_bytes
-
-Say = Callable[[str], None]
 
 
 def merge(folders: Sequence[str | Path], *, profile_name: str = "cpu", say: Say = print) -> None:
@@ -116,8 +112,7 @@ def _whole(read: Callable[[Path], object], path: Path) -> object | None:
 
 def _table(path: Path) -> object | None:
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        return read_npz(path)
     return read_csv(path) if path.read_bytes().endswith(b"\n") else None
 
 

@@ -150,7 +150,11 @@ def reproduce(
         home, start = folder / path.stem, time.monotonic()
         mine = given[path] | {"out": str(home), "committed": False}
         mine |= {"jobs": jobs} if jobs and "jobs" in types[path] else {}
-        whole = (_execute_part if part else execute)(path, home / path.name, mine, say=say)
+        whole = True
+        if part:
+            whole = _execute_part(path, home / path.name, mine, say=say)
+        else:
+            execute(path, home / path.name, mine, say=say)
         seconds[path] = time.monotonic() - start
         if whole:
             (home / "finished").touch()
@@ -256,9 +260,8 @@ def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
 def _execute_part(source: Path, target: Path, values: Mapping[str, object], *, say: Say) -> bool:
     """Run what a shard has of a notebook, of which cells that need others' rows fail; whether nothing is left to do."""
     home, errors = target.parent, []
-    shutil.rmtree(
-        home / "failed", ignore_errors=True
-    )  # what failed is tried again, and another shard's is not this one's
+    # What failed before is tried again, and what failed in another shard's turn is not this one's.
+    shutil.rmtree(home / "failed", ignore_errors=True)
     try:
         execute(source, target, values, say=say, go_on=True)
     except NotebookError as error:
@@ -279,7 +282,7 @@ def _execute_part(source: Path, target: Path, values: Mapping[str, object], *, s
 
 def execute(
     source: Path, target: Path, values: Mapping[str, object], *, say: Say, cwd: Path | None = None, go_on: bool = False
-) -> bool:
+) -> None:
     """Run one notebook with parameters, showing its progress lines as they come; a NotebookError if it fails.
 
     Its working directory is `cwd`, or the folder of the notebooks. It ends at the first cell that fails, or goes on.
@@ -301,7 +304,6 @@ def execute(
     finally:
         done.set()
         follower.join()
-    return True
 
 
 def audit(*, out: str, overrides: Mapping[str, object], say: Say = print) -> None:
