@@ -74,13 +74,14 @@ class Store:
     def __init__(
         self, notebook: str, *, out: str | Path = "", committed: bool = True, shares: Sequence = (), device: str = "cpu"
     ) -> None:
-        self.device = device
+        self.name, self.device = notebook, device
         self.out = place_for(out) if out else (paths.build / notebook).absolute()
         self.committed = [paths.figures / name for name in (notebook, *shares)] if committed else []
         self.beside = [folder for name in shares if made_in(folder := self.out.parent / name) == made_in(self.out)]
         self.trained: set[str] = set()  # now, or before an interruption
         self.reused: set[str] = set()  # committed evidence was read instead
         self.left_out: Counter[str] = Counter()  # how many, by the reason
+        self.tables: set[Path] = set()  # files of small tables that were read
         self.elsewhere = 0  # sweeps of which other shards have a part
         if not busy(self.leases):  # else another sweep writes there
             (self.out / "progress.log").unlink(missing_ok=True)
@@ -144,6 +145,7 @@ class Store:
         path = self.table_file(name, key)
         if path is None:
             raise FileNotFoundError(f"table {name}-{key}.csv is not stored in {self.out} or among the committed ones")
+        self.tables.add(path)
         return read_csv(path)
 
     def put_arrays(self, name: str, key: str, arrays: Mapping[str, np.ndarray]) -> None:

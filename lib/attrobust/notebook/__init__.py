@@ -10,11 +10,12 @@ import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 from IPython import display
 
-from attrobust import attacks, audit, checks, data, experiments, models, training
+from attrobust import attacks, audit, checks, data, experiments, models, paths, training
 from attrobust.attacks.streams import stochastic
 from attrobust.experiments.store import Store, place_for
 from attrobust.studies import explicit_regularizers, interpretable_gradients
@@ -88,15 +89,20 @@ CHOICES |= dict.fromkeys(
 )
 CHOICES |= {"truth_maps": [n for n in CHOICES["transfer_maps"] if not stochastic(experiments.of_pixels()[n])]}
 
+#: Marks a picture that only copies of a notebook show.
+COPIED = "attrobust_copy"
+
 #: What a list of a type holds.
 _LISTED = {"int": "numbers, such as [1, 2]", "float": "numbers, such as [1, 2]", "bool": "flags", "str": "names"}
 
 
-def settings(namespace: Mapping[str, object], *, quiet: bool = False) -> SimpleNamespace:
+def settings(namespace: Mapping[str, object], *, quiet: bool = False, picture: str = "") -> SimpleNamespace:
     """Checked parameters of a notebook as attributes, from its `globals()` right after its parameters.
 
     A name that papermill injects and the notebook does not declare is refused, even if another notebook has it. What
-    differs from the values that the notebook declares, of which its text speaks, is printed unless `quiet`.
+    differs from the values that the notebook declares, of which its text speaks, is printed unless `quiet`. A notebook
+    with injected parameters is a copy elsewhere, from where the link of the picture under its answer leads nowhere:
+    such a copy shows `picture`, a file under figures/, itself.
 
     Example:
         >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[0]"}).seeds
@@ -106,6 +112,9 @@ def settings(namespace: Mapping[str, object], *, quiet: bool = False) -> SimpleN
     if not quiet and (changed := _changed(namespace, chosen)):
         told = "; ".join(f"{n} = {checks.short(now)}, not {checks.short(own)}" for n, (now, own) in changed.items())
         print(f"!!! Not the committed run: {told}. Text and words beside figures speak of the committed one.")
+    if picture and _injected(namespace) and (path := paths.figures / picture).is_file():
+        alt = "The figure of the committed run that stands under the answer, as a copy of this notebook shows it"
+        display.display(display.Image(path), metadata={"image/png": {"alt": alt}, COPIED: True})
     return chosen
 
 
@@ -114,17 +123,21 @@ def _settings(namespace: Mapping[str, object]) -> SimpleNamespace:
     types = {name: kind for source in cells for name, kind in declared(source).items()}
     # Without a history (nbval, a script) the annotations themselves are there; from Python 3.14 on the history alone.
     types |= {name: inspect.formatannotation(kind) for name, kind in namespace.get("__annotations__", {}).items()}
-    lines = [s for source in cells if source.startswith("# Parameters\n") for s in _statements(source)]
-    targets = [target for line in lines if isinstance(line, ast.Assign) for target in line.targets]
-    injected = {target.id for target in targets if isinstance(target, ast.Name)}
     try:
-        for name in sorted(injected):
+        for name in sorted(_injected(namespace)):
             if not name.startswith("PAPERMILL_"):  # papermill --inject-paths
                 accept(name, types)
         given = {name: namespace[name] for name in types if name in namespace}
         return SimpleNamespace(**checked({n: own.get(n) if _null(v) else v for n, v in given.items()}, types))
     except ValueError as error:
         raise ValueError(sentence(error)) from None
+
+
+def _injected(namespace: Mapping[str, object]) -> set[str]:
+    """Names to which papermill's own cell gives a value."""
+    lines = [s for source in _cells(namespace) if source.startswith("# Parameters\n") for s in _statements(source)]
+    targets = [target for line in lines if isinstance(line, ast.Assign) for target in line.targets]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def as_declared(namespace: Mapping[str, object]) -> bool:
@@ -256,6 +269,28 @@ def left_out(store: Store) -> str:
     if not store.left_out:
         return "nothing of the grid is left out"
     return "\n".join(f"!!! LEFT OUT: {n} networks, because {reason}" for reason, n in store.left_out.items())
+
+
+def origin(store: Store) -> str:
+    """Where the evidence of a notebook came from, and where what it made has gone: a line each.
+
+    Example:
+        >>> print(origin(Store("03_sgd_flattens")))  # doctest: +ELLIPSIS
+        committed (figures/03_sgd_flattens): 0 networks, 0 tables
+        ...
+    """
+    new = sum(path.is_relative_to(store.out) for path in store.tables)
+    read, to = " ".join(str(below_root(folder)) for folder in store.committed), below_root(store.out)
+    return (
+        f"committed ({read or 'not read'}): {len(store.reused)} networks, {len(store.tables) - new} tables\n"
+        f"computed by this run or one before it ({to}): {len(store.trained)} networks, {new} tables\n"
+        f"figures and claims of this run: {to}"
+    )
+
+
+def below_root(folder: Path) -> Path:
+    """A folder as seen from the root of the checkout, if it lies there."""
+    return folder.relative_to(paths.root) if folder.is_relative_to(paths.root) else folder
 
 
 class Progress:

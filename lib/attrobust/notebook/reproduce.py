@@ -29,7 +29,7 @@ from attrobust import checks, claims, data, paths
 from attrobust.experiments import shards
 from attrobust.experiments.leases import busy, leased
 from attrobust.experiments.store import committed_as, place_for, read_json, write_json
-from attrobust.notebook import accept, checked
+from attrobust.notebook import COPIED, accept, below_root, checked
 from attrobust.paths import write_bytes
 from attrobust.versions import digest
 
@@ -168,7 +168,7 @@ def reproduce(
         table = compare_claims(folder / path.stem / "claims.csv", committed)
         if len(table):
             same = _report_claims(path.stem, table, say) and same
-    shown = folder.relative_to(paths.root) if folder.is_relative_to(paths.root) else folder
+    shown = below_root(folder)
     if part:
         say(f"\nwhat shard {part.index}/{part.of} has: {shown}\nbring the shards together by `make merge FROM='...'`")
         return same
@@ -366,6 +366,10 @@ def scrubbed(path: Path) -> str:
         cell.metadata = nbformat.NotebookNode({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
         if cell.cell_type == "code":
             number += 1
+            cell.outputs = [output for output in cell.outputs if COPIED not in output.get("metadata", {})]
+            for output in cell.outputs:
+                if output.get("name") == "stdout":  # `redraw` has a folder of its own
+                    output.text = output.text.replace("build/redraw/", "build/")
             for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
                 counted.execution_count = number
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
