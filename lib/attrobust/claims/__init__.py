@@ -1,5 +1,6 @@
 """Rows in, estimate, interval and word out; never imports torch, so that claims can be judged wherever rows are."""
 
+from attrobust.claims import ledger
 from attrobust.claims.attention import reach, restoration
 from attrobust.claims.by_seed import effects
 from attrobust.claims.cells import cells, contrast, holm, sign_flip
@@ -13,6 +14,6 @@ from attrobust.claims.told import agrees, elsewhere, page
 
 __all__ = [
     "COLUMNS", "agrees", "associations", "beyond", "carried_over", "cells", "chance_curve", "comparable", "contrast",
-    "differences", "effects", "elsewhere", "family", "holm", "interval", "left_out", "lines_of", "means", "page",
-    "paired", "permuted", "reach", "record", "restoration", "save", "sign_flip", "strength",
+    "differences", "effects", "elsewhere", "family", "holm", "interval", "ledger", "left_out", "lines_of", "means",
+    "page", "paired", "permuted", "reach", "record", "restoration", "save", "sign_flip", "strength",
 ]  # fmt: skip

@@ -73,8 +73,13 @@ def family(table: pd.DataFrame) -> str:
         >>> print(family(record({"C6": cells(rows, by="step_size", arm=["map"], family=["raw"])})).splitlines()[-1])
         | raw | step size 0.1 → 0.2 | 0.600 → 0.800 | +0.200 [+0.200, +0.200] | up |
     """
+    return markdown(table[table["p_holm"].notna()])
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Cells of such a table with their ends, changes and words, a line each, in Markdown."""
     lines = ["| cell | axis | ends | change [95 % interval] | word |", "|---|---|---|---|---|"]
-    for row in table[table["p_holm"].notna()].to_dict("records"):
+    for row in table.to_dict("records"):
         ratio = bool(np.isclose(row["margin"], RATIO_MARGIN, rtol=1e-3))
         told = [f"{np.exp(row[n]):.2f}" if ratio else signed(row[n]) for n in ("effect", "low", "high")]
         half = f"× {np.exp(row['half']):.2f}" if ratio else f"{row['half']:.3f}"

@@ -50,3 +50,33 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
     ordered = {word: seen[word] for word in LOOKS if word in seen}
     legend(figure, ordered | ({"base": BASE | {"linestyle": "none"}} if "base" in table else {}))
     return figure
+
+
+@drawing
+def ladder(table: pd.DataFrame, *, group: str, x_label: str, margin: float = 0.05) -> Figure:
+    """All effects of a group in ascending order, one thin line each, group under group: the whole work in one look.
+
+    The columns are those of `forest`; a line without an effect is left out. Each group is named at its left.
+    """
+    shown = table[np.isfinite(table["effect"].astype(float))]
+    names = list(dict.fromkeys(table[group]))
+    figure, axis = plt.subplots(figsize=(7.2, 1.4 + 0.075 * len(shown) + 0.3 * len(names)))
+    axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
+    axis.axvline(0, color=COLORS["theory"], linewidth=0.8)
+    height, ticks, seen = 0.0, [], {}
+    for name in names:
+        lines = shown[shown[group] == name].sort_values("effect")
+        for place, line in enumerate(lines.to_dict("records")):
+            word = line["word"] if line["word"] in LOOKS else look(line["word"])
+            seen[word] = mark = LOOKS[word] | {"linestyle": "none"}
+            axis.plot([line["low"], line["high"]], [height - place] * 2, color=mark["color"], linewidth=0.9)
+            axis.plot(line["effect"], height - place, **mark, markersize=3.6)
+        ticks.append(height - (len(lines) - 1) / 2)
+        height -= len(lines) + 4
+        axis.axhline(height + 2.5, color="#dddddd", linewidth=0.6)
+    axis.set_yticks(ticks, names, fontsize=8)
+    axis.set_ylim(height + 2.5, 2.5)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(x_label, fontsize=8)
+    legend(figure, {word: seen[word] for word in LOOKS if word in seen})
+    return figure

@@ -40,6 +40,9 @@ EVIDENCE = ("runs", "attacked", "provenance", "claims")
 Say = Callable[[str], None]
 
 
+#: The page of claims, whose tables are made from claims files.
+PAGE = paths.root / "docs" / "claims.md"
+
 #: The notebook that audits a classifier, as the package carries it.
 AUDIT = Path(__file__).with_name("09_audit_your_model.ipynb")
 
@@ -245,7 +248,7 @@ def code_digest() -> str:
 
 
 def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
-    """Draw every figure again from committed rows; with `rewrite`, refresh stored outputs and claims too."""
+    """Draw every figure again from committed rows; with `rewrite`, refresh outputs, claims and their page too."""
     for path in numbered(only):
         start, out = time.monotonic(), paths.build / "redraw" / path.stem
         shutil.rmtree(out, ignore_errors=True)
@@ -255,6 +258,8 @@ def redraw(*, only: str = "", rewrite: bool = False, say: Say = print) -> None:
             write_bytes(path, scrubbed(out / path.name).encode())
             write_bytes(paths.figures / path.stem / "claims.csv", (out / "claims.csv").read_bytes())
         say(f"{path.stem}: {len(list((out / 'figures').glob('*.png')))} figures, {_since(start)}")
+    if rewrite and PAGE.is_file():
+        write_bytes(PAGE, claims.ledger.filled(PAGE.read_text(), paths.figures).encode())
 
 
 def _execute_part(source: Path, target: Path, values: Mapping[str, object], *, say: Say) -> bool:
