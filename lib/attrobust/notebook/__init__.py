@@ -64,10 +64,14 @@ RANGES: dict[str, Callable[[str, float], object]] = {
 #: Values that a list may hold, and characters of a sentence.
 LONGEST_LIST, LONGEST_SENTENCE = 1000, 300
 
+#: Names of the sets of parameters that a reproduction takes.
+PROFILES = ("smoke", "cpu", "full", "gpu", "headline")
+
 #: Parameters that are one name out of several, or a list of such.
 CHOICES: dict[str, Sequence[str]] = {"dataset": data.NAMES, "datasets": data.NAMES, "device": ("cpu", "cuda")}
 CHOICES |= {"vits": tuple(experiments.VITS), "activations": tuple(models.ACTIVATIONS)}
 CHOICES |= dict.fromkeys(("protocols", "recipes", "other_recipes"), tuple(training.recipes.RECIPES))
+CHOICES |= {"claims_of": ("committed", *PROFILES)}
 #: A network and its data set; maps are those of pixels, and of attention.
 NETWORKS = tuple(dict.fromkeys(f"{architecture} {dataset}" for architecture, dataset, _ in experiments.RADII))
 CHOICES |= dict.fromkeys(("networks", "transfer_network", "truth_network"), NETWORKS)

@@ -29,11 +29,10 @@ from attrobust import checks, claims, data, paths
 from attrobust.experiments import shards
 from attrobust.experiments.leases import busy, leased
 from attrobust.experiments.store import committed_as, place_for, read_json, write_json
-from attrobust.notebook import COPIED, accept, below_root, checked
+from attrobust.notebook import COPIED, PROFILES, accept, below_root, checked
 from attrobust.paths import write_bytes
 from attrobust.versions import digest
 
-PROFILES = ("smoke", "cpu", "full", "gpu", "headline")
 STAMP = "reproduction.json"
 EVIDENCE = ("runs", "attacked", "provenance", "claims")
 
