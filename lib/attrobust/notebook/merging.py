@@ -14,6 +14,7 @@ from pathlib import Path
 from attrobust import checks, paths
 from attrobust.experiments.leases import busy, leased
 from attrobust.experiments.store import load_weights, read_csv, read_json, read_npz, write_json
+from attrobust.notebook import PROFILES
 from attrobust.notebook.reproduce import STAMP, Say, cells_digest, numbered, profile, stamp
 from attrobust.paths import write_bytes
 
