@@ -235,7 +235,9 @@ def direct(axis: Axes, lines: dict[str, tuple[float, float, object]]) -> None:
     for name, (_, _, color) in lines.items():
         light = np.array(mpl.colors.to_rgb(color)) @ [0.3, 0.6, 0.1]
         color = np.array(mpl.colors.to_rgb(color)) * min(1, 0.5 / max(light, 0.01))
-        axis.text(1.02, places[name], label(name), color=color, transform=axis.transAxes, va="center", fontsize=8)
+        height = axis.transData.inverted().transform(axis.transAxes.transform((1, places[name])))[1]
+        how = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
+        axis.text(1.02, height, label(name), color=color, **how)
 
 
 def fitting(width: float, looks: Collection[str]) -> int:
