@@ -110,6 +110,38 @@ def test_curves_draw_the_tables_values_and_intervals_in_order_of_x():
     assert list(axis.get_xticks()) == [5, 10, 20]
 
 
+def test_lines_may_have_their_names_at_their_right_ends_in_order_and_none_on_another():
+    steps, ends = [1.0, 2.0], {"attack": 0.50, "noise": 0.52, "cosine": 0.9}
+    rows = [{"t": t, "name": n, "mean": 0.3 * (2 - t) + v} for n, v in ends.items() for t in steps]
+    table = pd.DataFrame(rows).assign(low=lambda t: t["mean"], high=lambda t: t["mean"], panel="one")
+    profiles = {"x": "t", "y": "mean", "hue": "name", "panels": "panel"}
+    for figure in (
+        figures.curves(table, x="t", y="mean", hue="name", named=True),
+        figures.profiles(table, **profiles, named=True),
+    ):
+        figure.canvas.draw()
+        (axis,) = figure.axes
+        assert not figure.legends
+        names = list(axis.texts)
+        assert [text.get_text() for text in names] == [figures.label(name) for name in ends]
+        boxes = sorted(text.get_window_extent().extents.tolist()[1::2] for text in names)
+        assert all(above[0] >= below[1] - 1 for below, above in itertools.pairwise(boxes))
+        assert sorted(names, key=lambda text: text.get_position()[1]) == names
+        assert names[-1].get_position()[1] == pytest.approx(0.9)  # nothing near it moves it
+
+
+def test_four_panels_of_one_metric_stand_two_in_a_row_and_hold_their_own_values():
+    table = runs().assign(panel=lambda t: t["dataset"] + t["protocol"])
+    figure = trends(table, metrics={"sharpness": "S"}, column="panel")
+    grid = figure.axes[0].get_subplotspec().get_gridspec()
+    assert (grid.nrows, grid.ncols) == (2, 2)
+    assert [axis.get_title() for axis in figure.axes] == list(table["panel"].unique())
+    for axis, (_, part) in zip(figure.axes, table.groupby("panel", sort=False), strict=True):
+        drawn = {tuple(np.round(line.get_ydata(), 6)) for line in axis.lines if len(line.get_ydata()) == len(STEPS)}
+        assert tuple(np.round(part.groupby("step_size")["sharpness"].mean(), 6)) in drawn
+    assert len(trends(table[table["panel"] != "mnistplateau"], metrics={"sharpness": "S"}, column="panel").axes) == 3
+
+
 def test_scattered_points_are_the_runs():
     table = runs()
     figure = figures.scatter(table, x="sharpness", y="trace", hue="protocol", shade="step_size", panels="dataset")

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from attrobust.figures.style import COLORS, drawing, fitting, label, legend
+from attrobust.figures.style import COLORS, direct, drawing, fitting, label, legend
 from attrobust.figures.style import panels as panelled
 
 MARKERS = "osD^vP*X"
@@ -48,11 +48,12 @@ def against(
 @drawing
 def tightness(
     table: pd.DataFrame, *, value: str = "ratio", limit: float = 1.0, low: float | None = None,
-    x_label: str = "left side / right side", height: float = 0.22,
+    x_label: str = "left side / right side", height: float = 0.22, pad: float = 0,
 ) -> Figure:  # fmt: skip
     """One line of dots per statement (`row`) on a logarithmic axis, with the limit no dot may pass.
 
-    The column `side` colours the dots; those below `low` (a thousandth of the limit if None) are drawn there.
+    The column `side` colours the dots; those below `low` (a thousandth of the limit if None) are drawn there. `pad`:
+    inches left free beside names that would touch the edge.
     """
     rows, looks = list(table["row"].unique()), _looks(table["side"].unique(), marks="|", lines=False)
     figure, axis = plt.subplots(figsize=(7.0, 1.3 + height * len(rows)))
@@ -66,6 +67,8 @@ def tightness(
     axis.tick_params(axis="y", labelsize=7)
     _log_ticks(axis, "x")
     legend(figure, looks)
+    if pad:
+        figure.get_layout_engine().set(w_pad=pad)
     return figure
 
 
@@ -73,13 +76,13 @@ def tightness(
 def profiles(
     table: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, log_x: Sequence[str] = (), log_y: Sequence[str] = (),
     theory: Sequence[str] = (), x_labels: Mapping[str, str] | None = None, y_labels: Mapping[str, str] | None = None,
-    markers: bool = True, spread: bool = False,
+    markers: bool = True, spread: bool = False, named: bool = False,
 ) -> Figure:  # fmt: skip
     """Lines of `y` over `x`, one panel with axes of its own per value of `panels`; bounds are dashed and black.
 
     Several rows with one `x`, `hue` and panel are averaged, their range shaded if `spread`. `log_x` and `log_y` name
     the panels with a logarithmic axis, `x_labels` and `y_labels` label the axes of a panel, and `theory` names the
-    values of `hue` that are bounds.
+    values of `hue` that are bounds. With `named` lines have their names at their right ends in place of a legend.
     """
     looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "")
     width = max(5.2, 3.1 * table[panels].nunique() + 0.5)
@@ -93,7 +96,11 @@ def profiles(
                 axis.fill_between(line.index, line["min"], line["max"], color=look["color"], alpha=0.2, linewidth=0)
         names = {"xlabel": (x_labels or {}).get(value, label(x)), "ylabel": (y_labels or {}).get(value, "")}
         _frame(axis, value, log_x, log_y, **names)
-    legend(figure, looks)
+        if named:
+            last = inside[inside[x] == inside[x].max()].groupby(hue, sort=False)[y].mean()
+            direct(axis, {name: (inside[x].max(), height, looks[name]["color"]) for name, height in last.items()})
+    if not named:
+        legend(figure, looks)
     return figure
 
 

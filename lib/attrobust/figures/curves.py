@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 
-from attrobust.figures.style import COLORS, drawing, ends, label, legend
+from attrobust.figures.style import COLORS, direct, drawing, ends, label, legend
 from attrobust.figures.style import panels as panelled
 
 #: Ticks closer than this part of an axis stand on each other.
@@ -36,13 +36,20 @@ def trends(
 
     The table has one row per run; its values of `x` are the ticks of a logarithmic axis. `metrics` goes from column to
     axis label, `log_y` names those on a logarithmic axis, `shared_y` gives the panels of one metric one axis, and
-    decorate(axes, metric, value of `column`) is called on each panel.
+    decorate(axes, metric, value of `column`) is called on each panel. Four and more panels of a single metric stand two
+    in a row, so that a page need not shrink them.
     """
     values, hues = list(table[column].unique()) if column else [""], list(table[hue].unique())
-    how = {"figsize": (3.6 * len(values) + 0.4, 2.1 * len(metrics) + 0.6), "sharey": "row" if shared_y else False}
-    figure, axes = plt.subplots(len(metrics), len(values), squeeze=False, sharex=True, **how)
-    for (r, c), axis in np.ndenumerate(axes):
-        metric, value = list(metrics)[r], values[c]
+    across = 2 if len(metrics) == 1 and len(values) > 3 else len(values)
+    down = len(metrics) * -(-len(values) // across)
+    how = {"figsize": (3.6 * across + 0.4, 2.1 * down + 0.6), "sharey": "row" if shared_y else False}
+    figure, axes = plt.subplots(down, across, squeeze=False, sharex=True, **how)
+    for place, axis in enumerate(axes.flat):
+        if place == len(metrics) * len(values):
+            axis.remove()
+            continue
+        metric, value = list(metrics)[place // len(values)], values[place % len(values)]
+        c = place % across
         sns.lineplot(
             table[table[column] == value] if column else table, x=x, y=metric, hue=hue, hue_order=hues,
             palette={h: COLORS[h] for h in hues}, style=hue, style_order=hues, markers=True, dashes=False,
@@ -52,7 +59,7 @@ def trends(
             axis.set_yscale("log")
         _ticks(axis, table[x])
         axis.set(xlabel=label(x), ylabel="" if c else metrics[metric])
-        if r == 0 and column:
+        if place < len(values) and column:
             axis.set_title(label(value))
         if decorate:
             decorate(axis, metric, value)
@@ -63,12 +70,16 @@ def trends(
 @drawing
 def curves(
     table: pd.DataFrame, *, x: str, y: str, hue: str, panels: str | None = None, x_label: str = "", y_label: str = "",
-    log_x: bool = False, decorate: Callable[[Axes, str], None] | None = None,
+    log_x: bool = False, decorate: Callable[[Axes, str], None] | None = None, named: bool = False,
 ) -> Figure:  # fmt: skip
-    """Curves whose values and intervals (`low`, `high`) are in the table, one per `hue`, one panel per `panels`."""
+    """Curves whose values and intervals (`low`, `high`) are in the table, one per `hue`, one panel per `panels`.
+
+    With `named` the lines of each panel have their names at their right ends in place of a legend.
+    """
     hues = list(table[hue].unique())
     palette = dict(zip(hues, sns.color_palette("viridis", len(hues)), strict=True)) | COLORS
-    figure, parts = panelled(table, panels, (3.4, 0.6, 2.9), sharey=True)
+    three = bool(panels) and table[panels].nunique() == 3  # narrow enough for a page, their legend above them
+    figure, parts = panelled(table, panels, (2.35 if three else 3.4, 0.6, 2.9), sharey=True)
     for axis, value, inside in parts:
         for name in hues:
             line, color = inside[inside[hue] == name].sort_values(x), palette[name]
@@ -85,7 +96,12 @@ def curves(
             axis.set_title(label(value))
         if decorate:
             decorate(axis, value)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
+    for axis, _, inside in parts if named else ():
+        last = {name: line.sort_values(x).iloc[-1] for name, line in inside.groupby(hue, sort=False)}
+        direct(axis, {name: (row[x], row[y], palette[name]) for name, row in last.items()})
+    where = {"loc": "outside upper center", "ncols": len(hues)} if three else {"loc": "outside right center"}
+    if not named:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), **where)
     return figure
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import wraps
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -27,7 +28,7 @@ _blind = sns.color_palette("colorblind")
 
 #: Colour by meaning, across all notebooks: each colour with the names that have it.
 _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
-    (_blind[0], ("matched", "logit", "relu", "normal", "relative change", "saliency", "softmax", "small step")),
+    (_blind[0], ("matched", "logit", "relu", "relative change", "saliency", "softmax", "small step")),
     (_blind[0], ("saliency, logit",)),
     ("#6baed6", ("saliency, log-probability",)),
     (
@@ -36,7 +37,6 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "plateau",
             "log_probability",
             "twin",
-            "a few raised",
             "absolute change",
             "raw_attention",
             "exp",
@@ -45,16 +45,16 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
         ),
     ),
     (_blind[1], ("large step",)),
-    (_blind[2], ("standard", "two leaders", "Spearman of log p", "gradient_attention", "sigmoid")),
+    (_blind[2], ("standard", "Spearman of log p", "gradient_attention", "sigmoid")),
     (_blind[3], ("attack", "worst", "worst of all β", "wrong variant", "rollout")),
-    (_blind[4], ("top_k", "exactly 8 raised", "1 - Pearson of p", "relevance", "softplus", "gaussian")),
-    (_blind[5], ("center", "exactly 1 raised", "entropy / log n", "elu + 1", "linear")),
+    (_blind[4], ("top_k", "top-8", "relevance", "gaussian")),
+    (_blind[5], ("center", "entropy / log n", "elu + 1", "linear")),
     (_blind[6], ("plain_rollout", "decay_held")),
     (_blind[7], ("noise", "noise of the same size", "linear, matrix not formed")),
-    (_blind[8], ("pearson", "ReLU²")),
-    (_blind[9], ("cosine", "cosine of p", "ReLU")),
+    (_blind[8], ("pearson", "1 - Pearson of p", "ReLU²")),
+    (_blind[9], ("cosine", "cosine of p", "ReLU", "ReLU kernel, normalised")),
     ("#000000", ("theory",)),
-    ("#555555", ("noise search", "top-8", "scores", "fused softmax")),
+    ("#555555", ("noise search", "scores", "fused softmax", "statement")),
     ("#8c6d31", ("linear, not divided", "linear_unnormalised")),
     ("#999933", ("l2",)),
     ("#44aa99", ("gaussian_counted",)),
@@ -62,6 +62,14 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     ("#cc6677", ("doubly_stochastic",)),
     ("#661100", ("cosine scores",)),
     ("#b8860b", ("even_heads",)),
+    ("#984ea3", ("softplus",)),
+    # Random rows, pairs and read-outs of theory.
+    ("#6b6ecf", ("normal", "central differences", "gradient in the key matrix", "keys of the query's length")),
+    ("#e7ba52", ("a few raised", "gradient in the tokens", "keys of any length")),
+    ("#637939", ("two leaders",)),
+    ("#ce6dbd", ("exactly 8 raised",)),
+    ("#843c39", ("exactly 1 raised",)),
+    ("#bbbbbb", ("the other kernels",)),
     (_blind[0], ("plain SGD",)),
     (_blind[1], ("weights",)),
     (_blind[2], ("slopes in the pixels",)),
@@ -211,6 +219,25 @@ def legend(figure: Figure, looks: dict[str, dict[str, object]], *, columns: int 
         handles = [plt.Line2D([], [], label=label(name), **look) for name, look in looks.items()]
         columns = columns or fitting(figure.get_figwidth(), looks)
         figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+
+
+def direct(axis: Axes, lines: dict[str, tuple[float, float, object]]) -> None:
+    """The name of each line at its right end, in its colour, in place of a legend: x, y and colour by name.
+
+    Light colours are darkened, so that their names can be read. Names that would stand on each other are moved apart.
+    Call it when the limits of the axis are final.
+    """
+    places = {n: axis.transAxes.inverted().transform(axis.transData.transform(end[:2]))[1] for n, end in lines.items()}
+    order = sorted(places, key=places.get)
+    gap = 0.16 / max(0.5, axis.get_window_extent().height / axis.figure.dpi)  # of a line of text, in axes
+    for below, name in pairwise(order):
+        places[name] = max(places[name], places[below] + gap)
+    for name, (_, _, color) in lines.items():
+        light = np.array(mpl.colors.to_rgb(color)) @ [0.3, 0.6, 0.1]
+        color = np.array(mpl.colors.to_rgb(color)) * min(1, 0.5 / max(light, 0.01))
+        height = axis.transData.inverted().transform(axis.transAxes.transform((1, places[name])))[1]
+        how = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
+        axis.text(1.02, height, label(name), color=color, **how)
 
 
 def fitting(width: float, looks: Collection[str]) -> int:
