@@ -51,7 +51,7 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
         axis.set_title("\n".join(titles), fontsize=8)
         axis.set_xlabel(x_label, fontsize=8)
         axis.tick_params(axis="x", labelsize=8)
-        axis.xaxis.set_major_locator(MaxNLocator(12 // len(names)))
+        axis.xaxis.set_major_locator(MaxNLocator(min(8, 12 // len(names))))
         axis.grid(axis="y", visible=False)
     axes[0, 0].set_ylim(min(places.values()) - 0.8, 0.8)
     told = [f"{label(g)}: {label(r)}" if len(groups) > 1 else label(r) for g, r in places]

@@ -1,6 +1,6 @@
 """What is paid against what it buys: numbered points, and the front of those that no other beats."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -67,12 +67,19 @@ def _offsets(axis: Axes, points: np.ndarray, line: np.ndarray) -> list[tuple[flo
     turns = np.pi * np.array([1, 3, 7, 5, 0, 4, 2, 6]) / 4
     ways = [far * np.array([9 * np.cos(turn), 8 * np.sin(turn)]) for far in (1, 1.6) for turn in turns]
     offsets = []
-    for dot in dots:
-        room = [min(np.hypot(*(np.array(taken) - dot - way).T).min(), 7) for way in ways]
+    for number, dot in enumerate(dots):
+        others = np.delete(dots, number, axis=0)
+        room = [
+            min(_nearest(dot + way, taken), 7) - max(0, np.hypot(*way) - _nearest(dot + way, others)) for way in ways
+        ]
         best = ways[int(np.argmax(room))]
         taken.append(dot + best)
         offsets.append((float(best[0]), float(best[1])))
     return offsets
+
+
+def _nearest(place: np.ndarray, others: Sequence[np.ndarray]) -> float:
+    return min((float(np.hypot(*(other - place))) for other in others), default=np.inf)
 
 
 def _beside(prices: pd.Series) -> pd.Series:
