@@ -1,6 +1,6 @@
 """What is paid against what it buys: numbered points, and the front of those that no other beats."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -68,7 +68,7 @@ def _offsets(axis: Axes, points: np.ndarray, line: np.ndarray) -> list[tuple[flo
     ways = [far * np.array([9 * np.cos(turn), 8 * np.sin(turn)]) for far in (1, 1.6) for turn in turns]
     offsets = []
     for number, dot in enumerate(dots):
-        others = np.delete(dots, number, axis=0)
+        others = [*np.delete(dots, number, axis=0)]
         room = [
             min(_nearest(dot + way, taken), 7) - max(0, np.hypot(*way) - _nearest(dot + way, others)) for way in ways
         ]
@@ -78,7 +78,7 @@ def _offsets(axis: Axes, points: np.ndarray, line: np.ndarray) -> list[tuple[flo
     return offsets
 
 
-def _nearest(place: np.ndarray, others: Sequence[np.ndarray]) -> float:
+def _nearest(place: np.ndarray, others: list[np.ndarray]) -> float:
     return min((float(np.hypot(*(other - place))) for other in others), default=np.inf)
 
 
