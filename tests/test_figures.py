@@ -399,6 +399,30 @@ def test_a_forest_without_words_or_bases_has_no_legend_and_runs_that_are_not_com
     assert [text.get_text() for text in legend.get_texts()] == ["not comparable", "base"]
 
 
+def test_a_forest_of_one_group_does_not_repeat_its_name_and_no_figure_of_many_panels_is_wider_than_the_page():
+    how = {"row": "name", "group": "factor", "panels": "readout", "x_label": "change"}
+    alone = conditions()
+    alone = alone[alone.factor == alone.factor.iloc[0]]
+    (first, *_) = figures.forest(alone, **how).axes
+    assert [text.get_text() for text in first.get_yticklabels()] == [figures.label(n) for n in alone.name.unique()]
+    wide = pd.concat(conditions().assign(readout=f"{i}") for i in range(4))
+    assert figures.forest(wide, **how).get_figwidth() < 8
+    cells = pd.DataFrame([(f"r{i}", f"c{k}", 0.5) for i in range(3) for k in range(9)], columns=["r", "c", "mean"])
+    cells = cells.assign(low=0.4, high=0.6, shade=0.5)
+    assert figures.matrix(cells, rows="r", columns="c").get_figwidth() < 8
+
+
+def test_a_logarithmic_axis_of_dots_has_written_out_numbers_and_a_geometric_mean():
+    table = pd.DataFrame({"sharpness": [0.5, 1.0, 2.0, 10.0, 20.0, 5.0], "method": [*"aaabbb"]})
+    figure = figures.dots(table, x="sharpness", y="method", log=True)
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    assert axis.get_xscale() == "log"
+    assert {"1", "10"} <= {text.get_text() for text in axis.get_xticklabels()}
+    middles = sorted(float(x) for line in axis.lines if line.get_marker() == "|" for x in line.get_xdata())
+    assert middles == pytest.approx([1, 10])
+
+
 # ------------------------------------------------------------------ fronts
 
 
@@ -436,6 +460,25 @@ def test_points_of_one_price_stand_side_by_side_about_it_on_a_logarithmic_axis_a
         places = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
         assert len(set(places)) == (3 if log else 1)
         assert np.exp(np.mean(np.log(places))) == pytest.approx(2)
+
+
+def test_the_numbers_of_a_front_stand_apart_from_each_other_and_from_the_points():
+    places = [(1, 0.20), (1, 0.22), (1, 0.24), (5, 0.60), (5.2, 0.62), (5.4, 0.60), (50, 0.40)]
+    rows = [(f"m{i}", "weights", price, worth, False, False) for i, (price, worth) in enumerate(places)]
+    table = pd.DataFrame(rows, columns=["method", "school", "passes", "mean", "poorer", "front"])
+    table = table.assign(low=table["mean"] - 0.01, high=table["mean"] + 0.01, readout="logit")
+    how = {"price": "passes", "worth": "mean", "name": "method", "hue": "school", "by": "readout", "log": True}
+    figure = figures.front(table, **how, hollow={"poorer": "less accurate"}, labels=("price", "robustness"))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == len(places)
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    dots = [
+        line.get_transform().transform(line.get_xydata())[0]
+        for line in figure.axes[0].lines
+        if line.get_marker() == "o"
+    ]
+    assert not any(box.contains(*dot) for box in boxes for dot in dots)
 
 
 # ------------------------------------------------------------------ style

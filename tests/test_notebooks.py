@@ -100,6 +100,16 @@ def test_its_contents_lead_to_every_numbered_section_and_every_link_within_it_to
 
 
 @every_notebook
+def test_its_text_ends_with_three_numbered_exercises_that_say_what_to_expect(path):
+    text = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+    assert text[-1].startswith("**Three exercises**")
+    assert re.findall(r"^(\d+)\. ", text[-1], re.MULTILINE) == ["1", "2", "3"]
+    for exercise in re.split(r"^\d+\. ", text[-1], flags=re.MULTILINE)[1:]:
+        assert "xpect" in exercise, exercise
+    assert "Exercises.**" not in "\n".join(text)
+
+
+@every_notebook
 def test_parameters_stand_in_one_cell_each_with_a_comment_and_a_check(path):
     cells = [cell for cell in code(path) if "parameters" in cell.metadata.get("tags", [])]
     assert len(cells) == 1

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from scipy import stats
 
 from attrobust.figures.style import COLORS, direct, drawing, ends, label, legend
@@ -57,6 +58,7 @@ def trends(
         )  # fmt: skip
         if metric in log_y:
             axis.set_yscale("log")
+            _plain(axis.yaxis)
         _ticks(axis, table[x])
         axis.set(xlabel=label(x), ylabel="" if c else metrics[metric])
         if place < len(values) and column:
@@ -106,13 +108,21 @@ def curves(
 
 
 @drawing
-def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, least: int = 2, zero: bool = False) -> Figure:
-    """A dot per row, the mean and its 95 % interval (of `least` rows or more), for each `y` (and `hue`)."""
+def dots(
+    table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, least: int = 2, zero: bool = False,
+    color: str = "saliency", log: bool = False,
+) -> Figure:  # fmt: skip
+    """A dot per row, the mean and its 95 % interval (of `least` rows or more), for each `y` (and `hue`).
+
+    Without `hue` all have the colour of one name. With `log` the axis is logarithmic, and so is the mean geometric.
+    """
     rows, hues = list(table[y].unique()), list(table[hue].unique()) if hue else []
     dodge = 0.8 - 0.8 / len(hues) if len(hues) > 1 else False
-    colors = {"palette": {h: COLORS[h] for h in hues}} if hue else {"color": COLORS["matched"]}
+    colors = {"palette": {h: COLORS[h] for h in hues}} if hue else {"color": COLORS[color]}
     shared = {"data": table, "x": x, "y": y, "hue": hue, "order": rows, "hue_order": hues or None, **colors}
-    figure, axis = plt.subplots(figsize=(6.0, 0.9 + 0.42 * len(rows) * max(1, 0.7 * len(hues))))
+    shared |= {"log_scale": True} if log else {}
+    high = 0.42 if len(rows) <= 12 else 0.28
+    figure, axis = plt.subplots(figsize=(6.0, 0.9 + high * len(rows) * max(1, 0.7 * len(hues))))
     few = table.groupby([y, hue] if hue else y).size().max() <= 10
     dot, thin = ({"size": 7, "alpha": 0.5}, {"linewidth": 1.5}) if few else ({"size": 3, "alpha": 0.25}, None)
     sns.stripplot(**shared, jitter=False, dodge=bool(hue), **dot, linewidth=0, ax=axis, legend=False)
@@ -124,6 +134,8 @@ def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, least: 
         legend=False,
     )  # fmt: skip
     axis.set(xlabel=label(x), ylabel="")
+    if log:
+        _plain(axis.xaxis)
     _legend(figure, hues)
     return figure
 
@@ -148,6 +160,15 @@ def scatter(table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels
         )
     _legend(figure, hues)
     return figure
+
+
+def _plain(axis: Axis) -> None:
+    """Written-out numbers on a logarithmic axis; those between powers of ten, too, where these are few."""
+    low, high = np.log10(axis.get_view_interval())
+    between = (1, 2, 5) if high - low < 2 else (1,)
+    axis.set_major_locator(LogLocator(subs=between))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _ticks(axis: Axes, values: pd.Series) -> None:

@@ -1,12 +1,15 @@
 """A forest of effects: one choice at a time, each beside the base from which it differs in that choice alone."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from attrobust.figures.specification import WORDS, look
-from attrobust.figures.style import COLORS, drawing, label, legend
+from attrobust.figures.style import COLORS, WIDTH, drawing, label, legend
 
 #: How the effect in the base is drawn.
 BASE = {"color": "#333333", "marker": "|", "markersize": 9, "markeredgewidth": 1.2}
@@ -21,13 +24,13 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
 
     Each line has `effect`, `low`, `high` and, if the table has them, `word`, by which it is coloured, and `base`, the
     effect that it is compared with, as an upright tick; a line without an effect shows its tick alone. The grey band is
-    the margin of "no change".
+    the margin of "no change". Groups are named where there are several.
     """
     lines = list(dict.fromkeys(zip(table[group], table[row], strict=True)))
     groups, names = list(dict.fromkeys(g for g, _ in lines)), list(table[panels].unique())
     lines.sort(key=lambda line: groups.index(line[0]))
     places = {line: -i - 0.5 * groups.index(line[0]) for i, line in enumerate(lines)}
-    size = 2.6 + 1.9 * len(names), 1.7 + 0.21 * len(lines) + 0.1 * len(groups)
+    size = WIDTH, 1.7 + 0.21 * len(lines) + 0.1 * len(groups)
     figure, axes = plt.subplots(1, len(names), figsize=size, sharex=True, sharey=True, squeeze=False)
     seen: dict[str, dict[str, object]] = {}
     for axis, name in zip(axes.flat, names, strict=True):
@@ -42,11 +45,17 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
                 seen[word] = mark = LOOKS[word] | {"linestyle": "none"}
                 axis.plot([line["low"], line["high"]], [place, place], color=mark["color"], linewidth=1.2)
                 axis.plot(line["effect"], place, **mark, markersize=4.5)
-        axis.set_title(label(name), fontsize=8)
+        titles = [
+            textwrap.fill(part, max(21, 72 // len(names)), break_on_hyphens=False) for part in label(name).split("\n")
+        ]
+        axis.set_title("\n".join(titles), fontsize=8)
         axis.set_xlabel(x_label, fontsize=8)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(min(8, 12 // len(names))))
         axis.grid(axis="y", visible=False)
     axes[0, 0].set_ylim(min(places.values()) - 0.8, 0.8)
-    axes[0, 0].set_yticks(list(places.values()), [f"{label(g)}: {label(r)}" for g, r in places], fontsize=7)
+    told = [f"{label(g)}: {label(r)}" if len(groups) > 1 else label(r) for g, r in places]
+    axes[0, 0].set_yticks(list(places.values()), told, fontsize=7)
     ordered = {word: seen[word] for word in LOOKS if word in seen}
     legend(figure, ordered | ({"base": BASE | {"linestyle": "none"}} if "base" in table else {}))
     return figure

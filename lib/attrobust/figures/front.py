@@ -1,11 +1,14 @@
 """What is paid against what it buys: numbered points, and the front of those that no other beats."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attrobust.figures.style import COLORS, drawing, fitting, label, legend, panels
+from attrobust.figures.style import COLORS, WIDTH, drawing, fitting, label, legend, panels
 
 
 @drawing
@@ -26,7 +29,7 @@ def front(
     looks = {f"{i} {label(each)}": dot | {"color": COLORS[kinds[each]]} for i, each in enumerate(names, start=1)}
     looks |= {meaning: dot | {"color": "#333333", "markerfacecolor": "white"}}
     looks |= {"front": {"color": COLORS["theory"], "linestyle": "--", "linewidth": 0.8}}
-    figure, parts = panels(table, by, (4.4, 0.3, 3.0), least=9.1)
+    figure, parts = panels(table, by, ((WIDTH - 0.3) / 2, 0.3, 3.0), least=WIDTH)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.2 * -(-len(looks) // fitting(width, looks)))
     for axis, value, inside in parts:
@@ -36,8 +39,6 @@ def front(
             axis.plot([row["place"]] * 2, [row["low"], row["high"]], color=color, linewidth=0.8, alpha=0.6)
             face = "white" if row[column] else color
             axis.plot(row["place"], row[worth], "o", color=color, markerfacecolor=face, markersize=5)
-            at = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 7, "color": "#333333"}
-            axis.annotate(str(names.index(row[name]) + 1), (row["place"], row[worth]), **at)
         best = inside[inside["front"]].sort_values(price)
         axis.plot(best["place"], best[worth], linestyle="--", linewidth=0.8, color=COLORS["theory"], zorder=0)
         first = axis.get_subplotspec().is_first_col()
@@ -48,8 +49,37 @@ def front(
             low, high = axis.get_xlim()
             axis.set_xticks([t for t in ticks if low <= t <= high], [f"{t:g}" for t in ticks if low <= t <= high])
             axis.minorticks_off()
+        offsets = _offsets(axis, inside[["place", worth]].to_numpy(), best[["place", worth]].to_numpy())
+        for row, offset in zip(inside.to_dict("records"), offsets, strict=True):
+            at = {"xytext": offset, "textcoords": "offset points", "fontsize": 7, "color": "#333333"}
+            at |= {"ha": "center", "va": "center"}
+            axis.annotate(str(names.index(row[name]) + 1), (row["place"], row[worth]), **at)
     legend(figure, looks)
     return figure
+
+
+def _offsets(axis: Axes, points: np.ndarray, line: np.ndarray) -> list[tuple[float, float]]:
+    """Where the number of each point stands, in points from it: the place about it farthest from points and line."""
+    to_points = 72 / axis.figure.dpi  # before the layout, near enough to tell what would overlap
+    dots, corners = (axis.transData.transform(part) * to_points for part in (points, line))
+    taken = [dot + np.array([0, up]) for dot in dots for up in (-9, 0, 9)]
+    taken += [start + part * (end - start) for start, end in pairwise(corners) for part in np.linspace(0, 1, 30)]
+    turns = np.pi * np.array([1, 3, 7, 5, 0, 4, 2, 6]) / 4
+    ways = [far * np.array([9 * np.cos(turn), 8 * np.sin(turn)]) for far in (1, 1.6) for turn in turns]
+    offsets = []
+    for number, dot in enumerate(dots):
+        others = [*np.delete(dots, number, axis=0)]
+        room = [
+            min(_nearest(dot + way, taken), 7) - max(0, np.hypot(*way) - _nearest(dot + way, others)) for way in ways
+        ]
+        best = ways[int(np.argmax(room))]
+        taken.append(dot + best)
+        offsets.append((float(best[0]), float(best[1])))
+    return offsets
+
+
+def _nearest(place: np.ndarray, others: list[np.ndarray]) -> float:
+    return min((float(np.hypot(*(other - place))) for other in others), default=np.inf)
 
 
 def _beside(prices: pd.Series) -> pd.Series:

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from attrobust.figures.style import COLORS, bare, drawing, label
+from attrobust.figures.style import COLORS, WIDTH, bare, drawing, label
 
 #: Maps of so many pixels have full colour at this quantile of their sizes; smaller ones at the largest.
 LARGE, MOST = 10_000, 0.99
@@ -36,7 +36,8 @@ def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.Dat
 def pictures(table: pd.DataFrame) -> Figure:
     """Draw the grid of a `pixels` table: column names on top, row names on the left, captions below."""
     rows, columns = list(table["row"].unique()), list(table["column"].unique())
-    shape = (1.35 * len(columns) + 0.9, (1.35 + 0.3) * len(rows) + 0.5)
+    side = min(1.35, (WIDTH - 0.85) / len(columns))
+    shape = (side * len(columns) + 0.9, (side + 0.3) * len(rows) + 0.5)
     figure, axes = plt.subplots(len(rows), len(columns), figsize=shape, squeeze=False)
     for (r, c), axis in np.ndenumerate(axes):
         axis.set(xticks=[], yticks=[])
@@ -72,7 +73,7 @@ def matrix(
     With `color` "change" a `shade` between -1 and 1 has the colour of losses below zero and that of gains above.
     """
     lines, names = list(table[rows].unique()), list(table[columns].unique())
-    figure, axis = plt.subplots(figsize=(1.15 * len(names) + 1.9, 0.36 * len(lines) + 1.3))
+    figure, axis = plt.subplots(figsize=(min(1.15 * len(names) + 1.9, WIDTH), 0.36 * len(lines) + 1.3))
     shades = table.pivot(index=rows, columns=columns, values="shade").loc[lines, names]
     if color == "change":
         palette, least = LinearSegmentedColormap.from_list(color, [COLORS["down"], "white", COLORS["up"]]), -1.4
@@ -82,11 +83,11 @@ def matrix(
     for cell in table.to_dict("records"):
         place = names.index(cell[columns]), lines.index(cell[rows])
         mean, low, high = (f"{cell[name]:.{digits}f}" for name in ("mean", "low", "high"))
-        for text, height, size in ((mean, 3, 8), (f"[{low}, {high}]", -6, 6)):
+        for text, height, size in ((mean, 4, 8), (f"[{low}, {high}]", -6, 6.5)):
             text = "" if "nan" in text else text  # one seed has no interval
             axis.annotate(text, place, (0, height), textcoords="offset points", ha="center", va="center", fontsize=size)
     axis.set_xticks(range(len(names)), [label(name).replace(" ", "\n", 1) for name in names], fontsize=7)
-    axis.set_yticks(range(len(lines)), [label(line) for line in lines], fontsize=8)
+    axis.set_yticks(range(len(lines)), [label(line) for line in lines], fontsize=7)
     axis.set(xlabel=x_label, ylabel=y_label)
     axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axis.xaxis.set_label_position("top")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from attrobust.figures.style import COLORS, drawing, label, legend
+from attrobust.figures.style import COLORS, WIDTH, drawing, label, legend
 
 #: Colour and marker of a cell by how its word begins.
 WORDS: dict[str, dict[str, object]] = {
@@ -23,7 +23,7 @@ WORDS: dict[str, dict[str, object]] = {
 WORDS |= {"positive": WORDS["leans up"], "negative": WORDS["leans down"]}
 
 #: Inches from column to column, and of the widest row of them: more columns stand closer.
-PITCH, WIDEST = 0.16, 10.3
+PITCH, WIDEST = 0.16, WIDTH - 1.9
 
 
 @drawing

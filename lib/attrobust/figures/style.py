@@ -28,13 +28,14 @@ _blind = sns.color_palette("colorblind")
 
 #: Colour by meaning, across all notebooks: each colour with the names that have it.
 _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
-    (_blind[0], ("matched", "logit", "relu", "relative change", "saliency", "softmax", "small step")),
+    (_blind[0], ("logit", "relu", "relative change", "saliency", "softmax", "small step")),
+    ("#5e3c99", ("matched",)),
+    ("#aaaa00", ("plateau",)),
     (_blind[0], ("saliency, logit",)),
     ("#6baed6", ("saliency, log-probability",)),
     (
         _blind[1],
         (
-            "plateau",
             "log_probability",
             "twin",
             "absolute change",
@@ -87,6 +88,8 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     ("#882255", ("down",)),
     ("#777777", ("no change",)),
 )
+#: Inches across a figure, so that its notes can be read where a page shows it smaller.
+WIDTH = 7.6
 COLORS: dict[str, object] = {name: color for color, names in _NAMES for name in names}
 
 #: How names in rows read in figures and tables, where it is not enough that they lose their underscores.
