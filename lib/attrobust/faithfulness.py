@@ -78,6 +78,18 @@ def insertion(
 ) -> Curves:  # fmt: skip
     """Probability of the class while pixels are brought into a baseline, the most important first; see `deletion`.
 
+    Raises:
+        ValueError: a `baseline` that does not spread over the images, and what `deletion` refuses.
+
+    Example:
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+        >>> linear[1].weight.data = torch.tensor([[0.0, 0.0], [9.0, 1.0]])
+        >>> x, how = torch.ones(1, 1, 1, 2), {"generator": torch.Generator(), "steps": 2}
+        >>> orders = torch.tensor([[[9.0, 1.0]]]), torch.tensor([[[1.0, 9.0]]])
+        >>> good, bad = (area(insertion(linear, x, torch.tensor([1]), order, **how)).item() for order in orders)
+        >>> good > bad
+        True
+
     Reference: Petsiuk et al. 2018, section 4.2 (there into a blurred image; pass one as `baseline`).
     """
     guards.classifier(model, x, target)
@@ -116,6 +128,18 @@ def insertion_deletion(
         One row per image and attribution ("random" included): `deletion` (smaller is better), `insertion` (larger is
         better). A map that is no better than "random" says nothing about where the network looks.
 
+    Raises:
+        ValueError: images out of [0, 1], `draws` or `steps` below 1, or a map that is not finite.
+
+    Example:
+        >>> from attrobust.attributions import input_x_gradient
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+        >>> linear[1].weight.data = torch.tensor([[0.0, 0.0], [9.0, 1.0]])
+        >>> how = {"attributions": {"map": input_x_gradient}, "generator": torch.Generator(), "steps": 2}
+        >>> table = insertion_deletion(linear, torch.ones(1, 1, 1, 2), **how)
+        >>> table["attribution"].tolist()
+        ['random', 'map']
+
     Reference: Petsiuk et al. 2018, section 4.2.
     """
     checks.images("x", x)
@@ -142,6 +166,11 @@ def redrawn(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Random weights in place of trained ones: normal, with the mean and standard deviation these have.
 
     So scales stay what they were and only what was learned goes; constant tensors (biases never trained) stay.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 3.0]])
+        >>> redrawn(weight, torch.Generator().manual_seed(0)).shape, redrawn(torch.ones(2), torch.Generator()).tolist()
+        (torch.Size([1, 2]), [1.0, 1.0])
     """
     noise = torch.randn(weight.shape, dtype=weight.dtype, device=generator.device, generator=generator)
     return weight.mean() + weight.std(correction=0) * noise.to(weight.device)

@@ -22,6 +22,11 @@ class Clean:
 
     Raises:
         ValueError: if `k` is out of range, or `wanted` has another shape, is zero for an image, or is not finite.
+
+    Example:
+        >>> clean = Clean(torch.tensor([[[[3.0, 1.0]]], [[[1.0, 3.0]]]]), k=1)
+        >>> clean.leaders.tolist(), len(clean), clean[torch.tensor([1])].leaders.tolist()
+        ([[True, False], [False, True]], 2, [[False, True]])
     """
 
     def __init__(self, maps: Maps, *, k: int, wanted: Wanted | None = None) -> None:

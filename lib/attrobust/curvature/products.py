@@ -209,6 +209,12 @@ class InputHessian(_Hessian):
 
     Images do not interact, so one product of the summed readout multiplies every image's own Hessian. Arguments and
     errors are as of ParameterHessian, but integer inputs are refused. Convolutions like chunks of about a hundred.
+
+    Example:
+        >>> half_square = lambda model, x, y: x.flatten(1).square().sum(1) / 2
+        >>> h = InputHessian(nn.Flatten(), torch.ones(1, 2), torch.tensor([0]), readout=half_square)
+        >>> h.matvec(torch.tensor([[1.0, 3.0]])).tolist(), h.gradient.tolist()
+        ([[1.0, 3.0]], [[1.0, 1.0]])
     """
 
     def __init__(

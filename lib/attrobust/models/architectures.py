@@ -33,7 +33,15 @@ POSITION_STD, NARROW_POSITION_STD = 0.5, 0.02
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std with one constant each, of the training pixels: attack radii keep meaning pixel units."""
+    """(x - mean) / std with one constant each, of the training pixels: attack radii keep meaning pixel units.
+
+    Raises:
+        ValueError: a `mean` that is not finite, or a `std` that is not above 0.
+
+    Example:
+        >>> Standardize(mean=0.5, std=0.25)(torch.ones(1, 1, 1, 1)).item()
+        2.0
+    """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
@@ -58,7 +66,12 @@ class _Layered(nn.Module):
 
 
 class MLP(_Layered):
-    """Dense network: standardise, flatten, `depth` hidden layers of `width` units, one logit per class."""
+    """Dense network: standardise, flatten, `depth` hidden layers of `width` units, one logit per class.
+
+    Example:
+        >>> MLP((1, 4, 4), 3, width=8, depth=1)(torch.zeros(2, 1, 4, 4)).shape
+        torch.Size([2, 3])
+    """
 
     def __init__(
         self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 64, depth: int = 3, **pixels: float
