@@ -20,7 +20,15 @@ _PARTIAL, _OLD = ".partial", 3600
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by atomic rename: readers see all of it or nothing; nothing half written stays."""
+    """Write a file by atomic rename: readers see all of it or nothing; nothing half written stays.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_bytes(Path(folder, "new", "a.txt"), b"whole")
+        ...     Path(folder, "new", "a.txt").read_bytes()
+        b'whole'
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
     try:
@@ -33,7 +41,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what was left half written in a folder and those in it: what is unfinished and an hour old."""
+    """Remove what was left half written in a folder and those in it: what is unfinished and an hour old.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     fresh = Path(folder, ".a.txt.0.partial")
+        ...     _ = fresh.write_bytes(b"half")
+        ...     sweep(Path(folder))
+        ...     fresh.exists()  # it may still be written
+        True
+    """
     for partial in folder.glob(f"**/.*{_PARTIAL}"):
         with suppress(OSError):  # another sweep was faster
             if partial.stat().st_mtime < time.time() - _OLD:

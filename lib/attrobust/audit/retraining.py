@@ -44,7 +44,12 @@ LEFT, BESIDE = (0.9, 0.7, 0.5, 0.3), (0.1, 1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class Retrained:
-    """A copy that was trained on, or why there is none."""
+    """A copy that was trained on, or why there is none.
+
+    Example:
+        >>> Retrained("weight decay", None, why="no rung kept the accuracy").model is None
+        True
+    """
 
     way: str
     model: nn.Module | None
@@ -116,7 +121,18 @@ def retrain(
 def after_training(
     store: Store, opened: Opened, x: Images, name: str, *, seed: int, **how: object
 ) -> tuple[pd.DataFrame, str]:
-    """`retrained` of what was opened, computed once, and ""; where no copy can be trained no row, and the reason."""
+    """`retrained` of what was opened, computed once, and ""; where no copy can be trained no row, and the reason.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from attrobust.audit.images import Pictures
+        >>> x = torch.zeros(2, 1, 2, 2)
+        >>> none = Opened(nn.Flatten(), Pictures(x, None, ["a", "b"], None), "")
+        >>> with TemporaryDirectory() as out:
+        ...     store = Store("mine", out=f"{out}/mine", committed=False)
+        ...     after_training(store, none, x, "saliency", seed=0)[1]
+        'no training images are here; `train` names some, with their labels'
+    """
     if opened.training is None:
         return pd.DataFrame(), "no training images are here; `train` names some, with their labels"
     y = None if opened.pictures.y is None else opened.pictures.y[: len(x)]

@@ -42,6 +42,15 @@ def reach(effects: pd.DataFrame, contrasts: pd.DataFrame, *, radii: Mapping[str,
     (saliency is down, leans down or does not change), `reached` or `leans reached` (saliency and the map gain; the map
     is up, or leans up), `no room` (in one of the three), `not reached` (saliency and saliency minus map gain, the map
     does not, and its images counted; `leans not reached` unless both are up), else `unclear`.
+
+    Example:
+        >>> arm = {"dataset": "digits", "initial": "wide", "arm": "plain", "radius": "8", "by": "step_size"}
+        >>> arm |= {"start": 0.1, "end": 0.2}
+        >>> one = arm | {"map": "saliency", "readout": "logit", "word": "up"}
+        >>> effects = pd.DataFrame([one, arm | {"map": "raw", "readout": "none", "word": "no change"}])
+        >>> contrasts = pd.DataFrame([one | {"map": "saliency - raw"}])
+        >>> reach(effects, contrasts, radii={"digits": {"saliency": "8", "raw": "8"}})["word"].tolist()
+        ['not reached']
     """
     names = [*SETTING, "map", "readout", "radius"]
     told = effects.set_index(names)["word"].to_dict()

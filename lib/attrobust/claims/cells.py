@@ -112,6 +112,15 @@ def holm(table: pd.DataFrame, *, arm: Sequence[str], family: Sequence[Hashable])
     Tables of several axes have one family if they are concatenated first: "by" is a column that `arm` can name. A cell
     of the family that the table lacks becomes a row of the word `no pair`, and counts in Holm as p = 1, as does one
     without p. Cells outside the family have no `p_holm`.
+
+    Raises:
+        ValueError: a family that names a cell twice, or cells that `arm` does not tell apart.
+
+    Example:
+        >>> table = pd.DataFrame({"map": ["raw", "rollout"], "p": [0.01, 0.04], "seeds": 10, "word": "leans up"})
+        >>> found = holm(table.assign(by="step_size", start=1, end=2), arm=["map"], family=["raw", "rollout"])
+        >>> found[["p_holm", "word"]].to_numpy().tolist()
+        [[0.02, 'up'], [0.04, 'up']]
     """
     keys, arm = [name if isinstance(name, tuple) else (name,) for name in family], list(arm)
     if len(set(keys)) != len(keys) or any(len(key) != len(arm) for key in keys):

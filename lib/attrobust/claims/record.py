@@ -54,7 +54,13 @@ def lines_of(table: pd.DataFrame, claim: str, names: Sequence[str]) -> pd.DataFr
 
 
 def beyond(stored: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """Lines of one such table that another does not have, or has from fewer seeds: of another profile's grid."""
+    """Lines of one such table that another does not have, or has from fewer seeds: of another profile's grid.
+
+    Example:
+        >>> stored = pd.DataFrame({"claim": "C1", "arm": ["a", "b"], "by": "step_size", "seeds": 10})
+        >>> beyond(stored, stored[:1])["arm"].tolist()
+        ['b']
+    """
     if not len(stored):
         return own[:0]
     both = stored.reset_index(drop=True).merge(own.reindex(columns=[*NAMES, "seeds"]), on=[*NAMES], how="left",

@@ -77,6 +77,11 @@ def labelled_photographs(*, side: int = 224) -> tuple[Images, Labels]:
 
     They say whether a network sees photographs as it should; they belong to their photographers and are shown nowhere.
     An ImportError says if foolbox lacks.
+
+    Example:
+        >>> x, y = labelled_photographs(side=32)
+        >>> tuple(x.shape), len(y)
+        ((20, 3, 32, 32), 20)
     """
     checks.count("side", side)
     found = find_spec("foolbox")  # its data alone: none of its code is run

@@ -89,7 +89,15 @@ TEACHER = 1_000_000
 
 @dataclass(frozen=True)
 class Experiment:
-    """How one network is trained; what a value may be is checked."""
+    """How one network is trained; what a value may be is checked.
+
+    Raises:
+        ValueError: a field out of range, or a name that no registry holds.
+
+    Example:
+        >>> Experiment(dataset="digits", step_size=0.1, batch_size=64, epochs=10, seed=0).recipe.step_size
+        0.1
+    """
 
     dataset: str
     step_size: float  # of SGD (the peak, where it is annealed)
@@ -166,7 +174,15 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured on a trained network, and how hard it is attacked; lists are kept in order."""
+    """What is measured on a trained network, and how hard it is attacked; lists are kept in order.
+
+    Raises:
+        ValueError: a radius, share or count out of range, or the name of a map or readout that is not known.
+
+    Example:
+        >>> Measurement(radii=(8,), maps=("saliency",)).radii
+        (8,)
+    """
 
     radii: tuple[float, ...] = (4, 8)  # of the linf ball, in 1/255 of the pixel range: of every map,
     radii_of: tuple[tuple[str, float], ...] = ()  # and further ones of single maps, (map, radius)

@@ -31,7 +31,13 @@ LATE_INSTRUMENTS: tuple[Callable, ...] = (
 
 
 def network(experiment: Experiment, device: str = "cpu") -> str:
-    """Digest of everything the weights of an experiment depend on, the device included."""
+    """Digest of everything the weights of an experiment depend on, the device included.
+
+    Example:
+        >>> one = Experiment(dataset="digits", step_size=0.1, batch_size=64, epochs=10, seed=0)
+        >>> network(one) == network(one, "cuda")
+        False
+    """
     kernels = [attention.kernel] if experiment.architecture == "vit" else []
     functions = [data.load, measure.train, *kernels, *_named_by(experiment.recipe)]
     depends = {"experiment": experiment, "recipe": experiment.recipe, "functions": functions, "device": device}
@@ -43,7 +49,13 @@ def network(experiment: Experiment, device: str = "cpu") -> str:
 
 
 def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -> str:
-    """Digest that names the row of an experiment, trained and measured on a device ("cpu" or "cuda")."""
+    """Digest that names the row of an experiment, trained and measured on a device ("cpu" or "cuda").
+
+    Example:
+        >>> one = Experiment(dataset="digits", step_size=0.1, batch_size=64, epochs=10, seed=0)
+        >>> len(key(one, Measurement())), key(one, Measurement()) == key(one, Measurement(n_attacked=8))
+        (16, False)
+    """
     used: list[Callable] = [measure.measure, measure._size]
     used += [measure._flatness, measure._input_side] if measurement.curvature else []
     used += [explanations.inside] if experiment.architecture == "vit" else []

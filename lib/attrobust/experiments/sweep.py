@@ -367,7 +367,12 @@ def _absent(experiments: Iterable[Experiment]) -> set[str]:
 
 
 def none_here(datasets: Sequence[str]) -> str:
-    """That nothing of a grid can be had, since all of it needs data sets that are not here, and what to do."""
+    """That nothing of a grid can be had, since all of it needs data sets that are not here, and what to do.
+
+    Example:
+        >>> none_here(["mnist"]).endswith("or name another data set, such as digits.")
+        True
+    """
     remedy = f"run `make data DATASETS='{' '.join(datasets)}'`, or name another data set, such as digits"
     return f"no network of this grid is stored, and every one needs {_not_here(datasets[0])}; {remedy}."
 

@@ -37,6 +37,13 @@ def trends(
     The table has one row per run; its values of `x` are the ticks of a logarithmic axis. `metrics` goes from column to
     axis label, `log_y` names those on a logarithmic axis, `shared_y` gives the panels of one metric one axis, and
     decorate(axes, metric, value of `column`) is called on each panel.
+
+    Example:
+        >>> table = pd.DataFrame({"step_size": [0.1, 0.2] * 2, "cosine": [0.5, 0.9, 0.6, 0.8], "map": "saliency"})
+        >>> figure = trends(table, x="step_size", metrics={"cosine": "cosine"}, hue="map")
+        >>> figure.axes[0].get_ylabel()
+        'cosine'
+        >>> plt.close(figure)
     """
     values, hues = list(table[column].unique()) if column else [""], list(table[hue].unique())
     how = {"figsize": (3.6 * len(values) + 0.4, 2.1 * len(metrics) + 0.6), "sharey": "row" if shared_y else False}
@@ -65,7 +72,15 @@ def curves(
     table: pd.DataFrame, *, x: str, y: str, hue: str, panels: str | None = None, x_label: str = "", y_label: str = "",
     log_x: bool = False, decorate: Callable[[Axes, str], None] | None = None,
 ) -> Figure:  # fmt: skip
-    """Curves whose values and intervals (`low`, `high`) are in the table, one per `hue`, one panel per `panels`."""
+    """Curves whose values and intervals (`low`, `high`) are in the table, one per `hue`, one panel per `panels`.
+
+    Example:
+        >>> table = pd.DataFrame({"k": [1, 2], "stays": [0.5, 0.9], "map": "saliency"})
+        >>> figure = curves(table, x="k", y="stays", hue="map")
+        >>> figure.axes[0].get_xlabel()
+        'k'
+        >>> plt.close(figure)
+    """
     hues = list(table[hue].unique())
     palette = dict(zip(hues, sns.color_palette("viridis", len(hues)), strict=True)) | COLORS
     figure, parts = panelled(table, panels, (3.4, 0.6, 2.9), sharey=True)
@@ -91,7 +106,15 @@ def curves(
 
 @drawing
 def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, least: int = 2, zero: bool = False) -> Figure:
-    """A dot per row, the mean and its 95 % interval (of `least` rows or more), for each `y` (and `hue`)."""
+    """A dot per row, the mean and its 95 % interval (of `least` rows or more), for each `y` (and `hue`).
+
+    Example:
+        >>> table = pd.DataFrame({"gain": [0.1, 0.2], "map": "saliency"})
+        >>> figure = dots(table, x="gain", y="map")
+        >>> figure.axes[0].get_xlabel()
+        'gain'
+        >>> plt.close(figure)
+    """
     rows, hues = list(table[y].unique()), list(table[hue].unique()) if hue else []
     dodge = 0.8 - 0.8 / len(hues) if len(hues) > 1 else False
     colors = {"palette": {h: COLORS[h] for h in hues}} if hue else {"color": COLORS["matched"]}
@@ -114,7 +137,16 @@ def dots(table: pd.DataFrame, *, x: str, y: str, hue: str | None = None, least: 
 
 @drawing
 def scatter(table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels: str, y_label: str = "") -> Figure:
-    """One point per run: two measured quantities against each other, coloured by `hue`, sized by `shade`."""
+    """One point per run: two measured quantities against each other, coloured by `hue`, sized by `shade`.
+
+    Example:
+        >>> table = pd.DataFrame({"sharpness": [1.0, 2.0], "cosine": [0.5, 0.9], "map": "saliency", "step_size": 0.1})
+        >>> axes = {"x": "sharpness", "y": "cosine", "shade": "step_size"}
+        >>> figure = scatter(table.assign(dataset="digits"), hue="map", panels="dataset", **axes)
+        >>> figure.axes[0].get_title()
+        'digits'
+        >>> plt.close(figure)
+    """
     hues = list(table[hue].unique())
     least, most = table[shade].min(), table[shade].max()
     figure, parts = panelled(table, panels, (3.6, 0.4, 3.0))

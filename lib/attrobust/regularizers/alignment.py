@@ -78,7 +78,7 @@ def l2_cosine(
 
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((1, 1, 2, 2), 0.5)
-        >>> l2_cosine(linear, x, torch.tensor([0]), generator=torch.Generator()).item() < 1e-6  # one gradient everywhere
+        >>> l2_cosine(linear, x, torch.tensor([0]), generator=torch.Generator()).item() < 1e-6  # no change
         True
     """
     checks.at_least("l2", l2, 0)
