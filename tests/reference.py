@@ -4,9 +4,11 @@ A room is a top-level package, whose names are those of `__all__`, or a module o
 it defines; a package without `__all__` (theory, studies) has the names of its files.
 """
 
+import ast
 import importlib
 import inspect
 import pkgutil
+import textwrap
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
@@ -49,3 +51,31 @@ def public() -> dict[str, Callable]:
         for module in modules:
             found |= {f"{module.__name__.removeprefix('attrobust.')}.{n}": v for n, v in own(module).items()}
     return found
+
+
+def signatures(value: Callable) -> list[inspect.Signature]:
+    """That of a function; of a class, those of its constructor and its public methods, where it writes them itself."""
+    if not inspect.isclass(value):
+        return [inspect.signature(value)]
+    written = [m for n, m in vars(value).items() if inspect.isfunction(m) and (n == "__init__" or n[0] != "_")]
+    return [inspect.signature(m) for m in written if m.__module__ == value.__module__ and "__dataclass" not in str(m)]
+
+
+def unannotated(value: Callable) -> list[str]:
+    """Parameters without a type, "return" included."""
+    lacking = []
+    for signature in signatures(value):
+        parameters = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
+        lacking += [p.name for p in parameters if p.annotation is p.empty]
+        lacking += ["return"] if signature.return_annotation is signature.empty else []
+    return lacking
+
+
+def refuses(function: Callable) -> bool:
+    """Whether a function's own lines raise an error of a bad argument, themselves or by `checks`."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))).body
+    raised = [n for n in ast.walk(node) if isinstance(n, ast.Raise) and isinstance(n.exc, ast.Call)]
+    calls = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+    return bool(raised) or any(
+        isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "checks" for f in calls
+    )

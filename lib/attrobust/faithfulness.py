@@ -46,6 +46,10 @@ def deletion(
         baseline: value of a removed pixel, or images of removed pixels; 0 = black (the source's choice).
         steps: stages of equal size up to one pixel, from 1 to height x width, a forward pass each; 20 is our choice.
 
+    Raises:
+        ValueError: importances that are not finite or not one map for each image, a `baseline` that does not spread
+            over the images, or `steps` below 1 or above the number of pixels.
+
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> x, y, how = torch.rand(1, 1, 2, 2), torch.tensor([0]), {"generator": torch.Generator(), "steps": 4}
@@ -100,6 +104,9 @@ def insertion(
 
 def area(curves: Curves) -> PerImage:
     """Area under each curve over the share of pixels, in [0, 1]: small is good for deletion, large for insertion.
+
+    Raises:
+        ValueError: curves that are no batch of two points or more.
 
     Example:
         >>> area(torch.tensor([[1.0, 0.5, 0.0]])).item()
@@ -196,6 +203,10 @@ def randomisation(
         One row per image, attribution, order ("cascading", "independent") and layer, with `randomised` (how many layers
         were random) and every similarity. Layers come in the reverse of the order in which the model lists them.
         Near chance is good; near 1 throughout, the map does not depend on what was learned.
+
+    Raises:
+        ValueError: a model without weights, images out of [0, 1], a map that is not finite, or a `draw` that changes a
+            shape.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))

@@ -70,6 +70,10 @@ def sensitivities(
         of a clean map that is zero everywhere, of a quotient whose image did not move, of `ris` and `ros` where no draw
         keeps the prediction.
 
+    Raises:
+        ValueError: images out of [0, 1], `draws` or `chunk` below 1, an `eps_min` that is not above 0, or an
+            attribution that gives an image another map in other company.
+
     Example:
         >>> from attrobust import attributions
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.full((2, 1, 2, 2), 0.5)

@@ -21,6 +21,9 @@ def topk_intersection(reference: Importances, perturbed: Importances, *, k: int)
 
     In [0, 1]: 1 = same pixels, k / (height x width) = chance; k runs from 1 to height x width.
 
+    Raises:
+        ValueError: `k` out of range.
+
     Example:
         >>> a = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])
         >>> topk_intersection(a, a.flip(2), k=2).item(), topk_intersection(a, a.flip(1), k=2).item()
@@ -52,6 +55,9 @@ def topk_above_chance(reference: Importances, perturbed: Importances, *, k: int)
 
     Maps of different sizes, or different k, can then be compared: 100 of 1,000 pixels and 1,000 of 1,024 cannot. In
     [-k / (n - k), 1]: 1 = same pixels, 0 = chance, negative = fewer than chance; k runs from 1 to n - 1.
+
+    Raises:
+        ValueError: `k` out of range, or maps of a single pixel.
 
     Example:
         >>> a = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])

@@ -79,6 +79,9 @@ def audit(
         x: clean images; the points a grey level away may leave [0, 1].
         signs: directions of +1 and -1, several for each image. It passes if its share lies within `TOLERANCE` of 1.
 
+    Raises:
+        ValueError: `explain` that is no function or gives no tensor, or `signs` of another shape than `x`.
+
     Example:
         >>> from attrobust import attributions, models
         >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()

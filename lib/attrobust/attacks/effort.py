@@ -123,6 +123,9 @@ def passes(
         forward: images per map sent through the network: 1 for saliency, `steps` or `samples` for an average.
         backward: gradients per map sent back to the pixels: as many; 0 for attention itself.
 
+    Raises:
+        ValueError: an `effort` that is no Effort, or `images` below 1.
+
     Example:
         >>> effort = Effort(steps=2, restarts=1, draws=0, walk=0, objectives=("cosine",))
         >>> passes(effort, images=1, logits=True)  # 1 + 5 + 3 maps, 1 prediction; gradients of 4 maps

@@ -36,6 +36,9 @@ def measure(clean: Maps, there: Maps, *, k: int, wanted: Wanted | None = None) -
     unlike the clean one (similarity 0). `top_k_share` is the share of importance that the k leaders of the clean map
     hold, over the share they held; `match`, if maps are `wanted`, the share of the squared way to them.
 
+    Raises:
+        ValueError: maps that are not floating-point batches of one shape, or none at all.
+
     Example:
         >>> a = torch.rand(2, 1, 3, 3)
         >>> measure(a, 2 * a, k=2)["top_k"].tolist()

@@ -109,6 +109,10 @@ def pgd(
             turns.
         length: of all steps together, over the radius.
 
+    Raises:
+        ValueError: `steps` or `restarts` below 1, a `length` that is not above 0, images out of [0, 1], labels that are
+            no classes.
+
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
         >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))

@@ -181,6 +181,9 @@ def retrained(
         Rows of `attacked` with `way` (first `BEFORE`, the network itself), `map`, `strength`, `held_out` (accuracy on
         held out training images), `accuracy` (on the pictures, NaN without labels) and `why` (empty); of a way that
         could not be taken one row, with the reason.
+
+    Raises:
+        ValueError: an unknown name, readout or way; of a way that cannot be taken the reason stands in its row.
     """
     how = {"ways": ways, "epochs": epochs, "step_size": step_size, "batch_size": batch_size, "seed": seed}
     copies, parts = retrain(model, train, labels, say=say, **how), []

@@ -104,6 +104,10 @@ def restoration(
     and `restored`, the same for the three: `no room` (in one), `restored` (all up), `leans restored` (all up or leaning
     up), `not restored` (one is down or does not change), else `unclear`.
 
+    Raises:
+        ValueError: rows without the control `between`, an arm without the kernel or "map", or a kernel or map that the
+            rows lack.
+
     Example:
         >>> grid = [(s, h, k) for s in range(10) for h in (0.1, 0.2) for k in ("softmax", "bell", "divided")]
         >>> rows = pd.DataFrame(grid, columns=["seed", "step_size", "attention"]).assign(comparable=True, map="raw")

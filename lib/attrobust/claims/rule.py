@@ -85,7 +85,8 @@ def left_out(rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol")
 
     Example:
         >>> rows = pd.DataFrame({"step_size": [0.1, 0.2, 0.2], "comparable": [True, False, False]})
-        >>> left_out(rows.assign(dataset="digits", reason="diverged"), arm=["dataset"])[["step_size", "runs"]].to_numpy().tolist()
+        >>> rows = rows.assign(dataset="digits", reason="diverged")
+        >>> left_out(rows, arm=["dataset"])[["step_size", "runs"]].to_numpy().tolist()
         [[0.2, 2.0]]
     """
     gone = rows[~stays(rows)]

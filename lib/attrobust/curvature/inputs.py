@@ -166,6 +166,9 @@ def input_jacobian_norm(model: nn.Module, x: Inputs, *, norm: str = "spectral") 
 
     Exact; `products` counts backward passes. Errors as of `input_jacobian`.
 
+    Raises:
+        ValueError: an unknown `norm`.
+
     Example:
         >>> linear = nn.Linear(2, 2, bias=False)
         >>> linear.weight.data = torch.tensor([[3.0, 0.0], [0.0, 4.0]])

@@ -93,6 +93,10 @@ def held_out(
 
     What is chosen by them, as the strength of a regulariser, has not seen the test images.
 
+    Raises:
+        ValueError: an unknown name, or more examples than there are.
+        DataError: where the files are not here.
+
     Example:
         >>> x, y = held_out("digits", 50, n_train=100)
         >>> seen = load("digits", n_train=100).train.x
@@ -128,6 +132,9 @@ def available(name: str, *, data_dir: str | Path | None = None) -> bool:
 
 def classes(name: str) -> tuple[str, ...]:
     """What the labels of a data set stand for, in their order.
+
+    Raises:
+        ValueError: an unknown name.
 
     Example:
         >>> classes("fashion_mnist")[-1]

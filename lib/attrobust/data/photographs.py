@@ -60,7 +60,10 @@ PHOTOGRAPHS: dict[str, Photograph] = {
 def photographs(names: Sequence[str] = tuple(PHOTOGRAPHS), *, side: int = 224) -> Images:
     """Photographs by name, each a centred square of so many pixels a side, in [0, 1] (float32).
 
-    An ImportError names the package that lacks. Example:
+    Raises:
+        ImportError: with the name of the package that lacks.
+
+    Example:
         >>> photographs(["flower", "palace"], side=32).shape
         torch.Size([2, 3, 32, 32])
     """

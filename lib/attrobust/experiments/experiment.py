@@ -229,6 +229,9 @@ class Measurement:
 def sized(architecture: str, dataset: str) -> dict[str, object]:
     """Fields of an Experiment that say how large its network and its images are, by one rule for all notebooks.
 
+    Raises:
+        ValueError: an unknown architecture or data set.
+
     Example:
         >>> sized("convnet", "fashion_mnist"), sized("vit", "digits")["patch"]
         ({'architecture': 'convnet', 'dataset': 'fashion_mnist', 'side': 14}, 2)
@@ -260,6 +263,9 @@ def _plain(radius: float) -> float:
 
 def grid(**axes: Sequence | object) -> list[Experiment]:
     """All combinations of the given axes; a value that is not a list is held fixed.
+
+    Raises:
+        ValueError: an axis that is no field of Experiment.
 
     Example:
         >>> len(grid(dataset="digits", step_size=[0.01, 0.1], batch_size=64, epochs=10, seed=[0, 1, 2]))

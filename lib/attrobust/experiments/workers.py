@@ -44,6 +44,9 @@ def in_workers(
     A task that raises an error stops no other: `failed` hears of it at once. Without `failed` the first error is raised
     when all others have ended (`raise_first`).
 
+    Raises:
+        RuntimeError: where a worker process was lost; the same command resumes.
+
     Example:
         >>> with joblib.parallel_backend("sequential"):
         ...     sorted(in_workers(abs, [(-1,), (2,)], jobs=1))

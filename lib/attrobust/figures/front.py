@@ -22,7 +22,8 @@ def front(
     Example:
         >>> import matplotlib.pyplot as plt
         >>> table = pd.DataFrame({"price": [1.0, 3.0], "gain": [0.1, 0.2], "penalty": ["none", "ssr"]})
-        >>> table = table.assign(low=0.0, high=0.3, group=["saliency", "rollout"], dataset="digits", front=True, diverged=False)
+        >>> table = table.assign(low=0.0, high=0.3)
+        >>> table = table.assign(group=["saliency", "rollout"], dataset="digits", front=True, diverged=False)
         >>> how = {"hollow": {"diverged": "some runs diverged"}, "labels": ("passes", "gain")}
         >>> figure = front(table, price="price", worth="gain", name="penalty", hue="group", by="dataset", **how)
         >>> figure.axes[0].get_title()

@@ -39,7 +39,7 @@ def art(
     gradient where it starts.
 
     Raises:
-        ValueError: a negative radius, or `steps` below 0.
+        ValueError: a negative radius, or `steps` below 1.
 
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((2, 1, 2, 2), 0.5)

@@ -41,7 +41,7 @@ def ig_norm(
     """|IG|_1 of the loss from each image to the one that `steps` signed steps find within the linf `radius`.
 
     Raises:
-        ValueError: a negative radius, or `steps` below 0.
+        ValueError: a negative radius, or `steps` below 1.
 
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((2, 1, 2, 2), 0.5)
@@ -65,7 +65,7 @@ def ig_sum_norm(
     """`size` times |IG|_1 of the loss, plus how much larger the loss is there: at strength 1 it is taken there.
 
     Raises:
-        ValueError: a negative `size` or radius, or `steps` below 0.
+        ValueError: a negative `size` or radius, or `steps` below 1.
 
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((2, 1, 2, 2), 0.5)

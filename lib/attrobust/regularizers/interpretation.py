@@ -84,6 +84,9 @@ def wanted_maps(
         generator: of the noise, then of the orders.
         threshold: entries that differ from their map's mean by at most so many of its standard deviations become 0.
 
+    Raises:
+        ValueError: an unknown `kind`, `samples` below 1, or a negative `sigma` or `threshold`.
+
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
         >>> linear[1].weight.data = torch.tensor([[4.0, 0.0, 0.0, 0.0]] * 2)

@@ -30,6 +30,9 @@ def ssr(model: nn.Module, x: Images, y: Labels, *, channels: str = "all") -> Per
     differentiated. Of smooth networks this is the Gauss-Newton part. With `channels` "mean" the Jacobian is averaged
     over colour channels first, as the original does: that is no eigenvalue, and can be zero where channels cancel.
 
+    Raises:
+        ValueError: `channels` that are neither "all" nor "mean".
+
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
         >>> linear[1].weight.data = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
