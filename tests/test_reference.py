@@ -3,7 +3,6 @@
 import inspect
 import re
 
-import pytest
 import reference
 from attrobust import checks
 
@@ -32,14 +31,24 @@ def test_the_walk_finds_what_rooms_export_and_what_files_of_theory_hold():
     assert not any(part.startswith("_") for name in PUBLIC for part in name.split("."))
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_name_is_summed_up_shown_and_typed(name):
-    value = PUBLIC[name]
+def lacking(name, value):
+    """What a name's docstring and signature lack."""
     summary, *_ = doc(value).split("\n\n")
-    assert summary and "\n" not in summary and summary[-1] in ".?" and len(summary) <= 120
     shown = re.search(r"^Example:\n(.*\n)*? {4}>>> ", doc(value), flags=re.MULTILINE)
-    assert bool(shown) != (name in WITHOUT_EXAMPLE)
-    assert not reference.unannotated(value)
+    if "\n" in summary or summary[-1:] not in (".", "?") or len(summary) > 120:
+        yield "a summary of one sentence on one line"
+    if bool(shown) == (name in WITHOUT_EXAMPLE):
+        yield "an example, or a reason why there is none"
+    if untyped := reference.unannotated(value):
+        yield f"types of {', '.join(untyped)}"
+    asked = inspect.isfunction(value) and not name.startswith("checks.")
+    if asked and reference.refuses(value) and not re.search(r"\w+Error|[Rr]efuse", doc(value)):
+        yield "what it refuses"
+
+
+def test_every_public_name_is_summed_up_shown_and_typed_and_says_what_it_refuses():
+    gaps = {name: found for name, value in PUBLIC.items() if (found := [*lacking(name, value)])}
+    assert not gaps
 
 
 def test_what_has_no_example_is_public_and_says_why():
@@ -47,16 +56,14 @@ def test_what_has_no_example_is_public_and_says_why():
     assert len(WITHOUT_EXAMPLE) < 10 and all(WITHOUT_EXAMPLE.values())
 
 
-@pytest.mark.parametrize("name", [n for n, v in PUBLIC.items() if inspect.isfunction(v) and not n.startswith("checks")])
-def test_a_function_that_refuses_an_argument_says_so(name):
-    if reference.refuses(PUBLIC[name]):
-        assert re.search(r"\w+Error|[Rr]efuse", doc(PUBLIC[name]))
-
-
 def test_a_gap_is_seen():
     def bare(x, *, y: int):
+        """A sentence on two
+        lines.
+        """
         checks.positive("y", y)
 
-    assert reference.unannotated(bare) == ["x", "return"]
-    assert reference.refuses(bare)
+    bare.__doc__ = inspect.cleandoc(bare.__doc__)
+    assert len([*lacking("room.bare", bare)]) == 4
+    assert [*lacking("room.bare", bare)][2] == "types of x, return"
     assert not reference.refuses(doc)

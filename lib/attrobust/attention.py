@@ -130,6 +130,10 @@ class Kernel(nn.Module):
         ([[[[0.5, 0.5]]]], [[[[1.0, 1.0]]]])
     """
 
+    score: str
+    link: str
+    norm: str
+
     def __init__(self, *, score: str = "dot", link: str = "exp", norm: str = "row") -> None:
         super().__init__()
         self.score = checks.one_of("score", score, SCORES)
@@ -229,6 +233,10 @@ class Attention(nn.Module):
         >>> tuple(y.shape), tuple(weights.shape), torch.allclose(weights.sum(3), torch.ones(1, 2, 3))
         ((1, 3, 4), (1, 2, 3, 3), True)
     """
+
+    qkv: nn.Linear
+    kernel: Kernel
+    projection: nn.Linear
 
     def __init__(self, dim: int, heads: int, *, kernel: Kernel | None = None) -> None:
         super().__init__()

@@ -8,9 +8,13 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Kind = TypeVar("Kind")
+Function = TypeVar("Function")
 
 #: The largest whole number that tensors, tables and generators hold.
 LARGEST = 2**63 - 1
@@ -100,7 +104,7 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
     return value
 
 
-def kind(name: str, value: object, *kinds: type) -> object:
+def kind(name: str, value: object, *kinds: type[Kind]) -> Kind:
     """An object of one of the kinds.
 
     Example:
@@ -114,7 +118,7 @@ def kind(name: str, value: object, *kinds: type) -> object:
     return value
 
 
-def function(name: str, value: object) -> object:
+def function(name: str, value: Function) -> Function:
     """What can be called, and is no class.
 
     Example:

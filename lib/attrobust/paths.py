@@ -11,8 +11,11 @@ from pathlib import Path
 
 _checkout = Path(__file__).resolve().parents[2]
 
-root = _checkout if (_checkout / "notebooks").is_dir() and (_checkout / "lib").is_dir() else Path.cwd()
-notebooks, figures, data, build = (root / name for name in ("notebooks", "figures", "data", "build"))
+root: Path = _checkout if (_checkout / "notebooks").is_dir() and (_checkout / "lib").is_dir() else Path.cwd()
+notebooks: Path = root / "notebooks"
+figures: Path = root / "figures"
+data: Path = root / "data"
+build: Path = root / "build"
 
 
 #: How the name of a half written file ends, and after how many seconds it is one that nobody writes any more.

@@ -161,6 +161,11 @@ class ImageClassifier(nn.Module):
         torch.Size([2, 3])
     """
 
+    model: nn.Module
+    mean: float
+    std: float
+    training: bool
+
     def __init__(self, model: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
         self.model = checks.kind("model", model, nn.Module)

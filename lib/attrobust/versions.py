@@ -14,12 +14,12 @@ import json
 import math
 import numbers
 from collections.abc import Callable, Mapping, Set
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable)
 
 #: Every versioned function of the library, by name.
-VERSIONED: dict[str, Callable] = {}
+VERSIONED: dict[str, Callable[..., Any]] = {}
 
 
 def versioned(version: int) -> Callable[[Function], Function]:

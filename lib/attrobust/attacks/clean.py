@@ -6,7 +6,7 @@ from torch import Tensor
 
 from attrobust import checks, similarity
 from attrobust.attributions import pixelwise, zero_maps
-from attrobust.shapes import Importances, Maps, PerImage, Wanted
+from attrobust.shapes import Importances, Maps, Marks, PerImage, Wanted
 from attrobust.similarity import centred, exact, length, level, unit
 
 Rows = Int[Tensor, " iterates"]
@@ -28,6 +28,20 @@ class Clean:
         >>> clean.leaders.tolist(), len(clean), clean[torch.tensor([1])].leaders.tolist()
         ([[True, False], [False, True]], 2, [[False, True]])
     """
+
+    maps: Maps
+    k: int
+    importances: Importances
+    zero: Marks
+    length: PerImage
+    center: Tensor
+    leaders: Tensor
+    top: Tensor
+    held: PerImage
+    ranks: Tensor
+    profile: Tensor
+    direction: Tensor
+    wanted: Importances | None
 
     def __init__(self, maps: Maps, *, k: int, wanted: Wanted | None = None) -> None:
         if (pixels := maps[0, 0].numel()) < 2:

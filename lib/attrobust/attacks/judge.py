@@ -81,6 +81,9 @@ class Judge:
     An image that reaches the `goal`, a measure and its value, is broken.
     """
 
+    clean: Clean
+    broken: Tensor
+
     def __init__(self, x: Images, clean: Clean, *, goal: tuple[str, float] | None = None) -> None:
         self.clean, self._goal, like = clean, goal, clean.length
         self._names = [name for name in MEASURES if name != "match" or clean.wanted is not None]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,10 +46,10 @@ def patches(signed: Images, *, patch: int) -> OnePlane:
 
 
 #: Attributions that `brings_logits` marks.
-BRINGING: list[Callable] = []
+BRINGING: list[Callable[..., Any]] = []
 
 #: Attributions that `draws_for_each` marks.
-DRAWING: list[Callable] = []
+DRAWING: list[Callable[..., Any]] = []
 
 
 def brings_logits(attribution: Callable) -> Callable:
@@ -78,7 +79,7 @@ def draws_for_each(attribution: Callable) -> Callable:
     return attribution
 
 
-def marked(attribution: Callable, marks: list[Callable]) -> bool:
+def marked(attribution: Callable, marks: list[Callable[..., Any]]) -> bool:
     """Whether an attribution, without the options that `partial` has set, is in such a list."""
     return any(unwrapped(attribution) is known for known in marks)
 

@@ -85,7 +85,7 @@ def write(
 
 def panels(
     audited: Audited, name: str, names: Sequence[str], *, model: nn.Module, classes: Sequence[str] = (), most: int = 4
-) -> dict:  # fmt: skip
+) -> dict[tuple[str, str], tuple[str, np.ndarray, str]]:  # fmt: skip
     """The worst pictures of a map for `figures.pixels`: picture, its map, the change amplified, the map after it.
 
     Below each picture stand the class that the model predicts, in words where `classes` has them, and its probability.

@@ -23,7 +23,7 @@ from attrobust.audit.measured import ATTACK, FEW, NOISE
 from attrobust.audit.opened import Opened
 from attrobust.experiments.store import Store
 from attrobust.models.readouts import cross_entropy, predictions
-from attrobust.shapes import Images, Labels
+from attrobust.shapes import Attribution, Images, Labels
 from attrobust.versions import versioned
 
 #: What copies are trained with. The first is the one that the others are held against.
@@ -164,7 +164,7 @@ def ways_compared(table: pd.DataFrame) -> pd.DataFrame:
 
 @versioned(2)
 def retrained(
-    model: nn.Module, x: Images, maps: dict, *, name: str, readout: str,
+    model: nn.Module, x: Images, maps: dict[str, Attribution], *, name: str, readout: str,
     train: Float[Tensor, "others channels height width"], labels: Int[Tensor, "others"],
     y: Labels | None, ways: Sequence[str], epochs: int, step_size: float, batch_size: int, radius: float,
     leading: float, effort: attacks.Effort, seed: int, say: Callable[[str], None] = lambda line: None,

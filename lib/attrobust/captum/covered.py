@@ -29,6 +29,8 @@ class LayerGradCam(Adapter):
         torch.Size([1, 1, 2, 2])
     """
 
+    layer: nn.Module
+
     def __init__(self, forward_func: Callable[[Tensor], Tensor], layer: nn.Module, device_ids: None = None) -> None:
         super().__init__(forward_func)
         self.layer = checks.kind("layer", layer, nn.Module)

@@ -49,6 +49,11 @@ class GaussNewton:
         5.0
     """
 
+    model: nn.Module
+    x: Inputs
+    y: Tensor
+    loss: PerExampleLoss
+
     #: Examples whose Jacobians are held at once, where the network is no chain.
     chunk = 64
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from attrobust import attacks, checks, data, models, regularizers, training
@@ -261,7 +261,7 @@ def _plain(radius: float) -> float:
     return int(radius) if radius == int(radius) else radius
 
 
-def grid(**axes: Sequence | object) -> list[Experiment]:
+def grid(**axes: object) -> list[Experiment]:
     """All combinations of the given axes; a value that is not a list is held fixed.
 
     Raises:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -310,8 +311,8 @@ def table(
 
 
 def tables(
-    store: Store, name: str, function: Callable, tasks: Sequence[tuple], *, jobs: int = 0, version: int | None = None,
-    labels: Sequence[Mapping[str, object]] = (),
+    store: Store, name: str, function: Callable, tasks: Sequence[tuple[Any, ...]], *, jobs: int = 0,
+    version: int | None = None, labels: Sequence[Mapping[str, object]] = (),
 ) -> pd.DataFrame | shards.Elsewhere:  # fmt: skip
     """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none.
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from attrobust import attention as kernels
 from attrobust import checks
-from attrobust.attention import Matrix, Tokens
+from attrobust.attention import Attention, Matrix, Tokens
 from attrobust.shapes import Images, Logits
 
 Shape = tuple[int, int, int]
@@ -55,6 +55,8 @@ class Standardize(nn.Module):
 
 class _Layered(nn.Module):
     """Layers one after the other, of which the first standardises the pixels by their mean and std."""
+
+    layers: nn.Sequential
 
     def __init__(self, pixels: dict[str, float], *layers: nn.Module) -> None:
         super().__init__()
@@ -122,6 +124,10 @@ class Residual(nn.Module):
     h -> a(N(W_2 a(N(W_1 h))) + s(h)),   N BatchNorm,   s(h) = h or N(W_s h)   (He et al. 2016, eqs. 1 and 2)
     """
 
+    shortcut: nn.Sequential
+    body: nn.Sequential
+    activation: nn.Module
+
     def __init__(self, fan_in: int, fan_out: int, *, stride: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         stays = stride == 1 and fan_in == fan_out
@@ -178,6 +184,11 @@ def _convolution(fan_in: int, fan_out: int, *, size: int = 3, stride: int = 1, b
 class Block(nn.Module):
     """Attention, then a dense layer of twice the width, each on normalised tokens and added to them."""
 
+    before_attention: nn.LayerNorm
+    attention: Attention
+    before_mlp: nn.LayerNorm
+    mlp: nn.Sequential
+
     def __init__(self, dim: int, heads: int, *, kernel: str, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.before_attention = nn.LayerNorm(dim)
@@ -194,6 +205,9 @@ class Block(nn.Module):
 
 class Patches(nn.Module):
     """One token per patch of the image: its pixels times a weight that all patches share, row by row."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
 
     def __init__(self, channels: int, patch: int, dim: int) -> None:
         super().__init__()
@@ -222,6 +236,14 @@ class ViT(nn.Module):
         >>> logits.shape, len(maps), maps[-1].shape
         (torch.Size([5, 10]), 3, torch.Size([5, 2, 5, 5]))
     """
+
+    standardize: Standardize
+    patches: Patches
+    cls: nn.Parameter
+    position: nn.Parameter
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+    head: nn.Linear
 
     def __init__(
         self, inputs: Shape, classes: int, *, activation: str = "gelu", attention: str = "softmax", patch: int = 2,

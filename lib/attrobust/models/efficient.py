@@ -17,6 +17,8 @@ class EfficientNetLite0(nn.Module):
         torch.Size([1, 1000])
     """
 
+    body: nn.Module
+
     def __init__(self) -> None:
         super().__init__()
         try:

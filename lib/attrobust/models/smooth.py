@@ -83,6 +83,11 @@ class SmoothTwin(nn.Module):
         0.0693
     """
 
+    original: nn.Module
+    beta: float
+    pools: bool
+    training: bool
+
     def __init__(self, original: nn.Module, beta: float, *, pools: bool = False) -> None:
         super().__init__()
         self.original, self.beta, self.pools = original, beta, pools

@@ -28,6 +28,8 @@ class Source:
         (3, torch.float64)
     """
 
+    generator: torch.Generator
+
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
 

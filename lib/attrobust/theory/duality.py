@@ -348,6 +348,8 @@ class DifferenceDetector(nn.Module):
         0.0
     """
 
+    kernel: nn.Module
+
     def __init__(self, kernel: float) -> None:
         super().__init__()
         self.kernel = nn.utils.skip_init(nn.Conv2d, 1, 1, 1, bias=False, dtype=torch.float64)

@@ -100,6 +100,10 @@ class BlindUnit(nn.Module):
         (True, False)
     """
 
+    direction: nn.Parameter
+    shift: nn.Parameter
+    strength: nn.Parameter
+
     def __init__(self, network: nn.Module, x: Images, *, strength: float) -> None:
         super().__init__()
         flat = x.detach().flatten(1)

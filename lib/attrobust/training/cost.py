@@ -7,6 +7,7 @@ compared in turn, so that a load that changes meets all ways alike.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -30,12 +31,14 @@ class Operations(TorchDispatchMode):
         48
     """
 
+    total: int
+
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
 
     def __torch_dispatch__(
-        self, function: Callable, types: Sequence, args: Sequence = (), kwargs: dict | None = None
+        self, function: Callable, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
         found = function(*args, **kwargs or {})
         count = flop_registry.get(function._overloadpacket)
