@@ -1,6 +1,7 @@
 """Where things are: absolute locations, the same from any working directory; and how a file comes there whole.
 
-The root is the checkout (it holds ``notebooks/`` and ``lib/``), or the working directory of an installed package.
+The root is the checkout (it holds ``notebooks/`` and ``lib/``) of this file, or of the working directory or the folder
+around it, where kernels of its notebooks start; of an installed package elsewhere it is the working directory.
 """
 
 import os
@@ -9,9 +10,9 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-_checkout = Path(__file__).resolve().parents[2]
+_places = Path(__file__).resolve().parents[2], Path.cwd(), Path.cwd().parent
 
-root: Path = _checkout if (_checkout / "notebooks").is_dir() and (_checkout / "lib").is_dir() else Path.cwd()
+root: Path = next((p for p in _places if (p / "notebooks").is_dir() and (p / "lib").is_dir()), Path.cwd())
 notebooks: Path = root / "notebooks"
 figures: Path = root / "figures"
 data: Path = root / "data"
