@@ -5,6 +5,7 @@ Tests run on several cores (`make test`), those marked `long` first, so that no 
 
 import gc
 import os
+from pathlib import Path
 
 # Tiny networks lose more time than they win on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,8 @@ import shapes
 jaxtyping.jaxtyped = shapes.made_once
 jaxtyping.install_import_hook("attrobust", "shapes.checked")
 
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+
 hypothesis.settings.register_profile("laws", deadline=None, derandomize=True, database=None, max_examples=20)
 hypothesis.settings.load_profile("laws")
 
@@ -28,6 +31,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        told = f"concerns notebook {path.stem} (-m 'nb{path.stem[:2]} and not slow' leaves out what is minutes long)"
+        config.addinivalue_line("markers", f"nb{path.stem[:2]}: {told}")
     if config.getoption("only"):
         chosen(config)
 
@@ -42,16 +48,20 @@ def chosen(config):
         raise pytest.UsageError(str(error)) from None
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
-    if not config.getoption("only"):
-        return
     import selection
 
-    books, kept, left = chosen(config), [], []
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        (kept if selection.concerns(item.path, parameters, books) else left).append(item)
+        for stem in sorted(selection.books_of(item.path, parameters)):
+            item.add_marker(f"nb{stem[:2]}")
+    if not config.getoption("only"):
+        return
+    names, kept, left = [f"nb{path.stem[:2]}" for path in chosen(config)], [], []
+    for item in items:
+        (kept if any(map(item.get_closest_marker, names)) else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
 

@@ -26,6 +26,7 @@ def rooms(source):
     return found
 
 
+@functools.cache
 def rooms_of_notebook(path):
     """Top-level modules of the package that a notebook's cells import."""
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
@@ -41,13 +42,29 @@ def rooms_of_file(path):
     return rooms(path.read_text())
 
 
-def concerns(file, parameters, chosen):
-    """Whether a test concerns one of the chosen notebooks.
+@functools.cache
+def books():
+    """Every notebook, by its stem."""
+    return {path.stem: path for path in sorted(paths.notebooks.glob("*.ipynb"))}
+
+
+@functools.cache
+def books_of_file(file):
+    """Stems of the notebooks one of whose rooms a file imports, or is a part of."""
+    return {stem for stem, path in books().items() if rooms_of_file(file) & rooms_of_notebook(path)}
+
+
+def books_of(file, parameters):
+    """Stems of the notebooks that a test concerns.
 
     `file` is the file it stands in, `parameters` are the values of its parametrisation, by name.
     """
-    stems = {path.stem for path in paths.notebooks.glob("*.ipynb")}
-    named = {Path(value).stem for value in parameters.values() if isinstance(value, str | Path)} & stems
-    if named:
-        return bool(named & {path.stem for path in chosen})
-    return bool(rooms_of_file(file) & set().union(*(rooms_of_notebook(path) for path in chosen)))
+    if file.suffix == ".ipynb":
+        return {file.stem} & books().keys()
+    named = {Path(value).stem for value in parameters.values() if isinstance(value, str | Path)} & books().keys()
+    return named or books_of_file(file)
+
+
+def concerns(file, parameters, chosen):
+    """Whether a test concerns one of the chosen notebooks; arguments as in `books_of`."""
+    return bool(books_of(file, parameters) & {path.stem for path in chosen})

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from attrobust import __version__, claims, paths
+from attrobust.__main__ import main
 from attrobust.notebook import reproduce
 from attrobust.theory import tally
 from by_day import due
@@ -48,6 +49,22 @@ def test_workflows_may_read_only_and_use_actions_by_commit():
         assert used
         for action in used:
             assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", action), action
+
+
+def test_each_notebook_has_a_job_of_its_own_whose_commands_are_there():
+    job = yaml.safe_load((paths.root / ".github" / "workflows" / "notebooks.yml").read_text())["jobs"]["notebook"]
+    assert job["strategy"]["matrix"] == {"notebook": [path.stem[:2] for path in reproduce.numbered()]}
+    lines = [step["run"].split() for step in job["steps"] if "run" in step]
+    modules = {line[2] for line in lines if line[:2] == ["python", "-m"]}
+    assert len(lines) == 4 and modules == {"pip", "pytest", "attrobust"}
+    extras = re.search(r"\[(.*)\]", " ".join(lines[1]))[1].split(",")
+    assert {*extras} <= PROJECT["optional-dependencies"].keys() and "constraints.txt" in lines[1]
+    assert " ".join(lines[2]).endswith(" notebooks/${{ matrix.notebook }}_*.ipynb")
+    for number in job["strategy"]["matrix"]["notebook"]:
+        assert len([*paths.notebooks.glob(f"{number}_*.ipynb")]) == 1
+    reproduction = main.commands["reproduce"]
+    options = {option for parameter in reproduction.params for option in parameter.opts}
+    assert {word for word in lines[3] if word.startswith("--")} <= options
 
 
 def test_every_library_file_is_tracked():

@@ -76,5 +76,16 @@ def test_the_tests_of_one_notebook_are_its_own_and_those_of_the_modules_it_impor
     assert not seen & {"tests/test_similarity.py", "lib/attrobust/faithfulness.py"}
     for kind in ("nbval", "smoke_profile", "parameters_stand"):
         assert any(kind in name and chosen[0].stem in name for name in names), kind
+    marked = collected("-m", "nb06 and not slow and not browser and not gpu", *files).stdout.splitlines()
+    assert [name for name in marked if "::" in name] == names
     for path in reproduce.numbered():
         assert path in chosen or not any(path.stem in name for name in names)
+
+
+def test_every_notebook_has_a_marker_that_is_announced(request):
+    announced = {line.split(":")[0]: line for line in request.config.getini("markers")}
+    for path in reproduce.numbered():
+        assert path.stem in announced[f"nb{path.stem[:2]}"]
+    assert [*filter(request.node.get_closest_marker, announced)] == [
+        f"nb{stem[:2]}" for stem in sorted(selection.books_of(request.node.path, {}))
+    ]

@@ -38,7 +38,12 @@ Matrix = Float[Tensor, "batch heads tokens tokens"]
 
 
 def feature(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Positive feature map elu(x) + 1 of linear attention (Katharopoulos et al. 2020, eq. 7)."""
+    """Positive feature map elu(x) + 1 of linear attention (Katharopoulos et al. 2020, eq. 7).
+
+    Example:
+        >>> feature(torch.tensor([0.0, 2.0])).tolist()
+        [1.0, 3.0]
+    """
     return F.elu(x) + 1
 
 
@@ -118,7 +123,16 @@ class Kernel(nn.Module):
     """Attention matrix of queries and keys, by a word each of `SCORES`, `LINKS` and `NORMS`.
 
     A ValueError refuses an unknown word, and "identity" of a score other than "elu": weights could be negative.
+
+    Example:
+        >>> q = torch.zeros(1, 1, 1, 4)
+        >>> Kernel()(q, torch.zeros(1, 1, 2, 4)).tolist(), Kernel(norm="none")(q, torch.zeros(1, 1, 2, 4)).tolist()
+        ([[[[0.5, 0.5]]]], [[[[1.0, 1.0]]]])
     """
+
+    score: str
+    link: str
+    norm: str
 
     def __init__(self, *, score: str = "dot", link: str = "exp", norm: str = "row") -> None:
         super().__init__()
@@ -187,6 +201,12 @@ def mix_in_linear_time(
     al. 2020, "Transformers are RNNs", eqs. 4 to 6). Without the matrix there is nothing to explain; this form serves
     the comparison of costs. The mask, of the keys that count, is the same for every query. A kernel whose weights are
     not products of features (score "elu", link "identity") raises a ValueError.
+
+    Example:
+        >>> q, k, v = torch.arange(24.0).view(3, 1, 1, 4, 2).cos()
+        >>> linear = Kernel(score="elu", link="identity")
+        >>> torch.allclose(mix_in_linear_time(linear, q, k, v), linear(q, k) @ v, atol=1e-6)
+        True
     """
     if kernel.link != "identity" or kernel.norm == "rows_and_columns":
         needs = "score 'elu', link 'identity' and a norm of single rows"
@@ -206,7 +226,17 @@ class Attention(nn.Module):
     """Self-attention: y = concat_h(A_h V_h) W + b with A_h = kernel(Q_h, K_h), softmax if it is None.
 
     A ValueError refuses `heads` that do not divide `dim`. (Vaswani et al. 2017, "Attention is all you need", 3.2.2.)
+
+    Example:
+        >>> layer, x = Attention(4, 2), torch.ones(1, 3, 4)
+        >>> y, weights = layer.attend(x)
+        >>> tuple(y.shape), tuple(weights.shape), torch.allclose(weights.sum(3), torch.ones(1, 2, 3))
+        ((1, 3, 4), (1, 2, 3, 3), True)
     """
+
+    qkv: nn.Linear
+    kernel: Kernel
+    projection: nn.Linear
 
     def __init__(self, dim: int, heads: int, *, kernel: Kernel | None = None) -> None:
         super().__init__()

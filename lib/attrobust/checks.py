@@ -8,16 +8,25 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Kind = TypeVar("Kind")
+Function = TypeVar("Function")
 
 #: The largest whole number that tensors, tables and generators hold.
 LARGEST = 2**63 - 1
 
 
 def number(name: str, value: float) -> float:
-    """A finite number."""
+    """A finite number.
+
+    Example:
+        >>> number("radius", 0.5)
+        0.5
+    """
     if not _finite_number(value):
         raise ValueError(f"{name} is {short(value)}; it must be a finite number")
     return value
@@ -36,7 +45,14 @@ def positive(name: str, value: float) -> float:
 
 
 def at_least(name: str, value: float, least: float, *, most: float = math.inf) -> float:
-    """A finite number from `least` to `most`."""
+    """A finite number from `least` to `most`.
+
+    Example:
+        >>> at_least("radius", -1.0, 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: radius is -1.0; it must be a finite number of at least 0
+    """
     if not _finite_number(value) or not least <= value <= most:
         accepted = f"of at least {least}" + (f" and at most {most}" if most < math.inf else "")
         raise ValueError(f"{name} is {short(value)}; it must be a finite number {accepted}")
@@ -44,14 +60,26 @@ def at_least(name: str, value: float, least: float, *, most: float = math.inf) -
 
 
 def share(name: str, value: float) -> float:
-    """A number in [0, 1]."""
+    """A number in [0, 1].
+
+    Example:
+        >>> share("share", 0.5)
+        0.5
+    """
     if not _finite_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{name} is {short(value)}; it must lie in [0, 1]")
     return value
 
 
 def count(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
-    """A whole number from `least` to `most`."""
+    """A whole number from `least` to `most`.
+
+    Example:
+        >>> count("steps", 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: steps is 0; it must be a whole number of at least 1
+    """
     whole, top = isinstance(value, numbers.Integral) and not isinstance(value, bool), LARGEST if most is None else most
     if not whole or not least <= value <= top:
         accepted = f"from {least} to {top}" if most is not None or (whole and value > top) else f"of at least {least}"
@@ -60,7 +88,14 @@ def count(name: str, value: int, *, least: int = 1, most: int | None = None) -> 
 
 
 def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
-    """One of the `accepted` names; the sentence offers the nearest."""
+    """One of the `accepted` names; the sentence offers the nearest.
+
+    Example:
+        >>> one_of("norm", "l3", ["linf", "l2"])
+        Traceback (most recent call last):
+            ...
+        ValueError: norm is 'l3'; it must be one of linf, l2
+    """
     accepted = list(accepted)
     if not isinstance(value, str) or value not in accepted:
         near = difflib.get_close_matches(str(value), accepted, n=1)
@@ -69,7 +104,7 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
     return value
 
 
-def kind(name: str, value: object, *kinds: type) -> object:
+def kind(name: str, value: object, *kinds: type[Kind]) -> Kind:
     """An object of one of the kinds.
 
     Example:
@@ -83,15 +118,25 @@ def kind(name: str, value: object, *kinds: type) -> object:
     return value
 
 
-def function(name: str, value: object) -> object:
-    """What can be called, and is no class."""
+def function(name: str, value: Function) -> Function:
+    """What can be called, and is no class.
+
+    Example:
+        >>> function("readout", abs) is abs
+        True
+    """
     if not callable(value) or isinstance(value, type):
         raise ValueError(f"{name} is {short(value)}; it must be a function, or a module that is called like one")
     return value
 
 
 def floating(name: str, value: Tensor) -> Tensor:
-    """A tensor of floating-point numbers, which alone can be differentiated."""
+    """A tensor of floating-point numbers, which alone can be differentiated.
+
+    Example:
+        >>> floating("x", torch.zeros(2)).dtype
+        torch.float32
+    """
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is a {type(value).__name__}; it must be a torch tensor of floating-point numbers")
     if not value.is_floating_point():
@@ -100,7 +145,12 @@ def floating(name: str, value: Tensor) -> Tensor:
 
 
 def dense(name: str, value: Tensor) -> Tensor:
-    """A tensor that holds all its numbers: neither sparse nor nested, nor on the device meta."""
+    """A tensor that holds all its numbers: neither sparse nor nested, nor on the device meta.
+
+    Example:
+        >>> dense("x", torch.zeros(2)).layout
+        torch.strided
+    """
     if value.device.type == "meta":
         raise ValueError(f"{name} lies on the device meta, which holds no numbers; move it to a real one")
     if value.layout != torch.strided or value.is_nested:
@@ -109,7 +159,12 @@ def dense(name: str, value: Tensor) -> Tensor:
 
 
 def baseline(name: str, value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A finite number, or a tensor of such that spreads over the images `like`, of their dtype and device."""
+    """A finite number, or a tensor of such that spreads over the images `like`, of their dtype and device.
+
+    Example:
+        >>> baseline("baseline", 0.5, torch.zeros(1, 1, 2, 2))
+        0.5
+    """
     if not isinstance(value, Tensor):
         return number(name, value)
     floating(name, value)
@@ -122,7 +177,14 @@ def baseline(name: str, value: float | Tensor, like: Tensor) -> float | Tensor:
 
 
 def images(name: str, value: Tensor) -> Tensor:
-    """A non-empty batch of finite pixels in [0, 1]."""
+    """A non-empty batch of finite pixels in [0, 1].
+
+    Example:
+        >>> images("x", torch.full((1, 1, 2, 2), 2.0))
+        Traceback (most recent call last):
+            ...
+        ValueError: x spans [2, 2]; pixels must lie in [0, 1]
+    """
     floating(name, value)
     if value.ndim != 4 or value.numel() == 0:
         raise ValueError(
@@ -138,7 +200,14 @@ def images(name: str, value: Tensor) -> Tensor:
 
 
 def labels(name: str, value: Tensor, *, batch: int, classes: int, device: torch.device | None = None) -> Tensor:
-    """One class index below `classes` for each of `batch` images, as torch's own losses take them; on a `device`."""
+    """One class index below `classes` for each of `batch` images, as torch's own losses take them; on a `device`.
+
+    Example:
+        >>> labels("y", torch.tensor([3]), batch=1, classes=3)
+        Traceback (most recent call last):
+            ...
+        ValueError: y spans [3, 3]; class indices must lie in [0, 2]
+    """
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is a {type(value).__name__}; it must be a torch tensor of {batch} class indices")
     if dense(name, value).shape != (batch,) or value.dtype != torch.int64:
@@ -190,7 +259,12 @@ def per_image(name: str, value: Tensor, *, batch: int) -> Tensor:
 
 
 def finite(name: str, value: Tensor) -> Tensor:
-    """No entry that is NaN or infinite."""
+    """No entry that is NaN or infinite.
+
+    Example:
+        >>> finite("x", torch.zeros(2)).tolist()
+        [0.0, 0.0]
+    """
     bad = int((~torch.isfinite(value)).sum())
     if bad:
         raise ValueError(f"{name} holds {bad} entries that are NaN or infinite; all must be finite")
@@ -198,7 +272,12 @@ def finite(name: str, value: Tensor) -> Tensor:
 
 
 def maps(name: str, value: Tensor) -> Tensor:
-    """A batch of finite maps; `name` is the attribution's."""
+    """A batch of finite maps; `name` is the attribution's.
+
+    Example:
+        >>> maps("saliency", torch.zeros(1, 1, 2, 2)).shape
+        torch.Size([1, 1, 2, 2])
+    """
     kind(f"the map of attribution {name}", value, Tensor)
     if value.ndim != 4:
         raise ValueError(f"attribution {name} gives shape {tuple(value.shape)}; it must give (batch, channels, h, w)")
@@ -211,7 +290,14 @@ def maps(name: str, value: Tensor) -> Tensor:
 
 
 def weights(name: str, value: Tensor) -> Tensor:
-    """Rows of attention along the last axis: finite floating-point numbers of at least 0."""
+    """Rows of attention along the last axis: finite floating-point numbers of at least 0.
+
+    Example:
+        >>> weights("weights", torch.tensor([[0.5, -0.5]]))
+        Traceback (most recent call last):
+            ...
+        ValueError: weights holds 1 entries that are negative, infinite or NaN; weights must be at least 0
+    """
     _rows(name, value)
     if not bool((torch.isfinite(value) & (value >= 0)).all()):
         bad = int((~(torch.isfinite(value) & (value >= 0))).sum())
@@ -220,7 +306,12 @@ def weights(name: str, value: Tensor) -> Tensor:
 
 
 def scores(name: str, value: Tensor) -> Tensor:
-    """Rows of scores along the last axis: finite, or -inf for a masked key, not all masked."""
+    """Rows of scores along the last axis: finite, or -inf for a masked key, not all masked.
+
+    Example:
+        >>> scores("scores", torch.tensor([[0.5, -torch.inf]])).tolist()
+        [[0.5, -inf]]
+    """
     _rows(name, value)
     if bool((torch.isnan(value) | (value == math.inf)).any()):
         raise ValueError(f"{name} holds NaN or +inf; scores must be finite, or -inf for a masked key")
@@ -230,14 +321,24 @@ def scores(name: str, value: Tensor) -> Tensor:
 
 
 def none_negative(name: str, value: Tensor) -> Tensor:
-    """No entry that is negative or NaN."""
+    """No entry that is negative or NaN.
+
+    Example:
+        >>> none_negative("change", torch.tensor([0.5])).tolist()
+        [0.5]
+    """
     if not bool((value >= 0).all()):
         raise ValueError(f"{name} holds {float(value.min()):g}; every entry must be at least 0")
     return value
 
 
 def short(value: object) -> str:
-    """A value in a sentence: its kind, where it is long; of a long number the first digits."""
+    """A value in a sentence: its kind, where it is long; of a long number the first digits.
+
+    Example:
+        >>> short("a"), short([0] * 99)
+        ("'a'", 'a list')
+    """
     said = repr(value) if not isinstance(value, int) or abs(value) <= LARGEST else f"{str(value)[:40]}..."
     return said if len(said) <= 80 and "\n" not in said else f"a {type(value).__name__}"
 

@@ -46,6 +46,10 @@ def deletion(
         baseline: value of a removed pixel, or images of removed pixels; 0 = black (the source's choice).
         steps: stages of equal size up to one pixel, from 1 to height x width, a forward pass each; 20 is our choice.
 
+    Raises:
+        ValueError: importances that are not finite or not one map for each image, a `baseline` that does not spread
+            over the images, or `steps` below 1 or above the number of pixels.
+
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> x, y, how = torch.rand(1, 1, 2, 2), torch.tensor([0]), {"generator": torch.Generator(), "steps": 4}
@@ -78,6 +82,18 @@ def insertion(
 ) -> Curves:  # fmt: skip
     """Probability of the class while pixels are brought into a baseline, the most important first; see `deletion`.
 
+    Raises:
+        ValueError: a `baseline` that does not spread over the images, and what `deletion` refuses.
+
+    Example:
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+        >>> linear[1].weight.data = torch.tensor([[0.0, 0.0], [9.0, 1.0]])
+        >>> x, how = torch.ones(1, 1, 1, 2), {"generator": torch.Generator(), "steps": 2}
+        >>> orders = torch.tensor([[[9.0, 1.0]]]), torch.tensor([[[1.0, 9.0]]])
+        >>> good, bad = (area(insertion(linear, x, torch.tensor([1]), order, **how)).item() for order in orders)
+        >>> good > bad
+        True
+
     Reference: Petsiuk et al. 2018, section 4.2 (there into a blurred image; pass one as `baseline`).
     """
     guards.classifier(model, x, target)
@@ -88,6 +104,9 @@ def insertion(
 
 def area(curves: Curves) -> PerImage:
     """Area under each curve over the share of pixels, in [0, 1]: small is good for deletion, large for insertion.
+
+    Raises:
+        ValueError: curves that are no batch of two points or more.
 
     Example:
         >>> area(torch.tensor([[1.0, 0.5, 0.0]])).item()
@@ -116,6 +135,18 @@ def insertion_deletion(
         One row per image and attribution ("random" included): `deletion` (smaller is better), `insertion` (larger is
         better). A map that is no better than "random" says nothing about where the network looks.
 
+    Raises:
+        ValueError: images out of [0, 1], `draws` or `steps` below 1, or a map that is not finite.
+
+    Example:
+        >>> from attrobust.attributions import input_x_gradient
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+        >>> linear[1].weight.data = torch.tensor([[0.0, 0.0], [9.0, 1.0]])
+        >>> how = {"attributions": {"map": input_x_gradient}, "generator": torch.Generator(), "steps": 2}
+        >>> table = insertion_deletion(linear, torch.ones(1, 1, 1, 2), **how)
+        >>> table["attribution"].tolist()
+        ['random', 'map']
+
     Reference: Petsiuk et al. 2018, section 4.2.
     """
     checks.images("x", x)
@@ -142,6 +173,11 @@ def redrawn(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Random weights in place of trained ones: normal, with the mean and standard deviation these have.
 
     So scales stay what they were and only what was learned goes; constant tensors (biases never trained) stay.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 3.0]])
+        >>> redrawn(weight, torch.Generator().manual_seed(0)).shape, redrawn(torch.ones(2), torch.Generator()).tolist()
+        (torch.Size([1, 2]), [1.0, 1.0])
     """
     noise = torch.randn(weight.shape, dtype=weight.dtype, device=generator.device, generator=generator)
     return weight.mean() + weight.std(correction=0) * noise.to(weight.device)
@@ -167,6 +203,10 @@ def randomisation(
         One row per image, attribution, order ("cascading", "independent") and layer, with `randomised` (how many layers
         were random) and every similarity. Layers come in the reverse of the order in which the model lists them.
         Near chance is good; near 1 throughout, the map does not depend on what was learned.
+
+    Raises:
+        ValueError: a model without weights, images out of [0, 1], a map that is not finite, or a `draw` that changes a
+            shape.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))

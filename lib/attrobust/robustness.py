@@ -52,6 +52,20 @@ def attribution_robustness(
         One row per image, attribution and attack ("noise", each part of the attack, "worst"), with every measure of
         `COLUMNS` and `counted`: an iterate kept the prediction (for noise, the share of draws that did). An image that
         was not attacked has NaN.
+
+    Raises:
+        ValueError: images out of [0, 1], an argument of another kind, `noise_draws` below 1; a BlindError where
+            `refuse` and a map cannot be climbed.
+
+    Example:
+        >>> from attrobust import attributions, models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x = torch.linspace(0.2, 0.8, 16).view(1, 1, 4, 4)
+        >>> how = {"ball": Ball("linf", 0.1), "k": 4, "generator": torch.Generator()}
+        >>> effort = attacks.Effort(steps=2, restarts=1, objectives=("cosine",))
+        >>> table = attribution_robustness(model, x, attributions={"map": attributions.saliency}, effort=effort, **how)
+        >>> table["attack"].tolist()
+        ['noise', 'cosine', 'worst']
     """
     checks.images("x", x)
     checks.kind("attributions", attributions, Mapping)
@@ -100,6 +114,20 @@ def transfer(
         `counted`: an iterate kept the prediction (where none did every measure is NaN), for noise the share of draws
         that did.
 
+    Raises:
+        ValueError: a map called "noise", images out of [0, 1], an argument of another kind, `noise_draws` below 1; a
+            BlindError where `refuse` and a map cannot be climbed.
+
+    Example:
+        >>> from attrobust import attributions, models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x = torch.linspace(0.2, 0.8, 16).view(1, 1, 4, 4)
+        >>> how = {"ball": Ball("linf", 0.1), "k": 4, "generator": torch.Generator()}
+        >>> effort = attacks.Effort(steps=2, restarts=1, draws=0, walk=0, objectives=("cosine",))
+        >>> table = transfer(model, x, attributions={"map": attributions.saliency}, effort=effort, **how)
+        >>> table[["attacked", "measured"]].values.tolist()
+        [['map', 'map'], ['noise', 'map']]
+
     Reference: Wang et al. 2020, "Smoothed geometry for robust attribution", transfer of attacks between maps.
     """
     checks.images("x", x)
@@ -135,6 +163,17 @@ def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images
     """Every measure of `COLUMNS` between the maps of clean and moved images, one row per image.
 
     The maps explain the class that is predicted for the clean image; `kept` says whether the moved one is given it too.
+
+    Raises:
+        ValueError: images out of [0, 1], or an attribution that gives an image another map in other company.
+
+    Example:
+        >>> from attrobust import attributions, models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x = torch.linspace(0.2, 0.8, 16).view(1, 1, 4, 4)
+        >>> table = compare(model, attributions.saliency, x, x, k=4)
+        >>> table["top_k"].item(), bool(table["kept"].item())
+        (1.0, True)
     """
     for name, images in (("x", x), ("moved", moved)):
         checks.images(name, images)
@@ -151,7 +190,17 @@ def noisy(
     model: nn.Module, x: Images, target: Labels, ball: Ball, streams: attacks.Streams, count: int,
     held: float | None = None,
 ) -> list[tuple[Images, Marks]]:  # fmt: skip
-    """Perturbations of full size, and which of them keep the prediction; every map sees the same ones."""
+    """Perturbations of full size, and which of them keep the prediction; every map sees the same ones.
+
+    Example:
+        >>> from attrobust import models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x = torch.full((1, 1, 4, 4), 0.5)
+        >>> streams = attacks.Streams(x, generator=torch.Generator())
+        >>> [(moved, kept)] = noisy(model, x, predictions(model, x), Ball("linf", 0.1), streams, 1)
+        >>> (moved - x).abs().mul(100).round().unique().tolist()
+        [10.0]
+    """
     draws = [streams(image, "noise row") for image in range(len(x))]
     moved = [(x + attacks.each(ball.boundary, x, draws)).clamp(0, 1) for _ in range(count)]
     kept = [predictions(model, noisy) == target for noisy in moved]
@@ -169,7 +218,15 @@ def _share(noise: Sequence[tuple[Images, Marks]]) -> PerImage:
 def explained(
     attribution: Attribution, model: nn.Module, target: Tensor, streams: attacks.Streams
 ) -> Callable[[Images], Maps]:
-    """Maps of the predicted classes, stochastic ones under each image's common draws."""
+    """Maps of the predicted classes, stochastic ones under each image's common draws.
+
+    Example:
+        >>> x, linear = torch.full((1, 1, 2, 2), 0.5), nn.Flatten()
+        >>> streams = attacks.Streams(x, generator=torch.Generator())
+        >>> maps = explained(lambda model, x, target: 2 * x, linear, torch.tensor([0]), streams)
+        >>> maps(x).flatten().tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
     return lambda images: attacks.explain(attribution, model, images, target, streams.common()).detach()
 
 

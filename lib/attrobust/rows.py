@@ -93,5 +93,10 @@ def join(parts: Sequence[Rows]) -> Rows:
     """Rows of several grids as those of one; parts attacked at different radii are better judged one by one.
 
     A run that was not attacked takes part in every line that its grid has, and does not know which grid it came from.
+
+    Example:
+        >>> part = Rows(pd.DataFrame({"key": ["a"]}), pd.DataFrame({"key": ["a"], "value": [0.5]}))
+        >>> len(join([part, part]).runs)
+        2
     """
     return Rows(*(pd.concat([getattr(p, n) for p in parts], ignore_index=True) for n in ("runs", "attacked")))

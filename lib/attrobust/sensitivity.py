@@ -70,6 +70,10 @@ def sensitivities(
         of a clean map that is zero everywhere, of a quotient whose image did not move, of `ris` and `ros` where no draw
         keeps the prediction.
 
+    Raises:
+        ValueError: images out of [0, 1], `draws` or `chunk` below 1, an `eps_min` that is not above 0, or an
+            attribution that gives an image another map in other company.
+
     Example:
         >>> from attrobust import attributions
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.full((2, 1, 2, 2), 0.5)
@@ -103,7 +107,14 @@ def sensitivities(
 def perturbed(
     x: Images, ball: Ball, draws: int, streams: attacks.Streams
 ) -> Float[Tensor, "images draws channels height width"]:
-    """Images around each image, of its own stream."""
+    """Images around each image, of its own stream.
+
+    Example:
+        >>> x = torch.full((2, 1, 1, 2), 0.5)
+        >>> around = perturbed(x, Ball("linf", 0.1), 3, attacks.Streams(x, generator=torch.Generator()))
+        >>> tuple(around.shape), bool(((around - x[:, None]).abs() <= 0.1 + 1e-6).all())
+        ((2, 3, 1, 1, 2), True)
+    """
     own = [streams(image, "sensitivity") for image in range(len(x))]
     copies = x.detach()[:, None].expand(-1, draws, *x.shape[1:])
     moves = [ball.sample(like, generator=stream) for like, stream in zip(copies, own, strict=True)]
@@ -113,7 +124,15 @@ def perturbed(
 def measures(
     x: Pictures, maps: Explained, logits: Answers, kept: Which, *, eps_min: float
 ) -> dict[str, Float[Tensor, " images"]]:
-    """The measures, of images, maps and logits of which the first of each image is the clean one."""
+    """The measures, of images, maps and logits of which the first of each image is the clean one.
+
+    Example:
+        >>> x = torch.tensor([0.5, 0.6]).view(1, 2, 1, 1, 1)  # an image and a copy of it, a tenth brighter
+        >>> maps, kept = torch.tensor([2.0, 3.0]).view_as(x), torch.ones(1, 1).bool()
+        >>> found = measures(x, maps, x[..., 0, 0], kept, eps_min=1e-6)
+        >>> round(found["max_sensitivity"].item(), 4), round(found["lipschitz"].item(), 2)
+        (0.5, 10.0)
+    """
     images, explained = x.double().flatten(2), maps.double().flatten(2)
     way, turn = images[:, 1:] - images[:, :1], explained[:, 1:] - explained[:, :1]
     said = (logits[:, 1:] - logits[:, :1]).double().nan_to_num(0)  # of a masked class, -inf both times

@@ -21,6 +21,9 @@ def topk_intersection(reference: Importances, perturbed: Importances, *, k: int)
 
     In [0, 1]: 1 = same pixels, k / (height x width) = chance; k runs from 1 to height x width.
 
+    Raises:
+        ValueError: `k` out of range.
+
     Example:
         >>> a = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])
         >>> topk_intersection(a, a.flip(2), k=2).item(), topk_intersection(a, a.flip(1), k=2).item()
@@ -53,6 +56,9 @@ def topk_above_chance(reference: Importances, perturbed: Importances, *, k: int)
     Maps of different sizes, or different k, can then be compared: 100 of 1,000 pixels and 1,000 of 1,024 cannot. In
     [-k / (n - k), 1]: 1 = same pixels, 0 = chance, negative = fewer than chance; k runs from 1 to n - 1.
 
+    Raises:
+        ValueError: `k` out of range, or maps of a single pixel.
+
     Example:
         >>> a = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]])
         >>> topk_above_chance(a, a.flip(2), k=2).item(), topk_above_chance(a, a.flip(1), k=2).item()
@@ -68,7 +74,13 @@ def topk_above_chance(reference: Importances, perturbed: Importances, *, k: int)
 
 
 def spearman(reference: Importances, perturbed: Importances) -> PerImage:
-    """Rank correlation of importances, in [-1, 1]; ties get average ranks, a constant map has no order and gets 0."""
+    """Rank correlation of importances, in [-1, 1]; ties get average ranks, a constant map has no order and gets 0.
+
+    Example:
+        >>> a = torch.tensor([[[1.0, 2.0, 9.0]]])
+        >>> spearman(a, a.square()).item(), spearman(a, a.flip(2)).item()
+        (1.0, -1.0)
+    """
     first, second = _flat_pair(reference, perturbed)
     found = along(unit(centred(ranks(reference))), centred(ranks(perturbed))).clamp(-1, 1)
     return _unless_nan(found.to(reference), first, second)
@@ -101,7 +113,13 @@ def ranks(importances: Importances) -> Flat:
 
 
 def ranks_and_leaders(importances: Importances, *, k: int) -> tuple[Flat, Int[Tensor, "batch k"]]:
-    """`ranks`, in the map's own precision, and which pixels are `leaders`, as indices: from one sorting."""
+    """`ranks`, in the map's own precision, and which pixels are `leaders`, as indices: from one sorting.
+
+    Example:
+        >>> order, top = ranks_and_leaders(torch.tensor([[[0.2, 0.5], [0.4, 0.1]]]), k=2)
+        >>> order.tolist(), sorted(top[0].tolist())
+        ([[2.0, 4.0, 3.0, 1.0]], [1, 2])
+    """
     ranks, order, tied = _sorted(importances)
     chosen = order[:, -k:]
     if len(tied):  # between ties the order is chance: as `leaders` chooses
@@ -110,7 +128,13 @@ def ranks_and_leaders(importances: Importances, *, k: int) -> tuple[Flat, Int[Te
 
 
 def ascending(values: Flat) -> tuple[Int[Tensor, "batch pixels"], Bool[Tensor, "batch steps"]]:
-    """The pixels of each map from the least to the most important, ties in any order; and where the next is no tie."""
+    """The pixels of each map from the least to the most important, ties in any order; and where the next is no tie.
+
+    Example:
+        >>> order, rises = ascending(torch.tensor([[0.2, 0.5, 0.2]]))
+        >>> order[0, 2].item(), rises.tolist()
+        (1, [[False, True]])
+    """
     pixels = torch.arange(values.shape[1], device=values.device)
     packed = values.dtype == torch.float32 and values.device.type == "cpu" and len(pixels) <= 2**16
     if not packed or not values.numel() or bool(values.min() < 0):
@@ -141,25 +165,48 @@ def _sorted(importances: Importances) -> tuple[Flat, Int[Tensor, "batch pixels"]
 
 
 def pearson(reference: Importances, perturbed: Importances) -> PerImage:
-    """Linear correlation of importances, in [-1, 1]; 0 = chance, also where a map is constant."""
+    """Linear correlation of importances, in [-1, 1]; 0 = chance, also where a map is constant.
+
+    Example:
+        >>> a = torch.tensor([[[1.0, 2.0, 3.0]]])
+        >>> round(pearson(a, 5 - a).item(), 4), pearson(a, torch.ones_like(a)).item()
+        (-1.0, 0.0)
+    """
     first, second = (level(exact(m)) for m in _flat_pair(reference, perturbed))
     return along(unit(centred(first)), centred(second)).clamp(-1, 1).to(reference)
 
 
 def cosine(reference: Maps, perturbed: Maps) -> PerImage:
-    """Cosine of the angle between signed maps, in [-1, 1]; 0 = chance, also where a map is zero."""
+    """Cosine of the angle between signed maps, in [-1, 1]; 0 = chance, also where a map is zero.
+
+    Example:
+        >>> a = torch.tensor([[[[1.0, 0.0]]]])
+        >>> cosine(a, -2 * a).item(), cosine(a, a.flip(3)).item()
+        (-1.0, 0.0)
+    """
     first, second = (level(exact(m)) for m in _flat_pair(reference, perturbed))
     return along(unit(first), second).clamp(-1, 1).to(reference)
 
 
 def displacement(reference: Maps, perturbed: Maps) -> PerImage:
-    """Euclidean length of the change of a signed map, in units of the map (a distance: 0 = same map)."""
+    """Euclidean length of the change of a signed map, in units of the map (a distance: 0 = same map).
+
+    Example:
+        >>> displacement(torch.zeros(1, 1, 1, 2), torch.tensor([[[[3.0, 4.0]]]])).item()
+        5.0
+    """
     first, second = _flat_pair(reference, perturbed)
     return length(second - first)
 
 
 def relative_displacement(reference: Maps, perturbed: Maps) -> PerImage:
-    """Length of a signed map's change over the clean map's (a distance); infinite where only the clean map is zero."""
+    """Length of a signed map's change over the clean map's (a distance); infinite where only the clean map is zero.
+
+    Example:
+        >>> a = torch.tensor([[[[3.0, 4.0]]]])
+        >>> relative_displacement(a, 3 * a).item(), relative_displacement(0 * a, a).item()
+        (2.0, inf)
+    """
     first, second = _flat_pair(reference, perturbed)
     power = -torch.maximum(exponent(first), exponent(second))  # no difference of theirs overflows
     first, second = (times(exact(m), power) for m in (first, second))
@@ -170,6 +217,11 @@ def relative_displacement(reference: Maps, perturbed: Maps) -> PerImage:
 def center_shift(reference: Importances, perturbed: Importances) -> PerImage:
     """Distance in pixels between the centres of mass of two importance maps (0 = same centre).
 
+    Example:
+        >>> a = torch.tensor([[[1.0, 0.0, 0.0]]])
+        >>> round(center_shift(a, a.flip(2)).item(), 4)
+        2.0
+
     Reference: Ghorbani et al. 2019 (there truncated to whole pixels, here exact).
     """
     _flat_pair(reference, perturbed)
@@ -177,7 +229,15 @@ def center_shift(reference: Importances, perturbed: Importances) -> PerImage:
 
 
 def center_of_mass(importances: Importances) -> Float[Tensor, "batch 2"]:
-    """Row and column of the centre of mass, in pixels; the middle of the image where the map is zero."""
+    """Row and column of the centre of mass, in pixels; the middle of the image where the map is zero.
+
+    Raises:
+        ValueError: importances that are not (batch, height, width).
+
+    Example:
+        >>> [round(place, 4) for place in center_of_mass(torch.tensor([[[0.0, 1.0], [0.0, 3.0]]]))[0].tolist()]
+        [0.75, 1.0]
+    """
     if importances.ndim != 3:
         raise ValueError(f"importances has shape {tuple(importances.shape)}; it must be (batch, height, width)")
     _, height, width = importances.shape
@@ -202,25 +262,45 @@ def _unless_nan(found: PerImage, *maps: Flat) -> PerImage:
 
 
 def along(direction: Flat, vectors: Flat) -> PerImage:
-    """Cosine of vectors, made `level` if of any scale, with directions of unit length; 0 of a vector that is zero."""
+    """Cosine of vectors, made `level` if of any scale, with directions of unit length; 0 of a vector that is zero.
+
+    Example:
+        >>> along(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])).item()
+        0.0
+    """
     size = vectors.norm(dim=1)
     return (direction * vectors).sum(1) / torch.where(size > 0, size, 1)
 
 
 def centred(m: Flat) -> Flat:
-    """Each row less its mean."""
+    """Each row less its mean.
+
+    Example:
+        >>> centred(torch.tensor([[1.0, 3.0]])).tolist()
+        [[-1.0, 1.0]]
+    """
     return m - m.mean(1, keepdim=True)
 
 
 def unit(m: Flat) -> Flat:
-    """Each row at Euclidean length 1; a row of zeros stays one."""
+    """Each row at Euclidean length 1; a row of zeros stays one.
+
+    Example:
+        >>> unit(torch.tensor([[0.0, 2.0], [0.0, 0.0]])).tolist()
+        [[0.0, 1.0], [0.0, 0.0]]
+    """
     m = level(m)
     size = m.norm(dim=1, keepdim=True)
     return m / torch.where(size > 0, size, torch.ones_like(size))
 
 
 def length(m: Flat) -> PerImage:
-    """Euclidean length of each row."""
+    """Euclidean length of each row.
+
+    Example:
+        >>> length(torch.tensor([[3.0, 4.0]])).item()
+        5.0
+    """
     power = exponent(m)
     return m.norm(dim=1) if _ordinary(m, power) else times(times(m, -power).norm(dim=1), power[:, 0])
 
@@ -245,19 +325,34 @@ def _ordinary(m: Tensor, power: Int[Tensor, "batch 1"]) -> bool:
 
 
 def exponent(m: Flat) -> Int[Tensor, "batch 1"]:
-    """The power of two just above each row's largest entry; 0 of a row that is zero or not finite."""
+    """The power of two just above each row's largest entry; 0 of a row that is zero or not finite.
+
+    Example:
+        >>> exponent(torch.tensor([[3.0, 0.5], [0.0, 0.0]])).tolist()
+        [[2], [0]]
+    """
     m = m.detach()
     largest = torch.maximum(m.amax(1, keepdim=True), -m.amin(1, keepdim=True))  # of abs() torch is far slower
     return torch.frexp(exact(largest).nan_to_num(nan=0, posinf=0)).exponent
 
 
 def times(m: Tensor, power: Int[Tensor, "..."]) -> Tensor:
-    """A tensor times powers of two, in two steps: 2^140, which lifts the least numbers, is none in single precision."""
+    """A tensor times powers of two, in two steps: 2^140, which lifts the least numbers, is none in single precision.
+
+    Example:
+        >>> times(torch.tensor([3.0]), torch.tensor([2])).item()
+        12.0
+    """
     half = torch.div(power, 2, rounding_mode="floor")
     one = torch.ones_like(power, dtype=m.dtype)
     return m * torch.ldexp(one, half) * torch.ldexp(one, power - half)
 
 
 def exact(m: Tensor) -> Tensor:
-    """At least in single precision."""
+    """At least in single precision.
+
+    Example:
+        >>> exact(torch.ones(1, dtype=torch.float16)).dtype, exact(torch.ones(1, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
     return m.to(torch.promote_types(m.dtype, torch.float32))

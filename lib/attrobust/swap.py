@@ -106,7 +106,17 @@ def _made(model: nn.Module) -> dict[str, Tensor]:
 
 
 def register(name: str) -> str:
-    """Make a kernel known to transformers, with boolean masks; returns the `attn_implementation` it is there."""
+    """Make a kernel known to transformers, with boolean masks; returns the `attn_implementation` it is there.
+
+    Raises:
+        ValueError: an unknown kernel.
+        ImportError: where transformers is not installed.
+
+    Example:
+        >>> from attrobust import swap  # of extra `hf`
+        >>> swap.register("gaussian")
+        'attrobust_gaussian'
+    """
     mix = partial(_mix, kernels.kernel(name))
     try:
         from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
@@ -137,7 +147,24 @@ def _naming_the_kernel(to_dict: Callable) -> Callable:
 
 
 class ImageClassifier(nn.Module):
-    """An image classifier of transformers that answers as our models do, of pixels standardised by `mean`, `std`."""
+    """An image classifier of transformers that answers as our models do, of pixels standardised by `mean`, `std`.
+
+    Raises:
+        ValueError: a model that does not take `pixel_values`, a `mean` that is not finite, or a `std` that is not above
+            0.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        >>> config = ViTConfig(image_size=4, patch_size=2, num_channels=1, num_labels=3, **size)
+        >>> ImageClassifier(ViTForImageClassification(config), mean=0.5, std=0.5)(torch.zeros(2, 1, 4, 4)).shape
+        torch.Size([2, 3])
+    """
+
+    model: nn.Module
+    mean: float
+    std: float
+    training: bool
 
     def __init__(self, model: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()

@@ -14,16 +14,28 @@ import json
 import math
 import numbers
 from collections.abc import Callable, Mapping, Set
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable)
 
 #: Every versioned function of the library, by name.
-VERSIONED: dict[str, Callable] = {}
+VERSIONED: dict[str, Callable[..., Any]] = {}
 
 
 def versioned(version: int) -> Callable[[Function], Function]:
-    """Mark a function whose numbers are stored, under a name of its own; a change of its numbers raises the version."""
+    """Mark a function whose numbers are stored, under a name of its own; a change of its numbers raises the version.
+
+    Raises:
+        ValueError: a version that is no whole number of at least 1, or the name of another versioned function.
+
+    Example:
+        >>> @versioned(2)
+        ... def doubled_here(x):
+        ...     return 2 * x
+        >>> version_of(doubled_here)
+        2
+        >>> del VERSIONED["doubled_here"]
+    """
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ValueError(f"version is {version!r}; it must be a whole number of at least 1")
 
@@ -38,7 +50,13 @@ def versioned(version: int) -> Callable[[Function], Function]:
 
 
 def version_of(function: Callable) -> int:
-    """Version of a function whose numbers are stored; a ValueError if it has none."""
+    """Version of a function whose numbers are stored; a ValueError if it has none.
+
+    Example:
+        >>> from attrobust.attributions import saliency
+        >>> version_of(saliency)
+        1
+    """
     version = getattr(function, "version", None)
     if not isinstance(version, int):
         raise ValueError(
@@ -54,12 +72,21 @@ def canonical(value: object) -> str:
     Numbers are compared by value (1 and 1.0 are one number), tuples and lists by their entries in order, sets by their
     entries, dataclasses and enums by class name and every field, functions by name and version. A field that came later
     says in its metadata, by `since`, what held before there was one; at that value, whatever its default, it stays out.
+
+    Example:
+        >>> canonical({"b": (1, 2.0), "a": True})
+        '{"a": true, "b": [1, 2]}'
     """
     return json.dumps(_plain(value), sort_keys=True)
 
 
 def digest(*values: object) -> str:
-    """Sixteen hex digits that name the values in their order."""
+    """Sixteen hex digits that name the values in their order.
+
+    Example:
+        >>> len(digest(1, "a")), digest(1) == digest(1.0)
+        (16, True)
+    """
     return hashlib.sha256(canonical(values).encode()).hexdigest()[:16]
 
 
@@ -77,7 +104,14 @@ def since(before: object) -> dict[str, object]:
 
 
 def as_before(value: object) -> list[str]:
-    """Names of a dataclass's later fields (`since`) that say what held before they were there."""
+    """Names of a dataclass's later fields (`since`) that say what held before they were there.
+
+    Example:
+        >>> held = dataclasses.field(default=True, metadata=since(False))
+        >>> New = dataclasses.make_dataclass("New", [("held", bool, held)])
+        >>> as_before(New(False)), as_before(New(True))
+        (['held'], [])
+    """
     return [field.name for field in dataclasses.fields(value) if _old(field, value)]
 
 

@@ -28,12 +28,30 @@ TOLERANCE, FAILING = 0.3, 0.2
 
 
 class BlindError(ValueError):
-    """A map cannot be climbed: its derivative does not predict how it changes."""
+    """A map cannot be climbed: its derivative does not predict how it changes.
+
+    Example:
+        >>> from attrobust import attacks, attributions, balls, models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x, ball = torch.linspace(0.2, 0.8, 16).view(1, 1, 4, 4), balls.Ball("linf", 0.1)
+        >>> cut = lambda model, x, target: attributions.saliency(model, x, target).detach()
+        >>> try:
+        ...     attacks.auto(cut, model, x, ball, k=2, generator=torch.Generator())
+        ... except BlindError as error:
+        ...     print(type(error).__name__)
+        BlindError
+    """
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found, image by image."""
+    """What an audit found, image by image.
+
+    Example:
+        >>> found = Audit(torch.tensor([1.0, 0.2]), torch.ones(2).bool(), torch.tensor([True, False]))
+        >>> found.failing, found.refused
+        (0.5, True)
+    """
 
     share: Float[Tensor, " batch"]  # of the map's change that its derivative predicts; NaN where it did not move at all
     moved: Marks  # images whose map moved
@@ -60,6 +78,9 @@ def audit(
         explain: images -> maps, differentiable; the same random draws at every call.
         x: clean images; the points a grey level away may leave [0, 1].
         signs: directions of +1 and -1, several for each image. It passes if its share lies within `TOLERANCE` of 1.
+
+    Raises:
+        ValueError: `explain` that is no function or gives no tensor, or `signs` of another shape than `x`.
 
     Example:
         >>> from attrobust import attributions, models

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from attrobust import checks, similarity
 from attrobust.attributions import pixelwise, zero_maps
-from attrobust.shapes import Importances, Maps, PerImage, Wanted
+from attrobust.shapes import Importances, Maps, Marks, PerImage, Wanted
 from attrobust.similarity import centred, exact, length, level, unit
 
 Rows = Int[Tensor, " iterates"]
@@ -22,7 +22,26 @@ class Clean:
 
     Raises:
         ValueError: if `k` is out of range, or `wanted` has another shape, is zero for an image, or is not finite.
+
+    Example:
+        >>> clean = Clean(torch.tensor([[[[3.0, 1.0]]], [[[1.0, 3.0]]]]), k=1)
+        >>> clean.leaders.tolist(), len(clean), clean[torch.tensor([1])].leaders.tolist()
+        ([[True, False], [False, True]], 2, [[False, True]])
     """
+
+    maps: Maps
+    k: int
+    importances: Importances
+    zero: Marks
+    length: PerImage
+    center: Tensor
+    leaders: Tensor
+    top: Tensor
+    held: PerImage
+    ranks: Tensor
+    profile: Tensor
+    direction: Tensor
+    wanted: Importances | None
 
     def __init__(self, maps: Maps, *, k: int, wanted: Wanted | None = None) -> None:
         if (pixels := maps[0, 0].numel()) < 2:

@@ -20,7 +20,16 @@ DIRECTIONS = 2
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard `auto` tries. Defaults are our choice; notebook 01 shows what more would buy."""
+    """How hard `auto` tries. Defaults are our choice; notebook 01 shows what more would buy.
+
+    Raises:
+        ValueError: a count, step, momentum or sharpness out of range, an objective that is not of `CLIMBABLE`, or
+            nothing to do.
+
+    Example:
+        >>> Effort(steps=10, objectives=("cosine",)).objectives
+        ('cosine',)
+    """
 
     steps: int = 40  # gradient steps of each ascent; 0 leaves the gradient parts out
     restarts: int = 2  # random starts of each ascent, side by side: inside the ball and on its boundary by turns
@@ -52,7 +61,15 @@ class Effort:
 
 @dataclass(frozen=True)
 class Heavy:
-    """How hard `heavy` tries."""
+    """How hard `heavy` tries.
+
+    Raises:
+        ValueError: `steps` or `starts` below 1.
+
+    Example:
+        >>> Heavy(starts=2)
+        Heavy(steps=300, starts=2)
+    """
 
     steps: int = 300  # gradient steps of each ascent
     starts: int = 10  # random starts of each objective
@@ -68,7 +85,12 @@ FIRST_VERSION = Effort(steps=20, restarts=4, momentum=0, objectives=("top_k", "c
 
 @dataclass(frozen=True)
 class Passes:
-    """Images sent through a network and gradients sent back to its pixels, each counted per image."""
+    """Images sent through a network and gradients sent back to its pixels, each counted per image.
+
+    Example:
+        >>> Passes(forward=10, backward=13).backward
+        13
+    """
 
     forward: int
     backward: int
@@ -100,6 +122,9 @@ def passes(
         logits: whether the map `brings_logits`, as saliency does, which saves every prediction of an iterate.
         forward: images per map sent through the network: 1 for saliency, `steps` or `samples` for an average.
         backward: gradients per map sent back to the pixels: as many; 0 for attention itself.
+
+    Raises:
+        ValueError: an `effort` that is no Effort, or `images` below 1.
 
     Example:
         >>> effort = Effort(steps=2, restarts=1, draws=0, walk=0, objectives=("cosine",))

@@ -36,6 +36,9 @@ def measure(clean: Maps, there: Maps, *, k: int, wanted: Wanted | None = None) -
     unlike the clean one (similarity 0). `top_k_share` is the share of importance that the k leaders of the clean map
     hold, over the share they held; `match`, if maps are `wanted`, the share of the squared way to them.
 
+    Raises:
+        ValueError: maps that are not floating-point batches of one shape, or none at all.
+
     Example:
         >>> a = torch.rand(2, 1, 3, 3)
         >>> measure(a, 2 * a, k=2)["top_k"].tolist()
@@ -77,6 +80,9 @@ class Judge:
 
     An image that reaches the `goal`, a measure and its value, is broken.
     """
+
+    clean: Clean
+    broken: Tensor
 
     def __init__(self, x: Images, clean: Clean, *, goal: tuple[str, float] | None = None) -> None:
         self.clean, self._goal, like = clean, goal, clean.length

@@ -39,7 +39,13 @@ MOST = 2**23
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack on predictions found."""
+    """What an attack on predictions found.
+
+    Example:
+        >>> found = Attacked(torch.zeros(2, 1, 1, 1), torch.tensor([True, False]), queries=8)
+        >>> found.broken.double().mean().item()  # the share of images that an attack breaks
+        0.5
+    """
 
     x: Images  # wrongly classified where `broken`, else the image with the smallest margin met
     broken: Marks  # images that are classified wrongly somewhere; those that are so without attack, too
@@ -103,6 +109,10 @@ def pgd(
             turns.
         length: of all steps together, over the radius.
 
+    Raises:
+        ValueError: `steps` or `restarts` below 1, a `length` that is not above 0, images out of [0, 1], labels that are
+            no classes.
+
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
         >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
@@ -149,6 +159,17 @@ def square(
     in another. A try stays where the margin falls (Andriushchenko et al. 2020, "Square Attack", algorithms 2 and 3; our
     window of an l2 try may overlap the one that it empties). Ours: every `EVERY`th try goes down the slope that a ridge
     regression of the margins of the last `LAST` tries finds. Arguments as in `pgd`.
+
+    Raises:
+        ValueError: `queries` below 1, and what `pgd` refuses.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+        >>> _ = model[1].weight.data.copy_(torch.eye(2))
+        >>> x, y = torch.tensor([0.6, 0.5]).view(1, 1, 1, 2), torch.tensor([0])
+        >>> how = {"generator": torch.Generator().manual_seed(0), "queries": 50}
+        >>> square(model, x, y, Ball("linf", 0.2), **how).broken.item()
+        True
     """
     checks.count("queries", queries)
     search, streams = _started(model, x, y, ball, generator)

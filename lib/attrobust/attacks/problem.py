@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -155,7 +156,7 @@ def along(back: Images, slope: Images) -> Images:
     return (normal + unit(tangent)).view_as(back)
 
 
-def still_open(judge: Judge, rows: Rows, *others: Tensor | list) -> list:
+def still_open(judge: Judge, rows: Rows, *others: Tensor | list[Any]) -> list[Any]:
     """Rows, and whatever belongs to them, without those of broken images."""
     stays = ~judge.broken[rows]
     if bool(stays.all()):

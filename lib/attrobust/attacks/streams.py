@@ -46,7 +46,14 @@ class Streams:
 
 
 def each(draw: Callable, like: Images, streams: Sequence[torch.Generator]) -> Images:
-    """One draw per image, each from its own stream; `draw` is one such as `Ball.boundary`."""
+    """One draw per image, each from its own stream; `draw` is one such as `Ball.boundary`.
+
+    Example:
+        >>> from attrobust.balls import Ball
+        >>> x = torch.zeros(2, 1, 1, 1)
+        >>> each(Ball("linf", 0.5).boundary, x, [torch.Generator(), torch.Generator()]).abs().flatten().tolist()
+        [0.5, 0.5]
+    """
     return torch.cat([draw(one, generator=stream) for one, stream in zip(like.split(1), streams, strict=True)])
 
 
@@ -75,6 +82,11 @@ def explain(
     """Maps of a batch; of stochastic ones each image under its own stream.
 
     One that `draws_for_each` explains as many images at a time as have `TOGETHER` values, others one.
+
+    Example:
+        >>> x, draws = torch.ones(2, 1, 1, 1), [torch.Generator(), torch.Generator()]
+        >>> explain(lambda model, x, target: 2 * x, nn.Flatten(), x, torch.zeros(2).long(), draws).flatten().tolist()
+        [2.0, 2.0]
     """
     if not stochastic(attribution):
         return attribution(model, x, target)

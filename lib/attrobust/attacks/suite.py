@@ -48,6 +48,16 @@ class Found:
     The table has one row per image and part, and "worst": every measure at its own worst counted iterate, `tried` (the
     part was tried on the image), `counted` (an iterate kept the prediction) and `zero` (the clean map is zero
     everywhere). Where nothing counted, the measures are NaN: the image was not attacked.
+
+    Example:
+        >>> from attrobust import attributions, models
+        >>> from attrobust.attacks import Effort
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x, ball = torch.linspace(0.2, 0.8, 16).view(1, 1, 4, 4), Ball("linf", 0.1)
+        >>> how = {"effort": Effort(steps=0, draws=2, walk=0), "generator": torch.Generator()}
+        >>> found = auto(attributions.saliency, model, x, ball, k=4, **how)
+        >>> found.table["part"].tolist(), found.x["cosine"].shape, found.fallback
+        (['noise', 'worst'], torch.Size([1, 1, 4, 4]), 0.0)
     """
 
     table: pd.DataFrame

@@ -39,6 +39,16 @@ def raw_attention(model: nn.Module, x: Images, target: Labels, *, even: bool = F
 
     A mean over heads counts each by its mass, which kernels that do not divide their rows leave free. With `even` each
     head's map is divided by its sum first, so that all count alike (one of zeros stays).
+
+    Raises:
+        ValueError: a model without attention weights, or whose tokens are no grid of patches behind a CLS token.
+
+    Example:
+        >>> from attrobust import models
+        >>> model = models.build("vit", input_shape=(1, 4, 4), classes=2, seed=0, patch=2).eval()
+        >>> m = raw_attention(model, torch.full((1, 1, 4, 4), 0.5), torch.tensor([0]))
+        >>> tuple(m.shape), bool(m.sum() < 1)  # what is missing to 1 goes to the CLS token itself
+        ((1, 1, 2, 2), True)
     """
     scores, weights, places = _attend(model, x, target)
     heads = weights[-1]
@@ -57,6 +67,16 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
     The same for every class. With `renormalise`, as in the source (Abnar and Zuidema 2020, "Quantifying attention flow
     in transformers", eq. 1), each row of B_l is divided by its sum. For a kernel whose rows do not sum to one this puts
     back the normalisation it left out, so look at both.
+
+    Raises:
+        ValueError: a model without attention weights, or whose tokens are no grid of patches behind a CLS token.
+
+    Example:
+        >>> from attrobust import models
+        >>> model = models.build("vit", input_shape=(1, 4, 4), classes=2, seed=0, patch=2).eval()
+        >>> x, y = torch.full((1, 1, 4, 4), 0.5), torch.tensor([0])
+        >>> bool((rollout(model, x, y, renormalise=False) > rollout(model, x, y)).all())
+        True
     """
     scores, weights, places = _attend(model, x, target)
     maps = [_with_skip(a) for a in weights]
@@ -67,7 +87,18 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
 
 @versioned(1)
 def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: Readout = logit) -> OnePlane:
-    """Attention of the last block that speaks for the class: m((dA_L * A_L)^+), eq. 5 of `relevance`'s source."""
+    """Attention of the last block that speaks for the class: m((dA_L * A_L)^+), eq. 5 of `relevance`'s source.
+
+    Raises:
+        ValueError: a model without attention weights, or whose tokens are no grid of patches behind a CLS token.
+
+    Example:
+        >>> from attrobust import models
+        >>> model = models.build("vit", input_shape=(1, 4, 4), classes=2, seed=0, patch=2).eval()
+        >>> m = gradient_attention(model, torch.full((1, 1, 4, 4), 0.5), torch.tensor([0]))
+        >>> tuple(m.shape), bool((m >= 0).all())
+        ((1, 1, 2, 2), True)
+    """
     updates, places = _speaking_for(model, x, target, readout, blocks=1)
     return places.grid(updates[0])
 
@@ -77,6 +108,16 @@ def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout =
     """Relevance through all blocks: R <- R + m((dA_l * A_l)^+) R, from R = I.
 
     Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
+
+    Raises:
+        ValueError: a model without attention weights, or whose tokens are no grid of patches behind a CLS token.
+
+    Example:
+        >>> from attrobust import models
+        >>> model = models.build("vit", input_shape=(1, 4, 4), classes=2, seed=0, patch=2).eval()
+        >>> m = relevance(model, torch.full((1, 1, 4, 4), 0.5), torch.tensor([0]))
+        >>> tuple(m.shape), bool((m >= 0).all())
+        ((1, 1, 2, 2), True)
     """
     updates, places = _speaking_for(model, x, target, readout)
     return places.grid(passed_on(updates))
@@ -96,6 +137,15 @@ def attention_flow(model: nn.Module, x: Images, target: Labels) -> OnePlane:
     In units of attention, exact to about 1e-7, the same for every class. Slow (one maximum flow per patch and image, on
     the CPU) and without a gradient: an attack can only be carried over to it, not climb on it. (Section 3 of
     `rollout`'s source, there with rows divided by their sum, for softmax a factor of two.)
+
+    Raises:
+        ValueError: a model without attention weights, or whose tokens are no grid of patches behind a CLS token.
+
+    Example:
+        >>> from attrobust import models
+        >>> model = models.build("vit", input_shape=(1, 4, 4), classes=2, seed=0, patch=2).eval()
+        >>> attention_flow(model, torch.full((1, 1, 4, 4), 0.5), torch.tensor([0])).shape
+        torch.Size([1, 1, 2, 2])
     """
     with torch.no_grad():
         _, weights, places = _attend(model, x, target)

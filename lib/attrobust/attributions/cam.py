@@ -22,6 +22,11 @@ def grad_cam(
     twin, which runs the same layer. A ValueError refuses a layer that does not run exactly once, or does not return
     (batch, channels, rows, columns). (Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks", eqs. 1
     and 2.)
+
+    Example:
+        >>> conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> grad_cam(conv, torch.full((1, 1, 4, 4), 0.5), torch.tensor([0]), layer=conv[0]).shape
+        torch.Size([1, 1, 4, 4])
     """
     maps = coarse_grad_cam(model, x, target, layer=layer, positive=positive, readout=readout)
     return F.interpolate(maps, size=x.shape[-2:], mode="bilinear", align_corners=False)

@@ -101,6 +101,16 @@ def integrated_gradients(
     (Sundararajan et al. 2017, "Axiomatic attribution for deep networks", eq. 3). With `chunk`, at most so many images
     run at a time, whatever the steps: the same map up to the rounding of products of another height, in the memory of
     one chunk. Its gradient, for which every chunk runs again, cannot be differentiated once more.
+
+    Raises:
+        ValueError: `steps` or `chunk` below 1, or a `baseline` that is no finite number.
+
+    Example:
+        >>> squares = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.Softplus(), nn.Linear(2, 2))
+        >>> x, black = torch.full((1, 1, 1, 2), 0.5), torch.zeros(1, 1, 1, 2)
+        >>> m = integrated_gradients(squares, x, torch.tensor([1]))
+        >>> torch.allclose(m.sum(), squares(x)[0, 1] - squares(black)[0, 1], atol=1e-4)
+        True
     """
     checks.count("steps", steps)
     x = live(model, x, target, readout)
@@ -124,6 +134,17 @@ def smooth_grad(
     Noisy pixels may leave [0, 1]. Seed the generator alike to compare maps under common noise; with a generator for
     each image its draws do not depend on the others. `chunk` as in `integrated_gradients` (Smilkov et al. 2017,
     "SmoothGrad: removing noise by adding noise").
+
+    Raises:
+        ValueError: a negative `sigma`, `samples` or `chunk` below 1, or a list of generators that is not one for each
+            image.
+
+    Example:
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)), torch.full((1, 1, 2, 2), 0.5)
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> m = smooth_grad(linear, x, torch.tensor([2]), sigma=0.1, samples=4, generator=draw)
+        >>> torch.allclose(m.flatten(), linear[1].weight[2])  # of a linear network the gradient is the same everywhere
+        True
     """
     checks.at_least("sigma", sigma, 0)
 
@@ -144,6 +165,17 @@ def uniform_grad(
     Ball("linf", r) is the box of half-width r of the source (Wang et al. 2020, "Smoothed geometry for robust
     attribution", definition 6). Moved pixels may leave [0, 1]. One forward and one backward pass of `samples` images
     per image; `generator` as in `smooth_grad`, `chunk` as in `integrated_gradients`.
+
+    Raises:
+        ValueError: a `ball` that is no Ball, `samples` or `chunk` below 1, or a list of generators that is not one for
+            each image.
+
+    Example:
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)), torch.full((1, 1, 2, 2), 0.5)
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> m = uniform_grad(linear, x, torch.tensor([2]), ball=Ball("linf", 0.1), samples=4, generator=draw)
+        >>> torch.allclose(m.flatten(), linear[1].weight[2])
+        True
     """
     checks.kind("ball", ball, Ball)
 

@@ -39,6 +39,17 @@ def deep_lift(model: nn.Module, x: Inputs, target: Labels, *, baseline: float | 
     baseline if it fell. The map sums to z_target(x) - z_target(x0) exactly. 5 forward passes, 1 backward. (Shrikumar et
     al. 2017, "Learning important features through propagating activation differences", section 3.5.1; max-pools as in
     Lundberg and Lee's shap.)
+
+    Raises:
+        ValueError: a network that no rule fits (operations between pixels and logit that are neither linear, nor an
+            activation, nor a max-pool), or a `baseline` that does not spread over the images.
+
+    Example:
+        >>> relu = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> x, black = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 1, 2, 2)
+        >>> m = deep_lift(relu, x, torch.tensor([1]))
+        >>> torch.allclose(m.sum(), relu(x)[0, 1] - relu(black)[0, 1], atol=1e-5)
+        True
     """
     checks.baseline("baseline", baseline, x)
 
@@ -83,6 +94,17 @@ def lrp(model: nn.Module, x: Inputs, target: Labels, *, rule: str = "epsilon", e
     in an activation or in the logit. With epsilon = 0 the map sums to the logit, less what constants contributed (under
     z_plus, biases do not). 4 forward passes, 1 backward; z_plus runs every weighted layer three times a pass.
 
+    Raises:
+        ValueError: a network that the rule does not fit, an unknown rule, or a negative `epsilon`.
+
+    Example:
+        >>> relu = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> x, y = torch.full((1, 1, 2, 2), 0.5), torch.tensor([1])
+        >>> at = x.clone().requires_grad_()
+        >>> (slope,) = torch.autograd.grad(relu(at)[0, 1], at)
+        >>> torch.allclose(lrp(relu, x, y, epsilon=0.0), x * slope, atol=1e-5)
+        True
+
     References: Bach et al. 2015, "On pixel-wise explanations", eqs. 58 and 60; Montavon et al. 2017, "Explaining
     nonlinear classification decisions with deep Taylor decomposition", z+ rule; Ancona et al. 2018, proposition 1.
     """
@@ -107,6 +129,16 @@ def guided_backprop(model: nn.Module, x: Inputs, target: Labels) -> Inputs:
     for ReLU, f' = 1[h > 0]. A smooth activation keeps its derivative as the gate, so the map of a smooth twin tends to
     that of its original; Dombrowski et al. 2019 soften max(g, 0) too, which adds a scale. The map may hardly depend on
     the class or on late layers: see `faithfulness.randomisation`. 4 forward passes, 1 backward.
+
+    Raises:
+        ValueError: a network that no rule fits: operations between pixels and logit that are neither linear, nor an
+            activation, nor a max-pool.
+
+    Example:
+        >>> relu = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+        >>> relu[1].weight.data, relu[3].weight.data = torch.eye(2), torch.tensor([[1.0, -1.0]])
+        >>> guided_backprop(relu, torch.ones(1, 1, 1, 2), torch.tensor([0])).flatten().tolist()  # the gradient is 1, -1
+        [1.0, 0.0]
     """
 
     def signal(model: Network, x: Inputs) -> Inputs:

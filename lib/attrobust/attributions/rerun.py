@@ -19,6 +19,7 @@ import itertools
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +68,8 @@ class Call:
 
     name: str
     function: Callable
-    arguments: tuple
-    options: dict
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
     input: Tensor
     output: Tensor
 

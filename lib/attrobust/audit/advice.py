@@ -22,7 +22,12 @@ READABLE = 0.5
 
 
 class Advice(NamedTuple):
-    """One sentence, and the number that it rests on: a mean over pictures with its 95 % interval."""
+    """One sentence, and the number that it rests on: a mean over pictures with its 95 % interval.
+
+    Example:
+        >>> Advice("map", "Use rollout.", 0.2, 0.1, 0.3, pictures=20, use="rollout").use
+        'rollout'
+    """
 
     about: str
     says: str
@@ -62,6 +67,13 @@ def advise(
 
     Raises:
         ValueError: for a table without rows.
+
+    Example:
+        >>> from attrobust.audit.measured import ATTACK, NOISE, OTHER
+        >>> rows = [(i, to, value) for i in range(4) for to, value in ((ATTACK, 0.2), (NOISE, 0.8), (OTHER, 0.1))]
+        >>> table = pd.DataFrame(rows, columns=["image", "compared", "top_k"]).assign(map="saliency", radius=0.1)
+        >>> advise(table.assign(zero=0, spearman=0.5, cosine=0.5))[0].says.split(",")[0]
+        'Under attack 20% of the leading pixels of saliency stay'
     """
     checks.kind("table", table, pd.DataFrame)
     if not len(table):

@@ -41,7 +41,12 @@ COLUMNS = ("image", "compared", *MEASURES, "output", "kept", "zero", "map", "rad
 
 @dataclass
 class Audited:
-    """What was found of every map on every picture."""
+    """What was found of every map on every picture.
+
+    Example:
+        >>> Audited(pd.DataFrame(), refused={"attention_flow": "it has no derivative"}).refused
+        {'attention_flow': 'it has no derivative'}
+    """
 
     table: pd.DataFrame  # of `attacked`, with the map's name and its radius; without a row where every map was refused
     worst: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # by map: index, x, at, clean, moved
@@ -72,6 +77,19 @@ def audited(
         say: takes a line of progress with the time that remains.
 
     A map that cannot be climbed is no robust one: it is refused, with the reason, and the others go on.
+
+    Raises:
+        ValueError: one picture, images out of [0, 1], a `batch` below 0, or `leading` out of [0, 1].
+
+    Example:
+        >>> from attrobust import attributions, models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x = torch.linspace(0.1, 0.9, 32).view(2, 1, 4, 4)
+        >>> effort = attacks.Effort(steps=2, restarts=1, draws=2, walk=0, objectives=("cosine",))
+        >>> how = {"radius": 0.1, "leading": 0.25, "effort": effort, "seed": 0}
+        >>> found = audited(model, x, {"saliency": attributions.saliency}, **how)
+        >>> found.table[["map", "radius"]].drop_duplicates().to_numpy().tolist(), found.refused
+        ([['saliency', 0.1]], {})
     """
     checks.count("batch", batch, least=0)
     checks.at_least("leading", leading, 0, most=1)
@@ -123,6 +141,10 @@ def fitting(model: nn.Module, x: Images, effort: attacks.Effort) -> int:
     """How many pictures, a power of two or all, fit into a share of the free memory while they are attacked.
 
     Told by what one picture leaves for a backward pass, weights aside; at least 1.
+
+    Example:
+        >>> fitting(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(5, 1, 2, 2), attacks.Effort())
+        5
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
@@ -150,6 +172,15 @@ def remembered(
     """The table that `function(model, x, maps, seed=seed, **options)` returns, computed once; `named` as in `audited`.
 
     An option that is a function of its own (`say`) changes nothing in the table.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from attrobust.audit.measured import turns
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((1, 1, 2, 2), 0.5)
+        >>> with TemporaryDirectory() as out:
+        ...     store = Store("mine", out=f"{out}/mine", committed=False)
+        ...     remembered(store, turns, linear, x, {}, named="", seed=0)["relative_curvature"].tolist()
+        [0.0]
     """
     told = {name: _told(attribution, model, x) for name, attribution in maps.items()}
     config = {"model": _made(model, answers_of(model, x), named), "x": _bytes(x), "maps": told, "seed": seed}
@@ -163,7 +194,16 @@ def remembered(
 def rows_of_attention(
     store: Store, model: nn.Module, x: Images, *, named: str, seed: int
 ) -> tuple[pd.DataFrame, str]:  # fmt: skip
-    """Means of `attended` over pictures, a row per block, and ""; of a model without such rows none, and the reason."""
+    """Means of `attended` over pictures, a row per block, and ""; of a model without such rows none, and the reason.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((1, 1, 2, 2), 0.5)
+        >>> with TemporaryDirectory() as out:
+        ...     store = Store("mine", out=f"{out}/mine", committed=False)
+        ...     rows_of_attention(store, linear, x, named="", seed=0)[1]
+        'model is Sequential, which does not tell its attention: it has no `attend`'
+    """
     try:
         table = remembered(store, attended, model, x, {}, named=named, seed=seed)
     except (ValueError, RuntimeError) as error:
@@ -192,7 +232,14 @@ def others_of(given: torch.Tensor) -> torch.Tensor:
 
 
 def leaders_of(attribution: Attribution, model: nn.Module, x: Images, leading: float) -> int:
-    """How many places of a map lead."""
+    """How many places of a map lead.
+
+    Example:
+        >>> from attrobust import attributions
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        >>> leaders_of(attributions.saliency, linear, torch.full((1, 1, 4, 4), 0.5), leading=0.25)
+        4
+    """
     found = explanations.clean_maps(attribution, model, x[:1], predictions(model, x[:1]), 0)
     return max(1, round(leading * found[0, 0].numel()))
 

@@ -66,5 +66,14 @@ TRAINED_ON = {"digits": "digits"}
 
 
 def example(name: str) -> tuple[nn.Module, Pictures]:
-    """A network and its pictures by name, out of `EXAMPLES`."""
+    """A network and its pictures by name, out of `EXAMPLES`.
+
+    Raises:
+        ValueError: a name that is not of `EXAMPLES`.
+
+    Example:
+        >>> model, pictures = example("digits")
+        >>> pictures.x.shape[1:], len(pictures.y) == len(pictures.x)
+        (torch.Size([1, 8, 8]), True)
+    """
     return EXAMPLES[checks.one_of("name", name, EXAMPLES)]()

@@ -35,7 +35,12 @@ Pixels = Float32[np.ndarray, "height width channels"]
 
 
 class Pictures(NamedTuple):
-    """Images in [0, 1] (float32), their labels if any are known, what each is called, and the names of the classes."""
+    """Images in [0, 1] (float32), their labels if any are known, what each is called, and the names of the classes.
+
+    Example:
+        >>> Pictures(torch.zeros(1, 1, 2, 2), torch.tensor([3]), ["a.png"], None).names
+        ['a.png']
+    """
 
     x: Images
     y: Labels | None

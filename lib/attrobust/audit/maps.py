@@ -38,6 +38,13 @@ def maps_of(
 
     Raises:
         ValueError: for an unknown name or readout; if no map can be had.
+
+    Example:
+        >>> from torch import nn
+        >>> relu = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> there, absent = maps_of(relu, torch.full((2, 1, 2, 2), 0.5), ["saliency", "grad_cam"])
+        >>> list(there), list(absent)
+        (['saliency'], ['grad_cam'])
     """
     how = explanations.READOUTS[checks.one_of("readout", readout, explanations.READOUTS)]
     known, tried = _known(model, x, how), x[:2]
@@ -74,6 +81,11 @@ def feature_maps(model: nn.Module, x: Images) -> nn.Module | None:
     """The last convolution, run once, that returns more than one place; None if there is none.
 
     One that cuts the image into patches, its stride as wide as itself, sees no neighbours and does not count.
+
+    Example:
+        >>> conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+        >>> feature_maps(conv, torch.zeros(1, 1, 4, 4))
+        Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))
     """
     ended: list[tuple[nn.Module, bool]] = []
 

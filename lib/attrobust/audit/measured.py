@@ -36,7 +36,13 @@ ATTACK, NOISE, OTHER = "attack", "noise of the same size", "other image"
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an audit of one map found."""
+    """What an audit of one map found.
+
+    Example:
+        >>> empty = torch.zeros(1, 1, 2, 2)
+        >>> Attacked(pd.DataFrame({"top_k": [0.5]}), empty, empty, empty).table["top_k"].item()
+        0.5
+    """
 
     table: pd.DataFrame  # a row per image and what its map was compared with
     x: Images  # the images with the fewest leading pixels left; the clean one where no attack reached
@@ -110,7 +116,14 @@ def attacked(
 
 @versioned(1)
 def worth(model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, seed: int) -> pd.DataFrame:
-    """Whether maps say what the network uses: `faithfulness.insertion_deletion`, stochastic ones under one draw."""
+    """Whether maps say what the network uses: `faithfulness.insertion_deletion`, stochastic ones under one draw.
+
+    Example:
+        >>> from attrobust import attributions
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((1, 1, 2, 2), 0.5)
+        >>> worth(linear, x, {"saliency": attributions.saliency}, seed=0)["attribution"].tolist()
+        ['random', 'saliency']
+    """
     alone = {name: alike(map_of) if stochastic(map_of) else map_of for name, map_of in maps.items()}
     how = {"generator": torch.Generator().manual_seed(seed), "steps": min(20, x[0, 0].numel())}
     return faithfulness.insertion_deletion(model, x, attributions=alone, **how)
@@ -118,7 +131,13 @@ def worth(model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, seed:
 
 @versioned(1)
 def turns(model: nn.Module, x: Images, maps: Mapping[str, Attribution], *, seed: int) -> pd.DataFrame:
-    """Relative curvature of each picture, of the predicted class's logit in the pixels; NaN where it is not finite."""
+    """Relative curvature of each picture, of the predicted class's logit in the pixels; NaN where it is not finite.
+
+    Example:
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> turns(linear, torch.full((1, 1, 2, 2), 0.5), {}, seed=0)["relative_curvature"].tolist()
+        [0.0]
+    """
     hessian = curvature.InputHessian(model, x, predictions(model, x))
     found = curvature.relative_curvature(hessian, generator=torch.Generator().manual_seed(seed)).value
     finite = found.where(found.isfinite(), torch.nan).double().cpu().numpy()

@@ -108,6 +108,9 @@ class Classifier(nn.Module):
         tensor([[1., 1.]])
     """
 
+    model: nn.Module
+    training: bool
+
     def __init__(self, model: nn.Module, *, mean: Iterable[float] = (), std: Iterable[float] = ()) -> None:
         super().__init__()
         self.model = checks.kind("model", model, nn.Module)

@@ -18,7 +18,13 @@ EXAMPLE = "example:"
 
 
 class Opened(NamedTuple):
-    """A classifier in eval mode and its pictures, on one device."""
+    """A classifier in eval mode and its pictures, on one device.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(2, 1, 1, 2)
+        >>> Opened(nn.Flatten(), Pictures(x, torch.tensor([0, 0]), ["a", "b"], None), "").accuracy
+        0.5
+    """
 
     model: nn.Module
     pictures: Pictures

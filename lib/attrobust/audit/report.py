@@ -31,6 +31,12 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Means over pictures with their 95 % intervals: a row per map, what it was compared with, and measure.
 
     Pictures whose map is zero, and those that no attack reached, have no number; `n` counts the others.
+
+    Example:
+        >>> table = pd.DataFrame({"map": "saliency", "radius": 0.1, "compared": ["attack"], "zero": 0, "output": 0.0})
+        >>> found = summary(table.assign(top_k=0.5, spearman=0.5, cosine=0.5))
+        >>> found[["metric", "mean", "n"]].to_numpy().tolist()[0]
+        ['top_k', 0.5, 1]
     """
     told = table[table["zero"] == 0]
     if told.empty:
@@ -48,6 +54,14 @@ def write(
         audited, advice: what was found and what follows.
         told: what the report says beside (parameters, accuracy, versions): values that JSON can hold.
         names: of the pictures.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> table = pd.DataFrame({"map": "saliency", "radius": 0.1, "compared": ["attack"], "zero": 0, "output": 0.0})
+        >>> with TemporaryDirectory() as folder:
+        ...     found = Audited(table.assign(image=0, top_k=0.5, spearman=0.5, cosine=0.5))
+        ...     write(Path(folder), found, [], told={"radius": 0.1}, names=["a.png"])
+        ['report.json', 'pictures.csv']
     """
     table = audited.table.assign(picture=audited.table["image"].map(dict(enumerate(names))))
     content = {**told, "means": summary(table).to_dict("records"), "refused": audited.refused}
@@ -71,11 +85,19 @@ def write(
 
 def panels(
     audited: Audited, name: str, names: Sequence[str], *, model: nn.Module, classes: Sequence[str] = (), most: int = 4
-) -> dict:  # fmt: skip
+) -> dict[tuple[str, str], tuple[str, np.ndarray, str]]:  # fmt: skip
     """The worst pictures of a map for `figures.pixels`: picture, its map, the change amplified, the map after it.
 
     Below each picture stand the class that the model predicts, in words where `classes` has them, and its probability.
     Photographs (three channels) come with the importance of each pixel, others with the sum of the map's channels.
+
+    Example:
+        >>> one = np.full((1, 1, 2, 2), 0.5, dtype=np.float32)
+        >>> worst = {"saliency": {"index": np.array([0]), "x": one, "at": one, "clean": one, "moved": one}}
+        >>> table = pd.DataFrame({"map": "saliency", "compared": [ATTACK], "image": 0, "top_k": 0.5})
+        >>> found = panels(Audited(table, worst), "saliency", ["a"], model=torch.nn.Flatten())
+        >>> [column for _, column in found]
+        ['picture', 'its map', 'change × 10', 'picture attacked', 'map attacked']
     """
     worst, found = audited.worst[name], {}
     device = next((tensor.device for tensor in weights(model)), "cpu")

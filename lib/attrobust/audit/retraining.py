@@ -23,7 +23,7 @@ from attrobust.audit.measured import ATTACK, FEW, NOISE
 from attrobust.audit.opened import Opened
 from attrobust.experiments.store import Store
 from attrobust.models.readouts import cross_entropy, predictions
-from attrobust.shapes import Images, Labels
+from attrobust.shapes import Attribution, Images, Labels
 from attrobust.versions import versioned
 
 #: What copies are trained with. The first is the one that the others are held against.
@@ -44,7 +44,12 @@ LEFT, BESIDE = (0.9, 0.7, 0.5, 0.3), (0.1, 1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class Retrained:
-    """A copy that was trained on, or why there is none."""
+    """A copy that was trained on, or why there is none.
+
+    Example:
+        >>> Retrained("weight decay", None, why="no rung kept the accuracy").model is None
+        True
+    """
 
     way: str
     model: nn.Module | None
@@ -116,7 +121,18 @@ def retrain(
 def after_training(
     store: Store, opened: Opened, x: Images, name: str, *, seed: int, **how: object
 ) -> tuple[pd.DataFrame, str]:
-    """`retrained` of what was opened, computed once, and ""; where no copy can be trained no row, and the reason."""
+    """`retrained` of what was opened, computed once, and ""; where no copy can be trained no row, and the reason.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from attrobust.audit.images import Pictures
+        >>> x = torch.zeros(2, 1, 2, 2)
+        >>> none = Opened(nn.Flatten(), Pictures(x, None, ["a", "b"], None), "")
+        >>> with TemporaryDirectory() as out:
+        ...     store = Store("mine", out=f"{out}/mine", committed=False)
+        ...     after_training(store, none, x, "saliency", seed=0)[1]
+        'no training images are here; `train` names some, with their labels'
+    """
     if opened.training is None:
         return pd.DataFrame(), "no training images are here; `train` names some, with their labels"
     y = None if opened.pictures.y is None else opened.pictures.y[: len(x)]
@@ -148,7 +164,7 @@ def ways_compared(table: pd.DataFrame) -> pd.DataFrame:
 
 @versioned(2)
 def retrained(
-    model: nn.Module, x: Images, maps: dict, *, name: str, readout: str,
+    model: nn.Module, x: Images, maps: dict[str, Attribution], *, name: str, readout: str,
     train: Float[Tensor, "others channels height width"], labels: Int[Tensor, "others"],
     y: Labels | None, ways: Sequence[str], epochs: int, step_size: float, batch_size: int, radius: float,
     leading: float, effort: attacks.Effort, seed: int, say: Callable[[str], None] = lambda line: None,
@@ -165,6 +181,9 @@ def retrained(
         Rows of `attacked` with `way` (first `BEFORE`, the network itself), `map`, `strength`, `held_out` (accuracy on
         held out training images), `accuracy` (on the pictures, NaN without labels) and `why` (empty); of a way that
         could not be taken one row, with the reason.
+
+    Raises:
+        ValueError: an unknown name, readout or way; of a way that cannot be taken the reason stands in its row.
     """
     how = {"ways": ways, "epochs": epochs, "step_size": step_size, "batch_size": batch_size, "seed": seed}
     copies, parts = retrain(model, train, labels, say=say, **how), []

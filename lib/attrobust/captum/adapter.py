@@ -21,6 +21,8 @@ class Adapter:
         forward_func: images -> logits, as a rule a network in eval mode.
     """
 
+    network: nn.Module
+
     def __init__(self, forward_func: Callable[[Tensor], Tensor]) -> None:
         checks.function("forward_func", forward_func)
         self.forward_func = forward_func
@@ -78,7 +80,7 @@ def classes(target: Target, x: Inputs) -> Labels:
     )
 
 
-def graph(x: Inputs) -> AbstractContextManager:
+def graph(x: Inputs) -> AbstractContextManager[object]:
     """A mode in which a map has a graph exactly if its images are part of one."""
     return torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad)
 

@@ -22,7 +22,14 @@ class LayerGradCam(Adapter):
         forward_func: images -> logits.
         layer: module that the network runs once, of (batch, channels, rows, columns).
         device_ids: None alone is supported.
+
+    Example:
+        >>> conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> LayerGradCam(conv, conv[0]).attribute(torch.full((1, 1, 4, 4), 0.5), target=0).shape
+        torch.Size([1, 1, 2, 2])
     """
+
+    layer: nn.Module
 
     def __init__(self, forward_func: Callable[[Tensor], Tensor], layer: nn.Module, device_ids: None = None) -> None:
         super().__init__(forward_func)

@@ -37,7 +37,14 @@ class Saliency(Adapter):
 
 
 class InputXGradient(Adapter):
-    """Pixel times gradient of the logit."""
+    """Pixel times gradient of the logit.
+
+    Example:
+        >>> from torch import nn
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)), torch.full((1, 1, 2, 2), 0.5)
+        >>> torch.allclose(InputXGradient(linear).attribute(x, target=2).sum(), linear(x)[0, 2], atol=1e-6)
+        True
+    """
 
     def attribute(self, inputs: Inputs, target: Target = None, additional_forward_args: object = None) -> Inputs:
         """Map of each image."""
@@ -53,6 +60,13 @@ class IntegratedGradients(Adapter):
     Args:
         forward_func: images -> logits.
         multiply_by_inputs: True alone is supported.
+
+    Example:
+        >>> from torch import nn
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)), torch.full((1, 1, 2, 2), 0.5)
+        >>> m = IntegratedGradients(linear).attribute(x, target=2, n_steps=4)
+        >>> torch.allclose(m.sum(), linear(x)[0, 2], atol=1e-6)
+        True
     """
 
     def __init__(self, forward_func: Callable[[Tensor], Tensor], multiply_by_inputs: bool = True) -> None:

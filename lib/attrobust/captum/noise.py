@@ -28,6 +28,9 @@ class NoiseTunnel:
         True
     """
 
+    attribution_method: Adapter
+    generator: torch.Generator
+
     def __init__(self, attribution_method: Adapter, *, generator: torch.Generator) -> None:
         self.attribution_method = checks.kind("attribution_method", attribution_method, Adapter)
         self.generator = checks.kind("generator", generator, torch.Generator)

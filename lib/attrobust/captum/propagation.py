@@ -46,6 +46,14 @@ class DeepLift(_OfModules):
         model: network whose activations are modules, each run once.
         multiply_by_inputs: True alone is supported.
         eps: below such a change captum takes the derivative; ours decides by the rounding, 1e-10 alone is supported.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> relu = nn.Sequential(nn.Flatten(), nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
+        >>> x = torch.full((1, 1, 2, 2), 0.5)
+        >>> torch.allclose(DeepLift(relu).attribute(x, target=2).sum(), relu(x)[0, 2], atol=1e-5)
+        True
     """
 
     def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10) -> None:
@@ -78,7 +86,16 @@ class DeepLift(_OfModules):
 
 
 class GuidedBackprop(_OfModules):
-    """Gradient whose negative signals end at every ReLU that they meet."""
+    """Gradient whose negative signals end at every ReLU that they meet.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> relu = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+        >>> relu[1].weight.data, relu[3].weight.data = torch.eye(2), torch.tensor([[1.0, -1.0]])
+        >>> GuidedBackprop(relu).attribute(torch.ones(1, 1, 1, 2), target=0).flatten().tolist()
+        [1.0, 0.0]
+    """
 
     def attribute(self, inputs: Inputs, target: Target = None, additional_forward_args: object = None) -> Inputs:
         """Map of each image, of a network whose activations are modules nn.ReLU."""
@@ -95,6 +112,14 @@ class LRP(_OfModules):
 
     Of a network of `SHARING` modules alone, between which features are laid out anew at most; values are captum's but
     for what 1e-9 takes of features that all but vanish between two linear layers.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> relu = nn.Sequential(nn.Flatten(), nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
+        >>> x = torch.full((1, 1, 2, 2), 0.5)
+        >>> torch.allclose(LRP(relu).attribute(x, target=2).sum(), relu(x)[0, 2], atol=1e-5)
+        True
     """
 
     def attribute(

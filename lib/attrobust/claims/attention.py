@@ -42,6 +42,15 @@ def reach(effects: pd.DataFrame, contrasts: pd.DataFrame, *, radii: Mapping[str,
     (saliency is down, leans down or does not change), `reached` or `leans reached` (saliency and the map gain; the map
     is up, or leans up), `no room` (in one of the three), `not reached` (saliency and saliency minus map gain, the map
     does not, and its images counted; `leans not reached` unless both are up), else `unclear`.
+
+    Example:
+        >>> arm = {"dataset": "digits", "initial": "wide", "arm": "plain", "radius": "8", "by": "step_size"}
+        >>> arm |= {"start": 0.1, "end": 0.2}
+        >>> one = arm | {"map": "saliency", "readout": "logit", "word": "up"}
+        >>> effects = pd.DataFrame([one, arm | {"map": "raw", "readout": "none", "word": "no change"}])
+        >>> contrasts = pd.DataFrame([one | {"map": "saliency - raw"}])
+        >>> reach(effects, contrasts, radii={"digits": {"saliency": "8", "raw": "8"}})["word"].tolist()
+        ['not reached']
     """
     names = [*SETTING, "map", "readout", "radius"]
     told = effects.set_index(names)["word"].to_dict()
@@ -94,6 +103,10 @@ def restoration(
     Returns the columns of `cells` and `says`: "gains", "gains more than" the reference, and than the twin, a row each;
     and `restored`, the same for the three: `no room` (in one), `restored` (all up), `leans restored` (all up or leaning
     up), `not restored` (one is down or does not change), else `unclear`.
+
+    Raises:
+        ValueError: rows without the control `between`, an arm without the kernel or "map", or a kernel or map that the
+            rows lack.
 
     Example:
         >>> grid = [(s, h, k) for s in range(10) for h in (0.1, 0.2) for k in ("softmax", "bell", "divided")]

@@ -50,6 +50,9 @@ def cells(
     the `left_out` runs; `corrected`, `corrected_low`, `corrected_high` those of the corrected metric; `without_pair`
     counts seeds that lack an end; `per_seed` holds the effects in order of seed, `of_seeds` their seeds.
 
+    Raises:
+        ValueError: a column `family` that is not the same in all rows of a cell.
+
     Example:
         >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + 0.01 * s * h) for s in range(10) for h in (0.1, 0.2)])
         >>> rows = rows.set_axis(["seed", "step_size", "value"], axis=1).assign(comparable=True, map="saliency")
@@ -76,6 +79,9 @@ def contrast(
     `of` and `minus` give the same columns of `arm`, in which the two cells differ; they are paired in the others. Here
     `first` is the effect of `minus` and `last` that of `of` (ratios, if `log`). Without room in one of the two cells
     there is none; the smaller share of counted images counts. In `family` the columns of `of` read "one - other".
+
+    Raises:
+        ValueError: `of` and `minus` that do not give the same columns of `arm`.
 
     Example:
         >>> grid = [(s, h, m) for s in range(5) for h in (0.1, 0.2) for m in ("raw", "saliency")]
@@ -112,6 +118,15 @@ def holm(table: pd.DataFrame, *, arm: Sequence[str], family: Sequence[Hashable])
     Tables of several axes have one family if they are concatenated first: "by" is a column that `arm` can name. A cell
     of the family that the table lacks becomes a row of the word `no pair`, and counts in Holm as p = 1, as does one
     without p. Cells outside the family have no `p_holm`.
+
+    Raises:
+        ValueError: a family that names a cell twice, or cells that `arm` does not tell apart.
+
+    Example:
+        >>> table = pd.DataFrame({"map": ["raw", "rollout"], "p": [0.01, 0.04], "seeds": 10, "word": "leans up"})
+        >>> found = holm(table.assign(by="step_size", start=1, end=2), arm=["map"], family=["raw", "rollout"])
+        >>> found[["p_holm", "word"]].to_numpy().tolist()
+        [[0.02, 'up'], [0.04, 'up']]
     """
     keys, arm = [name if isinstance(name, tuple) else (name,) for name in family], list(arm)
     if len(set(keys)) != len(keys) or any(len(key) != len(arm) for key in keys):

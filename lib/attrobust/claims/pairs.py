@@ -12,7 +12,13 @@ from attrobust.claims.rule import CONFIDENCE, estimate, signed
 
 
 def means(table: pd.DataFrame, metrics: Sequence[str], *, by: Sequence[str]) -> pd.DataFrame:
-    """Mean, 95 % Student-t interval and n of each metric for every combination of `by`; NaN is no value."""
+    """Mean, 95 % Student-t interval and n of each metric for every combination of `by`; NaN is no value.
+
+    Example:
+        >>> table = pd.DataFrame({"map": "raw", "cosine": [0.5, 0.5, None]})
+        >>> means(table, ["cosine"], by=["map"]).to_numpy().tolist()
+        [['raw', 'cosine', 0.5, 0.5, 0.5, 2]]
+    """
     long = table.melt(id_vars=list(by), value_vars=list(metrics), var_name="metric", value_name="_")
     records = []
     for names, group in long.groupby([*by, "metric"], sort=False, dropna=False):
@@ -63,7 +69,17 @@ def paired(table: pd.DataFrame, *, of: str, minus: Sequence[str], arm: str, metr
 
 
 def differences(table: pd.DataFrame) -> str:
-    """A record of lines of `paired` as a page of text; beneath it what was found of each claim."""
+    """A record of lines of `paired` as a page of text; beneath it what was found of each claim.
+
+    Example:
+        >>> from attrobust.claims.record import record
+        >>> index = pd.MultiIndex.from_product([["saliency"], range(4)], names=["map", "image"])
+        >>> table = pd.DataFrame({"noise": [0.9, 0.8, 0.9, 0.8], "attack": [0.5, 0.3, 0.4, 0.4]}, index=index)
+        >>> found = paired(table, of="attack", minus=["noise"], arm="map", metric="cosine")
+        >>> print(differences(record({"F1": found})))
+        F1: cosine, saliency, noise to attack: 0.85 -> 0.40  -0.45  [-0.54, -0.36]  n = 4  down
+        F1: down in 1 of 1 comparisons
+    """
     lines = [
         f"{row.claim}: {row.arm}, {row.by}: {row.first:.2f} -> {row.last:.2f}  {signed(row.effect, '.2f')}"
         f"  [{signed(row.low, '.2f')}, {signed(row.high, '.2f')}]  n = {row.units:.0f}  {row.word}"

@@ -18,6 +18,9 @@ COLUMNS = (*NAMES, "start", "end", *TOLD)
 def record(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Tables of `cells`, `contrast` or `restoration` by claim, as one: the columns that name a cell become `arm`.
 
+    Raises:
+        ValueError: two cells of one name.
+
     Example:
         >>> from attrobust.claims.cells import cells
         >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h) for s in range(5) for h in (0.1, 0.2)])
@@ -40,6 +43,9 @@ def record(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def lines_of(table: pd.DataFrame, claim: str, names: Sequence[str]) -> pd.DataFrame:
     """Lines of one claim of such a table, with the parts of `arm` in columns of these names again.
 
+    Raises:
+        ValueError: an arm that has not one part for each of `names`.
+
     Example:
         >>> table = pd.DataFrame({"claim": ["C6"], "arm": ["raw, l2"], "by": ["step_size"], "effect": [0.1]})
         >>> lines_of(table, "C6", ["map", "kernel"])[["map", "kernel", "effect"]].to_numpy().tolist()
@@ -54,7 +60,13 @@ def lines_of(table: pd.DataFrame, claim: str, names: Sequence[str]) -> pd.DataFr
 
 
 def beyond(stored: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """Lines of one such table that another does not have, or has from fewer seeds: of another profile's grid."""
+    """Lines of one such table that another does not have, or has from fewer seeds: of another profile's grid.
+
+    Example:
+        >>> stored = pd.DataFrame({"claim": "C1", "arm": ["a", "b"], "by": "step_size", "seeds": 10})
+        >>> beyond(stored, stored[:1])["arm"].tolist()
+        ['b']
+    """
     if not len(stored):
         return own[:0]
     both = stored.reset_index(drop=True).merge(own.reindex(columns=[*NAMES, "seeds"]), on=[*NAMES], how="left",

@@ -13,7 +13,15 @@ CONFIDENCE = 0.95
 
 
 def comparable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Runs that stay in their arm."""
+    """Runs that stay in their arm.
+
+    Raises:
+        ValueError: a column `comparable` that holds anything but True and False.
+
+    Example:
+        >>> comparable(pd.DataFrame({"seed": [0, 1], "comparable": [True, False]}))["seed"].tolist()
+        [0]
+    """
     return rows[stays(rows)]
 
 
@@ -31,7 +39,12 @@ def signed(value: float, digits: str = ".3f") -> str:
 
 
 def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, float]:
-    """95 % Student-t interval of a mean; infinite with fewer than two values."""
+    """95 % Student-t interval of a mean; infinite with fewer than two values.
+
+    Example:
+        >>> interval([1.0, 1.0]), interval([1.0]), [round(end, 2) for end in interval([1.0, 2.0, 3.0])]
+        ((1.0, 1.0), (-inf, inf), [-0.48, 4.48])
+    """
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return -np.inf, np.inf
@@ -51,13 +64,31 @@ def random_draws(draws: int, generator: np.random.Generator) -> None:
 
 
 def save(table: pd.DataFrame, folder: str | Path, *, name: str = "claims") -> None:
-    """Write claims.csv, or rows that a claim was judged by, into `folder`, numbers rounded to six digits."""
+    """Write claims.csv, or rows that a claim was judged by, into `folder`, numbers rounded to six digits.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save(pd.DataFrame({"claim": ["C1"], "effect": [1 / 3]}), folder)
+        ...     Path(folder, "claims.csv").read_text().split()
+        ['claim,effect', 'C1,0.333333']
+    """
     content = table.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
     write_bytes(Path(folder) / f"{name}.csv", content)
 
 
 def left_out(rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol")) -> pd.DataFrame:
-    """Runs that left their arm, counted by arm, step size and reason."""
+    """Runs that left their arm, counted by arm, step size and reason.
+
+    Raises:
+        ValueError: a column `comparable` that holds anything but True and False.
+
+    Example:
+        >>> rows = pd.DataFrame({"step_size": [0.1, 0.2, 0.2], "comparable": [True, False, False]})
+        >>> rows = rows.assign(dataset="digits", reason="diverged")
+        >>> left_out(rows, arm=["dataset"])[["step_size", "runs"]].to_numpy().tolist()
+        [[0.2, 2.0]]
+    """
     gone = rows[~stays(rows)]
     return gone.groupby([*arm, "step_size", "reason"], sort=False, dropna=False).size().rename("runs").reset_index()
 

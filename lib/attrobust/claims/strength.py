@@ -27,6 +27,9 @@ def strength(usual: pd.DataFrame, heavy: pd.DataFrame, *, arm: Sequence[str], li
     network. Words: `upper bound` (of the robustness that is told) if the effect lies below -limit, `strong enough` if
     its interval lies within the limit, else `unclear`.
 
+    Raises:
+        ValueError: a seed of which the attacks did not see the same images.
+
     Example:
         >>> usual = pd.DataFrame({"map": ["raw"], "seed": [0], "images": ["0.50 0.60 0.70"]})
         >>> strength(usual, usual.assign(images="0.49 0.60 0.70"), arm=["map"])[["effect", "word"]].round(4).to_numpy()

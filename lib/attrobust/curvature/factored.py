@@ -82,6 +82,11 @@ def gauss_newton(links: list[Link], factor: Factor, asked: set[nn.Parameter]) ->
 class Remainder:
     """What the Gauss-Newton part leaves of each example's trace; `slope` is the loss's in the logits."""
 
+    slope: Tensor
+    first: dict[Link, Tensor]
+    second: dict[Link, Tensor]
+    layers: list[tuple[Link, "_Meets", list[Link], list[Link]]]
+
     def __init__(self, links: list[Link], slope: Float[Tensor, "batch outputs"], asked: set[nn.Parameter]) -> None:
         self.slope, self.first, self.second = slope, {}, {}
         last = links[-1].leaving

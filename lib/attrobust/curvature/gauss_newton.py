@@ -42,7 +42,17 @@ class GaussNewton:
 
     The loss is "cross_entropy", "squared" (half the squared distance), or (outputs, y) -> one loss per example, the
     only one that needs the labels. What `ParameterHessian` refuses raises a ValueError here too.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> gauss_newton_trace(GaussNewton(net, torch.tensor([[1.0, 2.0]]), loss="squared")).value
+        5.0
     """
+
+    model: nn.Module
+    x: Inputs
+    y: Tensor
+    loss: PerExampleLoss
 
     #: Examples whose Jacobians are held at once, where the network is no chain.
     chunk = 64
@@ -61,7 +71,17 @@ class GaussNewton:
 
 
 def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimate:
-    """Exact trace over parameters whose name starts with `block`; `products` counts the gradients of one example."""
+    """Exact trace over parameters whose name starts with `block`; `products` counts the gradients of one example.
+
+    Raises:
+        ValueError: a `block` that no parameter's name starts with, or what is no GaussNewton.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> both = GaussNewton(net, torch.tensor([[1.0, 2.0]]), loss="squared")
+        >>> gauss_newton_trace(both).value, gauss_newton_trace(both, block="bias").value
+        (6.0, 1.0)
+    """
     checks.kind("gauss_newton", gauss_newton, GaussNewton)
     checks.kind("block", block, str)
     model, x, y, chunk = gauss_newton.model, gauss_newton.x, gauss_newton.y, gauss_newton.chunk
@@ -88,17 +108,28 @@ def invariant_flatness(gauss_newton: GaussNewton) -> Estimate:
 
     A ValueError refuses a first layer that is not dense: shared weights break the transfer from parameters to pixels,
     so the number would bound nothing.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> net.weight.data = torch.tensor([[3.0, 0.0]])
+        >>> invariant_flatness(GaussNewton(net, torch.tensor([[1.0, 2.0]]), loss="squared")).value  # 3^2 (1 + 4)
+        45.0
     """
     name, layer = first_layer(checks.kind("gauss_newton", gauss_newton, GaussNewton).model)
     if not isinstance(layer, nn.Linear):
         raise ValueError(f"the first layer is {type(layer).__name__}; this flatness needs a dense (Linear) first layer")
     spectral = float(torch.linalg.matrix_norm(layer.weight.detach(), ord=2))
-    block = gauss_newton_trace(gauss_newton, block=name + ".")
+    block = gauss_newton_trace(gauss_newton, block=f"{name}." if name else "")
     return Estimate(spectral**2 * block.value, 0.0, block.products)
 
 
 def first_layer(model: nn.Module) -> tuple[str, nn.Module]:
-    """Name and module of the first layer that holds a weight; a ValueError if none does."""
+    """Name and module of the first layer that holds a weight; a ValueError if none does.
+
+    Example:
+        >>> first_layer(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))[0]
+        '1'
+    """
     for name, module in model.named_modules():
         if isinstance(getattr(module, "weight", None), nn.Parameter):
             return name, module

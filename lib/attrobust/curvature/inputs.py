@@ -24,7 +24,17 @@ from attrobust.shapes import Inputs, Labels, PerImage
 
 
 def input_gradient_norm(model: nn.Module, x: Inputs, y: Labels, *, readout: Readout = logit) -> PerImage:
-    """Euclidean length of the readout's gradient at each image."""
+    """Euclidean length of the readout's gradient at each image.
+
+    Raises:
+        ValueError: what `InputHessian` refuses.
+
+    Example:
+        >>> linear = nn.Linear(2, 2, bias=False)
+        >>> linear.weight.data = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+        >>> input_gradient_norm(linear, torch.ones(1, 2), torch.tensor([0])).tolist()
+        [5.0]
+    """
     return InputHessian(model, x, y, readout=readout).gradient.flatten(1).norm(dim=1)
 
 
@@ -35,19 +45,48 @@ def input_extremes(
 
     Lanczos stops when both ends of every image have a residual below `tolerance` times the larger one, or after
     `steps` products; 15 reach a relative error near 1e-8 on small networks.
+
+    Raises:
+        ValueError: what is no InputHessian, `steps` below 1, or a negative `tolerance`.
+
+    Example:
+        >>> bent = lambda model, x, y: (x[:, 0].square() - 3 * x[:, 1].square()) / 2
+        >>> h = InputHessian(nn.Flatten(), torch.ones(1, 2), torch.tensor([0]), readout=bent)
+        >>> [round(end.value.item(), 4) for end in input_extremes(h, generator=Generator())]
+        [-3.0, 1.0]
     """
     checks.kind("hessian", hessian, InputHessian)
     return lanczos(hessian.matvec, normal(hessian.x.flatten(1), generator), steps=steps, tolerance=tolerance, both=True)
 
 
 def input_moments(hessian: InputHessian, *, generator: Generator, products: int = 30) -> tuple[Estimate, Estimate]:
-    """Trace and Frobenius norm of the readout's Hessian at each image, by Hutch++ from 6 products or more."""
+    """Trace and Frobenius norm of the readout's Hessian at each image, by Hutch++ from 6 products or more.
+
+    Raises:
+        ValueError: what is no InputHessian, or `products` below 6.
+
+    Example:
+        >>> bent = lambda model, x, y: (x[:, 0].square() - 3 * x[:, 1].square()) / 2
+        >>> h = InputHessian(nn.Flatten(), torch.ones(1, 2), torch.tensor([0]), readout=bent)
+        >>> [round(m.value.item() ** 2, 3) for m in input_moments(h, generator=Generator())]  # (1 - 3)^2, 1 + 9
+        [4.0, 10.0]
+    """
     checks.kind("hessian", hessian, InputHessian)
     return moments(hessian.matvec, hessian.x.flatten(1), products=products, generator=generator)
 
 
 def input_curvature(hessian: InputHessian, *, generator: Generator, steps: int = 15) -> Estimate:
-    """Largest absolute eigenvalue of the readout's Hessian in the pixels, with its residual bound, at each image."""
+    """Largest absolute eigenvalue of the readout's Hessian in the pixels, with its residual bound, at each image.
+
+    Raises:
+        ValueError: what is no InputHessian, or `steps` below 1.
+
+    Example:
+        >>> bent = lambda model, x, y: (x[:, 0].square() - 3 * x[:, 1].square()) / 2
+        >>> h = InputHessian(nn.Flatten(), torch.ones(1, 2), torch.tensor([0]), readout=bent)
+        >>> round(input_curvature(h, generator=Generator()).value.item(), 4)
+        3.0
+    """
     low, high = input_extremes(hessian, generator=generator, steps=steps)
     upper = high.value.abs() >= low.value.abs()
     value = torch.where(upper, high.value.abs(), low.value.abs())
@@ -59,6 +98,15 @@ def relative_curvature(hessian: InputHessian, *, generator: Generator, steps: in
 
     Lanczos runs on H P H, whose top eigenvalue is |P H|_2^2; each step costs two products. In 1 / pixel units, per
     image; infinite where the gradient vanishes and the Hessian does not.
+
+    Raises:
+        ValueError: what is no InputHessian, or `steps` below 1.
+
+    Example:
+        >>> bent = lambda model, x, y: x[:, 0] + 3 * x[:, 1].square() / 2
+        >>> h = InputHessian(nn.Flatten(), torch.tensor([[1.0, 0.0]]), torch.tensor([0]), readout=bent)
+        >>> round(relative_curvature(h, generator=Generator()).value.item(), 4)
+        3.0
     """
     g = checks.kind("hessian", hessian, InputHessian).gradient.flatten(1)
     length = g.norm(dim=1)
@@ -80,6 +128,11 @@ def input_jacobian(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Float[Te
     """Derivative of every logit in every input, by one backward pass per class for each chunk of the batch.
 
     A ValueError refuses a batch that is empty, not finite or of integers, and a model in train mode that couples it.
+
+    Example:
+        >>> linear = nn.Linear(2, 3, bias=False)
+        >>> torch.equal(input_jacobian(linear, torch.ones(1, 2))[0], linear.weight)
+        True
     """
     return torch.cat([jacobian for _, jacobian in _logits_and_jacobians(model, x, chunk)])
 
@@ -90,6 +143,11 @@ def jacobian_of(
     """Derivative of outputs in each entry of `x`, every row from its own example alone.
 
     A ValueError refuses outputs that were not computed from `x` with gradients on; with `constant` their row is zero.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0]], requires_grad=True)
+        >>> jacobian_of(x.square(), x).tolist()
+        [[[2.0, 0.0], [0.0, 4.0]]]
     """
     guards.mode()
     how = {"retain_graph": True, "allow_unused": True, "materialize_grads": constant}
@@ -107,6 +165,16 @@ def input_jacobian_norm(model: nn.Module, x: Inputs, *, norm: str = "spectral") 
     """Norm of each image's Jacobian, "spectral" or "frobenius": how fast the logits can move per unit of input change.
 
     Exact; `products` counts backward passes. Errors as of `input_jacobian`.
+
+    Raises:
+        ValueError: an unknown `norm`.
+
+    Example:
+        >>> linear = nn.Linear(2, 2, bias=False)
+        >>> linear.weight.data = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+        >>> found = [input_jacobian_norm(linear, torch.ones(1, 2), norm=name) for name in ("spectral", "frobenius")]
+        >>> [round(norm.value.item(), 4) for norm in found]
+        [4.0, 5.0]
     """
     norms = {
         "spectral": lambda j: torch.linalg.eigvalsh(j @ j.mT)[:, -1].clamp_min(0).sqrt(),
@@ -124,6 +192,12 @@ def gram_spectrum(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Estimate:
     Exact where the logits are piecewise linear (ReLU, max-pooling), as their own Hessian is zero almost everywhere: one
     backward pass per class, which `products` counts, and a small eigenproblem instead of Lanczos. For any other network
     this is the Gauss-Newton part. Errors as of `input_jacobian`.
+
+    Example:
+        >>> linear = nn.Linear(1, 2, bias=False)
+        >>> linear.weight.data = torch.tensor([[1.0], [-1.0]])
+        >>> [round(v, 4) for v in gram_spectrum(linear, torch.zeros(1, 1)).value[0].tolist()]  # 4 p (1 - p) at p = 1/2
+        [0.0, 1.0]
     """
     found = []
     for logits, jacobian in _logits_and_jacobians(model, x, chunk):

@@ -44,6 +44,16 @@ def sharpness(
     run. Where another eigenvector overtakes it the value lags for a while, within reach of the random part that is
     mixed in; start cold now and then. (Cohen et al. 2021, "Gradient
     descent on neural networks typically occurs at the edge of stability".)
+
+    Raises:
+        ValueError: `steps` below 1, a negative `tolerance`, or a `start` of another size.
+
+    Example:
+        >>> from torch import nn
+        >>> net, x = nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> h = ParameterHessian(net, lambda out, y: (out - y).square()[:, 0], x, x[:, :1])
+        >>> round(sharpness(h, generator=Generator()).value, 3)  # of the matrix diag(1, 4)
+        4.0
     """
     return _ends(hessian, generator, start, steps=steps, tolerance=tolerance)[1]
 
@@ -54,6 +64,16 @@ def extremes(
     """Lowest and highest eigenvalue of the Hessian of the mean loss, from the same products.
 
     Both residuals are below `tolerance` times the larger of the two sizes. The arguments are those of `sharpness`.
+
+    Raises:
+        ValueError: `steps` below 1, a negative `tolerance`, or a `start` of another size.
+
+    Example:
+        >>> from torch import nn
+        >>> net, x = nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> h = ParameterHessian(net, lambda out, y: (out - y).square()[:, 0], x, x[:, :1])
+        >>> [round(end.value, 3) for end in extremes(h, generator=Generator())]
+        [1.0, 4.0]
     """
     return _ends(hessian, generator, start, steps=steps, tolerance=tolerance, both=True)
 
@@ -100,13 +120,36 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
 
 
 def frobenius(hessian: Symmetric, *, generator: Generator, products: int = 30) -> Estimate:
-    """Frobenius norm of the Hessian of the mean loss, with its standard error, from a budget of 6 products or more."""
+    """Frobenius norm of the Hessian of the mean loss, with its standard error, from a budget of 6 products or more.
+
+    Raises:
+        ValueError: `products` below 6.
+
+    Example:
+        >>> from torch import nn
+        >>> net, x = nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> h = ParameterHessian(net, lambda out, y: (out - y).square()[:, 0], x, x[:, :1])
+        >>> round(frobenius(h, generator=Generator()).value ** 2, 3)  # 1^2 + 4^2
+        17.0
+    """
     like = _rows(hessian, 1)
     return moments(hessian.matvec, like, products=products, generator=generator)[1].single()
 
 
 def spectral_density(hessian: Symmetric, *, generator: Generator, probes: int = 4, steps: int = 30) -> Density:
-    """Density of the Hessian's eigenvalues by stochastic Lanczos quadrature, `steps` products for each probe."""
+    """Density of the Hessian's eigenvalues by stochastic Lanczos quadrature, `steps` products for each probe.
+
+    Raises:
+        ValueError: `probes` below 1, or `steps` below 2.
+
+    Example:
+        >>> from torch import nn
+        >>> net, x = nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> h = ParameterHessian(net, lambda out, y: (out - y).square()[:, 0], x, x[:, :1])
+        >>> found = spectral_density(h, generator=Generator(), probes=1, steps=2)
+        >>> [round(node, 3) for node in found.nodes[0].tolist()]
+        [1.0, 4.0]
+    """
     start = normal(_rows(hessian, checks.count("probes", probes)), generator)
     return slq(hessian.matvec, start, steps=steps)
 

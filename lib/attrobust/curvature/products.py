@@ -6,6 +6,7 @@ where it is built again. Chunks of a few hundred images are faster on a CPU than
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import psutil
@@ -29,6 +30,11 @@ SHARE = 0.5
 
 class _Hessian:
     """A batch in chunks, and the `_graph` of each: kept while memory lasts, built again where it does not."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    products: int
 
     def __init__(
         self, model: nn.Module, x: Tensor, y: Tensor, chunk: int, keep_graph: Option = "auto", memory: Option = None
@@ -128,6 +134,13 @@ class ParameterHessian(_Hessian):
         [[1.0, 0.0], [0.0, 4.0]]
     """
 
+    products: int
+    loss: PerExampleLoss
+    parameters: list[nn.Parameter]
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+
     def __init__(
         self, model: nn.Module, loss: PerExampleLoss, x: Tensor, y: Tensor, *, chunk: int = 256, **graphs: Option
     ) -> None:
@@ -193,8 +206,8 @@ class ParameterHessian(_Hessian):
             total += torch.stack([torch.cat([part.flatten() for part in product]) for product in products])
         return total
 
-    def to_scipy(self) -> LinearOperator:
-        """The same matrix as a scipy operator, for `scipy.sparse.linalg.eigsh` and its kin."""
+    def to_scipy(self) -> Any:  # whose own package has no types
+        """The same matrix as a scipy LinearOperator, for `scipy.sparse.linalg.eigsh` and its kin."""
         dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
 
         def matvec(v: np.ndarray) -> np.ndarray:
@@ -209,7 +222,15 @@ class InputHessian(_Hessian):
 
     Images do not interact, so one product of the summed readout multiplies every image's own Hessian. Arguments and
     errors are as of ParameterHessian, but integer inputs are refused. Convolutions like chunks of about a hundred.
+
+    Example:
+        >>> half_square = lambda model, x, y: x.flatten(1).square().sum(1) / 2
+        >>> h = InputHessian(nn.Flatten(), torch.ones(1, 2), torch.tensor([0]), readout=half_square)
+        >>> h.matvec(torch.tensor([[1.0, 3.0]])).tolist(), h.gradient.tolist()
+        ([[1.0, 3.0]], [[1.0, 1.0]])
     """
+
+    products: int
 
     def __init__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, readout: Readout = logit, chunk: int = 128, **graphs: Option

@@ -24,7 +24,12 @@ MatVec = Callable[[Float[Tensor, "batch n"]], Float[Tensor, "batch n"]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What every curvature function returns: a value, how wrong it may be, and what it cost."""
+    """What every curvature function returns: a value, how wrong it may be, and what it cost.
+
+    Example:
+        >>> Estimate(torch.tensor([2.0]), torch.tensor([0.1]), products=5).single().value
+        2.0
+    """
 
     #: A number, or one per image.
     value: float | Tensor
@@ -108,6 +113,15 @@ def lanczos(
     (Paige 1972; Kuczynski and Wozniakowski 1992 for random ones). It ends after `steps`; or when every matrix's highest
     Ritz value, and its lowest if `both` must, has a residual below `tolerance` times the largest absolute Ritz value (0
     spends all steps); or with a zero bound at an exact invariant subspace.
+
+    Raises:
+        ValueError: `steps` below 1, or a negative `tolerance`.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([-1.0, 2.0, 5.0]))
+        >>> low, high = lanczos(lambda v: v @ matrix, torch.ones(1, 3), steps=3)
+        >>> round(low.value.item(), 4), round(high.value.item(), 4)
+        (-1.0, 5.0)
     """
     checks.count("steps", steps)
     checks.at_least("tolerance", tolerance, 0)
@@ -122,7 +136,13 @@ def lanczos(
 
 @dataclass(frozen=True)
 class Density:
-    """Nodes and weights of the quadrature, one row a probe; the weights of a row sum to one."""
+    """Nodes and weights of the quadrature, one row a probe; the weights of a row sum to one.
+
+    Example:
+        >>> found = Density(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5, 0.5]]), size=2, products=2)
+        >>> found.trace.value, round(found.frobenius.value**2, 4)
+        (4.0, 10.0)
+    """
 
     nodes: Float[Tensor, "probes steps"]
     weights: Float[Tensor, "probes steps"]
@@ -162,6 +182,15 @@ def slq(matvec: MatVec, start: Float[Tensor, "probes n"], *, steps: int) -> Dens
     It is exact for f(t) = t and t^2 after two steps, so trace and Frobenius norm come with it. Probes are random with
     independent entries of mean 0; a single one leaves the standard errors infinite. (Golub and Welsch 1969; Ubaru, Chen
     and Saad 2017; for networks Ghorbani et al. 2019.) Each spends `steps` products, 2 or more.
+
+    Raises:
+        ValueError: `steps` below 2.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([1.0, 3.0]))
+        >>> found = slq(lambda v: v @ matrix, torch.ones(1, 2), steps=2)
+        >>> [round(node, 4) for node in found.nodes[0].tolist()], round(found.trace.value, 4)
+        ([1.0, 3.0], 4.0)
     """
     checks.count("steps", steps, least=2)
     *_, state = krylov(matvec, start, steps=steps)
@@ -179,6 +208,15 @@ def moments(
     1; the norm by the same split). Errors are standard errors of these, and 0 where the budget covers the whole space.
     Of `products`, 6 or more, sketch, exact part and probes take a third each. `like` gives batch, size, dtype and
     device; its values are not read.
+
+    Raises:
+        ValueError: `products` below 6.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([1.0, 2.0]))
+        >>> found, norm = moments(lambda v: v @ matrix, torch.ones(1, 2), products=6, generator=Generator())
+        >>> round(found.value.item(), 4), round(norm.value.item() ** 2, 4)
+        (3.0, 5.0)
     """
     checks.count("products", products, least=6)
     batch, size = like.shape

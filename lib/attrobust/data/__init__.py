@@ -28,14 +28,25 @@ NAMES = tuple(SOURCES)
 
 
 class Examples(NamedTuple):
-    """Images with their labels."""
+    """Images with their labels.
+
+    Example:
+        >>> Examples(torch.zeros(2, 1, 8, 8), torch.tensor([3, 5])).y.tolist()
+        [3, 5]
+    """
 
     x: Images
     y: Labels
 
 
 class Dataset(NamedTuple):
-    """Training and test examples with the names of the classes; `verified` is False for content that is not pinned."""
+    """Training and test examples with the names of the classes; `verified` is False for content that is not pinned.
+
+    Example:
+        >>> digits = load("digits", n_train=20, n_test=10)
+        >>> len(digits.train.x), digits.verified
+        (20, True)
+    """
 
     name: str
     train: Examples
@@ -82,6 +93,10 @@ def held_out(
 
     What is chosen by them, as the strength of a regulariser, has not seen the test images.
 
+    Raises:
+        ValueError: an unknown name, or more examples than there are.
+        DataError: where the files are not here.
+
     Example:
         >>> x, y = held_out("digits", 50, n_train=100)
         >>> seen = load("digits", n_train=100).train.x
@@ -97,7 +112,15 @@ def held_out(
 
 
 def available(name: str, *, data_dir: str | Path | None = None) -> bool:
-    """Whether `load(name)` would find its files, by what they hold (digits always)."""
+    """Whether `load(name)` would find its files, by what they hold (digits always).
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> available("digits")
+        True
+    """
     source = SOURCES[checks.one_of("name", name, NAMES)]
     if source.reader == "cifar_slice":
         try:
@@ -110,6 +133,9 @@ def available(name: str, *, data_dir: str | Path | None = None) -> bool:
 def classes(name: str) -> tuple[str, ...]:
     """What the labels of a data set stand for, in their order.
 
+    Raises:
+        ValueError: an unknown name.
+
     Example:
         >>> classes("fashion_mnist")[-1]
         'ankle boot'
@@ -118,12 +144,28 @@ def classes(name: str) -> tuple[str, ...]:
 
 
 def image_shape(name: str) -> tuple[int, int, int]:
-    """Channels, height and width of a data set's images."""
+    """Channels, height and width of a data set's images.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> image_shape("digits")
+        (1, 8, 8)
+    """
     return SOURCES[checks.one_of("name", name, NAMES)].size
 
 
 def download_size(name: str) -> int:
-    """Bytes that `fetch` would download at most."""
+    """Bytes that `fetch` would download at most.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> download_size("digits")
+        0
+    """
     return sum(file.size for file in SOURCES[checks.one_of("name", name, NAMES)].files)
 
 
@@ -165,7 +207,13 @@ def _slice(name: str, data_dir: str | Path | None) -> files.Arrays:
 
 
 def balanced(y: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Places of `n` examples out of the labels `y`, class counts as equal as these allow, in a seeded order."""
+    """Places of `n` examples out of the labels `y`, class counts as equal as these allow, in a seeded order.
+
+    Example:
+        >>> y = np.array([0, 0, 0, 0, 1, 1])
+        >>> np.bincount(y[balanced(y, 4, seed=0)]).tolist()
+        [2, 2]
+    """
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(y))
     turn = np.empty(len(y), dtype=np.int64)

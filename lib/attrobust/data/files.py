@@ -39,11 +39,21 @@ DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 class DataError(RuntimeError):
-    """A data set is not there, or is not what it should be; the message says how to mend it."""
+    """A data set is not there, or is not what it should be; the message says how to mend it.
+
+    Example:
+        >>> str(DataError("mnist is not here; run `make data`"))
+        'mnist is not here; run `make data`'
+    """
 
 
 def places(data_dir: str | Path | None = None) -> list[Path]:
-    """Folders searched, in order: `data_dir`, $ATTROBUST_DATA, the checkout's data/, scikit-learn's data home."""
+    """Folders searched, in order: `data_dir`, $ATTROBUST_DATA, the checkout's data/, scikit-learn's data home.
+
+    Example:
+        >>> places("my_folder")[0]
+        PosixPath('my_folder')
+    """
     home = Path(os.environ.get("SCIKIT_LEARN_DATA", "~/scikit_learn_data")).expanduser()
     return [*(Path(asked) for asked in (data_dir, os.environ.get("ATTROBUST_DATA")) if asked), paths.data, home]
 

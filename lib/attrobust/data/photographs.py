@@ -60,7 +60,10 @@ PHOTOGRAPHS: dict[str, Photograph] = {
 def photographs(names: Sequence[str] = tuple(PHOTOGRAPHS), *, side: int = 224) -> Images:
     """Photographs by name, each a centred square of so many pixels a side, in [0, 1] (float32).
 
-    An ImportError names the package that lacks. Example:
+    Raises:
+        ImportError: with the name of the package that lacks.
+
+    Example:
         >>> photographs(["flower", "palace"], side=32).shape
         torch.Size([2, 3, 32, 32])
     """
@@ -77,6 +80,11 @@ def labelled_photographs(*, side: int = 224) -> tuple[Images, Labels]:
 
     They say whether a network sees photographs as it should; they belong to their photographers and are shown nowhere.
     An ImportError says if foolbox lacks.
+
+    Example:
+        >>> x, y = labelled_photographs(side=32)
+        >>> tuple(x.shape), len(y)
+        ((20, 3, 32, 32), 20)
     """
     checks.count("side", side)
     found = find_spec("foolbox")  # its data alone: none of its code is run

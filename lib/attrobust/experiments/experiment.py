@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from attrobust import attacks, checks, data, models, regularizers, training
@@ -89,7 +89,15 @@ TEACHER = 1_000_000
 
 @dataclass(frozen=True)
 class Experiment:
-    """How one network is trained; what a value may be is checked."""
+    """How one network is trained; what a value may be is checked.
+
+    Raises:
+        ValueError: a field out of range, or a name that no registry holds.
+
+    Example:
+        >>> Experiment(dataset="digits", step_size=0.1, batch_size=64, epochs=10, seed=0).recipe.step_size
+        0.1
+    """
 
     dataset: str
     step_size: float  # of SGD (the peak, where it is annealed)
@@ -166,7 +174,15 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured on a trained network, and how hard it is attacked; lists are kept in order."""
+    """What is measured on a trained network, and how hard it is attacked; lists are kept in order.
+
+    Raises:
+        ValueError: a radius, share or count out of range, or the name of a map or readout that is not known.
+
+    Example:
+        >>> Measurement(radii=(8,), maps=("saliency",)).radii
+        (8,)
+    """
 
     radii: tuple[float, ...] = (4, 8)  # of the linf ball, in 1/255 of the pixel range: of every map,
     radii_of: tuple[tuple[str, float], ...] = ()  # and further ones of single maps, (map, radius)
@@ -213,6 +229,9 @@ class Measurement:
 def sized(architecture: str, dataset: str) -> dict[str, object]:
     """Fields of an Experiment that say how large its network and its images are, by one rule for all notebooks.
 
+    Raises:
+        ValueError: an unknown architecture or data set.
+
     Example:
         >>> sized("convnet", "fashion_mnist"), sized("vit", "digits")["patch"]
         ({'architecture': 'convnet', 'dataset': 'fashion_mnist', 'side': 14}, 2)
@@ -242,8 +261,11 @@ def _plain(radius: float) -> float:
     return int(radius) if radius == int(radius) else radius
 
 
-def grid(**axes: Sequence | object) -> list[Experiment]:
+def grid(**axes: object) -> list[Experiment]:
     """All combinations of the given axes; a value that is not a list is held fixed.
+
+    Raises:
+        ValueError: an axis that is no field of Experiment.
 
     Example:
         >>> len(grid(dataset="digits", step_size=[0.01, 0.1], batch_size=64, epochs=10, seed=[0, 1, 2]))

@@ -49,7 +49,12 @@ CONTROLS = ("between", "contrast", "entropy", "occlusion")
 
 
 def on_the_patch_grid(patch: int, readout: Readout = logit) -> dict[str, Attribution]:
-    """The compared attributions of a transformer by name; those of pixels are pooled to patches first."""
+    """The compared attributions of a transformer by name; those of pixels are pooled to patches first.
+
+    Example:
+        >>> list(on_the_patch_grid(2))[-3:]
+        ['plain_rollout', 'gradient_attention', 'relevance']
+    """
     names = ("saliency", "input_x_gradient", "integrated_gradients", "smooth_grad", "uniform_grad")
     pooled = {name: of_pixels(readout)[name] for name in names}
     how = {n: attributions.drawn_on_patches if stochastic(of) else attributions.on_patches for n, of in pooled.items()}
@@ -65,7 +70,12 @@ def on_the_patch_grid(patch: int, readout: Readout = logit) -> dict[str, Attribu
 
 
 def of_pixels(readout: Readout = logit) -> dict[str, Attribution]:
-    """The compared attributions of any network by name, pixel by pixel; LRP and DeepLIFT explain the logit alone."""
+    """The compared attributions of any network by name, pixel by pixel; LRP and DeepLIFT explain the logit alone.
+
+    Example:
+        >>> list(of_pixels())[:3]
+        ['saliency', 'input_x_gradient', 'integrated_gradients']
+    """
     path = partial(attributions.integrated_gradients, steps=PATH_STEPS, readout=readout)
     box = partial(attributions.uniform_grad, ball=Ball("linf", BOX), samples=SAMPLES, readout=readout)
     return {
@@ -141,6 +151,14 @@ def under_attack(
     zero everywhere, `images` holds the deciding metric of the worst case image by image. The radius is that of the linf
     ball, in 1/255 of the pixel range; k pixels or patches are compared by the top-k intersection; `held` is as in
     `attacks.auto`.
+
+    Example:
+        >>> from attrobust import models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x, maps = torch.linspace(0.1, 0.9, 32).view(2, 1, 4, 4), {("saliency", "logit"): attributions.saliency}
+        >>> effort = Effort(steps=2, restarts=1, objectives=("cosine",))
+        >>> under_attack(model, x, maps=maps, k=4, radius=8, effort=effort, seed=0)["attack"].tolist()
+        ['noise', 'worst']
     """
     rows, how = [], {"ball": Ball("linf", radius / 255), "k": k, "effort": effort, "refuse": False, "held": held}
     with torch.no_grad():
@@ -168,6 +186,13 @@ def controls(
     (standard deviation of the importances over their mean), `entropy` (of the importances as a distribution, over its
     largest), `occlusion` (rank correlation of the importances, on patches, with what covering a patch changes of the
     readout, of the logit where a map has none), and the number `n` of maps.
+
+    Example:
+        >>> from attrobust import models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8).eval()
+        >>> x = torch.linspace(0.1, 0.9, 32).view(2, 1, 4, 4)
+        >>> controls(model, x, maps={("saliency", "logit"): attributions.saliency}, patch=None)["n"].tolist()
+        [2]
     """
     rows, changes = [], {}
     with torch.no_grad():
@@ -200,7 +225,15 @@ def clean_maps(attribution: Attribution, model: nn.Module, x: Images, target: La
 
 
 def cls_rows(model: nn.Module, x: Images) -> tuple[HeadRows, HeadRows]:
-    """Scores and attention weights of the CLS query in the last block, head by head, CLS key included."""
+    """Scores and attention weights of the CLS query in the last block, head by head, CLS key included.
+
+    Example:
+        >>> from attrobust import models
+        >>> size = {"input_shape": (1, 4, 4), "classes": 2, "patch": 2, "dim": 4, "heads": 2, "depth": 1}
+        >>> scores, weights = cls_rows(models.build("vit", seed=0, **size).eval(), torch.zeros(1, 1, 4, 4))
+        >>> tuple(weights.shape)  # image, head, key
+        (1, 2, 5)
+    """
     return model.scores(x)[-1][:, :, 0], model.attend(x)[1][-1][:, :, 0]
 
 
@@ -214,6 +247,14 @@ def inside(model: nn.Module, x: Images, *, patch: int, k: int) -> dict[str, floa
     (of its centred part, over the contrast of what moves: the rate at which R_s of notebook 06 grows). For a kernel
     other than softmax also `mass` (of a row) and `empty` (share of rows without any); where a number does not exist, it
     is then left out of its mean.
+
+    Example:
+        >>> from attrobust import models
+        >>> size = {"input_shape": (1, 4, 4), "classes": 2, "patch": 2, "dim": 4, "heads": 2, "depth": 1}
+        >>> model = models.build("vit", seed=0, **size).eval()
+        >>> found = inside(model, torch.linspace(0, 1, 16).view(1, 1, 4, 4), patch=2, k=1)
+        >>> 0 < found["entropy"] <= 1
+        True
     """
     kernel, softmax, maps = model.blocks[-1].attention.kernel, _is_softmax(model), on_the_patch_grid(patch)
     with torch.no_grad():
@@ -258,7 +299,18 @@ def _sensitivity(name: str, function: Callable[[Images], Tensor], x: Images, *, 
 
 @versioned(1)
 def margins(model: nn.Module, x: Images, *, k: int) -> pd.DataFrame:
-    """One row per image and head: everything that the statements about softmax rows (of no other kernel) speak of."""
+    """One row per image and head: everything that the statements about softmax rows (of no other kernel) speak of.
+
+    Raises:
+        ValueError: a model whose last block attends by another kernel than softmax.
+
+    Example:
+        >>> from attrobust import models
+        >>> size = {"input_shape": (1, 4, 4), "classes": 2, "patch": 2, "dim": 4, "heads": 2, "depth": 1}
+        >>> table = margins(models.build("vit", seed=0, **size).eval(), torch.zeros(1, 1, 4, 4), k=1)
+        >>> len(table), bool((table["floor"] <= table["entropy"]).all())
+        (2, True)
+    """
     if not _is_softmax(model):
         raise ValueError(f"model attends by {model.blocks[-1].attention.kernel}; the statements are about softmax rows")
     with torch.no_grad():

@@ -6,6 +6,7 @@ table     name, function and version, arguments; for a notebook's own function, 
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from attrobust import attacks, attention, attributions, data, robustness, training
 from attrobust.attributions.importance import unwrapped
@@ -15,14 +16,14 @@ from attrobust.regularizers import PENALTIES, wanted_maps
 from attrobust.versions import digest, version_of
 
 #: Functions of the library that a notebook's own stored function may call.
-INSTRUMENTS: tuple[Callable, ...] = (
+INSTRUMENTS: tuple[Callable[..., Any], ...] = (
     data.load, attention.kernel, measure.train, measure.measure, measure._size, measure._flatness, measure._input_side,
     explanations.inside, explanations.margins, explanations.under_attack, explanations.controls,
     attributions.occlusion, robustness.attribution_robustness, attacks.auto, attacks.heavy,
 )  # fmt: skip
 
 #: Others that it may call, and that had no version when the first keys were made: they enter from version 2 on.
-LATE_INSTRUMENTS: tuple[Callable, ...] = (
+LATE_INSTRUMENTS: tuple[Callable[..., Any], ...] = (
     attributions.saliency, attributions.input_x_gradient, attributions.integrated_gradients, attributions.on_patches,
     attributions.raw_attention, attributions.rollout, attributions.gradient_attention, attributions.relevance,
     *training.LOSSES.values(), *training.SCHEDULES.values(), *training.TRAINERS.values(),
@@ -31,7 +32,13 @@ LATE_INSTRUMENTS: tuple[Callable, ...] = (
 
 
 def network(experiment: Experiment, device: str = "cpu") -> str:
-    """Digest of everything the weights of an experiment depend on, the device included."""
+    """Digest of everything the weights of an experiment depend on, the device included.
+
+    Example:
+        >>> one = Experiment(dataset="digits", step_size=0.1, batch_size=64, epochs=10, seed=0)
+        >>> network(one) == network(one, "cuda")
+        False
+    """
     kernels = [attention.kernel] if experiment.architecture == "vit" else []
     functions = [data.load, measure.train, *kernels, *_named_by(experiment.recipe)]
     depends = {"experiment": experiment, "recipe": experiment.recipe, "functions": functions, "device": device}
@@ -43,7 +50,13 @@ def network(experiment: Experiment, device: str = "cpu") -> str:
 
 
 def key(experiment: Experiment, measurement: Measurement, device: str = "cpu") -> str:
-    """Digest that names the row of an experiment, trained and measured on a device ("cpu" or "cuda")."""
+    """Digest that names the row of an experiment, trained and measured on a device ("cpu" or "cuda").
+
+    Example:
+        >>> one = Experiment(dataset="digits", step_size=0.1, batch_size=64, epochs=10, seed=0)
+        >>> len(key(one, Measurement())), key(one, Measurement()) == key(one, Measurement(n_attacked=8))
+        (16, False)
+    """
     used: list[Callable] = [measure.measure, measure._size]
     used += [measure._flatness, measure._input_side] if measurement.curvature else []
     used += [explanations.inside] if experiment.architecture == "vit" else []

@@ -59,6 +59,11 @@ def shown(experiment: Experiment, n: int, device: str = "cpu") -> data.Examples:
 
     All networks of the seed on one data set share it, whatever their step, recipe or map, so that comparisons are
     paired and the scatter over seeds covers the choice of images too.
+
+    Example:
+        >>> one = Experiment(dataset="digits", step_size=0.1, batch_size=64, epochs=10, seed=0)
+        >>> shown(one, 20).y.bincount().tolist()
+        [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     """
     test = dataset(experiment.dataset, experiment.side, experiment.n_train, None, device).test
     chosen = torch.as_tensor(data.balanced(test.y.cpu().numpy(), n, experiment.seed), device=device)
@@ -66,7 +71,13 @@ def shown(experiment: Experiment, n: int, device: str = "cpu") -> data.Examples:
 
 
 def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
-    """The untrained network of an experiment."""
+    """The untrained network of an experiment.
+
+    Example:
+        >>> one = Experiment(dataset="digits", step_size=0.1, batch_size=64, epochs=10, seed=0)
+        >>> build(one)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
     channels, *sides = data.image_shape(experiment.dataset)
     mean, std = PIXELS[experiment.dataset]
     shape = (channels, *([experiment.side] * 2 if experiment.side else sides))

@@ -65,11 +65,23 @@ class Elsewhere:
     def __init__(self, what: str) -> None:
         self._what = what
 
-    def _refuse(self, *_: object) -> NoReturn:
+    def __getattr__(self, name: str) -> NoReturn:
         raise ElsewhereError(f"{self._what} with other shards; merge them, and run the whole")
 
-    __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = __eq__ = _refuse
-    __hash__ = None
+    def __getitem__(self, name: object) -> NoReturn:
+        self.__getattr__("")
+
+    def __iter__(self) -> NoReturn:
+        self.__getattr__("")
+
+    def __len__(self) -> NoReturn:
+        self.__getattr__("")
+
+    def __bool__(self) -> NoReturn:
+        self.__getattr__("")
+
+    def __eq__(self, other: object) -> bool:  # which takes away the hash, too
+        self.__getattr__("")
 
 
 def waits(name: str, message: str) -> bool:

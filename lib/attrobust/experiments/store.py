@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,8 +72,19 @@ class Store:
     too: committed, and from beside `out` if the same reproduction made them. Networks are trained on `device`.
     """
 
+    out: Path
+    committed: list[Path]
+    beside: list[Path]
+    elsewhere: int
+
     def __init__(
-        self, notebook: str, *, out: str | Path = "", committed: bool = True, shares: Sequence = (), device: str = "cpu"
+        self,
+        notebook: str,
+        *,
+        out: str | Path = "",
+        committed: bool = True,
+        shares: Sequence[str] = (),
+        device: str = "cpu",
     ) -> None:
         self.name, self.device = notebook, device
         self.out = place_for(out) if out else (paths.build / notebook).absolute()
@@ -104,7 +116,9 @@ class Store:
         path = self.committed[0] / committed_as("claims", profile) if self.committed else None
         return read_csv(path) if path and path.is_file() else pd.DataFrame(columns=[*claims.COLUMNS])
 
-    def put(self, key: str, run: Mapping, attacked: Sequence[Mapping], made: Mapping) -> None:
+    def put(
+        self, key: str, run: Mapping[str, object], attacked: Sequence[Mapping[str, object]], made: Mapping[str, object]
+    ) -> None:
         """Write one row after its provenance; called by workers as soon as a run ends."""
         write_json(self.out / "provenance" / f"{key}.json", {"key": key, **made})
         write_json(self.out / "rows" / f"{key}.json", {"run": run, "attacked": list(attacked)})
@@ -332,7 +346,7 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, json.dumps(value).encode())
 
 
-def read_json(path: Path) -> dict | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """JSON object of a file, None where there is none; a ValueError if the file is not JSON, or not an object."""
     if not path.is_file():
         return None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -310,8 +311,8 @@ def table(
 
 
 def tables(
-    store: Store, name: str, function: Callable, tasks: Sequence[tuple], *, jobs: int = 0, version: int | None = None,
-    labels: Sequence[Mapping[str, object]] = (),
+    store: Store, name: str, function: Callable, tasks: Sequence[tuple[Any, ...]], *, jobs: int = 0,
+    version: int | None = None, labels: Sequence[Mapping[str, object]] = (),
 ) -> pd.DataFrame | shards.Elsewhere:  # fmt: skip
     """One stored table per task, computed side by side, joined in the order of the tasks; empty where there is none.
 
@@ -367,7 +368,12 @@ def _absent(experiments: Iterable[Experiment]) -> set[str]:
 
 
 def none_here(datasets: Sequence[str]) -> str:
-    """That nothing of a grid can be had, since all of it needs data sets that are not here, and what to do."""
+    """That nothing of a grid can be had, since all of it needs data sets that are not here, and what to do.
+
+    Example:
+        >>> none_here(["mnist"]).endswith("or name another data set, such as digits.")
+        True
+    """
     remedy = f"run `make data DATASETS='{' '.join(datasets)}'`, or name another data set, such as digits"
     return f"no network of this grid is stored, and every one needs {_not_here(datasets[0])}; {remedy}."
 

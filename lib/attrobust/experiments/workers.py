@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import joblib
 import torch
@@ -37,12 +37,24 @@ class Failure(NamedTuple):
 
 
 def in_workers(
-    function: Callable, tasks: Iterable[tuple], *, jobs: int = 0, failed: Callable[[Failure], None] | None = None
-) -> Iterable:
+    function: Callable[..., Any],
+    tasks: Iterable[tuple[Any, ...]],
+    *,
+    jobs: int = 0,
+    failed: Callable[[Failure], None] | None = None,
+) -> Iterable[Any]:
     """Results of `function(*task)` as they finish, from one-thread worker processes that are kept for later.
 
     A task that raises an error stops no other: `failed` hears of it at once. Without `failed` the first error is raised
     when all others have ended (`raise_first`).
+
+    Raises:
+        RuntimeError: where a worker process was lost; the same command resumes.
+
+    Example:
+        >>> with joblib.parallel_backend("sequential"):
+        ...     sorted(in_workers(abs, [(-1,), (2,)], jobs=1))
+        [1, 2]
     """
     tasks, failures = list(tasks), []
     if not tasks:

@@ -24,6 +24,14 @@ def against(
     """Left side of each case against its right side, both logarithmic; on or under the diagonal the statement holds.
 
     The table has a row per case with columns `left`, `right`, `panels` and `hue`; cases with a side of 0 are left out.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> table = pd.DataFrame({"statement": "P1", "arm": "random", "left": [0.5, 0.9], "right": [1.0, 1.0]})
+        >>> figure = against(table)
+        >>> figure.axes[0].get_xscale()
+        'log'
+        >>> plt.close(figure)
     """
     looks = _looks(table[hue].unique(), lines=False)
     figure, parts = panelled(table, panels, (3.3, 0.5, 3.5))
@@ -54,6 +62,14 @@ def tightness(
 
     The column `side` colours the dots; those below `low` (a thousandth of the limit if None) are drawn there. `pad`:
     inches left free beside names that would touch the edge.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> table = pd.DataFrame({"row": ["P1", "P2"], "side": "gradient", "ratio": [0.5, 0.9]})
+        >>> figure = tightness(table)
+        >>> [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+        ['P1', 'P2']
+        >>> plt.close(figure)
     """
     rows, looks = list(table["row"].unique()), _looks(table["side"].unique(), marks="|", lines=False)
     figure, axis = plt.subplots(figsize=(7.0, 1.3 + height * len(rows)))
@@ -83,6 +99,14 @@ def profiles(
     Several rows with one `x`, `hue` and panel are averaged, their range shaded if `spread`. `log_x` and `log_y` name
     the panels with a logarithmic axis, `x_labels` and `y_labels` label the axes of a panel, and `theory` names the
     values of `hue` that are bounds. With `named` lines have their names at their right ends in place of a legend.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> table = pd.DataFrame({"x": [1.0, 2.0], "y": [0.5, 0.9], "panel": "softmax", "name": "measured"})
+        >>> figure = profiles(table, x="x", y="y", hue="name", panels="panel")
+        >>> len(figure.axes)
+        1
+        >>> plt.close(figure)
     """
     looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "")
     width = max(5.2, 3.1 * table[panels].nunique() + 0.5)
@@ -112,6 +136,14 @@ def clouds(
     """One point per case, and the curves no point may cross, dashed and black.
 
     Points and limits have columns `x`, `y`, `panel` and `name`; `log_x` and `log_y` name panels with logarithmic axes.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> points = pd.DataFrame({"x": [1.0, 2.0], "y": [0.5, 0.9], "panel": "softmax", "name": "random rows"})
+        >>> figure = clouds(points, points.assign(y=1.0, name="limit"))
+        >>> figure.axes[0].get_title()
+        'softmax'
+        >>> plt.close(figure)
     """
     bounds = list(limits["name"].unique())
     looks = _looks([*points["name"].unique(), *bounds], theory=bounds, lines=False)

@@ -39,6 +39,13 @@ def trends(
     axis label, `log_y` names those on a logarithmic axis, `shared_y` gives the panels of one metric one axis, and
     decorate(axes, metric, value of `column`) is called on each panel. Four and more panels of a single metric stand two
     in a row, so that a page need not shrink them.
+
+    Example:
+        >>> table = pd.DataFrame({"step_size": [0.1, 0.2] * 2, "cosine": [0.5, 0.9, 0.6, 0.8], "map": "saliency"})
+        >>> figure = trends(table, x="step_size", metrics={"cosine": "cosine"}, hue="map")
+        >>> figure.axes[0].get_ylabel()
+        'cosine'
+        >>> plt.close(figure)
     """
     values, hues = list(table[column].unique()) if column else [""], list(table[hue].unique())
     across = 2 if len(metrics) == 1 and len(values) > 3 else len(values)
@@ -77,6 +84,13 @@ def curves(
     """Curves whose values and intervals (`low`, `high`) are in the table, one per `hue`, one panel per `panels`.
 
     With `named` the lines of each panel have their names at their right ends in place of a legend.
+
+    Example:
+        >>> table = pd.DataFrame({"k": [1, 2], "stays": [0.5, 0.9], "map": "saliency"})
+        >>> figure = curves(table, x="k", y="stays", hue="map")
+        >>> figure.axes[0].get_xlabel()
+        'k'
+        >>> plt.close(figure)
     """
     hues = list(table[hue].unique())
     palette = dict(zip(hues, sns.color_palette("viridis", len(hues)), strict=True)) | COLORS
@@ -115,6 +129,13 @@ def dots(
     """A dot per row, the mean and its 95 % interval (of `least` rows or more), for each `y` (and `hue`).
 
     Without `hue` all have the colour of one name. With `log` the axis is logarithmic, and so is the mean geometric.
+
+    Example:
+        >>> table = pd.DataFrame({"gain": [0.1, 0.2], "map": "saliency"})
+        >>> figure = dots(table, x="gain", y="map")
+        >>> figure.axes[0].get_xlabel()
+        'gain'
+        >>> plt.close(figure)
     """
     rows, hues = list(table[y].unique()), list(table[hue].unique()) if hue else []
     dodge = 0.8 - 0.8 / len(hues) if len(hues) > 1 else False
@@ -142,7 +163,16 @@ def dots(
 
 @drawing
 def scatter(table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels: str, y_label: str = "") -> Figure:
-    """One point per run: two measured quantities against each other, coloured by `hue`, sized by `shade`."""
+    """One point per run: two measured quantities against each other, coloured by `hue`, sized by `shade`.
+
+    Example:
+        >>> table = pd.DataFrame({"sharpness": [1.0, 2.0], "cosine": [0.5, 0.9], "map": "saliency", "step_size": 0.1})
+        >>> axes = {"x": "sharpness", "y": "cosine", "shade": "step_size"}
+        >>> figure = scatter(table.assign(dataset="digits"), hue="map", panels="dataset", **axes)
+        >>> figure.axes[0].get_title()
+        'digits'
+        >>> plt.close(figure)
+    """
     hues = list(table[hue].unique())
     least, most = table[shade].min(), table[shade].max()
     figure, parts = panelled(table, panels, (3.6, 0.4, 3.0))

@@ -25,6 +25,15 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
     Each line has `effect`, `low`, `high` and, if the table has them, `word`, by which it is coloured, and `base`, the
     effect that it is compared with, as an upright tick; a line without an effect shows its tick alone. The grey band is
     the margin of "no change". Groups are named where there are several.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> table = pd.DataFrame({"map": ["saliency"], "dataset": "digits", "readout": "logit", "effect": 0.1})
+        >>> names = {"row": "map", "group": "readout", "panels": "dataset"}
+        >>> figure = forest(table.assign(low=0.0, high=0.2), x_label="gain", **names)
+        >>> figure.axes[0].get_title()
+        'digits'
+        >>> plt.close(figure)
     """
     lines = list(dict.fromkeys(zip(table[group], table[row], strict=True)))
     groups, names = list(dict.fromkeys(g for g, _ in lines)), list(table[panels].unique())

@@ -21,6 +21,17 @@ def front(
     `worth` has an interval in the columns `low` and `high`. The numbers are those of the names in their order in the
     table, told by the legend. `hollow` names a column of booleans and says what it means: such points are not filled.
     `labels` are those of both axes; the price is logarithmic if `log`, and points of one price then stand side by side.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> table = pd.DataFrame({"price": [1.0, 3.0], "gain": [0.1, 0.2], "penalty": ["none", "ssr"]})
+        >>> table = table.assign(low=0.0, high=0.3)
+        >>> table = table.assign(group=["saliency", "rollout"], dataset="digits", front=True, diverged=False)
+        >>> how = {"hollow": {"diverged": "some runs diverged"}, "labels": ("passes", "gain")}
+        >>> figure = front(table, price="price", worth="gain", name="penalty", hue="group", by="dataset", **how)
+        >>> figure.axes[0].get_title()
+        'digits'
+        >>> plt.close(figure)
     """
     names = list(dict.fromkeys(table[name]))
     ((column, meaning),) = hollow.items()

@@ -20,6 +20,12 @@ def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.Dat
     1), "signed" (blue negative, red positive, scaled per panel) or "importance" (dark = large, per panel). A
     "photograph" has values of shape (3, height, width), and a row for each of its channels, which the column `channel`
     counts.
+
+    Example:
+        >>> import numpy as np
+        >>> table = pixels({("digit", "picture"): ("image", np.array([[0.0, 1.0]]), "a one")})
+        >>> table[["row", "i", "j", "value"]].values.tolist()
+        [['digit', 0, 0, 0.0], ['digit', 0, 1, 1.0]]
     """
     parts = []
     for (row, column), (kind, values, caption) in panels.items():
@@ -34,7 +40,16 @@ def pixels(panels: dict[tuple[str, str], tuple[str, np.ndarray, str]]) -> pd.Dat
 
 @drawing
 def pictures(table: pd.DataFrame) -> Figure:
-    """Draw the grid of a `pixels` table: column names on top, row names on the left, captions below."""
+    """Draw the grid of a `pixels` table: column names on top, row names on the left, captions below.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> table = pixels({("digit", "picture"): ("image", np.array([[0.0, 1.0]]), "a one")})
+        >>> figure = pictures(table, note="One picture.")
+        >>> figure.axes[0].get_title()
+        'picture'
+        >>> plt.close(figure)
+    """
     rows, columns = list(table["row"].unique()), list(table["column"].unique())
     side = min(1.35, (WIDTH - 0.85) / len(columns))
     shape = (side * len(columns) + 0.9, (side + 0.3) * len(rows) + 0.5)
@@ -71,6 +86,13 @@ def matrix(
     """One cell per pair: `mean`, `low` and `high`; the deeper its colour (`shade`, 0 to 1), the more damage.
 
     With `color` "change" a `shade` between -1 and 1 has the colour of losses below zero and that of gains above.
+
+    Example:
+        >>> table = pd.DataFrame({"map": ["raw"], "metric": "cosine", "mean": 0.5, "low": 0.4, "high": 0.6})
+        >>> figure = matrix(table.assign(shade=0.5), rows="map", columns="metric")
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['0.50', '[0.40, 0.60]']
+        >>> plt.close(figure)
     """
     lines, names = list(table[rows].unique()), list(table[columns].unique())
     figure, axis = plt.subplots(figsize=(min(1.15 * len(names) + 1.9, WIDTH), 0.36 * len(lines) + 1.3))

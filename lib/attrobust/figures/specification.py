@@ -38,6 +38,16 @@ def specification(
     the margin of "no change", a larger marker a cell of the family (one with a `p_holm`). `chance` is the table of
     `claims.chance_curve` of the same cells; dotted lines bound its band.
 
+    Raises:
+        ValueError: `chance` that is of other cells.
+
+    Example:
+        >>> table = pd.DataFrame({"map": ["raw", "rollout"], "effect": [0.1, -0.1], "low": -0.2, "high": 0.2})
+        >>> figure = specification(table.assign(word="unclear", p_holm=np.nan), choices=["map"], effect="gain")
+        >>> figure.axes[0].get_ylabel()
+        'gain'
+        >>> plt.close(figure)
+
     Reference: Simonsohn, Simmons and Nelson 2020, "Specification curve analysis".
     """
     table = table.dropna(subset="effect").sort_values("effect", kind="stable", ignore_index=True)

@@ -127,7 +127,12 @@ LABELS |= {
 
 
 def label(name: str) -> str:
-    """Readable form of a column or value name."""
+    """Readable form of a column or value name.
+
+    Example:
+        >>> label("step_size"), label("plateau")
+        ('step size', 'plateau, plain')
+    """
     return LABELS.get(name, str(name).replace("_", " "))
 
 
@@ -148,7 +153,14 @@ def ends(*names: str) -> tuple[float, float]:
 
 
 def style() -> AbstractContextManager[None]:
-    """Matplotlib settings of all figures, in force inside the `with` block only."""
+    """Matplotlib settings of all figures, in force inside the `with` block only.
+
+    Example:
+        >>> import matplotlib as mpl
+        >>> with style():
+        ...     mpl.rcParams["axes.spines.top"]
+        False
+    """
     settings = sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=1.0)
     settings |= {"font.family": "DejaVu Sans", "pdf.fonttype": 42, "figure.dpi": 100, "savefig.dpi": 130}
     settings |= {"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False}
@@ -265,6 +277,17 @@ def save(
     says what the figure shows to readers who cannot see it; it is kept in the picture's metadata. A committed figure of
     the same name, picture and numbers lends its PDF, whose drawing took a quarter of a notebook's time; delete it to
     have it drawn.
+
+    Raises:
+        ValueError: an `alt` without words, or `data` without columns.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> figure, _ = plt.subplots(figsize=(1, 1))
+        >>> with TemporaryDirectory() as folder:
+        ...     image = save(figure, folder, "a_square", data=pd.DataFrame({"x": [1]}), alt="An empty square.")
+        ...     sorted(path.name for path in Path(folder, "figures").iterdir())
+        ['a_square.csv', 'a_square.pdf', 'a_square.png']
     """
     if not alt.strip():
         raise ValueError(f"alt of figure {name!r} is empty; it must say what the figure shows")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from attrobust import attention as kernels
 from attrobust import checks
-from attrobust.attention import Matrix, Tokens
+from attrobust.attention import Attention, Matrix, Tokens
 from attrobust.shapes import Images, Logits
 
 Shape = tuple[int, int, int]
@@ -33,7 +33,15 @@ POSITION_STD, NARROW_POSITION_STD = 0.5, 0.02
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std with one constant each, of the training pixels: attack radii keep meaning pixel units."""
+    """(x - mean) / std with one constant each, of the training pixels: attack radii keep meaning pixel units.
+
+    Raises:
+        ValueError: a `mean` that is not finite, or a `std` that is not above 0.
+
+    Example:
+        >>> Standardize(mean=0.5, std=0.25)(torch.ones(1, 1, 1, 1)).item()
+        2.0
+    """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()
@@ -48,6 +56,8 @@ class Standardize(nn.Module):
 class _Layered(nn.Module):
     """Layers one after the other, of which the first standardises the pixels by their mean and std."""
 
+    layers: nn.Sequential
+
     def __init__(self, pixels: dict[str, float], *layers: nn.Module) -> None:
         super().__init__()
         self.layers = nn.Sequential(Standardize(**pixels), *layers)
@@ -58,7 +68,12 @@ class _Layered(nn.Module):
 
 
 class MLP(_Layered):
-    """Dense network: standardise, flatten, `depth` hidden layers of `width` units, one logit per class."""
+    """Dense network: standardise, flatten, `depth` hidden layers of `width` units, one logit per class.
+
+    Example:
+        >>> MLP((1, 4, 4), 3, width=8, depth=1)(torch.zeros(2, 1, 4, 4)).shape
+        torch.Size([2, 3])
+    """
 
     def __init__(
         self, inputs: Shape, classes: int, *, activation: str = "gelu", width: int = 64, depth: int = 3, **pixels: float
@@ -108,6 +123,10 @@ class Residual(nn.Module):
 
     h -> a(N(W_2 a(N(W_1 h))) + s(h)),   N BatchNorm,   s(h) = h or N(W_s h)   (He et al. 2016, eqs. 1 and 2)
     """
+
+    shortcut: nn.Sequential
+    body: nn.Sequential
+    activation: nn.Module
 
     def __init__(self, fan_in: int, fan_out: int, *, stride: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -165,6 +184,11 @@ def _convolution(fan_in: int, fan_out: int, *, size: int = 3, stride: int = 1, b
 class Block(nn.Module):
     """Attention, then a dense layer of twice the width, each on normalised tokens and added to them."""
 
+    before_attention: nn.LayerNorm
+    attention: Attention
+    before_mlp: nn.LayerNorm
+    mlp: nn.Sequential
+
     def __init__(self, dim: int, heads: int, *, kernel: str, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.before_attention = nn.LayerNorm(dim)
@@ -181,6 +205,9 @@ class Block(nn.Module):
 
 class Patches(nn.Module):
     """One token per patch of the image: its pixels times a weight that all patches share, row by row."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
 
     def __init__(self, channels: int, patch: int, dim: int) -> None:
         super().__init__()
@@ -209,6 +236,14 @@ class ViT(nn.Module):
         >>> logits.shape, len(maps), maps[-1].shape
         (torch.Size([5, 10]), 3, torch.Size([5, 2, 5, 5]))
     """
+
+    standardize: Standardize
+    patches: Patches
+    cls: nn.Parameter
+    position: nn.Parameter
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+    head: nn.Linear
 
     def __init__(
         self, inputs: Shape, classes: int, *, activation: str = "gelu", attention: str = "softmax", patch: int = 2,

@@ -20,6 +20,9 @@ class TwoLogits(nn.Module):
         [[-1.5, 1.5]]
     """
 
+    original: nn.Module
+    training: bool
+
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
         self.original = checks.kind("original", original, nn.Module)

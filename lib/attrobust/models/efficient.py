@@ -11,7 +11,13 @@ class EfficientNetLite0(nn.Module):
     """4.65 million weights, 1,000 classes, photographs of 224 pixels a side in [0, 1]; in eval mode, its weights fixed.
 
     An ImportError says if its packages are not installed. The checkpoint is read as data; no code in it is executed.
+
+    Example:
+        >>> EfficientNetLite0()(torch.full((1, 3, 32, 32), 0.5)).shape  # photographs have 224 pixels a side
+        torch.Size([1, 1000])
     """
+
+    body: nn.Module
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ def each(name: str, function: Callable, model: Model, x: Tensor, target: Tensor,
     once(_each, function, x, known, live, given=(name, model, target[:1]))
 
 
-def once(measure: Callable, model: Model, x: Tensor, *more: object, given: tuple = ()) -> object:
+def once(measure: Callable, model: Model, x: Tensor, *more: object, given: tuple[Any, ...] = ()) -> object:
     """What `measure` finds, which is measured when the network is first met with such images in such modes.
 
     `more` is handed to `measure` too, and tells cases apart; so is what is `given`, which does not.

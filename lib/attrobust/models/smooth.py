@@ -33,7 +33,16 @@ LOOKS = 4
 
 
 def kinks(model: nn.Module, x: Images) -> list[str]:
-    """Names of the operations whose slope or value jumps within what images `x` reach, in order, without repeats."""
+    """Names of the operations whose slope or value jumps within what images `x` reach, in order, without repeats.
+
+    Raises:
+        ValueError: images that are no floating-point batch.
+
+    Example:
+        >>> x = torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2)
+        >>> kinks(nn.ReLU(), x), kinks(nn.Softplus(), x)
+        (['relu'], [])
+    """
     hidden = any(isinstance(m, torch.jit.ScriptModule) for m in getattr(model, "modules", list)())
     with watched.untouched(model), torch.enable_grad(), _Watch(hidden) as watch:
         model(guards.batch("x", x).detach().requires_grad_())
@@ -66,7 +75,18 @@ def smooth_twin(model: nn.Module, x: Images, *, beta: float, pools: bool = False
 
 
 class SmoothTwin(nn.Module):
-    """A network run with softplus and sigmoid in place of ramps and steps; shares the weights of `original`."""
+    """A network run with softplus and sigmoid in place of ramps and steps; shares the weights of `original`.
+
+    Example:
+        >>> twin = SmoothTwin(nn.ReLU(), beta=10.0)
+        >>> round(twin(torch.zeros(1, 1, 1, 1)).item(), 4)  # log(2) / 10, where the ramp is 0
+        0.0693
+    """
+
+    original: nn.Module
+    beta: float
+    pools: bool
+    training: bool
 
     def __init__(self, original: nn.Module, beta: float, *, pools: bool = False) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ by another is seen by whoever measures the result (`smooth.smooth_twin`).
 import builtins
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +22,16 @@ from torch.overrides import TorchFunctionMode
 class Soften(TorchFunctionMode):
     """Runs a softplus where a ramp is called, a sigmoid where a step is; a comparison carries its sigmoid along."""
 
+    beta: float
+    rules: dict[str, Callable[..., object]]
+
     def __init__(self, beta: float, *, pools: bool = False) -> None:
         super().__init__()
         self.beta, self.rules = beta, _RULES | _POOLS if pools else _RULES
 
-    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "").partition(".")[0]
         values, plain = [*args, *kwargs.values()], name.strip("_")

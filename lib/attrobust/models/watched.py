@@ -108,7 +108,7 @@ def said(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")[:200] if str(error).strip() else type(error).__name__
 
 
-def drawn(model: Model) -> tuple:
+def drawn(model: Model) -> tuple[object, ...]:
     """The state of every global generator of random numbers on the processor, and of those that a network holds."""
     numbers, own = np.random.get_state(), [g.get_state().numpy().tobytes() for g in _generators(model)]  # noqa: NPY002
     return torch.get_rng_state().numpy().tobytes(), numbers[1].tobytes(), numbers[2], random.getstate(), own

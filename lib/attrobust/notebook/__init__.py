@@ -145,7 +145,13 @@ def _injected(namespace: Mapping[str, object]) -> set[str]:
 
 
 def as_declared(namespace: Mapping[str, object]) -> bool:
-    """Whether all that evidence depends on has the value that the notebook's own cell declares."""
+    """Whether all that evidence depends on has the value that the notebook's own cell declares.
+
+    Example:
+        >>> cells = ["seeds: list[int] = [0]"]
+        >>> as_declared({"In": cells, "seeds": [0]}), as_declared({"In": cells, "seeds": [1]})
+        (True, False)
+    """
     return not _changed(namespace, _settings(namespace))
 
 
@@ -169,14 +175,24 @@ def _own(namespace: Mapping[str, object]) -> dict[str, object]:
 
 
 def sentence(error: object) -> str:
-    """What is wrong, on one line; the middle of a long sentence is left out, so that it still ends with the remedy."""
+    """What is wrong, on one line; the middle of a long sentence is left out, so that it still ends with the remedy.
+
+    Example:
+        >>> sentence(ValueError("  one   line "))
+        'one line'
+    """
     text = " ".join(str(error).split()).encode(errors="backslashreplace").decode()
     half = LONGEST_SENTENCE // 2 - 3
     return text if len(text) <= LONGEST_SENTENCE else f"{text[:half]} ... {text[-half:]}"
 
 
 def declared(source: str, part: str = "annotation") -> dict[str, str]:
-    """Names that a cell declares, with their types (or values) as written; none where it is not plain Python."""
+    """Names that a cell declares, with their types (or values) as written; none where it is not plain Python.
+
+    Example:
+        >>> declared("seeds: list[int] = [0]"), declared("seeds: list[int] = [0]", "value")
+        ({'seeds': 'list[int]'}, {'seeds': '[0]'})
+    """
     annotated = [s for s in _statements(source) if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
     return {s.target.id: ast.unparse(getattr(s, part)) for s in annotated if getattr(s, part)}
 
@@ -189,7 +205,15 @@ def _statements(source: str) -> list[ast.stmt]:
 
 
 def checked(values: Mapping[str, object], types: Mapping[str, str]) -> dict[str, object]:
-    """Those values that belong to a declared parameter, read as its type (text stands for what it says) and checked."""
+    """Those values that belong to a declared parameter, read as its type (text stands for what it says) and checked.
+
+    Raises:
+        ValueError: a value that is not of the declared type, or out of its range.
+
+    Example:
+        >>> checked({"seeds": "[0, 1]", "other": 3}, {"seeds": "list[int]"})
+        {'seeds': [0, 1]}
+    """
     return {name: _read(name, values[name], kind) for name, kind in types.items() if name in values}
 
 
@@ -246,7 +270,14 @@ def _literal(value: object) -> object:
 
 
 def accept(name: str, accepted: Collection[str], *, by: str = "") -> None:
-    """Refuse a parameter name that is not among those accepted (by a notebook): a ValueError with the nearest one."""
+    """Refuse a parameter name that is not among those accepted (by a notebook): a ValueError with the nearest one.
+
+    Example:
+        >>> accept("seed", ["seeds", "device"])
+        Traceback (most recent call last):
+            ...
+        ValueError: parameter 'seed' is unknown; accepted are device, seeds; did you mean 'seeds'?
+    """
     if name not in accepted:
         near, to = difflib.get_close_matches(str(name), list(accepted), n=1), f" to {by}" if by else ""
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -257,6 +288,13 @@ def open_store(notebook: str, chosen: SimpleNamespace, *, shares: Sequence[str] 
     """The store of a notebook (by its stem) and its parameters; evidence of those it shares with serves it too.
 
     A DataError asks for a data set where none that the parameters name is on this machine, or in a committed row.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as out:
+        ...     store = open_store("11_new", SimpleNamespace(out=f"{out}/new", committed=False, device="cpu"))
+        ...     store.committed
+        []
     """
     store = Store(notebook, out=chosen.out, committed=chosen.committed, shares=shares, device=chosen.device)
     store.summarise()  # of a notebook that trains nothing, too
@@ -269,7 +307,14 @@ def open_store(notebook: str, chosen: SimpleNamespace, *, shares: Sequence[str] 
 
 
 def left_out(store: Store) -> str:
-    """What of the grid is missing, said loudly; or that nothing is."""
+    """What of the grid is missing, said loudly; or that nothing is.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as out:
+        ...     left_out(Store("11_new", out=f"{out}/new", committed=False))
+        'nothing of the grid is left out'
+    """
     if not store.left_out:
         return "nothing of the grid is left out"
     return "\n".join(f"!!! LEFT OUT: {n} networks, because {reason}" for reason, n in store.left_out.items())
@@ -298,7 +343,13 @@ def below_root(folder: Path) -> Path:
 
 
 class Progress:
-    """One line of progress under a running cell; it disappears when the cell is done, so outputs stay clean."""
+    """One line of progress under a running cell; it disappears when the cell is done, so outputs stay clean.
+
+    Example:
+        >>> with Progress() as show:
+        ...     show("1 of 2")
+        <IPython.core.display.HTML object>
+    """
 
     _handle: display.DisplayHandle | None = None
     _ended = False

@@ -37,6 +37,14 @@ def art(
 
     At strength 1 the loss is taken at x', as in the original. Its attack looks at the pixels that lead the label's
     gradient where it starts.
+
+    Raises:
+        ValueError: a negative radius, or `steps` below 1.
+
+    Example:
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((2, 1, 2, 2), 0.5)
+        >>> art(linear, x, torch.tensor([0, 1]), generator=torch.Generator()).shape
+        torch.Size([2])
     """
     leading: list[Tensor] = []
 
@@ -64,6 +72,14 @@ def l2_cosine(
     """Change of the label's logit gradient at a random neighbour: its squared length and its direction, weighted.
 
     The original has the same weights, for CIFAR-10, of gradients in standardised pixels.
+
+    Raises:
+        ValueError: a negative weight or radius.
+
+    Example:
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((1, 1, 2, 2), 0.5)
+        >>> l2_cosine(linear, x, torch.tensor([0]), generator=torch.Generator()).item() < 1e-6  # no change
+        True
     """
     checks.at_least("l2", l2, 0)
     checks.at_least("cosine", cosine, 0)

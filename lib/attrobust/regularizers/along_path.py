@@ -38,7 +38,17 @@ def ig_norm(
     model: nn.Module, x: Images, y: Labels, *, generator: torch.Generator, radius: float = 8 / 255, steps: int = 5,
     points: int = 10, inner_points: int = 3,
 ) -> PerImage:  # fmt: skip
-    """|IG|_1 of the loss from each image to the one that `steps` signed steps find within the linf `radius`."""
+    """|IG|_1 of the loss from each image to the one that `steps` signed steps find within the linf `radius`.
+
+    Raises:
+        ValueError: a negative radius, or `steps` below 1.
+
+    Example:
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((2, 1, 2, 2), 0.5)
+        >>> size = ig_norm(linear, x, torch.tensor([0, 1]), generator=torch.Generator())
+        >>> tuple(size.shape), bool((size > 0).all())
+        ((2,), True)
+    """
 
     def size(at: Images) -> PerImage:
         return _size(model, x, at, y, inner_points)
@@ -52,7 +62,16 @@ def ig_sum_norm(
     model: nn.Module, x: Images, y: Labels, *, generator: torch.Generator, radius: float = 8 / 255, steps: int = 5,
     points: int = 10, inner_points: int = 3, size: float = 0.1,
 ) -> PerImage:  # fmt: skip
-    """`size` times |IG|_1 of the loss, plus how much larger the loss is there: at strength 1 it is taken there."""
+    """`size` times |IG|_1 of the loss, plus how much larger the loss is there: at strength 1 it is taken there.
+
+    Raises:
+        ValueError: a negative `size` or radius, or `steps` below 1.
+
+    Example:
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((2, 1, 2, 2), 0.5)
+        >>> ig_sum_norm(linear, x, torch.tensor([0, 1]), generator=torch.Generator()).shape
+        torch.Size([2])
+    """
     checks.at_least("size", size, 0)
 
     def harm(at: Images) -> PerImage:

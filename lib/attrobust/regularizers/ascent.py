@@ -21,6 +21,9 @@ def ascend(
     `length` is that of a step, 2.5 radius / steps if it is None (Madry et al. 2018, appendix). An image's steps depend
     on no other image.
 
+    Raises:
+        ValueError: `steps` below 1, or a negative `length`.
+
     Example:
         >>> x, ball = torch.full((1, 1, 1, 2), 0.5), Ball("linf", 0.25)
         >>> darker = ascend(lambda at: -at.flatten(1).sum(1), x, ball=ball, steps=3, generator=torch.Generator())

@@ -15,7 +15,14 @@ from attrobust.versions import versioned
 
 @versioned(1)
 def input_gradient(model: nn.Module, x: Images, y: Labels) -> PerImage:
-    """Squared l2 norm of the cross-entropy's input gradient, of each example; live in the model's parameters."""
+    """Squared l2 norm of the cross-entropy's input gradient, of each example; live in the model's parameters.
+
+    Example:
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
+        >>> linear[1].weight.data = torch.tensor([[1.0], [-1.0]])
+        >>> input_gradient(linear, torch.zeros(1, 1, 1, 1), torch.tensor([0])).item()  # (2 (1 - p))^2 at p = 1/2
+        1.0
+    """
     at = x.detach().requires_grad_()
     return live_gradient(cross_entropy(model, at, y), at).flatten(1).square().sum(1)
 

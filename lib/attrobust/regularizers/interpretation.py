@@ -37,6 +37,16 @@ def interpretation(
 
     A wanted map that is zero has no direction: 1 - cosine is then 1, without a slope. The weights of MNIST are the
     defaults.
+
+    Raises:
+        ValueError: a negative weight, or `wanted` of another shape than `x`.
+
+    Example:
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
+        >>> linear[1].weight.data = torch.tensor([[3.0, 4.0]])
+        >>> x, wanted = torch.zeros(1, 1, 1, 2), torch.tensor([-6.0, -8.0]).view(1, 1, 1, 2)
+        >>> round(interpretation(linear, x, torch.tensor([0]), wanted=wanted, size=0.0).item(), 4)  # 3 (1 - cos 180°)
+        6.0
     """
     checks.at_least("direction", direction, 0)
     checks.at_least("size", size, 0)
@@ -48,7 +58,14 @@ def interpretation(
 
 @versioned(1)
 def gradient_norm(model: nn.Module, x: Images, y: Labels) -> PerImage:
-    """Euclidean length of the label's logit gradient, not squared: the part of `interpretation` that needs no map."""
+    """Euclidean length of the label's logit gradient, not squared: the part of `interpretation` that needs no map.
+
+    Example:
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
+        >>> linear[1].weight.data = torch.tensor([[3.0, 4.0]])
+        >>> gradient_norm(linear, torch.zeros(1, 1, 1, 2), torch.tensor([0])).item()
+        5.0
+    """
     return _slope(model, x, y).norm(dim=1)
 
 
@@ -66,6 +83,9 @@ def wanted_maps(
             order.
         generator: of the noise, then of the orders.
         threshold: entries that differ from their map's mean by at most so many of its standard deviations become 0.
+
+    Raises:
+        ValueError: an unknown `kind`, `samples` below 1, or a negative `sigma` or `threshold`.
 
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))

@@ -22,6 +22,15 @@ from attrobust.versions import versioned
 def jacobian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generator, probes: int = 1) -> PerImage:
     """Squared Frobenius norm of the logits' Jacobian at each image, unbiased from so many products; y is not read.
 
+    Raises:
+        ValueError: `probes` below 1.
+
+    Example:
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
+        >>> linear[1].weight.data = torch.tensor([[3.0, 4.0]])
+        >>> jacobian(linear, torch.zeros(1, 1, 1, 2), torch.tensor([0]), generator=torch.Generator()).item()
+        25.0
+
     Reference: Hoffman, Roberts and Yaida 2019, "Robust learning with Jacobian regularization", algorithm 1.
     """
     at = x.detach().requires_grad_()
@@ -34,6 +43,17 @@ def jacobian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generat
 @versioned(1)
 def hessian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generator, probes: int = 1) -> PerImage:
     """Squared Frobenius norm of the Hessian of the label's logit at each image, unbiased; 0 of piecewise linear logits.
+
+    Raises:
+        ValueError: `probes` below 1.
+
+    Example:
+        >>> bent = nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False), nn.Tanh())
+        >>> bent[1].weight.data = torch.ones(1, 1)
+        >>> x = torch.full((1, 1, 1, 1), 0.5)
+        >>> bend = -2 * x.tanh() * (1 - x.tanh() ** 2)  # the second derivative of tanh
+        >>> torch.allclose(hessian(bent, x, torch.tensor([0]), generator=torch.Generator()), bend.flatten() ** 2)
+        True
 
     Reference: Joo et al. 2023, "Towards more robust interpretation via local gradient alignment"; Dombrowski et al.
     2022, "Towards robust explanations for deep neural networks", section 4.3.

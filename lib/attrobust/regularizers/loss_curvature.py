@@ -30,6 +30,9 @@ def ssr(model: nn.Module, x: Images, y: Labels, *, channels: str = "all") -> Per
     differentiated. Of smooth networks this is the Gauss-Newton part. With `channels` "mean" the Jacobian is averaged
     over colour channels first, as the original does: that is no eigenvalue, and can be zero where channels cancel.
 
+    Raises:
+        ValueError: `channels` that are neither "all" nor "mean".
+
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
         >>> linear[1].weight.data = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
@@ -60,6 +63,16 @@ def ssr_lanczos(model: nn.Module, x: Images, y: Labels, *, generator: torch.Gene
 
     Lanczos finds it from below: on a few hundred pixels five steps reach a few per cent. A network without bends in its
     loss has none, 0.
+
+    Raises:
+        ValueError: `steps` below 1.
+
+    Example:
+        >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+        >>> linear[1].weight.data = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+        >>> x, y = torch.zeros(1, 1, 1, 2), torch.tensor([0])
+        >>> round(ssr_lanczos(linear, x, y, generator=torch.Generator()).item(), 4)  # as `ssr`
+        0.25
     """
     at = x.detach().requires_grad_()
     slope = live_gradient(cross_entropy(model, at, y), at)
@@ -83,6 +96,15 @@ def ssr_lanczos(model: nn.Module, x: Images, y: Labels, *, generator: torch.Gene
 @versioned(1)
 def cure(model: nn.Module, x: Images, y: Labels, *, length: float = 1.5) -> PerImage:
     """Squared change of the loss's gradient over a step of this Euclidean length along its own signs.
+
+    Raises:
+        ValueError: a `length` that is not above 0.
+
+    Example:
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((1, 1, 2, 2), 0.5)
+        >>> _ = linear[1].weight.data.zero_()
+        >>> cure(linear, x, torch.tensor([0])).item()  # of a constant network the gradient does not change
+        0.0
 
     Reference: Moosavi-Dezfooli et al. 2019, "Robustness via curvature regularization, and vice versa", eq. 6, whose
     largest length is the default; their factor 1 / length^2 is left to the strength.

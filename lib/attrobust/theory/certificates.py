@@ -54,6 +54,14 @@ def turn(function: Callable[[Vector], Float[Tensor, ""]], start: Vector, step: V
     through zero it reverses at once, and no curvature tells. The function is differentiable twice; there are at least 2
     `nodes` of Gauss and Legendre (32 is our choice), and the distance from the rule with half as many is added to err
     on the safe side.
+
+    Raises:
+        ValueError: fewer than two `nodes`.
+
+    Example:
+        >>> start, step = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1.0])
+        >>> round(turn(lambda x: x.square().sum() / 2, start, step), 3)  # from one axis to the other
+        1.571
     """
     checks.count("nodes", nodes, least=2)
     gradient = torch.func.grad(function)
@@ -76,36 +84,75 @@ def turn(function: Callable[[Vector], Float[Tensor, ""]], start: Vector, step: V
 
 
 def angle(first: Scores, second: Scores) -> PerImage:
-    """Angle between two maps in radians, accurate for small angles too; NaN where a map is zero."""
+    """Angle between two maps in radians, accurate for small angles too; NaN where a map is zero.
+
+    Example:
+        >>> round(angle(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])).item(), 4)
+        1.5708
+    """
     u, v = (m / m.norm(dim=1, keepdim=True) for m in (first, second))
     return 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
 
 
 def change_of_turn(angle: PerImage) -> PerImage:
-    """Relative change |e| / |a| by a turn, sin(angle) up to the scale no rank or cosine sees; infinite from pi / 2."""
+    """Relative change |e| / |a| by a turn, sin(angle) up to the scale no rank or cosine sees; infinite from pi / 2.
+
+    Example:
+        >>> change_of_turn(torch.tensor([0.0, 2.0])).tolist()
+        [0.0, inf]
+    """
     return torch.where(angle < math.pi / 2, angle.sin(), math.inf)
 
 
 def logit_at(model: nn.Module, x: Images, y: Tensor) -> Callable[[Vector], Tensor]:
-    """The logit of class y[0] as a function of one flat image of the shape of x."""
+    """The logit of class y[0] as a function of one flat image of the shape of x.
+
+    Example:
+        >>> at = logit_at(nn.Flatten(), torch.zeros(1, 1, 1, 2), torch.tensor([1]))
+        >>> at(torch.tensor([3.0, 5.0])).item()
+        5.0
+    """
     return lambda flat: model(flat.view(x.shape))[0, y[0]]
 
 
 def cosine(relative: PerImage) -> PerImage:
-    """Least cosine when the second map lies within `relative` times the length of the first; -1 from 1 on. Attained."""
+    """Least cosine when the second map lies within `relative` times the length of the first; -1 from 1 on. Attained.
+
+    Raises:
+        ValueError: a `relative` change that is negative or NaN.
+
+    Example:
+        >>> [round(value, 4) for value in cosine(torch.tensor([0.0, 0.6, 1.0])).tolist()]
+        [1.0, 0.8, -1.0]
+    """
     checks.none_negative("relative", relative)
     return torch.where(relative < 1, (1 - relative.square()).clamp_min(0).sqrt(), -1.0)
 
 
 def worst_cosine(scores: Scores, across: Scores, relative: PerImage) -> Scores:
-    """Change of `relative` size r < 1 that attains `cosine`: -r^2 along a, r sqrt(1 - r^2) along normals `across`."""
+    """Change of `relative` size r < 1 that attains `cosine`: -r^2 along a, r sqrt(1 - r^2) along normals `across`.
+
+    Example:
+        >>> a, normal = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> moved = a + worst_cosine(a, normal, torch.tensor([0.6]))
+        >>> round(torch.nn.functional.cosine_similarity(a, moved).item(), 4)  # as `cosine` says, 0.8
+        0.8
+    """
     r = relative[:, None]
     unit = across / across.norm(dim=1, keepdim=True)
     return -r.square() * scores + r * (1 - r.square()).sqrt() * scores.norm(dim=1, keepdim=True) * unit
 
 
 def topk(scores: Scores, change: PerImage, *, k: int) -> PerImage:
-    """Least share of the k leading pixels left by a change of Euclidean length at most `change`; `swap` attains it."""
+    """Least share of the k leading pixels left by a change of Euclidean length at most `change`; `swap` attains it.
+
+    Raises:
+        ValueError: a `change` that is negative or NaN, or `k` out of range.
+
+    Example:
+        >>> topk(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([1.0]), k=1).item()  # a swap takes root two
+        1.0
+    """
     checks.none_negative("change", change)
     return 1 - (swap_costs(scores, k=k) <= change[:, None].square()).sum(1).to(scores) / k
 
@@ -116,13 +163,28 @@ def swap_costs(scores: Scores, *, k: int) -> Float[Tensor, "batch swaps"]:
         c_m = min over tau of  sum_S (a_i - tau)_+^2 + sum_T (tau - a_j)_+^2
 
     S: the m smallest of the leading k; T: the m largest of the rest. There are min(k, d - k) columns, growing.
+
+    Raises:
+        ValueError: `k` below 1 or above the number of pixels.
+
+    Example:
+        >>> [round(cost, 4) for cost in swap_costs(torch.tensor([[3.0, 1.0, 0.0]]), k=1)[0].tolist()]
+        [2.0]
     """
     _, down, up = _levels(scores, k)
     return (down.square() + up.square()).sum(-1)
 
 
 def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
-    """Cheapest change that takes `swaps` pixels, 1 to min(k, pixels - k), out of the leading k (up to a tie)."""
+    """Cheapest change that takes `swaps` pixels, 1 to min(k, pixels - k), out of the leading k (up to a tie).
+
+    Raises:
+        ValueError: `swaps` out of range.
+
+    Example:
+        >>> [round(move, 4) for move in swap(torch.tensor([[3.0, 1.0, 0.0]]), k=1, swaps=1)[0].tolist()]  # to 2
+        [-1.0, 1.0, 0.0]
+    """
     checks.count("swaps", swaps, most=min(k, scores.shape[1] - k))
     tau = _levels(scores, k)[0][:, swaps - 1, None]
     order = scores.argsort(dim=1, descending=True, stable=True)
@@ -132,26 +194,59 @@ def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
 
 
 def topk_within(scores: Scores, change: PerImage, *, k: int) -> PerImage:
-    """Least top-k intersection after a change of at most `change` in every pixel: gaps of more than twice it hold."""
+    """Least top-k intersection after a change of at most `change` in every pixel: gaps of more than twice it hold.
+
+    Raises:
+        ValueError: a `change` that is negative or NaN, or `k` out of range.
+
+    Example:
+        >>> scores = torch.tensor([[3.0, 1.0, 0.0]]).repeat(2, 1)
+        >>> topk_within(scores, torch.tensor([0.9, 1.1]), k=1).tolist()
+        [1.0, 0.0]
+    """
     checks.none_negative("change", change)
     inner, outer = _sides(scores, k)
     return 1 - (inner - outer <= 2 * change[:, None]).sum(1).to(scores) / k
 
 
 def kendall(scores: Scores, change: PerImage) -> PerImage:
-    """Least Kendall correlation of two or more scores without ties after a change of at most `change` per pixel."""
+    """Least Kendall correlation of two or more scores without ties after a change of at most `change` per pixel.
+
+    Raises:
+        ValueError: a `change` that is negative or NaN, or a single pixel.
+
+    Example:
+        >>> scores = torch.tensor([[3.0, 1.0]]).repeat(2, 1)
+        >>> kendall(scores, torch.tensor([0.9, 1.1])).tolist()
+        [1.0, -1.0]
+    """
     close, pixels = _close(scores, change), scores.shape[1]
     return 1 - 2 * close.sum((1, 2)).to(scores) / 2 / (pixels * (pixels - 1) / 2)
 
 
 def spearman(scores: Scores, change: PerImage) -> PerImage:
-    """Least Spearman correlation after the change of `kendall`, never below -1: a rank moves at most N_i."""
+    """Least Spearman correlation after the change of `kendall`, never below -1: a rank moves at most N_i.
+
+    Raises:
+        ValueError: a `change` that is negative or NaN, or a single pixel.
+
+    Example:
+        >>> scores = torch.tensor([[3.0, 1.0]]).repeat(2, 1)
+        >>> spearman(scores, torch.tensor([0.9, 1.1])).tolist()
+        [1.0, -1.0]
+    """
     moved, pixels = _close(scores, change).sum(2).to(scores).square().sum(1), scores.shape[1]
     return (1 - 6 * moved / (pixels * (pixels**2 - 1))).clamp_min(-1)
 
 
 def kendall_correlation(first: Importances, second: Importances) -> PerImage:
-    """Kendall correlation of the pixels of each pair of maps."""
+    """Kendall correlation of the pixels of each pair of maps.
+
+    Example:
+        >>> a = torch.tensor([[[1.0, 2.0, 3.0]]])
+        >>> round(kendall_correlation(a, a.flip(2)).item(), 4)
+        -1.0
+    """
     pairs = zip(first.flatten(1), second.flatten(1), strict=True)
     return torch.tensor([kendalltau(a, b).statistic for a, b in pairs], dtype=first.dtype)
 
@@ -201,13 +296,28 @@ def gaussian_constant(*, slope: float = math.inf, height: float = math.inf, sigm
     """Lipschitz constant of SmoothGrad maps from G = slope or F = height, in readout units per squared pixel unit.
 
     The smaller of the two bounds; F is 0.5 for a probability.
+
+    Raises:
+        ValueError: a `sigma` that is not above 0.
+
+    Example:
+        >>> round(gaussian_constant(slope=1.0, sigma=0.5), 3)
+        1.596
     """
     checks.positive("sigma", sigma)
     return min(math.sqrt(2 / math.pi) * slope / sigma, 4 * float(norm.pdf(1)) * height / sigma**2)
 
 
 def ball_constant(*, slope: float, radius: float, dimensions: int) -> float:
-    """Lipschitz constant of gradients averaged over a Euclidean ball: 2 (V_{d-1} / V_d) G / r."""
+    """Lipschitz constant of gradients averaged over a Euclidean ball: 2 (V_{d-1} / V_d) G / r.
+
+    Raises:
+        ValueError: a `radius` that is not above 0, or `dimensions` below 1.
+
+    Example:
+        >>> round(ball_constant(slope=1.0, radius=0.5, dimensions=1), 4)  # of a mean over an interval of length 1
+        2.0
+    """
     checks.positive("radius", radius)
     checks.count("dimensions", dimensions)
     log_ratio = math.lgamma(dimensions / 2 + 1) - math.lgamma((dimensions - 1) / 2 + 1) - math.log(math.pi) / 2
@@ -218,13 +328,23 @@ def two_layer_constant(weights: Float[np.ndarray, "units inputs"], readout: Floa
     """Bound on the input Hessian of sum_k v_k s(w_k . x + b_k) over *all* inputs, for 0 <= s'' <= 1/4 (softplus).
 
     Units with positive and with negative readout are bounded apart; the larger norm counts. Weights are per pixel unit.
+
+    Example:
+        >>> two_layer_constant(np.array([[2.0, 0.0]]), np.array([1.0]))  # 1/4 |w|^2
+        1.0
     """
     sides = [np.maximum(readout, 0), np.maximum(-readout, 0)]
     return 0.25 * float(max(np.linalg.norm(weights.T @ (side[:, None] * weights), 2) for side in sides))
 
 
 class Folds(NamedTuple):
-    """f(x) = sum_k c_k |x - t_k| on the line: every smoothed derivative is known in closed form."""
+    """f(x) = sum_k c_k |x - t_k| on the line: every smoothed derivative is known in closed form.
+
+    Example:
+        >>> fold = Folds(np.array([1.0]), np.array([0.0]))  # |x|
+        >>> fold.slope(), fold.pieces().tolist()
+        (1.0, [-1.0, 1.0])
+    """
 
     heights: Float[np.ndarray, " kinks"]
     places: Float[np.ndarray, " kinks"]

@@ -21,7 +21,14 @@ SMOOTH = ("tanh", "softplus", "gelu", "silu")
 
 
 class Source:
-    """Random float64 numbers that a seed decides."""
+    """Random float64 numbers that a seed decides.
+
+    Example:
+        >>> Source(0).whole(3, 3), Source(0).normal(2).dtype
+        (3, torch.float64)
+    """
+
+    generator: torch.Generator
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -44,6 +51,11 @@ def network(seed: int, *, activations: Sequence[str] = SMOOTH, images: int = 3) 
 
     One to three hidden layers of one to six units, 2 x 2 or 3 x 3 pixels in [0, 1], two to four classes; the weights of
     a layer have a standard deviation between 0.5 and 3 over the root of what enters it.
+
+    Example:
+        >>> model, x, y = network(0)
+        >>> model(x).shape[0], len(y)
+        (3, 3)
     """
     for name in activations:
         checks.one_of("activations", name, models.ACTIVATIONS)
@@ -62,7 +74,15 @@ def network(seed: int, *, activations: Sequence[str] = SMOOTH, images: int = 3) 
 
 
 def scores(seed: int, *, rows: int = 15) -> Rows:
-    """Rows of scores of one random length (2 to 40 keys), five shapes in turn, each of a random scale (0.1 to 10)."""
+    """Rows of scores of one random length (2 to 40 keys), five shapes in turn, each of a random scale (0.1 to 10).
+
+    Raises:
+        ValueError: `rows` below 1.
+
+    Example:
+        >>> scores(0, rows=5).shape[0], bool(scores(0).equal(scores(0)))
+        (5, True)
+    """
     checks.count("rows", rows)
     g = Source(seed)
     keys = g.whole(2, 40)
@@ -75,6 +95,11 @@ def moved(start: Rows, *, seed: int) -> Rows:
 
     It moves by t up and they by t down, such that the set's share p becomes 1 - p: the largest total variation that
     this range of score changes allows.
+
+    Example:
+        >>> start = scores(0)
+        >>> moved(start, seed=1).shape == start.shape
+        True
     """
     g = Source(seed)
     noise, size = g.normal(*start.shape), 10 ** (2.5 * g.uniform(len(start), 1) - 1.5)

@@ -61,7 +61,14 @@ READOUTS: dict[str, Readout] = {
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """A dense first layer as the transfer sees it."""
+    """A dense first layer as the transfer sees it.
+
+    Example:
+        >>> model, x, _ = draws.network(0)
+        >>> first = first_dense(model, x)
+        >>> first.extended[:, -1].tolist()  # the 1 that stands for the bias
+        [1.0, 1.0, 1.0]
+    """
 
     name: str
     matrix: Float[Tensor, "units inputs_and_one"]  # [W, b], weights and biases side by side
@@ -71,7 +78,13 @@ class FirstLayer:
 
 
 def first_dense(model: nn.Module, x: Images) -> FirstLayer:
-    """The dense first layer, at these images, of a network in eval mode that is affine before it; else a ValueError."""
+    """The dense first layer, at these images, of a network in eval mode that is affine before it; else a ValueError.
+
+    Example:
+        >>> model, x, _ = draws.network(0)
+        >>> first_dense(model, x).name
+        '1'
+    """
     name, layer = curvature.first_layer(model)
     if not isinstance(layer, nn.Linear) or layer.bias is None:
         kind = "Linear without a bias" if isinstance(layer, nn.Linear) else type(layer).__name__
@@ -93,39 +106,80 @@ def first_dense(model: nn.Module, x: Images) -> FirstLayer:
 
 
 def weight_change(first: FirstLayer, step: Float[Tensor, "batch pixels"]) -> Changes:
-    """Smallest change of [W, b] that acts on each image of `first` like moving it by the flat `step` (P1)."""
+    """Smallest change of [W, b] that acts on each image of `first` like moving it by the flat `step` (P1).
+
+    Example:
+        >>> model, x, y = draws.network(0)
+        >>> step = torch.full_like(x.flatten(1), 0.1)
+        >>> change = weight_change(first_dense(model, x), step)
+        >>> torch.allclose(with_change(model, x, y, change), logit(model, x + 0.1, y))
+        True
+    """
     moved = step @ first.jacobian.T
     return torch.einsum("bu,bi->bui", moved, first.extended) / first.extended.square().sum(1)[:, None, None]
 
 
 def with_change(model: nn.Module, x: Images, y: Labels, change: Changes, *, readout: Readout = logit) -> PerImage:
-    """Readout of each image when [W, b] is changed, by another amount for every image; differentiable in it."""
+    """Readout of each image when [W, b] is changed, by another amount for every image; differentiable in it.
+
+    Example:
+        >>> model, x, y = draws.network(0)
+        >>> nothing = torch.zeros_like(weight_gradients(model, x, y))
+        >>> torch.allclose(with_change(model, x, y, nothing), logit(model, x, y))
+        True
+    """
     first = first_dense(model, x)
     return vmap(_of_matrix(model, first, readout))(first.matrix + change, x, y)
 
 
 def weight_gradients(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> Changes:
-    """Gradient of each image's readout in [W, b], by automatic differentiation."""
+    """Gradient of each image's readout in [W, b], by automatic differentiation.
+
+    Example:
+        >>> model, x, y = draws.network(0)
+        >>> weight_gradients(model, x, y).shape[1:] == first_dense(model, x).matrix.shape
+        True
+    """
     first = first_dense(model, x)
     return vmap(grad(_of_matrix(model, first, readout)), in_dims=(None, 0, 0))(first.matrix, x, y).detach()
 
 
 def input_hessians(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> Matrices:
-    """Dense Hessian of each image's readout in its pixels; for small images."""
+    """Dense Hessian of each image's readout in its pixels; for small images.
+
+    Example:
+        >>> model, x, y = draws.network(0)
+        >>> found = input_hessians(model, x, y)
+        >>> torch.allclose(found, found.mT)
+        True
+    """
     return _hessians(lambda at, _, label: readout(model, at[None], label[None])[0], x, x, y)
 
 
 def parameter_gradients(
     model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit, only: str = ""
 ) -> Float[Tensor, "batch parameters"]:
-    """Gradient of each image's readout in one parameter, or in all in the order of `model.parameters()`, flat."""
+    """Gradient of each image's readout in one parameter, or in all in the order of `model.parameters()`, flat.
+
+    Example:
+        >>> model, x, y = draws.network(0)
+        >>> parameter_gradients(model, x, y).shape[1] == sum(p.numel() for p in model.parameters())
+        True
+    """
     weights = {name: p.detach() for name, p in model.named_parameters() if only in ("", name)}
     parts = vmap(grad(_of_parameters(model, readout)), in_dims=(None, 0, 0))(weights, x, y)
     return torch.cat([parts[name].flatten(1) for name in weights], dim=1).detach()
 
 
 def parameter_hessians(model: nn.Module, x: Images, y: Labels, *, of: str, readout: Readout = logit) -> Matrices:
-    """Dense Hessian of each image's readout in the parameter called `of`, flat."""
+    """Dense Hessian of each image's readout in the parameter called `of`, flat.
+
+    Example:
+        >>> model, x, y = draws.network(0)
+        >>> found = parameter_hessians(model, x, y, of="1.bias")
+        >>> torch.allclose(found, found.mT)
+        True
+    """
     value, weights = _of_parameters(model, readout), dict(model.named_parameters())[of].detach()
     return _hessians(lambda at, image, label: value({of: at}, image, label), [weights] * len(x), x, y)
 
@@ -147,7 +201,13 @@ def input_gradient_bound(model: nn.Module, x: Images, y: Labels, *, readout: Rea
 
 
 def input_curvature_bound(model: nn.Module, x: Images, y: Labels, *, readout: Readout = logit) -> PerImage:
-    """Upper bound on each image's input curvature by its own, |W|_2^2 |hess_b phi|_2, in the first layer (P3)."""
+    """Upper bound on each image's input curvature by its own, |W|_2^2 |hess_b phi|_2, in the first layer (P3).
+
+    Example:
+        >>> model, x, y = draws.network(0)
+        >>> bool((spectral_norms(input_hessians(model, x, y)) <= input_curvature_bound(model, x, y) + 1e-9).all())
+        True
+    """
     first = first_dense(model, x)
     return first.spectral**2 * spectral_norms(parameter_hessians(model, x, y, of=f"{first.name}.bias", readout=readout))
 
@@ -159,6 +219,12 @@ def all_layers_gradient_bound(model: nn.Sequential, x: Images, y: Labels, *, rea
 
     For dense layers and activations in a row. Ours, in the spirit of Dherin et al. 2022, "Why neural networks find
     simple solutions".
+
+    Example:
+        >>> model, x, y = draws.network(0)
+        >>> slope = curvature.input_gradient_norm(model, x, y)
+        >>> bool((slope <= all_layers_gradient_bound(model, x, y) + 1e-9).all())
+        True
     """
     first_dense(model, x)
     weight = torch.zeros(len(x), dtype=x.dtype)
@@ -173,7 +239,12 @@ def all_layers_gradient_bound(model: nn.Sequential, x: Images, y: Labels, *, rea
 
 
 def spectral_norms(matrices: Float[Tensor, "batch rows columns"]) -> PerImage:
-    """Largest singular value of each matrix."""
+    """Largest singular value of each matrix.
+
+    Example:
+        >>> [round(norm, 4) for norm in spectral_norms(torch.tensor([[[3.0, 0.0], [0.0, -4.0]]])).tolist()]
+        [4.0]
+    """
     return torch.linalg.matrix_norm(matrices, ord=2)
 
 
@@ -237,7 +308,13 @@ def radii(case: int) -> Cases:
 
 
 class TinyTransformer(nn.Module):
-    """One float64 softmax-attention block over square patches, which must fit, with a learned position embedding."""
+    """One float64 softmax-attention block over square patches, which must fit, with a learned position embedding.
+
+    Example:
+        >>> model = TinyTransformer(4, patch=2, dim=3, classes=2, generator=torch.Generator().manual_seed(0))
+        >>> model(torch.zeros(1, 1, 4, 4, dtype=torch.float64)).shape
+        torch.Size([1, 2])
+    """
 
     def __init__(self, side: int, *, patch: int, dim: int, classes: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -264,7 +341,14 @@ class TinyTransformer(nn.Module):
 
 
 class DifferenceDetector(nn.Module):
-    """The exact counterexample phi = tanh(k x_1) - tanh(k x_2): at x_1 = x_2 all derivatives in k vanish."""
+    """The exact counterexample phi = tanh(k x_1) - tanh(k x_2): at x_1 = x_2 all derivatives in k vanish.
+
+    Example:
+        >>> DifferenceDetector(2.0)(torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64)).item()
+        0.0
+    """
+
+    kernel: nn.Module
 
     def __init__(self, kernel: float) -> None:
         super().__init__()
@@ -318,6 +402,10 @@ def top_curvature(jacobian: Float[Tensor, "batch classes n"], logits: Float[Tens
 
     With the factor L = diag(sqrt p) (I - sqrt p sqrt p^T) of Wang et al. 2020, "Smoothed geometry for robust
     attribution".
+
+    Example:
+        >>> round(top_curvature(torch.tensor([[[1.0], [-1.0]]]), torch.zeros(1, 2)).item(), 4)  # 4 p (1 - p) at p = 1/2
+        1.0
     """
     root = logits.softmax(1).sqrt()
     factor = torch.diag_embed(root) - root.square()[:, :, None] * root[:, None]
@@ -329,6 +417,12 @@ def ordering(model: nn.Module, x: Images) -> tuple[float, float, float]:
     """Mean penalty, mean curvature in W and invariant flatness of W: the chain of P6, of the cross-entropy.
 
     x is what enters the dense first layer, W its weights in pixel units; the network is piecewise linear, in eval mode.
+
+    Example:
+        >>> model, x, _ = draws.network(0, activations=["relu"])
+        >>> penalty, curved, flatness = ordering(model, x)
+        >>> penalty <= curved + 1e-9 and curved <= flatness + 1e-9
+        True
     """
     first, logits = first_dense(model, x), model(x).detach()
     of_bias = jacrev(lambda bias, image: functional_call(model, {f"{first.name}.bias": bias}, (image[None],))[0])

@@ -50,12 +50,28 @@ SKEW = 1 / (6 * math.sqrt(3))  # largest third central moment of a number in [0,
 
 
 def row_mass(weights: Weights) -> PerRow:
-    """Sum of each row: 1 under softmax, free under a kernel without normalisation."""
+    """Sum of each row: 1 under softmax, free under a kernel without normalisation.
+
+    Raises:
+        ValueError: weights that are negative or not finite.
+
+    Example:
+        >>> row_mass(torch.tensor([[0.5, 0.25]])).tolist()
+        [0.75]
+    """
     return checks.weights("weights", weights).sum(-1)
 
 
 def normalised(weights: Weights) -> Weights:
-    """Each row over its mass; NaN in a row without mass."""
+    """Each row over its mass; NaN in a row without mass.
+
+    Raises:
+        ValueError: weights that are negative or not finite.
+
+    Example:
+        >>> normalised(torch.tensor([[1.0, 3.0], [0.0, 0.0]])).tolist()
+        [[0.25, 0.75], [nan, nan]]
+    """
     total = row_mass(weights).unsqueeze(-1)
     return weights / torch.where(total > 0, total, torch.nan)
 
@@ -72,12 +88,28 @@ def row_entropy(weights: Weights) -> PerRow:
 
 
 def effective_keys(weights: Weights) -> PerRow:
-    """Number of keys a uniform row of the same entropy would have: exp(H), from 1 to keys."""
+    """Number of keys a uniform row of the same entropy would have: exp(H), from 1 to keys.
+
+    Raises:
+        ValueError: weights that are negative or not finite.
+
+    Example:
+        >>> round(effective_keys(torch.tensor([[0.5, 0.5, 0.0]])).item(), 4)
+        2.0
+    """
     return row_entropy(weights).exp()
 
 
 def softmax_entropy(scores: Scores) -> PerRow:
-    """Entropy of softmax(scores) in nats, accurate for the most peaked rows too."""
+    """Entropy of softmax(scores) in nats, accurate for the most peaked rows too.
+
+    Raises:
+        ValueError: scores that are NaN or +inf, or a row without any key.
+
+    Example:
+        >>> round(softmax_entropy(torch.zeros(1, 2)).item(), 4)  # log 2
+        0.6931
+    """
     top = checks.scores("scores", scores).argmax(-1, keepdim=True)
     below = scores - scores.gather(-1, top)
     raised = below.exp()
@@ -87,7 +119,15 @@ def softmax_entropy(scores: Scores) -> PerRow:
 
 
 def entropy_deficit(scores: Scores) -> PerRow:
-    """What the entropy of softmax(scores) lacks to the log of the unmasked keys; accurate near uniform rows too."""
+    """What the entropy of softmax(scores) lacks to the log of the unmasked keys; accurate near uniform rows too.
+
+    Raises:
+        ValueError: scores that are NaN or +inf, or a row without any key.
+
+    Example:
+        >>> entropy_deficit(torch.zeros(1, 3)).item()
+        0.0
+    """
     kept, small = torch.isfinite(scores), (oscillation(scores) < 1).unsqueeze(-1)
     near = torch.where(small, centred(scores), torch.zeros_like(scores))
     keys = kept.sum(-1, keepdim=True)
@@ -98,18 +138,42 @@ def entropy_deficit(scores: Scores) -> PerRow:
 
 
 def oscillation(scores: Scores) -> PerRow:
-    """Largest minus smallest score of each row, over unmasked keys."""
+    """Largest minus smallest score of each row, over unmasked keys.
+
+    Raises:
+        ValueError: scores that are NaN or +inf, or a row without any key.
+
+    Example:
+        >>> oscillation(torch.tensor([[1.0, 4.0, -torch.inf]])).item()
+        3.0
+    """
     least = torch.where(torch.isfinite(checks.scores("scores", scores)), scores, torch.inf)
     return scores.amax(-1) - least.amin(-1)
 
 
 def centred_norm(scores: Scores) -> PerRow:
-    """Euclidean norm of the centred scores, see `centred`."""
+    """Euclidean norm of the centred scores, see `centred`.
+
+    Raises:
+        ValueError: scores that are NaN or +inf, or a row without any key.
+
+    Example:
+        >>> centred_norm(torch.tensor([[4.0, 10.0, 7.0, 7.0]])).square().round().item()
+        18.0
+    """
     return centred(scores).norm(dim=-1)
 
 
 def centred(scores: Scores) -> Scores:
-    """Scores minus the mean of the unmasked ones; 0 at masked keys."""
+    """Scores minus the mean of the unmasked ones; 0 at masked keys.
+
+    Raises:
+        ValueError: scores that are NaN or +inf, or a row without any key.
+
+    Example:
+        >>> centred(torch.tensor([[1.0, 3.0, -torch.inf]])).tolist()
+        [[-1.0, 1.0, 0.0]]
+    """
     kept = torch.isfinite(checks.scores("scores", scores))
     filled = torch.where(kept, scores, torch.zeros_like(scores))
     mean = filled.sum(-1, keepdim=True) / kept.sum(-1, keepdim=True)
@@ -121,6 +185,13 @@ def hilbert_distance(first: Weights, second: Weights) -> PerRow:
 
     0 iff the rows are proportional; infinite where a key has weight 0 in one row only, keys with weight 0 in both are
     left out; NaN where a row has no mass. Birkhoff 1957, "Extensions of Jentzsch's theorem".
+
+    Raises:
+        ValueError: weights that are negative or not finite, or rows of other shapes.
+
+    Example:
+        >>> round(hilbert_distance(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 2.0]])).item(), 4)  # log 2
+        0.6931
     """
     _pair(checks.weights("first", first), checks.weights("second", second))
     both, one = (first > 0) & (second > 0), (first > 0) ^ (second > 0)
@@ -132,13 +203,29 @@ def hilbert_distance(first: Weights, second: Weights) -> PerRow:
 
 
 def total_variation(first: Weights, second: Weights) -> PerRow:
-    """Share of attention that has to be moved to turn one row into the other, in [0, 1]; rows are normalised first."""
+    """Share of attention that has to be moved to turn one row into the other, in [0, 1]; rows are normalised first.
+
+    Raises:
+        ValueError: weights that are negative or not finite, or rows of other shapes.
+
+    Example:
+        >>> total_variation(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])).item()
+        0.5
+    """
     _pair(first, second)
     return (normalised(first) - normalised(second)).abs().sum(-1) / 2
 
 
 def total_variation_bound(oscillation: PerRow) -> PerRow:
-    """Most total variation by a change of scores of this oscillation, tanh(oscillation / 4); attained by two keys."""
+    """Most total variation by a change of scores of this oscillation, tanh(oscillation / 4); attained by two keys.
+
+    Raises:
+        ValueError: an oscillation that is negative or NaN.
+
+    Example:
+        >>> round(total_variation_bound(torch.tensor([4.0])).item(), 4)  # tanh 1
+        0.7616
+    """
     return torch.tanh(checks.none_negative("oscillation", oscillation) / 4)
 
 
@@ -147,6 +234,14 @@ def relative_score_change(scores: Scores, moved: Scores) -> PerRow:
 
     Infinite where all scores are equal and the moved ones are not, 0 where nothing moves; the masks must agree. Ours
     (P22).
+
+    Raises:
+        ValueError: masks that differ.
+
+    Example:
+        >>> scores = torch.tensor([[1.0, 3.0]])
+        >>> relative_score_change(scores, 2 * scores + 5).item(), relative_score_change(scores, scores + 5).item()
+        (1.0, 0.0)
     """
     _pair(scores, moved)
     a, b = centred(scores), centred(moved)
@@ -157,12 +252,23 @@ def relative_score_change(scores: Scores, moved: Scores) -> PerRow:
 
 
 def ranks(values: Rows) -> Rows:
-    """Ranks along the keys, in float64; ties share one."""
+    """Ranks along the keys, in float64; ties share one.
+
+    Example:
+        >>> ranks(torch.tensor([[0.5, 0.1, 0.5]])).tolist()
+        [[2.5, 1.0, 2.5]]
+    """
     return torch.from_numpy(rankdata(values.numpy(), axis=1))
 
 
 def rank_similarity(first: Rows, second: Rows) -> Float[Tensor, "rows two"]:
-    """Spearman correlation, and share of the leading half that stays, for each pair of rows; ties are not broken."""
+    """Spearman correlation, and share of the leading half that stays, for each pair of rows; ties are not broken.
+
+    Example:
+        >>> a = torch.tensor([[1.0, 2.0, 3.0, 4.0]], dtype=torch.float64)
+        >>> [round(value, 4) for value in rank_similarity(a, a.flip(1))[0].tolist()]
+        [-1.0, 0.0]
+    """
     middle = (first.shape[1] + 1) / 2
     a, b = ranks(first) - middle, ranks(second) - middle
     spearman = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-9)
@@ -171,6 +277,9 @@ def rank_similarity(first: Rows, second: Rows) -> Float[Tensor, "rows two"]:
 
 def entropy_floor(norm: PerRow, *, keys: int) -> PerRow:
     """Least entropy of a softmax row whose centred scores have a given Euclidean norm, which may be infinite (P23).
+
+    Raises:
+        ValueError: `keys` below 1, or a norm that is negative or NaN.
 
     Example:
         >>> entropy_floor(torch.tensor([1.0, 3.0, 6.0]).double(), keys=17).round(decimals=2).tolist()
@@ -186,7 +295,15 @@ def entropy_floor(norm: PerRow, *, keys: int) -> PerRow:
 
 
 def topk_gap(scores: Scores, *, k: int) -> PerRow:
-    """The k-th score minus the next, infinite where only that is masked; half of it per score keeps the top-k set."""
+    """The k-th score minus the next, infinite where only that is masked; half of it per score keeps the top-k set.
+
+    Raises:
+        ValueError: `k` below 1 or without a next key, or scores that are NaN or +inf.
+
+    Example:
+        >>> topk_gap(torch.tensor([[5.0, 3.0, 2.0]]), k=1).item()
+        2.0
+    """
     keys = checks.scores("scores", scores).shape[-1]
     checks.count("k", k, most=keys - 1)
     last, following = scores.topk(k + 1, dim=-1).values[..., k - 1 :].unbind(-1)
@@ -201,6 +318,14 @@ def margin_ceiling(entropy: PerRow, *, keys: int, k: int) -> PerRow:
     a few units of rounding first, so the answer errs on the safe side (by up to 1e-7 at log keys in float64). Carries
     no gradient. At temperature T the ceiling is T times as high. Near 0 at log keys; infinite from log k down, where k
     keys can hold everything; NaN where the entropy is.
+
+    Raises:
+        ValueError: an entropy out of [0, log keys], fewer than two `keys`, or `k` out of range.
+
+    Example:
+        >>> row = torch.tensor([[2.0, 0.0, 0.0]], dtype=torch.float64)
+        >>> round(margin_ceiling(softmax_entropy(row), keys=3, k=1).item(), 4)  # this row has all the margin it can
+        2.0
     """
     checks.count("keys", keys, least=2)
     checks.count("k", k, most=keys - 1)
@@ -220,7 +345,15 @@ def margin_ceiling(entropy: PerRow, *, keys: int, k: int) -> PerRow:
 
 
 def leading_mass(entropy: PerRow, *, keys: int, k: int) -> PerRow:
-    """Largest share that the k leading keys of a row of a given entropy can hold, from k / keys to 1."""
+    """Largest share that the k leading keys of a row of a given entropy can hold, from k / keys to 1.
+
+    Raises:
+        ValueError: an entropy out of [0, log keys], fewer than two `keys`, or `k` out of range.
+
+    Example:
+        >>> round(leading_mass(torch.tensor([math.log(3)]), keys=3, k=1).item(), 2)  # of the uniform row
+        0.33
+    """
     return torch.sigmoid(margin_ceiling(entropy, keys=keys, k=k) - math.log((keys - k) / k))
 
 
@@ -250,7 +383,12 @@ def ceilings(case: int) -> Cases:
 
 
 class Bounds(NamedTuple):
-    """Lower and upper bound, one number per row each."""
+    """Lower and upper bound, one number per row each.
+
+    Example:
+        >>> Bounds(torch.tensor([0.1]), torch.tensor([0.5])).upper.item()
+        0.5
+    """
 
     lower: PerRow
     upper: PerRow
@@ -263,18 +401,40 @@ def softmax_jacobian_norm(weights: Weights) -> PerRow:
     Over the temperature it is the norm of the derivative of the weights in the scores. Its derivatives are exact where
     the two largest weights differ; where they are equal the first one is a subgradient, and no higher one should be
     used.
+
+    Raises:
+        ValueError: weights that are negative or not finite.
+
+    Example:
+        >>> rows = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+        >>> [round(value, 4) for value in softmax_jacobian_norm(rows).tolist()]
+        [0.5, 0.0]
     """
     return _TopEigenvalue.apply(normalised(weights).sort(-1, descending=True).values)
 
 
 def row_jacobian_norm(kernel: Callable[[Scores], Weights], scores: Scores) -> PerRow:
-    """Largest singular value of the Jacobian of a row in its scores, for any kernel; by the dense matrix."""
+    """Largest singular value of the Jacobian of a row in its scores, for any kernel; by the dense matrix.
+
+    Example:
+        >>> round(row_jacobian_norm(lambda scores: scores.softmax(-1), torch.zeros(1, 2)).item(), 4)
+        0.5
+    """
     jacobian = torch.func.vmap(torch.func.jacrev(lambda row: kernel(row[None])[0]))
     return torch.linalg.matrix_norm(jacobian(scores.reshape(-1, scores.shape[-1])), ord=2).view(scores.shape[:-1])
 
 
 def jacobian_bounds(weights: Weights) -> Bounds:
-    """The bounds of P20 on `softmax_jacobian_norm` by the largest weights and the sum of squares."""
+    """The bounds of P20 on `softmax_jacobian_norm` by the largest weights and the sum of squares.
+
+    Raises:
+        ValueError: weights that are negative or not finite.
+
+    Example:
+        >>> lower, upper = jacobian_bounds(torch.tensor([[0.5, 0.5]]))
+        >>> round(lower.item(), 4), round(upper.item(), 4)
+        (0.5, 0.5)
+    """
     return _bounds(normalised(weights).sort(-1, descending=True).values)
 
 
@@ -286,6 +446,14 @@ def sensitivity_envelope(entropy: PerRow, *, keys: int) -> Bounds:
     with m the largest and l the least size that the first weight of a row of that entropy can have: m from two levels
     (`leading_mass`, k = 1); l from two keys alone where H <= log 2, above that l >= e^-H. A hump: both sides vanish at
     entropy 0 and meet near 1 / keys at log keys.
+
+    Raises:
+        ValueError: an entropy out of [0, log keys], or fewer than two `keys`.
+
+    Example:
+        >>> lower, upper = sensitivity_envelope(torch.tensor([0.0, math.log(2)], dtype=torch.float64), keys=2)
+        >>> [round(value, 2) for value in upper.tolist()]
+        [0.0, 0.5]
     """
     few = entropy <= math.log(2)
     pair = leading_mass(entropy.clamp(max=math.log(2)), keys=2, k=1)
@@ -359,12 +527,25 @@ class _TopEigenvalue(torch.autograd.Function):
 
 
 def deficit_bound(oscillation: PerRow) -> PerRow:
-    """Most that the entropy can fall short of log keys when the scores span `oscillation`: its square / 8 (P22.3)."""
+    """Most that the entropy can fall short of log keys when the scores span `oscillation`: its square / 8 (P22.3).
+
+    Raises:
+        ValueError: an oscillation that is negative or NaN.
+
+    Example:
+        >>> deficit_bound(torch.tensor([2.0])).item()
+        0.5
+    """
     return checks.none_negative("oscillation", oscillation).square() / 8
 
 
 def variance(p: Tensor, s: Tensor) -> Tensor:
-    """Variance of each row of scores under its weights."""
+    """Variance of each row of scores under its weights.
+
+    Example:
+        >>> variance(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 3.0]])).item()
+        1.0
+    """
     return (p * (s - (p * s).sum(1, keepdim=True)).square()).sum(1)
 
 

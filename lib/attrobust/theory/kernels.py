@@ -75,7 +75,12 @@ ATTENTION = {"exp": "exp", "sigmoid": "sigmoid", "ReLU": "relu", "ReLU²": "relu
 
 
 def weight(scores: Values, *, kind: str) -> Values:
-    """Weight of each score, at least 0; rows are not normalised. Raises ValueError for an unknown `kind`."""
+    """Weight of each score, at least 0; rows are not normalised. Raises ValueError for an unknown `kind`.
+
+    Example:
+        >>> weight(torch.tensor([2.0, -1.0]), kind="ReLU").tolist(), weight(torch.tensor([0.0]), kind="exp").tolist()
+        ([2.0, 0.0], [1.0])
+    """
     if checks.one_of("kind", kind, KINDS) not in ATTENTION:
         return log_weight(scores, kind=kind).exp()
     one_key = torch.ones(())  # for which the sigmoid of attention has no bias
@@ -83,17 +88,41 @@ def weight(scores: Values, *, kind: str) -> Values:
 
 
 def log_weight(scores: Values, *, kind: str) -> Values:
-    """Logarithm of `weight`; -inf where the weight is 0."""
+    """Logarithm of `weight`; -inf where the weight is 0.
+
+    Raises:
+        ValueError: an unknown `kind`.
+
+    Example:
+        >>> log_weight(torch.tensor([2.0, 0.0]), kind="exp").tolist()
+        [2.0, 0.0]
+    """
     return _LINKS[checks.one_of("kind", kind, KINDS)][0](scores)
 
 
 def slope(scores: Values, *, kind: str) -> Values:
-    """Derivative of `log_weight`, psi(s); NaN where the weight is 0."""
+    """Derivative of `log_weight`, psi(s); NaN where the weight is 0.
+
+    Raises:
+        ValueError: an unknown `kind`.
+
+    Example:
+        >>> slope(torch.tensor([2.0, 0.0]), kind="exp").tolist()
+        [1.0, 1.0]
+    """
     return _LINKS[checks.one_of("kind", kind, KINDS)][1](scores)
 
 
 def elasticity(scores: Values, *, kind: str) -> Values:
-    """Derivative of `log_weight` in the logarithm of the score's size, m(s) = s psi(s)."""
+    """Derivative of `log_weight` in the logarithm of the score's size, m(s) = s psi(s).
+
+    Raises:
+        ValueError: an unknown `kind`.
+
+    Example:
+        >>> elasticity(torch.tensor([2.0, 0.5]), kind="exp").tolist()
+        [2.0, 0.5]
+    """
     return scores * slope(scores, kind=kind)
 
 
@@ -162,7 +191,12 @@ def _distance(s: Tensor, t: Tensor, kind: str) -> Tensor:
 
 
 def shared_map(scores: Float[Tensor, "*batch rows keys"], *, kind: str) -> Float[Tensor, "*batch keys"]:
-    """One map out of several rows: weights summed over the rows, over their sum in all; a ValueError if all are 0."""
+    """One map out of several rows: weights summed over the rows, over their sum in all; a ValueError if all are 0.
+
+    Example:
+        >>> shared_map(torch.zeros(2, 4), kind="exp").tolist()
+        [0.25, 0.25, 0.25, 0.25]
+    """
     logs = log_weight(scores, kind=kind)
     top = logs.amax((-2, -1), keepdim=True)
     if bool((top == -torch.inf).any()):
@@ -237,7 +271,13 @@ def one_score(case: int) -> Cases:
 
 
 class Pair(NamedTuple):
-    """Queries with two keys each: the one ahead and the one behind."""
+    """Queries with two keys each: the one ahead and the one behind.
+
+    Example:
+        >>> ahead, behind = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+        >>> lead(Pair(torch.tensor([[2.0, 0.0]]), ahead, behind), "dot").tolist()
+        [2.0]
+    """
 
     query: Vectors
     ahead: Vectors
@@ -273,19 +313,39 @@ def swapped(case: int) -> Cases:
 
 
 def radius(pair: Pair, score: str) -> Float[Tensor, "*some rows"]:
-    """Smallest joint l2 change of the two keys that lets them draw level (P31)."""
+    """Smallest joint l2 change of the two keys that lets them draw level (P31).
+
+    Example:
+        >>> ahead, behind = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+        >>> pair = Pair(torch.tensor([[2.0, 0.0]]), ahead, behind)
+        >>> round(radius(pair, "dot").item() ** 2, 4)  # the products differ by 2, the query is as long, so 1 / root two
+        0.5
+    """
     return lead(pair, score) / (math.sqrt(2) * (pair.query.norm(dim=-1) if score == "dot" else 1.0))
 
 
 def lead(pair: Pair, score: str) -> Float[Tensor, "*some rows"]:
-    """How far the key ahead is ahead: difference of the products, or of the distances."""
+    """How far the key ahead is ahead: difference of the products, or of the distances.
+
+    Example:
+        >>> ahead, behind = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+        >>> pair = Pair(torch.tensor([[2.0, 0.0]]), ahead, behind)
+        >>> lead(pair, "dot").item(), lead(pair, "distance").item()
+        (2.0, 1.0)
+    """
     if score == "dot":
         return (pair.query * (pair.ahead - pair.behind)).sum(-1)
     return (pair.behind - pair.query).norm(dim=-1) - (pair.ahead - pair.query).norm(dim=-1)
 
 
 def ordered(query: Tensor, one: Tensor, other: Tensor, score: str) -> Pair:
-    """The pair with the key that leads under this score first."""
+    """The pair with the key that leads under this score first.
+
+    Example:
+        >>> one, other = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+        >>> ordered(torch.tensor([[2.0, 0.0]]), one, other, "dot").ahead.tolist()
+        [[1.0, 0.0]]
+    """
     leads = (lead(Pair(query, one, other), score) >= 0)[:, None]
     return Pair(query, torch.where(leads, one, other), torch.where(leads, other, one))
 

@@ -38,7 +38,13 @@ Run = tuple[float, int, int]  # step size, batch size or 0 for the whole set in 
 
 @dataclass(frozen=True)
 class TwoLayer:
-    """A two-layer ReLU network with one output: w (one row per unit), b, v and c of the formula."""
+    """A two-layer ReLU network with one output: w (one row per unit), b, v and c of the formula.
+
+    Example:
+        >>> ramp = TwoLayer(np.array([[2.0]]), np.array([-1.0]), np.array([3.0]))
+        >>> ramp(np.array([[0.0], [1.0]])).tolist(), ramp.gradients(np.array([[1.0]])).tolist()
+        ([0.0, 3.0], [[6.0]])
+    """
 
     weights: Float[np.ndarray, "units inputs"]
     biases: PerUnit
@@ -55,7 +61,13 @@ class TwoLayer:
 
 
 def draw(seed: int, *, inputs: int = 0, points: int = 12) -> tuple[TwoLayer, Points]:
-    """A network of one to eight units with unbalanced layers, and normal points; 0 inputs draws one to four."""
+    """A network of one to eight units with unbalanced layers, and normal points; 0 inputs draws one to four.
+
+    Example:
+        >>> net, x = draw(0, inputs=2, points=5)
+        >>> x.shape, net(x).shape
+        ((5, 2), (5,))
+    """
     rng = np.random.default_rng(seed)
     inputs = inputs or int(rng.integers(1, 5))
     units = int(rng.integers(1, 9))
@@ -65,72 +77,151 @@ def draw(seed: int, *, inputs: int = 0, points: int = 12) -> tuple[TwoLayer, Poi
 
 
 def active(net: TwoLayer, x: Points) -> Bool[np.ndarray, "points units"]:
-    """Which units fire at which points."""
+    """Which units fire at which points.
+
+    Example:
+        >>> ramp = TwoLayer(np.array([[2.0]]), np.array([-1.0]), np.array([3.0]))
+        >>> active(ramp, np.array([[0.0], [1.0]])).tolist()
+        [[False], [True]]
+    """
     return x @ net.weights.T + net.biases > 0
 
 
 def path_norms(net: TwoLayer) -> PerUnit:
-    """pi_k = |v_k| |w_k|; unchanged by re-scaling units."""
+    """pi_k = |v_k| |w_k|; unchanged by re-scaling units.
+
+    Example:
+        >>> path_norms(TwoLayer(np.array([[3.0, 4.0]]), np.array([0.0]), np.array([-2.0]))).tolist()
+        [10.0]
+    """
     return np.abs(net.readout) * np.linalg.norm(net.weights, axis=1)
 
 
 def reach(net: TwoLayer, x: Points) -> PerUnit:
-    """g_k: how much of the training set unit k sees; small for units that fire on few points."""
+    """g_k: how much of the training set unit k sees; small for units that fire on few points.
+
+    Example:
+        >>> ramp = TwoLayer(np.array([[1.0]]), np.array([0.0]), np.array([1.0]))
+        >>> reach(ramp, np.array([[-1.0], [-2.0]])).tolist()  # it fires nowhere
+        [0.0]
+    """
     t, on = _distances(net, x)
     return np.sqrt(np.square(t).mean(0)) * np.sqrt((on * _squared_norms(x)).mean(0))
 
 
 def mean_reach(net: TwoLayer, x: Points) -> PerUnit:
-    """g'_k, which goes with the largest eigenvalue as g_k goes with the trace; never above g_k."""
+    """g'_k, which goes with the largest eigenvalue as g_k goes with the trace; never above g_k.
+
+    Example:
+        >>> net, x = draw(0)
+        >>> bool((mean_reach(net, x) <= reach(net, x) + 1e-9).all())
+        True
+    """
     t, on = _distances(net, x)
     return t.mean(0) * np.linalg.norm(on.T @ _extended(x) / len(x), axis=1)
 
 
 def jacobian(net: TwoLayer, x: Points) -> Float[np.ndarray, "points parameters"]:
-    """Derivative of f in (W, b), v, c at each point."""
+    """Derivative of f in (W, b), v, c at each point.
+
+    Example:
+        >>> ramp = TwoLayer(np.array([[2.0]]), np.array([-1.0]), np.array([3.0]))
+        >>> jacobian(ramp, np.array([[1.0]])).tolist()  # in w, b, v, c
+        [[3.0, 3.0, 1.0, 1.0]]
+    """
     on = active(net, x) * net.readout
     first = (on[:, :, None] * _extended(x)[:, None, :]).reshape(len(x), -1)
     return np.column_stack([first, _hidden(net, x), np.ones(len(x))])
 
 
 def trace(net: TwoLayer, x: Points, *, block: str = "all") -> float:
-    """Trace of the Gauss-Newton Hessian of half the mean squared error: of all, "first" (W, b), or "rest" (v, c)."""
+    """Trace of the Gauss-Newton Hessian of half the mean squared error: of all, "first" (W, b), or "rest" (v, c).
+
+    Raises:
+        ValueError: an unknown `block`.
+
+    Example:
+        >>> ramp = TwoLayer(np.array([[2.0]]), np.array([-1.0]), np.array([3.0]))
+        >>> x = np.array([[1.0]])
+        >>> trace(ramp, x), trace(ramp, x, block="first"), trace(ramp, x, block="rest")
+        (20.0, 18.0, 2.0)
+    """
     squares, size = np.square(jacobian(net, x)).mean(0), net.weights.size + net.biases.size
     blocks = {"all": squares, "first": squares[:size], "rest": squares[size:]}
     return float(blocks[checks.one_of("block", block, blocks)].sum())
 
 
 def sharpness(net: TwoLayer, x: Points) -> float:
-    """Largest eigenvalue of the Gauss-Newton Hessian of the squared loss."""
+    """Largest eigenvalue of the Gauss-Newton Hessian of the squared loss.
+
+    Example:
+        >>> ramp = TwoLayer(np.array([[2.0]]), np.array([-1.0]), np.array([3.0]))
+        >>> round(sharpness(ramp, np.array([[1.0]])), 4)  # of one point all of the trace
+        20.0
+    """
     j = jacobian(net, x)
     return float(np.linalg.eigvalsh(j @ j.T / len(x))[-1])
 
 
 def invariant_flatness(net: TwoLayer, x: Points) -> float:
-    """|W|_2^2 tr H_(W,b), which no common factor between the layers changes (P5)."""
+    """|W|_2^2 tr H_(W,b), which no common factor between the layers changes (P5).
+
+    Example:
+        >>> ramp = TwoLayer(np.array([[2.0]]), np.array([-1.0]), np.array([3.0]))
+        >>> x = np.array([[1.0]])
+        >>> round(invariant_flatness(ramp, x), 4), round(invariant_flatness(rescaled(ramp, np.array([5.0])), x), 4)
+        (72.0, 72.0)
+    """
     return float(np.linalg.norm(net.weights, 2) ** 2 * trace(net, x, block="first"))
 
 
 def rescaled(net: TwoLayer, factors: PerUnit) -> TwoLayer:
-    """The same function with (w_k, b_k) multiplied and v_k divided by a positive factor for each unit."""
+    """The same function with (w_k, b_k) multiplied and v_k divided by a positive factor for each unit.
+
+    Example:
+        >>> net, x = draw(0)
+        >>> np.allclose(rescaled(net, np.full(len(net.biases), 2.0))(x), net(x))
+        True
+    """
     weights = net.weights * factors[:, None]
     return replace(net, weights=weights, biases=net.biases * factors, readout=net.readout / factors)
 
 
 def balanced(net: TwoLayer, x: Points) -> TwoLayer:
-    """The re-scaling with the smallest trace, 1 + 2 sum pi_k g_k; units that never fire or have no readout stay."""
+    """The re-scaling with the smallest trace, 1 + 2 sum pi_k g_k; units that never fire or have no readout stay.
+
+    Example:
+        >>> net, x = draw(0)
+        >>> trace(balanced(net, x), x) <= trace(net, x), np.allclose(balanced(net, x)(x), net(x))
+        (True, True)
+    """
     a, b = np.square(_hidden(net, x)).mean(0), np.square(net.readout) * (active(net, x) * _squared_norms(x)).mean(0)
     fires = (a > 0) & (b > 0)
     return rescaled(net, np.where(fires, (b / np.where(fires, a, 1)) ** 0.25, 1.0))
 
 
 def flips(net: TwoLayer, x: Points, y: Points) -> Bool[np.ndarray, "points units"]:
-    """Units whose state differs between x and y; along a segment each flips at most once."""
+    """Units whose state differs between x and y; along a segment each flips at most once.
+
+    Example:
+        >>> ramp = TwoLayer(np.array([[2.0]]), np.array([-1.0]), np.array([3.0]))
+        >>> flips(ramp, np.array([[0.0]]), np.array([[1.0]])).tolist()
+        [[True]]
+    """
     return active(net, x) != active(net, y)
 
 
 def total_variation(net: TwoLayer, low: float = -np.inf, high: float = np.inf) -> float:
-    """Total variation of f' over an interval, for exactly one input: sum of pi_k over the (distinct) kinks inside."""
+    """Total variation of f' over an interval, for exactly one input: sum of pi_k over the (distinct) kinks inside.
+
+    Raises:
+        ValueError: a network of another number of inputs than 1.
+
+    Example:
+        >>> ramp = TwoLayer(np.array([[2.0]]), np.array([-1.0]), np.array([3.0]))
+        >>> total_variation(ramp), total_variation(ramp, low=1.0)  # its kink lies at 1/2
+        (6.0, 0.0)
+    """
     if net.weights.shape[1] != 1:
         raise ValueError(f"net has {net.weights.shape[1]} inputs; the total variation needs exactly 1")
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -144,6 +235,11 @@ def angle_bound(net: TwoLayer, x: Points, y: Points) -> PerPoint:
         2 arcsin(V D / Delta),  V = sum of pi_k over flips,  D = |x - y|,  Delta = |f(x) - f(y)|     in radians
 
     The labels fix the mean gradient's size (Delta / D), flatness its variation (V).
+
+    Example:
+        >>> ramp = TwoLayer(np.array([[2.0]]), np.array([-1.0]), np.array([3.0]))
+        >>> angle_bound(ramp, np.array([[1.0]]), np.array([[2.0]])).tolist()  # no unit flips between these
+        [0.0]
     """
     variation = flips(net, x, y) @ path_norms(net)
     share = variation * np.linalg.norm(x - y, axis=1) / np.maximum(np.abs(net(x) - net(y)), 1e-300)
@@ -199,6 +295,15 @@ def descend(
 
     Squared loss, batches drawn with replacement, balanced initialisation of size `scale`, no momentum: the setting of
     P8 and P11. At most `updates` are made; all runs end once every loss (half the mean squared error) is below `stop`.
+
+    Raises:
+        ValueError: `units` or `updates` below 1, or a step that is not above 0.
+
+    Example:
+        >>> x, y = np.array([[-1.0], [1.0]]), np.array([1.0, -1.0])
+        >>> nets, losses = descend(x, y, [(0.1, 1, 0), (0.1, 2, 0)], units=3, updates=5)
+        >>> len(nets), losses.shape
+        (2, (2,))
     """
     checks.count("units", units)
     checks.count("updates", updates)
@@ -235,7 +340,12 @@ def descend(
 
 @versioned(1)
 def sweep(updates: int, seeds: Sequence[int]) -> pd.DataFrame:
-    """Two-layer networks on 20 points in five dimensions after plain SGD, one row each; `settled` below loss 1e-8."""
+    """Two-layer networks on 20 points in five dimensions after plain SGD, one row each; `settled` below loss 1e-8.
+
+    Example:
+        >>> sweep(1, [0])["batch_size"].tolist()
+        [1, 1, 1, 1, 1, 1, 2, 4, 16]
+    """
     rng = np.random.default_rng(0)
     x, y, fresh = rng.standard_normal((20, 5)), rng.choice([-1.0, 1.0], 20), rng.standard_normal((200, 5))
     pairs = [(step, 1) for step in (0.005, 0.01, 0.02, 0.03, 0.04, 0.06)] + [(0.04, b) for b in (2, 4, 16)]

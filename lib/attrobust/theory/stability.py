@@ -38,7 +38,15 @@ Loss = Callable[[Float[Tensor, " n"]], Float[Tensor, ""]]
 
 
 def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> float:
-    """rho, the share of per-sample noise that a batch keeps; 1 for a single sample, 0 for all without replacement."""
+    """rho, the share of per-sample noise that a batch keeps; 1 for a single sample, 0 for all without replacement.
+
+    Raises:
+        ValueError: a batch that is empty or, without replacement, larger than the sample.
+
+    Example:
+        >>> sampling(4, 1), sampling(4, 4, replacement=False)
+        (1.0, 0.0)
+    """
     checks.count("samples", samples)
     checks.count("batch_size", batch_size, most=None if replacement else samples)
     if replacement:
@@ -47,13 +55,28 @@ def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> floa
 
 
 def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) -> Operator:
-    """Matrix of T on row-major vectors of M, for symmetric positive semi-definite Hessians and rho from `sampling`."""
+    """Matrix of T on row-major vectors of M, for symmetric positive semi-definite Hessians and rho from `sampling`.
+
+    Example:
+        >>> hessians = np.array([[[1.0]], [[3.0]]])
+        >>> second_moment_operator(hessians, step_size=0.1, rho=0.0).round(4).tolist()  # (1 - 0.1 * 2)^2
+        [[0.64]]
+    """
     drift, noise = _drift_and_noise(hessians, rho)
     return np.eye(len(drift)) - step_size * drift + step_size**2 * noise
 
 
 def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
-    """Largest step with a bounded second moment from every start, by bisection; the mean Hessian is not singular."""
+    """Largest step with a bounded second moment from every start, by bisection; the mean Hessian is not singular.
+
+    Raises:
+        ValueError: Hessians whose mean is singular.
+
+    Example:
+        >>> hessians = np.array([[[1.0]], [[3.0]]])
+        >>> largest_stable_step(hessians, rho=0.0), round(largest_stable_step(hessians, rho=1.0), 4)
+        (1.0, 0.8)
+    """
     spectrum = np.linalg.eigvalsh(hessians.mean(0))
     if spectrum[0] <= 1e-10 * spectrum[-1]:
         least = f"{spectrum[0]:.2g}"
@@ -73,7 +96,15 @@ def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
 
 
 def trace_bound(*, step_size: float, rho: float, outputs: int = 1) -> float:
-    """Largest trace at which SGD can stay, 2 C / (eta rho), C = `outputs`, one less for cross-entropy; inf at rho 0."""
+    """Largest trace at which SGD can stay, 2 C / (eta rho), C = `outputs`, one less for cross-entropy; inf at rho 0.
+
+    Raises:
+        ValueError: a step that is not above 0, a negative `rho`, or `outputs` below 1.
+
+    Example:
+        >>> trace_bound(step_size=0.1, rho=0.5), trace_bound(step_size=0.1, rho=0.0)
+        (40.0, inf)
+    """
     checks.positive("step_size", step_size)
     checks.at_least("rho", rho, 0)
     checks.count("outputs", outputs)
@@ -81,7 +112,13 @@ def trace_bound(*, step_size: float, rho: float, outputs: int = 1) -> float:
 
 
 def batch_norm_squared(hessians: Hessians, *, rho: float) -> float:
-    """E|H^|_F^2 = (1 - rho) |H|_F^2 + rho mean_i |H_i|_F^2."""
+    """E|H^|_F^2 = (1 - rho) |H|_F^2 + rho mean_i |H_i|_F^2.
+
+    Example:
+        >>> hessians = np.array([[[1.0]], [[3.0]]])
+        >>> batch_norm_squared(hessians, rho=0.0), batch_norm_squared(hessians, rho=1.0)
+        (4.0, 5.0)
+    """
     return float((1 - rho) * np.square(hessians.mean(0)).sum() + rho * np.square(hessians).sum((1, 2)).mean())
 
 
@@ -108,7 +145,17 @@ def stable(case: int) -> Cases:
 
 
 def step_errors(loss: Loss, start: Float[Tensor, " n"], *, step_size: float) -> tuple[float, float]:
-    """Distance of a step of descent from the flow of a smooth loss, and from that of the modified loss, for as long."""
+    """Distance of a step of descent from the flow of a smooth loss, and from that of the modified loss, for as long.
+
+    Raises:
+        ValueError: a step that is not above 0.
+
+    Example:
+        >>> start = torch.tensor([1.0], dtype=torch.float64)
+        >>> plain, modified = step_errors(lambda w: w.square().sum() / 2, start, step_size=0.1)
+        >>> modified < plain / 10
+        True
+    """
     checks.positive("step_size", step_size)
 
     def modified(w: Tensor) -> Tensor:

@@ -91,7 +91,18 @@ def twins(seeds: Sequence[int], betas: Sequence[float]) -> NamedValues:
 
 
 class BlindUnit(nn.Module):
-    """A network with a square unit of curvature `strength` in all logits; x must leave a direction free for it."""
+    """A network with a square unit of curvature `strength` in all logits; x must leave a direction free for it.
+
+    Example:
+        >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.eye(4)[:2].view(2, 1, 2, 2)
+        >>> trap = BlindUnit(linear, x, strength=9.0)
+        >>> torch.allclose(trap(x), linear(x), atol=1e-5), torch.allclose(trap(x + 1), linear(x + 1))
+        (True, False)
+    """
+
+    direction: nn.Parameter
+    shift: nn.Parameter
+    strength: nn.Parameter
 
     def __init__(self, network: nn.Module, x: Images, *, strength: float) -> None:
         super().__init__()
@@ -113,7 +124,13 @@ class BlindUnit(nn.Module):
 
 
 class Readout(NamedTuple):
-    """Query, key matrix, tokens and values of one row of attention."""
+    """Query, key matrix, tokens and values of one row of attention.
+
+    Example:
+        >>> row = draw(0)
+        >>> row.tokens.shape[0] == row.values.shape[0]
+        True
+    """
 
     query: Float[Tensor, " dim"]
     key: Float[Tensor, "dim width"]
@@ -122,7 +139,13 @@ class Readout(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """By automatic differentiation: in the scores, in W_K, and in the tokens through the scores."""
+    """By automatic differentiation: in the scores, in W_K, and in the tokens through the scores.
+
+    Example:
+        >>> found = gradients(draw(0), kind="softmax")
+        >>> abs(found.scores.sum().item()) < 1e-9  # a shift of all scores changes nothing
+        True
+    """
 
     scores: Float[Tensor, " n"]
     key: Float[Tensor, "dim width"]
@@ -130,7 +153,16 @@ class Gradients(NamedTuple):
 
 
 def draw(seed: int, *, diversity: float = 1.0) -> Readout:
-    """A random read-out of 2 to 16 tokens in 2 to 6 dimensions; `diversity` is the size of what tells tokens apart."""
+    """A random read-out of 2 to 16 tokens in 2 to 6 dimensions; `diversity` is the size of what tells tokens apart.
+
+    Raises:
+        ValueError: a negative `diversity`.
+
+    Example:
+        >>> same = draw(0, diversity=0.0).tokens
+        >>> torch.equal(same, same[:1].expand_as(same))
+        True
+    """
     checks.at_least("diversity", diversity, 0)
     g = draws.Source(seed)
     n, dim = g.whole(2, 16), g.whole(2, 6)
@@ -139,18 +171,41 @@ def draw(seed: int, *, diversity: float = 1.0) -> Readout:
 
 
 def weights(scores: Float[Tensor, " n"], *, kind: str) -> Float[Tensor, " n"]:
-    """Row of attention from scores under one of the `KINDS`."""
+    """Row of attention from scores under one of the `KINDS`.
+
+    Raises:
+        ValueError: an unknown `kind`.
+
+    Example:
+        >>> weights(torch.zeros(4), kind="softmax").tolist(), weights(torch.zeros(1), kind="sigmoid").tolist()
+        ([0.25, 0.25, 0.25, 0.25], [0.5])
+    """
     checks.one_of("kind", kind, KINDS)
     return scores.softmax(0) if kind == "softmax" else torch.sigmoid(scores - math.log(len(scores)))
 
 
 def scores(row: Readout) -> Float[Tensor, " n"]:
-    """Scores of the row."""
+    """Scores of the row.
+
+    Example:
+        >>> row = draw(0)
+        >>> scores(row).shape == row.values.shape
+        True
+    """
     return row.tokens @ (row.key.T @ row.query)
 
 
 def gradients(row: Readout, *, kind: str) -> Gradients:
-    """Gradients of the read-out under one of the `KINDS`."""
+    """Gradients of the read-out under one of the `KINDS`.
+
+    Raises:
+        ValueError: an unknown `kind`.
+
+    Example:
+        >>> soft, sharp = (gradients(draw(0), kind=kind) for kind in KINDS)
+        >>> soft.key.shape == sharp.key.shape
+        True
+    """
     key, tokens = (part.clone().requires_grad_() for part in (row.key, row.tokens))
     at = scores(row._replace(key=key, tokens=tokens))
     return Gradients(*torch.autograd.grad(weights(at, kind=kind) @ row.values, (at, key, tokens)))

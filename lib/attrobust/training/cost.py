@@ -7,6 +7,7 @@ compared in turn, so that a load that changes meets all ways alike.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -30,12 +31,14 @@ class Operations(TorchDispatchMode):
         48
     """
 
+    total: int
+
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
 
     def __torch_dispatch__(
-        self, function: Callable, types: Sequence, args: Sequence = (), kwargs: dict | None = None
+        self, function: Callable, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
         found = function(*args, **kwargs or {})
         count = flop_registry.get(function._overloadpacket)
@@ -49,6 +52,16 @@ def passes(
     """Passes that one update by this recipe costs for each image; plain SGD takes three, but for the first layer.
 
     The network's parameters and statistics stay as they are. `wanted` are the maps that a penalty may wait for.
+
+    Raises:
+        ValueError: a network without a product or convolution to count.
+
+    Example:
+        >>> from attrobust import models
+        >>> model = models.build("mlp", input_shape=(1, 4, 4), classes=3, seed=0, width=8)
+        >>> x, y, recipe = torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), Recipe(step_size=0.1, batch_size=2, epochs=1)
+        >>> 2 < passes(model, x, y, recipe, generator=torch.Generator()) < 3
+        True
     """
     take = TRAINERS["sgd" if recipe.plain else recipe.trainer]
     with watched.untouched(model):
@@ -65,6 +78,11 @@ def in_turn(ways: Mapping[str, Callable[[], object]], repetitions: int, *, name:
     """CPU `seconds` and `wall` seconds of each way, all in every `repetition`, each of which begins with another one.
 
     A first repetition, which warms up, is not told. `name` is the column of the ways' names.
+
+    Example:
+        >>> table = in_turn({"sum": lambda: sum(range(9)), "none": lambda: None}, 2, name="way")
+        >>> table["way"].tolist()
+        ['sum', 'none', 'none', 'sum']
     """
     rows, names = [], list(ways)
     for repetition in range(-1, repetitions):

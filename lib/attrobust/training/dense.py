@@ -32,6 +32,13 @@ Layers = list[tuple[Tensor, Tensor]]
 class Dense(Networks):
     """Every dense layer as one product for all networks."""
 
+    lazy: bool
+    bends: list[tuple[nn.Module, Callable[..., Tensor]]]
+    mean: Tensor
+    std: Tensor
+    layers: Layers
+    slopes: Layers
+
     def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
         super().__init__(models, loss)
         self.lazy = not self.weights.is_cuda  # there a whole look costs less than the waiting

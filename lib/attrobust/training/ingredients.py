@@ -25,13 +25,23 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @versioned(1)
 def cross_entropy(logits: Logits, y: Labels, *, label_smoothing: float = 0.0) -> PerImage:
-    """Cross-entropy of each example, in nats."""
+    """Cross-entropy of each example, in nats.
+
+    Example:
+        >>> round(cross_entropy(torch.zeros(1, 2), torch.tensor([0])).item(), 4)  # log 2
+        0.6931
+    """
     return F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing)
 
 
 @versioned(1)
 def squared(logits: Logits, y: Labels, *, label_smoothing: float = 0.0) -> PerImage:
-    """Half the squared distance of the logits from the one-hot label, of each example."""
+    """Half the squared distance of the logits from the one-hot label, of each example.
+
+    Example:
+        >>> squared(torch.tensor([[1.0, 2.0]]), torch.tensor([0])).item()
+        2.0
+    """
     classes = logits.shape[-1]
     label = F.one_hot(y, classes).to(logits) * (1 - label_smoothing) + label_smoothing / classes
     return 0.5 * (logits - label).square().sum(-1)
@@ -140,7 +150,16 @@ AROUND = ("sam", *IN_PIXELS)
 
 
 def noisy_labels(y: Labels, share: float, *, classes: int, generator: torch.Generator) -> Labels:
-    """Labels of which a share in [0, 1], rounded to whole examples, is replaced evenly by the other classes."""
+    """Labels of which a share in [0, 1], rounded to whole examples, is replaced evenly by the other classes.
+
+    Raises:
+        ValueError: a `share` out of [0, 1], or fewer than two classes.
+
+    Example:
+        >>> y = torch.zeros(4, dtype=torch.long)
+        >>> noisy_labels(y, 0.5, classes=2, generator=torch.Generator()).sum().item()
+        2
+    """
     checks.share("share", share)
     checks.count("classes", classes, least=2)
     chosen = torch.randperm(len(y), generator=generator)[: round(share * len(y))].to(y.device)

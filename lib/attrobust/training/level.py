@@ -16,6 +16,11 @@ class Look:
     `seen` holds the loss of each example when last looked at, updated in place; the largest are looked at first.
     """
 
+    losses: Callable[[Tensor], Tensor]
+    seen: Tensor
+    rest: Tensor
+    total: Tensor
+
     def __init__(self, seen: Tensor, losses: Callable[[Tensor], Tensor]) -> None:
         self.seen, self.losses = seen, losses
         self.rest = seen.argsort(descending=True, stable=True)

@@ -41,7 +41,12 @@ Probe = Callable[[int, Sequence[nn.Module]], None]
 
 @dataclass
 class Fit:
-    """How one network's training ended."""
+    """How one network's training ended.
+
+    Example:
+        >>> Fit(steps=100, train_loss=0.01).diverged
+        False
+    """
 
     steps: int = 0  # updates made
     train_loss: float = math.nan  # of the recipe, without the penalty, on the whole training set, at the end

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from attrobust.models.weights import called
 from attrobust.training.ingredients import Loss, Objective, sgd
 from attrobust.training.level import CHUNK, Look
+
+#: Of one network: gradient in each parameter, and loss.
+Gradient = Callable[..., tuple[Sequence[Tensor], Tensor]]
 
 #: Numbers in the longest vector register or cache line of a processor, with room to spare.
 LINE = 32
@@ -45,8 +49,14 @@ def settled(model: nn.Module) -> Iterator[None]:
 class Networks(ABC):
     """What `fit` trains: copies of networks alike but for their weights, one row of `weights` per network."""
 
+    weights: Tensor
+    slope: Tensor
+    slope_of: dict[str, Tensor]
+    places: dict[str, tuple[slice, torch.Size]]
+    statistics: list[dict[str, Tensor]]
+
     #: Whether looks go network by network, and only as far as an answer needs, by `_example_losses` of another state.
-    lazy = False
+    lazy: bool = False
 
     def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
         self.per_example = loss
@@ -57,7 +67,7 @@ class Networks(ABC):
         self.weights = next(models[0].parameters()).new_zeros(len(models), end, requires_grad=False)
         for mine, parameter in self._beside(models):
             mine.copy_(parameter.detach())
-        self.statistics: list[dict[str, Tensor]] = [{} for _ in models]
+        self.statistics = [{} for _ in models]
         self.slope = torch.zeros_like(self.weights)
         self.slope_of = self.named(self.slope)
 
@@ -135,6 +145,10 @@ class Networks(ABC):
 class Stack(Networks):
     """Every layer once for all networks, by vmap."""
 
+    buffers: dict[str, Any]
+    template: nn.Module
+    convolves: bool
+
     def __init__(self, models: Sequence[nn.Module], loss: Loss) -> None:
         super().__init__(models, loss)
         for model in models:
@@ -173,9 +187,13 @@ class Turns(Networks):
     `gradient` takes index, network, batch, labels and what is there beside them; None: the loss's own.
     """
 
+    models: list[nn.Module]
+    statistics: list[dict[str, Tensor]]
+    take: Gradient
+
     lazy = True
 
-    def __init__(self, models: Sequence[nn.Module], loss: Loss, gradient: Callable[..., tuple] | None = None) -> None:
+    def __init__(self, models: Sequence[nn.Module], loss: Loss, gradient: Gradient | None = None) -> None:
         super().__init__(models, loss)
         self.take = gradient or (lambda row, model, x, y: sgd(model, Objective(loss), x, y, 0.0, None))
         self.models = [copy.deepcopy(model).train().requires_grad_(True) for model in models]
