@@ -6,9 +6,10 @@
 A fault is one of: a comparison moved or turned round, + for - (and * for /), a number off by one (a tenth, if it is
 not whole), a `not` taken out, `and` for `or`, a named argument dropped. `zip(strict=True)`, which only watches over the
 programmer, is left alone. The area is drawn first and the place in it after, so that a long file does not draw all of
-them. Tests run in a copy of the tree, one process at a time: those whose file imports the room in which the fault
-stands, and the doctests of the faulty file, until the first one fails; without the fault that one must pass. What the
-seed draws depends on the sources: after an edit it draws other faults.
+them. Tests run in a copy of the tree, one process at a time: the doctests of the faulty file and the test files that
+import the room in which the fault stands, until the first test fails; without the fault that one must pass. Files named
+after the faulty one and files that name its function come first, since they are the likeliest to fail, and tests marked
+`long` come last. What the seed draws depends on the sources and on the areas: after an edit it draws other faults.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import selection
 from attrobust import paths
 
@@ -36,6 +38,8 @@ AREAS = {
     "attributions": ["attributions/*.py"],
     "curvature": ["curvature/*.py"],
     "similarity": ["similarity.py"],
+    "entropy": ["theory/entropy.py", "attention.py"],
+    "regularizers": ["regularizers/*.py"],
     "claims": ["claims/*.py"],
     "evidence": ["rows.py", "experiments/*.py"],
     "training": ["training/*.py"],
@@ -145,12 +149,13 @@ def compiles(text: str) -> bool:
     return True
 
 
-def drawn(tree: Path, seed: int, count: int) -> list[Mutant]:
+def drawn(tree: Path, seed: int, count: int, areas: list[str]) -> list[Mutant]:
     """Faults in a tree at random, none twice: the area first, then the place."""
     package, draw = tree / "lib" / "attrobust", random.Random(seed)
     pools = {
         area: [f for glob in globs for path in sorted(package.glob(glob)) for f in faults(path, path.relative_to(tree))]
         for area, globs in AREAS.items()
+        if area in areas
     }
     chosen = []
     while len(chosen) < count and any(pools.values()):
@@ -159,17 +164,34 @@ def drawn(tree: Path, seed: int, count: int) -> list[Mutant]:
     return chosen
 
 
-def concerned(path: Path) -> list[str]:
-    """Test files that import the room of a source, those named after it first, and the source for its doctests.
+def concerned(mutant: Mutant) -> list[list[str]]:
+    """What pytest is asked to run for a fault, in turn: the source for its doctests and the likeliest test files, then
+    the other files that import the room, then what is marked long in any of them.
 
     Files that run notebooks at smoke size are left out: they take minutes, and would see any fault at all.
     """
-    (room,) = selection.rooms_of_file(paths.root / path)
+    (room,) = selection.rooms_of_file(paths.root / mutant.path)
     files = [f for f in sorted(Path(__file__).parent.glob("test_*.py")) if room in seen_by(f)]
     files = [f for f in files if f.name not in ("test_notebooks.py", "test_reproduce.py")]
-    own = (f"test_{room}", f"test_{path.stem}", f"test_{room}_{path.stem}")
-    files.sort(key=lambda f: (f.stem not in own, not f.stem.startswith(f"test_{room}"), f.name))
-    return [str(path), *(str(f.relative_to(paths.root)) for f in files)]
+    own = (f"test_{room}", f"test_{mutant.path.stem}", f"test_{room}_{mutant.path.stem}")
+    name = re.compile(rf"\b{name_of_place(mutant)}\b")
+    near = [f for f in files if f.stem in own or f.stem.startswith(f"test_{room}_") or name.search(f.read_text())]
+    near.sort(key=lambda f: (f.stem not in own, not name.search(f.read_text()), f.name))
+    likely, others = ([str(f.relative_to(paths.root)) for f in part] for part in (near, set(files) - set(near)))
+    ordinary = ["-m", "not slow and not browser and not gpu and not long"]
+    stages = [[*ordinary, str(mutant.path), *likely]]
+    if others:
+        stages.append([*ordinary, *sorted(others)])
+    return [*stages, ["-m", "long and not slow and not browser and not gpu", *likely, *sorted(others)]]
+
+
+def name_of_place(mutant: Mutant) -> str:
+    """The function or class at the top of its file in which a fault stands, else the file itself."""
+    tree = ast.parse((paths.root / mutant.path).read_text())
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno <= mutant.line <= node.end_lineno:
+            return node.name
+    return mutant.path.stem
 
 
 def seen_by(file: Path) -> set[str]:
@@ -181,11 +203,25 @@ def seen_by(file: Path) -> set[str]:
 
 
 def tried(tree: Path, tests: list[str], limit: float) -> tuple[str, str]:
-    """Run tests in the tree; "passed", "failed" or "too long", and the first test that failed."""
+    """Run tests in the tree; "passed", "failed" or "too long", and the first test that failed.
+
+    A test that takes a quarter of the limit by itself has failed.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     environment |= {"PYTHONPATH": f"{tree / 'lib'}{os.pathsep}{tree / 'tests'}", "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:xdist", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "--tb=no",
+        "-p",
+        "no:xdist",
+        f"--timeout={limit / 4:.0f}",
+        *tests,
+    ]
     running = subprocess.Popen(
         command, cwd=tree, env=environment, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -197,7 +233,26 @@ def tried(tree: Path, tests: list[str], limit: float) -> tuple[str, str]:
         running.communicate()
         return "too long", ""
     first = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
-    return ("failed" if running.returncode else "passed"), (first[1] if first else "")
+    nothing_failed = running.returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    return ("passed" if nothing_failed else "failed"), (first[1] if first else "")
+
+
+def judged(tree: Path, mutant: Mutant, limit: float) -> tuple[str, str]:
+    """Whether the tests catch a fault planted in the tree, and by what."""
+    there, ended, test = tree / mutant.path, "passed", ""
+    whole = there.read_text()
+    there.write_text(mutant.planted(whole))
+    for tests in concerned(mutant):
+        if ended == "passed":
+            ended, test = tried(tree, tests, limit)
+    there.write_text(whole)
+    if ended == "passed":
+        return "SURVIVED", "by no test"
+    if ended == "too long":
+        return "UNSURE", "after the time limit"  # the tests may take as long without the fault
+    if test and tried(tree, [test], limit)[0] != "passed":
+        return "UNSURE", f"by {test}, which fails without the fault too"
+    return "caught", f"by {test}" if test else "by an import"
 
 
 def copied(target: Path) -> Path:
@@ -217,29 +272,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--count", type=int, default=60, help="faults planted")
     parser.add_argument("--first", type=int, default=0, help="faults of the draw that are passed over")
-    parser.add_argument("--limit", type=float, default=600, help="seconds for the tests of one fault")
+    parser.add_argument("--areas", nargs="+", choices=AREAS, default=list(AREAS), help="where faults are planted")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds for the tests of one fault")
     parser.add_argument("--list", action="store_true", help="say which faults were drawn and plant none")
     chosen = parser.parse_args(arguments)
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(Path(folder))  # first, so that whoever works in the tree meanwhile moves no fault
-        mutants = drawn(tree, chosen.seed, chosen.first + chosen.count)[chosen.first :]
+        mutants = drawn(tree, chosen.seed, chosen.first + chosen.count, chosen.areas)[chosen.first :]
         if chosen.list:
             print(*mutants, sep="\n")
             return 0
         for number, mutant in enumerate(mutants, start=1 + chosen.first):
-            there, began = tree / mutant.path, time.monotonic()
-            whole = there.read_text()
-            there.write_text(mutant.planted(whole))
-            ended, test = tried(tree, concerned(mutant.path), chosen.limit)
-            there.write_text(whole)
-            outcomes.append("SURVIVED" if ended == "passed" else "caught")
-            if test and tried(tree, [test], chosen.limit)[0] != "passed":
-                outcomes[-1] = "UNSURE"  # the test fails without the fault too
-            by = f"by {test}" if test else "after the time limit" if ended == "too long" else "by an import"
-            seconds = time.monotonic() - began
-            print(f"{number:>3}  {outcomes[-1]:<8}  {mutant}", flush=True)
-            print(f"               {by if ended != 'passed' else 'by no test'}, {seconds:.0f} s", flush=True)
+            began = time.monotonic()
+            outcome, by = judged(tree, mutant, chosen.limit)
+            outcomes.append(outcome)
+            print(f"{number:>3}  {outcome:<8}  {mutant}", flush=True)
+            print(f"               {by}, {time.monotonic() - began:.0f} s", flush=True)
     survivors = len(outcomes) - outcomes.count("caught")
     print(f"{len(outcomes) - survivors} of {len(outcomes)} caught, {survivors} survived")
     return min(survivors, 100)
