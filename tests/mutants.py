@@ -174,24 +174,26 @@ def drawn(tree: Path, seed: int, count: int, areas: list[str]) -> list[Mutant]:
 
 
 def concerned(mutant: Mutant) -> list[list[str]]:
-    """What pytest is asked to run for a fault, in turn: the source for its doctests and the likeliest test files, then
-    the other files that import the room, then what is marked long in any of them.
+    """What pytest is asked to run for a fault, in turn: the source for its doctests and the test files named after it;
+    golden rows and what else is named after the room or names the function; the other files that import the room; and
+    what is marked long in any of them.
 
     Files that run notebooks at smoke size are left out: they take minutes, and would see any fault at all.
     """
     (room,) = selection.rooms_of_file(paths.root / mutant.path)
-    files = [f for f in sorted(Path(__file__).parent.glob("test_*.py")) if room in seen_by(f)]
-    files = [f for f in files if f.name not in ("test_notebooks.py", "test_reproduce.py")]
-    own = (f"test_{room}", f"test_{mutant.path.stem}", f"test_{room}_{mutant.path.stem}")
+    files = {f: f.read_text() for f in sorted(Path(__file__).parent.glob("test_*.py")) if room in seen_by(f)}
+    files = {f: text for f, text in files.items() if f.name not in ("test_notebooks.py", "test_reproduce.py")}
+    own = (f"test_{mutant.path.stem}", f"test_{room}_{mutant.path.stem}")
     name = re.compile(rf"\b{name_of_place(mutant)}\b")
-    near = [f for f in files if f.stem in own or f.stem.startswith(f"test_{room}_") or name.search(f.read_text())]
-    near.sort(key=lambda f: (f.stem not in own, not name.search(f.read_text()), f.name))
-    likely, others = ([str(f.relative_to(paths.root)) for f in part] for part in (near, set(files) - set(near)))
+    ranks = {
+        f: 0 if f.stem in own else 1 if name.search(text) or re.match(rf"test_(golden$|{room})", f.stem) else 2
+        for f, text in files.items()
+    }
+    files = dict(sorted(files.items(), key=lambda item: (item[0].stem != "test_golden", item[0])))
+    first, near, others = ([str(f.relative_to(paths.root)) for f in files if ranks[f] == n] for n in range(3))
     ordinary = ["-m", "not slow and not browser and not gpu and not long"]
-    stages = [[*ordinary, str(mutant.path), *likely]]
-    if others:
-        stages.append([*ordinary, *sorted(others)])
-    return [*stages, ["-m", "long and not slow and not browser and not gpu", *likely, *sorted(others)]]
+    stages = [[*ordinary, str(mutant.path), *first], *([*ordinary, *part] for part in (near, others) if part)]
+    return [*stages, ["-m", "long and not slow and not browser and not gpu", *first, *near, *others]]
 
 
 def name_of_place(mutant: Mutant) -> str:
