@@ -6,27 +6,32 @@
 A fault is one of: a comparison moved or turned round, + for - (and * for /), a number off by one (a tenth, if it is
 not whole), a `not` taken out, `and` for `or`, a named argument dropped. `zip(strict=True)`, which only watches over the
 programmer, is left alone. The area is drawn first and the place in it after, so that a long file does not draw all of
-them. Tests run in a copy of the tree, one process at a time: those whose file imports the room in which the fault
-stands, and the doctests of the faulty file, until the first one fails; without the fault that one must pass. What the
-seed draws depends on the sources: after an edit it draws other faults.
+them. Tests run in a copy of the tree, one process at a time: the doctests of the faulty file and the test files that
+import the room in which the fault stands, until the first test fails; without the fault that one must pass. Files named
+after the faulty one and files that name its function come first, since they are the likeliest to fail, and tests marked
+`long` come last. What the seed draws depends on the sources and on the areas: after an edit it draws other faults.
 """
 
 import argparse
 import ast
+import contextlib
 import copy
+import importlib
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
 import selection
 from attrobust import paths
 
@@ -36,6 +41,8 @@ AREAS = {
     "attributions": ["attributions/*.py"],
     "curvature": ["curvature/*.py"],
     "similarity": ["similarity.py"],
+    "entropy": ["theory/entropy.py", "attention.py"],
+    "regularizers": ["regularizers/*.py"],
     "claims": ["claims/*.py"],
     "evidence": ["rows.py", "experiments/*.py"],
     "training": ["training/*.py"],
@@ -44,6 +51,12 @@ AREAS = {
 COPIED = (
     "lib", "tests", "notebooks", "figures", "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
     "docs", "Makefile", "environment.yml", "constraints.txt", "CITATION.cff", "LICENSE",
+)  # fmt: skip
+
+#: Imported before the first fork; no plugin of pytest, whose assertions it would have to see first.
+PRELOADED = (
+    "torch", "pandas", "scipy.stats", "statsmodels.stats.multitest", "sklearn.datasets", "matplotlib.pyplot", "joblib",
+    "captum.attr", "papermill", "nbformat",
 )  # fmt: skip
 
 TURNED = {ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
@@ -145,12 +158,13 @@ def compiles(text: str) -> bool:
     return True
 
 
-def drawn(tree: Path, seed: int, count: int) -> list[Mutant]:
+def drawn(tree: Path, seed: int, count: int, areas: list[str]) -> list[Mutant]:
     """Faults in a tree at random, none twice: the area first, then the place."""
     package, draw = tree / "lib" / "attrobust", random.Random(seed)
     pools = {
         area: [f for glob in globs for path in sorted(package.glob(glob)) for f in faults(path, path.relative_to(tree))]
         for area, globs in AREAS.items()
+        if area in areas
     }
     chosen = []
     while len(chosen) < count and any(pools.values()):
@@ -159,17 +173,36 @@ def drawn(tree: Path, seed: int, count: int) -> list[Mutant]:
     return chosen
 
 
-def concerned(path: Path) -> list[str]:
-    """Test files that import the room of a source, those named after it first, and the source for its doctests.
+def concerned(mutant: Mutant) -> list[list[str]]:
+    """What pytest is asked to run for a fault, in turn: the source for its doctests and the test files named after it;
+    golden rows and what else is named after the room or names the function; the other files that import the room; and
+    what is marked long in any of them.
 
     Files that run notebooks at smoke size are left out: they take minutes, and would see any fault at all.
     """
-    (room,) = selection.rooms_of_file(paths.root / path)
-    files = [f for f in sorted(Path(__file__).parent.glob("test_*.py")) if room in seen_by(f)]
-    files = [f for f in files if f.name not in ("test_notebooks.py", "test_reproduce.py")]
-    own = (f"test_{room}", f"test_{path.stem}", f"test_{room}_{path.stem}")
-    files.sort(key=lambda f: (f.stem not in own, not f.stem.startswith(f"test_{room}"), f.name))
-    return [str(path), *(str(f.relative_to(paths.root)) for f in files)]
+    (room,) = selection.rooms_of_file(paths.root / mutant.path)
+    files = {f: f.read_text() for f in sorted(Path(__file__).parent.glob("test_*.py")) if room in seen_by(f)}
+    files = {f: text for f, text in files.items() if f.name not in ("test_notebooks.py", "test_reproduce.py")}
+    own = (f"test_{mutant.path.stem}", f"test_{room}_{mutant.path.stem}")
+    name = re.compile(rf"\b{name_of_place(mutant)}\b")
+    ranks = {
+        f: 0 if f.stem in own else 1 if name.search(text) or re.match(rf"test_(golden$|{room})", f.stem) else 2
+        for f, text in files.items()
+    }
+    files = dict(sorted(files.items(), key=lambda item: (item[0].stem != "test_golden", item[0])))
+    first, near, others = ([str(f.relative_to(paths.root)) for f in files if ranks[f] == n] for n in range(3))
+    ordinary = ["-m", "not slow and not browser and not gpu and not long"]
+    stages = [[*ordinary, str(mutant.path), *first], *([*ordinary, *part] for part in (near, others) if part)]
+    return [*stages, ["-m", "long and not slow and not browser and not gpu", *first, *near, *others]]
+
+
+def name_of_place(mutant: Mutant) -> str:
+    """The function or class at the top of its file in which a fault stands, else the file itself."""
+    tree = ast.parse((paths.root / mutant.path).read_text())
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno <= mutant.line <= node.end_lineno:
+            return node.name
+    return mutant.path.stem
 
 
 def seen_by(file: Path) -> set[str]:
@@ -181,23 +214,87 @@ def seen_by(file: Path) -> set[str]:
 
 
 def tried(tree: Path, tests: list[str], limit: float) -> tuple[str, str]:
-    """Run tests in the tree; "passed", "failed" or "too long", and the first test that failed."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    environment |= {"PYTHONPATH": f"{tree / 'lib'}{os.pathsep}{tree / 'tests'}", "PYTHONDONTWRITEBYTECODE": "1"}
-    environment |= {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:xdist", *tests]
-    running = subprocess.Popen(
-        command, cwd=tree, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    """Run tests in the tree; "passed", "failed" or "too long", and the first test that failed.
+
+    A test that takes a quarter of the limit by itself has failed. The tests run in a fork of this process, in which
+    everything but the package is imported already.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()
+        if not child:
+            run_and_leave(tree, tests, limit, said.fileno())
+        until = time.monotonic() + limit
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return "too long", ""
+            time.sleep(0.1)
+        said.seek(0)
+        first = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said.read(), re.MULTILINE)
+    code = os.waitstatus_to_exitcode(ended[1])
+    nothing_failed = code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    return ("passed" if nothing_failed else "failed"), (first[1] if first else "")
+
+
+def run_and_leave(tree: Path, tests: list[str], limit: float, said: int) -> NoReturn:
+    """In a fork: forget this checkout's package and test files, run tests on the tree's own, and leave."""
+    code = 1
     try:
-        said, _ = running.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(running.pid, signal.SIGKILL)
-        running.communicate()
-        return "too long", ""
-    first = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
-    return ("failed" if running.returncode else "passed"), (first[1] if first else "")
+        os.setsid()
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        os.chdir(tree)
+        for name in [n for n in os.environ if n.startswith("PYTEST")]:
+            del os.environ[name]
+        here = [tree / "lib", tree / "tests"]
+        os.environ |= {"PYTHONPATH": os.pathsep.join(map(str, here)), "OMP_NUM_THREADS": "1"}
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        sys.dont_write_bytecode = True
+        sys.path[:] = [*map(str, here), *(p for p in sys.path if not Path(p).resolve().is_relative_to(paths.root))]
+        for name in [n for n in sys.modules if n.split(".")[0] in ("attrobust", "selection")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        code = pytest.main(["-q", "-x", "--tb=no", "-p", "no:xdist", f"--timeout={limit / 4:.0f}", *tests])
+    except BaseException:  # a fork never returns into its parent's code
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(code))
+
+
+def preload() -> None:
+    """Import what the tests import beside the package, once for all of their runs."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+#: Arguments of pytest with which it passed without a fault.
+SOUND: set[tuple[str, ...]] = set()
+
+
+def judged(tree: Path, mutant: Mutant, limit: float) -> tuple[str, str]:
+    """Whether the tests catch a fault planted in the tree, and by what."""
+    there, ended, test = tree / mutant.path, "passed", ""
+    whole = there.read_text()
+    there.write_text(mutant.planted(whole))
+    for tests in concerned(mutant):
+        ended, test = tried(tree, tests, limit)
+        if ended != "passed":
+            break
+    there.write_text(whole)
+    if ended == "passed":
+        return "SURVIVED", "by no test"
+    if ended == "too long":
+        return "UNSURE", "after the time limit"  # the tests may take as long without the fault
+    again = [test] if test else ["--collect-only", *tests]
+    if tuple(again) not in SOUND and tried(tree, again, limit)[0] != "passed":
+        return "UNSURE", f"by {test or 'an import'}, which fails without the fault too"
+    SOUND.add(tuple(again))
+    return "caught", f"by {test or 'an import'}"
 
 
 def copied(target: Path) -> Path:
@@ -217,29 +314,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--count", type=int, default=60, help="faults planted")
     parser.add_argument("--first", type=int, default=0, help="faults of the draw that are passed over")
-    parser.add_argument("--limit", type=float, default=600, help="seconds for the tests of one fault")
+    parser.add_argument("--areas", nargs="+", choices=AREAS, default=list(AREAS), help="where faults are planted")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds for the tests of one fault")
     parser.add_argument("--list", action="store_true", help="say which faults were drawn and plant none")
     chosen = parser.parse_args(arguments)
     outcomes = []
+    if not chosen.list:
+        preload()
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(Path(folder))  # first, so that whoever works in the tree meanwhile moves no fault
-        mutants = drawn(tree, chosen.seed, chosen.first + chosen.count)[chosen.first :]
+        mutants = drawn(tree, chosen.seed, chosen.first + chosen.count, chosen.areas)[chosen.first :]
         if chosen.list:
             print(*mutants, sep="\n")
             return 0
         for number, mutant in enumerate(mutants, start=1 + chosen.first):
-            there, began = tree / mutant.path, time.monotonic()
-            whole = there.read_text()
-            there.write_text(mutant.planted(whole))
-            ended, test = tried(tree, concerned(mutant.path), chosen.limit)
-            there.write_text(whole)
-            outcomes.append("SURVIVED" if ended == "passed" else "caught")
-            if test and tried(tree, [test], chosen.limit)[0] != "passed":
-                outcomes[-1] = "UNSURE"  # the test fails without the fault too
-            by = f"by {test}" if test else "after the time limit" if ended == "too long" else "by an import"
-            seconds = time.monotonic() - began
-            print(f"{number:>3}  {outcomes[-1]:<8}  {mutant}", flush=True)
-            print(f"               {by if ended != 'passed' else 'by no test'}, {seconds:.0f} s", flush=True)
+            began = time.monotonic()
+            outcome, by = judged(tree, mutant, chosen.limit)
+            outcomes.append(outcome)
+            print(f"{number:>3}  {outcome:<8}  {mutant}", flush=True)
+            print(f"               {by}, {time.monotonic() - began:.0f} s", flush=True)
     survivors = len(outcomes) - outcomes.count("caught")
     print(f"{len(outcomes) - survivors} of {len(outcomes)} caught, {survivors} survived")
     return min(survivors, 100)
