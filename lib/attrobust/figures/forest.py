@@ -75,6 +75,14 @@ def ladder(table: pd.DataFrame, *, group: str, x_label: str, margin: float = 0.0
     """All effects of a group in ascending order, one thin line each, group under group: the whole work in one look.
 
     The columns are those of `forest`; a line without an effect is left out. Each group is named at its left.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> table = pd.DataFrame({"claim": ["C2", "C2"], "effect": [0.1, 0.0], "word": ["up", "no change"]})
+        >>> figure = ladder(table.assign(low=0.0, high=0.2), group="claim", x_label="gain")
+        >>> [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+        ['C2']
+        >>> plt.close(figure)
     """
     shown = table[np.isfinite(table["effect"].astype(float))]
     names = list(dict.fromkeys(table[group]))

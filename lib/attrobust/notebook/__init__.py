@@ -338,7 +338,12 @@ def origin(store: Store) -> str:
 
 
 def below_root(folder: Path) -> Path:
-    """A folder as seen from the root of the checkout, if it lies there."""
+    """A folder as seen from the root of the checkout, if it lies there.
+
+    Example:
+        >>> below_root(paths.root / "build").name
+        'build'
+    """
     return folder.relative_to(paths.root) if folder.is_relative_to(paths.root) else folder
 
 
