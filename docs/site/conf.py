@@ -26,6 +26,7 @@ templates_path, html_static_path = [], ["style.css", "summaries.js"]
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_dmath_double_inline = True
 myst_heading_anchors = 6
 
 # ------------------------------------------------------------------ the reference
@@ -42,6 +43,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "attrobust"
 html_favicon = "favicon.svg"
 html_css_files, html_js_files = ["style.css"], ["summaries.js"]
+html_sidebars = {page: [] for page in (root_doc, "README", "CONTRIBUTING", "CHANGELOG")}
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_theme_options = {
     "navbar_end": ["theme-switcher"],

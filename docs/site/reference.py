@@ -81,7 +81,7 @@ def as_rest(app, what, name, thing, options, lines):
         if ">>>" in block:
             blocks.append(block)
         elif not section and LAYOUT.search(block):
-            blocks.append("::\n\n" + textwrap.indent(textwrap.dedent(block), "    "))
+            blocks.append(".. code-block:: none\n\n" + textwrap.indent(textwrap.dedent(block), "    "))
         else:
             parts = CODE.split(block)
             blocks.append("".join(part if i % 2 else MARKUP.sub(r"\\\g<0>", part) for i, part in enumerate(parts)))
