@@ -1,7 +1,8 @@
 """Sphinx configuration of the site (`make site`): the committed notebooks and pages as they are, and a reference.
 
 Notebooks and pages link to each other, and to figures, by paths relative to the root of the tree. So the folder of
-sources is a copy of the tree's pages under the same names, and no link is written anew. Nothing is executed and nothing is fetched.
+sources is a copy of the tree's pages under the same names, and no link is written anew. Nothing is executed and
+nothing is fetched.
 """
 
 import importlib.resources
@@ -41,6 +42,7 @@ add_module_names = False
 # ------------------------------------------------------------------ appearance
 html_theme = "pydata_sphinx_theme"
 html_title = "attrobust"
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_favicon = "favicon.svg"
 html_css_files, html_js_files = ["style.css"], ["summaries.js"]
 html_sidebars = {page: [] for page in (root_doc, "README", "CONTRIBUTING", "CHANGELOG")}

@@ -1,4 +1,4 @@
-"""What a page needs before Sphinx reads it: anchors and links in Sphinx's form, numbers in titles, alternative texts."""
+"""What a page needs before Sphinx reads it: links in Sphinx's form, numbers in titles, alternative texts."""
 
 import json
 import re

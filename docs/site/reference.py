@@ -4,7 +4,6 @@ import ast
 import inspect
 import re
 import textwrap
-from pathlib import Path
 
 HEAD = """{title}
 {rule}
@@ -77,7 +76,7 @@ def as_rest(app, what, name, thing, options, lines):
     """A docstring, which is plain text with sections, as reStructuredText: layouts kept, signs of formulas escaped."""
     blocks, section = [], False
     for block in "\n".join(lines).strip("\n").split("\n\n"):
-        section = bool(SECTION.match(block)) or section and block.startswith(" ")
+        section = bool(SECTION.match(block)) or (section and block.startswith(" "))
         if ">>>" in block:
             blocks.append(block)
         elif not section and LAYOUT.search(block):
@@ -85,7 +84,7 @@ def as_rest(app, what, name, thing, options, lines):
         else:
             parts = CODE.split(block)
             blocks.append("".join(part if i % 2 else MARKUP.sub(r"\\\g<0>", part) for i, part in enumerate(parts)))
-    lines[:] = "\n\n".join(blocks).splitlines() + [""]
+    lines[:] = [*"\n\n".join(blocks).splitlines(), ""]
 
 
 def as_written(app, what, name, thing, options, signature, returns):
