@@ -26,7 +26,7 @@ RUN := OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m
 PYTEST := $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist load --maxschedchunk 1 --only '$(ONLY)'
 
 .DEFAULT_GOAL := help
-.PHONY: help env install reproduce merge figures data parameters lab test test-slow test-browser test-all gpu-check bench clean
+.PHONY: help env install reproduce merge figures data parameters lab site test test-slow test-browser test-all gpu-check bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,7 +40,7 @@ install:
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON3=/path/to/python3")'
 	@test -x $(PYTHON) || $(PYTHON3) -m venv '$(VENV)'
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test,hf,photos,cluster]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test,hf,photos,cluster,site]'
 	@$(PYTHON) -c 'import matplotlib.font_manager'
 	@touch $(READY)
 
@@ -61,6 +61,11 @@ parameters: env ## list every notebook's parameters
 
 lab: env ## open JupyterLab in notebooks/
 	@JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m jupyterlab --notebook-dir notebooks
+
+site: env ## build a static site of notebooks, pages and library reference into build/site; nothing is downloaded
+	@rm -rf build/site build/site-source && mkdir -p build/site-source
+	@$(RUN) sphinx -q -E -W --keep-going -j 2 -c docs/site -d build/site-doctrees build/site-source build/site
+	@echo 'open build/site/index.html'
 
 test: env ## lint, import contract, unit laws, notebooks under nbval, smoke run (ONLY=06: what concerns one notebook)
 	@$(RUN) ruff format --check .

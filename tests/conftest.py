@@ -5,6 +5,7 @@ Tests run on several cores (`make test`), those marked `long` first, so that no 
 
 import gc
 import os
+import shutil
 from pathlib import Path
 
 # Tiny networks lose more time than they win on several threads.
@@ -96,3 +97,29 @@ def global_state_stays_as_found():
     assert state() == before, "a global random generator was used"
     assert torch.get_num_threads() == threads
     assert torch.is_grad_enabled()
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium, which remembers what its console said and what it asked for."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium and ChromeDriver on this machine")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+                 "disable-background-networking",
+                 "disable-component-update", "disable-sync", "disable-dev-shm-usage", f"user-data-dir={profile}",
+                 "window-size=1200,900"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_page_load_timeout(90)
+    yield driver
+    driver.quit()

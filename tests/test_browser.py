@@ -1,7 +1,6 @@
 """Laws about what a person sees: the rendered page, and "Run all" in JupyterLab, in a real browser."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,29 +18,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no Chromium and ChromeDriver on this machine")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-                 "disable-background-networking",
-                 "disable-component-update", "disable-sync", "disable-dev-shm-usage", f"user-data-dir={profile}",
-                 "window-size=1200,900"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_page_load_timeout(90)
-    yield driver
-    driver.quit()
 
 
 @pytest.mark.parametrize("path", reproduce.numbered(), ids=lambda path: path.stem)

@@ -39,7 +39,7 @@ def make(request, tmp_path):
 def test_the_environment_is_built_once_in_a_folder_whose_name_has_a_space(make):
     install, fonts = make("env")
     assert install.startswith("python -m pip install")
-    assert install.endswith("-c constraints.txt -e .[notebooks,test,hf,photos,cluster]")
+    assert install.endswith("-c constraints.txt -e .[notebooks,test,hf,photos,cluster,site]")
     assert fonts == "python -c import matplotlib.font_manager"
     assert make("env") == []
     assert make("parameters") == ["python -m attrobust parameters"]

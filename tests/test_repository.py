@@ -97,9 +97,9 @@ def test_the_top_level_holds_what_is_announced_and_nothing_else():
 def test_the_environment_file_installs_what_the_makefile_installs():
     environment = yaml.safe_load((paths.root / "environment.yml").read_text())
     (pip_part,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
-    assert pip_part == ["-c constraints.txt", "-e .[notebooks,test,hf,photos,cluster]"]
+    assert pip_part == ["-c constraints.txt", "-e .[notebooks,test,hf,photos,cluster,site]"]
     assert "pip" in environment["dependencies"]
-    assert "-c constraints.txt -e '.[notebooks,test,hf,photos,cluster]'" in (paths.root / "Makefile").read_text()
+    assert "-c constraints.txt -e '.[notebooks,test,hf,photos,cluster,site]'" in (paths.root / "Makefile").read_text()
 
 
 def test_every_requirement_is_a_range_with_a_tested_version_in_the_constraints():
@@ -277,7 +277,7 @@ def test_the_environment_file_builds_a_working_environment_with_the_tested_versi
         shutil.copy(paths.root / file, tree / file)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     python = str(tmp_path / "env" / "bin" / "python")
-    what = ["-c", "constraints.txt", "-e", ".[notebooks,test,hf,photos,cluster]"]
+    what = ["-c", "constraints.txt", "-e", ".[notebooks,test,hf,photos,cluster,site]"]
     subprocess.run([python, "-m", "pip", "install", "-q", *what], cwd=tree, check=True)
     sound(python, tmp_path)
 
