@@ -19,14 +19,15 @@ MARKERS = "osD^vP*X"
 @drawing
 def against(
     table: pd.DataFrame, *, panels: str = "statement", hue: str = "arm", x_label: str = "bound (right side)",
-    y_label: str = "left side", titles: Mapping[str, str] | None = None,
+    y_label: str = "left side", titles: Mapping[str, str] | None = None, inches: float = 0,
 ) -> Figure:  # fmt: skip
     """Left side of each case against its right side, both logarithmic; on or under the diagonal the statement holds.
 
     The table has a row per case with columns `left`, `right`, `panels` and `hue`; cases with a side of 0 are left out.
+    The figure is `inches` wide, or wider where its panels need it.
     """
     looks = _looks(table[hue].unique(), lines=False)
-    figure, parts = panelled(table, panels, (3.3, 0.5, 3.5))
+    figure, parts = panelled(table, panels, (3.3, 0.5, 3.5), least=inches)
     for axis, value, inside in parts:
         inside = inside[np.isfinite(inside["right"]) & (inside["left"] > 0) & (inside["right"] > 0)]
         for name, look in looks.items():
@@ -73,18 +74,22 @@ def tightness(
 def profiles(
     table: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, log_x: Sequence[str] = (), log_y: Sequence[str] = (),
     theory: Sequence[str] = (), x_labels: Mapping[str, str] | None = None, y_labels: Mapping[str, str] | None = None,
-    markers: bool = True, spread: bool = False,
+    markers: bool = True, spread: bool = False, inches: float = 0, direct: bool = False, ordered: bool = False,
 ) -> Figure:  # fmt: skip
     """Lines of `y` over `x`, one panel with axes of its own per value of `panels`; bounds are dashed and black.
 
     Several rows with one `x`, `hue` and panel are averaged, their range shaded if `spread`. `log_x` and `log_y` name
     the panels with a logarithmic axis, `x_labels` and `y_labels` label the axes of a panel, and `theory` names the
-    values of `hue` that are bounds.
+    values of `hue` that are bounds. The figure is `inches` wide however many panels stand in it (0: as wide as they
+    like). `direct` writes each name at the end of its line in place of a legend, and `ordered` colours the names from
+    light to dark in the table's order, for values of one quantity.
     """
-    looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "")
-    width = max(5.2, 3.1 * table[panels].nunique() + 0.5)
-    height = 3.1 + 0.2 * -(-len(looks) // fitting(width, looks))
-    figure, parts = panelled(table, panels, (3.1, 0.5, height), least=5.2)
+    looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "", ordered=ordered)
+    across = min(table[panels].nunique(), 3)
+    width = inches or max(5.2, 3.1 * table[panels].nunique() + 0.5)
+    height = 3.1 + 0.2 * (0 if direct else -(-len(looks) // fitting(width, looks)))
+    each = (inches - 0.5) / across if inches and table[panels].nunique() <= 3 else 3.1
+    figure, parts = panelled(table, panels, (each, 0.5, height), least=inches or 5.2)
     for axis, value, inside in parts:
         for name, look in looks.items():
             line = inside[inside[hue] == name].groupby(x)[y].agg(["mean", "min", "max"])
@@ -93,7 +98,10 @@ def profiles(
                 axis.fill_between(line.index, line["min"], line["max"], color=look["color"], alpha=0.2, linewidth=0)
         names = {"xlabel": (x_labels or {}).get(value, label(x)), "ylabel": (y_labels or {}).get(value, "")}
         _frame(axis, value, log_x, log_y, **names)
-    legend(figure, looks)
+        if direct:
+            _label_ends(axis, looks)
+    if not direct:
+        legend(figure, looks)
     return figure
 
 
@@ -135,6 +143,18 @@ def _frame(
     axis.set(**names, title=label(value))
 
 
+def _label_ends(axis: Axes, names: Collection[str]) -> None:
+    """The name of each line of a panel, drawn in this order, beside its last point; names that would touch move up."""
+    to_share = axis.transData + axis.transAxes.inverted()
+    drawn = {name: line for name, line in zip(names, axis.get_lines(), strict=True) if len(line.get_xdata())}
+    heights = {n: to_share.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1] for n, line in drawn.items()}
+    place = -1.0
+    for name in sorted(heights, key=heights.get):
+        place = max(heights[name], place + 0.075)  # of the panel's height, a line of text
+        color = drawn[name].get_color()
+        axis.text(1.02, place, label(name), color=color, fontsize=8, va="center", transform=axis.transAxes)
+
+
 def _log_ticks(axis: Axes, *which: str) -> None:
     """Readable ticks on logarithmic axes: powers of ten, or 1, 2, 5 where the axis spans less than two decades."""
     for name in which:
@@ -147,11 +167,18 @@ def _log_ticks(axis: Axes, *which: str) -> None:
 
 
 def _looks(
-    names: Collection[str], *, theory: Sequence[str] = (), marks: str = MARKERS, lines: bool = True
+    names: Collection[str],
+    *,
+    theory: Sequence[str] = (),
+    marks: str = MARKERS,
+    lines: bool = True,
+    ordered: bool = False,
 ) -> dict[str, dict]:
     """How each name is drawn: bounds dashed in the theory's colour, others in the palette's colour or the cycle's."""
     # Names without a colour take the cycle in the table's order; red is kept for what attacks and breaks.
     cycle = [color for i, color in enumerate(sns.color_palette("colorblind", 10)) if i not in (3, 7)]
+    if ordered:
+        cycle = sns.color_palette("viridis_r", len(names) + 1)[1:]
     dashes = {bound: ("--", ":", "-.")[i % 3] for i, bound in enumerate(theory)}
     looks = {name: {"color": COLORS["theory"], "linestyle": dash} for name, dash in dashes.items()}
     for i, name in enumerate(name for name in names if name not in theory):
