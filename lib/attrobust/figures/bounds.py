@@ -174,7 +174,7 @@ def _looks(
     # Names without a colour take the cycle in the table's order; red is kept for what attacks and breaks.
     cycle = [color for i, color in enumerate(sns.color_palette("colorblind", 10)) if i not in (3, 7)]
     if ordered:
-        cycle = sns.color_palette("viridis_r", as_cmap=True)(np.linspace(0.12, 1, len(names) - len(theory)))
+        cycle = sns.color_palette("viridis_r", as_cmap=True)(np.linspace(0.2, 0.9, len(names) - len(theory)))
     dashes = {bound: ("--", ":", "-.")[i % 3] for i, bound in enumerate(theory)}
     looks = {name: {"color": COLORS["theory"], "linestyle": dash} for name, dash in dashes.items()}
     for i, name in enumerate(name for name in names if name not in theory):
