@@ -71,7 +71,8 @@ def test_names_of_one_quantity_go_from_light_to_dark_and_its_bound_stays_black()
     drawn = {line.get_label(): line for line in figures.profiles(table, **shown).legends[0].get_lines()}
     light = [sum(mpl.colors.to_rgb(drawn[name].get_color())) for name in ("a", "b", "c")]
     assert light == sorted(light, reverse=True)
-    assert light[0] - light[-1] > 0.8
+    assert light[0] - light[-1] > 0.6
+    assert light[-1] > 0.6  # dark, and not the black of a bound
     assert mpl.colors.to_rgb(drawn["limit"].get_color()) == (0, 0, 0)
 
 
