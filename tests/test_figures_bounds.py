@@ -1,3 +1,5 @@
+import itertools
+
 import matplotlib as mpl
 import pandas as pd
 import pytest
@@ -42,6 +44,37 @@ def test_profiles_dash_what_theory_says_and_give_each_panel_its_axes():
     assert (first.get_xscale(), first.get_yscale()) == ("log", "linear")
     assert (second.get_xscale(), second.get_yscale()) == ("linear", "log")
     assert [line.get_linestyle() for line in first.get_lines()] == ["-", "--"]
+
+
+def test_a_name_written_at_the_end_of_its_line_has_its_colour_and_touches_no_other():
+    figure = figures.profiles(lines(), x="x", y="y", hue="name", panels="panel", named=True, inches=7.1)
+    assert not figure.legends
+    assert figure.get_figwidth() == pytest.approx(7.1, abs=0.3)
+    for axis in figure.axes:
+        assert [text.get_text() for text in axis.texts] == ["a", "limit"]  # from the lowest end up
+        inks = [[mpl.colors.to_rgb(part.get_color()) for part in parts] for parts in (axis.texts, axis.get_lines())]
+        assert inks[0] == inks[1]
+    close = lines().assign(y=lambda t: 1 + 1e-3 * t["y"])
+    close.loc[close["name"] == "a", "y"] = 1.0
+    tight = pd.concat(
+        [close, close.assign(name=close["name"] + " again"), lines()[:2].assign(name="far", y=[1.0, 9.0])]
+    )
+    figure = figures.profiles(tight, x="x", y="y", hue="name", panels="panel", named=True, inches=7.1)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 5
+    assert all(below.y1 <= above.y0 for below, above in itertools.pairwise(boxes))
+
+
+def test_names_of_one_quantity_go_from_light_to_dark_and_its_bound_stays_black():
+    table = pd.concat([lines(), lines()[:2].assign(name="b"), lines()[:2].assign(name="c")])
+    shown = {"x": "x", "y": "y", "hue": "name", "panels": "panel", "theory": ["limit"], "ordered": True}
+    drawn = {line.get_label(): line for line in figures.profiles(table, **shown).legends[0].get_lines()}
+    light = [sum(mpl.colors.to_rgb(drawn[name].get_color())) for name in ("a", "b", "c")]
+    assert light == sorted(light, reverse=True)
+    assert light[0] - light[-1] > 0.6
+    assert light[-1] > 0.6  # dark, and not the black of a bound
+    assert mpl.colors.to_rgb(drawn["limit"].get_color()) == (0, 0, 0)
 
 
 def test_clouds_draw_every_case_under_curves_of_the_theory():

@@ -19,11 +19,12 @@ MARKERS = "osD^vP*X"
 @drawing
 def against(
     table: pd.DataFrame, *, panels: str = "statement", hue: str = "arm", x_label: str = "bound (right side)",
-    y_label: str = "left side", titles: Mapping[str, str] | None = None,
+    y_label: str = "left side", titles: Mapping[str, str] | None = None, inches: float = 0,
 ) -> Figure:  # fmt: skip
     """Left side of each case against its right side, both logarithmic; on or under the diagonal the statement holds.
 
     The table has a row per case with columns `left`, `right`, `panels` and `hue`; cases with a side of 0 are left out.
+    The figure is `inches` wide, or wider where its panels need it.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -34,7 +35,7 @@ def against(
         >>> plt.close(figure)
     """
     looks = _looks(table[hue].unique(), lines=False)
-    figure, parts = panelled(table, panels, (3.3, 0.5, 3.5))
+    figure, parts = panelled(table, panels, (3.3, 0.5, 3.5), least=inches)
     for axis, value, inside in parts:
         inside = inside[np.isfinite(inside["right"]) & (inside["left"] > 0) & (inside["right"] > 0)]
         for name, look in looks.items():
@@ -92,13 +93,15 @@ def tightness(
 def profiles(
     table: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, log_x: Sequence[str] = (), log_y: Sequence[str] = (),
     theory: Sequence[str] = (), x_labels: Mapping[str, str] | None = None, y_labels: Mapping[str, str] | None = None,
-    markers: bool = True, spread: bool = False, named: bool = False,
+    markers: bool = True, spread: bool = False, inches: float = 0, named: bool = False, ordered: bool = False,
 ) -> Figure:  # fmt: skip
     """Lines of `y` over `x`, one panel with axes of its own per value of `panels`; bounds are dashed and black.
 
     Several rows with one `x`, `hue` and panel are averaged, their range shaded if `spread`. `log_x` and `log_y` name
     the panels with a logarithmic axis, `x_labels` and `y_labels` label the axes of a panel, and `theory` names the
-    values of `hue` that are bounds. With `named` lines have their names at their right ends in place of a legend.
+    values of `hue` that are bounds. The figure is `inches` wide however many panels stand in it (0: as wide as they
+    like). With `named` lines have their names at their right ends in place of a legend, and `ordered` colours the names
+    from light to dark in the table's order, for values of one quantity.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -108,10 +111,12 @@ def profiles(
         1
         >>> plt.close(figure)
     """
-    looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "")
-    width = max(5.2, 3.1 * table[panels].nunique() + 0.5)
-    height = 3.1 + 0.2 * -(-len(looks) // fitting(width, looks))
-    figure, parts = panelled(table, panels, (3.1, 0.5, height), least=5.2)
+    looks = _looks(table[hue].unique(), theory=theory, marks=MARKERS if markers else "", ordered=ordered)
+    across = min(table[panels].nunique(), 3)
+    width = inches or max(5.2, 3.1 * table[panels].nunique() + 0.5)
+    height = 3.1 + 0.2 * (0 if named else -(-len(looks) // fitting(width, looks)))
+    each = (inches - 0.5) / across if inches and table[panels].nunique() <= 3 else 3.1
+    figure, parts = panelled(table, panels, (each, 0.5, height), least=inches or 5.2)
     for axis, value, inside in parts:
         for name, look in looks.items():
             line = inside[inside[hue] == name].groupby(x)[y].agg(["mean", "min", "max"])
@@ -121,8 +126,11 @@ def profiles(
         names = {"xlabel": (x_labels or {}).get(value, label(x)), "ylabel": (y_labels or {}).get(value, "")}
         _frame(axis, value, log_x, log_y, **names)
         if named:
-            last = inside[inside[x] == inside[x].max()].groupby(hue, sort=False)[y].mean()
-            direct(axis, {name: (inside[x].max(), height, looks[name]["color"]) for name, height in last.items()})
+            means = {name: inside[inside[hue] == name].groupby(x)[y].mean() for name in looks}
+            direct(
+                axis,
+                {n: (float(m.index[-1]), float(m.iloc[-1]), looks[n]["color"]) for n, m in means.items() if len(m)},
+            )
     if not named:
         legend(figure, looks)
     return figure
@@ -186,11 +194,14 @@ def _log_ticks(axis: Axes, *which: str) -> None:
 
 
 def _looks(
-    names: Collection[str], *, theory: Sequence[str] = (), marks: str = MARKERS, lines: bool = True
-) -> dict[str, dict]:
+    names: Collection[str], *, theory: Sequence[str] = (), marks: str = MARKERS, lines: bool = True,
+    ordered: bool = False,
+) -> dict[str, dict]:  # fmt: skip
     """How each name is drawn: bounds dashed in the theory's colour, others in the palette's colour or the cycle's."""
     # Names without a colour take the cycle in the table's order; red is kept for what attacks and breaks.
     cycle = [color for i, color in enumerate(sns.color_palette("colorblind", 10)) if i not in (3, 7)]
+    if ordered:
+        cycle = sns.color_palette("viridis_r", as_cmap=True)(np.linspace(0.2, 0.9, len(names) - len(theory)))
     dashes = {bound: ("--", ":", "-.")[i % 3] for i, bound in enumerate(theory)}
     looks = {name: {"color": COLORS["theory"], "linestyle": dash} for name, dash in dashes.items()}
     for i, name in enumerate(name for name in names if name not in theory):
