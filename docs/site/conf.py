@@ -18,7 +18,7 @@ import reading  # noqa: E402
 import reference  # noqa: E402
 
 project, author, copyright = "attrobust", "the attrobust authors", "the attrobust authors, MIT licence"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 root_doc = "index"
 include_patterns = ["*.md", "docs/*.md", "notebooks/*.ipynb", "figures/benchmarks/*.md", "reference/*.rst"]
 templates_path, html_static_path = [], ["style.css", "summaries.js"]
