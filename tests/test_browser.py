@@ -80,7 +80,8 @@ def slider(browser, tmp_path):
         const whole = [...document.images].every(i => i.complete && i.naturalWidth > 0);
         const shown = [...document.images].map(i => {
             const [cell, own] = [i.parentElement, i].map(one => one.getBoundingClientRect());
-            return [i.alt, (cell.left - own.left) / cell.width, (cell.top - own.top) / cell.height];
+            const [width, height] = [i.parentElement.clientWidth, i.parentElement.clientHeight];
+            return [i.alt, (cell.left - own.left) / width, (cell.top - own.top) / height];
         });
         return {whole, shown, said: document.getElementById("walk-said").textContent,
                 radius: document.getElementById("walk-radius").getAttribute("aria-valuetext"),

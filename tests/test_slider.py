@@ -129,6 +129,18 @@ def test_the_page_counts_places_as_the_rows_do(found):
     assert "Grad-CAM of the photographs has 49 places, of which five lead" in PAGE
 
 
+def test_what_the_page_tells_of_the_maps_holds_for_each_picture(found):
+    left = {shown: {} for shown in (PHOTOGRAPH, GARMENT)}
+    for shown, table, _ in each(found):
+        rows = table[table["compared"] == ATTACK].set_index(["radius"])["top_k"]
+        left[shown][table["picture"].iloc[0], table["map"].iloc[0]] = rows
+    for name in (name for name, shown in SUBJECTS.items() if shown is GARMENT):
+        at = {kind: left[GARMENT][name, kind][8] for kind in GARMENT.maps}
+        assert min(at["integrated_gradients"], at["smooth_grad"]) > max(at["saliency"], at["input_x_gradient"])
+    few = [rows[4] for rows in left[PHOTOGRAPH].values()]
+    assert max(few) < min(rows[4] for rows in left[GARMENT].values())
+
+
 def pixels(file):
     with PIL.Image.open(file) as picture:
         return np.asarray(picture.convert("RGB"))

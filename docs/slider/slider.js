@@ -13,7 +13,7 @@
     <div class="walk-panels">
       <figure><figcaption>Attacked picture</figcaption><div><img id="walk-seen"></div><p></p></figure>
       <figure><figcaption>Its map</figcaption><div><img id="walk-moved"></div><p></p></figure>
-      <figure><figcaption>Map under noise of the same size</figcaption><div><img id="walk-noise"></div><p></p></figure>
+      <figure><figcaption>Map under noise</figcaption><div><img id="walk-noise"></div><p></p></figure>
     </div>
     <p id="walk-said" aria-live="polite"></p>
     <details><summary>All radii of this picture and map, as a table</summary><table id="walk-table"></table></details>
@@ -63,6 +63,7 @@
     const line = (tag, cells) => {
       const row = document.createElement("tr");
       row.append(...cells.map((cell) => Object.assign(document.createElement(tag), { textContent: cell })));
+      row.querySelectorAll("th").forEach((head) => { head.scope = "col"; });
       return row;
     };
     const heads = ["Radius", "Class under attack", "Probability", "Leaders that stay", "Under noise"];

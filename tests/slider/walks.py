@@ -26,7 +26,7 @@ from torch import nn
 from slider.subjects import GARMENT, GREYS, LEADING, SEED, SMALL, SUBJECTS, opened
 
 #: Full colour stands for this quantile of a map of so many places or more, for the largest value of a smaller one.
-LARGE, MOST = 10_000, 0.99
+LARGE, MOST = 100, 0.99
 
 #: Raised when what is computed here changes.
 VERSION = 1
