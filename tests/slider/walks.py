@@ -48,7 +48,7 @@ def tasks() -> Iterator[tuple[str, str]]:
 def key_of(name: str, kind: str) -> str:
     """Name of all that a walk depends on."""
     shown = SUBJECTS[name]
-    function = attributions.grad_cam if kind == "grad_cam" else unwrapped(experiments.of_pixels()[kind])
+    function = unwrapped(experiments.of_pixels()[kind])
     config = {"picture": name, "map": kind, "radii": shown.radii, "effort": shown.effort, "every": shown.every}
     config |= {"network": experiments.network(SMALL) if shown is GARMENT else shown.network}
     config |= {"leading": LEADING, "seed": SEED, "greys": GREYS, "version": VERSION}
