@@ -55,8 +55,8 @@
       column, [2 * index, 2 * count], left(now));
     show(at("noise"), sheets + shown.maps, `${walk.map} under noise of the same size: ${left(noise)}`,
       column, [2 * index + 1, 2 * count], left(noise));
-    at("said").textContent = `Radius ${levels}/255: ${sure(now)}. Under attack ${share(now.stay)} of the ${walk.leading}`
-      + ` leading ${walk.places} stay, under noise of the same size ${share(noise.stay)} (${sure(noise)}).`;
+    at("said").textContent = `Radius ${levels}/255: ${sure(now)}. The attack leaves ${share(now.stay)} of the`
+      + ` ${walk.leading} leading ${walk.places}, noise of the same size ${share(noise.stay)} (${sure(noise)}).`;
   };
 
   const tabulate = (shown, walk) => {
