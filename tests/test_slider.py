@@ -136,6 +136,8 @@ def test_what_the_page_tells_of_the_maps_holds_for_each_picture(found):
     for name in (name for name, shown in SUBJECTS.items() if shown is GARMENT):
         at = {kind: left[GARMENT][name, kind][8] for kind in GARMENT.maps}
         assert min(at["integrated_gradients"], at["smooth_grad"]) > max(at["saliency"], at["input_x_gradient"])
+    assert PHOTOGRAPH.maps == ("saliency", "input_x_gradient")
+    assert "The photographs come with saliency and input × gradient alone" in PAGE
     few = [rows[4] for rows in left[PHOTOGRAPH].values()]
     assert max(few) < min(rows[4] for rows in left[GARMENT].values())
 

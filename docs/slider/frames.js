@@ -93,6 +93,85 @@ const walks = [
       "stay": 0.2334
      }
     ]
+   },
+   {
+    "map": "input × gradient",
+    "leading": 5018,
+    "places": "pixels",
+    "attack": [
+     {
+      "class": "espresso",
+      "probability": 0.9398,
+      "stay": 1.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.8797,
+      "stay": 0.1901
+     },
+     {
+      "class": "espresso",
+      "probability": 0.7264,
+      "stay": 0.0313
+     },
+     {
+      "class": "espresso",
+      "probability": 0.5405,
+      "stay": 0.0273
+     },
+     {
+      "class": "espresso",
+      "probability": 0.5059,
+      "stay": 0.0153
+     },
+     {
+      "class": "espresso",
+      "probability": 0.5027,
+      "stay": 0.0185
+     },
+     {
+      "class": "espresso",
+      "probability": 0.2695,
+      "stay": 0.0068
+     }
+    ],
+    "noise": [
+     {
+      "class": "espresso",
+      "probability": 0.9398,
+      "stay": 1.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9513,
+      "stay": 0.6012
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9521,
+      "stay": 0.5606
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9509,
+      "stay": 0.5171
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9491,
+      "stay": 0.4934
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9452,
+      "stay": 0.4344
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9383,
+      "stay": 0.4247
+     }
+    ]
    }
   ]
  },
@@ -188,6 +267,85 @@ const walks = [
       "class": "Egyptian cat",
       "probability": 0.3229,
       "stay": 0.1913
+     }
+    ]
+   },
+   {
+    "map": "input × gradient",
+    "leading": 5018,
+    "places": "pixels",
+    "attack": [
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3846,
+      "stay": 1.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.4338,
+      "stay": 0.0857
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.4107,
+      "stay": 0.0371
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.4687,
+      "stay": 0.0132
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.7423,
+      "stay": 0.0136
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.2972,
+      "stay": 0.0094
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.6869,
+      "stay": 0.0038
+     }
+    ],
+    "noise": [
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3846,
+      "stay": 1.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.365,
+      "stay": 0.4974
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3606,
+      "stay": 0.3507
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3559,
+      "stay": 0.2894
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3706,
+      "stay": 0.2423
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3597,
+      "stay": 0.2182
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3229,
+      "stay": 0.2033
      }
     ]
    }
