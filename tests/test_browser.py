@@ -43,6 +43,74 @@ def test_the_rendered_page_shows_every_figure_whole(browser, tmp_path, path):
 
 
 @pytest.fixture
+def slider(browser, tmp_path):
+    """The page with the slider from a folder, in the least of pages, and what the browser shows of it."""
+    shutil.copytree(paths.root / "docs" / "slider", tmp_path / "slider")
+    text = (paths.root / "docs" / "slider.md").read_text()
+    raw = text.split("```{raw} html\n")[1].split("```")[0]
+    page = tmp_path / "slider.html"
+    page.write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>slider</title><body>{raw}</body></html>")
+    browser.get_log("browser")  # what earlier pages said
+    browser.get(page.as_uri())
+    script = """
+        const whole = [...document.images].every(i => i.complete && i.naturalWidth > 0);
+        const shown = [...document.images].map(i => {
+            const [cell, own] = [i.parentElement, i].map(one => one.getBoundingClientRect());
+            const [width, height] = [i.parentElement.clientWidth, i.parentElement.clientHeight];
+            return [i.alt, (cell.left - own.left) / width, (cell.top - own.top) / height];
+        });
+        return {whole, shown, said: document.getElementById("walk-said").textContent,
+                radius: document.getElementById("walk-radius").getAttribute("aria-valuetext"),
+                rows: document.querySelectorAll("#walk-table tr").length};
+    """
+
+    def look():
+        until = time.monotonic() + 30
+        while not (seen := browser.execute_script(script))["whole"] and time.monotonic() < until:
+            time.sleep(0.1)
+        return seen
+
+    return look
+
+
+def test_the_slider_moves_by_the_keyboard_and_tells_what_it_shows(browser, slider):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select
+    from slider.subjects import SUBJECTS
+
+    clean = slider()
+    assert clean["whole"]
+    assert "Radius 0/255" in clean["said"]
+    assert "100 % of the" in clean["said"]
+    asked = {name: browser.find_element(By.ID, f"walk-{name}") for name in ("picture", "map", "radius")}
+    assert [asked[name].accessible_name for name in asked] == ["Picture", "Map", "Radius of the attack"]
+    for name, kind in SUBJECTS.items():
+        Select(asked["picture"]).select_by_value(name)
+        asked["radius"].send_keys(Keys.HOME)
+        for row in range(len(kind.maps)):
+            Select(asked["map"]).select_by_index(row)
+            before = slider()
+            asked["radius"].send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+            after = slider()
+            levels = kind.radii[2]
+            assert before["whole"]
+            assert after["whole"]
+            assert f"Radius {levels}/255" in after["said"]
+            assert after["radius"] == f"{levels} of 255 grey levels"
+            assert f"{levels} of 255 grey levels" in after["shown"][0][0]
+            places = [(2, row), (2, 2 * row), (2, 2 * row + 1)]  # in their sheets, of pictures and of maps
+            for (alt, column, line), place in zip(after["shown"], places, strict=True):
+                assert len(alt) > 30
+                assert (column, line) == pytest.approx(place, abs=0.05)
+            assert before["shown"] != after["shown"]
+            assert after["rows"] == len(kind.radii) + 1
+            asked["radius"].send_keys(Keys.HOME)
+    assert browser.find_element(By.ID, "walk-said").get_attribute("aria-live") == "polite"
+    assert browser.get_log("browser") == []
+
+
+@pytest.fixture
 def lab(tmp_path):
     """A JupyterLab server over a copy of the tree."""
     tree = copy_tree(tmp_path)

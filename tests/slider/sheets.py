@@ -1,0 +1,85 @@
+"""The page's frames, as sheets of pictures and of maps, and its numbers, all from stored walks.
+
+A sheet holds a frame per radius from left to right. Pictures have a row per map, by which they were attacked; maps have
+two, that of the attacked picture and that under noise. What the page says stands in `frames.js`, a script and no JSON
+file, so that the page works from a folder, too.
+"""
+
+import io
+import json
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import PIL.Image
+from attrobust import paths
+from attrobust.audit.measured import ATTACK, NOISE
+from attrobust.figures.style import label
+from attrobust.paths import write_bytes
+
+from slider.subjects import GREYS, SUBJECTS, credit
+
+PLACE = paths.root / "docs" / "slider"
+
+#: Of the walks by map.
+Walks = dict[str, tuple[pd.DataFrame, dict[str, np.ndarray]]]
+
+
+def pictures(walks: Walks, every: int) -> np.ndarray:
+    """Attacked pictures in grey levels, one row per map."""
+    rows = []
+    for _, arrays in walks.values():
+        moved = arrays["clean"].astype(np.int16) + arrays["change"]
+        rows.append(np.concatenate(list(moved[..., ::every, ::every].transpose(0, 2, 3, 1)), axis=1))
+    return np.concatenate(rows).astype(np.uint8)
+
+
+def maps(walks: Walks, side: int) -> np.ndarray:
+    """Maps as levels of `GREYS`, two rows per map: under attack, and under noise; few places fill a frame, too."""
+    rows = []
+    for _, arrays in walks.values():
+        for part in ("maps", "noise_maps"):
+            large = side // arrays[part].shape[-1]
+            rows.append(np.concatenate([np.kron(one, np.ones((large, large), np.uint8)) for one in arrays[part]], 1))
+    return np.concatenate(rows)
+
+
+def png(values: np.ndarray, *, shades: bool = False) -> bytes:
+    """A sheet as a file; `shades` are drawn as the maps of all figures are."""
+    drawn = io.BytesIO()
+    picture = PIL.Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
+    if shades:
+        colors = mpl.colormaps["Greys"](np.linspace(0, 1, GREYS))[:, :3]
+        picture.putpalette((255 * colors).round().astype(np.uint8).tobytes())
+    picture.save(drawn, format="png", optimize=True, **({"bits": 4} if shades else {}))
+    return drawn.getvalue()
+
+
+def told(name: str, walks: Walks) -> dict[str, object]:
+    """What the page says of one picture."""
+    shown, file = SUBJECTS[name], name.replace(" ", "_")
+    about = {"name": name, "credit": credit(name), "network": shown.network, "radii": [*shown.radii]}
+    about |= {"pictures": f"{file}_pictures.png", "maps": f"{file}_maps.png", "walks": []}
+    for kind, (table, arrays) in walks.items():
+        places = "pixels" if int(table["places"].iloc[0]) == arrays["clean"][0].size else "places"
+        walk = {"map": label(kind), "leading": int(table["leading"].iloc[0]), "places": places}
+        for part, compared in (("attack", ATTACK), ("noise", NOISE)):
+            rows = table[table["compared"] == compared]
+            walk[part] = [
+                {"class": row["class"], "probability": round(row["probability"], 4), "stay": round(row["top_k"], 4)}
+                for row in rows.to_dict("records")
+            ]
+        about["walks"].append(walk)
+    return about
+
+
+def write(by_picture: dict[str, Walks]) -> None:
+    """Draw all sheets and write what the page says."""
+    for name, walks in by_picture.items():
+        seen = pictures(walks, SUBJECTS[name].every)
+        side = seen.shape[0] // len(walks)
+        file = name.replace(" ", "_")
+        write_bytes(PLACE / f"{file}_pictures.png", png(seen))
+        write_bytes(PLACE / f"{file}_maps.png", png(maps(walks, side), shades=True))
+    said = json.dumps([told(name, walks) for name, walks in by_picture.items()], indent=1, ensure_ascii=False)
+    write_bytes(PLACE / "frames.js", f"const walks = {said};\n".encode())
