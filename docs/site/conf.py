@@ -73,7 +73,14 @@ def setup(app):
 def lay_out(source):
     """Fill a folder with the pages, the notebooks and their pictures, and the pages of the reference."""
     shutil.rmtree(source)
-    for pattern in ("*.md", "docs/*", "notebooks/*.ipynb", "figures/*/*.png", "figures/benchmarks/*.md"):
+    for pattern in (
+        "*.md",
+        "docs/*",
+        "notebooks/*.ipynb",
+        "figures/*/*.png",
+        "figures/*/*.gif",
+        "figures/benchmarks/*.md",
+    ):
         for file in filter(Path.is_file, ROOT.glob(pattern)):
             target = source / file.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

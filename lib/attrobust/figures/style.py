@@ -253,15 +253,15 @@ def direct(axis: Axes, lines: dict[str, tuple[float, float, object]]) -> None:
     """
     places = {n: axis.transAxes.inverted().transform(axis.transData.transform(end[:2]))[1] for n, end in lines.items()}
     order = sorted(places, key=places.get)
-    gap = 0.16 / max(0.5, axis.get_window_extent().height / axis.figure.dpi)  # of a line of text, in axes
+    gap = max(0.075, 0.16 / max(0.5, axis.get_window_extent().height / axis.figure.dpi))  # of a line of text, in axes
     for below, name in pairwise(order):
         places[name] = max(places[name], places[below] + gap)
-    for name, (_, _, color) in lines.items():
-        light = np.array(mpl.colors.to_rgb(color)) @ [0.3, 0.6, 0.1]
-        color = np.array(mpl.colors.to_rgb(color)) * min(1, 0.5 / max(light, 0.01))
+    for name in order:
+        ink = np.array(mpl.colors.to_rgb(lines[name][2]))
+        ink *= min(1, 0.5 / max(ink @ [0.3, 0.6, 0.1], 0.01))
         height = axis.transData.inverted().transform(axis.transAxes.transform((1, places[name])))[1]
         how = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
-        axis.text(1.02, height, label(name), color=color, **how)
+        axis.text(1.02, height, label(name), color=tuple(ink), **how)
 
 
 def fitting(width: float, looks: Collection[str]) -> int:
