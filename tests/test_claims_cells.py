@@ -665,6 +665,13 @@ def test_the_page_tells_every_cell_and_what_chance_would_say():
     assert claims.page(restored(attentions((0.15, 0.15), (0, 0), (0, 0)))).count("| restored") == 6
 
 
+@pytest.mark.parametrize(("p", "said"), [(0.0005, ".001"), (np.nextafter(0.0005, 0), "<.001"), (0.0499, ".050")])
+def test_a_p_value_has_three_decimals_unless_it_rounds_to_none(p, said):
+    table = claims.cells(runs(0.2, seeds=10), by="step_size", arm=["map"], family=["saliency"])
+    line = claims.page(table.assign(p=p, p_holm=p)).splitlines()[1]
+    assert f"  p {said}, Holm {said}  n = 10" in line
+
+
 # ------------------------------------------------------------------ one file of several claims
 
 

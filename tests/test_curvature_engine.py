@@ -1,5 +1,6 @@
 """Every route of the curvature engine against dense float64 matrices, and every refusal in one sentence."""
 
+import dataclasses
 import gc
 import itertools
 import math
@@ -327,6 +328,13 @@ def test_the_densitys_norm_has_an_honest_error():
     assert values.mean().item() == pytest.approx(torch.linalg.matrix_norm(a).item(), rel=0.02)
 
 
+@pytest.mark.parametrize("found", [curvature.Density(draw(1, 3), draw(1, 3), 3, 3), curvature.Estimate(1.0, 0.0, 3)])
+def test_what_was_found_cannot_be_changed_by_who_reads_it(found):
+    for field in dataclasses.fields(found):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(found, field.name, 0)
+
+
 def test_the_density_integrates_to_one_and_follows_the_spectrum():
     model, x, y = setting()
     exact = torch.linalg.eigvalsh(cases.parameter_hessian(model, LOSS, x, y))
@@ -373,6 +381,23 @@ def test_gauss_newton_trace_takes_any_loss(monkeypatch):
 
 
 # ------------------------------------------------------------------ pixels
+
+
+@cases.isolated
+def wide():
+    """A network of so many inputs and units that no budget covers its curvature."""
+    return cases.filled(nn.Sequential(nn.Flatten(), nn.Linear(49, 60), nn.Softplus(), nn.Linear(60, 3)), 0)
+
+
+def test_a_budget_left_open_is_fifteen_steps_for_an_end_and_thirty_products_for_a_trace_or_a_norm():
+    x, y, how = draw(2, 1, 7, 7), torch.tensor([0, 1]), {"generator": cases.generator()}
+    pixels = curvature.InputHessian(wide(), x, y)
+    assert [end.products for end in curvature.input_extremes(pixels, **how)] == [15, 15]
+    assert [found.products for found in curvature.input_moments(pixels, **how)] == [30, 30]
+    assert curvature.relative_curvature(pixels, **how).products == 2 * 15  # two at each step
+    weights = curvature.ParameterHessian(wide(), LOSS, x, y)
+    assert curvature.frobenius(weights, **how).products == 30
+    assert curvature.spectral_density(weights, **how).products == 4 * 30
 
 
 @pytest.mark.parametrize("network", NETWORKS)

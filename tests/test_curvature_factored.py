@@ -6,7 +6,7 @@ import cases
 import pytest
 import torch
 from attrobust import curvature, models
-from attrobust.curvature.chain import layers_of
+from attrobust.curvature.chain import HELD, layers_of, walks
 from torch import nn
 from torch.nn import functional as F
 
@@ -278,3 +278,21 @@ def test_activations_before_the_first_weights_bend_no_parameter():
             assert layers_of(model, x) is not None
             assert abs(found.value - exact_trace(model, LOSS, x, y)) <= 5 * found.error + 1e-9 * found.value
             assert (found.error == 0) == (body is not deep)
+
+
+@cases.isolated
+def equal(width):
+    """Three layers of one width."""
+    layers = [nn.Flatten(), nn.Linear(cases.PIXELS, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, width)).double()
+
+
+@pytest.mark.parametrize(("width", "most"), [(5, 512), (60, 512), (90, 244), (400, 64)])
+def test_a_chunk_holds_two_million_numbers_with_the_ways_between_two_layers_and_64_to_512_examples(width, most):
+    layers = layers_of(equal(width), cases.images(2))
+    images, labels = torch.zeros(520, *cases.SHAPE, dtype=torch.float64), torch.arange(520)
+    parts = [(len(links[0].leaving), y.tolist()) for links, y in walks(layers, images, labels)]
+    assert [at for _, y in parts for at in y] == labels.tolist()
+    assert [n for n, _ in parts][:-1] == [most] * (519 // most)
+    single = cases.PIXELS + 5 * width + width**2
+    assert most == min(512, max(64, HELD // single))

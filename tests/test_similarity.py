@@ -165,6 +165,15 @@ def test_constant_and_zero_maps_are_at_chance():
     assert similarity.cosine(torch.zeros(1, 1, 3, 3), other[None]).item() == 0
 
 
+def test_a_vector_of_zero_has_cosine_zero_and_the_slope_of_the_scalar_product():
+    direction = similarity.unit(maps("cosine", 0).flatten(1))
+    zero = torch.zeros_like(direction).requires_grad_()
+    found = similarity.along(direction, zero)
+    assert not found.any()
+    (slope,) = torch.autograd.grad(found.sum(), zero)
+    assert torch.equal(slope, direction)
+
+
 def test_similarity_keeps_dtype_and_differentiates_where_an_attack_needs_it():
     a, b = maps("pearson", 0), maps("pearson", 1).requires_grad_()
     assert torch.autograd.gradcheck(lambda m: similarity.pearson(a, m), b)
