@@ -9,6 +9,7 @@ import torch
 from attrobust import attacks, attributions, models
 from attrobust.attacks import Effort
 from attrobust.attacks.climb import climb
+from attrobust.attacks.heavy import _ascend
 from attrobust.attacks.problem import Problem, along
 from attrobust.attacks.suite import opened
 from attrobust.balls import Ball
@@ -240,6 +241,28 @@ def test_a_gradient_that_is_not_a_number_stops_its_own_image_only():
 
 
 # ------------------------------------------------------------------ the heavy attack
+
+
+class OnALine:
+    """A problem whose images are one number in [-1, 1] and whose objective is minus the distance from 0.3."""
+
+    def __init__(self):
+        self.x, self.ball, self.seen = torch.zeros(1, 1, 1, 1, dtype=torch.float64), Ball("linf", 1.0), []
+
+    def moved(self, rows, moves):
+        return self.x + moves.clamp(-1, 1)
+
+    def climbed(self, judge, network, goal, at, rows, *, parts):
+        self.seen.append(at.item())
+        nothing = torch.zeros(0, dtype=torch.long)
+        return -(at - 0.3).abs().flatten(), (0.3 - at).sign(), nothing, at[nothing]
+
+
+def test_after_two_steps_it_is_too_early_to_halve_them(unchecked):
+    problem, start = OnALine(), torch.full((1, 1, 1, 1), 0.2, dtype=torch.float64)
+    _ascend(problem, None, "part", nn.Identity(), None, torch.tensor([0]), start, 2)
+    # 0.2 + 3/4 (1 - 0.2), then 0.8 + 3/4 (-1 - 0.8) + 1/4 (0.8 - 0.2): the second step, of the same size, turns back.
+    assert problem.seen == pytest.approx([0.2, 0.8, -0.4])
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -231,6 +231,21 @@ def test_other_readings_and_arrangements_are_refused_by_name(unchecked, options,
         attribution(model, *pictures((2, 4, 6)))
 
 
+@pytest.mark.parametrize("scale", [2.0**-40, 2.0**40])
+def test_how_large_the_logits_are_says_nothing_about_which_token_is_read(scale):
+    model, (x, y) = arranged(behind=2), pictures((2, 4, 6))
+    expected = attributions.raw_attention(model, x, y)
+    for head, refused in (("class", False), ("mean", True), ("sum, normed", True)):
+        again = arranged(behind=2) if head == "class" else arranged(head=head)
+        with torch.no_grad():
+            again.out.weight *= scale
+        if refused:
+            with pytest.raises(ValueError, match="it averages all its tokens"):
+                attributions.raw_attention(again, x, y)
+        else:
+            assert torch.equal(attributions.raw_attention(again, x, y), expected)
+
+
 def test_features_of_a_patch_are_not_taken_for_tokens_where_there_are_as_many():
     model = cases.vit(input_shape=(1, 2, 6))  # three patches of four pixels, and a class token
     x, y = pictures((1, 2, 6))

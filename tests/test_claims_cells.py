@@ -739,6 +739,14 @@ def test_a_second_computation_is_told_cell_by_cell_of_the_families_alone():
     assert claims.elsewhere(one[:0], one) == "no second computation is stored"
 
 
+def test_lines_outside_every_family_have_no_second_computation():
+    rows = pd.concat([runs(0.2, seeds=6, draw=d, map=f"m{d}") for d in range(3)])
+    outside = claims.record({"C": claims.cells(rows, by="step_size", arm=["map"], family=[])})
+    assert len(outside) == 3
+    for own in (outside.assign(p_holm=np.nan), outside.drop(columns="p_holm", errors="ignore")):
+        assert claims.elsewhere(own, outside) == "no second computation is stored"
+
+
 def test_cells_of_a_family_without_runs_stand_in_its_table():
     rows = runs(0.1, seeds=10, map="m")
     table = claims.record({"C": claims.cells(rows, by="step_size", arm=["map"], family=["m", "lost"])})

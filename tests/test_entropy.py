@@ -365,3 +365,13 @@ def test_rows_of_different_shapes_are_refused(unchecked):
 def test_scores_that_are_whole_numbers_are_refused(unchecked):
     with pytest.raises(ValueError, match=r"scores has dtype torch.int64; it must hold floating-point numbers"):
         entropy.softmax_entropy(torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("keys", [2, 5, 6, 9])
+def test_the_likeness_of_two_rows_orders_is_scipys_correlation_and_the_share_of_keys_that_lead_in_both(keys):
+    first, second = torch.randn(2, 20, keys, generator=torch.Generator().manual_seed(keys), dtype=torch.float64)
+    for a, b, found in zip(first.numpy(), second.numpy(), entropy.rank_similarity(first, second), strict=True):
+        leading = [{int(i) for i in (-row).argsort()[: keys // 2]} for row in (a, b)]
+        assert found.tolist() == pytest.approx(
+            [scipy.stats.spearmanr(a, b).statistic, len(leading[0] & leading[1]) / keys]
+        )
