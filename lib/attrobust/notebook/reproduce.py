@@ -297,7 +297,7 @@ def execute(
     follower.start()
     how = {"kernel_name": "python3", "cwd": cwd or paths.notebooks, "progress_bar": False, "allow_errors": go_on}
     try:
-        quiet = ["--IPKernelApp.log_level=ERROR"]
+        quiet = ["--IPKernelApp.log_level=CRITICAL"]  # a kernel that is stopped at work says so as an error
         papermill.execute_notebook(source, target, dict(values), **how, extra_arguments=quiet)
     except PapermillExecutionError as error:
         raise NotebookError(f"{source.name}: {error.ename}: {error.evalue}") from error
