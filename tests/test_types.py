@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from attrobust import paths
@@ -14,10 +15,9 @@ pytestmark = pytest.mark.slow
 def unknown(package, cwd, folder):
     """How many symbols a typed package shows, and those whose type a checker does not know or has to guess."""
     command = [sys.executable, "-m", "basedpyright", "--verifytypes", package, "--ignoreexternal", "--outputjson"]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    done = subprocess.run(
-        [*command, "--pythonpath", sys.executable], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where it looks for packages
+    environment = os.environ | {"PYTHONPATH": str(folder), "PATH": beside}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     found = json.loads(done.stdout)["typeCompleteness"]
     counts = found["exportedSymbolCounts"]
     guessed = [

@@ -86,7 +86,8 @@ class Store:
         shares: Sequence[str] = (),
         device: str = "cpu",
     ) -> None:
-        self.name, self.device = notebook, device
+        self.name = notebook
+        self.device = device
         self.out = place_for(out) if out else (paths.build / notebook).absolute()
         self.committed = [paths.figures / name for name in (notebook, *shares)] if committed else []
         self.beside = [folder for name in shares if made_in(folder := self.out.parent / name) == made_in(self.out)]
