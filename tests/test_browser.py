@@ -1,6 +1,7 @@
 """Laws about what a person sees: the rendered page, and "Run all" in JupyterLab, in a real browser."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
