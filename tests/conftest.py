@@ -60,9 +60,10 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(f"nb{stem[:2]}")
     if not config.getoption("only"):
         return
-    names, kept, left = [f"nb{path.stem[:2]}" for path in chosen(config)], [], []
+    books, kept, left = chosen(config), [], []
     for item in items:
-        (kept if any(map(item.get_closest_marker, names)) else left).append(item)
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        (kept if selection.concerns(item.path, parameters, books) else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
 

@@ -34,14 +34,10 @@ def pictures(walks: Walks, every: int) -> np.ndarray:
     return np.concatenate(rows).astype(np.uint8)
 
 
-def maps(walks: Walks, side: int) -> np.ndarray:
-    """Maps as levels of `GREYS`, two rows per map: under attack, and under noise; few places fill a frame, too."""
-    rows = []
-    for _, arrays in walks.values():
-        for part in ("maps", "noise_maps"):
-            large = side // arrays[part].shape[-1]
-            rows.append(np.concatenate([np.kron(one, np.ones((large, large), np.uint8)) for one in arrays[part]], 1))
-    return np.concatenate(rows)
+def maps(walks: Walks) -> np.ndarray:
+    """Maps as levels of `GREYS`, two rows per map: under attack, and under noise."""
+    parts = [arrays[part] for _, arrays in walks.values() for part in ("maps", "noise_maps")]
+    return np.concatenate([np.concatenate(list(part), axis=1) for part in parts])
 
 
 def png(values: np.ndarray, *, shades: bool = False) -> bytes:
@@ -76,10 +72,8 @@ def told(name: str, walks: Walks) -> dict[str, object]:
 def write(by_picture: dict[str, Walks]) -> None:
     """Draw all sheets and write what the page says."""
     for name, walks in by_picture.items():
-        seen = pictures(walks, SUBJECTS[name].every)
-        side = seen.shape[0] // len(walks)
         file = name.replace(" ", "_")
-        write_bytes(PLACE / f"{file}_pictures.png", png(seen))
-        write_bytes(PLACE / f"{file}_maps.png", png(maps(walks, side), shades=True))
+        write_bytes(PLACE / f"{file}_pictures.png", png(pictures(walks, SUBJECTS[name].every)))
+        write_bytes(PLACE / f"{file}_maps.png", png(maps(walks), shades=True))
     said = json.dumps([told(name, walks) for name, walks in by_picture.items()], indent=1, ensure_ascii=False)
     write_bytes(PLACE / "frames.js", f"const walks = {said};\n".encode())

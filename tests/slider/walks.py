@@ -25,8 +25,8 @@ from torch import nn
 
 from slider.subjects import GARMENT, GREYS, LEADING, SEED, SMALL, SUBJECTS, opened
 
-#: Full colour stands for this quantile of a map of so many places or more, for the largest value of a smaller one.
-LARGE, MOST = 100, 0.99
+#: Full colour stands for this quantile of a map.
+MOST = 0.99
 
 #: Raised when what is computed here changes.
 VERSION = 1
@@ -76,7 +76,6 @@ def walked(name: str, kind: str, store: Store) -> tuple[pd.DataFrame, dict[str, 
     model, x, attribution, classes = opened(name, kind, store)
     target, k = predictions(model, x), leaders_of(attribution, model, x, LEADING)
     clean, rows = importances(attribution, model, x, target), []
-    every = shown.every if clean.shape[-1] == x.shape[-1] else 1  # Grad-CAM has few places
     found = {part: [] for part in ("change", "maps", "noise_maps")}
     for radius in shown.radii:
         choices = {NOISE: [noisy(x, radius)], ATTACK: [x]}
@@ -98,7 +97,7 @@ def walked(name: str, kind: str, store: Store) -> tuple[pd.DataFrame, dict[str, 
                     told.append((stays, row, at, own))
             _, row, at, own = min(told, key=lambda one: one[0])
             rows.append(row)
-            found["noise_maps" if compared == NOISE else "maps"].append(greys(own[0].numpy(), every))
+            found["noise_maps" if compared == NOISE else "maps"].append(greys(own[0].numpy(), shown.every))
             if compared == ATTACK:
                 found["change"].append((255 * (at - x)).round().to(torch.int8)[0].numpy())
     arrays = {part: np.stack(values) for part, values in found.items()}
@@ -129,5 +128,5 @@ def grey_levels(x: Images) -> Images:
 
 def greys(importance: np.ndarray, every: int) -> np.ndarray:
     """A map as it is shown: every so many-th place, from 0 for what does not matter to `GREYS` - 1 for what leads."""
-    full = np.quantile(importance, 1 if importance.size < LARGE else MOST) or 1.0
+    full = np.quantile(importance, MOST) or 1.0
     return ((GREYS - 1) * (importance[::every, ::every] / full).clip(0, 1)).round().astype(np.uint8)

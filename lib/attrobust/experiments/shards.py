@@ -65,23 +65,26 @@ class Elsewhere:
     def __init__(self, what: str) -> None:
         self._what = what
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def _refuse(self) -> NoReturn:
         raise ElsewhereError(f"{self._what} with other shards; merge them, and run the whole")
 
+    def __getattr__(self, name: str) -> NoReturn:
+        self._refuse()
+
     def __getitem__(self, name: object) -> NoReturn:
-        self.__getattr__("")
+        self._refuse()
 
     def __iter__(self) -> NoReturn:
-        self.__getattr__("")
+        self._refuse()
 
     def __len__(self) -> NoReturn:
-        self.__getattr__("")
+        self._refuse()
 
     def __bool__(self) -> NoReturn:
-        self.__getattr__("")
+        self._refuse()
 
     def __eq__(self, other: object) -> bool:  # which takes away the hash, too
-        self.__getattr__("")
+        self._refuse()
 
 
 def waits(name: str, message: str) -> bool:

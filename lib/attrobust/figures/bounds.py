@@ -8,9 +8,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 
-from attrobust.figures.style import COLORS, direct, drawing, fitting, label, legend
+from attrobust.figures.style import COLORS, direct, drawing, fitting, label, legend, written_out
 from attrobust.figures.style import panels as panelled
 
 MARKERS = "osD^vP*X"
@@ -118,19 +118,18 @@ def profiles(
     each = (inches - 0.5) / across if inches and table[panels].nunique() <= 3 else 3.1
     figure, parts = panelled(table, panels, (each, 0.5, height), least=inches or 5.2)
     for axis, value, inside in parts:
+        last = {}
         for name, look in looks.items():
             line = inside[inside[hue] == name].groupby(x)[y].agg(["mean", "min", "max"])
+            if len(line):
+                last[name] = float(line.index[-1]), float(line["mean"].iloc[-1]), look["color"]
             axis.plot(line.index, line["mean"], **look)
             if spread and name not in theory:
                 axis.fill_between(line.index, line["min"], line["max"], color=look["color"], alpha=0.2, linewidth=0)
         names = {"xlabel": (x_labels or {}).get(value, label(x)), "ylabel": (y_labels or {}).get(value, "")}
         _frame(axis, value, log_x, log_y, **names)
         if named:
-            means = {name: inside[inside[hue] == name].groupby(x)[y].mean() for name in looks}
-            direct(
-                axis,
-                {n: (float(m.index[-1]), float(m.iloc[-1]), looks[n]["color"]) for n, m in means.items() if len(m)},
-            )
+            direct(axis, last)
     if not named:
         legend(figure, looks)
     return figure
@@ -188,8 +187,7 @@ def _log_ticks(axis: Axes, *which: str) -> None:
         low, high = axis.get_xlim() if name == "x" else axis.get_ylim()
         ticks = axis.xaxis if name == "x" else axis.yaxis
         if high < 100 * low:
-            ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ticks.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            written_out(ticks)
         ticks.set_minor_formatter(NullFormatter())
 
 

@@ -10,10 +10,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 
-from attrobust.figures.style import COLORS, direct, drawing, ends, label, legend
+from attrobust.figures.style import COLORS, direct, drawing, ends, label, legend, written_out
 from attrobust.figures.style import panels as panelled
 
 #: Ticks closer than this part of an axis stand on each other.
@@ -195,9 +195,7 @@ def scatter(table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels
 def _plain(axis: Axis) -> None:
     """Written-out numbers on a logarithmic axis; those between powers of ten, too, where these are few."""
     low, high = np.log10(axis.get_view_interval())
-    between = (1, 2, 5) if high - low < 2 else (1,)
-    axis.set_major_locator(LogLocator(subs=between))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    written_out(axis, (1, 2, 5) if high - low < 2 else (1,))
     axis.set_minor_locator(NullLocator())
 
 

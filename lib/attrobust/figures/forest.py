@@ -1,10 +1,12 @@
 """A forest of effects: one choice at a time, each beside the base from which it differs in that choice alone."""
 
 import textwrap
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -46,14 +48,11 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
         axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
         axis.axvline(0, color=COLORS["theory"], linewidth=0.8)
         for line in table[table[panels] == name].to_dict("records"):
-            place, word = places[line[group], line[row]], line.get("word", "effect")
-            word = word if word in LOOKS else look(word)
+            place, word = places[line[group], line[row]], _named(line.get("word", "effect"))
             if "base" in line:
                 axis.plot(line["base"], place, **BASE, linestyle="none")
             if np.isfinite(line["effect"]):
-                seen[word] = mark = LOOKS[word] | {"linestyle": "none"}
-                axis.plot([line["low"], line["high"]], [place, place], color=mark["color"], linewidth=1.2)
-                axis.plot(line["effect"], place, **mark, markersize=4.5)
+                seen[word] = _mark(axis, line, word, place, width=1.2, size=4.5)
         titles = [
             textwrap.fill(part, max(21, 72 // len(names)), break_on_hyphens=False) for part in label(name).split("\n")
         ]
@@ -93,10 +92,8 @@ def ladder(table: pd.DataFrame, *, group: str, x_label: str, margin: float = 0.0
     for name in names:
         lines = shown[shown[group] == name].sort_values("effect")
         for place, line in enumerate(lines.to_dict("records")):
-            word = line["word"] if line["word"] in LOOKS else look(line["word"])
-            seen[word] = mark = LOOKS[word] | {"linestyle": "none"}
-            axis.plot([line["low"], line["high"]], [height - place] * 2, color=mark["color"], linewidth=0.9)
-            axis.plot(line["effect"], height - place, **mark, markersize=3.6)
+            word = _named(line["word"])
+            seen[word] = _mark(axis, line, word, height - place, width=0.9, size=3.6)
         ticks.append(height - (len(lines) - 1) / 2)
         height -= len(lines) + 4
         axis.axhline(height + 2.5, color="#dddddd", linewidth=0.6)
@@ -106,3 +103,18 @@ def ladder(table: pd.DataFrame, *, group: str, x_label: str, margin: float = 0.0
     axis.set_xlabel(x_label, fontsize=8)
     legend(figure, {word: seen[word] for word in LOOKS if word in seen})
     return figure
+
+
+def _named(word: str) -> str:
+    """The name under which a word is drawn."""
+    return word if word in LOOKS else look(word)
+
+
+def _mark(
+    axis: Axes, line: Mapping[str, object], word: str, place: float, *, width: float, size: float
+) -> dict[str, object]:
+    """Draw an effect with its interval at a height, as its word looks; how it was drawn."""
+    mark = LOOKS[word] | {"linestyle": "none"}
+    axis.plot([line["low"], line["high"]], [place, place], color=mark["color"], linewidth=width)
+    axis.plot(line["effect"], place, **mark, markersize=size)
+    return mark

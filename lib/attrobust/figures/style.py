@@ -5,7 +5,7 @@ A figure is saved with its numbers: PNG for the page, PDF for print, CSV of what
 
 import inspect
 import textwrap
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from io import BytesIO
@@ -20,7 +20,9 @@ import PIL.Image
 import seaborn as sns
 from IPython.display import Image
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from attrobust import paths
 
@@ -262,6 +264,12 @@ def direct(axis: Axes, lines: dict[str, tuple[float, float, object]]) -> None:
         height = axis.transData.inverted().transform(axis.transAxes.transform((1, places[name])))[1]
         how = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
         axis.text(1.02, height, label(name), color=tuple(ink), **how)
+
+
+def written_out(axis: Axis, between: Sequence[int] = (1, 2, 5)) -> None:
+    """Ticks of a logarithmic axis at these multiples of powers of ten, their numbers written out."""
+    axis.set_major_locator(LogLocator(subs=between))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
 
 
 def fitting(width: float, looks: Collection[str]) -> int:
