@@ -81,7 +81,7 @@ TRANSFORMER = experiment(architecture="vit", dim=8, depth=1, side=None, attentio
 @contextlib.contextmanager
 def double() -> Iterator[None]:
     """Data and untrained networks of experiments in float64."""
-    plain, build, vit = data.load, measure.build, kernel_attention._vit
+    plain, build, vit = data.load, measure.build, kernel_attention.small_vit
 
     def dataset(name: str, side: int | None, n_train: int, n_test: int | None, device: str) -> data.Dataset:
         found = plain(name, side=side, n_train=n_train, n_test=n_test, device=device)
@@ -95,7 +95,7 @@ def double() -> Iterator[None]:
         mock.patch.object(measure, "dataset", dataset),
         mock.patch.object(kernel_attention, "dataset", dataset),
         mock.patch.object(measure, "build", lambda e, device="cpu": build(e, device).double()),
-        mock.patch.object(kernel_attention, "_vit", lambda seed: vit(seed).double()),
+        mock.patch.object(kernel_attention, "small_vit", lambda *of, **how: vit(*of, **how).double()),
     ):
         yield
     kernel_attention._original.cache_clear()

@@ -41,8 +41,7 @@ class Ball:
         self._check("like", like)
         if self.norm == "linf":
             return (2 * _uniform(like, generator) - 1) * self.radius
-        pixels = like.shape[1:].numel()
-        length = _uniform(like.flatten(1)[:, :1], generator) ** (1 / pixels)
+        length = _uniform(like.flatten(1)[:, :1], generator) ** (1 / like.shape[1:].numel())
         return self.steepest(_normal(like, generator)) * length.view(-1, *(1,) * (like.ndim - 1)) * self.radius
 
     def boundary(self, like: Inputs, *, generator: torch.Generator) -> Inputs:

@@ -190,8 +190,8 @@ def images(name: str, value: Tensor) -> Tensor:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; it must be (batch, channels, height, width) and not empty"
         )
-    if not bool(torch.isfinite(value).all()):
-        bad = int((~torch.isfinite(value)).sum())
+    bad = int((~torch.isfinite(value)).sum())
+    if bad:
         raise ValueError(f"{name} holds {bad} pixels that are NaN or infinite; pixels must be finite and in [0, 1]")
     low, high = float(value.min()), float(value.max())
     if low < 0 or high > 1:
@@ -299,8 +299,8 @@ def weights(name: str, value: Tensor) -> Tensor:
         ValueError: weights holds 1 entries that are negative, infinite or NaN; weights must be at least 0
     """
     _rows(name, value)
-    if not bool((torch.isfinite(value) & (value >= 0)).all()):
-        bad = int((~(torch.isfinite(value) & (value >= 0))).sum())
+    bad = int((~(torch.isfinite(value) & (value >= 0))).sum())
+    if bad:
         raise ValueError(f"{name} holds {bad} entries that are negative, infinite or NaN; weights must be at least 0")
     return value
 

@@ -91,8 +91,7 @@ def attribution_robustness(
         means = {column: torch.stack([d[column] for d in drawn]).mean(0) for column in COLUMNS}
         nothing = dict.fromkeys(COLUMNS, torch.full((len(x),), torch.nan))
         worst = found.table if found else _table(nothing, torch.zeros(len(x)), part="worst")
-        rows = [_table(means, _share(noise), part="noise"), worst]
-        tables.append(pd.concat(rows).assign(attribution=name))
+        tables.append(pd.concat([_table(means, _share(noise), part="noise"), worst]).assign(attribution=name))
     table = pd.concat(tables, ignore_index=True).rename(columns={"part": "attack"})
     return table[["image", "attribution", "attack", *COLUMNS, "counted"]]
 
@@ -155,8 +154,7 @@ def transfer(
             reached = counted[attacked] > 0 if attacked != "noise" else torch.ones_like(counted[attacked]).bool()
             values = {name: torch.where(reached, value, torch.nan) for name, value in values.items()}
             tables.append(_table(values, counted[attacked], attacked=attacked, measured=measured))
-    table = pd.concat(tables, ignore_index=True)
-    return table[["image", "attacked", "measured", *COLUMNS, "counted"]]
+    return pd.concat(tables, ignore_index=True)[["image", "attacked", "measured", *COLUMNS, "counted"]]
 
 
 def compare(model: nn.Module, attribution: Attribution, x: Images, moved: Images, *, k: int) -> pd.DataFrame:

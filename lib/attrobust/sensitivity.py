@@ -96,8 +96,7 @@ def sensitivities(
     if not stochastic(attribution) or marked(attribution, DRAWING):  # others run image by image
         asked = alike(attribution) if stochastic(attribution) else attribution
         guards.each(f"attribution {name_of(attribution)}", asked, model, x, target)
-    moved = perturbed(x, ball, draws, streams)
-    every = torch.cat([x[:, None], moved], 1)
+    every = torch.cat([x[:, None], perturbed(x, ball, draws, streams)], 1)
     maps, logits = _explained(attribution, model, every, target, streams, chunk)
     kept = logits[:, 1:].argmax(2) == target[:, None]
     found = measures(every, maps, logits, kept, eps_min=eps_min) | {"kept": kept.double().mean(1)}
@@ -172,5 +171,4 @@ def _relative(change: Tensor, clean: Tensor, eps_min: float) -> Tensor:
 
 def _largest(values: Each, counts: Which) -> Float[Tensor, " images"]:
     """The largest value that counts, NaN where none does."""
-    found = torch.where(counts, values, -torch.inf).amax(1)
-    return torch.where(counts.any(1), found, torch.nan)
+    return torch.where(counts.any(1), torch.where(counts, values, -torch.inf).amax(1), torch.nan)

@@ -48,8 +48,7 @@ def attention(model: nn.Module, name: str, *, inputs: Mapping[str, Tensor] | Non
     """
     checks.one_of("attention", name, kernels.KERNELS)
     checks.kind("model", model, nn.Module)
-    shared = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     ours = [module for module in twin.modules() if isinstance(module, kernels.Attention)]
     theirs = [module for module in twin.modules() if hasattr(module, "set_attn_implementation")]
     for module in ours:
@@ -180,8 +179,7 @@ class ImageClassifier(nn.Module):
 
     def forward(self, x: Images) -> Logits:
         """Logits of each image."""
-        output = self.model(pixel_values=(checks.floating("x", x) - self.mean) / self.std)
-        return self._logits(output)
+        return self._logits(self.model(pixel_values=(checks.floating("x", x) - self.mean) / self.std))
 
     def attend(self, x: Images) -> tuple[Logits, list[Tensor]]:
         """Logits, and the attention matrix of every block, first block first; live. Windows have a matrix each."""

@@ -116,8 +116,7 @@ def as_before(value: object) -> list[str]:
 
 
 def _old(field: dataclasses.Field, value: object) -> bool:
-    now = getattr(value, field.name)
-    return "before" in field.metadata and canonical(now) == canonical(field.metadata["before"])
+    return "before" in field.metadata and canonical(getattr(value, field.name)) == canonical(field.metadata["before"])
 
 
 def _plain(value: object) -> object:
@@ -132,10 +131,8 @@ def _plain(value: object) -> object:
         number = float(value)
         return int(number) if math.isfinite(number) and number.is_integer() else number
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            field.name: getattr(value, field.name) for field in dataclasses.fields(value) if not _old(field, value)
-        }
-        return {"class": type(value).__name__, "fields": _plain(fields)}
+        names = [field.name for field in dataclasses.fields(value) if not _old(field, value)]
+        return {"class": type(value).__name__, "fields": _plain({name: getattr(value, name) for name in names})}
     if isinstance(value, Mapping):
         return {k if isinstance(k, str) else f"<{canonical(k)}>": _plain(v) for k, v in value.items()}
     if isinstance(value, Set):

@@ -44,12 +44,9 @@ def coarse_grad_cam(
         seen.append(output)
         return output.clone() if isinstance(output, Tensor) else output  # the next layer may work in place
 
-    lasting, x, hook = torch.is_grad_enabled(), live(model, x, target, readout), layer.register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            chosen = explained(model, x, target, readout)
-    finally:
-        hook.remove()
+    lasting, x = torch.is_grad_enabled(), live(model, x, target, readout)
+    with layer.register_forward_hook(keep), torch.enable_grad():
+        chosen = explained(model, x, target, readout)
     name = type(layer).__name__
     if len(seen) != 1:
         raise ValueError(f"layer is a {name} that ran {len(seen)} times; it must be a module that the model runs once")

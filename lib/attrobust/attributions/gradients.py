@@ -215,8 +215,7 @@ def _averaged(
     """Mean of the saliency maps of some copies of the batch, all at once or `chunk` images at a time."""
     if chunk is None:
         every = torch.stack(list(copies(x)))
-        maps = saliency(model, every.flatten(0, 1), target.repeat(len(every)), readout=readout)
-        return maps.view_as(every).mean(0)
+        return saliency(model, every.flatten(0, 1), target.repeat(len(every)), readout=readout).view_as(every).mean(0)
     checks.count("chunk", chunk)
     target = target.clone()
 

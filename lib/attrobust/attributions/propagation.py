@@ -140,13 +140,12 @@ def guided_backprop(model: nn.Module, x: Inputs, target: Labels) -> Inputs:
         >>> guided_backprop(relu, torch.ones(1, 1, 1, 2), torch.tensor([0])).flatten().tolist()  # the gradient is 1, -1
         [1.0, 0.0]
     """
+    how = {"method": "guided_backprop"}
 
     def signal(model: Network, x: Inputs) -> Inputs:
-        return rerun.affine_gradient(
-            model, x, target, lambda calls: [_guided(c) for c in calls], method="guided_backprop"
-        )[0]
+        return rerun.affine_gradient(model, x, target, lambda calls: [*map(_guided, calls)], **how)[0]
 
-    return rerun.settled(signal, model, x, target, method="guided_backprop")
+    return rerun.settled(signal, model, x, target, **how)
 
 
 def _rescale(call: Call, reference: Call) -> Linear:

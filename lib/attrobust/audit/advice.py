@@ -31,10 +31,10 @@ class Advice(NamedTuple):
 
     about: str
     says: str
-    value: float
-    low: float
-    high: float
-    pictures: int
+    value: float = np.nan  # NaN where pictures are too few to tell
+    low: float = np.nan
+    high: float = np.nan
+    pictures: int = 0
     use: str = ""  # the map, or the way of training, that is to take the place of the one in use; empty for none
 
 
@@ -94,23 +94,18 @@ def _fragile(table: pd.DataFrame, name: str) -> Advice:
     """How much more an attack moves than noise of the same size."""
     wide = _wide(table[(table["map"] == name) & (table["zero"] == 0)]).dropna(subset=[ATTACK, NOISE])
     if len(wide) < 2:
-        return Advice(
-            "fragility", f"Too few maps of {name} were attacked to say anything.", np.nan, np.nan, np.nan, len(wide)
-        )
+        return Advice("fragility", f"Too few maps of {name} were attacked to say anything.", pictures=len(wide))
     told = estimate(wide[NOISE] - wide[ATTACK], "value", "pictures")
     left, noisy = wide[ATTACK].mean(), wide[NOISE].mean()
-    says = f"Under attack {left:.0%} of the leading pixels of {name} stay, under noise of the same size {noisy:.0%}: an"
-    says += (
-        " attack finds more than chance does." if told["low"] > 0 else " attack is not shown to find more than chance."
-    )
-    return Advice("fragility", says, **told)
+    says = f"Under attack {left:.0%} of the leading pixels of {name} stay, under noise of the same size {noisy:.0%}"
+    finds = "finds more than chance does" if told["low"] > 0 else "is not shown to find more than chance"
+    return Advice("fragility", f"{says}: an attack {finds}.", **told)
 
 
 def _worthless(worth: pd.DataFrame, names: Iterable[str]) -> Iterable[tuple[str, Advice]]:
     """Maps whose leading pixels are not shown to say more of what the network uses than pixels in random order."""
-    gain = worth.assign(gap=worth["insertion"] - worth["deletion"]).pivot(
-        index="image", columns="attribution", values="gap"
-    )
+    gaps = worth.assign(gap=worth["insertion"] - worth["deletion"])
+    gain = gaps.pivot(index="image", columns="attribution", values="gap")
     for name in (name for name in names if name in gain):
         told = estimate((gain[name] - gain[RANDOM]).dropna(), "value", "pictures")
         if told["low"] <= 0:
@@ -121,7 +116,7 @@ def _worthless(worth: pd.DataFrame, names: Iterable[str]) -> Iterable[tuple[str,
 def _other(table: pd.DataFrame, names: list[str]) -> Advice:
     first, found = names[0], _best(table, names)
     if found is None:
-        return Advice("map", "No other map was audited on enough pictures to be advised.", np.nan, np.nan, np.nan, 0)
+        return Advice("map", "No other map was audited on enough pictures to be advised.")
     best, word, told = found
     use = best if word == "better" else ""
     if use:
@@ -142,7 +137,7 @@ def _training(table: pd.DataFrame) -> Advice:
     name, ways = told["map"].iloc[0], list(told["way"].unique())
     found = _best(told.assign(map=told["way"]), ways)
     if found is None:
-        return Advice("training", "No copy was audited on enough pictures to be advised.", np.nan, np.nan, np.nan, 0)
+        return Advice("training", "No copy was audited on enough pictures to be advised.")
     best, word, change = found
     before, after = (told.loc[told["way"] == way, "accuracy"].iloc[0] for way in (ways[0], best))
     use = best if word == "better" else ""
@@ -190,17 +185,12 @@ def _radius(curve: pd.DataFrame) -> Advice:
         rows.append({"radius": radius} | estimate(part["top_k"].dropna(), "value", "pictures"))
     table = pd.DataFrame(rows).sort_values("radius").query("pictures >= 2")
     if table.empty:
-        return Advice("radius", f"Too few maps of {name} were attacked to name a radius.", np.nan, np.nan, np.nan, 0)
+        return Advice("radius", f"Too few maps of {name} were attacked to name a radius.")
     readable = table[(table["low"] > READABLE).cummin()]
-    if readable.empty:
-        line = table.iloc[0]
-        says = (
-            f"At no radius that was tried, from {255 * line['radius']:.3g}/255, half of the leading pixels surely stay."
-        )
-    else:
-        line, last = readable.iloc[-1], len(readable) == len(table)
-        says = (
-            f"Up to a change of {255 * line['radius']:.3g}/255{', the largest tried,' if last else ''} at least half of"
-        )
-        says += f" the leading pixels of {name} stay."
+    line = table.iloc[0] if readable.empty else readable.iloc[-1]
+    size = f"{255 * line['radius']:.3g}/255"
+    says = f"At no radius that was tried, from {size}, half of the leading pixels surely stay."
+    if len(readable):
+        size += ", the largest tried," if len(readable) == len(table) else ""
+        says = f"Up to a change of {size} at least half of the leading pixels of {name} stay."
     return Advice("radius", says, line["value"], line["low"], line["high"], int(line["pictures"]))

@@ -95,12 +95,8 @@ def audited(
     checks.at_least("leading", leading, 0, most=1)
     if len(checks.images("x", x)) < 2:
         raise ValueError("x holds one picture; an audit compares each with another one, so that two are needed")
-    answers, result, parts, ball = (
-        answers_of(model, x),
-        Audited(pd.DataFrame(columns=COLUMNS)),
-        [],
-        Ball("linf", radius),
-    )
+    answers, ball = answers_of(model, x), Ball("linf", radius)
+    result, parts = Audited(pd.DataFrame(columns=COLUMNS)), []
     groups = torch.arange(len(x)).tensor_split(-(-len(x) // (batch or fitting(model, x, effort))))
     others, made = x[others_of(answers.argmax(1))], _made(model, answers, named)
     costs = {name: _seconds(attribution, model, x[:1]) for name, attribution in maps.items()}
@@ -191,9 +187,7 @@ def remembered(
     return store.table(name, key)
 
 
-def rows_of_attention(
-    store: Store, model: nn.Module, x: Images, *, named: str, seed: int
-) -> tuple[pd.DataFrame, str]:  # fmt: skip
+def rows_of_attention(store: Store, model: nn.Module, x: Images, *, named: str, seed: int) -> tuple[pd.DataFrame, str]:
     """Means of `attended` over pictures, a row per block, and ""; of a model without such rows none, and the reason.
 
     Example:

@@ -18,22 +18,18 @@ from torch import nn
 from attrobust import data, paths, swap, training
 from attrobust.audit.images import Pictures
 from attrobust.data.sources import SOURCES
-from attrobust.experiments.measure import PIXELS
+from attrobust.experiments.measure import small_vit
 from attrobust.experiments.store import load_weights, write_weights
 
 #: The data set, how many of its test images are the pictures, and the kernel that takes softmax's place.
 DATA_SET, SHOWN, KERNEL = "fashion_mnist", 64, "gaussian"
 
 #: How the network is trained on all training images, and how it trains on under its kernel.
-RECIPE = training.Recipe(
-    step_size=0.05, batch_size=64, epochs=4, momentum=0.9, schedule="cosine", warmup_share=0.05
-)  # fmt: skip
+RECIPE = training.Recipe(step_size=0.05, batch_size=64, epochs=4, momentum=0.9, schedule="cosine", warmup_share=0.05)
 TUNED = training.Recipe(step_size=0.02, batch_size=64, epochs=2, momentum=0.9, schedule="cosine", warmup_share=0.05)
 
 #: Where weights and pictures are.
-WEIGHTS, SWAPPED, PICTURES = (
-    Path(__file__).with_name(f"{name}.safetensors") for name in ("vit", "vit_swapped", "clothes")
-)
+WEIGHTS, SWAPPED, PICTURES = (Path(__file__).with_name(f"{n}.safetensors") for n in ("vit", "vit_swapped", "clothes"))
 
 
 def vit() -> tuple[nn.Module, Pictures]:
@@ -69,19 +65,7 @@ def train_vit() -> tuple[nn.Module, nn.Module]:
 
 def _network() -> swap.ImageClassifier:
     """The ViT before any training, of drawn weights."""
-    try:
-        from transformers import ViTConfig, ViTForImageClassification
-    except ImportError as error:
-        raise ImportError("the example needs transformers; install it by pip install attrobust[hf]") from error
-    config = ViTConfig(
-        image_size=28, patch_size=4, num_channels=1, num_labels=10, hidden_size=64, intermediate_size=128,
-        num_hidden_layers=2, num_attention_heads=4, attn_implementation="eager", initializer_range=0.1,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = ViTForImageClassification(config)
-    mean, std = PIXELS[DATA_SET]
-    return swap.ImageClassifier(model, mean=mean, std=std).eval()
+    return small_vit(DATA_SET, "the example", seed=0, side=28, patch=4, dim=64, spread=0.1)
 
 
 def _loaded(model: nn.Module, weights: Path) -> nn.Module:

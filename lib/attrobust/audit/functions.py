@@ -56,8 +56,7 @@ def _returned(module: ModuleType, name: str, said: str) -> nn.Module:
         model = build()
     if not isinstance(model, nn.Module):
         raise ValueError(f"{said}, which returned a {type(model).__name__}; it must return an nn.Module")
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, parallel) else model
+    return model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
 
 
 def _imported(place: str | Path, said: str) -> ModuleType:

@@ -268,8 +268,7 @@ def _inside(folder: Path, root: Path) -> tuple[list[Path], list[Path]]:
     except OSError as error:
         raise ValueError(f"source holds {folder}, which cannot be read: {watched.said(error)}") from error
     for path in entries:
-        picture = path.suffix.lower() in SUFFIXES
-        if path.name.startswith(".") or not (picture or path.is_dir()):
+        if path.name.startswith(".") or not (path.suffix.lower() in SUFFIXES or path.is_dir()):
             continue
         if path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(root.resolve())):
             raise ValueError(
@@ -334,11 +333,7 @@ def _cut(pixels: Pixels, sides: tuple[int, int] | None) -> Float32[np.ndarray, "
     if sides is None or pixels.shape[:2] == sides:
         return pixels
     (height, width), (tall, wide) = pixels.shape[:2], sides
-    cut = (
-        (height, max(1, height * wide // tall))
-        if height * wide <= width * tall
-        else (max(1, width * tall // wide), width)
-    )
+    cut = min(height, max(1, width * tall // wide)), min(width, max(1, height * wide // tall))
     top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
     part = pixels[top : top + cut[0], left : left + cut[1]]
     planes = [Image.fromarray(np.ascontiguousarray(part[..., c])) for c in range(part.shape[-1])]
@@ -347,12 +342,9 @@ def _cut(pixels: Pixels, sides: tuple[int, int] | None) -> Float32[np.ndarray, "
 
 
 def _batch(
-    pictures: Sequence[np.ndarray],
-    names: Sequence[str],
-    sides: tuple[int, int] | None,
-    channels: int | None,
+    pictures: Sequence[np.ndarray], names: Sequence[str], sides: tuple[int, int] | None, channels: int | None,
     source: str,
-) -> Float32[torch.Tensor, "batch channels height width"]:
+) -> Float32[torch.Tensor, "batch channels height width"]:  # fmt: skip
     """Pictures of one shape and as many channels as asked."""
     most = max(p.shape[-1] for p in pictures)
     if channels is not None and most not in (1, 3):

@@ -1,6 +1,7 @@
 """Which maps a network of any kind has: each is tried on two pictures, and one that cannot be had says why."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -93,13 +94,10 @@ def feature_maps(model: nn.Module, x: Images) -> nn.Module | None:
         spatial = isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1
         ended.append((module, spatial and (max(module.stride) == 1 or module.stride != module.kernel_size)))
 
-    hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, nn.Conv2d)]
-    try:
-        with torch.no_grad():
-            model(x[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for module in (module for module in model.modules() if isinstance(module, nn.Conv2d)):
+            hooks.enter_context(module.register_forward_hook(note))
+        model(x[:1])
     ran = [module for module, _ in ended]
     wide = [module for module, spatial in ended if spatial and ran.count(module) == 1]
     return wide[-1] if wide else None

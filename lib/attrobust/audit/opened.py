@@ -106,5 +106,4 @@ def _first(own: Pictures, n: int, seed: int) -> Pictures:
     if n >= len(own.x):
         return own
     chosen = torch.from_numpy(data.balanced(own.y.numpy(), n, seed).copy())
-    names = [own.names[i] for i in chosen.tolist()]
-    return Pictures(own.x[chosen], own.y[chosen], names, own.classes)
+    return Pictures(own.x[chosen], own.y[chosen], [own.names[i] for i in chosen.tolist()], own.classes)

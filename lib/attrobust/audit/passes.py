@@ -50,11 +50,8 @@ def counted(model: nn.Module, x: Images) -> Iterator[Counted]:
             with suppress(RuntimeError):  # within a transform of torch.func
                 inputs[0].register_hook(back)
 
-    hook = register_module_forward_pre_hook(enter)
-    try:
+    with register_module_forward_pre_hook(enter):
         yield passes
-    finally:
-        hook.remove()
 
 
 def _first(model: nn.Module, x: Images) -> nn.Module:
@@ -65,10 +62,6 @@ def _first(model: nn.Module, x: Images) -> nn.Module:
         if not [*module.children()] and inputs and isinstance(inputs[0], Tensor) and len(inputs[0]) == len(x):
             calls.append(module)
 
-    hook = register_module_forward_pre_hook(note)
-    try:
-        with torch.no_grad():
-            model(x)
-    finally:
-        hook.remove()
+    with register_module_forward_pre_hook(note), torch.no_grad():
+        model(x)
     return next((module for module in calls if calls.count(module) == 1), model)

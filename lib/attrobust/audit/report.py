@@ -116,8 +116,7 @@ def panels(
         found[row, "its map"] = (*_mapped(clean, x), "")
         found[row, f"change × {AMPLIFIED}"] = (*_shown((0.5 + AMPLIFIED * (at - x)).clip(0, 1)), "")
         found[row, "picture attacked"] = seen(at)
-        stays = f"{left.loc[index, 'top_k']:.0%} of the leaders stay"
-        found[row, "map attacked"] = (*_mapped(moved, x), stays)
+        found[row, "map attacked"] = (*_mapped(moved, x), f"{left.loc[index, 'top_k']:.0%} of the leaders stay")
     return found
 
 

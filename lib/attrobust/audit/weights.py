@@ -38,10 +38,8 @@ def weights_file(weights: str) -> Path | None:
 def state_dict(path: Path, said: str) -> Mapping[str, Tensor]:
     """The state dict in a file, read as data; without what wrappers put around it."""
     held = _read(path, said)
-    for name in NESTED:
-        if isinstance(held, Mapping) and isinstance(held.get(name), Mapping):
-            held = held[name]
-            break
+    if isinstance(held, Mapping):
+        held = next((held[name] for name in NESTED if isinstance(held.get(name), Mapping)), held)
     if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
         raise ValueError(f"{said}, which holds a {type(held).__name__}; it must hold a state dict, as of {_SAVE}")
     others = [name for name, t in held.items() if not isinstance(t, Tensor) and not name.endswith("_extra_state")]

@@ -80,6 +80,13 @@ def classes(target: Target, x: Inputs) -> Labels:
     )
 
 
+def asked(inputs: Tensor, target: Target, additional_forward_args: object) -> tuple[Inputs, Labels]:
+    """What every adapter is asked: images, and the explained class of each; there are no further arguments."""
+    x, labels = images(inputs), classes(target, inputs)
+    only("additional_forward_args", additional_forward_args, None)
+    return x, labels
+
+
 def graph(x: Inputs) -> AbstractContextManager[object]:
     """A mode in which a map has a graph exactly if its images are part of one."""
     return torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attrobust import checks
 from attrobust.attributions.cam import coarse_grad_cam
-from attrobust.captum.adapter import Adapter, Target, classes, graph, images, only
+from attrobust.captum.adapter import Adapter, Target, asked, graph, only
 from attrobust.models import guards
 from attrobust.models.readouts import logit
 from attrobust.shapes import Images, Inputs, OnePlane
@@ -42,8 +42,7 @@ class LayerGradCam(Adapter):
         grad_kwargs: object = None,
     ) -> OnePlane:  # fmt: skip
         """Map of each image; without its negative part if `relu_attributions`, the only option that may change."""
-        x, labels = images(inputs), classes(target, inputs)
-        only("additional_forward_args", additional_forward_args, None)
+        x, labels = asked(inputs, target, additional_forward_args)
         only("attribute_to_layer_input", attribute_to_layer_input, False)
         only("attr_dim_summation", attr_dim_summation, True)
         only("grad_kwargs", grad_kwargs, None)
@@ -77,8 +76,7 @@ class Occlusion(Adapter):
             additional_forward_args, show_progress: captum's defaults alone are supported.
             perturbations_per_eval: windows of every image in one batch.
         """
-        x, labels = images(inputs), classes(target, inputs)
-        only("additional_forward_args", additional_forward_args, None)
+        x, labels = asked(inputs, target, additional_forward_args)
         only("show_progress", show_progress, False)
         cover = checks.baseline("baselines", 0.0 if baselines is None else baselines, x)
         checks.count("perturbations_per_eval", perturbations_per_eval)
@@ -87,18 +85,16 @@ class Occlusion(Adapter):
         falls, covered = torch.zeros_like(x), torch.zeros_like(x[:1])
         with graph(x):
             whole = logit(self.network, x, labels)
-            for first in range(0, len(windows), perturbations_per_eval):
-                some = windows[first : first + perturbations_per_eval]
-                masks = torch.stack(some)[:, None]
+            for masks in windows[:, None].split(perturbations_per_eval):
                 hidden = torch.where(masks, cover, x).flatten(0, 1)
-                fall = whole - logit(self.network, hidden, labels.repeat(len(some))).view(len(some), len(x))
+                fall = whole - logit(self.network, hidden, labels.repeat(len(masks))).view(len(masks), len(x))
                 falls = falls + (fall.view(*fall.shape, *(1,) * (x.ndim - 1)) * masks).sum(0)
                 covered = covered + masks.sum(0)
             return falls / covered
 
 
-def _windows(shape: tuple[int, ...], strides: int | tuple[int, ...] | None, x: Inputs) -> list[Tensor]:
-    """Which pixels each window covers; the last ones of an axis end where the image does."""
+def _windows(shape: tuple[int, ...], strides: int | tuple[int, ...] | None, x: Inputs) -> Tensor:
+    """Which pixels each window covers, a row each; the last ones of an axis end where the image does."""
     sides, whole = tuple(checks.kind("sliding_window_shapes", shape, tuple, list)), x.shape[1:]
     strides = 1 if strides is None else strides
     steps = (strides,) * len(sides) if isinstance(strides, int) else tuple(checks.kind("strides", strides, tuple, list))
@@ -115,4 +111,4 @@ def _windows(shape: tuple[int, ...], strides: int | tuple[int, ...] | None, x: I
         along = torch.arange(length, device=x.device)
         places.append([(start <= along) & (along < start + side) for start in starts])
     grids = itertools.product(*places)
-    return [torch.stack(torch.meshgrid(*axes, indexing="ij")).all(0) for axes in grids]
+    return torch.stack([torch.stack(torch.meshgrid(*axes, indexing="ij")).all(0) for axes in grids])

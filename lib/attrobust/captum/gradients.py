@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attrobust import attributions, checks
-from attrobust.captum.adapter import Adapter, Target, classes, graph, images, only
+from attrobust.captum.adapter import Adapter, Target, asked, graph, only
 from attrobust.shapes import Inputs
 
 #: Where n intervals of equal length are looked at, in units of one.
@@ -29,8 +29,7 @@ class Saliency(Adapter):
         self, inputs: Inputs, target: Target = None, abs: bool = True, additional_forward_args: object = None
     ) -> Inputs:
         """Map of each image; signed unless `abs`."""
-        x, labels = images(inputs), classes(target, inputs)
-        only("additional_forward_args", additional_forward_args, None)
+        x, labels = asked(inputs, target, additional_forward_args)
         with graph(x):
             found = attributions.saliency(self.network, x, labels)
             return found.abs() if abs else found
@@ -48,8 +47,7 @@ class InputXGradient(Adapter):
 
     def attribute(self, inputs: Inputs, target: Target = None, additional_forward_args: object = None) -> Inputs:
         """Map of each image."""
-        x, labels = images(inputs), classes(target, inputs)
-        only("additional_forward_args", additional_forward_args, None)
+        x, labels = asked(inputs, target, additional_forward_args)
         with graph(x):
             return attributions.input_x_gradient(self.network, x, labels)
 
@@ -90,21 +88,15 @@ class IntegratedGradients(Adapter):
             internal_batch_size: images that run at a time, all points of one image or more; all if None. Captum keeps
                 the points in single precision.
         """
-        x, labels = images(inputs), classes(target, inputs)
-        only("additional_forward_args", additional_forward_args, None)
+        x, labels = asked(inputs, target, additional_forward_args)
         only("return_convergence_delta", return_convergence_delta, False)
         start = checks.baseline("baselines", 0.0 if baselines is None else baselines, x)
-        at, weights = points(method, checks.count("n_steps", n_steps))
+        both = points(method, checks.count("n_steps", n_steps))
+        at, weights = (torch.tensor(part, dtype=x.dtype, device=x.device).view(-1, *(1,) * x.ndim) for part in both)
         size = n_steps * len(x) if internal_batch_size is None else internal_batch_size
         together, total = max(1, checks.count("internal_batch_size", size) // len(x)), 0
         with graph(x):
-            for first in range(0, n_steps, together):
-                shares, counts = (
-                    torch.tensor(part[first : first + together], dtype=x.dtype, device=x.device).view(
-                        -1, *(1,) * x.ndim
-                    )
-                    for part in (at, weights)
-                )
+            for shares, counts in zip(at.split(together), weights.split(together), strict=True):
                 path = (start + shares * (x - start)).flatten(0, 1)
                 slopes = attributions.saliency(self.network, path, labels.repeat(len(shares)))
                 total = total + (counts * slopes.view(-1, *x.shape)).sum(0)

@@ -1,7 +1,7 @@
 """What captum's hooks of modules would see of a network, and what they would miss."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -72,14 +72,11 @@ def _entered(
     model: nn.Module, kinds: tuple[type, ...], enter: Callable[[nn.Module], None], leave: Callable[[nn.Module], None]
 ) -> Iterator[None]:
     """Tell when a module of these kinds, and of no kind made of them, begins to run and when it ends."""
-    chosen = [module for module in model.modules() if type(module) in kinds]
-    hooks = [module.register_forward_pre_hook(lambda module, inputs: enter(module)) for module in chosen]
-    hooks += [module.register_forward_hook(lambda module, inputs, output: leave(module)) for module in chosen]
-    try:
+    with ExitStack() as hooks:
+        for module in (module for module in model.modules() if type(module) in kinds):
+            hooks.enter_context(module.register_forward_pre_hook(lambda module, inputs: enter(module)))
+            hooks.enter_context(module.register_forward_hook(lambda module, inputs, output: leave(module)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _sentence(called: set[str], kinds: tuple[type, ...], name: str, own: str) -> str:

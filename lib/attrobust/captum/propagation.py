@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from attrobust import attributions, checks
-from attrobust.captum.adapter import Adapter, Target, classes, graph, images, only
+from attrobust.captum.adapter import Adapter, Target, asked, graph, only
 from attrobust.captum.hooked import activations_are, all_are
 from attrobust.models import guards
 from attrobust.shapes import Inputs
@@ -74,15 +74,13 @@ class DeepLift(_OfModules):
             additional_forward_args, return_convergence_delta, custom_attribution_func: captum's defaults alone are
                 supported.
         """
-        x, labels = images(inputs), classes(target, inputs)
-        only("additional_forward_args", additional_forward_args, None)
+        x, labels = asked(inputs, target, additional_forward_args)
         only("return_convergence_delta", return_convergence_delta, False)
         only("custom_attribution_func", custom_attribution_func, None)
         guards.classifier(self.model, x, labels)
         guards.once(activations_are, self.model, x, SECANT, True, given=("DeepLift", "deep_lift"))
         with graph(x):
-            start = 0.0 if baselines is None else baselines
-            return attributions.deep_lift(self.model, x, labels, baseline=start)
+            return attributions.deep_lift(self.model, x, labels, baseline=0.0 if baselines is None else baselines)
 
 
 class GuidedBackprop(_OfModules):
@@ -99,8 +97,7 @@ class GuidedBackprop(_OfModules):
 
     def attribute(self, inputs: Inputs, target: Target = None, additional_forward_args: object = None) -> Inputs:
         """Map of each image, of a network whose activations are modules nn.ReLU."""
-        x, labels = images(inputs), classes(target, inputs)
-        only("additional_forward_args", additional_forward_args, None)
+        x, labels = asked(inputs, target, additional_forward_args)
         guards.classifier(self.model, x, labels)
         guards.once(activations_are, self.model, x, GUIDED, False, given=("GuidedBackprop", "guided_backprop"))
         with graph(x):
@@ -127,8 +124,7 @@ class LRP(_OfModules):
         return_convergence_delta: bool = False, verbose: bool = False,
     ) -> Inputs:  # fmt: skip
         """Map of each image; no module may have a `rule`, and the other options keep captum's defaults."""
-        x, labels = images(inputs), classes(target, inputs)
-        only("additional_forward_args", additional_forward_args, None)
+        x, labels = asked(inputs, target, additional_forward_args)
         only("return_convergence_delta", return_convergence_delta, False)
         only("verbose", verbose, False)
         for name, module in self.model.named_modules():

@@ -105,8 +105,7 @@ def contrast(
         records = []
         for seed in both.to_dict("records"):
             one, other = ({name: seed[f"{name}{side}"] for name in FOUND} for side in ("", "_minus"))
-            record = {name: seed[name] for name in (*rest, "by", "seed")} | joint | _gap(one, other)
-            records.append(record)
+            records.append({name: seed[name] for name in (*rest, "by", "seed")} | joint | _gap(one, other))
         return pd.DataFrame(records, columns=[*arm, "by", "seed", *FOUND])
 
     return _tabled(rows, gaps, arm, family, margin, room, log)
@@ -180,8 +179,7 @@ def _gap(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, ob
     """What is found of `one` minus what is found of `other`; a side that lacks is NaN throughout."""
     lone = [side for side in (one, other) if not isinstance(side["curve"], dict)]
     if lone:
-        there = other if lone[0] is one else one
-        return there | {"first": np.nan, "last": np.nan, "effect": np.nan}
+        return (other if lone[0] is one else one) | {"first": np.nan, "last": np.nan, "effect": np.nan}
     if (one["start"], one["end"]) != (other["start"], other["end"]):
         ranges = " and ".join(f"{side['start']} -> {side['end']}" for side in (one, other))
         raise ValueError(f"cells that are compared must have the same ends; they have {ranges}")

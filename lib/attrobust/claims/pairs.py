@@ -55,11 +55,8 @@ def paired(table: pd.DataFrame, *, of: str, minus: Sequence[str], arm: str, metr
             both = pairs[[column, of]].dropna()
             found = estimate(both[of] - both[column], "effect", "units")
             record = {"measured": metric, arm: name, "by": f"{column} to {of}", "start": column, "end": of} | found
-            record |= {
-                "first": both[column].mean(),
-                "last": both[of].mean(),
-                "half": (found["high"] - found["low"]) / 2,
-            }
+            record |= {"first": both[column].mean(), "last": both[of].mean()}
+            record |= {"half": (found["high"] - found["low"]) / 2}
             records.append(record | {"p": stats.ttest_rel(both[of], both[column]).pvalue if len(both) > 1 else np.nan})
     lines = pd.DataFrame(records)
     lines["p_holm"] = multipletests(lines["p"].fillna(1), method="holm")[1]

@@ -100,10 +100,8 @@ def markdown(table: pd.DataFrame) -> str:
         arm = str(row["arm"]).replace("_", " ")
         told_of = isinstance(row["by"], str) and row["start"] == row["start"]
         axis = f"{row['by'].replace('_', ' ')} {place(row['start'])} → {place(row['end'])}" if told_of else ""
-        ends, change = (
-            f"{row['first']:.3f} → {row['last']:.3f}",
-            f"{'× ' if ratio else ''}{told[0]} [{told[1]}, {told[2]}]",
-        )
+        ends = f"{row['first']:.3f} → {row['last']:.3f}"
+        change = f"{'× ' if ratio else ''}{told[0]} [{told[1]}, {told[2]}]"
         lines.append(f"| {arm} | {axis} | {ends} | {change} | {row['word']}{seen} |")
     return "\n".join(lines)
 

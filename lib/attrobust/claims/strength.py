@@ -42,7 +42,7 @@ def strength(usual: pd.DataFrame, heavy: pd.DataFrame, *, arm: Sequence[str], li
     both = sides[0].merge(sides[1], on=[*arm, "seed"], suffixes=("_usual", "_heavy"), validate="one_to_one")
     records = []
     for names, part in both.groupby(arm, sort=False):
-        gaps, first, last = [], [], []
+        pairs = []
         for run in part.to_dict("records"):
             one, other = (by_image(run[f"images_{side}"]) for side in ("usual", "heavy"))
             if len(one) != len(other):
@@ -50,16 +50,13 @@ def strength(usual: pd.DataFrame, heavy: pd.DataFrame, *, arm: Sequence[str], li
                     f"seed {run['seed']}: {len(one)} images under one attack, {len(other)} under the other"
                 )
             judged = np.isfinite(one) & np.isfinite(other)
-            gaps.append(other[judged] - one[judged])
-            first.append(one[judged])
-            last.append(other[judged])
-        found = estimate(np.concatenate(gaps), "effect", "images")
-        ends = (
-            {"first": np.mean(np.concatenate(first)), "last": np.mean(np.concatenate(last))} if found["images"] else {}
-        )
+            pairs.append((one[judged], other[judged]))
+        first, last = map(np.concatenate, zip(*pairs, strict=True))
+        found = estimate(last - first, "effect", "images")
+        ends = {"first": np.mean(first), "last": np.mean(last)} if found["images"] else {}
         record = dict(zip(arm, names, strict=True)) | {"by": "attack", "start": "usual", "end": "heavy"} | ends | found
         record |= {"half": (found["high"] - found["low"]) / 2, "seeds": len(part)}
-        means = [gap.mean() for gap in gaps if len(gap)]
+        means = [(there - here).mean() for here, there in pairs if len(here)]
         records.append(record | {"worst": min(means, default=np.nan), "word": _word(found, limit)})
     told = ["start", "end", "seeds", "images", "first", "last", "effect", "low", "high", "half", "worst", "word"]
     return pd.DataFrame(records, columns=[*arm, "by", *told])

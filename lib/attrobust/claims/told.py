@@ -76,8 +76,7 @@ def agrees(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
         ['agrees']
     """
     names = [*one.columns[: [*one.columns].index("start")]]
-    kept = ["start", "end", "effect", "half", "word"]
-    sides = [t[kept].join(named_cells(t[names])) for t in (one, other)]
+    sides = [t[["start", "end", "effect", "half", "word"]].join(named_cells(t[names])) for t in (one, other)]
     both = sides[0].merge(sides[1], on=names, how="outer", suffixes=("", "_other"))
     both["gap"] = (both["effect_other"] - both["effect"]).abs()
     both["allowed"] = np.sqrt(2) * both["half"].where(np.isfinite(both["half"].astype(float)))

@@ -6,6 +6,7 @@ the very tensor that the one before returned, and all parameters must lie in den
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -65,13 +66,10 @@ def layers_of(model: nn.Module, x: Tensor) -> list[nn.Module] | None:
         came = inputs[0] if whole else None
         seen.append((module, came, output, came._version if whole else -1, output._version if whole else -1))
 
-    handles = [m.register_forward_hook(note) for m in model.modules() if not list(m.children())]
-    try:
-        with torch.no_grad():
-            last = model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for module in (m for m in model.modules() if not list(m.children())):
+            hooks.enter_context(module.register_forward_hook(note))
+        last = model(x)
     before, version = x, x._version
     for module, came, left, entered, leaves in seen:
         inplace = getattr(module, "inplace", False)

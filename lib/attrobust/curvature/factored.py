@@ -100,16 +100,12 @@ class Remainder:
                 self.second[link] = turns * back
         end = max((i for i, link in enumerate(links) if link.kind == "bend"), default=-1) + 1
         #: Layers asked for: link, how it meets the example, what follows to the last bend, bends before any mixing.
-        self.layers = [
-            (
-                link,
-                _Meets.of(link, asked),
-                after := links[i + 1 : end],
-                list(takewhile(lambda a: a.kind == "bend", after)),
-            )
-            for i, link in enumerate(links)
-            if link.holds(asked)
-        ]
+        self.layers = []
+        for i, link in enumerate(links):
+            if link.holds(asked):
+                after = links[i + 1 : end]
+                here = list(takewhile(lambda a: a.kind == "bend", after))
+                self.layers.append((link, _Meets.of(link, asked), after, here))
 
     @torch.no_grad()
     def exact(self) -> Float[Tensor, " batch"]:

@@ -132,8 +132,7 @@ def frobenius(hessian: Symmetric, *, generator: Generator, products: int = 30) -
         >>> round(frobenius(h, generator=Generator()).value ** 2, 3)  # 1^2 + 4^2
         17.0
     """
-    like = _rows(hessian, 1)
-    return moments(hessian.matvec, like, products=products, generator=generator)[1].single()
+    return moments(hessian.matvec, _rows(hessian, 1), products=products, generator=generator)[1].single()
 
 
 def spectral_density(hessian: Symmetric, *, generator: Generator, probes: int = 4, steps: int = 30) -> Density:

@@ -220,8 +220,7 @@ def balanced(y: np.ndarray, n: int, seed: int) -> np.ndarray:
     for label in np.unique(y):
         members = shuffled[y[shuffled] == label]
         turn[members] = np.arange(len(members))
-    dealt = shuffled[np.argsort(turn[shuffled], kind="stable")][:n]
-    return rng.permutation(dealt)
+    return rng.permutation(shuffled[np.argsort(turn[shuffled], kind="stable")][:n])
 
 
 def _tensors(x: np.ndarray, y: np.ndarray, scale: float, side: int | None, device: str) -> Examples:

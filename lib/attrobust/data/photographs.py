@@ -32,21 +32,11 @@ class Photograph(NamedTuple):
 _EXTRA = "pip install attrobust[photos]"
 _CC_BY, _UNSTATED = "CC BY 2.0", "Nera Nesic and others, Middlebury 2014 stereo benchmark, no licence stated"
 PHOTOGRAPHS: dict[str, Photograph] = {
-    "cat": Photograph(
-        "scikit-image", "skimage/data", "chelsea.png", 285, "Egyptian cat", "Stefan van der Walt, CC0"
-    ),
-    "coffee": Photograph(
-        "scikit-image", "skimage/data", "coffee.png", 967, "espresso", "Rachel Michetti, CC0"
-    ),
-    "rocket": Photograph(
-        "scikit-image", "skimage/data", "rocket.jpg", 657, "missile", "SpaceX, public domain"
-    ),
-    "motorcycle": Photograph(
-        "scikit-image", "skimage/data", "motorcycle_left.png", 665, "moped", _UNSTATED
-    ),
-    "flower": Photograph(
-        "scikit-learn", "sklearn/datasets/images", "flower.jpg", 985, "daisy", f"vultilion, {_CC_BY}"
-    ),
+    "cat": Photograph("scikit-image", "skimage/data", "chelsea.png", 285, "Egyptian cat", "Stefan van der Walt, CC0"),
+    "coffee": Photograph("scikit-image", "skimage/data", "coffee.png", 967, "espresso", "Rachel Michetti, CC0"),
+    "rocket": Photograph("scikit-image", "skimage/data", "rocket.jpg", 657, "missile", "SpaceX, public domain"),
+    "motorcycle": Photograph("scikit-image", "skimage/data", "motorcycle_left.png", 665, "moped", _UNSTATED),
+    "flower": Photograph("scikit-learn", "sklearn/datasets/images", "flower.jpg", 985, "daisy", f"vultilion, {_CC_BY}"),
     "palace": Photograph(
         "scikit-learn", "sklearn/datasets/images", "china.jpg", 698, "palace", f"danielbuechele, {_CC_BY}"
     ),

@@ -79,9 +79,7 @@ _CIFAR_4K = File(
 )  # fmt: skip
 
 _NUMERALS = tuple("0123456789")
-_CLOTHES = (
-    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
+_CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 SOURCES: dict[str, Source] = {

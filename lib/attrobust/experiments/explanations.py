@@ -76,14 +76,12 @@ def of_pixels(readout: Readout = logit) -> dict[str, Attribution]:
         >>> list(of_pixels())[:3]
         ['saliency', 'input_x_gradient', 'integrated_gradients']
     """
-    path = partial(attributions.integrated_gradients, steps=PATH_STEPS, readout=readout)
-    box = partial(attributions.uniform_grad, ball=Ball("linf", BOX), samples=SAMPLES, readout=readout)
     return {
         "saliency": partial(attributions.saliency, readout=readout),
         "input_x_gradient": partial(attributions.input_x_gradient, readout=readout),
-        "integrated_gradients": path,
+        "integrated_gradients": partial(attributions.integrated_gradients, steps=PATH_STEPS, readout=readout),
         "smooth_grad": partial(attributions.smooth_grad, sigma=SIGMA, samples=SAMPLES, readout=readout),
-        "uniform_grad": box,
+        "uniform_grad": partial(attributions.uniform_grad, ball=Ball("linf", BOX), samples=SAMPLES, readout=readout),
         "grad_cam": partial(last_maps, readout=readout),
         "lrp": attributions.lrp,
         "deep_lift": attributions.deep_lift,

@@ -99,9 +99,8 @@ def _named_by(recipe: training.Recipe) -> list[Callable]:
 
 def _explaining(experiment: Experiment, measurement: Measurement) -> list[Callable]:
     """Functions of the maps that a row tells of: those attacked, and those looked at beside them."""
-    patch, always = (
-        (experiment.patch, ("saliency", "raw_attention")) if experiment.architecture == "vit" else (None, ())
-    )
+    transformer = experiment.architecture == "vit"
+    patch, always = (experiment.patch, ("saliency", "raw_attention")) if transformer else (None, ())
     asked = explanations.explaining(experiment.architecture, measurement.maps)
     used = [*explanations.compared(patch, (*always, *asked)).values()]
     pooled = [map_of.keywords["attribution"] for map_of in used if "attribution" in getattr(map_of, "keywords", {})]

@@ -16,16 +16,12 @@ from attrobust.precision import whole_products
 from attrobust.regularizers import wanted_maps
 from attrobust.rows import ATTACKED, DECIDING
 from attrobust.shapes import Attribution
+from attrobust.swap import ImageClassifier
 from attrobust.versions import as_before, versioned
 
 #: Mean and standard deviation of the training pixels (the networks' first layer).
-PIXELS = {
-    "digits": (0.305, 0.376),
-    "mnist": (0.131, 0.308),
-    "two_digits": (0.065, 0.209),
-    "fashion_mnist": (0.286, 0.353),
-}
-PIXELS |= {"cifar10": (0.473, 0.251), "cifar10_4k": (0.478, 0.250)}
+PIXELS = {"digits": (0.305, 0.376), "mnist": (0.131, 0.308), "two_digits": (0.065, 0.209)}
+PIXELS |= {"fashion_mnist": (0.286, 0.353), "cifar10": (0.473, 0.251), "cifar10_4k": (0.478, 0.250)}
 
 #: Finds the trained network of an experiment, in eval mode.
 Trained = Callable[[Experiment], nn.Module]
@@ -41,11 +37,8 @@ COMPARABLE_BLIND = 0.10
 FIT = ("steps", "halvings", "train_loss", "train_accuracy", "late_change", "test_accuracy")
 SIZE = ("weight_norm", "first_layer_norm", "spectral_product", "distance", "margin")
 FLATNESS = ("sharpness", "sharpness_error", "trace", "trace_error", "invariant_flatness")
-INPUT_SIDE = tuple(
-    f"{readout}_{what}"
-    for readout in explanations.READOUTS
-    for what in ("gradient", "input_curvature", "relative_curvature")
-)
+_OF_PIXELS = ("gradient", "input_curvature", "relative_curvature")
+INPUT_SIDE = tuple(f"{readout}_{what}" for readout in explanations.READOUTS for what in _OF_PIXELS)
 
 
 @cache
@@ -84,6 +77,33 @@ def build(experiment: Experiment, device: str = "cpu") -> nn.Module:
     options = ("seed", "activation", "initial", *(TRANSFORMER if experiment.architecture == "vit" else ()))
     how = {name: getattr(experiment, name) for name in options}
     return models.build(experiment.architecture, input_shape=shape, classes=10, mean=mean, std=std, **how).to(device)
+
+
+def small_vit(name: str, who: str, *, seed: int, side: int, patch: int, dim: int, spread: float) -> ImageClassifier:
+    """An untrained ViT of transformers for the grey images of a data set: two blocks of four heads, of drawn weights.
+
+    Args:
+        name: data set, whose pixels are standardised.
+        who: asks for it, as the ImportError without transformers says.
+        seed: of the weights.
+        side: height and width of the images, in pixels.
+        patch: height and width of the patches, in pixels.
+        dim: length of the tokens.
+        spread: standard deviation of the weights.
+    """
+    try:
+        from transformers import ViTConfig, ViTForImageClassification
+    except ImportError as error:
+        raise ImportError(f"{who} needs transformers; install it by pip install attrobust[hf]") from error
+    config = ViTConfig(
+        image_size=side, patch_size=patch, num_channels=1, num_labels=10, hidden_size=dim, intermediate_size=2 * dim,
+        num_hidden_layers=2, num_attention_heads=4, attn_implementation="eager", initializer_range=spread,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ViTForImageClassification(config)
+    mean, std = PIXELS[name]
+    return ImageClassifier(model, mean=mean, std=std).eval()
 
 
 @versioned(1)

@@ -7,7 +7,7 @@ error wherever it is used.
 
 import os
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 
 Arm = TypeVar("Arm", bound=Hashable)
@@ -65,26 +65,15 @@ class Elsewhere:
     def __init__(self, what: str) -> None:
         self._what = what
 
-    def _refuse(self) -> NoReturn:
+    def _refuse(self, *_: object) -> NoReturn:
         raise ElsewhereError(f"{self._what} with other shards; merge them, and run the whole")
 
-    def __getattr__(self, name: str) -> NoReturn:
-        self._refuse()
-
-    def __getitem__(self, name: object) -> NoReturn:
-        self._refuse()
-
-    def __iter__(self) -> NoReturn:
-        self._refuse()
-
-    def __len__(self) -> NoReturn:
-        self._refuse()
-
-    def __bool__(self) -> NoReturn:
-        self._refuse()
-
-    def __eq__(self, other: object) -> bool:  # which takes away the hash, too
-        self._refuse()
+    __getattr__: Callable[..., NoReturn] = _refuse
+    __getitem__: Callable[..., NoReturn] = _refuse
+    __iter__: Callable[..., NoReturn] = _refuse
+    __len__: Callable[..., NoReturn] = _refuse
+    __bool__: Callable[..., NoReturn] = _refuse
+    __eq__: Callable[..., NoReturn] = _refuse  # which takes away the hash, too
 
 
 def waits(name: str, message: str) -> bool:

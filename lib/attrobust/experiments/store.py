@@ -78,14 +78,9 @@ class Store:
     elsewhere: int
 
     def __init__(
-        self,
-        notebook: str,
-        *,
-        out: str | Path = "",
-        committed: bool = True,
-        shares: Sequence[str] = (),
+        self, notebook: str, *, out: str | Path = "", committed: bool = True, shares: Sequence[str] = (),
         device: str = "cpu",
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.name = notebook
         self.device = device
         self.out = place_for(out) if out else (paths.build / notebook).absolute()
@@ -170,9 +165,7 @@ class Store:
     def arrays(self, name: str, key: str) -> dict[str, np.ndarray] | None:
         """Stored arrays, None where there are none; nothing pickled is read, and a damaged file says so."""
         path = self.table_file(name, key, suffix=".npz")
-        if path is None:
-            return None
-        return read_npz(path)
+        return None if path is None else read_npz(path)
 
     def network_file(self, key: str) -> Path | None:
         """Stored weights of a network, if any."""
@@ -277,9 +270,7 @@ def _rows_of(path: Path, _: tuple | None, beside: Path, there: tuple | None) -> 
     for number, line in enumerate(lines.to_dict("records"), start=2):
         under.setdefault(line.get("key"), []).append({**line, "place": f"{beside}, line {number}"})
     runs = enumerate(read_csv(path).to_dict("records"), start=2)
-    return [
-        (run.get("key"), Stored(run, under.get(run.get("key"), []), f"{path}, line {number}")) for number, run in runs
-    ]
+    return [(run.get("key"), Stored(run, under.get(run.get("key"), []), f"{path}, line {n}")) for n, run in runs]
 
 
 def _evidence(folder: Path, stem: str) -> list[Path]:

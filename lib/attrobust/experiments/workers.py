@@ -37,12 +37,9 @@ class Failure(NamedTuple):
 
 
 def in_workers(
-    function: Callable[..., Any],
-    tasks: Iterable[tuple[Any, ...]],
-    *,
-    jobs: int = 0,
+    function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, jobs: int = 0,
     failed: Callable[[Failure], None] | None = None,
-) -> Iterable[Any]:
+) -> Iterable[Any]:  # fmt: skip
     """Results of `function(*task)` as they finish, from one-thread worker processes that are kept for later.
 
     A task that raises an error stops no other: `failed` hears of it at once. Without `failed` the first error is raised
@@ -114,12 +111,9 @@ def _results(
         raise ValueError(f"{CLUSTER} is {address!r}; no scheduler answers there ({error})") from None
     with client:
         futures = [client.submit(_alone, 0, index, function, task, pure=False) for index, task in enumerate(tasks)]
-        why = "the cluster's scheduler, or too many of its workers, went away"
-        yield (
-            (future.result() for future in as_completed(futures, loop=client.loop)),
-            (FutureCancelledError, KilledWorker, CommClosedError),
-            why,
-        )
+        results = (future.result() for future in as_completed(futures, loop=client.loop))
+        gone = (FutureCancelledError, KilledWorker, CommClosedError)
+        yield results, gone, "the cluster's scheduler, or too many of its workers, went away"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from attrobust.figures.style import COLORS, direct, drawing, fitting, label, legend, written_out
+from attrobust.figures.style import COLORS, direct, drawing, fitting, label, legend, outer, written_out
 from attrobust.figures.style import panels as panelled
 
 MARKERS = "osD^vP*X"
@@ -49,7 +49,7 @@ def against(
         axis.fill_between(line, line, high, color=COLORS["attack"], alpha=0.08, linewidth=0)
         axis.set(xlim=(low, high), ylim=(low, high), title=(titles or {}).get(value, label(value)))
         _log_ticks(axis, "x", "y")
-        axis.set(xlabel=x_label, ylabel=y_label if axis.get_subplotspec().is_first_col() else "")
+        axis.set(xlabel=x_label, ylabel=outer(axis, y_label))
     legend(figure, looks)
     return figure
 

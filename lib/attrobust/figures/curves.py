@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 
-from attrobust.figures.style import COLORS, direct, drawing, ends, label, legend, written_out
+from attrobust.figures.style import COLORS, direct, drawing, ends, label, legend, outer, written_out
 from attrobust.figures.style import panels as panelled
 
 #: Ticks closer than this part of an axis stand on each other.
@@ -105,9 +105,7 @@ def curves(
                 axis.fill_between(line[x], low, high, color=color, alpha=0.2, linewidth=0)
         if log_x:
             _ticks(axis, inside[x])
-        axis.set(
-            xlabel=x_label or label(x), ylabel=(y_label or label(y)) if axis.get_subplotspec().is_first_col() else ""
-        )
+        axis.set(xlabel=x_label or label(x), ylabel=outer(axis, y_label or label(y)))
         if panels:
             axis.set_title(label(value))
         if decorate:
@@ -183,11 +181,7 @@ def scatter(table: pd.DataFrame, *, x: str, y: str, hue: str, shade: str, panels
             mine = inside[hue] == name
             points = inside.loc[mine, x], inside.loc[mine, y]
             axis.scatter(*points, s=sizes[mine], color=COLORS[name], alpha=0.6, linewidth=0)
-        axis.set(
-            xlabel=label(x),
-            ylabel=(y_label or label(y)) if axis.get_subplotspec().is_first_col() else "",
-            title=label(value),
-        )
+        axis.set(xlabel=label(x), ylabel=outer(axis, y_label or label(y)), title=label(value))
     _legend(figure, hues)
     return figure
 

@@ -53,9 +53,8 @@ def forest(table: pd.DataFrame, *, row: str, group: str, panels: str, x_label: s
                 axis.plot(line["base"], place, **BASE, linestyle="none")
             if np.isfinite(line["effect"]):
                 seen[word] = _mark(axis, line, word, place, width=1.2, size=4.5)
-        titles = [
-            textwrap.fill(part, max(21, 72 // len(names)), break_on_hyphens=False) for part in label(name).split("\n")
-        ]
+        width = max(21, 72 // len(names))
+        titles = [textwrap.fill(part, width, break_on_hyphens=False) for part in label(name).split("\n")]
         axis.set_title("\n".join(titles), fontsize=8)
         axis.set_xlabel(x_label, fontsize=8)
         axis.tick_params(axis="x", labelsize=8)

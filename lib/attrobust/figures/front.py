@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attrobust.figures.style import COLORS, WIDTH, drawing, fitting, label, legend, panels
+from attrobust.figures.style import COLORS, WIDTH, drawing, fitting, label, legend, outer, panels
 
 
 @drawing
@@ -52,8 +52,7 @@ def front(
             axis.plot(row["place"], row[worth], "o", color=color, markerfacecolor=face, markersize=5)
         best = inside[inside["front"]].sort_values(price)
         axis.plot(best["place"], best[worth], linestyle="--", linewidth=0.8, color=COLORS["theory"], zorder=0)
-        first = axis.get_subplotspec().is_first_col()
-        axis.set(xlabel=labels[0], title=label(value), ylabel=labels[1] if first else "")
+        axis.set(xlabel=labels[0], title=label(value), ylabel=outer(axis, labels[1]))
         if log:
             axis.set_xscale("log")
             ticks = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]

@@ -30,27 +30,18 @@ _blind = sns.color_palette("colorblind")
 
 #: Colour by meaning, across all notebooks: each colour with the names that have it.
 _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
-    (_blind[0], ("logit", "relu", "relative change", "saliency", "softmax", "small step")),
+    (_blind[0], ("logit", "relu", "relative change", "saliency", "saliency, logit", "softmax", "small step")),
+    (_blind[0], ("plain SGD", "natural")),
     ("#5e3c99", ("matched",)),
     ("#aaaa00", ("plateau",)),
-    (_blind[0], ("saliency, logit",)),
     ("#6baed6", ("saliency, log-probability",)),
-    (
-        _blind[1],
-        (
-            "log_probability",
-            "twin",
-            "absolute change",
-            "raw_attention",
-            "exp",
-            "exp, not divided",
-            "exponential",
-        ),
-    ),
-    (_blind[1], ("large step",)),
+    (_blind[1], ("log_probability", "twin", "absolute change", "raw_attention")),
+    (_blind[1], ("exp", "exp, not divided", "exponential", "large step", "weights")),
     (_blind[2], ("standard", "Spearman of log p", "gradient_attention", "sigmoid")),
+    (_blind[2], ("slopes in the pixels", "IR SmoothGrad")),
     (_blind[3], ("attack", "attacked", "worst", "worst of all β", "wrong variant", "shared kernel", "rollout")),
-    (_blind[4], ("top_k", "top-8", "relevance", "gaussian")),
+    (_blind[3], ("attacked images", "PGD training")),
+    (_blind[4], ("top_k", "top-8", "relevance", "gaussian", "smoothing", "IR robust teacher")),
     (_blind[5], ("center", "entropy / log n", "elu + 1", "linear")),
     (_blind[6], ("plain_rollout", "decay_held")),
     (_blind[7], ("noise", "noise of the same size", "linear, matrix not formed")),
@@ -73,17 +64,8 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     ("#ce6dbd", ("exactly 8 raised",)),
     ("#843c39", ("exactly 1 raised",)),
     ("#bbbbbb", ("the other kernels",)),
-    (_blind[0], ("plain SGD",)),
-    (_blind[1], ("weights",)),
-    (_blind[2], ("slopes in the pixels",)),
-    (_blind[3], ("attacked images",)),
-    (_blind[4], ("smoothing",)),
-    (_blind[0], ("natural",)),
     ("#74c476", ("IR gradient",)),
-    (_blind[2], ("IR SmoothGrad",)),
     ("#999999", ("IR permuted",)),
-    (_blind[4], ("IR robust teacher",)),
-    (_blind[3], ("PGD training",)),
     ("#8da0cb", ("gradient norm alone",)),
     ("#a6761d", ("weight decay",)),
     # Notebook 02: brown and teal in the weights (a property of the function or not), violet and pink in the pixels.
@@ -120,21 +102,11 @@ LABELS |= {"exponential": "exp, not divided", "linear_unnormalised": "linear, no
 LABELS |= {"gaussian_counted": "gaussian, counted"}
 LABELS |= {"even_heads": "raw attention, every head alike", "wide": "wide start", "narrow": "narrow start"}
 LABELS |= {"plain_rollout": "rollout, not renormalised", "gradient_attention": "gradient × attention"}
-LABELS |= {
-    "relevance": "relevance (Chefer et al.)",
-    "input_x_gradient": "input × gradient",
-    "smooth_grad": "SmoothGrad",
-    "uniform_grad": "uniform gradient",
-    "grad_cam": "Grad-CAM",
-    "deep_lift": "DeepLIFT",
-    "lrp": "LRP",
-    "mlp": "dense",
-    "convnet": "convolutional",
-    "convnet_bn": "convolutional, BatchNorm",
-    "resnet": "residual, BatchNorm",
-    "vit": "transformer",
-    "radius_x_relative_curvature": "radius × relative curvature",
-}
+LABELS |= {"relevance": "relevance (Chefer et al.)", "input_x_gradient": "input × gradient", "grad_cam": "Grad-CAM"}
+LABELS |= {"smooth_grad": "SmoothGrad", "uniform_grad": "uniform gradient", "deep_lift": "DeepLIFT", "lrp": "LRP"}
+LABELS |= {"mlp": "dense", "convnet": "convolutional", "convnet_bn": "convolutional, BatchNorm"}
+LABELS |= {"resnet": "residual, BatchNorm", "vit": "transformer"}
+LABELS |= {"radius_x_relative_curvature": "radius × relative curvature"}
 
 
 def label(name: str) -> str:
@@ -264,6 +236,11 @@ def direct(axis: Axes, lines: dict[str, tuple[float, float, object]]) -> None:
         height = axis.transData.inverted().transform(axis.transAxes.transform((1, places[name])))[1]
         how = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 8}
         axis.text(1.02, height, label(name), color=tuple(ink), **how)
+
+
+def outer(axis: Axes, text: str) -> str:
+    """Name of an axis that panels side by side share: only the first of them shows it."""
+    return text if axis.get_subplotspec().is_first_col() else ""
 
 
 def written_out(axis: Axis, between: Sequence[int] = (1, 2, 5)) -> None:

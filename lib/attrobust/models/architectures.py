@@ -286,8 +286,7 @@ class ViT(nn.Module):
         return scores
 
     def _embed(self, x: Images) -> Tokens:
-        patches = self.patches(self.standardize(x))
-        return torch.cat([self.cls.expand(len(x), 1, -1), patches], dim=1) + self.position
+        return torch.cat([self.cls.expand(len(x), 1, -1), self.patches(self.standardize(x))], dim=1) + self.position
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {

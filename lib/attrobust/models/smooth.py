@@ -245,10 +245,9 @@ def _bends(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> b
         value, step = value.double(), at[1] - at[0]
         slopes = value.diff() / step
         jump, where = (slopes[2:] - slopes[:-2]).abs().max(0)
-        rounding = (
-            64 * torch.finfo(at.dtype).eps * torch.maximum(value.abs().max(), (at * slopes.abs().max()).abs().max())
-        )
-        if not bool(jump > 1e-3 * slopes.abs().max() + rounding / step):  # NaN says no
+        steepest = slopes.abs().max()
+        rounding = 64 * torch.finfo(at.dtype).eps * torch.maximum(value.abs().max(), (at * steepest).abs().max())
+        if not bool(jump > 1e-3 * steepest + rounding / step):  # NaN says no
             return False
         jumps.append(jump), spans.append(value.max() - value.min())
         low, high = at[where], at[where + 3]

@@ -262,9 +262,8 @@ _POOLS["amax"] = lambda s, x, dim=(), keepdim=False: s.largest(x, dim, keepdim) 
 _POOLS["amin"] = lambda s, x, dim=(), keepdim=False: -s.largest(-x, dim, keepdim) if dim != () else NotImplemented
 
 #: Comparisons: which side must be the larger.
-_SIGNS = dict.fromkeys(("gt", "ge", "greater", "greater_equal"), 1) | dict.fromkeys(
-    ("lt", "le", "less", "less_equal"), -1
-)
+_SIGNS = dict.fromkeys(("gt", "ge", "greater", "greater_equal"), 1)
+_SIGNS |= dict.fromkeys(("lt", "le", "less", "less_equal"), -1)
 
 _LOGIC: dict[str, Callable[..., Tensor]] = {}
 for _name, _rule in {"not": lambda a: 1 - a, "and": lambda a, b: a * b, "or": lambda a, b: a + b - a * b}.items():

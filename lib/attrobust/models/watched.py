@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -85,12 +85,10 @@ def cut(network: Model | None, run: Callable[[], object], *, weights: bool = Fal
         if _live([*own, *tree_leaves((args, kwargs))]) and not _live(tree_leaves(output)):
             found.append((names[module], module))
 
-    hooks = [module.register_forward_hook(look, with_kwargs=True) for module in names]
-    try:
+    with ExitStack() as hooks:
+        for module in names:
+            hooks.enter_context(module.register_forward_hook(look, with_kwargs=True))
         run()
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found[0] if found else None
 
 

@@ -22,30 +22,12 @@ from attrobust.studies import explicit_regularizers, interpretable_gradients
 
 #: Whole numbers from 0; and lists that may be empty: what they ask for is then left out.
 SEEDS = ("seed", "seeds", "other_seeds", "drop_in_seeds", "strong_seeds", "curve_seeds", "pilot_seeds", "queried_seeds")
-MAY_BE_EMPTY = ("strong_seeds", "curve_seeds", "large_steps")
-MAY_BE_EMPTY += (
-    "other_budgets",
-    "factors",
-    "middle_steps",
-    "other_networks",
-    "other_maps",
-    "other_recipes",
-    "base_networks",
-    "photographs",
-    "shown_photographs",
-    "relu_methods",
-    "strong_networks",
-    "further_arms",
-    "explained_arms",
-    "queried_arms",
-    "truth_arms",
-    "pilot_seeds",
-    "mean",
-    "trainings",
-    "followed",
-    "std",
-    "maps",
-)
+MAY_BE_EMPTY = (
+    "strong_seeds", "curve_seeds", "pilot_seeds", "large_steps", "middle_steps", "factors", "other_budgets",
+    "other_networks", "other_maps", "other_recipes", "base_networks", "strong_networks", "photographs",
+    "shown_photographs", "relu_methods", "further_arms", "explained_arms", "queried_arms", "truth_arms", "trainings",
+    "followed", "maps", "mean", "std",
+)  # fmt: skip
 
 #: Lists with a number for each channel, which may repeat one; in any other a value stands once.
 PER_CHANNEL = ("mean", "std")

@@ -54,8 +54,7 @@ def _merge(sources: Sequence[Path], made: Mapping, home: Path, say: Say) -> None
         for path in numbered():
             if new := _take(folder / path.stem, home / path.stem, record["id"], cells_digest(path), say):
                 taken += new
-                stems = sorted({*record["notebooks"], path.stem})
-                record |= {"notebooks": stems, "finished": False}
+                record |= {"notebooks": sorted({*record["notebooks"], path.stem}), "finished": False}
                 write_json(home / STAMP, record)
         say(f"{folder}: {', '.join(f'{n} {name}' for name, n in taken.items()) or 'nothing new'}")
 

@@ -121,10 +121,8 @@ def network(
     way, counted = METHODS[checks.one_of("method", method, asked(name))], PASSES[name]
     epochs = max(1, round(way.share * checks.positive("budget", budget) * NATURAL_EPOCHS / counted.get(method, 1)))
     how = {"step_size": STEP_SIZE, "batch_size": batch_size, "n_train": n_train} | dict(way.fields)
-    how |= {way.scaled: strength} if way.scaled else {}
-    return experiments.Experiment(
-        **experiments.sized(*name.split()), **how, epochs=epochs, seed=seed, protocol="budget"
-    )
+    how |= experiments.sized(*name.split()) | ({way.scaled: strength} if way.scaled else {})
+    return experiments.Experiment(**how, epochs=epochs, seed=seed, protocol="budget")
 
 
 def passes(method: str, name: str) -> float:

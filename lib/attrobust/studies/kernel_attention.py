@@ -8,7 +8,7 @@ and trains on by the same rule.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import pandas as pd
@@ -20,7 +20,7 @@ from attrobust import attacks, attention, attributions, data, models, similarity
 from attrobust.attacks import Effort
 from attrobust.balls import Ball
 from attrobust.experiments.explanations import cls_rows, compared, under_attack
-from attrobust.experiments.measure import PIXELS, dataset
+from attrobust.experiments.measure import dataset, small_vit
 from attrobust.shapes import Images
 from attrobust.theory import entropy, kernels
 from attrobust.theory.draws import Source
@@ -235,20 +235,20 @@ def mixing(names: Sequence[str], token_counts: Sequence[int], dim: int, repetiti
         ways = {name: lambda q, k, v, kernel=kernel: kernel(q, k) @ v for name, kernel in made.items()}
         ways[FUSED] = F.scaled_dot_product_attention
         ways[UNFORMED] = partial(attention.mix_in_linear_time, attention.kernel("linear"))
-        there_and_back = {
-            name: lambda way=way, qkv=qkv: torch.autograd.grad(way(*qkv).square().mean(), qkv)
-            for name, way in ways.items()
-        }
-        tables.append(
-            training.in_turn(there_and_back, repetitions, name="kernel").drop(columns="wall").assign(tokens=n)
-        )
+        both = {name: partial(_there_and_back, way, qkv) for name, way in ways.items()}
+        tables.append(training.in_turn(both, repetitions, name="kernel").drop(columns="wall").assign(tokens=n))
     return pd.concat(tables, ignore_index=True)
+
+
+def _there_and_back(way: Callable[..., Tensor], qkv: Sequence[Tensor]) -> None:
+    torch.autograd.grad(way(*qkv).square().mean(), qkv)
 
 
 @cache
 def _original(seed: int, n_train: int, epochs: int, step_size: float) -> tuple[swap.ImageClassifier, list[float]]:
     """The network before the swap and its test accuracy after each epoch, kept by each worker process."""
-    model, digits, curve = _vit(seed), dataset("digits", None, n_train, None, "cpu"), []
+    model = small_vit("digits", "drop_in", seed=seed, side=8, patch=_PATCH, dim=32, spread=0.2)
+    digits, curve = dataset("digits", None, n_train, None, "cpu"), []
     size = min(64, len(digits.train.x))
     recipe = training.recipes.named("plateau", step_size=step_size, batch_size=size, epochs=epochs)
 
@@ -258,22 +258,6 @@ def _original(seed: int, n_train: int, epochs: int, step_size: float) -> tuple[s
     probe = {"probe": look, "probe_every": len(digits.train.x) // size}
     training.fit([model], *digits.train, recipe, generators=[torch.Generator().manual_seed(seed)], **probe)
     return model, [*curve[1:], _accuracy(model, digits)]
-
-
-def _vit(seed: int) -> swap.ImageClassifier:
-    try:
-        from transformers import ViTConfig, ViTForImageClassification
-    except ImportError as error:
-        raise ImportError("drop_in needs transformers; install it by pip install attrobust[hf]") from error
-    config = ViTConfig(
-        image_size=8, patch_size=_PATCH, num_channels=1, num_labels=10, hidden_size=32, intermediate_size=64,
-        num_hidden_layers=2, num_attention_heads=4, attn_implementation="eager", initializer_range=0.2,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = ViTForImageClassification(config)
-    mean, std = PIXELS["digits"]
-    return swap.ImageClassifier(model, mean=mean, std=std).eval()
 
 
 def _order(seed: int, epoch: int) -> torch.Generator:

@@ -76,8 +76,7 @@ def stability_sides(seed: int, factors: Sequence[float], updates: int) -> pd.Dat
         for _ in range(updates):
             moment = operator @ moment
             sizes.append(np.trace(moment.reshape(6, 6)))
-        columns = {"name": f"{factor:g} × threshold", "update": range(updates + 1), "value": sizes}
-        parts.append(pd.DataFrame(columns))
+        parts.append(pd.DataFrame({"name": f"{factor:g} × threshold", "update": range(updates + 1), "value": sizes}))
     return pd.concat(parts)
 
 

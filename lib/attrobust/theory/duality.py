@@ -41,12 +41,11 @@ from torch.func import functional_call, grad, hessian, jacrev, vmap
 
 from attrobust import curvature
 from attrobust.models import readouts
-from attrobust.models.readouts import logit
+from attrobust.models.readouts import Readout, logit
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.theory import draws
 from attrobust.theory.tally import Cases, NamedValues, bound, identity, named_values, trial
 
-Readout = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 OfImage = Callable[[Tensor, Tensor, Tensor], Tensor]
 Changes = Float[Tensor, "batch units inputs_and_one"]
 Matrices = Float[Tensor, "batch n n"]
@@ -90,16 +89,13 @@ def first_dense(model: nn.Module, x: Images) -> FirstLayer:
         kind = "Linear without a bias" if isinstance(layer, nn.Linear) else type(layer).__name__
         raise ValueError(f"the first layer is {kind}; the transfer needs a dense first layer (Linear with bias)")
     calls = []  # what enters and leaves the layer
-    handle = layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output)))
-    try:
+    with layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output))):
         model(x)
         seen = calls[0][0]
         if len(calls) != 1 or seen.ndim != 2:
             shape = f"the first layer runs on inputs of shape {tuple(seen.shape)}"
             raise ValueError(f"{shape}; it must see each image once, as a flat vector, or its weights are shared")
         jacobian = torch.autograd.functional.jacobian(lambda im: (model(im), calls[-1][1][0])[1], x[:1]).flatten(1)
-    finally:
-        handle.remove()
     matrix = torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
     extended = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1).detach()
     return FirstLayer(name, matrix, jacobian, extended, float(torch.linalg.matrix_norm(jacobian, ord=2)))

@@ -362,8 +362,7 @@ def floors(case: int) -> Cases:
     """P23: the entropy of a row against its floor, given the norm of its centred scores."""
     s = draws.scores(case)
     norm, keys = centred_norm(s), s.shape[1]
-    limit = entropy_floor(norm, keys=keys)
-    yield bound("P23", "entropy and norm", limit, softmax_entropy(s), norm=norm, keys=keys)
+    yield bound("P23", "entropy and norm", entropy_floor(norm, keys=keys), softmax_entropy(s), norm=norm, keys=keys)
 
 
 @trial(version=1)

@@ -397,8 +397,7 @@ def _lipschitz(query: Tensor, g: draws.Source) -> Cases:
     quarter = (query - first).norm(dim=1) / (4 * width**2)
     yield bound("P31", "Gaussian, normalised: grows with the distance", normed, quarter)
     yield bound("P31", "Gaussian, normalised: Lipschitz in a key", normed, limit, holds=False)
-    arm = "exp of the dot product: Lipschitz in a key"
-    yield bound("P31", arm, product[finite], limit[finite], holds=False)
+    yield bound("P31", "exp of the dot product: Lipschitz in a key", product[finite], limit[finite], holds=False)
 
 
 @trial(version=1)

@@ -195,8 +195,7 @@ def word(cases: int, violations: int) -> str:
         >>> word(1500, 0), word(0, 0)
         ('holds (1500 cases, 0 violations)', 'not tried')
     """
-    said = "fails" if violations else "holds"
-    return f"{said} ({cases} cases, {violations} violations)" if cases else "not tried"
+    return f"{'fails' if violations else 'holds'} ({cases} cases, {violations} violations)" if cases else "not tried"
 
 
 def statements(cases: pd.DataFrame, *, sides: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -230,12 +229,9 @@ def sentence(table: pd.DataFrame) -> str:
         >>> sentence(statements(bound("P0", "less", [1, 2], 3)))
         '1 of 1 statements hold (2 cases, 0 violations)'
     """
-    held, cases, violations = (
-        table["word"].str.startswith("holds").sum(),
-        table["cases"].sum(),
-        table["violations"].sum(),
-    )
-    return f"{held} of {len(table)} statements hold ({int(cases)} cases, {int(violations)} violations)"
+    held, cases, violations = table["word"].str.startswith("holds"), table["cases"], table["violations"]
+    many = f"{int(cases.sum())} cases, {int(violations.sum())} violations"
+    return f"{held.sum()} of {len(table)} statements hold ({many})"
 
 
 def summary(cases: pd.DataFrame) -> str:
