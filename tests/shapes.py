@@ -1,16 +1,24 @@
 """What the import hook puts around every function of the package: its annotations become checks.
 
-A function inside another one is made at every call of that one, which costs a hundred times what a check does: it is
-checked as it is made first.
+A check depends on types, shapes and dtypes alone, so that a call whose arguments have those of an earlier one, which
+passed, goes without: that is most calls, and a check takes longer than a small network. What it takes to check a
+function is made at its first call. A function inside another one is made at every call of that one, which costs a
+hundred times what a check does: it is checked as it is made first.
 """
 
-from types import CodeType
+from functools import wraps
+from types import CodeType, FunctionType
 
 import jaxtyping
+import numpy as np
+import torch
 from beartype import BeartypeConf, beartype
 
 # A whole number is accepted where a float is asked for, as everywhere in Python.
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+#: Containers of up to so many items are looked through; a call with a larger one is always checked.
+MOST = 16
 
 _jaxtyped, _made = jaxtyping.jaxtyped, set[CodeType]()
 
@@ -19,10 +27,52 @@ def made_once(*, typechecker):
     """`jaxtyping.jaxtyped`, which the hook calls by its name, for functions that are not made again and again."""
 
     def around(function):
-        if "<locals>" in getattr(function, "__qualname__", "") and hasattr(function, "__code__"):
+        if not isinstance(function, FunctionType):
+            return _jaxtyped(function, typechecker=typechecker)
+        if "<locals>" in function.__qualname__:
             if function.__code__ in _made:
                 return function
             _made.add(function.__code__)
-        return _jaxtyped(function, typechecker=typechecker)
+        return _checked_anew(function, typechecker)
 
     return around
+
+
+def _checked_anew(function, typechecker):
+    """The function, checked at every call that is unlike those which passed."""
+    passed, whole = set(), None
+
+    @wraps(function)
+    def called(*arguments, **named):
+        nonlocal whole
+        try:
+            call = (*map(_form, arguments), None, *named, None, *map(_form, named.values()))
+        except _TooLarge:
+            call = None
+        if call in passed:
+            return function(*arguments, **named)
+        whole = whole or _jaxtyped(function, typechecker=typechecker)
+        answer = whole(*arguments, **named)
+        if call is not None:
+            passed.add(call)
+        return answer
+
+    return called
+
+
+class _TooLarge(Exception):
+    """A container with more items than are looked through."""
+
+
+def _form(value):
+    """All that a check sees of a value; of whole numbers and words the value, which the shape of an answer may name."""
+    kind = type(value)
+    if kind in (int, str):
+        return kind, value
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return kind, tuple(value.shape), value.dtype
+    if isinstance(value, tuple | list | dict):
+        if len(value) > MOST:
+            raise _TooLarge
+        return kind, *map(_form, value), *(map(_form, value.values()) if kind is dict else ())
+    return kind
