@@ -6,11 +6,13 @@ Tests run on several cores (`make test`), those marked `long` first, so that no 
 import gc
 import os
 import shutil
+from datetime import date
 from pathlib import Path
 
 # Tiny networks lose more time than they win on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import by_day
 import hypothesis
 import jaxtyping
 import numpy as np
@@ -32,6 +34,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    os.environ.setdefault(by_day.BEGAN, date.today().isoformat())  # for the workers, too
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         told = f"concerns notebook {path.stem} (-m 'nb{path.stem[:2]} and not slow' leaves out what is minutes long)"
         config.addinivalue_line("markers", f"nb{path.stem[:2]}: {told}")
@@ -49,10 +52,23 @@ def chosen(config):
         raise pytest.UsageError(str(error)) from None
 
 
+def put_off(items):
+    """Of tests in turn, those that are not due today are marked, which leaves them to `make test-slow`."""
+    groups = {}
+    for item in items:
+        if turn := item.get_closest_marker("in_turn"):
+            group = turn.kwargs.get("of", item.nodeid.partition("[")[0]), turn.args[0]
+            groups.setdefault(group, []).append(item)
+    for item in by_day.put_off((turns, own) for (_, turns), own in groups.items()):
+        item.add_marker("another_day")
+
+
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(config, items):
     import selection
 
+    if not config.getoption("only"):
+        put_off(items)
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}

@@ -272,8 +272,10 @@ def enough(counts: Counter) -> None:
     assert counts["answered"] >= 0.85 * total, counts
 
 
-def test_forty_random_networks_are_answered_rightly_or_refused():
-    enough(examined(range(40)))
+@pytest.mark.in_turn(1)
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_ten_random_networks_are_answered_rightly_or_refused(first):
+    enough(examined(range(first, first + 10)))
 
 
 @pytest.mark.slow
@@ -284,6 +286,7 @@ def test_five_hundred_random_networks_are_answered_rightly_or_refused():
         enough(examined(range(first, first + 100)))
 
 
+@pytest.mark.in_turn(15)
 @pytest.mark.parametrize("name", ordinary.NETWORKS)
 def test_an_ordinary_network_is_answered_by_everything(name):
     if name.endswith("transformers"):

@@ -55,6 +55,7 @@ def test_on_a_linear_network_pgd_breaks_an_image_just_where_the_boundary_is_insi
         assert bool(found.broken) == (share > 1)
 
 
+@pytest.mark.in_turn(1)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_on_a_linear_network_square_breaks_what_a_ball_of_a_tenth_more_reaches_and_nothing_beyond_its_own(norm):
     model, x = linear(), middle(60)
@@ -160,6 +161,7 @@ def test_a_masked_gradient_shows_as_square_finds_what_pgd_cannot(monkeypatch):
     assert random > blind + 0.15
 
 
+@pytest.mark.in_turn(1)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_without_gradients_square_comes_within_five_points_of_pgd_on_an_undefended_network(norm):
     from attrobust import experiments

@@ -116,6 +116,7 @@ def test_a_dead_network_is_neither_measured_nor_attacked(monkeypatch):
     assert (row["comparable"], row["reason"]) == (False, "collapsed: no image has a gradient")
 
 
+@pytest.mark.in_turn(2)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 def test_a_sweep_of_steps_that_are_too_large_ends_with_a_row_and_a_reason_for_every_run(folder, kind):
     grid = experiments.grid(**BASE | kind, step_size=STEPS, seed=[0, 1], protocol=["matched", "standard"])

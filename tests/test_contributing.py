@@ -119,6 +119,7 @@ def test_a_step_that_has_no_place_any_more_is_noticed(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.in_turn(1, of="recipes")
 def test_a_new_kernel_is_named_pinned_and_tried_by_the_laws_of_kernels(tmp_path):
     tree = follow("An attention kernel", tmp_path)
     golden = tree / "tests" / "golden" / "kernel.json"
@@ -143,6 +144,7 @@ def test_every_test_that_takes_kernels_by_their_names_takes_a_new_one(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.in_turn(1, of="recipes")
 def test_a_new_attribution_is_exported_and_its_derivative_is_tried(tmp_path):
     tree = follow("An attribution", tmp_path)
     seen = passed("".join(shell(tree, command) for command in commands("An attribution")))
@@ -158,6 +160,7 @@ def test_a_new_attribution_is_exported_and_its_derivative_is_tried(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.in_turn(1, of="recipes")
 def test_a_new_regulariser_is_pinned_tried_by_the_laws_of_penalties_and_reached_by_its_name(tmp_path):
     tree = follow("A regulariser", tmp_path)
     said = "".join(shell(tree, command) for command in commands("A regulariser"))
@@ -194,16 +197,18 @@ TITLE, STEM = RECIPES[-1], "11_averaged_gradients"
 
 
 @pytest.mark.long
+@pytest.mark.in_turn(1, of="recipes")
 def test_a_new_notebook_is_listed_and_seen_by_the_laws_of_notebooks(tmp_path):
     tree = follow(TITLE, tmp_path)
     listed, *_ = commands(TITLE)
     assert STEM in shell(tree, listed)
-    seen = shell(tree, f"pytest --collect-only -q tests/test_notebooks.py -k {STEM}")
+    seen = shell(tree, f"pytest --collect-only -q -m 'not slow' tests/test_notebooks.py -k {STEM}")
     for law in ("executed_in_order", "nbval_accepts", "smoke_profile_recomputes", "verdicts_are_committed"):
         assert re.search(rf"{law}\w*\[{STEM}\]", seen), law
 
 
 @pytest.mark.long
+@pytest.mark.in_turn(1, of="recipes")
 def test_a_new_notebook_runs_at_smoke_size_saves_its_claim_and_has_its_code_pinned(tmp_path):
     tree = follow(TITLE, tmp_path)
     _, reproduced, pinned, _ = commands(TITLE)

@@ -254,6 +254,7 @@ def test_it_runs_on_its_own_rows_where_no_other_profile_has_left_claims(tmp_path
 
 
 @pytest.mark.long
+@pytest.mark.in_turn(2)
 @every_notebook
 def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(tmp_path, path):
     tree = copy_tree(tmp_path)

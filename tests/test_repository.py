@@ -1,10 +1,12 @@
 """Laws about the repository: what is declared is what is there."""
 
+import ast
 import math
 import re
 import shutil
 import subprocess
 import sys
+import tokenize
 import tomllib
 from importlib import metadata
 
@@ -70,6 +72,34 @@ def test_each_notebook_has_a_job_of_its_own_whose_commands_are_there():
 def test_every_library_file_is_tracked():
     files = {str(p.relative_to(paths.root)) for p in (paths.root / "lib" / "attrobust").rglob("*.py")}
     assert files <= set(tracked())
+
+
+#: Tokens that are no code: remarks, and what ends or indents a line.
+BESIDE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+
+
+def lines_of_code(path):
+    """How many lines hold code; docstrings, which are statements of a word alone, are none."""
+    with tokenize.open(path) as file:
+        code = {n for t in tokenize.generate_tokens(file.readline) if t.type not in BESIDE
+                for n in range(t.start[0], t.end[0] + 1)}  # fmt: skip
+    words = [
+        n
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)
+    ]
+    return len(code - {n for word in words for n in range(word.lineno, word.end_lineno + 1)})
+
+
+def test_lines_of_code_are_neither_blank_nor_remarks_nor_docstrings(tmp_path):
+    (tmp_path / "a.py").write_text(
+        '"""Word.\n\nMore."""\n\n# why\nx = """\n"""  # text\n\ndef f():\n    "Word."\n    return (\n        1\n    )\n'
+    )
+    assert lines_of_code(tmp_path / "a.py") == 2 + 1 + 3
+
+
+def test_the_library_is_small_enough_to_be_read():
+    assert sum(map(lines_of_code, (paths.root / "lib").rglob("*.py"))) <= 15_000
 
 
 def test_nothing_that_is_built_or_downloaded_is_tracked():
