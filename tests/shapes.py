@@ -17,8 +17,8 @@ from beartype import BeartypeConf, beartype
 # A whole number is accepted where a float is asked for, as everywhere in Python.
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
-#: Containers of up to so many items are looked through; a call with a larger one is always checked.
-MOST = 16
+#: Containers of up to so many items, and so deep, are looked through; a call with others is always checked.
+MOST, DEEPEST = 16, 4
 
 _jaxtyped, _made = jaxtyping.jaxtyped, set[CodeType]()
 
@@ -61,10 +61,10 @@ def _checked_anew(function, typechecker):
 
 
 class _TooLarge(Exception):
-    """A container with more items than are looked through."""
+    """A container with more in it than is looked through."""
 
 
-def _form(value):
+def _form(value, depth=0):
     """All that a check sees of a value; of whole numbers and words the value, which the shape of an answer may name."""
     kind = type(value)
     if kind in (int, str):
@@ -72,7 +72,8 @@ def _form(value):
     if isinstance(value, torch.Tensor | np.ndarray):
         return kind, tuple(value.shape), value.dtype
     if isinstance(value, tuple | list | dict):
-        if len(value) > MOST:
+        if len(value) > MOST or depth == DEEPEST:
             raise _TooLarge
-        return kind, *map(_form, value), *(map(_form, value.values()) if kind is dict else ())
+        parts = [*value, *value.values()] if kind is dict else value
+        return kind, *(_form(part, depth + 1) for part in parts)
     return kind
