@@ -1,9 +1,9 @@
 """What the import hook puts around every function of the package: its annotations become checks.
 
-A check depends on types, shapes and dtypes alone, so that a call whose arguments have those of an earlier one, which
-passed, goes without: that is most calls, and a check takes longer than a small network. What it takes to check a
-function is made at its first call. A function inside another one is made at every call of that one, which costs a
-hundred times what a check does: it is checked as it is made first.
+A check sees types, shapes and dtypes alone, so that a call goes without whose arguments have those of an earlier one
+that passed, with the same flags, whole numbers, words and other objects: that is most calls, and a check takes longer
+than a small network. What it takes to check a function is made at its first call. A function inside another one is
+made at every call of that one, which costs a hundred times what a check does: it is checked as it is made first.
 """
 
 from functools import wraps
@@ -65,10 +65,12 @@ class _TooLarge(Exception):
 
 
 def _form(value, depth=0):
-    """All that a check sees of a value; of whole numbers and words the value, which the shape of an answer may name."""
+    """All that a check sees of a value, and what an answer's shape may depend on: a flag, a network, a function."""
     kind = type(value)
-    if kind in (int, str):
+    if kind in (bool, int, str):
         return kind, value
+    if kind in (float, torch.Generator):
+        return kind
     if isinstance(value, torch.Tensor | np.ndarray):
         return kind, tuple(value.shape), value.dtype
     if isinstance(value, tuple | list | dict):
@@ -76,4 +78,4 @@ def _form(value, depth=0):
             raise _TooLarge
         parts = [*value, *value.values()] if kind is dict else value
         return kind, *(_form(part, depth + 1) for part in parts)
-    return kind
+    return kind, id(value)
