@@ -301,7 +301,7 @@ def shown(monkeypatch):
         def update(self, content):
             lines[-1] = content.data
 
-    def display(content, display_id):
+    def display(content, display_id="", metadata=None):
         lines.append(content.data)
         return Handle()
 
@@ -316,6 +316,26 @@ def test_progress_is_one_line_that_disappears(shown):
         progress("2/2 runs")
         assert shown == ["2/2 runs"]
     assert shown == [""]
+
+
+@pytest.mark.parametrize(("place", "cells", "shows"), [
+    ("notebooks", [], False),
+    ("notebooks", ["# Parameters\nseeds = [1]\n"], True),
+    (".", [], True),
+    ("build", [], True),
+])  # fmt: skip
+def test_a_copy_shows_the_picture_of_its_answer_whether_or_not_it_has_parameters(
+    tmp_path, monkeypatch, shown, place, cells, shows
+):
+    for folder in ("notebooks", "figures", "build"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setattr(paths, folder, tmp_path / folder)
+    (tmp_path / "figures" / "a.png").write_bytes((paths.root / "figures/08_ledger/a_claims.png").read_bytes())
+    monkeypatch.chdir(tmp_path / place)
+    own = ["seeds: list[int] = [0]", *cells]
+    notebook.settings({"In": own, "seeds": [1 if cells else 0]}, quiet=True, picture="a.png")
+    notebook.settings({"In": own, "seeds": [1 if cells else 0]}, quiet=True, picture="gone.png")
+    assert len(shown) == shows
 
 
 def test_nothing_to_do_shows_nothing(shown):

@@ -87,8 +87,8 @@ def settings(namespace: Mapping[str, object], *, quiet: bool = False, picture: s
 
     A name that papermill injects and the notebook does not declare is refused, even if another notebook has it. What
     differs from the values that the notebook declares, of which its text speaks, is printed unless `quiet`. A notebook
-    with injected parameters is a copy elsewhere, from where the link of the picture under its answer leads nowhere:
-    such a copy shows `picture`, a file under figures/, itself.
+    with injected parameters, or that runs outside notebooks/, is a copy elsewhere, from where the link of the picture
+    under its answer leads nowhere: such a copy shows `picture`, a file under figures/, itself.
 
     Example:
         >>> settings({"In": ["seeds: list[int] = [0]"], "seeds": "[0]"}).seeds
@@ -98,7 +98,8 @@ def settings(namespace: Mapping[str, object], *, quiet: bool = False, picture: s
     if not quiet and (changed := _changed(namespace, chosen)):
         told = "; ".join(f"{n} = {checks.short(now)}, not {checks.short(own)}" for n, (now, own) in changed.items())
         print(f"!!! Not the committed run: {told}. Text and words beside figures speak of the committed one.")
-    if picture and _injected(namespace) and (path := paths.figures / picture).is_file():
+    copied = bool(_injected(namespace)) or Path.cwd() != paths.notebooks.resolve()
+    if picture and copied and (path := paths.figures / picture).is_file():
         alt = "The figure of the committed run that stands under the answer, as a copy of this notebook shows it"
         display.display(display.Image(path), metadata={"image/png": {"alt": alt}, COPIED: True})
     return chosen
