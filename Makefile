@@ -73,8 +73,8 @@ test: env ## lint, import contract, unit laws, notebooks under nbval, smoke run 
 	@'$(VENV)/bin/lint-imports'
 	@$(PYTEST) $(MARKS)
 
-test-slow: env ## what is minutes long or not due today, then browser tests
-	@$(PYTEST) -m 'slow or another_day'
+test-slow: env ## what is minutes long or tried in turn, then browser tests
+	@$(PYTEST) -m 'slow or in_turn'
 	@$(MAKE) --no-print-directory test-browser
 
 test-browser: env ## pages and "Run all" in a real browser: it is timed, so that nothing runs beside it

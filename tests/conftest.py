@@ -53,7 +53,7 @@ def chosen(config):
 
 
 def put_off(items):
-    """Of tests in turn, those that are not due today are marked, which leaves them to `make test-slow`."""
+    """Of tests in turn, those that are not due today are marked, which leaves them out of `make test`."""
     groups = {}
     for item in items:
         if turn := item.get_closest_marker("in_turn"):
@@ -67,7 +67,7 @@ def put_off(items):
 def pytest_collection_modifyitems(config, items):
     import selection
 
-    if not config.getoption("only"):
+    if not (config.getoption("only") or config.option.keyword):  # which ask for tests by their names
         put_off(items)
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:

@@ -1,13 +1,16 @@
 """What the import hook puts around every function of the package: its annotations become checks.
 
-A check sees types, shapes and dtypes alone, so that a call goes without whose arguments have those of an earlier one
-that passed, with the same flags, whole numbers, words and other objects: that is most calls, and a check takes longer
-than a small network. What it takes to check a function is made at its first call. A function inside another one is
-made at every call of that one, which costs a hundred times what a check does: it is checked as it is made first.
+A check sees types, shapes and dtypes alone. So a call goes without if its arguments have those of an earlier one that
+passed, and are the same numbers, words, networks and functions: that is most calls, and a check takes longer than a
+small network. What it takes to check a function is made at its first call. A function inside another one is made at
+every call of that one, which costs a hundred times what a check does: it is checked as it is made first.
 """
 
+from collections.abc import Mapping, Sequence, Set
 from functools import wraps
+from itertools import count
 from types import CodeType, FunctionType
+from weakref import WeakKeyDictionary
 
 import jaxtyping
 import numpy as np
@@ -21,6 +24,9 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 MOST, DEEPEST = 16, 4
 
 _jaxtyped, _made = jaxtyping.jaxtyped, set[CodeType]()
+
+#: Calls that passed; and the number of every network that was part of one, which no later network has.
+_passed, _numbers, _next = set(), WeakKeyDictionary(), count()
 
 
 def made_once(*, typechecker):
@@ -40,42 +46,54 @@ def made_once(*, typechecker):
 
 def _checked_anew(function, typechecker):
     """The function, checked at every call that is unlike those which passed."""
-    passed, whole = set(), None
+    whole = None
 
     @wraps(function)
     def called(*arguments, **named):
         nonlocal whole
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*arguments, **named)
         try:
-            call = (*map(_form, arguments), None, *named, None, *map(_form, named.values()))
-        except _TooLarge:
+            call = (called, *map(_form, arguments), None, *named, None, *map(_form, named.values()))
+        except (_Unlike, RuntimeError):  # the latter of parameters without a shape
             call = None
-        if call in passed:
+        if call in _passed:
             return function(*arguments, **named)
         whole = whole or _jaxtyped(function, typechecker=typechecker)
         answer = whole(*arguments, **named)
         if call is not None:
-            passed.add(call)
+            _passed.add(call)
         return answer
 
     return called
 
 
-class _TooLarge(Exception):
-    """A container with more in it than is looked through."""
+class _Unlike(Exception):
+    """A value of which too little is seen to say that two are alike."""
 
 
 def _form(value, depth=0):
     """All that a check sees of a value, and what an answer's shape may depend on: a flag, a network, a function."""
     kind = type(value)
-    if kind in (bool, int, str):
+    if kind in (bool, int, float, str):
         return kind, value
-    if kind in (float, torch.Generator):
-        return kind
     if isinstance(value, torch.Tensor | np.ndarray):
-        return kind, tuple(value.shape), value.dtype
-    if isinstance(value, tuple | list | dict):
+        if not all(type(side) is int for side in value.shape):
+            raise _Unlike
+        return kind, *value.shape, value.dtype
+    if kind in (tuple, list, dict):
         if len(value) > MOST or depth == DEEPEST:
-            raise _TooLarge
-        parts = [*value, *value.values()] if kind is dict else value
-        return kind, *(_form(part, depth + 1) for part in parts)
-    return kind, id(value)
+            raise _Unlike
+        parts = tuple(_form(part, depth + 1) for part in (value.values() if kind is dict else value))
+        if kind is not tuple and len({*parts}) > 1:  # a check draws one item to look at
+            raise _Unlike
+        return kind, *(value if kind is dict else ()), *parts
+    if isinstance(value, Mapping | Set | Sequence) and not isinstance(value, tuple):
+        raise _Unlike
+    if isinstance(value, FunctionType):
+        return kind, value.__code__
+    if isinstance(value, torch.nn.Module):
+        if value not in _numbers:
+            _numbers[value] = next(_next)
+        return kind, _numbers[value]
+    return kind

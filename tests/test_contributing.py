@@ -202,7 +202,7 @@ def test_a_new_notebook_is_listed_and_seen_by_the_laws_of_notebooks(tmp_path):
     tree = follow(TITLE, tmp_path)
     listed, *_ = commands(TITLE)
     assert STEM in shell(tree, listed)
-    seen = shell(tree, f"pytest --collect-only -q -m 'not slow' tests/test_notebooks.py -k {STEM}")
+    seen = shell(tree, f"pytest --collect-only -q tests/test_notebooks.py -k {STEM}")
     for law in ("executed_in_order", "nbval_accepts", "smoke_profile_recomputes", "verdicts_are_committed"):
         assert re.search(rf"{law}\w*\[{STEM}\]", seen), law
 

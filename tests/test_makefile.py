@@ -59,7 +59,7 @@ def test_the_suite_runs_after_lint_and_contract_for_all_notebooks_or_one(make):
     alone = f"{whole[-1]} -n 0 -m browser".split()
     everything, slow = ([line.split() for line in make(target)] for target in ("test-all", "test-slow"))
     assert everything == [*map(str.split, whole[:-1]), f"{whole[-1]} -m not browser".split(), alone]
-    assert slow == [f"{whole[-1]} -m slow or another_day".split(), alone]
+    assert slow == [f"{whole[-1]} -m slow or in_turn".split(), alone]
 
 
 def test_a_reproduction_gets_every_switch(make):

@@ -1,6 +1,9 @@
 """Laws of the checks around every function: that they are seldom made hides nothing."""
 
 import inspect
+import sys
+from collections import OrderedDict
+from types import FunctionType
 
 import jaxtyping
 import numpy as np
@@ -110,6 +113,58 @@ def test_an_object_of_the_same_type_is_another_call(checked, counted):
     assert len(counted) == 3
 
 
-def test_a_function_keeps_its_name_its_words_and_its_parameters(checked):
+def test_an_object_that_is_gone_lends_its_place_to_no_other(checked):
+    def applied(network: torch.nn.Module, x: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
+        return network(x)
+
+    function = checked(applied)
+    for _ in range(20):
+        function(torch.nn.Flatten(1), torch.ones(3, 2))
+        with pytest.raises(jaxtyping.TypeCheckError):
+            function(torch.nn.Flatten(0), torch.ones(3, 2))
+
+
+def test_what_passed_while_checks_are_off_is_checked_when_they_are_on(checked):
     function = checked(outer)
-    assert (function.__name__, inspect.signature(function)) == ("outer", inspect.signature(outer))
+    jaxtyping.config.update("jaxtyping_disable", True)
+    function(torch.ones(2), torch.ones(3), turned=True)
+    jaxtyping.config.update("jaxtyping_disable", False)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        function(torch.ones(2), torch.ones(3), turned=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([torch.ones(2)], [torch.ones(2, 2)]),
+        ({"a": torch.ones(2)}, {"a": None}),
+        (OrderedDict(a=torch.ones(2)), OrderedDict(a=None)),
+        (0.5, 0.25),
+        (1, True),
+        (1, 1.0),
+        ({1, 2}, {1, 2}),
+        ([torch.ones(2), None], [torch.ones(2), None]),  # one of them is drawn and looked at
+        (torch.nn.parameter.UninitializedParameter(), torch.nn.parameter.UninitializedParameter()),
+    ],
+)
+def test_calls_that_a_check_may_tell_apart_are_both_checked(checked, counted, one, other):
+    def same(value: object) -> object:
+        return value
+
+    function = checked(same)
+    function(one), function(other)
+    assert len(counted) == 2
+
+
+def test_every_check_of_the_package_can_be_made():
+    """They are made at the first call, so that an annotation which cannot be checked would be seen late."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("attrobust.")]
+    values = [value for module in modules for value in vars(module).values() if isinstance(value, FunctionType)]
+    made = [
+        inspect.unwrap(value)
+        for value in values
+        if value.__module__.startswith("attrobust.") and value.__name__ != "<lambda>"
+    ]
+    assert made
+    for function in made:
+        shapes._jaxtyped(function, typechecker=shapes.checked)

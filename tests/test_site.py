@@ -130,10 +130,16 @@ def quiet_and_alone(browser, address):
 
 #: What of an article ends beyond the window's right edge and cannot be scrolled; a sheet of frames shows one at a time.
 BEYOND = """
-const edge = window.innerWidth + 1, within = part => part.getBoundingClientRect().right <= edge
+const within = part => {
+  const place = part.getBoundingClientRect()
+  return place.left >= -1 && place.right <= window.innerWidth + 1
+}
 const kept = part => {
-  for (let around = part.parentElement; around.tagName !== 'ARTICLE'; around = around.parentElement)
-    if (['auto', 'scroll'].includes(getComputedStyle(around).overflowX) && within(around)) return true
+  for (let around = part.parentElement; around.tagName !== 'ARTICLE'; around = around.parentElement) {
+    const style = getComputedStyle(around)
+    if (style.display === 'inline' || style.overflowX === 'visible' || !within(around)) continue
+    return ['auto', 'scroll'].includes(style.overflowX)
+  }
   return false
 }
 const parts = [...document.querySelectorAll('article *:not(.walk-panels img)')]

@@ -85,16 +85,18 @@ class Occlusion(Adapter):
         falls, covered = torch.zeros_like(x), torch.zeros_like(x[:1])
         with graph(x):
             whole = logit(self.network, x, labels)
-            for masks in windows[:, None].split(perturbations_per_eval):
+            for first in range(0, len(windows), perturbations_per_eval):
+                some = windows[first : first + perturbations_per_eval]
+                masks = torch.stack(some)[:, None]
                 hidden = torch.where(masks, cover, x).flatten(0, 1)
-                fall = whole - logit(self.network, hidden, labels.repeat(len(masks))).view(len(masks), len(x))
+                fall = whole - logit(self.network, hidden, labels.repeat(len(some))).view(len(some), len(x))
                 falls = falls + (fall.view(*fall.shape, *(1,) * (x.ndim - 1)) * masks).sum(0)
                 covered = covered + masks.sum(0)
             return falls / covered
 
 
-def _windows(shape: tuple[int, ...], strides: int | tuple[int, ...] | None, x: Inputs) -> Tensor:
-    """Which pixels each window covers, a row each; the last ones of an axis end where the image does."""
+def _windows(shape: tuple[int, ...], strides: int | tuple[int, ...] | None, x: Inputs) -> list[Tensor]:
+    """Which pixels each window covers; the last ones of an axis end where the image does."""
     sides, whole = tuple(checks.kind("sliding_window_shapes", shape, tuple, list)), x.shape[1:]
     strides = 1 if strides is None else strides
     steps = (strides,) * len(sides) if isinstance(strides, int) else tuple(checks.kind("strides", strides, tuple, list))
@@ -111,4 +113,4 @@ def _windows(shape: tuple[int, ...], strides: int | tuple[int, ...] | None, x: I
         along = torch.arange(length, device=x.device)
         places.append([(start <= along) & (along < start + side) for start in starts])
     grids = itertools.product(*places)
-    return torch.stack([torch.stack(torch.meshgrid(*axes, indexing="ij")).all(0) for axes in grids])
+    return [torch.stack(torch.meshgrid(*axes, indexing="ij")).all(0) for axes in grids]

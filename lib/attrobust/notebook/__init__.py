@@ -98,8 +98,8 @@ def settings(namespace: Mapping[str, object], *, quiet: bool = False, picture: s
     if not quiet and (changed := _changed(namespace, chosen)):
         told = "; ".join(f"{n} = {checks.short(now)}, not {checks.short(own)}" for n, (now, own) in changed.items())
         print(f"!!! Not the committed run: {told}. Text and words beside figures speak of the committed one.")
-    copied = bool(_injected(namespace)) or Path.cwd() != paths.notebooks.resolve()
-    if picture and copied and (path := paths.figures / picture).is_file():
+    copied = picture and (_injected(namespace) or Path.cwd() != paths.notebooks.resolve())
+    if copied and (path := paths.figures / picture).is_file():
         alt = "The figure of the committed run that stands under the answer, as a copy of this notebook shows it"
         display.display(display.Image(path), metadata={"image/png": {"alt": alt}, COPIED: True})
     return chosen
