@@ -142,7 +142,7 @@ const kept = part => {
   }
   return false
 }
-const parts = [...document.querySelectorAll('article *:not(.walk-panels img)')]
+const parts = [...document.querySelectorAll('article *:not(.walk-panels img, mjx-assistive-mml *)')]
 const shown = parts.filter(part => part.getBoundingClientRect().width)
 return shown.filter(p => !within(p) && !kept(p)).map(p => `${p.tagName} ${p.textContent.slice(0, 40)}`)
 """
