@@ -8,19 +8,20 @@ from datetime import date
 BEGAN = "TESTED_ON"
 
 
+def began() -> date:
+    """The day on which this run of the tests began."""
+    return date.fromisoformat(os.environ.setdefault(BEGAN, date.today().isoformat()))
+
+
 def due(items: Iterable, slot: int = 0, slots: int = 1) -> list:
     """Of all items the one that is due today in this slot out of so many; with EVERY=1 in the environment its share."""
-    items, day = list(items), date.fromisoformat(os.environ.setdefault(BEGAN, date.today().isoformat()))
+    items = list(items)
     if os.environ.get("EVERY"):
         return items[slot::slots]
-    return [items[(day.toordinal() * slots + slot) % len(items)]]
+    return [items[(began().toordinal() * slots + slot) % len(items)]]
 
 
-def put_off(groups: Iterable[tuple[int, list]]) -> list:
-    """What is not due today, of groups of so many turns a day each."""
-    return [
-        item
-        for turns, items in groups
-        for place, item in enumerate(items)
-        if not any(place in due(range(len(items)), slot, turns) for slot in range(turns))
-    ]
+def put_off(items: list, turns: int) -> list:
+    """All items but those that are due today, so many a day."""
+    now = {place for slot in range(turns) for place in due(range(len(items)), slot, turns)}
+    return [item for place, item in enumerate(items) if place not in now]

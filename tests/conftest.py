@@ -6,7 +6,6 @@ Tests run on several cores (`make test`), those marked `long` first, so that no 
 import gc
 import os
 import shutil
-from datetime import date
 from pathlib import Path
 
 # Tiny networks lose more time than they win on several threads.
@@ -34,7 +33,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    os.environ.setdefault(by_day.BEGAN, date.today().isoformat())  # for the workers, too
+    by_day.began()  # before there are workers, to which the environment hands it on
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         told = f"concerns notebook {path.stem} (-m 'nb{path.stem[:2]} and not slow' leaves out what is minutes long)"
         config.addinivalue_line("markers", f"nb{path.stem[:2]}: {told}")
@@ -59,8 +58,9 @@ def put_off(items):
         if turn := item.get_closest_marker("in_turn"):
             group = turn.kwargs.get("of", item.nodeid.partition("[")[0]), turn.args[0]
             groups.setdefault(group, []).append(item)
-    for item in by_day.put_off((turns, own) for (_, turns), own in groups.items()):
-        item.add_marker("another_day")
+    for (_, turns), own in groups.items():
+        for item in by_day.put_off(own, turns):
+            item.add_marker("another_day")
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers

@@ -26,12 +26,13 @@ def test_what_is_put_off_today_is_due_on_another_day_and_never_with_all_at_a_tim
     tried = set()
     for day in range(1, 11):
         monkeypatch.setenv(by_day.BEGAN, f"2024-02-{day:02}")
-        later = by_day.put_off([(turns, [*range(n)]), (1, ["alone"])])
+        assert by_day.put_off(["alone"], 1) == []
+        later = by_day.put_off([*range(n)], turns)
         assert len(later) == len(set(later)) == max(0, n - turns)
         tried |= {*range(n)} - {*later}
     assert tried == {*range(n)}
     monkeypatch.setenv("EVERY", "1")
-    assert by_day.put_off([(turns, [*range(n)])]) == []
+    assert by_day.put_off([*range(n)], turns) == []
 
 
 def test_the_day_stays_the_one_on_which_the_run_began(monkeypatch):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 @pytest.fixture
 def checked():
-    """Puts checks around a function as the import hook does, and counts how often they are made."""
+    """Puts checks around a function as the import hook does."""
 
     def around(function):
         function.__qualname__ = function.__name__
@@ -27,6 +27,7 @@ def checked():
 
 @pytest.fixture
 def counted(monkeypatch):
+    """Names of functions, one for each time that a check was made."""
     checks, made = [], shapes._jaxtyped
 
     def jaxtyped(function, *, typechecker):
@@ -100,7 +101,7 @@ def test_containers_with_more_in_them_than_is_looked_through_are_checked_at_ever
     assert len(counted) == 8
 
 
-def test_an_object_of_the_same_type_is_another_call(checked, counted):
+def test_another_network_is_another_call(checked, counted):
     def applied(network: torch.nn.Module, x: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
         return network(x)
 
@@ -113,7 +114,7 @@ def test_an_object_of_the_same_type_is_another_call(checked, counted):
     assert len(counted) == 3
 
 
-def test_an_object_that_is_gone_lends_its_place_to_no_other(checked):
+def test_a_network_that_is_gone_lends_its_place_to_no_other(checked):
     def applied(network: torch.nn.Module, x: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
         return network(x)
 

@@ -128,7 +128,7 @@ def quiet_and_alone(browser, address):
     assert [url for url in asked if not url.startswith((f"{address}/", "file:///", "data:", "blob:", "chrome"))] == []
 
 
-#: What of an article ends beyond the window's right edge and cannot be scrolled; a sheet of frames shows one at a time.
+#: What of an article lies beyond the window and cannot be scrolled to; a sheet of frames shows one at a time.
 BEYOND = """
 const within = part => {
   const place = part.getBoundingClientRect()
