@@ -191,6 +191,8 @@ def test_means_tell_of_the_values_there_are_and_of_names_that_are_missing():
     assert found["n"].tolist() == [2, 2]
     assert found["mean"].tolist() == [1.5, 5.0]
     assert np.isfinite(found[["low", "high"]]).all(axis=None)
+    nothing = claims.means(table[:0], ["v"], by=["map"])
+    assert (len(nothing), [*nothing]) == (0, [*found])
 
 
 def test_a_mark_that_is_a_text_is_refused():

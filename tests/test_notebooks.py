@@ -365,6 +365,20 @@ def test_networks_and_data_sets_of_profile_gpu_run_at_smoke_size_on_a_processor(
         assert "left out 0" in printed, book
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_notebook_none_of_whose_networks_may_be_compared_runs_to_its_end(tmp_path):
+    """As where all of them diverge, or reach no common loss. A notebook a day; all with `EVERY=1`."""
+    for book in due(book.stem for book in BOOKS if "claims.comparable(" in book.read_text()):
+        tree = copy_tree(tmp_path / book)
+        measure = tree / "lib" / "attrobust" / "experiments" / "measure.py"
+        judged = "reason = incomparable(experiment, fit, share_blind)"
+        assert judged in measure.read_text()
+        measure.write_text(measure.read_text().replace(judged, 'reason = "loss 1 never reached 0.1"'))
+        how = ["--profile", "smoke", "--only", book[:2], "--jobs", "1"]
+        run([sys.executable, "-m", "attrobust", "reproduce", *how], tree, check=True)
+
+
 def test_a_stored_row_can_be_reproduced():
     """One network of a committed arm, trained again, lies among its sisters; on the same machine it equals its row."""
     from attrobust import experiments

@@ -23,7 +23,7 @@ def means(table: pd.DataFrame, metrics: Sequence[str], *, by: Sequence[str]) -> 
     records = []
     for names, group in long.groupby([*by, "metric"], sort=False, dropna=False):
         records.append(dict(zip([*by, "metric"], names, strict=True)) | estimate(group["_"].dropna(), "mean", "n"))
-    return pd.DataFrame(records)
+    return pd.DataFrame(records, columns=[*by, "metric", "mean", "low", "high", "n"])
 
 
 def paired(table: pd.DataFrame, *, of: str, minus: Sequence[str], arm: str, metric: str) -> pd.DataFrame:
