@@ -12,8 +12,8 @@ const walks = [
    6,
    8
   ],
-  "pictures": "coffee_pictures.png",
-  "maps": "coffee_maps.png",
+  "pictures": "coffee_pictures.webp",
+  "maps": "coffee_maps.webp",
   "walks": [
    {
     "map": "saliency",
@@ -172,6 +172,164 @@ const walks = [
       "stay": 0.4247
      }
     ]
+   },
+   {
+    "map": "Grad-CAM",
+    "leading": 5018,
+    "places": "pixels",
+    "attack": [
+     {
+      "class": "espresso",
+      "probability": 0.9398,
+      "stay": 1.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.0995,
+      "stay": 0.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.1959,
+      "stay": 0.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.1677,
+      "stay": 0.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.4432,
+      "stay": 0.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.6479,
+      "stay": 0.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.2388,
+      "stay": 0.0
+     }
+    ],
+    "noise": [
+     {
+      "class": "espresso",
+      "probability": 0.9398,
+      "stay": 1.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9513,
+      "stay": 0.9578
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9521,
+      "stay": 0.8665
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9509,
+      "stay": 0.8075
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9491,
+      "stay": 0.7531
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9452,
+      "stay": 0.7467
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9383,
+      "stay": 0.7206
+     }
+    ]
+   },
+   {
+    "map": "DeepLIFT",
+    "leading": 5018,
+    "places": "pixels",
+    "attack": [
+     {
+      "class": "espresso",
+      "probability": 0.9398,
+      "stay": 1.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.8359,
+      "stay": 0.3165
+     },
+     {
+      "class": "espresso",
+      "probability": 0.302,
+      "stay": 0.0759
+     },
+     {
+      "class": "espresso",
+      "probability": 0.1393,
+      "stay": 0.044
+     },
+     {
+      "class": "espresso",
+      "probability": 0.2908,
+      "stay": 0.0259
+     },
+     {
+      "class": "espresso",
+      "probability": 0.4627,
+      "stay": 0.0193
+     },
+     {
+      "class": "espresso",
+      "probability": 0.387,
+      "stay": 0.0165
+     }
+    ],
+    "noise": [
+     {
+      "class": "espresso",
+      "probability": 0.9398,
+      "stay": 1.0
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9513,
+      "stay": 0.6877
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9521,
+      "stay": 0.5913
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9509,
+      "stay": 0.5466
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9491,
+      "stay": 0.5078
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9452,
+      "stay": 0.4657
+     },
+     {
+      "class": "espresso",
+      "probability": 0.9383,
+      "stay": 0.437
+     }
+    ]
    }
   ]
  },
@@ -188,8 +346,8 @@ const walks = [
    6,
    8
   ],
-  "pictures": "cat_pictures.png",
-  "maps": "cat_maps.png",
+  "pictures": "cat_pictures.webp",
+  "maps": "cat_maps.webp",
   "walks": [
    {
     "map": "saliency",
@@ -348,6 +506,164 @@ const walks = [
       "stay": 0.2033
      }
     ]
+   },
+   {
+    "map": "Grad-CAM",
+    "leading": 5018,
+    "places": "pixels",
+    "attack": [
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3846,
+      "stay": 1.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.4617,
+      "stay": 0.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.6017,
+      "stay": 0.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.4478,
+      "stay": 0.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.4379,
+      "stay": 0.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.4269,
+      "stay": 0.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3672,
+      "stay": 0.0
+     }
+    ],
+    "noise": [
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3846,
+      "stay": 1.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.365,
+      "stay": 0.9197
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3606,
+      "stay": 0.8107
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3559,
+      "stay": 0.7098
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3706,
+      "stay": 0.6558
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3597,
+      "stay": 0.611
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3229,
+      "stay": 0.615
+     }
+    ]
+   },
+   {
+    "map": "DeepLIFT",
+    "leading": 5018,
+    "places": "pixels",
+    "attack": [
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3846,
+      "stay": 1.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.4231,
+      "stay": 0.3063
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.4671,
+      "stay": 0.1353
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3983,
+      "stay": 0.0717
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.5335,
+      "stay": 0.0458
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3604,
+      "stay": 0.0289
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.6254,
+      "stay": 0.0205
+     }
+    ],
+    "noise": [
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3846,
+      "stay": 1.0
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.365,
+      "stay": 0.7158
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3606,
+      "stay": 0.5733
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3559,
+      "stay": 0.5072
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3706,
+      "stay": 0.4498
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3597,
+      "stay": 0.3852
+     },
+     {
+      "class": "Egyptian cat",
+      "probability": 0.3229,
+      "stay": 0.3368
+     }
+    ]
    }
   ]
  },
@@ -365,8 +681,8 @@ const walks = [
    12,
    16
   ],
-  "pictures": "ankle_boot_pictures.png",
-  "maps": "ankle_boot_maps.png",
+  "pictures": "ankle_boot_pictures.webp",
+  "maps": "ankle_boot_maps.webp",
   "walks": [
    {
     "map": "saliency",
@@ -740,8 +1056,8 @@ const walks = [
    12,
    16
   ],
-  "pictures": "pullover_pictures.png",
-  "maps": "pullover_maps.png",
+  "pictures": "pullover_pictures.webp",
+  "maps": "pullover_maps.webp",
   "walks": [
    {
     "map": "saliency",
@@ -1115,8 +1431,8 @@ const walks = [
    12,
    16
   ],
-  "pictures": "trouser_pictures.png",
-  "maps": "trouser_maps.png",
+  "pictures": "trouser_pictures.webp",
+  "maps": "trouser_maps.webp",
   "walks": [
    {
     "map": "saliency",
@@ -1490,8 +1806,8 @@ const walks = [
    12,
    16
   ],
-  "pictures": "coat_pictures.png",
-  "maps": "coat_maps.png",
+  "pictures": "coat_pictures.webp",
+  "maps": "coat_maps.webp",
   "walks": [
    {
     "map": "saliency",

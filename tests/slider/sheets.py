@@ -40,14 +40,14 @@ def maps(walks: Walks) -> np.ndarray:
     return np.concatenate([np.concatenate(list(part), axis=1) for part in parts])
 
 
-def png(values: np.ndarray, *, shades: bool = False) -> bytes:
-    """A sheet as a file; `shades` are drawn as the maps of all figures are."""
+def webp(values: np.ndarray, *, shades: bool = False) -> bytes:
+    """A sheet as a file that loses nothing; `shades` are drawn as the maps of all figures are."""
     drawn = io.BytesIO()
     picture = PIL.Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
     if shades:
         colors = mpl.colormaps["Greys"](np.linspace(0, 1, GREYS))[:, :3]
         picture.putpalette((255 * colors).round().astype(np.uint8).tobytes())
-    picture.save(drawn, format="png", optimize=True, **({"bits": 4} if shades else {}))
+    picture.convert("RGB").save(drawn, format="webp", lossless=True, quality=100, method=6)
     return drawn.getvalue()
 
 
@@ -55,7 +55,7 @@ def told(name: str, walks: Walks) -> dict[str, object]:
     """What the page says of one picture."""
     shown, file = SUBJECTS[name], name.replace(" ", "_")
     about = {"name": name, "credit": credit(name), "network": shown.network, "radii": [*shown.radii]}
-    about |= {"pictures": f"{file}_pictures.png", "maps": f"{file}_maps.png", "walks": []}
+    about |= {"pictures": f"{file}_pictures.webp", "maps": f"{file}_maps.webp", "walks": []}
     for kind, (table, arrays) in walks.items():
         places = "pixels" if int(table["places"].iloc[0]) == arrays["clean"][0].size else "places"
         walk = {"map": label(kind), "leading": int(table["leading"].iloc[0]), "places": places}
@@ -73,7 +73,7 @@ def write(by_picture: dict[str, Walks]) -> None:
     """Draw all sheets and write what the page says."""
     for name, walks in by_picture.items():
         file = name.replace(" ", "_")
-        write_bytes(PLACE / f"{file}_pictures.png", png(pictures(walks, SUBJECTS[name].every)))
-        write_bytes(PLACE / f"{file}_maps.png", png(maps(walks), shades=True))
+        write_bytes(PLACE / f"{file}_pictures.webp", webp(pictures(walks, SUBJECTS[name].every)))
+        write_bytes(PLACE / f"{file}_maps.webp", webp(maps(walks), shades=True))
     said = json.dumps([told(name, walks) for name, walks in by_picture.items()], indent=1, ensure_ascii=False)
     write_bytes(PLACE / "frames.js", f"const walks = {said};\n".encode())

@@ -33,7 +33,7 @@ class Kind:
 
 _BLIND = {"draws": 0, "walk": 0}
 PHOTOGRAPH = Kind(
-    "EfficientNet-Lite0, 1,000 classes of ImageNet", ("saliency", "input_x_gradient"),
+    "EfficientNet-Lite0, 1,000 classes of ImageNet", ("saliency", "input_x_gradient", "grad_cam", "deep_lift"),
     (0, 1, 2, 3, 4, 6, 8),
     attacks.Effort(steps=30, restarts=1, objectives=("unseat",), betas=(10.0,), **_BLIND), every=2,
 )  # fmt: skip
