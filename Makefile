@@ -24,7 +24,7 @@ INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.
 BENCH := build/bench-env
 RUN := OMP_NUM_THREADS=1 JUPYTER_PREFER_ENV_PATH=1 $(PYTHON) -m
 # Where Python is told to keep no bytecode, each process of the tests would compile the package anew (five seconds).
-PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) pytest -q --durations=5 -n auto --dist load --maxschedchunk 1 --only '$(ONLY)'
+PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) pytest -q --durations=5 -n logical --maxprocesses 4 --dist load --maxschedchunk 1 --only '$(ONLY)'
 
 .DEFAULT_GOAL := help
 .PHONY: help env install reproduce merge figures data parameters lab site test test-slow test-browser test-all gpu-check bench clean

@@ -41,12 +41,6 @@ def pytest_configure(config):
         chosen(config)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_xdist_auto_num_workers():
-    """A worker more than there are cores: one of them mostly waits for a kernel or for another process."""
-    return min(4, (os.cpu_count() or 1) + 1)
-
-
 def chosen(config):
     """Notebooks that `--only` names, all without it."""
     from attrobust.notebook import reproduce

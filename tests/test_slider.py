@@ -151,15 +151,17 @@ def pixels(file):
         return np.asarray(picture.convert("RGB"))
 
 
-def test_every_sheet_is_drawn_from_the_stored_walks(found, tmp_path, monkeypatch):
-    committed = sheets.PLACE
-    monkeypatch.setattr(sheets, "PLACE", tmp_path)
-    sheets.write(found)
-    drawn = sorted(path.name for path in tmp_path.glob("*.webp"))
-    assert drawn == sorted(path.name for path in committed.glob("*.webp"))
+def test_every_sheet_is_drawn_from_the_stored_walks(found):
+    drawn = {file: sheet for name in SUBJECTS for file, sheet in sheets.sheets(name, found[name]).items()}
+    assert sorted(drawn) == sorted(path.name for path in sheets.PLACE.glob("*.webp"))
     assert len(drawn) == 2 * len(SUBJECTS)
-    for name in drawn:
-        assert (pixels(tmp_path / name) == pixels(committed / name)).all(), name
+    for name, sheet in drawn.items():
+        assert (np.asarray(sheet) == pixels(sheets.PLACE / name)).all(), name
+
+
+def test_a_sheet_as_a_file_loses_nothing():
+    values = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+    assert (pixels(io.BytesIO(sheets.webp(sheets.drawn(values)))) == values).all()
 
 
 def frames_of(content):

@@ -40,15 +40,27 @@ def maps(walks: Walks) -> np.ndarray:
     return np.concatenate([np.concatenate(list(part), axis=1) for part in parts])
 
 
-def webp(values: np.ndarray, *, shades: bool = False) -> bytes:
-    """A sheet as a file that loses nothing; `shades` are drawn as the maps of all figures are."""
-    drawn = io.BytesIO()
+def drawn(values: np.ndarray, *, shades: bool = False) -> PIL.Image.Image:
+    """A sheet; `shades` are drawn as the maps of all figures are."""
     picture = PIL.Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
     if shades:
         colors = mpl.colormaps["Greys"](np.linspace(0, 1, GREYS))[:, :3]
         picture.putpalette((255 * colors).round().astype(np.uint8).tobytes())
-    picture.convert("RGB").save(drawn, format="webp", lossless=True, quality=100, method=6)
-    return drawn.getvalue()
+    return picture.convert("RGB")
+
+
+def webp(picture: PIL.Image.Image) -> bytes:
+    """A picture as a file that loses nothing."""
+    file = io.BytesIO()
+    picture.save(file, format="webp", lossless=True, quality=100, method=6)
+    return file.getvalue()
+
+
+def sheets(name: str, walks: Walks) -> dict[str, PIL.Image.Image]:
+    """Both sheets of a picture, by the names of their files."""
+    file = name.replace(" ", "_")
+    attacked = drawn(pictures(walks, SUBJECTS[name].every))
+    return {f"{file}_pictures.webp": attacked, f"{file}_maps.webp": drawn(maps(walks), shades=True)}
 
 
 def told(name: str, walks: Walks) -> dict[str, object]:
@@ -72,8 +84,7 @@ def told(name: str, walks: Walks) -> dict[str, object]:
 def write(by_picture: dict[str, Walks]) -> None:
     """Draw all sheets and write what the page says."""
     for name, walks in by_picture.items():
-        file = name.replace(" ", "_")
-        write_bytes(PLACE / f"{file}_pictures.webp", webp(pictures(walks, SUBJECTS[name].every)))
-        write_bytes(PLACE / f"{file}_maps.webp", webp(maps(walks), shades=True))
+        for file, sheet in sheets(name, walks).items():
+            write_bytes(PLACE / file, webp(sheet))
     said = json.dumps([told(name, walks) for name, walks in by_picture.items()], indent=1, ensure_ascii=False)
     write_bytes(PLACE / "frames.js", f"const walks = {said};\n".encode())
