@@ -8,8 +8,11 @@ from attrobust import paths
 
 
 def copy_tree(target, *, only=None, parts=("lib", "notebooks", "figures")):
-    """A copy of what the notebooks need, or of other folders and files, in which anything may be broken."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", ".ipynb_*")
+    """A copy of what the notebooks need, or of other folders and files, in which anything may be broken.
+
+    Bytecode comes with it, but for what another process is just writing: it stays good for files that nobody changes.
+    """
+    ignore = shutil.ignore_patterns("*.pyc.*", "*.egg-info", ".ipynb_*")
     for part in parts:
         if (paths.root / part).is_dir():
             shutil.copytree(paths.root / part, target / part, ignore=ignore)
