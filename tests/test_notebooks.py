@@ -453,6 +453,7 @@ def _rows_of_full(book):
             measurement = experiments.Measurement(radii=(), trace_products=10, **how, **own)
             if experiments.key(experiment, measurement) == row["key"]:
                 asked[row["key"]] = kind, experiment, measurement
+                break
     return runs, lines, full, asked
 
 

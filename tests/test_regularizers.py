@@ -236,8 +236,11 @@ def test_ssr_by_lanczos_costs_alike_for_ten_classes_and_for_a_hundred_and_the_cl
     assert closed[1] > 5 * closed[0]
 
 
-def test_cure_is_the_squared_change_of_the_dense_gradient_along_its_signs():
+@pytest.mark.parametrize("seen", [1, 2, 6], ids=lambda n: f"network that sees {n} of 6 pixels")
+def test_cure_is_the_squared_change_of_the_dense_gradient_along_its_signs(seen):
     model, (x, y) = network(), examples()
+    with torch.no_grad():
+        next(m for m in model.modules() if isinstance(m, nn.Linear)).weight[:, seen:] = 0
     weights, one = of_one(model, loss)
     slope = vmap(grad(one, argnums=1), in_dims=(None, 0, 0))
     here = slope(weights, x, y)

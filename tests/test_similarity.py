@@ -101,6 +101,12 @@ def test_ranks_agree_with_scipy_for_every_sign_precision_and_tie(dtype):
         assert torch.equal(similarity.leaders(m, k=4), torch.zeros(20, 35, dtype=torch.bool).scatter(1, chosen, True))
 
 
+@pytest.mark.parametrize("pixels", [2**16, 2**16 + 1])
+def test_ranks_of_a_map_of_more_pixels_than_sixteen_bits_number_agree_with_scipy(pixels):
+    m = (torch.rand(2, 1, pixels, generator=cases.generator()) * 2**15).round()
+    assert np.array_equal(similarity.ranks(m), stats.rankdata(m.flatten(1), axis=1))
+
+
 @pytest.mark.parametrize("levels", [1000, 3])
 def test_spearman_agrees_with_scipy_with_and_without_ties(levels):
     a, b = ((maps("spearman", s) * levels / 10).round() for s in (0, 1))

@@ -18,6 +18,8 @@ Function = TypeVar("Function")
 
 #: The largest whole number that tensors, tables and generators hold.
 LARGEST = 2**63 - 1
+#: Characters that are compared with a name: the nearest to a text of a million would take minutes to find.
+LONGEST_NAME = 100
 
 
 def number(name: str, value: float) -> float:
@@ -98,7 +100,7 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
     """
     accepted = list(accepted)
     if not isinstance(value, str) or value not in accepted:
-        near = difflib.get_close_matches(str(value), accepted, n=1)
+        near = difflib.get_close_matches(str(value)[:LONGEST_NAME], accepted, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name} is {short(value)}; it must be one of {', '.join(accepted)}{hint}")
     return value

@@ -9,7 +9,7 @@ import ast
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -176,8 +176,15 @@ def declared(source: str, part: str = "annotation") -> dict[str, str]:
         >>> declared("seeds: list[int] = [0]"), declared("seeds: list[int] = [0]", "value")
         ({'seeds': 'list[int]'}, {'seeds': '[0]'})
     """
+    return {name: parts[part] for name, parts in _declarations(source) if part in parts}
+
+
+@lru_cache  # a notebook asks for types and values of its cells several times
+def _declarations(source: str) -> tuple[tuple[str, dict[str, str]], ...]:
+    """Name, type and value of each declaration of a cell, as written."""
     annotated = [s for s in _statements(source) if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
-    return {s.target.id: ast.unparse(getattr(s, part)) for s in annotated if getattr(s, part)}
+    written = [{n: ast.unparse(part) for n in ("annotation", "value") if (part := getattr(s, n))} for s in annotated]
+    return tuple((s.target.id, parts) for s, parts in zip(annotated, written, strict=True))
 
 
 def _statements(source: str) -> list[ast.stmt]:
