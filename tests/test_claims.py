@@ -5,7 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from attrobust import claims
+from attrobust.claims import rule
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 
 def test_the_interval_covers_the_true_mean_in_95_percent_of_samples():
@@ -17,6 +19,15 @@ def test_the_interval_covers_the_true_mean_in_95_percent_of_samples():
 @pytest.mark.parametrize("values", [[], [0.3]])
 def test_fewer_than_two_values_have_no_interval(values):
     assert claims.interval(values) == (-np.inf, np.inf)
+
+
+def test_p_after_holm_is_that_of_statsmodels_bit_for_bit():
+    rng = np.random.default_rng(0)
+    for size in range(1, 30):
+        p = rng.random(size) ** 3
+        for family in (p, p.round(1), np.zeros(size), np.ones(size)):
+            assert np.array_equal(rule.after_holm(family), multipletests(family, method="holm")[1])
+    assert rule.after_holm([]).tolist() == []
 
 
 def test_runs_that_are_not_comparable_leave_their_arm_and_are_counted():

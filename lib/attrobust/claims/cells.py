@@ -13,7 +13,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from attrobust.claims import rule
 from attrobust.claims.by_seed import FOUND, Ends, by_seed, named_cells, need
@@ -144,8 +143,7 @@ def holm(table: pd.DataFrame, *, arm: Sequence[str], family: Sequence[Hashable])
     if inside.sum() != len(keys):
         raise ValueError(f"{', '.join(arm)} do not name the cells of the family apart")
     p = np.full(len(table), np.nan)
-    if keys:
-        p[inside] = multipletests(table["p"].astype(float).fillna(1).to_numpy()[inside], method="holm")[1]
+    p[inside] = rule.after_holm(table["p"].astype(float).fillna(1)[inside])
     firm = (p < ALPHA) & (table["seeds"].to_numpy(int) >= HEADLINE_SEEDS)
     sides = table["word"].astype(str).str.removeprefix("leans ")
     words = sides.where(firm | ~sides.isin(["up", "down"]), "leans " + sides)

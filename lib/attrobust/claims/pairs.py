@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from attrobust.claims.cells import UNCLEAR
-from attrobust.claims.rule import CONFIDENCE, estimate, signed
+from attrobust.claims.rule import CONFIDENCE, after_holm, estimate, signed
 
 
 def means(table: pd.DataFrame, metrics: Sequence[str], *, by: Sequence[str]) -> pd.DataFrame:
@@ -59,7 +58,7 @@ def paired(table: pd.DataFrame, *, of: str, minus: Sequence[str], arm: str, metr
             record |= {"half": (found["high"] - found["low"]) / 2}
             records.append(record | {"p": stats.ttest_rel(both[of], both[column]).pvalue if len(both) > 1 else np.nan})
     lines = pd.DataFrame(records)
-    lines["p_holm"] = multipletests(lines["p"].fillna(1), method="holm")[1]
+    lines["p_holm"] = after_holm(lines["p"].fillna(1))
     side = np.select([lines["low"] > 0, lines["high"] < 0], ["up", "down"], default="")
     words = np.where(lines["p_holm"] < 1 - CONFIDENCE, side, np.char.add("leans ", side))
     return lines.assign(word=np.where(side == "", UNCLEAR, words))
