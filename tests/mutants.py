@@ -50,7 +50,7 @@ AREAS = {
 #: What the copy needs; tests read all of these.
 COPIED = (
     "lib", "tests", "notebooks", "figures", "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
-    "docs", "Makefile", "environment.yml", "constraints.txt", "CITATION.cff", "LICENSE",
+    "docs", ".github", "Makefile", "environment.yml", "constraints.txt", "CITATION.cff", "LICENSE",
 )  # fmt: skip
 
 #: Imported before the first fork; no plugin of pytest, whose assertions it would have to see first.

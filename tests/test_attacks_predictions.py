@@ -207,6 +207,18 @@ def test_a_pattern_has_length_one_and_two_halves_that_cancel():
         assert float(pattern.sum()) == pytest.approx(0 if side > 1 else 1, abs=1e-12)
 
 
+def test_a_pattern_lies_along_rows_or_columns_whatever_its_colours_signs():
+    from attrobust.attacks import predictions
+
+    along, sign = (torch.tensor(values)[:, None] for values in ([0.1, 0.1, 0.9, 0.9], [0.1, 0.9, 0.1, 0.9]))
+    draws = torch.cat([torch.full((4, 4), 0.5), along, sign], 1)  # of one colour
+    rows, rows_turned, columns, columns_turned = predictions._moved_window(torch.zeros(4, 1, 9, 9), 1.0, 5, draws)
+    assert torch.equal(rows, -rows_turned)
+    assert torch.equal(columns, -columns_turned)
+    assert torch.equal(rows, columns.mT)
+    assert not torch.equal(rows, columns)
+
+
 def test_windows_become_smaller_as_queries_are_spent():
     from attrobust.attacks import predictions
 

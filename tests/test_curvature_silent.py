@@ -181,6 +181,16 @@ def test_a_symmetric_but_wrong_second_derivative_is_refused_and_the_written_one_
     assert sharpness(model) == pytest.approx(exact.item(), rel=1e-3)
 
 
+def test_a_gradient_needs_no_second_derivative_to_be_right():
+    def gradients(between):
+        given = Whole(between), cases.images(), cases.labels()
+        weights = curvature.ParameterHessian(given[0], LOSS, *given[1:])
+        return weights.gradient, curvature.InputHessian(*given).gradient
+
+    for found, exact in zip(gradients(Cube.apply), gradients(lambda h: h**3), strict=True):
+        assert torch.allclose(found, exact)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_kinks_ties_and_zero_weights_are_not_taken_for_wrong_derivatives(dtype):
     for seed in range(10):
