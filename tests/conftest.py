@@ -85,11 +85,21 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """What is there by now stays, and is not looked through again: half a second at each full collection."""
     import torch  # noqa: F401
 
+    what_is_there_by_now_stays()
+
+
+def what_is_there_by_now_stays():
+    """Nor is it looked through again: up to half a second at each full collection of garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_a_file_leaves_behind_stays():
+    yield
+    what_is_there_by_now_stays()
 
 
 @pytest.fixture

@@ -479,6 +479,12 @@ def test_restored_needs_all_three_gains():
     assert set(losing["restored"]) == {"not restored"}
 
 
+def test_what_is_restored_is_told_with_every_column_of_its_cells():
+    rows, arm = attentions((0.15, 0.15), (0, 0), (0, 0)), ["dataset", "attention", "map"]
+    told = claims.cells(rows, by="step_size", arm=arm, family=[]).columns
+    assert restored(rows).columns.tolist() == [*arm, "says", *told[len(arm) :], "restored"]
+
+
 def test_holm_goes_over_the_deciding_maps_of_one_test():
     table = restored(attentions((0.15, 0.15), (0, 0), (0, 0)))
     assert table["p_holm"].tolist() == pytest.approx((2 * table["p"]).tolist())
