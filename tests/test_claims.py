@@ -23,7 +23,7 @@ def test_fewer_than_two_values_have_no_interval(values):
 
 
 def test_p_after_holm_is_that_of_statsmodels_bit_for_bit(monkeypatch):
-    monkeypatch.setattr(gc, "collect", lambda: None)  # which multipletests calls, and which takes a third of a second each time
+    monkeypatch.setattr(gc, "collect", lambda: None)  # multipletests calls it: a third of a second each time
     rng = np.random.default_rng(0)
     for size in range(1, 30):
         p = rng.random(size) ** 3
