@@ -134,6 +134,7 @@ HAND = {
 }
 
 
+@pytest.mark.in_turn(4)
 @pytest.mark.parametrize("after", [cap, one_class, nn.Identity()])
 @pytest.mark.parametrize("name", HAND)
 def test_relus_written_by_hand_are_attacked_as_strongly_as_relus(name, after):

@@ -69,6 +69,7 @@ def saved(folder, family):
     return audit.opened(str(folder / "own"), pictures=str(folder / "pictures.npz"))
 
 
+@pytest.mark.in_turn(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_foreign_transformer_is_audited_from_its_folder_to_the_advice(tmp_path, store, family):
     _, more, why = FAMILIES[family]

@@ -74,6 +74,7 @@ def test_a_convolution_right_below_the_last_bend_leaves_nothing_to_chance():
     assert found.error == 0
 
 
+@pytest.mark.in_turn(1)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_trace_of_a_convolutional_chain_has_no_bias_and_an_honest_error(loss):
     model, x, y = deep(), cases.images(4), cases.labels(4)

@@ -273,6 +273,7 @@ def drawn(t):
     yield "nothing", figures.trends(t.iloc[:0], x="step_size", metrics={}, hue="protocol", note=NOTE)
 
 
+@pytest.mark.in_turn(2)
 @pytest.mark.parametrize("steps", [STEPS[:1], STEPS[:2]])
 @pytest.mark.parametrize("protocols", [1, 3, 7])
 def test_every_figure_is_whole_however_little_there_is_to_draw(steps, protocols):

@@ -410,6 +410,7 @@ def test_a_transformer_has_no_kinks_and_its_saliency_bends():
     assert torch.autograd.grad(attributions.saliency(model, x, y).square().sum(), x)[0].any()
 
 
+@pytest.mark.in_turn(4)
 @pytest.mark.parametrize("name", attention.KERNELS)
 def test_transformers_of_every_kernel_learn_side_by_side_as_they_learn_alone(name):
     x, y = data.load("digits", n_train=100, n_test=10).train

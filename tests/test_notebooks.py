@@ -290,6 +290,7 @@ def test_bare_papermill_takes_a_list_as_text_from_any_folder(tmp_path, book):
     assert contents(tree / "figures") == before
 
 
+@pytest.mark.in_turn(1)
 @pytest.mark.parametrize(
     ("book", "name", "sentence"),
     [
@@ -457,6 +458,7 @@ def _rows_of_full(book):
     return runs, lines, full, asked
 
 
+@pytest.mark.in_turn(1)
 @pytest.mark.parametrize("book", AUDITED)
 def test_every_row_of_profile_full_is_named_by_what_its_notebook_asks_today(book):
     runs, _, full, asked = _rows_of_full(book)

@@ -190,6 +190,7 @@ def test_no_record_of_a_folder_leads_out_of_the_reproduction(home, tmp_path):
     assert {path.name for path in home.parent.iterdir()} == {"cpu"}
 
 
+@pytest.mark.in_turn(2)
 @pytest.mark.parametrize(
     ("cells", "whole", "sentence"),
     [

@@ -410,6 +410,7 @@ def test_a_stacked_convolutional_network_does_not_depend_on_its_companions_eithe
     test_a_network_does_not_depend_on_its_companions(run, "convnet")
 
 
+@pytest.mark.in_turn(8)
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("architecture", models.ARCHITECTURES)
 def test_a_network_does_not_depend_on_its_companions(run, architecture):

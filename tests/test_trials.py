@@ -67,6 +67,7 @@ def test_the_statement_holds_on_random_cases(trial):
     holds()
 
 
+@pytest.mark.in_turn(9)
 @pytest.mark.parametrize("trial", TRIALS, ids=name)
 def test_every_wrong_variant_breaks(trial):
     tallied = tally.tally(trial(20, 0))
