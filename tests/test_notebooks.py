@@ -53,8 +53,8 @@ def code(path):
     return [cell for cell in read(path).cells if cell.cell_type == "code"]
 
 
-def nbval(tree):
-    flags = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-q"]
+def nbval(tree, *flags):
+    flags += ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-q")
     return run([sys.executable, "-m", "pytest", *flags, "notebooks"], tree)
 
 
@@ -246,7 +246,7 @@ def test_a_corrupted_row_changes_a_verdict_and_is_caught(tmp_path, book):
     for column in ("value", "n", "images"):
         lines.loc[judged.index, column] = judged[column].groupby(arms).transform(lambda v: v.to_numpy()[::-1])
     lines.to_csv(folder / "attacked.csv", index=False)
-    done = nbval(tree)
+    done = nbval(tree, "--exitfirst")
     assert done.returncode != 0
     assert "claims.page(C2)" in done.stdout
 
