@@ -27,6 +27,8 @@ _jaxtyped, _made = jaxtyping.jaxtyped, set[CodeType]()
 
 #: Calls that passed; and the number of every network that was part of one, which no later network has.
 _passed, _numbers, _next = set(), WeakKeyDictionary(), count()
+#: Type -> how its values are told.
+_ways = dict[type, str]()
 
 
 def made_once(*, typechecker):
@@ -75,25 +77,45 @@ class _Unlike(Exception):
 def _form(value, depth=0):
     """All that a check sees of a value, and what an answer's shape may depend on: a flag, a network, a function."""
     kind = type(value)
-    if kind in (bool, int, float, str):
+    way = _ways.get(kind) or _way(kind)
+    if way == "as it is":
         return kind, value
-    if isinstance(value, torch.Tensor | np.ndarray):
-        if not all(type(side) is int for side in value.shape):
-            raise _Unlike
+    if way == "sized":
+        for side in value.shape:
+            if type(side) is not int:
+                raise _Unlike
         return kind, *value.shape, value.dtype
-    if kind in (tuple, list, dict):
+    if way == "held":
         if len(value) > MOST or depth == DEEPEST:
             raise _Unlike
-        parts = tuple(_form(part, depth + 1) for part in (value.values() if kind is dict else value))
+        parts = tuple([_form(part, depth + 1) for part in (value.values() if kind is dict else value)])
         if kind is not tuple and len({*parts}) > 1:  # a check draws one item to look at
             raise _Unlike
         return kind, *(value if kind is dict else ()), *parts
-    if isinstance(value, Mapping | Set | Sequence) and not isinstance(value, tuple):
-        raise _Unlike
-    if isinstance(value, FunctionType):
+    if way == "function":
         return kind, value.__code__
-    if isinstance(value, torch.nn.Module):
+    if way == "network":
         if value not in _numbers:
             _numbers[value] = next(_next)
         return kind, _numbers[value]
+    if way == "unlike":
+        raise _Unlike
     return kind
+
+
+def _way(kind):
+    """How values of a type are told: asked of the type once, since `isinstance` takes longer than all else here."""
+    if kind in (bool, int, float, str):
+        way = "as it is"
+    elif issubclass(kind, torch.Tensor | np.ndarray):
+        way = "sized"
+    elif kind in (tuple, list, dict):
+        way = "held"
+    elif issubclass(kind, Mapping | Set | Sequence) and not issubclass(kind, tuple):
+        way = "unlike"
+    elif kind is FunctionType:
+        way = "function"
+    else:
+        way = "network" if issubclass(kind, torch.nn.Module) else "kind alone"
+    _ways[kind] = way
+    return way
