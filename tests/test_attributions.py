@@ -170,6 +170,20 @@ def test_stochastic_maps_of_an_attack_are_those_of_each_image_under_its_own_stre
     assert torch.allclose(found, torch.cat(expected), rtol=1e-10)
 
 
+def test_stochastic_maps_of_small_images_are_made_side_by_side_and_those_of_photographs_one_by_one():
+    numbers = []
+
+    @attributions.draws_for_each
+    def counted(model, x, target, *, generator):
+        numbers.append(len(x))
+        return x
+
+    for x, expected in ((torch.ones(300, 1, 8, 8), [256, 44]), (torch.ones(2, 3, 128, 128), [1, 1])):
+        explain(counted, nn.Identity(), x, torch.zeros(len(x)).long(), [cases.generator()] * len(x))
+        assert numbers == expected
+        numbers.clear()
+
+
 def test_smooth_grad_without_noise_is_saliency():
     model, x, y = cases.mlp(), cases.images(), cases.labels()
     plain = attributions.saliency(model, x, y)

@@ -1,5 +1,6 @@
 """The ledger says of each claim what the claims files say, and nothing else."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -15,6 +16,12 @@ PAGE = paths.root / "docs" / "claims.md"
 def test_the_page_of_claims_has_a_part_for_each_claim_of_the_ledger():
     headings = set(re.findall(r"(?m)^## (C\d)", PAGE.read_text()))
     assert headings == set(ledger.CLAIMS)
+
+
+def test_no_claim_can_be_changed_after_the_fact():
+    for claim in ledger.CLAIMS.values():
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            claim.against = ()
 
 
 def test_tables_on_the_page_of_claims_are_those_of_the_claims_files():

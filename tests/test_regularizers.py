@@ -431,6 +431,16 @@ def test_wanted_maps_are_the_teachers_gradients_or_their_mean_under_noise_withou
             assert not found.requires_grad
 
 
+def test_of_many_images_a_teacher_explains_512_at_a_time():
+    model, (x, y), draw = network(), examples(n=513), cases.generator()
+    parts = [wanted_under_noise(model, *pair, draw) for pair in zip(x.split(512), y.split(512), strict=True)]
+    assert torch.equal(wanted_under_noise(model, x, y, cases.generator()), torch.cat(parts))
+
+
+def wanted_under_noise(model, x, y, generator):
+    return regularizers.wanted_maps(model, x, y, kind="smooth_grad", generator=generator, samples=1)
+
+
 def test_permuted_maps_hold_the_same_numbers_in_an_order_of_their_own_and_point_elsewhere():
     model, (x, y) = models.build("mlp", input_shape=(2, 8, 8), classes=3, seed=0).double(), examples()
     x = torch.rand(4, 2, 8, 8, generator=cases.generator(), dtype=torch.float64)
