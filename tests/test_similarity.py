@@ -223,6 +223,14 @@ def test_scaling_by_a_power_of_two_changes_no_bit(shape):
     assert torch.equal(similarity.along(similarity.unit(a), b), (similarity.unit(a) * b).sum(1) / b.norm(dim=1))
 
 
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1.0, 1e30])
+def test_lengths_are_those_of_single_rows_and_maps_of_ordinary_size_stay_as_they_are(scale):
+    m = (scale * torch.randn(4, 9, generator=cases.generator(), dtype=torch.float64)).float()
+    exact = m.double().norm(dim=1)
+    assert torch.allclose(similarity.length(m).double(), exact, rtol=1e-6, atol=1e-45)
+    assert (similarity.level(m) is m) == (scale == 1)
+
+
 @pytest.mark.parametrize("name", [*TWO_MAPS, "topk_above_chance"])
 def test_a_map_with_a_nan_is_alike_no_other_by_no_measure(name):
     a, b = maps(name, 0), maps(name, 1)
