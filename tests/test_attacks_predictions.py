@@ -197,6 +197,18 @@ def test_bad_arguments_of_pgd_are_refused_by_name(change, sentence, unchecked):
         attacks.square(**how, generator=cases.generator(), queries=0)
 
 
+def test_starts_of_pgd_raise_the_cross_entropy_and_lower_the_margin_by_turns(monkeypatch):
+    from attrobust.attacks import predictions
+
+    raised, known = [], predictions.cross_entropy
+    monkeypatch.setattr(predictions, "cross_entropy", lambda *given: (raised.append(1), known(*given))[1])
+    model, x = linear(), middle(2)
+    for restarts, starts in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
+        raised.clear()
+        run("pgd", model, x, model(x).argmax(1), Ball("linf", 1e-6), steps=2, restarts=restarts)
+        assert len(raised) == 2 * starts
+
+
 def test_a_pattern_has_length_one_and_two_halves_that_cancel():
     from attrobust.attacks import predictions
 

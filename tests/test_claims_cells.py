@@ -483,6 +483,8 @@ def test_what_is_restored_is_told_with_every_column_of_its_cells():
     rows, arm = attentions((0.15, 0.15), (0, 0), (0, 0)), ["dataset", "attention", "map"]
     told = claims.cells(rows, by="step_size", arm=arm, family=[]).columns
     assert restored(rows).columns.tolist() == [*arm, "says", *told[len(arm) :], "restored"]
+    nothing = restored(rows, twins={})
+    assert (len(nothing), nothing.columns.tolist()) == (0, [*arm, "says", "restored"])
 
 
 def test_holm_goes_over_the_deciding_maps_of_one_test():
