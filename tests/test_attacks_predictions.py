@@ -4,6 +4,7 @@ import cases
 import pytest
 import torch
 from attrobust import attacks
+from attrobust.attacks import predictions
 from attrobust.balls import Ball
 from attrobust.models import readouts
 from torch import nn
@@ -67,8 +68,6 @@ def test_on_a_linear_network_square_breaks_what_a_ball_of_a_tenth_more_reaches_a
 
 
 def test_the_slope_that_square_follows_is_the_ridge_regression_on_the_tries_it_remembers(monkeypatch):
-    from attrobust.attacks import predictions
-
     monkeypatch.setattr(predictions, "LAST", 9)
     draw, x, rows = cases.generator(), cases.images(3), torch.tensor([2, 0])
     seen, tries, margins = predictions._Seen(x), [], []
@@ -198,8 +197,6 @@ def test_bad_arguments_of_pgd_are_refused_by_name(change, sentence, unchecked):
 
 
 def test_starts_of_pgd_raise_the_cross_entropy_and_lower_the_margin_by_turns(monkeypatch):
-    from attrobust.attacks import predictions
-
     raised, known = [], predictions.cross_entropy
     monkeypatch.setattr(predictions, "cross_entropy", lambda *given: (raised.append(1), known(*given))[1])
     model, x = linear(), middle(2)
@@ -210,8 +207,6 @@ def test_starts_of_pgd_raise_the_cross_entropy_and_lower_the_margin_by_turns(mon
 
 
 def test_a_pattern_has_length_one_and_two_halves_that_cancel():
-    from attrobust.attacks import predictions
-
     for side in range(1, 9):
         pattern = predictions._pattern(side, torch.zeros(1, dtype=torch.float64))
         assert pattern.shape == (side, side)
@@ -220,8 +215,6 @@ def test_a_pattern_has_length_one_and_two_halves_that_cancel():
 
 
 def test_a_pattern_lies_along_rows_or_columns_whatever_its_colours_signs():
-    from attrobust.attacks import predictions
-
     along, sign = (torch.tensor(values)[:, None] for values in ([0.1, 0.1, 0.9, 0.9], [0.1, 0.9, 0.1, 0.9]))
     draws = torch.cat([torch.full((4, 4), 0.5), along, sign], 1)  # of one colour
     rows, rows_turned, columns, columns_turned = predictions._moved_window(torch.zeros(4, 1, 9, 9), 1.0, 5, draws)
@@ -232,8 +225,6 @@ def test_a_pattern_lies_along_rows_or_columns_whatever_its_colours_signs():
 
 
 def test_windows_become_smaller_as_queries_are_spent():
-    from attrobust.attacks import predictions
-
     sides = [predictions._side(torch.Size([28, 28]), progress) for progress in (0, 0.01, 0.1, 0.5, 0.9)]
     assert sides == sorted(sides, reverse=True)
     assert sides[0] == 25

@@ -100,10 +100,19 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
     """
     accepted = list(accepted)
     if not isinstance(value, str) or value not in accepted:
-        near = difflib.get_close_matches(str(value)[:LONGEST_NAME], accepted, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name} is {short(value)}; it must be one of {', '.join(accepted)}{hint}")
+        raise ValueError(f"{name} is {short(value)}; it must be one of {', '.join(accepted)}{meant(value, accepted)}")
     return value
+
+
+def meant(value: object, accepted: Iterable[str]) -> str:
+    """The end of a sentence that refuses a name: the nearest one that is accepted, nothing where none is near.
+
+    Example:
+        >>> meant("seed", ["seeds", "device"]), meant("x", ["seeds", "device"])
+        ("; did you mean 'seeds'?", '')
+    """
+    near = difflib.get_close_matches(str(value)[:LONGEST_NAME], list(accepted), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def kind(name: str, value: object, *kinds: type[Kind]) -> Kind:

@@ -4,7 +4,6 @@ Files are read as data: no pickled object is loaded, only common picture formats
 is looked at before anything is decoded. Nothing is written.
 """
 
-import difflib
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -92,10 +91,9 @@ def load_images(
         pictures, y, names, classes = _arrays(path, n, seed)
     else:
         what = "which is no folder and no .npz file" if path.is_file() else "which is not found"
-        near = difflib.get_close_matches(source, data.NAMES, n=1)
         raise ValueError(
             f"source is {source!r}, {what}; it must be a folder of pictures, a .npz file, or one of"
-            f" {', '.join(data.NAMES)}{f'; did you mean {near[0]!r}?' if near else ''}"
+            f" {', '.join(data.NAMES)}{checks.meant(source, data.NAMES)}"
         )
     x = _batch(pictures, names, sides, channels, source)
     return Pictures(x, None if y is None else torch.from_numpy(y.astype(np.int64)), names, classes)

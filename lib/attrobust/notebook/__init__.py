@@ -6,7 +6,6 @@ all are checked here, before any work. `null` stands for the value that the cell
 """
 
 import ast
-import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
@@ -269,8 +268,7 @@ def accept(name: str, accepted: Collection[str], *, by: str = "") -> None:
         ValueError: parameter 'seed' is unknown; accepted are device, seeds; did you mean 'seeds'?
     """
     if name not in accepted:
-        near, to = difflib.get_close_matches(str(name), list(accepted), n=1), f" to {by}" if by else ""
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        to, hint = f" to {by}" if by else "", checks.meant(name, accepted)
         raise ValueError(f"parameter {name!r} is unknown{to}; accepted are {', '.join(sorted(accepted))}{hint}")
 
 
