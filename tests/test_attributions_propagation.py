@@ -589,6 +589,18 @@ def test_what_bends_is_refused_on_large_images(kind):
             attributions.deep_lift(bending(kind), picture(seen, 224), torch.tensor([0, 1]))
 
 
+class Doubling(nn.Module):
+    def forward(self, x):
+        return torch.where(x.abs() > 20, 2 * x, x)
+
+
+def test_what_bends_among_pixels_of_255_shades_is_refused_there():
+    model, x, y = nn.Sequential(Doubling(), *cases.linear()), cases.images(), cases.labels()
+    assert torch.isfinite(attributions.deep_lift(model, x, y)).all()
+    with pytest.raises(ValueError, match="has no rule"):
+        attributions.deep_lift(model, 255 * x, y)
+
+
 class Block(nn.Module):
     def __init__(self, width):
         super().__init__()

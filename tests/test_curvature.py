@@ -376,6 +376,15 @@ def test_gauss_newton_trace_agrees_with_the_dense_matrix(loss, make, block, monk
         assert found == pytest.approx(exact, rel=1e-9)
 
 
+@pytest.mark.parametrize("make", [cases.mlp, cases.conv])
+def test_gauss_newton_counts_frozen_parameters_too(make):
+    model, x = make(), cases.images()
+    exact = curvature.gauss_newton_trace(curvature.GaussNewton(model, x)).value
+    for parameter in model.parameters():  # the first alone, and so on to all of them
+        parameter.requires_grad_(False)
+        assert curvature.gauss_newton_trace(curvature.GaussNewton(model, x)).value == pytest.approx(exact, rel=1e-12)
+
+
 def test_gauss_newton_and_hessian_agree_where_the_logits_are_linear_in_the_weights():
     model, x, y = cases.linear(), cases.images(5), cases.labels(5)
     for loss in LOSSES:

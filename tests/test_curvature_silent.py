@@ -181,6 +181,22 @@ def test_a_symmetric_but_wrong_second_derivative_is_refused_and_the_written_one_
     assert sharpness(model) == pytest.approx(exact.item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("make", [cases.mlp, Whole])
+def test_a_loss_whose_second_derivative_is_wrong_is_refused_by_every_trace(make):
+    model, x, y = make(), cases.images(), cases.labels()
+
+    def loss(logits, y):
+        return Cube.apply(logits)[:, 0]
+
+    measures = (
+        lambda: curvature.gauss_newton_trace(curvature.GaussNewton(model, x, y, loss=loss)),
+        lambda: curvature.trace(curvature.ParameterHessian(model, loss, x, y), generator=cases.generator()),
+    )
+    for measure in measures:
+        with pytest.raises(ValueError, match="loss has another second derivative than autograd says"):
+            measure()
+
+
 def test_a_gradient_needs_no_second_derivative_to_be_right():
     def gradients(between):
         given = Whole(between), cases.images(), cases.labels()

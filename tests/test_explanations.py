@@ -294,6 +294,24 @@ def test_a_map_of_pixels_is_the_attribution_of_its_name_under_each_readout():
         last(cases.mlp(), cases.images(4), target)
 
 
+def test_a_map_of_attention_is_the_attribution_of_its_name_as_it_is_told():
+    """Of heads that hold unlike mass, so that counting them alike is another map."""
+    model, x = vit(attention="gaussian"), images()
+    target = model(x).argmax(1)
+    told = {
+        "raw_attention": attributions.raw_attention(model, x, target),
+        "even_heads": attributions.raw_attention(model, x, target, even=True),
+        "rollout": attributions.rollout(model, x, target),
+        "plain_rollout": attributions.rollout(model, x, target, renormalise=False),
+        "gradient_attention": attributions.gradient_attention(model, x, target),
+        "relevance": attributions.relevance(model, x, target),
+    }
+    found = {name: of for (name, _), of in experiments.compared(PATCH, list(told)).items()}
+    for name, own in told.items():
+        assert torch.equal(found[name](model, x, target), own)
+        assert not any(torch.allclose(own, other) for others, other in told.items() if others != name)
+
+
 def test_grad_cam_of_relus_is_attacked_through_a_twin_of_the_same_layer():
     """Untrained networks, of which some fail the audit of their own derivative: their twins see the same layer."""
     x = images(4)

@@ -431,6 +431,13 @@ def test_wanted_maps_are_the_teachers_gradients_or_their_mean_under_noise_withou
             assert not found.requires_grad
 
 
+def test_a_gradient_that_is_the_same_everywhere_asks_for_nothing():
+    model, (x, y) = linear(), examples()
+    nn.init.constant_(model[1].weight, 2.0)
+    how = {"kind": "gradient", "generator": cases.generator(), "threshold": 0.0}
+    assert not regularizers.wanted_maps(model, x, y, **how).any()
+
+
 def test_of_many_images_a_teacher_explains_512_at_a_time():
     model, (x, y), draw = network(), examples(n=513), cases.generator()
     parts = [wanted_under_noise(model, *pair, draw) for pair in zip(x.split(512), y.split(512), strict=True)]
