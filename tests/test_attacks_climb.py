@@ -265,6 +265,23 @@ def test_after_two_steps_it_is_too_early_to_halve_them(unchecked):
     assert problem.seen == pytest.approx([0.2, 0.8, -0.4])
 
 
+class Fenced(OnALine):
+    """Beyond 0.5 the prediction is lost; the way back is down."""
+
+    def climbed(self, judge, network, goal, at, rows, *, parts):
+        value, slope, *_ = super().climbed(judge, network, goal, at, rows, parts=parts)
+        astray = (at.flatten() > 0.5).nonzero().flatten()
+        return value, slope, astray, -torch.ones_like(at[astray])
+
+
+@pytest.mark.parametrize("start", [0.2, -1.0, 1.0])
+def test_the_heavy_attack_counts_the_iterates_that_lost_their_prediction(start, unchecked):
+    problem, move = Fenced(), torch.full((1, 1, 1, 1), start, dtype=torch.float64)
+    lost = _ascend(problem, None, "part", nn.Identity(), None, torch.tensor([0]), move, 6)
+    assert lost == sum(at > 0.5 for at in problem.seen)
+    assert len(problem.seen) == 7
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_heavy_attack_stays_in_the_ball_keeps_predictions_and_beats_a_small_suite(norm):
     model, x, ball = cases.conv(), cases.images(6), Ball(norm, 0.05 if norm == "linf" else 0.2)

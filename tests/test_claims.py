@@ -191,7 +191,8 @@ def test_an_attack_was_strong_enough_if_the_heavy_one_gets_hardly_lower(shift, w
 def test_few_images_do_not_make_an_attack_strong_enough_and_unpaired_ones_do_not_count():
     usual, heavy = judged_images(0.0, networks=1, scatter=0.2)
     assert claims.strength(usual, heavy, arm=["map"])["word"].tolist() == ["unclear"]
-    assert len(claims.strength(usual, heavy[:0], arm=["map"])) == 0
+    nothing = claims.strength(usual, heavy[:0], arm=["map"])
+    assert (len(nothing), [*nothing]) == (0, [*claims.strength(usual, heavy, arm=["map"])])
     blind = heavy.assign(images=" ".join(["nan"] * 64))
     assert claims.strength(usual, blind, arm=["map"])[["images", "word"]].to_numpy().tolist() == [[0, "unclear"]]
     with pytest.raises(ValueError, match="seed 0: 64 images under one attack, 2 under the other"):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from attrobust import claims
+from attrobust.claims.cells import pattern_sums
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -119,8 +120,8 @@ def test_a_family_is_corrected_whole_even_if_cells_of_it_have_no_runs():
     assert table["p_holm"][0] == pytest.approx(41 * alone["p"])
     assert (alone["word"], table["word"][0]) == ("up", "leans up")
     assert len(table) == 41
-    assert set(table["word"][1:]) == {"no pair"}
-    assert set(table["seeds"][1:]) == {0}
+    empty = {"seeds": 0, "monotone": False, "word": "no pair", "censored": False, "left_out": 0, "without_pair": 0}
+    assert all(set(table[name][1:]) == {value} for name, value in empty.items())
 
 
 def test_one_family_may_span_two_axes():
@@ -544,6 +545,19 @@ def test_permuted_labels_are_counted_as_by_exchanging_them():
     assert share == np.mean([interval_misses_zero(changes * s) for s in signs])
     firm = [interval_misses_zero(changes * s) and claims.sign_flip(changes * s) < 0.05 for s in signs]
     assert claims.permuted(table, by="step_size", arm=["map"])["verdicts"][0] == np.mean(firm)
+
+
+def test_of_no_cells_the_permuted_table_has_its_columns():
+    nothing = claims.permuted(runs()[:0], by="step_size", arm=["map"])
+    assert (len(nothing), [*nothing]) == (0, ["map", "seeds", "patterns", "share", "verdicts"])
+
+
+def test_all_patterns_of_signs_are_counted_of_twenty_seeds_and_no_more():
+    """Sums of n ones under all signs are n - 2 k, as often as k can be chosen from n."""
+    sums, often = np.unique(pattern_sums([1.0] * 20), return_counts=True)
+    assert dict(zip(sums, often, strict=True)) == {20 - 2 * k: math.comb(20, k) for k in range(21)}
+    with pytest.raises(ValueError, match="21 seeds; all patterns of signs are counted for at most 20"):
+        pattern_sums([1.0] * 21)
 
 
 def test_a_rule_that_looks_at_one_side_too_many_is_caught_by_permuted_labels(monkeypatch):

@@ -1,5 +1,6 @@
 """Laws about the public interface: what stands in each docstring and signature that a reference is made of."""
 
+import dataclasses
 import inspect
 import re
 
@@ -18,6 +19,9 @@ WITHOUT_EXAMPLE = {
     "experiments.tables": "starts worker processes",
     "experiments.trained": "starts a worker process that trains a network",
 }
+
+#: What collects while something runs.
+FILLED = {"audit.Audited", "training.Fit"}
 
 
 def doc(value):
@@ -54,6 +58,15 @@ def test_every_public_name_is_summed_up_shown_and_typed_and_says_what_it_refuses
 def test_what_has_no_example_is_public_and_says_why():
     assert WITHOUT_EXAMPLE.keys() <= PUBLIC.keys()
     assert len(WITHOUT_EXAMPLE) < 10 and all(WITHOUT_EXAMPLE.values())
+
+
+def test_what_is_handed_out_cannot_be_changed_but_for_what_collects_while_something_runs():
+    open_ones = {
+        name
+        for name, value in PUBLIC.items()
+        if dataclasses.is_dataclass(value) and not value.__dataclass_params__.frozen
+    }
+    assert open_ones == FILLED
 
 
 def test_a_gap_is_seen():

@@ -112,6 +112,13 @@ def test_tables_are_dealt_too(tmp_path, shard):
     assert sorted(counts) == [2, 3]
 
 
+def test_what_is_said_of_rows_that_are_no_table_is_known_as_waiting_for_them():
+    said = f"a {shards.Elsewhere} cannot be concatenated"
+    assert shards.waits("TypeError", said)
+    assert not shards.waits("OSError", said)
+    assert not shards.waits("TypeError", "an int cannot be concatenated")
+
+
 def test_what_is_damaged_is_not_merged_and_said_and_what_is_whole_takes_the_place_of_what_is_damaged(home, tmp_path):
     source, said = made(tmp_path / "1", "1"), []
     run(source, grid=GRID[:3])

@@ -257,6 +257,11 @@ def test_a_single_row_is_no_batch_of_maps(name, unchecked):
         getattr(similarity, name)(row, row, **k)
 
 
+def test_of_two_pixels_chance_finds_the_larger_half_the_time():
+    first, second = torch.tensor([[[2.0, 1.0]], [[2.0, 1.0]]]), torch.tensor([[[3.0, 0.0]], [[0.0, 3.0]]])
+    assert similarity.topk_above_chance(first, second, k=1).tolist() == [1.0, -1.0]
+
+
 def test_a_center_needs_rows_and_columns_and_chance_two_pixels(unchecked):
     signed = maps("cosine", 0)
     with pytest.raises(ValueError, match=r"importances has shape \(5, 2, 3, 3\); it must be \(batch, height, width\)"):

@@ -107,8 +107,6 @@ def _ascend(
     problem: Problem, judge: Judge, part: str, network: nn.Module, goal: Goal, rows: Rows, moves: Tensor, steps: int
 ) -> int:
     """Adaptive ascent from x + moves; how many iterates had lost the prediction."""
-    if not len(rows):
-        return 0
     at, lost = problem.moved(rows, moves), 0
     size = torch.full((len(rows),), 2.0 * problem.ball.radius, dtype=at.dtype, device=at.device)
     before, best_at = at.clone(), at.clone()
