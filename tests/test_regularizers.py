@@ -1,6 +1,7 @@
 """Laws of penalties: one number per example, its slope in the weights, and what each is, by dense computation."""
 
 import copy
+import itertools
 from functools import partial
 
 import cases
@@ -10,7 +11,7 @@ from attrobust import attributions, curvature, models, regularizers, training
 from attrobust.attacks.streams import stochastic
 from attrobust.balls import Ball
 from attrobust.curvature.spectra import signs
-from attrobust.regularizers import alignment, along_path
+from attrobust.regularizers import alignment, along_path, ascent
 from attrobust.regularizers.interpretation import permuted
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
@@ -401,6 +402,8 @@ def test_both_terms_of_interpretation_and_their_slopes_are_those_by_dense_comput
     assert slopes_agree(model, found, by_hand, x, y)
     if not direction:
         assert torch.equal(found, regularizers.gradient_norm(model, x, y))
+    if (direction, size) == (3.0, 1.06):
+        assert torch.equal(found, regularizers.interpretation(model, x, y, wanted=maps))
 
 
 def test_a_wanted_map_that_is_zero_asks_for_no_direction():
@@ -409,6 +412,23 @@ def test_a_wanted_map_that_is_zero_asks_for_no_direction():
     assert torch.allclose(found, torch.full((4,), 3.0, dtype=torch.float64))
     slopes = torch.autograd.grad(found.sum(), list(model.parameters()), allow_unused=True)
     assert all(s is None or not s.any() for s in slopes)
+
+
+@pytest.mark.parametrize(("length", "step"), [(None, 2.5 * 0.1 / 7), (0.03, 0.03), (0.0, 0.0)])
+def test_the_ascent_starts_in_the_ball_and_takes_steps_of_its_length_down_to_its_edge(length, step):
+    """An objective that falls with every pixel: each step is the same way, until the ball ends."""
+    (x, _), ball, seen = examples(), Ball("linf", 0.1), []
+
+    def darker(at):
+        seen.append(at.detach())
+        return -at.flatten(1).sum(1)
+
+    how = {"ball": ball, "steps": 7} | ({} if length is None else {"length": length})
+    seen.append(ascent.ascend(darker, x, generator=cases.generator(), **how))
+    assert torch.equal(seen[0], (x + ball.sample(x, generator=cases.generator())).clamp(0, 1))
+    for at, following in itertools.pairwise(seen):
+        assert torch.allclose(following, (at - step).clamp(x - 0.1, x + 0.1).clamp(0, 1), atol=1e-12)
+    assert len(seen) == 8
 
 
 def test_wanted_maps_are_the_teachers_gradients_or_their_mean_under_noise_without_what_is_near_the_mean():

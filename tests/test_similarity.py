@@ -6,6 +6,7 @@ from attrobust import similarity
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch.overrides import TorchFunctionMode
 
 TWO_MAPS = (
     "topk_intersection",
@@ -104,7 +105,44 @@ def test_ranks_agree_with_scipy_for_every_sign_precision_and_tie(dtype):
 @pytest.mark.parametrize("pixels", [2**16, 2**16 + 1])
 def test_ranks_of_a_map_of_more_pixels_than_sixteen_bits_number_agree_with_scipy(pixels):
     m = (torch.rand(2, 1, pixels, generator=cases.generator()) * 2**15).round()
+    m[0, 0, [0, 2**16 - 1]] = 2.0**15 + 1  # a tie of two whose places differ in every bit
     assert np.array_equal(similarity.ranks(m), stats.rankdata(m.flatten(1), axis=1))
+
+
+class Named(TorchFunctionMode):
+    """The names of what torch is asked for within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("values", "packed"),
+    [
+        (torch.tensor([[0.0, 0.5, 0.25]]), True),
+        (torch.rand(1, 2**16, generator=cases.generator()), True),
+        (torch.rand(1, 2**16 + 1, generator=cases.generator()), False),
+        (torch.tensor([[0.5, -1e-3, 0.25]]), False),
+        (torch.tensor([[0.0, 0.5, 0.25]], dtype=torch.float64), False),
+        (torch.zeros(0, 3), False),
+    ],
+)
+def test_what_can_be_sorted_several_times_faster_is(values, packed):
+    with Named() as asked:
+        similarity.ascending(values)
+    assert ("argsort" not in asked.names) == packed
+
+
+@pytest.mark.parametrize("name", ["spearman", "pearson", "cosine"])
+def test_rounding_takes_no_similarity_out_of_its_range(name):
+    m = maps(name, 0, n=2000)
+    assert compare(name, m, m).max() <= 1
+    assert compare(name, m, -m).min() >= -1
 
 
 @pytest.mark.parametrize("levels", [1000, 3])
@@ -255,6 +293,17 @@ def test_a_single_row_is_no_batch_of_maps(name, unchecked):
     k, row = {"k": 3} if name.startswith("topk") else {}, torch.ones(9)
     with pytest.raises(ValueError, match=r"reference has shape \(9,\); it must be a batch of maps"):
         getattr(similarity, name)(row, row, **k)
+
+
+def test_maps_without_pixels_are_refused_and_a_batch_without_maps_is_compared(unchecked):
+    for shape in ((2, 0, 3), (2, 3, 0)):
+        with pytest.raises(ValueError, match=r"it must be a batch of maps, \(batch, ...\)"):
+            similarity.spearman(torch.ones(shape), torch.ones(shape))
+    assert similarity.spearman(torch.ones(0, 3, 3), torch.ones(0, 3, 3)).shape == (0,)
+
+
+def test_directions_of_large_maps_have_length_one_in_half_precision_too():
+    assert similarity.unit(torch.full((1, 1000), 6e4, dtype=torch.float16)).float().norm() == pytest.approx(1, abs=1e-2)
 
 
 def test_of_two_pixels_chance_finds_the_larger_half_the_time():

@@ -66,7 +66,8 @@ def topk_above_chance(reference: Importances, perturbed: Importances, *, k: int)
 
     Reference: the form of Cohen 1960, "A coefficient of agreement for nominal scales" (kappa).
     """
-    pixels = _flat_pair(reference, perturbed)[0].shape[1]
+    _flat_pair(reference, perturbed)
+    pixels = reference.shape[1:].numel()
     if pixels < 2:
         raise ValueError(f"reference has shape {tuple(reference.shape)}; its maps must have two pixels or more")
     chance = checks.count("k", k, most=pixels - 1) / pixels
@@ -99,7 +100,7 @@ def between(importances: Importances) -> PerImage:
     """
     directions = unit(centred(ranks(importances)))
     others = (directions * (directions.sum(0) - directions)).sum(1)
-    return (others / (len(directions) - 1) if len(directions) > 1 else others * torch.nan).to(importances)
+    return (others / (len(directions) - 1)).to(importances)  # 0 / 0 of a single image
 
 
 def ranks(importances: Importances) -> Flat:
@@ -138,12 +139,12 @@ def ascending(values: Flat) -> tuple[Int[Tensor, "batch pixels"], Bool[Tensor, "
     pixels = torch.arange(values.shape[1], device=values.device)
     packed = values.dtype == torch.float32 and values.device.type == "cpu" and len(pixels) <= 2**16
     if not packed or not values.numel() or bool(values.min() < 0):
-        order = values.argsort(dim=1)
-        return order, values.gather(1, order).diff(dim=1) != 0
+        order = values.argsort()
+        return order, values.gather(1, order).diff() != 0
     # Numbers sort several times faster than their places: value and place go into one number. The bits of floats that
     # are not negative are in the order of the floats (and -0 + 0 is 0).
     keys = (values + 0).view(torch.int32).long().bitwise_left_shift_(16).bitwise_or_(pixels)
-    keys.numpy().sort(axis=1)
+    keys.numpy().sort()
     new = keys[:, 1:] ^ keys[:, :-1] > 0xFFFF
     return keys.bitwise_and_(0xFFFF), new
 

@@ -53,7 +53,7 @@ def interpretation(
     if wanted.shape != x.shape:
         raise ValueError(f"wanted has shape {tuple(wanted.shape)}; it must be that of x, {tuple(x.shape)}")
     slope = _slope(model, x, y)
-    return direction * (1 - F.cosine_similarity(slope, wanted.flatten(1), dim=1)) + size * slope.norm(dim=1)
+    return direction * (1 - F.cosine_similarity(slope, wanted.flatten(1))) + size * slope.norm(dim=1)
 
 
 @versioned(1)

@@ -62,7 +62,7 @@ def hessian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generato
     slope = live_gradient(logit(model, at, y), at)
     draws = signs((len(x), checks.count("probes", probes), *x.shape[1:]), at, generator)
     if not slope.requires_grad:
-        return torch.zeros_like(draws.flatten(1)[:, 0])
+        return slope.new_zeros(len(x))
     how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
     with again(slope):
         products = [torch.autograd.grad(slope, at, draws[:, i], **how)[0] for i in range(probes)]
