@@ -451,17 +451,30 @@ def test_wanted_maps_are_the_teachers_gradients_or_their_mean_under_noise_withou
             assert not found.requires_grad
 
 
+def test_wanted_maps_are_by_default_those_of_fifty_draws_near_the_image_without_one_deviation():
+    model, (x, y) = network(), examples()
+    how = {"samples": 50, "sigma": 0.15, "threshold": 1.0}
+    one, other = (
+        regularizers.wanted_maps(model, x, y, kind="smooth_grad", generator=cases.generator(), **given)
+        for given in ({}, how)
+    )
+    assert torch.equal(one, other)
+
+
 def test_a_gradient_that_is_the_same_everywhere_asks_for_nothing():
     model, (x, y) = linear(), examples()
     nn.init.constant_(model[1].weight, 2.0)
-    how = {"kind": "gradient", "generator": cases.generator(), "threshold": 0.0}
-    assert not regularizers.wanted_maps(model, x, y, **how).any()
+    assert not wanted_by_gradient(model, x, y, threshold=0.0).any()
 
 
 def test_of_many_images_a_teacher_explains_512_at_a_time():
     model, (x, y), draw = network(), examples(n=513), cases.generator()
     parts = [wanted_under_noise(model, *pair, draw) for pair in zip(x.split(512), y.split(512), strict=True)]
     assert torch.equal(wanted_under_noise(model, x, y, cases.generator()), torch.cat(parts))
+
+
+def wanted_by_gradient(model, x, y, **how):
+    return regularizers.wanted_maps(model, x, y, kind="gradient", generator=cases.generator(), **how)
 
 
 def wanted_under_noise(model, x, y, generator):
@@ -491,6 +504,8 @@ def test_permuted_maps_hold_the_same_numbers_in_an_order_of_their_own_and_point_
         (lambda m, x, y: regularizers.interpretation(m, x, y, wanted=x[:2]), "wanted has shape"),
         (lambda m, x, y: regularizers.interpretation(m, x, y, wanted=x, size=-1), "size is -1; it must be"),
         (lambda m, x, y: regularizers.interpretation(m, x, y, wanted=x, direction=-1), "direction is -1; it must"),
+        (lambda m, x, y: wanted_by_gradient(m, x, y, sigma=-0.1), "sigma is -0.1; it must be"),
+        (lambda m, x, y: wanted_by_gradient(m, x, y, threshold=-0.1), "threshold is -0.1; it must be"),
         (lambda m, x, y: regularizers.wanted_maps(m, x, y, kind="lime", generator=cases.generator()), "kind is 'lime'"),
         (lambda m, x, y: regularizers.ssr(m, x, y, channels="first"), "channels is 'first'; it must be one of"),
         (lambda m, x, y: regularizers.cure(m, x, y, length=0), "length is 0; it must be"),

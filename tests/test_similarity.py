@@ -302,6 +302,20 @@ def test_maps_without_pixels_are_refused_and_a_batch_without_maps_is_compared(un
     assert similarity.spearman(torch.ones(0, 3, 3), torch.ones(0, 3, 3)).shape == (0,)
 
 
+def test_a_row_that_is_not_finite_has_no_size():
+    rows = torch.tensor([[1.0, torch.nan], [1.0, torch.inf], [1.0, -torch.inf], [0.0, 0.0], [1.0, -4.0]])
+    assert similarity.exponent(rows).flatten().tolist() == [0, 0, 0, 0, 3]
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 149), (torch.float64, 1074)])
+def test_times_a_power_of_two_is_exact_up_to_what_lifts_the_least_number_to_one(dtype, most):
+    third = torch.tensor([1 / 3], dtype=dtype)
+    for power in (-7, -1, 0, 1, 3, 60):
+        assert similarity.times(third, torch.tensor([power])).item() == third.item() * 2.0**power
+    least = torch.tensor([2.0**-most], dtype=dtype)
+    assert similarity.times(least, torch.tensor([most])).item() == 1.0
+
+
 def test_directions_of_large_maps_have_length_one_in_half_precision_too():
     assert similarity.unit(torch.full((1, 1000), 6e4, dtype=torch.float16)).float().norm() == pytest.approx(1, abs=1e-2)
 

@@ -50,9 +50,7 @@ def feature(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def _sqdist(q: Queries, k: Keys) -> Weights:
     squared = q.square().sum(-1)[..., :, None] + k.square().sum(-1)[..., None, :] + (-2 * q) @ k.mT
     # Rounding below 0 is taken off the value alone: a clamp would cut the derivatives too, where q meets k.
-    value = squared.detach()
-    below = value.copysign(-1).add_(value).div_(2)
-    return (squared - below) / (-2 * math.sqrt(q.shape[-1]))
+    return (squared - squared.detach().clamp(max=0)) / (-2 * math.sqrt(q.shape[-1]))
 
 
 def _cosine(q: Queries, k: Keys) -> Weights:
@@ -157,8 +155,7 @@ class Kernel(nn.Module):
         if mask is None:
             n = torch.full((1,), scores.shape[-1], dtype=scores.dtype, device=scores.device)
             return NORMS[self.norm](LINKS[self.link](scores, n), n)
-        n = mask.sum(-1, keepdim=True).to(scores)
-        n = torch.where(n > 0, n, torch.ones_like(n))
+        n = mask.sum(-1, keepdim=True).clamp(min=1).to(scores)
         scores = scores.masked_fill(~mask, 0)  # before the link: exp of a key that does not count may overflow
         return NORMS[self.norm](LINKS[self.link](scores, n).masked_fill(~mask, 0), n)
 

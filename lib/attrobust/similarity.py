@@ -334,7 +334,7 @@ def exponent(m: Flat) -> Int[Tensor, "batch 1"]:
     """
     m = m.detach()
     largest = torch.maximum(m.amax(1, keepdim=True), -m.amin(1, keepdim=True))  # of abs() torch is far slower
-    return torch.frexp(exact(largest).nan_to_num(nan=0, posinf=0)).exponent
+    return torch.frexp(exact(largest).nan_to_num(posinf=0)).exponent
 
 
 def times(m: Tensor, power: Int[Tensor, "..."]) -> Tensor:
