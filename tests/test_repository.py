@@ -91,21 +91,6 @@ def lines_of_code(path):
     return len(code - {n for word in words for n in range(word.lineno, word.end_lineno + 1)})
 
 
-def test_maps_penalties_and_curvature_draw_numbers_where_the_generator_lives():
-    """A generator of the card draws on the card alone; without one here, it is seen in the source."""
-    rooms = [path for room in ("attributions", "captum", "curvature", "regularizers") for path in
-             (paths.root / "lib" / "attrobust" / room).glob("*.py")]  # fmt: skip
-    places = []
-    for path in (paths.root / "lib" / "attrobust" / "balls.py", *rooms):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.rand", "torch.randn", "torch.randint"):
-                named = {k.arg: ast.unparse(k.value) for k in node.keywords}
-                if named["generator"].endswith("generator"):  # as users call theirs; ours is `draw`, of the processor
-                    places.append(named.get("device") == f"{named['generator']}.device")
-    assert all(places)
-    assert len(places) > 5
-
-
 def test_lines_of_code_are_neither_blank_nor_remarks_nor_docstrings(tmp_path):
     (tmp_path / "a.py").write_text(
         '"""Word.\n\nMore."""\n\n# why\nx = """\n"""  # text\n\ndef f():\n    "Word."\n    return (\n        1\n    )\n'
