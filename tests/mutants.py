@@ -59,8 +59,8 @@ PRELOADED = (
     "captum.attr", "papermill", "nbformat",
 )  # fmt: skip
 
-#: Test files that read the sources of every room.
-OF_SOURCES = ("test_devices",)
+#: Test files that look at every room.
+OF_ALL = ("test_defaults", "test_devices")
 
 TURNED = {ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 TURNED |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
@@ -178,14 +178,14 @@ def drawn(tree: Path, seed: int, count: int, areas: list[str]) -> list[Mutant]:
 
 def concerned(mutant: Mutant) -> list[list[str]]:
     """What pytest is asked to run for a fault, in turn: the source for its doctests and the test files named after it;
-    golden rows and what else is named after the room or names the function; the other files that import or read the room; and
+    golden rows and what else is named after the room or names the function; the other files that see the room; and
     what is marked long in any of them.
 
     Files that run notebooks at smoke size are left out: they take minutes, and would see any fault at all.
     """
     (room,) = selection.rooms_of_file(paths.root / mutant.path)
     all_files = sorted(Path(__file__).parent.glob("test_*.py"))
-    files = {f: f.read_text() for f in all_files if room in seen_by(f) or f.stem in OF_SOURCES}
+    files = {f: f.read_text() for f in all_files if room in seen_by(f) or f.stem in OF_ALL}
     files = {f: text for f, text in files.items() if f.name not in ("test_notebooks.py", "test_reproduce.py")}
     own = (f"test_{mutant.path.stem}", f"test_{room}_{mutant.path.stem}")
     name = re.compile(rf"\b{name_of_place(mutant)}\b")
