@@ -302,6 +302,12 @@ def test_the_relative_score_change_ignores_scale_and_shift(seed, factor, shift):
     assert torch.allclose(again, change, rtol=1e-6, atol=1e-9)
 
 
+def test_the_bound_of_the_curvature_of_a_mass_is_the_largest_third_moment_of_a_coin():
+    """Of numbers in [0, 1] a coin's third central moment, p (1 - p) (1 - 2 p), is the largest."""
+    p = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    assert pytest.approx((p * (1 - p) * (1 - 2 * p)).max().item(), rel=1e-8) == entropy.SKEW
+
+
 def test_the_relative_score_change_of_equal_scores():
     flat = torch.zeros(3, dtype=torch.float64)
     assert entropy.relative_score_change(flat, flat).item() == 0

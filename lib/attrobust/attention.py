@@ -209,9 +209,9 @@ def mix_in_linear_time(
         needs = "score 'elu', link 'identity' and a norm of single rows"
         raise ValueError(f"kernel is {kernel}; linear time needs {needs}")
     phi_q, phi_k = feature(q), feature(k)
-    n = torch.full((1,), k.shape[-2], dtype=k.dtype, device=k.device)
+    n = torch.full((1,), k.shape[-2], device=k.device)
     if mask is not None:
-        phi_k, n = phi_k.masked_fill(~mask.mT, 0), mask.sum(-1, keepdim=True).to(k)
+        phi_k, n = phi_k.masked_fill(~mask.mT, 0), mask.sum(-1, keepdim=True)
     if kernel.norm in ("row", "row_plus_one"):
         total = phi_q @ phi_k.sum(-2)[..., None] + (q.shape[-1] if kernel.norm == "row_plus_one" else 0)
     else:
