@@ -45,7 +45,7 @@ def ssr(model: nn.Module, x: Images, y: Labels, *, channels: str = "all") -> Per
     logits = model(at)
     logs = F.log_softmax(logits, 1)
     p, root = logs.exp(), (logs / 2).exp()  # of logs, so that a class of no probability has a slope, of zero
-    jacobian = curvature.jacobian_of(logits, at, constant=True)
+    jacobian = curvature.jacobian_of(logits, at)
     if channels == "mean":
         jacobian = jacobian.unflatten(2, (x.shape[1], -1)).mean(2)
     b = root.detach()[..., None] * (jacobian - torch.einsum("bc,bcn->bn", p.detach(), jacobian)[:, None])

@@ -72,8 +72,7 @@ def normalised(weights: Weights) -> Weights:
         >>> normalised(torch.tensor([[1.0, 3.0], [0.0, 0.0]])).tolist()
         [[0.25, 0.75], [nan, nan]]
     """
-    total = row_mass(weights).unsqueeze(-1)
-    return weights / torch.where(total > 0, total, torch.nan)
+    return weights / row_mass(weights).unsqueeze(-1)
 
 
 def row_entropy(weights: Weights) -> PerRow:
@@ -131,7 +130,7 @@ def entropy_deficit(scores: Scores) -> PerRow:
     kept, small = torch.isfinite(scores), (oscillation(scores) < 1).unsqueeze(-1)
     near = torch.where(small, centred(scores), torch.zeros_like(scores))
     keys = kept.sum(-1, keepdim=True)
-    level = (near.expm1() * kept).sum(-1, keepdim=True).div(keys).log1p()
+    level = near.expm1().sum(-1, keepdim=True).div(keys).log1p()  # a masked key is centred at 0
     divergence = ((near - level).exp() * (near - level) * kept).sum(-1) / keys.squeeze(-1)
     far = keys.squeeze(-1).to(scores).log() - softmax_entropy(scores)
     return torch.where(small.squeeze(-1), divergence.clamp(min=0), far)
