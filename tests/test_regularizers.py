@@ -189,6 +189,15 @@ def test_ssr_is_the_top_eigenvalue_of_the_gauss_newton_matrix_of_all_channels_or
     assert slopes_agree(model, found, top, x, y)
 
 
+def test_an_image_whose_logits_are_no_numbers_leaves_ssr_of_the_others_as_it_is():
+    model, (x, y) = network(), examples()
+    x[1] = torch.nan
+    found = regularizers.ssr(model, x, y)
+    assert found.isnan().tolist() == [False, True, False, False]
+    kept = ~found.isnan()
+    assert torch.allclose(found[kept], regularizers.ssr(model, x[kept], y[kept]), rtol=1e-12)
+
+
 def test_channels_that_agree_or_cancel_make_the_averaged_ssr_a_half_of_one_eigenvalue_or_nothing():
     model, (x, y) = linear(), examples()
     for sign, share in ((1, 0.5), (-1, 0.0)):
