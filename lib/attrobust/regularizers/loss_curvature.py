@@ -78,13 +78,11 @@ def ssr_lanczos(model: nn.Module, x: Images, y: Labels, *, generator: torch.Gene
     slope = live_gradient(cross_entropy(model, at, y), at)
     draw = signs(tuple(at.flatten(1).shape), at, generator)
     if not slope.requires_grad:
-        return torch.zeros_like(draw[:, 0])
+        return slope.new_zeros(len(x))
 
     def times(v: Tensor, **graph: bool) -> Tensor:
         with again(slope):
-            (product,) = torch.autograd.grad(
-                slope, at, v.view_as(at), allow_unused=True, materialize_grads=True, **graph
-            )
+            (product,) = torch.autograd.grad(slope, at, v.view_as(at), **graph)
         return product.flatten(1)
 
     low, high = lanczos(lambda v: times(v, retain_graph=True).nan_to_num(), draw, steps=steps)
