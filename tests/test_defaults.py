@@ -1,7 +1,10 @@
 """What is taken where nothing is said: results hang on these numbers, so they are written down a second time."""
 
+import importlib
 import inspect
+import math
 
+import pytest
 import reference
 from attrobust import attacks, attributions, curvature, regularizers, training
 
@@ -55,6 +58,28 @@ DEFAULTS = {
     "training.squared": {"label_smoothing": 0.0},
 }  # fmt: skip
 
+#: Numbers of a paper, of the protocol, or of the attack that rows were made with.
+CONSTANTS = {
+    "attacks.audit": {"STEP": GREY, "TOLERANCE": 0.3, "FAILING": 0.2},
+    "attacks.effort": {"BETAS": (5.0, 10.0, 50.0), "DIRECTIONS": 2},
+    "attacks.heavy": {"FIRST": 0.22, "SHRINK": 0.03, "LEAST": 0.06, "RISING": 0.75, "NEW": 0.75},
+    "attacks.objectives": {"FLATTEN": 0.5},
+    "attacks.predictions": {
+        "FIRST_SHARE": 0.8, "HALVINGS": (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8), "TILES": 5, "EVERY": 20,
+        "LAST": 400, "RIDGE": 1e-3,
+    },
+    "attacks.suite": {"WALK_STEP": 1 / 16, "MOVES": 8},
+    "claims.cells": {
+        "FEWEST_SEEDS": 5, "HEADLINE_SEEDS": 10, "COUNTED_SHARE": 0.9, "ALPHA": 0.05, "MARGIN": 0.05,
+        "RATIO_MARGIN": math.log(1.1), "ROOM": (0.2, 0.9),
+    },
+    "claims.mediators": {"FEWEST_CLUSTERS": 5},
+    "claims.rule": {"CONFIDENCE": 0.95},
+    "claims.strength": {"LIMIT": 0.02},
+    "regularizers.alignment": {"LEADING": 1000 / 3072, "STEP": 5 / 8, "SHORT": 1e-4},
+    "training.ingredients": {"ADVERSARIAL_STEPS": 7},
+}  # fmt: skip
+
 
 def numbers(value):
     """Numbers that a function takes by default."""
@@ -68,3 +93,10 @@ def test_numbers_that_are_taken_by_default_are_those_written_down():
              if name.split(".")[0] in rooms and not name.endswith("Error")}  # fmt: skip
     found.pop("training.Fit")  # what training has found, empty as it begins
     assert {name: taken for name, taken in found.items() if taken} == DEFAULTS
+
+
+def test_numbers_of_papers_and_of_the_protocol_are_those_written_down():
+    for name, told in CONSTANTS.items():
+        file = importlib.import_module(f"attrobust.{name}")
+        for constant, number in told.items():
+            assert getattr(file, constant) == pytest.approx(number, rel=1e-12), constant
