@@ -353,10 +353,21 @@ def test_l2_cosine_is_the_change_of_the_logit_gradient_by_hand():
 def test_art_is_the_misalignment_at_both_images_by_hand_and_the_loss_at_the_second(monkeypatch):
     model, (x, y), ends = network(), examples(), []
 
+    def slopes_at(at):
+        jacobian, logits = curvature.input_jacobian(model, at), model(at).detach()
+        other = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
+        return [jacobian[torch.arange(4), k] for k in (y, other)]
+
     def watched(objective, images, **how):
         start = (images + how["ball"].sample(images, generator=cases.generator())).clamp(0, 1)
         ends.append(regularizers.ascend(objective, images, **how))
         assert objective(ends[0].requires_grad_()).sum() > objective(start.requires_grad_()).sum()
+        assert how["length"] == pytest.approx(0.3 * 5 / 8)
+        # It looks at a third of the six pixels, those that lead the gradient where it starts.
+        seen = torch.zeros(4, 6).double().scatter(1, slopes_at(start.detach())[0].abs().topk(2).indices, 1)
+        at = ends[0].detach()
+        own, rival = (F.cosine_similarity(seen * at.flatten(1), seen * g) for g in slopes_at(at))
+        assert torch.allclose(objective(at), F.softplus(rival - own), rtol=1e-9)
         return ends[0].detach()
 
     monkeypatch.setattr(alignment, "ascend", watched)
@@ -364,12 +375,7 @@ def test_art_is_the_misalignment_at_both_images_by_hand_and_the_loss_at_the_seco
     (end,) = ends
 
     both = [x, end.detach()]
-    slopes = []
-    for at in both:
-        jacobian, logits = curvature.input_jacobian(model, at), model(at).detach()
-        other = logits.scatter(1, y[:, None], -torch.inf).argmax(1)
-        slopes.append([jacobian[torch.arange(4), k] for k in (y, other)])
-    aside = 0
+    slopes, aside = [slopes_at(at) for at in both], 0
     for a in both:
         (own, rival), (moved_own, moved_rival) = (
             [1 - F.cosine_similarity(a.flatten(1), g, dim=1) for g in pair] for pair in slopes

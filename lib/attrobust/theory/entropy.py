@@ -305,7 +305,7 @@ def topk_gap(scores: Scores, *, k: int) -> PerRow:
     """
     keys = checks.scores("scores", scores).shape[-1]
     checks.count("k", k, most=keys - 1)
-    last, following = scores.topk(k + 1, dim=-1).values[..., k - 1 :].unbind(-1)
+    last, following = scores.topk(k + 1).values[..., k - 1 :].unbind(-1)
     masked, none = last == -torch.inf, torch.zeros_like(last)
     return torch.where(masked, none, torch.where(masked, none, last) - following)
 
