@@ -342,6 +342,8 @@ def test_readout_gradients_are_their_closed_forms(kind):
         (lambda: entropy.oscillation(tensor(-math.inf, -math.inf)), "scores has a row of -inf only"),
         (lambda: entropy.topk_gap(tensor(1.0, 0.0), k=2), "k is 2; it must be a whole number from 1 to 1"),
         (lambda: entropy.margin_ceiling(tensor(2.0), keys=4, k=1), r"entropy spans \[2, 2\]; it must lie in \[0, 1.38"),
+        (lambda: entropy.margin_ceiling(tensor(-1e-3), keys=4, k=1), r"entropy spans \[-0.001, -0.001\]; it must lie"),
+        (lambda: entropy.margin_ceiling(tensor(0.1), keys=4, k=4), "k is 4; it must be a whole number from 1 to 3"),
         (
             lambda: entropy.margin_ceiling(tensor(0.0), keys=1, k=1),
             "keys is 1; it must be a whole number of at least 2",
