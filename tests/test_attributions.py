@@ -195,6 +195,13 @@ def test_smooth_grad_without_noise_is_saliency():
     assert errors[2] < 1e-14
 
 
+def test_integrated_gradients_of_a_cube_are_those_of_the_midpoint_rule_to_the_last_digits():
+    """The mean of a^2 over n midpoints of [0, 1] is 1/3 - 1/(12 n^2)."""
+    cube, x = cases.Called(lambda x: x.flatten(1) ** 3), cases.images()[:, :1, :1, :1]
+    maps = attributions.integrated_gradients(cube, x, torch.zeros(3, dtype=torch.long), steps=7)
+    assert torch.allclose(maps, x**3 * (1 - 1 / (4 * 7**2)), rtol=1e-14, atol=0)
+
+
 def test_integrated_gradients_sum_to_the_logit_difference_as_steps_grow():
     model, x, y = cases.mlp(), cases.images(), cases.labels()
     whole = (model(x) - model(torch.full_like(x, 0.1))).gather(1, y[:, None])[:, 0]

@@ -29,7 +29,7 @@ def grad_cam(
         torch.Size([1, 1, 4, 4])
     """
     maps = coarse_grad_cam(model, x, target, layer=layer, positive=positive, readout=readout)
-    return F.interpolate(maps, size=x.shape[-2:], mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=x.shape[-2:], mode="bilinear")
 
 
 def coarse_grad_cam(
