@@ -457,7 +457,7 @@ def sensitivity_envelope(entropy: PerRow, *, keys: int) -> Bounds:
     pair = leading_mass(entropy.clamp(max=math.log(2)), keys=2, k=1)
     most, least = leading_mass(entropy, keys=keys, k=1), torch.where(few, pair, (-entropy).exp())
     lower = torch.minimum(most * (1 - most), least * (1 - least))
-    return Bounds(lower, torch.minimum(most.clamp(max=0.5), torch.where(few, 2 * pair * (1 - pair), 0.5)))
+    return Bounds(lower, torch.minimum(most.clamp(max=0.5), torch.where(few, 2 * pair * (1 - pair), most)))
 
 
 @trial(version=1)
