@@ -145,6 +145,14 @@ def test_attention_flow_is_the_least_cut(depth):
             assert max_flow(capacities, token) == pytest.approx(least_cut(capacities, token), abs=1e-7)
 
 
+def test_attention_flow_follows_the_order_of_tokens_and_the_unit_of_attention():
+    capacities, order = np.random.default_rng(0).random((2, 4, 4)), [2, 3, 0, 1]
+    flow = max_flow(capacities, 1)
+    assert max_flow(capacities[:, order][:, :, order], order.index(1), top=order.index(0)) == pytest.approx(flow)
+    for unit in (1e-6, 100.0):
+        assert max_flow(unit * capacities, 1) == pytest.approx(unit * flow, rel=1e-7)
+
+
 def test_capacities_are_rounded_to_the_nearest_whole_number():
     """The flow through one pipe errs by half a unit at most, to either side."""
     unit, errors = LARGEST / 2, []

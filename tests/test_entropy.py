@@ -158,6 +158,7 @@ def test_two_keys_alone_have_twice_the_product_and_lie_on_the_envelope(share):
     p = tensor(1 - share, share)
     exact = 2 * share * (1 - share)
     assert entropy.softmax_jacobian_norm(p).item() == pytest.approx(exact, rel=1e-12)
+    assert entropy.jacobian_bounds(p).lower.item() == pytest.approx(exact, rel=1e-12)
     upper = entropy.sensitivity_envelope(entropy.row_entropy(p), keys=9).upper
     assert upper.item() == pytest.approx(exact, rel=1e-6, abs=1e-12)
 

@@ -489,7 +489,7 @@ def _bounds(p: Weights) -> Bounds:
     spread = first * rest + (others * (1 - others)).sum(-1)  # 1 - |p|^2 without cancellation
     second = others[..., 0] if others.shape[-1] else torch.zeros_like(first)
     lower = torch.maximum(torch.maximum(second, first * rest), spread / max(p.shape[-1] - 1, 1))
-    upper = torch.minimum(torch.minimum(first, 2 * first * rest), spread).clamp(max=0.5)
+    upper = torch.minimum(torch.minimum(first, 2 * first * rest), spread)
     return Bounds(lower, torch.maximum(lower, upper))
 
 
