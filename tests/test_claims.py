@@ -41,6 +41,8 @@ def test_runs_that_are_not_comparable_leave_their_arm_and_are_counted():
     assert claims.left_out(runs).to_dict("records") == [
         {"dataset": "digits", "protocol": "matched", "step_size": 0.3, "reason": "diverged", "runs": 2}
     ]
+    unsaid = claims.left_out(runs.assign(step_size=[0.1, 0.3, 0.2, 0.3], reason=["", "stopped", None, ""]))
+    assert unsaid[["step_size", "runs"]].to_numpy().tolist() == [[0.3, 1], [0.2, 1]]  # as they came, with no reason too
 
 
 def test_means_come_with_their_interval_and_number():

@@ -352,6 +352,8 @@ def test_rows_that_would_be_misread_are_refused():
         cell(rows.assign(comparable="False"))
     with pytest.raises(ValueError, match="'penalty' is no axis of numbers above 0; its two ends must be named"):
         cell(rows.assign(penalty="ssr"), by="penalty")
+    with pytest.raises(ValueError, match="'step_size' is no axis of numbers above 0; its two ends must be named"):
+        cell(rows.assign(step_size=rows["step_size"] - rows["step_size"].min()))
     with pytest.raises(ValueError, match="it must name each cell once, by dataset, map"):
         cell(rows, family=["saliency"])
 
@@ -612,6 +614,7 @@ def test_cells_of_fewer_than_five_seeds_do_not_enter_the_curve_and_missing_pairs
     changes = claims.effects(many[many.seed != 3], by="step_size", arm=["map"])["effect"]
     assert table["effect"].to_numpy() == pytest.approx([changes.mean()], rel=1e-5)
     assert len(chance_curve(few)) == 0
+    assert len(chance_curve(many, draws=1)) == 1
     with pytest.raises(ValueError, match="draws is 0; it must be a whole number of at least 1"):
         chance_curve(many, draws=0)
 

@@ -335,6 +335,12 @@ def test_what_was_found_cannot_be_changed_by_who_reads_it(found):
             setattr(found, field.name, 0)
 
 
+def test_estimates_are_the_same_whatever_vector_the_next_search_starts_from():
+    plain, other = (curvature.Estimate(1.0, 0.5, 3, vector) for vector in (None, torch.ones(2)))
+    assert plain == other
+    assert repr(plain) == repr(other)
+
+
 def test_the_density_integrates_to_one_and_follows_the_spectrum():
     model, x, y = setting()
     exact = torch.linalg.eigvalsh(cases.parameter_hessian(model, LOSS, x, y))

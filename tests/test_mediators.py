@@ -79,6 +79,7 @@ def test_a_missing_column_is_named_and_so_is_a_number_of_draws_that_is_none():
     table = runs(value=lambda arm, noise: noise).assign(word="x")
     for how, sentence in (
         ({"cluster": ()}, r"cluster is \[\]; it must be a list of columns"),
+        ({"cluster": "map"}, "cluster is 'map'; it must be a list of columns"),
         ({"properties": ["word"]}, "column 'word' holds .*; it must hold numbers"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -57,8 +57,7 @@ class Krylov:
 
     def ritz(self) -> tuple[Float[Tensor, "batch steps"], Float[Tensor, "batch steps steps"]]:
         """Ritz values, ascending, and the eigenvectors of T in columns."""
-        side = torch.diag_embed(self.off, offset=1)
-        return torch.linalg.eigh(torch.diag_embed(self.diagonal) + side + side.mT)
+        return torch.linalg.eigh(torch.diag_embed(self.diagonal) + torch.diag_embed(self.off, offset=-1))  # reads below
 
     def ends(self, *, vectors: bool) -> tuple[Estimate, Estimate]:
         """Lowest and highest Ritz value of each matrix with their residuals, and their Ritz vectors if asked for."""
