@@ -320,6 +320,14 @@ def test_under_ninety_percent_of_counted_images_say_nothing():
     assert (found["counted"], found["seeds"], found["word"]) == (pytest.approx(0.8), 8, "unclear (counted)")
 
 
+def test_a_value_may_differ_from_the_mean_of_its_images_by_what_rounding_takes_and_no_more():
+    rows = with_images(0)
+    near = rows["value"] + 9e-4 * (1 + rows["value"])
+    assert cell(rows.assign(value=near))["effect"] == pytest.approx(cell(rows)["effect"])
+    with pytest.raises(ValueError, match="seed 0: 'value' is not the mean of 'images'"):
+        cell(rows.assign(value=rows["value"] + 1.05e-3 * (1 + rows["value"])))
+
+
 def test_counts_alone_tell_the_least_share_that_both_ends_can_have():
     rows = of_effects(scattered(0.1, 0.02, 10)).assign(n_attacked=100)
     assert cell(rows.assign(n=95))["counted"] == pytest.approx(0.9)
@@ -410,6 +418,10 @@ def test_every_seed_that_both_cells_have_enters_their_contrast():
     assert (found["seeds"], found["without_pair"], found["effect"]) == (7, 3, 6.0)
     assert gap(rows[rows["map"] == "saliency"])["word"] == "no pair"
     assert gap(rows[rows["map"] == "raw"])["word"] == "no pair"
+    of, minus = {"map": "saliency"}, {"map": "raw"}
+    nothing = claims.contrast(rows[:0], by="step_size", arm=["map"], of=of, minus=minus, family=[])
+    whole = claims.contrast(rows, by="step_size", arm=["map"], of=of, minus=minus, family=[])
+    assert (len(nothing), [*nothing]) == (0, [*whole])
 
 
 def test_a_contrast_with_a_cell_without_room_has_none_and_one_end_censors():
