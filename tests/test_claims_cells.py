@@ -416,6 +416,10 @@ def test_every_seed_that_both_cells_have_enters_their_contrast():
     lost = rows[(rows["map"] == "saliency") | (rows["seed"] < 7)]
     found = gap(lost, room=None)
     assert (found["seeds"], found["without_pair"], found["effect"]) == (7, 3, 6.0)
+    ends = (found["start"], found["end"])
+    for name in ("raw", "saliency"):  # the first seeds of a side are lacking
+        late = gap(rows[(rows["map"] != name) | (rows["seed"] > 2)], room=None)
+        assert (late["seeds"], late["without_pair"], late["start"], late["end"]) == (7, 3, *ends)
     assert gap(rows[rows["map"] == "saliency"])["word"] == "no pair"
     assert gap(rows[rows["map"] == "raw"])["word"] == "no pair"
     of, minus = {"map": "saliency"}, {"map": "raw"}
@@ -430,6 +434,15 @@ def test_a_contrast_with_a_cell_without_room_has_none_and_one_end_censors():
     found = gap(pd.concat([gains, of_effects([0.02] * 10, start=0.89, map="raw")]))
     assert (found["word"], found["censored"]) == ("up", True)
     assert not gap(two([0.2] * 10, [0.0] * 10))["censored"]
+
+
+def test_a_contrast_is_monotone_if_the_difference_of_both_curves_is():
+    rows = runs(0.3, scatter=0, steps=(0.01, 0.1, 1.0))
+    bent = rows.assign(value=rows["value"] + 0.3 * (rows["step_size"] == 0.1), map="raw")
+    assert gap(pd.concat([rows, rows.assign(value=0.5, map="raw")]), room=None)["monotone"]
+    assert not gap(pd.concat([rows, bent]), room=None)["monotone"]
+    assert gap(pd.concat([bent.assign(map="saliency"), bent.assign(value=bent["value"] - rows["value"])]),
+               room=None)["monotone"]  # fmt: skip
 
 
 def test_a_contrast_has_control_and_counts_of_both_sides():
