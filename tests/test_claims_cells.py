@@ -95,6 +95,9 @@ def test_the_slope_uses_steps_between_the_ends_and_the_effect_does_not():
     assert bool(cell(table)["monotone"])
     assert not cell(bent)["monotone"]
     assert bool(cell(runs(-0.1, scatter=0.0))["monotone"])
+    for rows in (runs(0.1, scatter=0.0), runs(-0.1, scatter=0.0)):  # level for a while, then up or down
+        level = rows["value"].where(rows["step_size"] != STEPS[1], rows["value"].shift(1))
+        assert bool(cell(rows.assign(value=level))["monotone"])
     lost = table.assign(value=table["value"].mask(table["step_size"] == 0.01))
     assert cell(lost)["slope"] == pytest.approx(0.1)
 
@@ -431,6 +434,7 @@ def test_every_seed_that_both_cells_have_enters_their_contrast():
 def test_a_contrast_with_a_cell_without_room_has_none_and_one_end_censors():
     gains = of_effects([0.2] * 10)
     assert gap(pd.concat([gains, of_effects([0.02] * 10, start=0.93, map="raw")]))["word"] == "no room"
+    assert gap(pd.concat([gains, of_effects([0.02] * 10, start=0.1, map="raw")]))["word"] == "no room"
     found = gap(pd.concat([gains, of_effects([0.02] * 10, start=0.89, map="raw")]))
     assert (found["word"], found["censored"]) == ("up", True)
     assert not gap(two([0.2] * 10, [0.0] * 10))["censored"]
