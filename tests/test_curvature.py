@@ -4,7 +4,8 @@ import math
 import cases
 import pytest
 import torch
-from attrobust import curvature, models
+from attrobust import curvature, models, training
+from attrobust.curvature import gauss_newton
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -374,6 +375,12 @@ def test_gauss_newton_trace_agrees_with_the_dense_matrix(loss, make, block, monk
         monkeypatch.setattr(curvature.GaussNewton, "chunk", chunk)
         found = curvature.gauss_newton_trace(curvature.GaussNewton(model, x, loss=loss), block=block).value
         assert found == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_losses_that_gauss_newton_knows_by_name_are_those_that_networks_are_trained_with(name):
+    logits, y = cases.mlp()(cases.images()).detach(), cases.labels()
+    assert torch.allclose(gauss_newton.LOSSES[name](logits, y), getattr(training, name)(logits, y), rtol=1e-12)
 
 
 @pytest.mark.parametrize("make", [cases.mlp, cases.conv])
