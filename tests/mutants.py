@@ -2,6 +2,7 @@
 
     PYTHONPATH=tests python -m mutants --seed 0 --count 60
     PYTHONPATH=tests python -m mutants --seed 0 --count 60 --list         says which faults these are, runs nothing
+    PYTHONPATH=tests python -m mutants --file similarity.py --near        every fault of a file, the likeliest tests
 
 A fault is one of: a comparison moved or turned round, + for - (and * for /), a number off by one (a tenth, if it is
 not whole), a `not` taken out, `and` for `or`, a named argument dropped. `zip(strict=True)`, which only watches over the
@@ -280,12 +281,12 @@ def preload() -> None:
 SOUND: set[tuple[str, ...]] = set()
 
 
-def judged(tree: Path, mutant: Mutant, limit: float) -> tuple[str, str]:
-    """Whether the tests catch a fault planted in the tree, and by what."""
+def judged(tree: Path, mutant: Mutant, limit: float, *, near: bool = False) -> tuple[str, str]:
+    """Whether the tests (or those near alone, the likeliest) catch a fault planted in the tree, and by what."""
     there, ended, test = tree / mutant.path, "passed", ""
     whole = there.read_text()
     there.write_text(mutant.planted(whole))
-    for tests in concerned(mutant):
+    for tests in concerned(mutant)[: 2 if near else None]:
         ended, test = tried(tree, tests, limit)
         if ended != "passed":
             break
@@ -318,6 +319,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--count", type=int, default=60, help="faults planted")
     parser.add_argument("--first", type=int, default=0, help="faults of the draw that are passed over")
+    parser.add_argument("--file", help="plant every fault of this file of the package in turn, none at random")
+    parser.add_argument("--near", action="store_true", help="run only the tests that are likeliest to fail")
     parser.add_argument("--areas", nargs="+", choices=AREAS, default=list(AREAS), help="where faults are planted")
     parser.add_argument("--limit", type=float, default=1200, help="seconds for the tests of one fault")
     parser.add_argument("--list", action="store_true", help="say which faults were drawn and plant none")
@@ -327,13 +330,18 @@ def main(arguments: list[str]) -> int:
         preload()
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(Path(folder))  # first, so that whoever works in the tree meanwhile moves no fault
-        mutants = drawn(tree, chosen.seed, chosen.first + chosen.count, chosen.areas)[chosen.first :]
+        if chosen.file:
+            path = tree / "lib" / "attrobust" / chosen.file
+            mutants = faults(path, path.relative_to(tree))
+        else:
+            mutants = drawn(tree, chosen.seed, chosen.first + chosen.count, chosen.areas)
+        mutants = mutants[chosen.first :]
         if chosen.list:
             print(*mutants, sep="\n")
             return 0
         for number, mutant in enumerate(mutants, start=1 + chosen.first):
             began = time.monotonic()
-            outcome, by = judged(tree, mutant, chosen.limit)
+            outcome, by = judged(tree, mutant, chosen.limit, near=chosen.near)
             outcomes.append(outcome)
             print(f"{number:>3}  {outcome:<8}  {mutant}", flush=True)
             print(f"               {by}, {time.monotonic() - began:.0f} s", flush=True)
