@@ -75,7 +75,7 @@ def test_runs_without_the_property_do_not_enter_its_line_and_four_arms_have_no_i
     assert associations(rows.assign(size=np.nan), "size").loc["size", "clusters"] == 0
 
 
-def test_a_missing_column_is_named_and_so_is_a_number_of_draws_that_is_none():
+def test_a_missing_column_is_named_and_so_is_a_number_of_draws_that_is_none(unchecked):
     table = runs(value=lambda arm, noise: noise).assign(word="x")
     for how, sentence in (
         ({"cluster": ()}, r"cluster is \[\]; it must be a list of columns"),
