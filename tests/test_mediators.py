@@ -75,15 +75,16 @@ def test_runs_without_the_property_do_not_enter_its_line_and_four_arms_have_no_i
     assert associations(rows.assign(size=np.nan), "size").loc["size", "clusters"] == 0
 
 
-def test_a_missing_column_is_named_and_so_is_a_number_of_draws_that_is_none(unchecked):
+def test_a_missing_column_is_named_and_so_is_a_number_of_draws_that_is_none():
     table = runs(value=lambda arm, noise: noise).assign(word="x")
     for how, sentence in (
         ({"cluster": ()}, r"cluster is \[\]; it must be a list of columns"),
-        ({"cluster": "map"}, "cluster is 'map'; it must be a list of columns"),
         ({"properties": ["word"]}, "column 'word' holds .*; it must hold numbers"),
     ):
         with pytest.raises(ValueError, match=sentence):
             associations(table, *how.pop("properties", []), **how)
+    with pytest.raises(ValueError, match="cluster is 'arm'; it must be a list of columns"):
+        claims.associations(table, properties=[], cluster="arm", draws=1, generator=np.random.default_rng(0))
     for draws in (0, -1):
         with pytest.raises(ValueError, match=r"draws is .*; it must be a whole number of at least 1"):
             associations(runs(value=lambda arm, noise: noise), draws=draws)
