@@ -32,8 +32,9 @@ def moved(tree):
 
 def test_tensors_that_are_made_say_on_which_device_or_are_moved_there():
     found = {
-        f"{name}:{node.lineno}": "device" in named or id(node) in moved(tree)
+        f"{name}:{node.lineno}": "device" in named or id(node) in there
         for name, tree in sources()
+        for there in [moved(tree)]
         for node, named in calls(tree, MADE)
         if name not in ON_PROCESSOR
     }

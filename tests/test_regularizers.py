@@ -11,7 +11,7 @@ from attrobust import attributions, curvature, models, regularizers, training
 from attrobust.attacks.streams import stochastic
 from attrobust.balls import Ball
 from attrobust.curvature.spectra import signs
-from attrobust.regularizers import alignment, along_path, ascent
+from attrobust.regularizers import alignment, along_path
 from attrobust.regularizers.interpretation import permuted
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
@@ -437,7 +437,7 @@ def test_the_ascent_starts_in_the_ball_and_takes_steps_of_its_length_down_to_its
         return -at.flatten(1).sum(1)
 
     how = {"ball": ball, "steps": 7} | ({} if length is None else {"length": length})
-    seen.append(ascent.ascend(darker, x, generator=cases.generator(), **how))
+    seen.append(regularizers.ascend(darker, x, generator=cases.generator(), **how))
     assert torch.equal(seen[0], (x + ball.sample(x, generator=cases.generator())).clamp(0, 1))
     for at, following in itertools.pairwise(seen):
         assert torch.allclose(following, (at - step).clamp(x - 0.1, x + 0.1).clamp(0, 1), atol=1e-12)

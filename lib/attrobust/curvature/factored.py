@@ -38,24 +38,28 @@ FREEDOM = 128
 Factor = list[tuple[Float[Tensor, "batch outputs"], Float[Tensor, " batch"]]]
 
 
+def audit_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Float[Tensor, "batch outputs"], y: Tensor) -> None:
+    """Refuse a loss whose derivatives in the logits are not its own."""
+    like = logits.detach().double()
+    like = like / like.abs().max().clamp_min(1.0)  # a sure softmax has rounding only
+    Audit("loss", lambda point, n: _losses(loss, point[0][:n], y), [like], len(like))(order=2)
+
+
+def _losses(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, y: Tensor) -> Tensor:
+    y = y[: len(logits)]
+    return guards.losses(loss, logits, y.double() if y.is_floating_point() else y, logits)
+
+
 def logit_factor(
-    loss: Callable[[Tensor, Tensor], Tensor], logits: Float[Tensor, "batch outputs"], y: Tensor, *, trusted: bool
+    loss: Callable[[Tensor, Tensor], Tensor], logits: Float[Tensor, "batch outputs"], y: Tensor
 ) -> tuple[Float[Tensor, "batch outputs"], Factor]:
     """First and second derivative of each example's loss at its logits, the second one by rows, the smallest first.
 
     In float64: a saturated softmax keeps its complement. Rows that are zero for every example are left out.
-    A loss that is not `trusted` is audited first.
     """
     at = logits.detach().double().requires_grad_()
-
-    def values(z: Tensor) -> Tensor:
-        return guards.losses(loss, z, y[: len(z)].double() if y.is_floating_point() else y[: len(z)], z)
-
-    if not trusted:
-        like = at.detach() / at.detach().abs().max().clamp_min(1.0)  # a sure softmax has rounding only
-        Audit("loss", lambda point, n: values(point[0][:n]), [like], len(at))(order=2)
     with torch.enable_grad():
-        total = values(at).sum()
+        total = _losses(loss, at, y).sum()
         if not total.requires_grad:
             total = 0 * at.sum()
         (slope,) = torch.autograd.grad(total, at, create_graph=True)

@@ -93,8 +93,10 @@ def gauss_newton_trace(gauss_newton: GaussNewton, *, block: str = "") -> Estimat
     _audit(model, x, inside)
     for part, labels in walks(layers, x, y) if layers else zip(x.split(chunk), y.split(chunk), strict=True):
         logits = part[-1].leaving if layers else checks.logits("model", model(part), batch=len(part))
-        _, factor = factored.logit_factor(gauss_newton.loss, logits, labels, trusted=trusted)
-        trusted = True
+        if not trusted:
+            factored.audit_loss(gauss_newton.loss, logits, labels)
+            trusted = True
+        _, factor = factored.logit_factor(gauss_newton.loss, logits, labels)
         if layers:
             traces = factored.gauss_newton(part, factor, set(inside.values()))
         else:

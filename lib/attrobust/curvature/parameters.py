@@ -108,7 +108,7 @@ def trace(hessian: ParameterHessian, *, generator: Generator, products: int = 30
     asked = set(hessian.parameters)
     total, variance, spent = 0.0, 0.0, 0
     for links, y in walks(layers, hessian.x, hessian.y):
-        slope, factor = factored.logit_factor(hessian.loss, links[-1].leaving, y, trusted=True)  # audited above
+        slope, factor = factored.logit_factor(hessian.loss, links[-1].leaving, y)
         remainder = factored.Remainder(links, slope, asked)
         total += float((factored.gauss_newton(links, factor, asked) + remainder.exact()).sum())
         spent = slope.shape[1] + 1

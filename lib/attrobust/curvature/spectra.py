@@ -57,7 +57,8 @@ class Krylov:
 
     def ritz(self) -> tuple[Float[Tensor, "batch steps"], Float[Tensor, "batch steps steps"]]:
         """Ritz values, ascending, and the eigenvectors of T in columns."""
-        return torch.linalg.eigh(torch.diag_embed(self.diagonal) + torch.diag_embed(self.off, offset=-1))  # reads below
+        side = torch.diag_embed(self.off, offset=-1)  # eigh reads the lower triangle alone
+        return torch.linalg.eigh(torch.diag_embed(self.diagonal) + side)
 
     def ends(self, *, vectors: bool) -> tuple[Estimate, Estimate]:
         """Lowest and highest Ritz value of each matrix with their residuals, and their Ritz vectors if asked for."""
