@@ -230,3 +230,205 @@ def test_windows_become_smaller_as_queries_are_spent():
     assert sides[0] == 25
     assert sides[-1] >= 1
     assert predictions._side(torch.Size([2, 9]), 0) <= 2
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_passes_of_an_attack_that_breaks_nothing_are_known_on_paper(name):
+    model, x = cases.conv(), cases.images(3)
+    y, ball = model(x).argmax(1), Ball("linf", 1e-9)
+    on_paper = {"pgd": 1 + 3 * (1 + 2 * 5), "square": 1 + 7}[name]  # of a gradient step one forward, one to look
+    how = {"pgd": {"steps": 5, "restarts": 3}, "square": {"queries": 7}}[name]
+    assert run(name, model, x, y, ball, **how).queries == 3 * on_paper
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("length", [2.5, 0.7])
+def test_pgd_is_projected_gradient_descent_written_out(norm, length):
+    model, x = cases.conv(), cases.images(4)
+    y, ball = model(x).argmax(1), Ball(norm, 0.01 if norm == "linf" else 0.02)
+    best, kept = readouts.lead(model(x), y), x.clone()
+    streams = predictions.Streams(x, generator=cases.generator())
+    for start in range(3):
+        draws = [streams(i, f"start {start}") for i in range(4)]
+        noise = torch.cat([ball.sample(x[i : i + 1], generator=draws[i]) for i in range(4)])
+        at = (x + noise).clamp(0, 1)
+        for step in range(7):
+            logits = model(at := at.detach().requires_grad_())
+            ahead = readouts.lead(logits, y)
+            better = ahead < best
+            best, kept = torch.where(better, ahead, best), torch.where(better.view(-1, 1, 1, 1), at, kept)
+            harm = -ahead if start == 1 else nn.functional.cross_entropy(logits, y, reduction="none")
+            (slope,) = torch.autograd.grad(harm.sum(), at)
+            if step < 6:
+                along = slope.sign() if norm == "linf" else slope / slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+                moved = at.detach() + length * ball.radius / 6 * along - x
+                if norm == "linf":
+                    moved = moved.clamp(-ball.radius, ball.radius)
+                else:
+                    moved *= (ball.radius / moved.flatten(1).norm(dim=1)).clamp(max=1).view(-1, 1, 1, 1)
+                at = (x + moved).clamp(0, 1)
+    assert (best > 0).all()  # nothing is broken, so that every step was made
+    how = {"steps": 6, "restarts": 3} | ({} if length == 2.5 else {"length": length})
+    assert torch.allclose(run("pgd", model, x, y, ball, **how).x, kept.detach(), rtol=0, atol=1e-12)
+
+
+def windows(side, height, width, draws):
+    """Rows and columns of a window, from two numbers in [0, 1)."""
+    top, left = int(draws[0] * (height - side + 1)), int(draws[1] * (width - side + 1))
+    return slice(top, top + side), slice(left, left + side)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_a_try_gives_one_window_one_colour_at_a_corner_of_the_ball_and_leaves_the_rest(side):
+    draw = cases.generator()
+    delta, draws = (torch.rand(n, generator=draw, dtype=torch.float64) for n in ((30, 3, 4, 7), (30, 8)))
+    draws[0, :2] = 0
+    draws[1, :2] = 1 - 1e-12
+    draws[2, 5:] = 0.5
+    expected = delta.clone()
+    for i in range(30):
+        colour = torch.tensor([-0.3 if d < 0.5 else 0.3 for d in draws[i, 5:]], dtype=torch.float64)
+        expected[i][:, *windows(side, 4, 7, draws[i])] = colour[:, None, None]
+    assert torch.equal(predictions._window(delta, 0.3, side, draws), expected)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_an_l2_try_empties_a_window_and_spends_what_is_free_on_a_pattern_in_another(side):
+    draw = cases.generator()
+    delta = torch.randn(30, 3, 4, 7, generator=draw, dtype=torch.float64)
+    delta = Ball("l2", 0.9).project(delta)
+    draws = torch.rand(30, 8, generator=draw, dtype=torch.float64)
+    draws[2, 4:] = 0.5
+    pattern = predictions._pattern(side, delta)
+    found = predictions._moved_window(delta, 1.0, side, draws)
+    for i in range(30):
+        emptied, filled = windows(side, 4, 7, draws[i, :2]), windows(side, 4, 7, draws[i, 2:4])
+        rest = delta[i].clone()
+        rest[:, *emptied] = 0
+        rest[:, *filled] = 0
+        signs = torch.where(draws[i, 5:] < 0.5, -1.0, 1.0).double()
+        placed = signs[:, None, None] * (pattern if draws[i, 4] < 0.5 else pattern.T)
+        here = delta[i][:, *filled]
+        mixed = here / here.norm() + placed / placed.norm()
+        expected = rest.clone()
+        expected[:, *filled] = (1 - rest.square().sum()).sqrt() * mixed / mixed.norm()
+        assert torch.allclose(found[i], expected, rtol=0, atol=1e-12)
+    assert found.flatten(1).norm(dim=1).tolist() == pytest.approx([1.0] * 30)
+
+
+def test_a_pattern_is_a_pile_of_rectangles_beside_its_negative():
+    def height(row, column, rows, columns):
+        """Of how many rectangles, the k-th a frame of k pixels smaller and 1 / (k + 1)^2 high, a pixel is part."""
+        depth = min(row, rows - 1 - row, column, columns - 1 - column)
+        return sum(1 / (k + 1) ** 2 for k in range(depth + 1))
+
+    for side in range(2, 10):
+        half = side // 2
+        pile = torch.tensor([[height(r, c, side, half) for c in range(half)] for r in range(side)])
+        whole = torch.cat([pile, torch.zeros(side, side % 2), -pile], 1).double()
+        assert torch.allclose(predictions._pattern(side, torch.zeros(1).double()), whole / whole.norm(), atol=1e-6)
+    assert predictions._pattern(1, torch.zeros(1)).item() == 1
+
+
+def test_the_search_begins_with_stripes_or_with_patterns_side_by_side():
+    for shape, side in (((1, 3, 28, 28), 5), ((1, 2, 11, 17), 2), ((1, 1, 4, 9), 1)):
+        like = torch.zeros(shape, dtype=torch.float64)
+        stripes = predictions._stripes(like, generator=cases.generator())
+        assert torch.equal(stripes.abs(), torch.ones_like(like))
+        assert torch.equal(stripes, stripes[:, :, :1].expand(shape))
+        assert len({tuple(c) for c in stripes[0, :, 0].tolist()}) == shape[1]
+        tiles = predictions._tiling(like, generator=cases.generator())
+        assert tiles.norm() == pytest.approx(1)
+        pattern = predictions._pattern(side, like)
+        signs = set()
+        for c in range(shape[1]):
+            for top in range(0, shape[2], side):
+                for left in range(0, shape[3], side):
+                    tile = tiles[0, c, top : top + side, left : left + side]
+                    part = pattern[: tile.shape[0], : tile.shape[1]]
+                    scale = float((tile * part).sum() / part.square().sum())
+                    signs.add(scale)
+                    assert torch.allclose(tile, scale * part, rtol=0, atol=1e-12)
+        low, high = min(signs), max(signs)
+        assert low == pytest.approx(-high)
+        assert {round(s / high, 6) for s in signs} == {-1.0, 1.0}
+
+
+def test_the_step_down_the_slope_is_written_out():
+    draw = cases.generator()
+    delta, slope = (torch.randn(20, 2, 3, 3, generator=draw, dtype=torch.float64) for _ in range(2))
+    draws = torch.rand(20, generator=draw, dtype=torch.float64)
+    draws[0], draws[1] = 0, 1 - 1e-12
+    found = predictions._downhill(delta, Ball("l2", 0.5), slope, draws)
+    for i in range(20):
+        length = 0.1 * 30 ** float(draws[i]) * 0.5  # a tenth of the radius to three radii
+        there = delta[i] - length * slope[i] / slope[i].norm()
+        assert torch.allclose(found[i], 0.5 * there / there.norm(), rtol=0, atol=1e-12)
+
+    delta = 0.5 * delta.clamp(-1, 1)
+    found = predictions._downhill(delta, Ball("linf", 0.5), slope, draws)
+    for i in range(20):
+        corner = -0.5 * slope[i].sign()
+        promise = (slope[i] * (delta[i] - corner)).flatten().tolist()
+        left = [n for n in sorted(range(18), key=lambda n: -promise[n]) if promise[n] > 0]
+        moving = left[: -int(-(0.01 ** float(draws[i]) * len(left)) // 1)]
+        expected = delta[i].flatten().clone()
+        expected[moving] = corner.flatten()[moving]
+        assert torch.equal(found[i].flatten(), expected)
+    assert torch.equal(found[0], -0.5 * slope[0].sign())  # all of them
+
+
+def test_windows_follow_the_schedule_of_the_paper():
+    ends = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, Andriushchenko et al. 2020
+    for spent in (0, 10, 11, 50, 51, 200, 201, 500, 501, 1000, 1001, 2000, 2001, 4000, 4001, 6001, 8000, 8001, 9999):
+        share = 0.8 / 2 ** sum(spent > end for end in ends)
+        for height, width in ((28, 28), (32, 20), (3, 40)):
+            side = max(1, min(round((share * height * width) ** 0.5), height, width))
+            assert predictions._side(torch.Size([height, width]), spent / 10_000) == side
+
+
+def test_square_keeps_fewer_tries_of_large_images_and_never_fewer_than_it_asks_for_slopes(monkeypatch):
+    monkeypatch.setattr(predictions, "MOST", 1000)
+    kept = {side: predictions._Seen(torch.zeros(1, 1, side, side)).last for side in (1, 2, 5, 6, 7, 20)}
+    assert kept == {1: 400, 2: 250, 5: 40, 6: 27, 7: 20, 20: 20}
+
+
+def test_the_ridge_of_square_holds_where_all_tries_are_alike():
+    x = cases.images(1)
+    seen = predictions._Seen(x)
+    for margin in (1.0, 2.0, 3.0):
+        seen.add(torch.tensor([0]), torch.full_like(x, 0.1), x.new_tensor([margin]))
+    assert seen.slope(torch.tensor([0])).abs().max() < 1e-6
+
+
+def test_a_logit_that_is_no_number_is_refused_by_attacks_on_predictions():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.flatten(1).sum(1), x.flatten(1).sum(1) * torch.nan], 1)
+
+    with pytest.raises(ValueError, match="NaN"):
+        predictions._Search(Broken(), middle(2), torch.tensor([0, 0]))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_every_twentieth_try_goes_down_the_slope_and_the_others_are_windows_drawn_beforehand(norm, monkeypatch):
+    known = {name: getattr(predictions, name) for name in ("_downhill", "_window", "_moved_window", "_side")}
+    told = []
+    for name in known:
+        monkeypatch.setattr(predictions, name, lambda *given, n=name: (told.append((n, given)), known[n](*given))[1])
+    model, x = cases.conv(), cases.images(2)
+    run("square", model, x, model(x).argmax(1), Ball(norm, 1e-6), queries=63)
+    streams = predictions.Streams(x, generator=cases.generator())
+    draws = [torch.rand(63, 5 + x.shape[1], generator=streams(i, "square"), dtype=x.dtype) for i in range(2)]
+    draws = torch.stack(draws)
+    tries = [(name, given) for name, given in told if name != "_side"]
+    assert len(tries) == 62
+    for turn, (name, given) in enumerate(tries, start=1):
+        if turn % 20:
+            assert name == ("_window" if norm == "linf" else "_moved_window")
+            assert torch.equal(given[3], draws[:, turn])
+        else:
+            assert name == "_downhill"
+            assert torch.equal(given[3], draws[:, turn, 0])
+    progress = [given[1] for name, given in told if name == "_side"]
+    assert progress == pytest.approx([turn / 63 for turn in range(1, 63) if turn % 20])
