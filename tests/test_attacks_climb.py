@@ -282,6 +282,60 @@ def test_the_heavy_attack_counts_the_iterates_that_lost_their_prediction(start, 
     assert len(problem.seen) == 7
 
 
+def adaptive(value, start, steps):
+    """Ascent on a line by steps that adapt (Croce and Hein 2020, algorithm 1), one number at a time; all it visits."""
+    checkpoints, interval, then = [], 0.22, max(1, round(0.22 * steps))
+    while then < steps:
+        checkpoints.append(then)
+        interval = max(interval - 0.03, 0.06)
+        then += max(1, round(interval * steps))
+    at = before = max(-1, min(1, start))
+    step, best, last, best_then, rises, halved, began, visited = 2.0, -math.inf, -math.inf, -math.inf, 0, False, 0, []
+    for n in range(steps):
+        visited.append(at)
+        found, slope = value(at)
+        rises += found > last
+        last = found
+        if found > best:
+            best, best_at, best_slope = found, at, slope
+        if n in checkpoints:
+            halved = rises < 0.75 * (n - began) or (not halved and best == best_then)
+            if halved:
+                step, at, before, slope, last = step / 2, best_at, best_at, best_slope, best
+            best_then, rises, began = best, 0, n
+        ahead = max(-1, min(1, at + step * slope))
+        at, before = max(-1, min(1, at + 0.75 * (ahead - at) + 0.25 * (at - before))), at
+    return [*visited, at]
+
+
+class Hilly(OnALine):
+    """Many starts at once on a line with hills; beyond 0.5 the prediction is lost, and the way back is down."""
+
+    fence = 0.5
+
+    def value(self, at):
+        found = math.cos(9 * at + 1) - 3 * abs(at - 0.3)
+        slope = math.copysign(1, -9 * math.sin(9 * at + 1) - 3 * math.copysign(1, at - 0.3))
+        return (-math.inf, -1.0) if at > self.fence else (found, slope)
+
+    def climbed(self, judge, network, goal, at, rows, *, parts):
+        self.seen.append(at.flatten().tolist())
+        found = at.new_tensor([self.value(a) for a in self.seen[-1]])
+        slopes = found[:, 1].view_as(at)
+        astray = (at.flatten() > self.fence).nonzero().flatten()
+        return found[:, 0].clamp_min(-99), torch.where(at > self.fence, 0, slopes), astray, slopes[astray]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 57, 100])
+@pytest.mark.parametrize("fence", [0.5, 2.0])
+def test_the_heavy_attack_adapts_the_steps_of_every_row_as_written_out_by_hand(steps, fence, unchecked):
+    problem, starts = Hilly(), torch.linspace(-1.1, 1.1, 12, dtype=torch.float64)
+    problem.fence = fence
+    _ascend(problem, None, "part", nn.Identity(), None, torch.zeros(12).long(), starts.view(-1, 1, 1, 1), steps)
+    for row, start in enumerate(starts.tolist()):
+        assert [at[row] for at in problem.seen] == pytest.approx(adaptive(problem.value, start, steps), abs=1e-12)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_heavy_attack_stays_in_the_ball_keeps_predictions_and_beats_a_small_suite(norm):
     model, x, ball = cases.conv(), cases.images(6), Ball(norm, 0.05 if norm == "linf" else 0.2)
