@@ -3,11 +3,15 @@
 import math
 
 import cases
+import numpy as np
 import pytest
 import torch
 from attrobust import attacks
 from attrobust.attacks import MEASURES
 from attrobust.attacks.judge import Judge
+from scipy import stats
+
+ALIKE = ("top_k", "top_k_share", "spearman", "cosine", "pearson")
 
 
 def test_no_rounding_takes_a_similarity_beyond_one_or_minus_one():
@@ -109,3 +113,52 @@ def test_an_image_is_broken_just_where_a_counted_iterate_reaches_the_goal(name, 
     judge.see(["part"], x[:3], rows[:3], there[:3], rows[:3] > 0, torch.zeros(3).long())
     assert judge.broken[1]
     assert judge.open("next", rows[:2]).tolist() == [0]
+
+
+@pytest.mark.parametrize(("clean", "there"), [((2, 1, 3, 3), (2, 1, 3, 4)), ((0, 1, 3, 3), (0, 1, 3, 3))])
+def test_maps_of_another_shape_and_no_maps_are_not_measured(clean, there, unchecked):
+    with pytest.raises(ValueError, match=r"there has shape .*; it must be that of clean"):
+        attacks.measure(torch.ones(clean), torch.ones(there), k=2)
+
+
+def test_every_measure_is_its_definition():
+    draw = cases.generator()
+    clean, there = (torch.randn(12, 2, 4, 5, generator=draw, dtype=torch.float64) for _ in range(2))
+    wanted = torch.rand(12, 1, 4, 5, generator=draw, dtype=torch.float64)
+    there[0], there[1], there[2], clean[3] = clean[0], 2 * clean[1], 0, 0
+    found = attacks.measure(clean, there, k=3, wanted=wanted)
+    assert list(found) == list(MEASURES)
+    rows, columns = np.indices((4, 5))
+    for i in range(12):
+        a, b = clean[i].numpy(), there[i].numpy()
+        p, q, goal = (np.abs(m).sum(0) for m in (a, b, wanted[i].numpy()))
+        leaders = np.argsort(-p.ravel())[:3]
+        if i == 2:
+            alike, at_q, q_share = dict.fromkeys(ALIKE, 0.0), None, 0 * q
+        elif i == 3:
+            assert all(math.isnan(values[i]) for values in found.values())
+            continue
+        else:
+            alike = {
+                "top_k": len({*leaders} & {*np.argsort(-q.ravel())[:3]}) / 3,
+                "top_k_share": (q.ravel()[leaders].sum() / q.sum()) / (p.ravel()[leaders].sum() / p.sum()),
+                "spearman": stats.spearmanr(p.ravel(), q.ravel()).statistic,
+                "cosine": (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b),
+                "pearson": stats.pearsonr(p.ravel(), q.ravel()).statistic,
+            }
+            at_q = np.array([(rows * q).sum(), (columns * q).sum()]) / q.sum()
+            q_share = q / q.sum()
+        at_p, p_share, goal = (
+            np.array([(rows * p).sum(), (columns * p).sum()]) / p.sum(),
+            p / p.sum(),
+            goal / goal.sum(),
+        )
+        moved = {
+            "displacement": np.linalg.norm(b - a),
+            "relative_displacement": np.linalg.norm(b - a) / np.linalg.norm(a),
+            "match": 1 - ((q_share - goal) ** 2).sum() / ((p_share - goal) ** 2).sum(),
+        }
+        if at_q is not None:
+            moved["center_shift"] = np.linalg.norm(at_q - at_p)
+        for name, value in (alike | moved).items():
+            assert float(found[name][i]) == pytest.approx(value, abs=1e-9), (i, name)

@@ -774,3 +774,21 @@ def test_maps_of_one_pixel_are_refused(unchecked):
     net = nn.Sequential(nn.Flatten(), cases.isolated(nn.Linear)(2, 3).double(), nn.Tanh())
     with pytest.raises(ValueError, match="the maps have one pixel each"):
         attack(net, one, k=1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_noise_and_walk_are_moves_of_full_size_and_of_a_sixteenth_drawn_for_each_image(norm):
+    model, x, ball = cases.conv(), cases.images(3), Ball(norm, RADIUS[norm])
+    found = attack(model, x, norm=norm, effort=Effort(steps=0, draws=4, walk=5))
+    streams, target = attacks.Streams(x, generator=cases.generator()), model(x).argmax(1)
+    clean = attributions.saliency(model, x, target).detach()
+    for name, count in (("noise", 4), ("walk", 5)):
+        at, draws, least = x, [streams(i, name) for i in range(3)], torch.ones(3, dtype=torch.float64)
+        for _ in range(count):
+            kick = torch.cat([ball.boundary(one, generator=own) for one, own in zip(x.split(1), draws, strict=True)])
+            move = kick if name == "noise" else at + kick / 16 - x
+            at = (x + ball.project(move)).clamp(0, 1)
+            there = attributions.saliency(model, at, target).detach()
+            cosine = nn.functional.cosine_similarity(clean.flatten(1), there.flatten(1))
+            least = torch.where(model(at).argmax(1) == target, least.minimum(cosine), least)
+        assert part(found, name)["cosine"].tolist() == pytest.approx(least.tolist(), abs=1e-12)
