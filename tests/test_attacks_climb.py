@@ -1,5 +1,6 @@
 """The audit of a derivative, the one ascent, and the heavy attack that judges its strength."""
 
+import importlib
 import math
 from functools import partial
 
@@ -9,11 +10,13 @@ import torch
 from attrobust import attacks, attributions, models
 from attrobust.attacks import Effort
 from attrobust.attacks.climb import climb
-from attrobust.attacks.heavy import _ascend
 from attrobust.attacks.problem import Problem, along
 from attrobust.attacks.suite import opened
 from attrobust.balls import Ball
 from torch import nn
+
+#: The module, whose name its function took.
+HEAVY = importlib.import_module("attrobust.attacks.heavy")
 
 EPS = torch.finfo(torch.float64).eps
 NORMS = ("linf", "l2")
@@ -260,7 +263,7 @@ class OnALine:
 
 def test_after_two_steps_it_is_too_early_to_halve_them(unchecked):
     problem, start = OnALine(), torch.full((1, 1, 1, 1), 0.2, dtype=torch.float64)
-    _ascend(problem, None, "part", nn.Identity(), None, torch.tensor([0]), start, 2)
+    HEAVY._ascend(problem, None, "part", nn.Identity(), None, torch.tensor([0]), start, 2)
     # 0.2 + 3/4 (1 - 0.2), then 0.8 + 3/4 (-1 - 0.8) + 1/4 (0.8 - 0.2): the second step, of the same size, turns back.
     assert problem.seen == pytest.approx([0.2, 0.8, -0.4])
 
@@ -277,7 +280,7 @@ class Fenced(OnALine):
 @pytest.mark.parametrize("start", [0.2, -1.0, 1.0])
 def test_the_heavy_attack_counts_the_iterates_that_lost_their_prediction(start, unchecked):
     problem, move = Fenced(), torch.full((1, 1, 1, 1), start, dtype=torch.float64)
-    lost = _ascend(problem, None, "part", nn.Identity(), None, torch.tensor([0]), move, 6)
+    lost = HEAVY._ascend(problem, None, "part", nn.Identity(), None, torch.tensor([0]), move, 6)
     assert lost == sum(at > 0.5 for at in problem.seen)
     assert len(problem.seen) == 7
 
@@ -331,7 +334,7 @@ class Hilly(OnALine):
 def test_the_heavy_attack_adapts_the_steps_of_every_row_as_written_out_by_hand(steps, fence, unchecked):
     problem, starts = Hilly(), torch.linspace(-1.1, 1.1, 12, dtype=torch.float64)
     problem.fence = fence
-    _ascend(problem, None, "part", nn.Identity(), None, torch.zeros(12).long(), starts.view(-1, 1, 1, 1), steps)
+    HEAVY._ascend(problem, None, "part", nn.Identity(), None, torch.zeros(12).long(), starts.view(-1, 1, 1, 1), steps)
     for row, start in enumerate(starts.tolist()):
         assert [at[row] for at in problem.seen] == pytest.approx(adaptive(problem.value, start, steps), abs=1e-12)
 
@@ -397,3 +400,45 @@ def test_relu_networks_are_attacked_through_twins_and_stochastic_maps_are_refuse
 
     with pytest.raises(ValueError, match="attribution draws random numbers"):
         attacks.heavy(partial(drawing), model, x, Ball("linf", 0.05), **how)
+
+
+def test_the_heavy_attack_wants_the_reversed_map_and_the_neighbours_and_a_flat_one_where_these_are_empty():
+    maps = torch.randn(4, 2, 3, 3, generator=cases.generator(), dtype=torch.float64)
+    maps[1], maps[2] = 0, 0.5  # nothing, and the same everywhere
+    found = HEAVY._wanted(maps)
+    own = maps.abs().sum(1, keepdim=True)
+    flat = torch.ones_like(own[0])
+    expected = {
+        "reversed": [own[0].max() - own[0], flat, flat, own[3].max() - own[3]],
+        "another's": [own[3], own[0], flat, own[2]],
+    }
+    assert list(found) == list(expected)
+    for name, wanted in expected.items():
+        assert torch.allclose(found[name], torch.stack(wanted), rtol=0, atol=1e-12)
+
+
+def test_the_heavy_attack_starts_in_the_ball_and_again_from_what_was_worst(monkeypatch):
+    model, x, ball, begun = cases.conv(), cases.images(3), Ball("linf", 0.05), []
+    ascend = HEAVY._ascend
+
+    def watched(problem, judge, part, network, goal, rows, moves, steps):
+        begun.append((part, rows.tolist(), moves.clone(), {name: at.clone() for name, at in judge.x.items()}, steps))
+        return ascend(problem, judge, part, network, goal, rows, moves, steps)
+
+    monkeypatch.setattr(HEAVY, "_ascend", watched)
+    how = {"k": 2, "effort": attacks.Heavy(steps=3, starts=2), "generator": cases.generator()}
+    found = attacks.heavy(attributions.saliency, model, x, ball, **how)
+    streams = attacks.Streams(x, generator=cases.generator())
+    worst = next(worst for part, _, _, worst, _ in begun if part.endswith("again"))  # as the first round left them
+    for part, rows, moves, _, steps in begun:
+        assert steps == 3
+        if part.endswith("again"):
+            assert rows == [0, 1, 2] * 4
+            there = [worst[measure] - x for measure in ("top_k", "spearman", "cosine", "pearson")]
+            assert torch.equal(moves, torch.cat(there))
+        else:
+            assert rows == [0, 1, 2] * 2
+            own = [(streams(i, f"heavy {part} {s}"), x[i : i + 1]) for s in range(2) for i in range(3)]
+            assert torch.equal(moves, torch.cat([ball.sample(one, generator=stream) for stream, one in own]))
+    assert found.lost == 0
+    assert len(begun) == 6 + 2 + 6

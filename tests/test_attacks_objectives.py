@@ -3,6 +3,7 @@
 from functools import partial
 
 import cases
+import numpy as np
 import pytest
 import torch
 from attrobust import attacks, attributions, similarity
@@ -169,3 +170,48 @@ def test_one_sorting_gives_the_ranks_and_the_leaders_that_each_alone_gives_ties_
     ranks, leaders = similarity.ranks_and_leaders(values, k=6)
     assert torch.equal(ranks.double(), similarity.ranks(values))
     assert torch.equal(torch.zeros(40, 35).bool().scatter(1, leaders, True), similarity.leaders(values, k=6))
+
+
+def sigmoid(values):
+    return 1 / (1 + np.exp(-values))
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_unseating_is_written_out_pair_by_pair_whether_few_lead_or_most(k):
+    clean, there = maps(), maps(seed=1)
+    found = beside(attacks.unseat_topk, k=k)(clean, there).tolist()
+    for i in range(3):
+        p, q = (pixelwise(m)[i].flatten().numpy() for m in (clean, there))
+        leaders = np.argsort(-p)[:k]
+        leading, others = np.sort(q[leaders])[::-1], np.sort(np.delete(q, leaders))[::-1]
+        spread = q.std(ddof=1)
+        # The r-th leader beside the (k - r + 1)-th other one; without such a one it leads.
+        values = [
+            sigmoid((leading[r - 1] - others[k - r]) / (spread / 8)) if k - r < len(others) else 1.0
+            for r in range(1, k + 1)
+        ]
+        assert found[i] == pytest.approx(-np.mean(values))
+
+
+@pytest.mark.parametrize("side", [3, 4, 5, 9])
+def test_the_rank_objective_is_written_out_for_small_maps_and_for_large_ones(side):
+    clean, there = maps(side=side), maps(seed=1, side=side)
+    for i, found in enumerate(RANKS(clean, there).tolist()):
+        p, q = (pixelwise(m)[i].flatten().numpy() for m in (clean, there))
+        if side <= 4:
+            ranks = sigmoid((q[:, None] - q[None]) / (q.std(ddof=1) / 6)).sum(1)
+        else:
+            ranks = np.log(0.5 + q / q.mean())
+        assert found == pytest.approx(1 - np.corrcoef(rankdata(p), ranks)[0, 1])
+
+
+def test_a_frame_is_as_wide_as_asked():
+    for width in (1, 2):
+        framed = attacks.frame(torch.zeros(2, 3, 6, 5), width=width)
+        inside = [[width <= r < 6 - width and width <= c < 5 - width for c in range(5)] for r in range(6)]
+        assert framed.shape == (2, 1, 6, 5)
+        assert torch.equal(framed[0, 0] == 0, torch.tensor(inside))
+        assert framed.unique().tolist() == [0, 1]
+    for width in (0, 3):
+        with pytest.raises(ValueError, match=f"width is {width}; it must be a whole number from 1 to 2"):
+            attacks.frame(torch.zeros(2, 3, 6, 5), width=width)
