@@ -419,11 +419,12 @@ def test_the_heavy_attack_wants_the_reversed_map_and_the_neighbours_and_a_flat_o
 
 def test_the_heavy_attack_starts_in_the_ball_and_again_from_what_was_worst(monkeypatch):
     model, x, ball, begun = cases.conv(), cases.images(3), Ball("linf", 0.05), []
-    ascend = HEAVY._ascend
+    lost, ascend = [], HEAVY._ascend
 
     def watched(problem, judge, part, network, goal, rows, moves, steps):
         begun.append((part, rows.tolist(), moves.clone(), {name: at.clone() for name, at in judge.x.items()}, steps))
-        return ascend(problem, judge, part, network, goal, rows, moves, steps)
+        lost.append(ascend(problem, judge, part, network, goal, rows, moves, steps))
+        return lost[-1]
 
     monkeypatch.setattr(HEAVY, "_ascend", watched)
     how = {"k": 2, "effort": attacks.Heavy(steps=3, starts=2), "generator": cases.generator()}
@@ -440,5 +441,5 @@ def test_the_heavy_attack_starts_in_the_ball_and_again_from_what_was_worst(monke
             assert rows == [0, 1, 2] * 2
             own = [(streams(i, f"heavy {part} {s}"), x[i : i + 1]) for s in range(2) for i in range(3)]
             assert torch.equal(moves, torch.cat([ball.sample(one, generator=stream) for stream, one in own]))
-    assert found.lost == 0
+    assert found.lost == sum(lost) > max(lost) > 0
     assert len(begun) == 6 + 2 + 6
