@@ -443,3 +443,122 @@ def test_the_heavy_attack_starts_in_the_ball_and_again_from_what_was_worst(monke
             assert torch.equal(moves, torch.cat([ball.sample(one, generator=stream) for stream, one in own]))
     assert found.lost == sum(lost) > max(lost) > 0
     assert len(begun) == 6 + 2 + 6
+
+
+#: Pixels of two starts of three images.
+PIXELS = 3 * 2 * math.prod(cases.SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("room", "sizes"), [(10**6, [3]), (2 * PIXELS, [2, 1]), (2 * PIXELS - 1, [1] * 3), (1, [1] * 3)]
+)
+def test_as_many_objectives_climb_side_by_side_as_there_is_room_for_and_find_the_same(room, sizes, monkeypatch):
+    model, x, ball = cases.mlp(), cases.images(3), Ball("linf", 0.05)
+    effort, goals = Effort(steps=3, restarts=2, draws=0, walk=0), ("unseat", "cosine", "pearson")
+
+    def climbed():
+        problem = Problem.of(attributions.saliency, model, x, ball, cases.generator())
+        judge, seen = opened(problem, k=2), []
+        see = judge.see
+        judge.see = lambda parts, *others: (seen.append(list(parts)), see(parts, *others))[1]
+        climb(problem, judge, model, {n: attacks.CLIMBABLE[n] for n in goals}, rows=problem.everyone, effort=effort)
+        return judge.table(), [parts for i, parts in enumerate(seen) if i % 4 == 0]
+
+    whole, _ = climbed()
+    monkeypatch.setattr(importlib.import_module("attrobust.attacks.climb"), "SIDE_BY_SIDE", room)
+    table, groups = climbed()
+    assert [len(parts) for parts in groups] == sizes
+    assert [part for parts in groups for part in parts] == list(goals)
+    names = ["top_k", "cosine", "pearson", "displacement"]
+    assert abs(table[names] - whole[names]).max(axis=None) < 1e-9
+
+
+def test_lost_iterates_and_several_objectives_and_starts_climb_as_written_out_by_hand():
+    model, x, ball = cases.quadratic(), cases.images(4), Ball("linf", 0.25)
+    problem = Problem.of(attributions.saliency, model, x, ball, cases.generator())
+    judge, iterates, effort = opened(problem, k=2), [], Effort(steps=5, restarts=3, draws=0, walk=0)
+    see = judge.see
+    judge.see = lambda parts, at, *others: (iterates.append(at.detach().clone()), see(parts, at, *others))[1]
+    goals = {name: attacks.CLIMBABLE[name] for name in ("cosine", "pearson")}
+    lost = climb(problem, judge, model, goals, rows=problem.everyone, effort=effort)
+    streams, clean, target, astray = attacks.Streams(x, generator=cases.generator()), judge.clean, problem.target, 0
+    starts = [(name, turn, i) for name in goals for turn in range(3) for i in range(4)]  # as they stand side by side
+    for row, (name, turn, i) in enumerate(starts):
+        own, kick = x[i : i + 1], ball.boundary if turn == 1 else ball.sample
+        at, velocity = own + kick(own, generator=streams(i, f"{name} {turn}")), torch.zeros_like(own)
+        at = at.clamp(0, 1)
+        for step in range(6):
+            assert torch.allclose(iterates[step][row : row + 1], at, rtol=0, atol=1e-9), (step, name, turn, i)
+            leaf = at.clone().requires_grad_()
+            value = goals[name](clean[torch.tensor([i])], attributions.saliency(model, leaf, target[i : i + 1]))
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
+            logits = model(leaf := at.clone().requires_grad_())[0]
+            if logits.argmax() != target[i] and step < 5:
+                astray += 1
+                others = [z for c, z in enumerate(logits) if c != target[i]]
+                (back,) = torch.autograd.grad(logits[target[i]] - torch.stack(others).max(), leaf)
+                normal = back / back.norm()
+                tangent = slope / slope.norm() - (slope / slope.norm() * normal).sum() * normal
+                slope = normal + tangent / tangent.norm()
+            velocity = 0.75 * velocity + slope / slope.abs().sum()
+            size = 0.5 * 0.25 * (1 + math.cos(math.pi * step / 5)) / 2
+            at = (own + (at + size * velocity.sign() - own).clamp(-0.25, 0.25)).clamp(0, 1)
+    assert lost == astray > 0
+
+
+def test_the_slope_of_a_map_that_draws_is_the_sum_over_fresh_draws(monkeypatch):
+    def noisy(model, x, target, *, generator):
+        return attributions.smooth_grad(model, x, target, sigma=0.1, samples=1, generator=generator)
+
+    model, x = cases.conv(), cases.images(1)
+    problem = Problem.of(noisy, model, x, Ball("linf", 0.1), cases.generator())
+    judge, rows = opened(problem, k=2), torch.tensor([0])
+    judge.open("part", rows)
+
+    def goal(rows, maps):
+        return maps.square().sum((1, 2, 3))
+
+    at = (x + 0.01).clamp(0, 1)
+    how = {"parts": ["part"], "streams": [cases.generator(5)], "eot": 3}
+    value, slope, lost, back = problem.climbed(judge, model, goal, at, rows, **how)
+    draws, total = cases.generator(5), torch.zeros_like(x)
+    for _ in range(3):
+        leaf = at.clone().requires_grad_()
+        last = goal(rows, noisy(model, leaf, problem.target, generator=draws))
+        total += torch.autograd.grad(last.sum(), leaf)[0]
+    assert torch.allclose(slope, total, rtol=0, atol=1e-9)
+    assert value.item() == pytest.approx(last.item())
+    assert len(lost) == len(back) == 0
+    plain = Problem.of(attributions.saliency, model, x, Ball("linf", 0.1), cases.generator())
+    counted = []
+    plain.climbed(judge, model, lambda *given: (counted.append(1), goal(*given))[1], at, rows, **how)
+    assert counted == [1]  # a map that draws nothing is climbed once, however often it is asked for
+
+
+def test_the_way_back_is_the_slope_of_the_lead_or_of_the_largest_change_of_a_probability():
+    model, x = cases.conv(), cases.images(3)
+    at, rows = (x + 0.05).clamp(0, 1), torch.tensor([2, 0])
+    free, tied = (
+        Problem.of(attributions.saliency, model, x, Ball("linf", 0.1), cases.generator(), held=held)
+        for held in (None, 0.1)
+    )
+
+    def lead(there):
+        z = model(there)
+        own = z.gather(1, free.target[rows][:, None])[:, 0]
+        return own - z.scatter(1, free.target[rows][:, None], -math.inf).amax(1)
+
+    def change(there):
+        return -(model(there).softmax(1) - model(x[rows]).softmax(1)).abs().amax(1)
+
+    direction = torch.randn(2, *x.shape[1:], generator=cases.generator(), dtype=x.dtype)
+    for problem, function in ((free, lead), (tied, change)):
+        back = problem.way_back(at[rows], rows)
+        slopes = (function(at[rows] + 1e-6 * direction) - function(at[rows] - 1e-6 * direction)) / 2e-6
+        assert torch.allclose((back * direction).flatten(1).sum(1), slopes, rtol=1e-5, atol=1e-8)
+
+
+def test_a_slope_that_is_not_finite_counts_as_none():
+    leaf = torch.tensor([[[[0.0, 2.0, 4.0]]]], dtype=torch.float64, requires_grad=True)
+    found = importlib.import_module("attrobust.attacks.audit").gradient((leaf.sqrt() - leaf.log()).sum((1, 2, 3)), leaf)
+    assert found.flatten().tolist() == pytest.approx([0, 0.5 / math.sqrt(2) - 0.5, 0.25 - 0.25])

@@ -75,7 +75,9 @@ def test_a_judge_keeps_of_every_image_part_and_measure_the_first_of_the_worst_th
             by_hand.see(
                 [(parts[p], a, int(r), m, bool(u)) for p, a, r, m, u in zip(of, at, rows, maps, usable, strict=True)]
             )
-    table, winners = judge.table().set_index(["part", "image"]), judge.winners()
+    table, winners = judge.table(), judge.winners()
+    assert table.index.tolist() == list(range(4 * n))
+    table = table.set_index(["part", "image"])
     for name, sign in MEASURES.items():
         for image in range(n):
             value, at, part = by_hand.kept[name, image]
