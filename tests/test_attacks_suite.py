@@ -792,3 +792,16 @@ def test_noise_and_walk_are_moves_of_full_size_and_of_a_sixteenth_drawn_for_each
             cosine = nn.functional.cosine_similarity(clean.flatten(1), there.flatten(1))
             least = torch.where(model(at).argmax(1) == target, least.minimum(cosine), least)
         assert part(found, name)["cosine"].tolist() == pytest.approx(least.tolist(), abs=1e-12)
+
+
+def test_a_start_may_lie_outside_the_ball_by_rounding_alone():
+    x = cases.images(2).clamp(0.2, 0.8)
+    for norm, over in itertools.product(NORMS, (0.9e-5, 1.2e-5)):
+        move = torch.zeros_like(x)
+        move[:, 0, 0, 0] = RADIUS[norm] + over
+        how = {"x": x, "norm": norm, "starts": {"near": x + move}, "effort": Effort(steps=0, draws=1, walk=0)}
+        if over < 1e-5:
+            assert "start: near" in set(attack(**how).table["part"])
+        else:
+            with pytest.raises(ValueError, match=r"starts\['near'\] leaves the ball by 1.2e-05"):
+                attack(**how)
