@@ -160,7 +160,6 @@ def test_a_walk_starts_its_graph_at_the_first_weights_and_leaves_inputs_as_they_
     ((links, labels),) = walks(list(model), x, cases.labels())
     assert labels.tolist() == cases.labels().tolist()
     assert [link.entering.requires_grad for link in links] == [False, False, True, True, True, True]
-    assert links[1].leaving.grad_fn is None or x.grad is None
     (back,) = torch.autograd.grad(links[-1].leaving.sum(), links[1].leaving)
     assert back.shape == links[1].leaving.shape
     assert (links[2].entering < 0).any()

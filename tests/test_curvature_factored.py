@@ -6,7 +6,9 @@ import cases
 import pytest
 import torch
 from attrobust import curvature, models
+from attrobust.curvature import factored
 from attrobust.curvature.chain import HELD, layers_of, walks
+from attrobust.curvature.spectra import signs
 from torch import nn
 from torch.nn import functional as F
 
@@ -297,3 +299,197 @@ def test_a_chunk_holds_two_million_numbers_with_the_ways_between_two_layers_and_
     assert [n for n, _ in parts][:-1] == [most] * (519 // most)
     single = cases.PIXELS + 5 * width + width**2
     assert most == min(512, max(64, HELD // single))
+
+
+# ------------------------------------------------------------------ the parts, written out by hand
+
+
+def walked(model, n=4):
+    x, y = cases.images(n), cases.labels(n)
+    return next(walks(list(model), x, y))[0], x, y
+
+
+def diagonal_loss(weights):
+    return lambda logits, y: 0.5 * (logits.square() * weights.to(logits)).sum(1)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_rows_and_signs_make_up_the_hessian_of_each_examples_loss_the_smallest_first(name):
+    logits, y = 3 * cases.images(5).flatten(1)[:, : cases.CLASSES].requires_grad_(), cases.labels(5)
+    slope, factor = factored.logit_factor(LOSSES[name], logits.float(), y)
+    at = logits.detach().float().double()
+    whole = sum(sign[:, None, None] * rows[:, :, None] * rows[:, None] for rows, sign in factor)
+    for i, row in enumerate(at):
+        gradient, hessian = (
+            way(lambda z, i=i: LOSSES[name](z[None], y[i : i + 1])[0], row)
+            for way in (torch.autograd.functional.jacobian, torch.autograd.functional.hessian)
+        )
+        assert torch.allclose(slope[i], gradient, rtol=1e-10, atol=1e-12)
+        assert torch.allclose(whole[i], hessian, rtol=1e-9, atol=1e-11)
+    values = torch.stack([sign * rows.square().sum(1) for rows, sign in factor])
+    assert (values.diff(dim=0) >= -1e-12).all()
+    assert not slope.requires_grad
+    assert not whole.requires_grad
+
+
+def test_rows_are_left_out_below_a_hundredth_of_the_rounding_and_a_constant_loss_has_none():
+    logits = torch.ones(2, 4)
+    weights = torch.tensor([1.0, 1.05e-14, 0.95e-14, 0.0], dtype=torch.float64)
+    _, factor = factored.logit_factor(diagonal_loss(weights), logits, cases.labels(2))
+    assert [round(float(rows.abs().max()) ** 2 * 1e14, 3) for rows, _ in factor] == [1.05, 1e14]
+    # One example is enough.
+    uneven = torch.tensor([[0.0, 1.0], [2.0, 0.0]], dtype=torch.float64)
+    slope, factor = factored.logit_factor(diagonal_loss(uneven), logits[:, :2], cases.labels(2))
+    assert len(factor) == 1
+    assert torch.equal(slope, uneven)
+    slope, factor = factored.logit_factor(lambda z, y: torch.ones(len(z)), logits, cases.labels(2))
+    assert factor == []
+    assert not slope.any()
+    slope, factor = factored.logit_factor(lambda z, y: z.sum(1), logits, cases.labels(2))
+    assert factor == []
+    assert torch.equal(slope, torch.ones(2, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("largest", [0.5, 40.0])
+def test_a_loss_is_audited_at_logits_of_size_one_at_most_and_with_targets_in_double_precision(largest):
+    logits, seen = torch.linspace(-1, 1, 24).view(6, 4), []
+    logits = largest * logits / logits.abs().max()
+
+    def loss(z, y):
+        seen.append((z.detach().clone(), y))
+        return (z - y).square().sum(1)
+
+    factored.audit_loss(loss, logits, torch.zeros(6, 4))
+    assert torch.allclose(seen[0][0], 1.01 * logits[:4].double() / max(1.0, largest), rtol=1e-6)
+    assert {(len(z), len(y), z.dtype, y.dtype) for z, y in seen} == {
+        (n, n, torch.float64, torch.float64) for n in (1, 4)
+    }
+    factored.audit_loss(lambda z, y: seen.append(y) or z.sum(1), logits, torch.zeros(6, dtype=torch.long))
+    assert seen[-1].dtype == torch.long
+
+
+@pytest.mark.parametrize(("n", "probes", "least"), [(4, 1, 33), (1, 3, 129), (200, 1, 2), (200, 7, 7), (63, 2, 4)])
+def test_probes_go_where_the_loss_is_steep_and_give_mean_and_variance_of_each_example(n, probes, least, monkeypatch):
+    slope = torch.rand(n, 4, generator=cases.generator(), dtype=torch.float64)
+    slope[0] = 0
+    steep, asked = slope.norm(dim=1), []
+    remainder = factored.Remainder(walked(cases.conv(), n)[0], slope, set())
+    draw = cases.generator(1)
+
+    def probe(rows, generator):
+        asked.append(rows)
+        return rows + torch.rand(len(rows), generator=draw, dtype=torch.float64)
+
+    monkeypatch.setattr(remainder, "_probe", probe)
+    mean, variance = remainder.sampled(probes=probes, generator=cases.generator())
+    total = float(steep.sum()) or 1.0
+    counts = [2 + int((least - 2) * n * float(s) / total) for s in steep]
+    rows = torch.cat(asked)
+    draw = cases.generator(1)
+    found = torch.cat([part + torch.rand(len(part), generator=draw, dtype=torch.float64) for part in asked])
+    assert torch.bincount(rows, minlength=n).tolist() == counts
+    assert max(map(len, asked)) <= factored.ROWS
+    assert all(len(part) == factored.ROWS for part in asked[:-1])
+    for i in range(n):
+        own = found[rows == i]
+        assert mean[i].item() == pytest.approx(own.mean().item(), rel=1e-10)
+        assert variance[i].item() == pytest.approx(own.var(correction=1).item() / len(own), rel=1e-9)
+
+
+@cases.isolated
+def crossed(*between):
+    """A convolution, something between, and two more layers."""
+    layers = [nn.Conv2d(2, 3, 2, padding=1), *between, nn.Flatten(), nn.Linear(3 * 16, 5), nn.Tanh()]
+    return cases.filled(nn.Sequential(*layers, nn.Linear(5, cases.CLASSES)), 0)
+
+
+CROSSED = {
+    "no bend": [],
+    "one": [nn.Softplus()],
+    "two": [nn.Softplus(), nn.Tanh()],
+    "one behind a plain layer": [nn.Dropout(), nn.Softplus(), nn.Identity(), nn.Sigmoid()],
+}
+
+
+@pytest.mark.parametrize("name", CROSSED)
+def test_a_probe_is_the_second_derivative_along_a_change_of_the_weights_less_what_is_exact(name):
+    model = crossed(*CROSSED[name])
+    links, x, y = walked(model)
+    slope, _ = factored.logit_factor(LOSS, links[-1].leaving, y)
+    remainder = factored.Remainder(links, slope, set(model[:1].parameters()))
+    rows = torch.tensor([2, 0, 0, 3])
+    found = remainder._probe(rows, cases.generator(5))
+    patches = torch.cat([F.unfold(x, 2, padding=1), torch.ones(4, 1, 16, dtype=x.dtype)], 1)[rows]
+    e = signs((4, 3, 9), patches, cases.generator(5))
+    v = (e @ patches).unflatten(2, (4, 4))
+    here = list(itertools.takewhile(lambda a: type(a) in (nn.Softplus, nn.Tanh), model[1:]))
+    start = links[0].leaving.detach()[rows]
+    whole_back = torch.autograd.grad(links[-1].leaving, links[len(here)].leaving, slope)[0]
+    back = whole_back[rows]
+
+    def twice(function, i):
+        def along(t):
+            return function(start[i : i + 1] + t * v[i : i + 1], i)
+
+        return torch.func.grad(torch.func.grad(along))(torch.zeros((), dtype=x.dtype)).item()
+
+    for i in range(len(rows)):
+        whole = twice(lambda h, i: (model[1:](h) * slope[rows[i]]).sum(), i)
+        exact = twice(lambda h, i: (nn.Sequential(*here)(h) * back[i]).sum(), i) if here else 0.0
+        assert found[i].item() == pytest.approx(whole - exact, rel=1e-8, abs=1e-12)
+    assert remainder.random
+    # What is exact: the same for every patch and unit by itself.
+    lengths = torch.cat([F.unfold(x, 2, padding=1), torch.ones(4, 1, 16, dtype=x.dtype)], 1).square().sum(1)
+
+    def bends(h):
+        return torch.func.vmap(torch.func.grad(torch.func.grad(lambda z: nn.Sequential(*here)(z))))(h.flatten())
+
+    whole_start = links[0].leaving.detach()
+    exact = (bends(whole_start).view_as(whole_back) * whole_back).sum(1).flatten(1) * lengths if here else 0 * lengths
+    assert torch.allclose(remainder.exact(), exact.sum(1), rtol=1e-9, atol=1e-12)
+
+
+PLAIN_BETWEEN = {
+    "nothing": lambda: [nn.Linear(18, 5), nn.Softplus(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4)],
+    "identities": lambda: [nn.Linear(18, 5), nn.Identity(), nn.Softplus(), nn.Dropout(), nn.Linear(5, 4), nn.Identity(),
+                           nn.Tanh(), nn.Identity(), nn.Linear(4, 4), nn.Identity()],
+    "two bends": lambda: [nn.Linear(18, 5), nn.Softplus(), nn.Tanh(), nn.Linear(5, 4), nn.Sigmoid(), nn.Tanh(),
+                          nn.Linear(4, 4), nn.Tanh()],
+    "no bend between": lambda: [nn.Linear(18, 5), nn.Linear(5, 6), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 4)],
+    "a bend at the end": lambda: [nn.Linear(18, 5), nn.Linear(5, 6), nn.Identity(), nn.Tanh()],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", ["", "1.", "1.weight", "1.bias"])
+@pytest.mark.parametrize("name", PLAIN_BETWEEN)
+def test_the_remainder_of_dense_layers_is_the_hessian_less_gauss_newtons_matrix(name, asked):
+    model = cases.filled(nn.Sequential(nn.Flatten(), *cases.isolated(PLAIN_BETWEEN[name])()), 0)
+    links, x, y = walked(model)
+    parts = {p for n, p in model.named_parameters() if n.startswith(asked)}
+    slope, factor = factored.logit_factor(LOSS, links[-1].leaving, y)
+    remainder, outer = factored.Remainder(links, slope, parts), factored.gauss_newton(links, factor, parts)
+    inside = torch.cat([torch.full((p.numel(),), p in parts) for p in model.parameters()])
+    for i in range(len(x)):
+        dense = cases.parameter_hessian(model, LOSS, x[i : i + 1], y[i : i + 1]).diagonal()[inside].sum().item()
+        assert (remainder.exact() + outer)[i].item() == pytest.approx(dense, rel=1e-9)
+    matrix = curvature.GaussNewton(model, x, y, loss=LOSS)
+    assert outer.mean().item() == pytest.approx(curvature.gauss_newton_trace(matrix, block=asked).value, rel=1e-9)
+    assert not remainder.random
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3), (2, 7, 6)])
+@pytest.mark.parametrize("asked", [("weight", "bias"), ("weight",), ("bias",)])
+def test_the_length_of_a_convolutions_gradient_is_that_of_autograd(shape, asked):
+    layer = cases.filled(cases.isolated(nn.Conv2d)(2, 3, (3, 2), stride=(1, 2), padding=(1, 0), dilation=(1, 2)), 0)
+    x = cases.images(3, shape=shape)
+    (link,) = next(walks([layer], x, cases.labels()))[0]
+    parts = [getattr(layer, name) for name in asked]
+    meets = factored._Meets.of(link, set(parts))
+    entries = 12 * ("weight" in asked) + ("bias" in asked)
+    assert (meets.gram is None) == (link.leaving[0, 0].numel() >= entries)
+    delta = torch.randn(link.leaving.shape, generator=cases.generator(), dtype=x.dtype)
+    found = meets.gradient_norm(delta)
+    for i in range(3):
+        grads = torch.autograd.grad((layer(x[i : i + 1]) * delta[i]).sum(), parts)
+        assert found[i].item() == pytest.approx(sum(g.square().sum().item() for g in grads), rel=1e-10)
+    assert torch.allclose(meets.size.flatten(1), meets.patches.square().sum(1))
