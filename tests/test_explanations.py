@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 
 import cases
@@ -6,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from attrobust import attacks, attention, attributions, curvature, experiments, models
-from attrobust.experiments import measure
+from attrobust import attacks, attention, attributions, curvature, experiments, models, robustness
+from attrobust.balls import Ball
+from attrobust.experiments import explanations, measure
 from attrobust.theory import entropy
 from scipy import stats
 from torch import nn
@@ -345,3 +347,198 @@ def test_every_map_of_a_network_is_attacked_and_stochastic_ones_are_so_under_com
     like = experiments.controls(model, x, maps=maps, patch=None)
     assert like["map"].tolist() == names
     assert (like["n"] == 4).all()
+
+
+READ = {"logit": models.readouts.logit, "log_probability": models.readouts.log_probability}
+
+
+def by_hand(name, readout, model, x, target, generator):
+    """A map of pixels with its settings written out."""
+    how = {"readout": READ[readout]}
+    return {
+        "saliency": lambda: attributions.saliency(model, x, target, **how),
+        "input_x_gradient": lambda: attributions.input_x_gradient(model, x, target, **how),
+        "integrated_gradients": lambda: attributions.integrated_gradients(model, x, target, steps=16, **how),
+        "smooth_grad": lambda: attributions.smooth_grad(
+            model, x, target, sigma=0.1, samples=16, generator=generator, **how
+        ),
+        "uniform_grad": lambda: attributions.uniform_grad(
+            model, x, target, ball=Ball("linf", 8 / 255), samples=16, generator=generator, **how
+        ),
+        "grad_cam": lambda: attributions.grad_cam(model, x, target, layer=model.last_maps, **how),
+    }[name]()
+
+
+DRAWN = ("smooth_grad", "uniform_grad")
+
+
+@pytest.mark.parametrize("readout", READ)
+def test_maps_of_pixels_and_of_patches_are_their_attributions_with_the_settings_written_out(readout):
+    size = {"input_shape": (1, 4, 4), "classes": 3, "width": 4, "seed": 0}
+    nets = {None: models.build("convnet", **size).double().eval(), PATCH: vit()}
+    names = {None: ("saliency", "input_x_gradient", "integrated_gradients", *DRAWN, "grad_cam")}
+    names[PATCH] = names[None][:-1]
+    x = images()
+    for patch, model in nets.items():
+        target = model(x).argmax(1)
+        maps = experiments.compared(patch, names[patch], [readout])
+        assert list(maps) == [(name, readout) for name in names[patch]]
+        for (name, _), attribution in maps.items():
+            drawn = {"generator": cases.generator(3)} if name in DRAWN else {}
+            found, own = (
+                attribution(model, x, target, **drawn),
+                by_hand(name, readout, model, x, target, cases.generator(3)),
+            )
+            if patch:
+                own = torch.stack(
+                    [own.abs().sum(1)[:, i : i + 2, j : j + 2].mean((1, 2)) for i in (0, 2) for j in (0, 2)]
+                )
+                own = own.T.view(3, 1, 2, 2)
+            assert torch.allclose(found, own, rtol=1e-9, atol=1e-12), name
+            assert found.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("readout", READ)
+def test_gradient_maps_of_attention_explain_the_readout_that_is_asked_for(readout):
+    model, x = vit(), images()
+    target = model(x).argmax(1)
+    for name in ("gradient_attention", "relevance"):
+        ((told, attribution),) = experiments.compared(PATCH, [name], [readout]).items()
+        assert told == (name, readout)
+        own = {word: getattr(attributions, name)(model, x, target, readout=of) for word, of in READ.items()}
+        assert torch.equal(attribution(model, x, target), own[readout])
+        assert not torch.allclose(own["logit"], own["log_probability"], rtol=1e-3, atol=0)
+
+
+def test_grad_cam_explains_the_logit_unless_told_otherwise():
+    size = {"input_shape": (1, 4, 4), "classes": 3, "width": 4, "seed": 0}
+    model, x = models.build("convnet", **size).double().eval(), images()
+    target = model(x).argmax(1)
+    assert torch.equal(explanations.last_maps(model, x, target), by_hand("grad_cam", "logit", model, x, target, None))
+    assert set(explanations.compared(None, ["saliency", "lrp"])) == {("saliency", "logit"), ("lrp", "logit")}
+
+
+def test_what_averages_is_attacked_on_fewer_images_and_least_where_blocks_are_residual():
+    for architecture, most in {"mlp": 32, "convnet": 32, "vit": 32, "resnet": 16, "resnet18": 16}.items():
+        for name in ("saliency", "grad_cam", "rollout"):
+            assert [experiments.affordable(architecture, name, n) for n in (1, 64)] == [1, 64]
+        for name in ("integrated_gradients", *DRAWN):
+            found = [experiments.affordable(architecture, name, n) for n in (1, 15, 16, 17, 31, 32, 33, 64)]
+            assert found == [min(n, most) for n in (1, 15, 16, 17, 31, 32, 33, 64)]
+
+
+def test_rows_under_attack_are_means_of_what_the_images_hold_one_by_one():
+    model, x = cases.mlp(), cases.images(5)
+    effort = attacks.Effort(steps=3, restarts=1)
+    maps = experiments.compared(None, ["saliency", "smooth_grad"], ["log_probability"])
+    how = {"k": 4, "effort": effort, "held": 0.002}
+    found = experiments.under_attack(model, x, maps=maps, radius=12, seed=5, **how)
+    assert list(zip(found["map"], found["attack"], strict=True)) == [
+        (name, attack) for name, _ in maps for attack in ("noise", "worst")
+    ]
+    for (name, readout), attribution in maps.items():
+        ball, draw = Ball("linf", 12 / 255), cases.generator(5)
+        table = robustness.attribution_robustness(
+            model, x, attributions={name: attribution}, ball=ball, generator=draw, refuse=False, **how
+        )
+        for attack in ("noise", "worst"):
+            lines = table[table["attack"] == attack]
+            line = found[(found["map"] == name) & (found["attack"] == attack)].iloc[0]
+            for column in (*robustness.COLUMNS, "counted"):
+                own = [v for v in lines[column] if not math.isnan(v)]
+                assert line[column] == pytest.approx(sum(own) / len(own), rel=1e-6)
+            assert line["n"] == lines["spearman"].notna().sum()
+            texts = " ".join(f"{v:.4f}" for v in lines["spearman"]) if attack == "worst" else ""
+            assert (line["readout"], line["images"], line["zero_maps"]) == (readout, texts, 0)
+    loose = experiments.under_attack(model, x, maps=maps, radius=12, seed=5, k=4, effort=effort)
+    assert (loose["displacement"] > found["displacement"]).any()  # what is held has bound something
+
+
+def test_a_map_that_cannot_be_climbed_is_a_line_without_numbers(monkeypatch):
+    def refused(*_, **__):
+        raise attacks.BlindError("the derivative says nothing")
+
+    monkeypatch.setattr(attacks, "auto", refused)
+    found = attack(vit(), images(), names=("saliency",)).set_index("attack")
+    assert found["n"].tolist() == [3, 0]
+    assert found.loc["worst", ["spearman", "counted", "displacement"]].isna().all()
+    assert found.loc["noise", ["spearman", "counted", "displacement"]].notna().all()
+    assert found["images"].tolist() == ["", "nan nan nan"]
+
+
+def test_controls_of_pixels_are_compared_with_what_covering_squares_of_two_changes():
+    """Maps of several channels, one of them drawn: its draws are those of seed 0, each image's own."""
+    shape = (2, 4, 4)
+    model = models.build("convnet", input_shape=shape, classes=3, seed=1, width=4).double().eval().requires_grad_(False)
+    x = cases.images(4, shape=shape)
+    target = model(x).argmax(1)
+    maps = experiments.compared(None, ["input_x_gradient", "smooth_grad"], ["logit", "log_probability"])
+    table = experiments.controls(model, x, maps=maps, patch=None)
+    assert list(zip(table["map"], table["readout"], strict=True)) == list(maps)
+    for (name, readout), line in zip(maps, table.to_dict("records"), strict=True):
+        streams = attacks.Streams(x, generator=cases.generator(0))
+        own = attacks.explain(maps[name, readout], model, x, target, streams.common())
+        flat = own.abs().sum(1).detach().numpy()
+        rows = flat.reshape(4, 16)
+        pairs = [stats.spearmanr(a, b).statistic for a, b in itertools.combinations(rows, 2)]
+        shares = rows / rows.sum(1, keepdims=True)
+        like = []
+        for image, label, importances in zip(x, target, flat, strict=True):
+            squares, falls = [], []
+            for i, j in itertools.product((0, 2), (0, 2)):
+                covered = image.clone()
+                covered[:, i : i + 2, j : j + 2] = 0
+                before, after = (READ[readout](model, one[None], label[None]).item() for one in (image, covered))
+                squares.append(importances[i : i + 2, j : j + 2].mean())
+                falls.append(abs(before - after))
+            like.append(stats.spearmanr(squares, falls).statistic)
+        assert line["between"] == pytest.approx(np.mean(pairs))
+        assert line["contrast"] == pytest.approx(np.mean(rows.std(1) / rows.mean(1)))
+        assert line["entropy"] == pytest.approx(np.mean(stats.entropy(shares, axis=1) / np.log(16)))
+        assert line["occlusion"] == pytest.approx(np.mean(like))
+        assert line["n"] == 4
+
+
+def test_a_drawn_clean_map_is_that_of_its_seed():
+    model, x = cases.mlp(), cases.images(3)
+    target = model(x).argmax(1)
+    (attribution,) = experiments.compared(None, ["uniform_grad"]).values()
+    for seed in (0, 1):
+        streams = attacks.Streams(x, generator=cases.generator(seed))
+        own = attacks.explain(attribution, model, x, target, streams.common())
+        found = explanations.clean_maps(attribution, model, x, target, seed)
+        assert torch.equal(found, own)
+        assert not found.requires_grad
+    first = explanations.clean_maps(attribution, model, x, target, 0)
+    assert not torch.allclose(found, first, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("kernel", attention.KERNELS)
+def test_the_names_of_what_is_told_of_attention_are_known_beforehand(kernel):
+    found = experiments.inside(vit(attention=kernel), images(), patch=PATCH, k=K)
+    assert list(found) == explanations.inside_names(kernel)
+
+
+def test_rows_of_softmax_and_what_is_said_of_them_are_those_written_out_by_hand():
+    model, x, k = vit(), images(4), 2
+    scores, weights = (part.detach().numpy() for part in experiments.cls_rows(model, x))
+    found, table = experiments.inside(model, x, patch=PATCH, k=k), experiments.margins(model, x, k=k)
+    rows = weights.reshape(-1, 5)
+    entropies = stats.entropy(rows, axis=1)
+    norms = np.array([np.linalg.norm(np.diag(row) - np.outer(row, row), 2) for row in rows])
+    top = -np.sort(-scores.reshape(-1, 5)[:, 1:], axis=1)
+    gaps = top[:, 1] - top[:, 2]
+    assert found["entropy"] == pytest.approx(entropies.mean() / math.log(5))
+    assert found["norm"] == pytest.approx(norms.mean())
+    assert found["margin"] == pytest.approx(gaps.mean())
+    assert table["entropy"].tolist() == pytest.approx(entropies.tolist())
+    assert table["norm"].tolist() == pytest.approx(norms.tolist())
+    assert table["gap"].tolist() == pytest.approx(gaps.tolist())
+    flat = torch.as_tensor(scores.reshape(-1, 5))
+    spread = torch.as_tensor(scores.reshape(-1, 5).std(1) * 5**0.5)
+    assert table["floor"].tolist() == pytest.approx(entropy.entropy_floor(spread, keys=5).tolist())
+    among = torch.as_tensor(stats.entropy(flat[:, 1:].softmax(-1).numpy(), axis=1))
+    assert table["ceiling"].tolist() == pytest.approx(entropy.margin_ceiling(among, keys=4, k=k).tolist(), rel=1e-5)
+    below, above = entropy.jacobian_bounds(torch.as_tensor(rows))
+    assert table["norm_below"].tolist() == pytest.approx(below.tolist())
+    assert table["norm_above"].tolist() == pytest.approx(above.tolist())
