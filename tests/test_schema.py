@@ -207,3 +207,11 @@ def test_an_attack_of_another_name_has_every_number_too():
     assert fault(lines=lines) == (
         "the number of readout logit, map saliency, attack other, metric center_shift, radius 16.0 is missing"
     )
+
+
+def test_images_may_be_off_their_mean_by_as_much_as_their_digits_leave(monkeypatch):
+    lines = attacked(("spearman", "worst", 8.0), images="0.25 0.25 0.25 0.25")
+    monkeypatch.setattr(schema, "_DIGITS", 0.25)
+    assert fault(lines=lines) == ""
+    monkeypatch.setattr(schema, "_DIGITS", 0.2)
+    assert fault(lines=lines) == "images have the mean 0.2500, beside the value 0.5000"
