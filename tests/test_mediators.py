@@ -180,3 +180,35 @@ def test_a_draw_of_arms_is_ranked_as_its_runs_written_out():
     assert np.isnan(found[0])
     for one, row in zip(found[1:], times[1:], strict=True):
         assert one == pytest.approx(stats.spearmanr(np.repeat(x, row), np.repeat(y, row)).statistic, abs=1e-11)
+
+
+def test_an_interval_is_that_of_the_arms_drawn_and_ranked_one_draw_after_the_other():
+    """Five arms, the fewest; of 80 draws the ends are those an eightieth and a fortieth of the way in."""
+    rows = runs(arms=5, each=4, value=lambda arm, noise: 0.1 * arm + noise, size=lambda arm, noise: noise + 0.2 * arm)
+    line, drawn = associations(rows, "size", draws=80).loc["size"], []
+    for arms in np.random.default_rng(0).integers(5, size=(80, 5)):
+        whole = pd.concat([rows[rows.arm == arm] for arm in arms])
+        drawn.append(stats.spearmanr(whole["size"], whole["value"]).statistic)
+    drawn.sort()
+    low = drawn[1] + (0.025 * 79 - 1) * (drawn[2] - drawn[1])
+    high = drawn[77] + (0.975 * 79 - 77) * (drawn[78] - drawn[77])
+    assert (line.low, line.high) == pytest.approx((low, high), abs=1e-10)
+    assert drawn[0] < line.low < line.correlation < line.high < drawn[-1]
+
+
+def test_correlations_are_told_to_twelve_digits():
+    x, y = np.random.default_rng(0).normal(size=(2, 30))
+    found = mediators._rank_correlations(x, y, np.random.default_rng(1).integers(0, 3, (40, 30)))
+    assert np.array_equal(found, found.round(12))
+    assert (found != found.round(11)).mean() > 0.5
+
+
+def test_one_run_elsewhere_predicts_nothing_and_two_runs_of_each_side_are_enough():
+    rows = pd.DataFrame({"kind": [*"abbcc"], "size": [1.0, 1, 3, 2, 3], "value": [0.5, 0.1, 0.7, 0.3, 0.9]})
+    lone = carried(rows[:3])
+    assert np.isnan(lone.loc["b", ["r2", "correlation"]].astype(float)).all()  # one run of "a" is no line
+    assert np.isnan(lone.loc["a", ["r2", "correlation"]].astype(float)).all()  # nor is one run a kind
+    assert lone["runs"].tolist() == [1, 2]
+    line = carried(rows[1:]).loc["c"]  # ranks 1/4 and 3/4 of "b": a line from -0.2 that rises by 1.2
+    assert line.r2 == pytest.approx(1 - ((0.3 - 0.4) ** 2 + (0.9 - 0.7) ** 2) / (2 * 0.3**2))
+    assert line.correlation == 1
