@@ -212,3 +212,12 @@ def test_one_run_elsewhere_predicts_nothing_and_two_runs_of_each_side_are_enough
     line = carried(rows[1:]).loc["c"]  # ranks 1/4 and 3/4 of "b": a line from -0.2 that rises by 1.2
     assert line.r2 == pytest.approx(1 - ((0.3 - 0.4) ** 2 + (0.9 - 0.7) ** 2) / (2 * 0.3**2))
     assert line.correlation == 1
+
+
+def test_the_correlation_on_another_kind_is_its_own_with_the_sign_of_the_others():
+    rows = kinds(seed=1)
+    rows["value"] += np.random.default_rng(2).normal(0, 0.2, len(rows))
+    for kind, line in carried(rows).iterrows():
+        part = rows[rows.kind == kind]
+        assert line.correlation == pytest.approx(-stats.spearmanr(part["size"], part["value"]).statistic, abs=1e-11)
+        assert 0.2 < line.correlation < 0.9
