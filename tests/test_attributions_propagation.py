@@ -989,3 +989,117 @@ def test_a_larger_epsilon_only_ever_damps_a_map(rule):
     sizes = [attributions.lrp(model, x, y, rule=rule, epsilon=e).abs().sum((1, 2, 3)) for e in (0.0, 0.05, 0.2, 1.0)]
     for less, more in itertools.pairwise(sizes):
         assert (more < less).all()
+
+
+# ------------------------------------------------------------------ equations, written out
+
+
+def test_z_plus_with_an_epsilon_is_its_equation_feature_by_feature():
+    """Two dense layers; every share is of its own sum of positive contributions plus epsilon, biases in no sum."""
+    model, epsilon = cases.isolated(nn.Sequential)(nn.Flatten(), *one_unit(3, 5, 2)), 0.1
+    first, second = model[1], model[2]
+    model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second)
+    draw = cases.generator(3)
+    with torch.no_grad():
+        for layer in (first, second):
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw, dtype=torch.float64))
+            layer.bias = nn.Parameter(0.3 * torch.randn(len(layer.weight), generator=draw, dtype=torch.float64))
+    x, target = torch.tensor([[0.7, -0.4, 0.2], [0.5, 0.9, -0.6]], dtype=torch.float64), torch.tensor([1, 0])
+    ours = attributions.lrp(model, x.view(2, 1, 1, 3), target, rule="z_plus", epsilon=epsilon).view(2, 3)
+    for pixels, y, shares in zip(x.tolist(), target.tolist(), ours.tolist(), strict=True):
+        v, b, w, c = first.weight.tolist(), first.bias.tolist(), second.weight.tolist(), second.bias.tolist()
+        before = [sum(v[j][i] * pixels[i] for i in range(3)) + b[j] for j in range(5)]
+        after = [max(h, 0.0) for h in before]
+        parts = [max(w[y][j] * after[j], 0.0) for j in range(5)]
+        logit = sum(w[y][j] * after[j] for j in range(5)) + c[y]
+        expected = [0.0] * 3
+        for j in range(5):
+            handed = parts[j] * logit / (sum(parts) + epsilon)
+            handed *= before[j] ** 2 / (before[j] ** 2 + epsilon**2)
+            own = [max(v[j][i] * pixels[i], 0.0) for i in range(3)]
+            for i in range(3):
+                expected[i] += own[i] * handed / (sum(own) + epsilon)
+        assert shares == pytest.approx(expected, rel=1e-10)
+        assert any(abs(part) > 0.01 for part in expected)
+
+
+@pytest.mark.parametrize("activation", [torch.tanh, F.relu])
+def test_epsilon_damps_every_input_of_an_activation_and_the_logit(activation):
+    model, epsilon = cases.mlp(cases.Called(activation)), 0.2
+    first = model[1](X.flatten(1))
+    second = model[3](activation(first))
+    logit = chosen(model)
+    slopes = model[5].weight[Y]
+    for h, layer in ((second, model[3]), (first, model[1])):
+        slopes = (slopes * activation(h) / h * h.abs() / (h.abs() + epsilon)) @ layer.weight
+    expected = X.flatten(1) * slopes * (logit.abs() / (logit.abs() + epsilon))[:, None]
+    assert torch.allclose(attributions.lrp(model, X, Y, epsilon=epsilon).flatten(1), expected, rtol=1e-10, atol=1e-13)
+
+
+def test_deep_lift_hands_a_pools_change_to_the_winner_that_explains_it():
+    """Pools of two pixels under distinct weights, before them a baseline whose winner is the other one."""
+    model = nn.Sequential(nn.MaxPool2d((1, 2)), nn.Flatten(), *one_unit(4, 1))
+    weight = torch.tensor([[2.0, -3.0, 5.0, 7.0]], dtype=torch.float64)
+    model[2].weight.data = weight
+    x = torch.tensor([[0.9, 0.1], [0.2, 0.4], [0.6, 0.6], [0.3, 0.8]], dtype=torch.float64).view(1, 1, 4, 2)
+    start = torch.tensor([[0.2, 0.5], [0.7, 0.1], [0.6, 0.2], [0.3, 0.1]], dtype=torch.float64).view(1, 1, 4, 2)
+    maps = attributions.deep_lift(model, x, torch.tensor([0]), baseline=start)
+    changes = [[2 * 0.4, 0], [-3 * (0.4 - 0.7), 0], [0, 0], [0, 7 * 0.5]]  # rose, fell, stayed, rose
+    assert torch.allclose(maps.view(4, 2), torch.tensor(changes, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_keywords_give_the_map_of_the_same_layers_called_in_order(name):
+    first, second = plain()[0], plain()[3]
+    bias, weight = torch.tensor([0.1, -0.2, 0.3, 0.05]).double(), second.weight[: cases.CLASSES]
+
+    def named(x):
+        h = F.conv2d(stride=1, padding=1, bias=bias, weight=first.weight, input=x)
+        h = F.max_pool2d(kernel_size=2, input=F.relu(input=h))
+        return F.linear(bias=bias, weight=weight, input=h.flatten(1))
+
+    def placed(x):
+        h = F.relu(F.conv2d(x, first.weight, bias, 1, 1))
+        return F.linear(F.max_pool2d(h, 2).flatten(1), weight, bias)
+
+    ours, theirs = (RULES[name](Between(call), X, Y) for call in (named, placed))
+    assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-14)
+    assert ours.any()
+
+
+def test_a_pixel_at_the_mean_of_a_standardised_network_has_no_part_under_z_plus():
+    """The shift hands on what the first layer gives a pixel; one that is 0 there contributed nothing."""
+    inner = cases.mlp(nn.ReLU())
+    x = X.clone()
+    x[:, 0, 1] = 0.5
+    maps = attributions.lrp(Between(lambda x: inner(x - 0.5)), x, Y, rule="z_plus")
+    assert not maps[:, 0, 1].any()
+    assert maps.any()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_map_has_a_finite_derivative_where_nothing_changed_or_nothing_fires(name):
+    """An image that is the baseline in one window, ties with it in another, under features that are dead."""
+    layers = [nn.MaxPool2d((1, 3)), nn.Flatten(), *one_unit(6, 4), nn.ReLU(), *one_unit(4, cases.CLASSES)]
+    model = cases.filled(nn.Sequential(*layers), 3)
+    with torch.no_grad():
+        model[2].weight[1] = -model[2].weight[1].abs()
+        model[4].weight[2] = -model[4].weight[2].abs()
+    x = X.clone()
+    x[:, 0, 0] = 0.1
+    x[:, 1, 1, :2] = 0.9
+    x.requires_grad_()
+    maps = RULES[name](model, x, Y)
+    (gradient,) = torch.autograd.grad(maps.square().sum(), x, allow_unused=True, materialize_grads=True)
+    assert torch.isfinite(maps).all()
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("network", [cases.mlp, cases.conv])
+def test_at_its_baseline_deep_lift_has_the_gradient_as_its_derivative(network):
+    model, direction = network(), torch.randn(X.shape, generator=cases.generator(4), dtype=torch.float64)
+    x = torch.full_like(X, 0.4).requires_grad_()
+    (slope,) = torch.autograd.grad(totals(attributions.deep_lift(model, x, Y, baseline=0.4)).sum(), x)
+    assert torch.allclose(slope, attributions.saliency(model, x.detach(), Y), rtol=1e-9, atol=1e-12)
+    rise = cases.slope(lambda at: totals(attributions.deep_lift(model, at, Y, baseline=0.4)), x.detach(), direction)
+    assert torch.allclose(rise, totals(slope * direction), rtol=1e-6, atol=1e-9)
