@@ -334,9 +334,10 @@ def test_rows_and_signs_make_up_the_hessian_of_each_examples_loss_the_smallest_f
 
 def test_rows_are_left_out_below_a_hundredth_of_the_rounding_and_a_constant_loss_has_none():
     logits = torch.ones(2, 4)
-    weights = torch.tensor([1.0, 1.05e-14, 0.95e-14, 0.0], dtype=torch.float64)
-    _, factor = factored.logit_factor(diagonal_loss(weights), logits, cases.labels(2))
-    assert [round(float(rows.abs().max()) ** 2 * 1e14, 3) for rows, _ in factor] == [1.05, 1e14]
+    for size in (1.0, 100.0):
+        weights = size * torch.tensor([1.0, 1.05e-14, 0.95e-14, 0.0], dtype=torch.float64)
+        _, factor = factored.logit_factor(diagonal_loss(weights), logits, cases.labels(2))
+        assert [float(rows.abs().max()) ** 2 / size for rows, _ in factor] == pytest.approx([1.05e-14, 1.0], rel=1e-6)
     # One example is enough.
     uneven = torch.tensor([[0.0, 1.0], [2.0, 0.0]], dtype=torch.float64)
     slope, factor = factored.logit_factor(diagonal_loss(uneven), logits[:, :2], cases.labels(2))
