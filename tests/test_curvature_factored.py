@@ -494,3 +494,15 @@ def test_the_length_of_a_convolutions_gradient_is_that_of_autograd(shape, asked)
         grads = torch.autograd.grad((layer(x[i : i + 1]) * delta[i]).sum(), parts)
         assert found[i].item() == pytest.approx(sum(g.square().sum().item() for g in grads), rel=1e-10)
     assert torch.allclose(meets.size.flatten(1), meets.patches.square().sum(1))
+
+
+@cases.isolated
+def test_a_chain_without_bends_has_no_remainder():
+    straight = [nn.Conv2d(2, 3, 2), nn.Identity(), nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, cases.CLASSES)]
+    for model in (cases.linear(), cases.filled(nn.Sequential(*straight), 0)):
+        links, x, y = walked(model)
+        slope, _ = factored.logit_factor(LOSS, links[-1].leaving, y)
+        remainder = factored.Remainder(links, slope, set(model.parameters()))
+        assert not remainder.random
+        assert remainder.exact().tolist() == [0.0] * len(x)
+        assert all(after == [] == here for _, _, after, here in remainder.layers)
