@@ -161,3 +161,10 @@ def test_the_length_of_the_gradient_is_of_the_readout_that_is_asked_for(readout)
 def test_what_is_no_hessian_in_the_pixels_is_refused(measure, unchecked):
     with pytest.raises(ValueError, match="hessian is a Tensor"):
         measure(torch.eye(2), generator=cases.generator())
+
+
+def test_a_jacobian_is_audited_by_first_derivatives_of_a_few_images():
+    model, x, seen = cases.conv(), cases.images(9), []
+    model.register_forward_hook(lambda module, args, out: seen.append((len(args[0]), torch.is_grad_enabled())))
+    curvature.input_jacobian(model, x)
+    assert seen[-5:] == [(4, True), (1, False), (4, False), (4, False), (9, True)]
