@@ -1,11 +1,13 @@
 """The audit of derivatives: what it asks a function, and what it lets pass, written out by hand."""
 
+import dataclasses
 import math
 
 import cases
 import pytest
 import torch
 from attrobust.curvature import derivatives
+from attrobust.curvature.chain import Link
 from attrobust.curvature.derivatives import FEW, Audit, Graph, spoken
 from torch import nn
 
@@ -336,3 +338,12 @@ def test_memory_that_ran_out_is_no_fault_of_the_model():
             raise RuntimeError(text)
     with pytest.raises(ValueError, match=r"model cannot be differentiated: .*else"), spoken():
         raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize(
+    "made", [Graph([], []), Audit("f", lambda p, n: p, [], 1), Link(nn.ReLU(), torch.ones(1, 1), torch.ones(1, 1))]
+)
+def test_what_was_recorded_of_a_pass_cannot_be_changed(made):
+    for field in dataclasses.fields(made):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, field.name, None)

@@ -130,6 +130,7 @@ def test_scipys_operator_takes_columns_rows_and_other_precisions():
     operator = hessian.to_scipy()
     assert operator.shape == (hessian.size, hessian.size)
     assert operator.dtype == np.float32
+    assert hessian.products == 0  # which none was spent on
     v = draw(1, hessian.size)
     expected = hessian.matvec(v.float())[0]
     for given in (v[0].numpy(), v.T.numpy(), np.asfortranarray(v.T.numpy())):
