@@ -40,10 +40,11 @@ def test_input_curvature_is_the_larger_end_with_its_own_error(steps, sign):
     assert found.products == steps
 
 
+@pytest.mark.parametrize("size", [1.0, 0.01])
 @pytest.mark.parametrize("steps", [1, 2, 4])
-def test_relative_curvature_is_the_root_of_lanczos_on_the_square_over_the_gradients_length(steps):
-    slope = 3 * draw(18, seed=1)
-    matrix, hessian = quadratic(VALUES, slope)
+def test_relative_curvature_is_the_root_of_lanczos_on_the_square_over_the_gradients_length(steps, size):
+    slope = 3 * size * draw(18, seed=1)
+    matrix, hessian = quadratic([size * v for v in VALUES], slope)
     unit = slope / slope.norm()
     turning = matrix @ (torch.eye(18, dtype=torch.float64) - torch.outer(unit, unit)) @ matrix
     start = normal(hessian.gradient.flatten(1), cases.generator())
