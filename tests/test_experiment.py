@@ -6,6 +6,7 @@ import itertools
 import pytest
 from attrobust import attacks, experiments
 from attrobust.experiments import Experiment, Measurement, experiment
+from attrobust.versions import as_before
 
 BASE = {"dataset": "digits", "step_size": 0.05, "batch_size": 16, "epochs": 2, "seed": 3}
 WANTED = {"penalty": "interpretation", "wanted": "gradient"}
@@ -158,3 +159,19 @@ def test_a_grid_takes_lists_and_what_stands_alone():
     assert experiments.grid(**BASE) == [one()]
     assert experiments.grid(**BASE | {"seed": []}) == []
     assert {f.name for f in dataclasses.fields(Experiment)} > {*BASE}
+
+
+def test_later_fields_stand_as_before_where_they_say_nothing():
+    later = {"penalty": "none", "strength": 0.0, "trainer": "sgd", "around": 0.0, "wanted": "none"}
+    later |= {"weight_decay": None, "teacher_trainer": "sgd", "teacher_around": 0.0}
+    assert {name: getattr(one(), name) for name in as_before(one())} == later
+    assert set(as_before(one(weight_decay=0.0))) == {*later} - {"weight_decay"}
+    told = one(**WANTED, strength=0.5, trainer="sam", around=0.5, teacher_trainer="sam", teacher_around=0.5)
+    assert set(as_before(told)) == {"weight_decay"}
+
+
+def test_neither_an_experiment_nor_a_measurement_is_changed_once_it_is_made():
+    assert len({one(), one(), one(seed=4)}) == len({Measurement(), Measurement(), Measurement(held=0.5)}) == 2
+    for made, name in ((one(), "seed"), (Measurement(), "held")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, name, 1)

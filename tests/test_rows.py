@@ -1,6 +1,8 @@
 """Rows of a grid: nothing is lost, doubled or mixed when networks meet their attacked similarities."""
 
+import dataclasses
 import itertools
+import math
 import subprocess
 import sys
 
@@ -127,3 +129,77 @@ def test_the_deciding_metric_stands_beside_its_noise_and_what_the_clean_map_is_l
     expected = {"value": 0.5, "noise": 0.95, "images": "0.4 0.6", "entropy": 0.1, "map_entropy": 0.9, "between": 0.3}
     assert found.loc["a", list(expected)].to_dict() == expected
     assert found.loc["b", ["value", "noise", "map_entropy"]].isna().all()  # not attacked, and not left out
+
+
+def test_networks_and_lines_that_are_told_apart_by_nothing_keep_their_order():
+    keys = [f"{i:02}" for i in range(60)]
+    runs = pd.DataFrame({"key": keys, "kind": [("x", "y", "z")[i * i % 3] for i in range(60)]}, index=range(5, 65))
+    lines = [{"key": keys[i * 7 % 60], "value": i} for i in range(600)]
+    found = Rows(runs, pd.DataFrame(lines, index=range(9, 609))).sorted("kind", ("y", "z", "x"))
+    order = sorted(runs.to_dict("records"), key=lambda run: "yzx".index(run["kind"]))
+    assert found.runs.to_dict("records") == order
+    place = {run["key"]: i for i, run in enumerate(order)}
+    assert found.attacked.to_dict("records") == sorted(lines, key=lambda line: place[line["key"]])
+    assert (list(found.runs.index), list(found.attacked.index)) == (list(range(60)), list(range(600)))
+
+
+def test_joined_grids_stand_one_after_the_other_and_are_counted_through():
+    both = join([rows("ab"), rows("cd")])
+    assert both.runs["key"].tolist() == ["a", "b", "gone", "c", "d", "gone"]
+    assert list(both.runs.index) == list(range(6))
+    assert list(both.attacked.index) == list(range(64))
+    pd.testing.assert_frame_equal(both.attacked[32:].reset_index(drop=True), rows("cd").attacked)
+
+
+def test_only_a_choice_of_which_nothing_is_left_is_refused():
+    found = rows()
+    empty = Rows(found.runs, found.attacked[:0])
+    assert empty.joined(map="nothing").empty
+    assert empty.wide(map="nothing", attack="worst")["key"].tolist() == ["a", "b", "gone"]
+    assert len(found.joined(map="rollout", attack="worst", metric="cosine", radius=4)) == 3
+    assert set(found.joined(key="a")["key"]) == {"a", "gone"}
+    with pytest.raises(ValueError, match=r"radius is 5; rows hold 4, 8$"):
+        found.joined(map="rollout", radius=5)
+    alone = rows(maps=("rollout",), attacks=("worst",), radii=(8,))
+    assert list(alone.wide()) == ["key", "step_size", "top_k", "cosine"]
+    assert alone.wide()["cosine"].tolist()[:2] == [1 / 7, 3 / 7]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        alone.runs = alone.attacked
+
+
+def test_judged_rows_are_those_that_are_looked_up_one_by_one():
+    maps, radii = (("saliency", "logit"), ("saliency", "log_probability"), ("rollout", "none")), (4.0, 8.0)
+    every = [(key, *told) for key in "abc" for told in maps]
+    number = itertools.count(1)
+    lines = []
+    for key, name, readout in every:
+        told = {"key": key, "readout": readout, "map": name, "n": 2}
+        for metric in ("between", "contrast", "entropy", "occlusion"):
+            lines.append(
+                told | {"attack": "clean", "metric": metric, "radius": 0.0, "value": next(number), "images": ""}
+            )
+        for radius, attack, metric in itertools.product(radii, ("noise", "worst"), ("top_k", "spearman")):
+            line = told | {"attack": attack, "metric": metric, "radius": radius, "value": next(number)}
+            lines.append(line | {"images": "1 2" if (attack, metric) == ("worst", "spearman") else ""})
+    without = [n for n in lines if not (n["key"] == "b" and n["attack"] == "noise")]
+    without = [n for n in without if not (n["key"] == "c" and n["attack"] == "clean")]
+    runs = pd.DataFrame({"key": [*"cab"], "contrast of weights": [1, 2, 3]})
+    found = Rows(runs, pd.DataFrame(without)).judged()
+    assert len(found) == 3 * len(maps) * len(radii)
+    assert list(dict.fromkeys(found["key"])) == [*"cab"]
+
+    def value(line, attack, metric, radius):
+        told = {"key": line["key"], "map": line["map"], "readout": line["readout"]}
+        told |= {"attack": attack, "metric": metric, "radius": radius}
+        (one,) = [n["value"] for n in lines if all(n[name] == v for name, v in told.items())]
+        return one
+
+    for line in found.to_dict("records"):
+        assert (line["attack"], line["metric"], line["images"]) == ("worst", "spearman", "1 2")
+        assert line["value"] == value(line, "worst", "spearman", line["radius"])
+        noise = math.nan if line["key"] == "b" else value(line, "noise", "spearman", line["radius"])
+        assert line["noise"] == pytest.approx(noise, nan_ok=True)
+        for column, metric in (("between", "between"), ("contrast", "contrast"), ("map_entropy", "entropy")):
+            like = math.nan if line["key"] == "c" else value(line, "clean", metric, 0.0)
+            assert line[column] == pytest.approx(like, nan_ok=True)
+    assert "entropy" not in found
