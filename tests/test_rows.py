@@ -161,6 +161,7 @@ def test_only_a_choice_of_which_nothing_is_left_is_refused():
     with pytest.raises(ValueError, match=r"radius is 5; rows hold 4, 8$"):
         found.joined(map="rollout", radius=5)
     alone = rows(maps=("rollout",), attacks=("worst",), radii=(8,))
+    assert alone.wide().columns.name is None
     assert list(alone.wide()) == ["key", "step_size", "top_k", "cosine"]
     assert alone.wide()["cosine"].tolist()[:2] == [1 / 7, 3 / 7]
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -203,3 +204,4 @@ def test_judged_rows_are_those_that_are_looked_up_one_by_one():
             like = math.nan if line["key"] == "c" else value(line, "clean", metric, 0.0)
             assert line[column] == pytest.approx(like, nan_ok=True)
     assert "entropy" not in found
+    assert found.columns.name is None

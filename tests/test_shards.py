@@ -280,3 +280,29 @@ def test_a_notebook_in_two_shards_and_merged_ends_like_in_one(tmp_path):
         one, other = (pd.read_csv(tree / home / f"{name}.csv") for tree in trees[2:])
         pd.testing.assert_frame_equal(one, other)
     assert n == len(rows(trees[3] / home))
+
+
+@pytest.mark.parametrize("sweep", ["0", "1f", "a3"])
+def test_arms_are_dealt_in_turn_from_a_place_that_the_sweeps_name_says(sweep):
+    arms = [*"abcdefghijkl", "a", "c"]
+    for of in range(1, 8):
+        for index in range(1, of + 1):
+            begins = ({"0": 0, "1f": 31, "a3": 163}[sweep] + index - 1) % of
+            assert shards.dealt(arms, Shard(index, of), sweep=sweep) == set("abcdefghijkl"[begins::of])
+
+
+def test_a_shard_is_named_by_two_numbers_of_which_the_first_is_no_larger(monkeypatch):
+    for text, told in (("", None), ("1/1", (1, 1)), ("8/8", (8, 8)), ("2/10", (2, 10))):
+        monkeypatch.setenv(shards.SHARD, text)
+        assert shards.asked() == told
+    for text in ("9/8", "0/8", "8", "1/0", "a/b", "1/2/3"):
+        monkeypatch.setenv(shards.SHARD, text)
+        with pytest.raises(ValueError, match=r"shard is '.*'; it must be i/n, such as 2/8"):
+            shards.asked()
+
+
+def test_only_an_error_about_rows_elsewhere_waits_for_them():
+    there = f"unsupported: {shards.__name__}.Elsewhere"
+    said = {("ElsewhereError", "any"): True, ("ElsewhereError", there): True, ("TypeError", there): True,
+            ("TypeError", "Elsewhere"): False, ("ValueError", there): False, ("ValueError", "any"): False}  # fmt: skip
+    assert {told: shards.waits(*told) for told in said} == said

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import re
@@ -5,6 +6,7 @@ import struct
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrobust
 import cases
@@ -12,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from attrobust import paths
+from attrobust import claims, paths
 from attrobust.experiments import store
+from attrobust.experiments.leases import leased
 from attrobust.experiments.store import EvidenceError, Store
 from attrobust.rows import ATTACKED, Rows
 from hypothesis import given
@@ -508,3 +511,145 @@ def test_arrays_survive_their_file_and_nothing_pickled_is_read(folder):
     path.write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"worst-k.npz is damaged .*delete it"):
         s.arrays("worst", "k")
+
+
+def test_a_stored_row_is_empty_as_it_begins_shares_nothing_and_is_not_changed():
+    one, other = store.Stored(), store.Stored()
+    assert (one.run, one.attacked, one.place, one.fault) == ({}, [], "", "")
+    assert one.run is not other.run
+    assert one.attacked is not other.attacked
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.fault = "a fault"
+
+
+def test_claims_of_another_profile_are_read_where_they_are_committed(folder):
+    blank = Store("01_x").committed_claims()
+    assert list(blank) == [*claims.COLUMNS]
+    assert blank.empty
+    write = {"claims_full.csv": "full", "claims.csv": "cpu", "claims_gpu.csv": "gpu"}
+    for file, value in write.items():
+        store.write_csv(paths.figures / "01_x" / file, pd.DataFrame({"claim": [value]}))
+    assert Store("01_x").committed_claims()["claim"].tolist() == ["full"]
+    for profile in ("cpu", "full", "gpu"):
+        assert Store("01_x", shares=["02_y"]).committed_claims(profile)["claim"].tolist() == [profile]
+    assert Store("02_y", shares=["01_x"]).committed_claims().empty
+    assert list(Store("01_x", committed=False).committed_claims()) == [*claims.COLUMNS]
+
+
+def test_what_failed_is_told_by_its_last_line_until_it_is_done(folder):
+    s = Store("01_x")
+    for key, done in (
+        ("a", lambda: s.put("a", {}, [], {})), ("t-b", lambda: s.put_table("t", "b", rows(["a"]))),
+        ("c", lambda: s.save_weights("c", cases.linear())),
+    ):  # fmt: skip
+        s.fail(key, "what it was", "Traceback\n  a line\nOSError: no space left\n")
+        assert s.failure(key).read_text() == "Traceback\n  a line\nOSError: no space left\n"
+        said = (s.out / "progress.log").read_text().splitlines()[-1]
+        assert said == f"!!! FAILED: what it was: OSError: no space left (all of it in {s.out}/failed/{key}.txt)"
+        done()
+        assert not s.failure(key).exists()
+        done()  # and nothing is amiss where there was no failure
+
+
+def test_blank_images_of_committed_lines_are_no_numbers(folder):
+    home = paths.figures / "01_x"
+    store.write_csv(home / "runs.csv", rows(["a"]))
+    for images, read in ((["", ""], ["", ""]), (["0.1 0.2", ""], ["0.1 0.2", ""])):
+        store.write_csv(home / "attacked.csv", lines(["a", "a"]).assign(images=images))
+        assert [line["images"] for line in Store("01_x").committed_rows(["a"])["a"].attacked] == read
+    store.write_csv(home / "attacked.csv", lines(["a", "a"]).drop(columns="images"))
+    assert "images" not in Store("01_x").committed_rows(["a"])["a"].attacked[0]
+
+
+def test_the_files_of_a_network_and_of_a_table_are_looked_for_in_order(folder):
+    s = Store("02_y", out=folder / "02_y", shares=["01_x"])
+    beside, home, other = folder / "01_x", paths.figures / "02_y", paths.figures / "01_x"
+    last_first = [folder / part for part in ("weights", "networks") for folder in (other, home, beside, s.out)]
+    for place in last_first:
+        path = place / "k.safetensors"
+        store.write_bytes(path, b"")
+        assert s.network_file("k") == path
+    store.write_bytes(other / "tables" / "t-k.csv", b"")
+    assert s.table_file("t", "k") is None
+    for place in (home / "tables_full", home / "tables", s.out / "tables"):
+        for suffix in (".csv", ".npz"):
+            store.write_bytes(place / f"t-k{suffix}", b"")
+            assert s.table_file("t", "k", suffix=suffix) == place / f"t-k{suffix}"
+        assert s.table_file("t", "k") == place / "t-k.csv"
+
+
+def test_a_shared_network_is_neither_trained_nor_reused(folder):
+    s = Store("02_y", out=folder / "02_y", shares=["01_x"])
+    found = {}
+    for key, place in (("own", s.out), ("shared", folder / "01_x"), ("committed", paths.figures / "02_y")):
+        path = place / "networks" / f"{key}.safetensors"
+        store.write_bytes(path, b"weights")
+        s.keep_network(key, path)
+        found[key] = (key in s.trained, key in s.reused)
+    assert found == {"own": (True, False), "shared": (False, False), "committed": (False, True)}
+    assert [file.name for file in (s.out / "networks").iterdir()] == ["own.safetensors"]
+
+
+def test_a_folder_is_tried_before_it_is_taken(folder, monkeypatch):
+    tried, usual = [], tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: tried.append(dir) or usual(dir=dir))
+    assert store.place_for(folder / "deep" / "er") == folder / "deep" / "er"
+    assert store.place_for(folder / "deep" / "er").is_dir()
+    assert tried == [folder / "deep" / "er"] * 2
+
+    def full(dir):
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(ValueError, match=r"it must be a folder that can be made and written to \(no space left\)"):
+        store.place_for(folder / "deep")
+
+
+@pytest.mark.parametrize("place", ["", "lib", "tests/deep", ".git", ".github"])
+def test_the_checkout_itself_and_its_sources_take_no_evidence(folder, monkeypatch, place):
+    monkeypatch.setattr(paths, "root", folder / "checkout")
+    with pytest.raises(ValueError, match="holds committed files, choose another folder"):
+        store.place_for(folder / "checkout" / place)
+    assert store.place_for(folder / "checkout" / "build").is_dir()
+    assert store.place_for(folder / "checkouts").is_dir()
+
+
+def test_a_processor_is_told_by_its_whole_name_or_by_what_the_system_says(monkeypatch):
+    def told(text, system=""):
+        def read(self):
+            if text is None:
+                raise OSError("no such file")
+            return text
+
+        monkeypatch.setattr(Path, "read_text", read)
+        monkeypatch.setattr(store.platform, "processor", lambda: system)
+        return store._processor.__wrapped__()
+
+    lines = "processor\t: 0\nmodel name\t: Maker: Kind 5 @ 2 GHz \nmodel name\t: another\n"
+    assert told(lines) == "Maker: Kind 5 @ 2 GHz"
+    assert [told("processor: 0", "arm"), told(None, "arm"), told(None), told("", "")] == [
+        "arm",
+        "arm",
+        *["unknown"] * 2,
+    ]
+
+
+def test_a_commit_is_a_text(folder, monkeypatch):
+    seen = []
+
+    def ran(words, **how):
+        seen.append((words[:2], how))
+        return SimpleNamespace(stdout=" 12ab \n" if "rev-parse" in words else "\n")
+
+    monkeypatch.setattr(store.subprocess, "run", ran)
+    assert store._commit.__wrapped__() == ("12ab", False)
+    how = {"cwd": paths.root, "capture_output": True, "text": True, "check": True}
+    assert seen == [(["git", "rev-parse"], how), (["git", "status"], how)]
+
+
+def test_a_store_whose_runs_somebody_is_at_keeps_its_log(folder):
+    s = Store("01_x")
+    s.report("one")
+    with leased(s.leases, ["a"], wait=False):
+        Store("01_x")
+        assert (s.out / "progress.log").read_text() == "one\n"
