@@ -205,3 +205,21 @@ def test_judged_rows_are_those_that_are_looked_up_one_by_one():
             assert line[column] == pytest.approx(like, nan_ok=True)
     assert "entropy" not in found
     assert found.columns.name is None
+
+
+def test_networks_whose_columns_are_called_as_those_of_lines_lose_no_line():
+    found = rows()
+    runs = found.runs.assign(n=9, cosine=0.5, noise=0.25, between=0.75)
+    twice = Rows(runs, found.attacked)
+    assert len(twice.joined()) == len(found.joined())
+    assert twice.joined(map="rollout", key="a")["n_y"].dropna().tolist() == [3] * 8
+    wide = twice.wide(map="rollout", attack="worst", radius=8)
+    own = found.wide(map="rollout", attack="worst", radius=8)
+    assert (wide["cosine_x"] == 0.5).all()
+    assert wide["cosine_y"].tolist()[:2] == own["cosine"].tolist()[:2]
+    line = {"key": "a", "readout": "logit", "map": "saliency", "n": 3, "images": ""}
+    told = [("clean", "between", 0.0, 0.1), ("noise", "spearman", 8.0, 0.2), ("worst", "spearman", 8.0, 0.3)]
+    lines = [line | dict(zip(("attack", "metric", "radius", "value"), words, strict=True)) for words in told]
+    judged = Rows(runs[:1].drop(columns="n"), pd.DataFrame(lines)).judged().iloc[0]
+    names = ["value", "noise_x", "noise_y", "between_x", "between_y"]
+    assert judged[names].tolist() == [0.3, 0.25, 0.2, 0.75, 0.1]

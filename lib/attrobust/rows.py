@@ -57,7 +57,7 @@ class Rows:
         quiet = lines[(lines["attack"] == "noise") & (lines["metric"] == DECIDING["metric"])]
         quiet = quiet[[*names, "radius", "value"]].rename(columns={"value": "noise"})
         worst = self.joined(**DECIDING).merge(quiet, on=[*names, "radius"], how="left")
-        return worst.merge(like.rename_axis(columns=None), on=names, how="left")
+        return worst.merge(like, on=names, how="left")
 
     def wide(self, **where: object) -> pd.DataFrame:
         """One row per network with a column for each metric of one map, attack and radius."""
@@ -67,7 +67,7 @@ class Rows:
                 found = ", ".join(map(str, kept[name].unique()))
                 raise ValueError(f"rows of several values of {name} are left ({found}); choose one by {name}=...")
         columns = kept.pivot(index="key", columns="metric", values="value")
-        columns = columns[list(dict.fromkeys(kept["metric"]))].rename_axis(columns=None).reset_index()
+        columns = columns[list(dict.fromkeys(kept["metric"]))].reset_index()
         return self.runs.merge(columns, on="key", how="left")
 
     def sorted(self, column: str, order: Sequence[object]) -> "Rows":
