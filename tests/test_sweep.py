@@ -152,3 +152,96 @@ def test_untrained_weights_of_another_shape_name_their_file(tmp_path):
     found = sweep._loaded(e, store.network_file("k"), "cpu")
     assert not found.training
     assert all(torch.equal(p, q) for p, q in zip(found.parameters(), own.parameters(), strict=True))
+
+
+def test_teachers_of_whom_something_is_learnt_are_trained_first_and_each_once(tmp_path, monkeypatch):
+    asked, store = [], Store("x", out=tmp_path)
+
+    def in_workers(function, tasks, *, jobs, failed):
+        asked.append((function, tasks, jobs, failed))
+        return [None for _ in tasks]
+
+    monkeypatch.setattr(sweep, "in_workers", in_workers)
+    monkeypatch.setattr(sweep, "_shared", lambda *_, **__: [])
+    taught = {"penalty": "interpretation", "wanted": "gradient"}
+    runs = grid(**taught, strength=[0.5, 0.25, 0.0], seed=[0, 1]) + grid(seed=[0, 1])
+    there, absent = (next(e.teacher for e in runs if e.seed == seed) for seed in (0, 1))
+    store.save_weights(keys.network(there), cases.linear())
+    experiments.run(runs, SMALL, store=store, jobs=3)
+    ((function, tasks, jobs, failed),) = asked
+    assert (function, tasks, jobs) == (sweep._prepared, [(absent, store, "cpu")], 3)
+    assert "teachers: 1/1 trained" in (store.out / "progress.log").read_text()
+    failed(sweep.Failure(0, OSError(), "Traceback\nOSError: no space left"))
+    assert store.failure(keys.network(absent)).is_file()
+    said = (store.out / "progress.log").read_text().splitlines()[-1]
+    assert said.startswith("!!! FAILED: teacher: digits plateau step 0.05 batch 8 seed 1000001: OSError")
+
+
+def test_a_shard_counts_what_is_its_own_and_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv(shards.SHARD, "2/3")
+    runs = grid(step_size=[0.1 * i for i in range(1, 10)])
+    names = {e: keys.key(e, SMALL) for e in runs}
+    arms = [group[0] for group in sweep._groups(runs, "cpu")]
+    mine = arms[(int(names[runs[0]], 16) + 1) % 3 :: 3]
+    there = {names[next(e for e in arms if e not in mine)]: sweep.Stored()}
+    tasks = []
+
+    def shared(function, given, **_):
+        tasks.extend(given)
+        return [["one"], ["two"], ["three"]]
+
+    monkeypatch.setattr(sweep, "_believed", lambda store, keys, measurement: dict(there))
+    monkeypatch.setattr(sweep, "_shared", shared)
+    lines, store = [], Store("x", out=tmp_path)
+    experiments.run(runs, SMALL, store=store, jobs=0, show=lines.append)
+    assert sorted(task[0][0].step_size for task in tasks) == sorted(e.step_size for e in mine)
+    assert [line.split(",")[0] for line in lines] == ["2/4 runs", "3/4 runs", "4/4 runs"]
+    assert (store.out / "progress.log").read_text().splitlines()[-1] == "8 of 9 runs are with other shards"
+    monkeypatch.delenv(shards.SHARD)
+    assert sweep._share(runs, names, "cpu") == {*runs}
+    assert sweep._share([], {}, "cpu") == set()
+
+
+def one_row(n):
+    return pd.DataFrame({"n": [n]})
+
+
+def test_tables_are_dealt_by_the_first_of_their_names_and_counted_through(tmp_path, monkeypatch):
+    store, tasks, plain, asked = Store("x", out=tmp_path), [(3,), (1,), (2,)], shards.dealt, []
+    found = experiments.tables(store, "t", one_row, tasks, version=1, jobs=1)
+    assert (found["n"].tolist(), list(found.index)) == ([3, 1, 2], [0, 1, 2])
+
+    def dealt(arms, part, *, sweep):
+        asked.append((list(arms), part, sweep))
+        return plain(arms, part, sweep=sweep)
+
+    monkeypatch.setattr(shards, "dealt", dealt)
+    monkeypatch.setenv(shards.SHARD, "1/2")
+    experiments.tables(store, "t", one_row, tasks, version=1, jobs=1)
+    names = [keys.table("t", one_row, task, version=1, device="cpu") for task in tasks]
+    assert asked == [(names, (1, 2), names[0])]
+    assert experiments.tables(store, "t", one_row, [], version=1).empty
+
+
+def test_a_network_is_found_by_what_trains_it_where_it_is_trained(tmp_path, monkeypatch):
+    asked, (e,) = [], grid()
+    own = experiments.build(e)
+
+    def train(group, device, *, network):
+        asked.append((group, device, network.func, network.keywords))
+        return [own for _ in group], [training.Fit(steps=7)]
+
+    monkeypatch.setattr(sweep, "train", train)
+    store = Store("x", out=tmp_path)
+    assert sweep._network(e, store, "cpu") is own
+    again = sweep._network(e, store, "cpu")
+    assert asked == [([e], "cpu", sweep._network, {"store": store, "device": "cpu"})]
+    assert all(torch.equal(p, q) for p, q in zip(again.parameters(), own.parameters(), strict=True))
+    assert sweep._fitted(e, store, "cpu")[1].steps == 7
+    monkeypatch.setattr(sweep, "measure", lambda *_: ({"comparable": True, "reason": ""}, pd.DataFrame()))
+    sweep._stored([other := grid(seed=1)[0]], {other: "k"}, SMALL, store, "cpu")
+    assert asked[1:] == [([other], "cpu", sweep._network, {"store": store, "device": "cpu"})]
+    wanted = []
+    monkeypatch.setattr(sweep, "_network", lambda *given, **how: wanted.append((given, how)) or own)
+    assert sweep._on_processor(e, there := Store("x", out=tmp_path, device="cuda")) is own
+    assert wanted == [((e,), {"store": there, "device": "cuda"})]
