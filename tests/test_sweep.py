@@ -164,7 +164,8 @@ def test_teachers_of_whom_something_is_learnt_are_trained_first_and_each_once(tm
     monkeypatch.setattr(sweep, "in_workers", in_workers)
     monkeypatch.setattr(sweep, "_shared", lambda *_, **__: [])
     taught = {"penalty": "interpretation", "wanted": "gradient"}
-    runs = grid(**taught, strength=[0.5, 0.25, 0.0], seed=[0, 1]) + grid(seed=[0, 1])
+    runs = grid(**taught, strength=[0.5, 0.25, 0.0], seed=[0, 1])
+    runs += grid(**taught, seed=2) + grid(seed=[0, 1]) + grid(penalty="ssr", strength=0.5)
     there, absent = (next(e.teacher for e in runs if e.seed == seed) for seed in (0, 1))
     store.save_weights(keys.network(there), cases.linear())
     experiments.run(runs, SMALL, store=store, jobs=3)
@@ -197,6 +198,9 @@ def test_a_shard_counts_what_is_its_own_and_what_is_there(tmp_path, monkeypatch)
     assert sorted(task[0][0].step_size for task in tasks) == sorted(e.step_size for e in mine)
     assert [line.split(",")[0] for line in lines] == ["2/4 runs", "3/4 runs", "4/4 runs"]
     assert (store.out / "progress.log").read_text().splitlines()[-1] == "8 of 9 runs are with other shards"
+    for number in range(3):
+        told = dict.fromkeys(runs, "1") | {runs[0]: str(number)}
+        assert sweep._share(runs, told, "cpu") == {*arms[(number + 1) % 3 :: 3]}
     monkeypatch.delenv(shards.SHARD)
     assert sweep._share(runs, names, "cpu") == {*runs}
     assert sweep._share([], {}, "cpu") == set()
