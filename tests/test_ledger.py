@@ -107,3 +107,83 @@ def test_both_halves_together_are_the_effect_of_all_seeds():
     found = lines.merge(ledger.later_seeds(lines), on=["claim", "arm", "by"], validate="one_to_one")
     whole = (5 * found["early"] + found["later"] * found["late"]) / (5 + found["later"])
     assert np.allclose(whole, found["effect"], atol=2e-6)  # files hold six digits
+
+
+def test_words_speak_for_the_claims_that_are_made_of_them():
+    words = ["up", "leans up", "down", "leans down", "holds", "violated", "reached", "leans reached", "not reached",
+             "leans not reached", "no gain", "unclear (control)", "leans not reached (censored)"]  # fmt: skip
+    gains, falls = {"up", "leans up"}, {"down", "leans down"}
+    sides = dict.fromkeys(ledger.CLAIMS, (gains, falls)) | {
+        "C1": (falls, gains),
+        "C5": ({"holds"}, {"violated"}),
+        "C6": ({"not reached", "leans not reached", "leans not reached (censored)"}, {"reached"}),
+    }
+    for name, (pro, contra) in sides.items():
+        for word in words:
+            found = ledger.tally(name, pd.DataFrame({"word": [word]}))
+            assert (found["for"], found["against"]) == (word in pro, word in contra), (name, word)
+            assert found["open"] == 1 - found["for"] - found["against"]
+
+
+def test_lines_of_a_claim_are_its_family_or_those_that_match_its_pattern_and_empty_columns_are_left_out(tmp_path: Path):
+    lines = pd.DataFrame(
+        [("C2", "a", "up", 0.1, np.nan), ("C2", "b", "no pair", np.nan, np.nan), ("C3", "a", "up", 0.2, 1.0)],
+        columns=["claim", "arm", "word", "p_holm", "extra"],
+    )
+    (tmp_path / "nb").mkdir()
+
+    def kept(table, part, cells=""):
+        table.to_csv(tmp_path / "nb" / "claims.csv", index=False)
+        return ledger._lines(tmp_path, "nb", part, cells)
+
+    family = kept(lines[::-1], "C2")
+    assert (family["arm"].tolist(), family.index.tolist()) == (["a"], [0])
+    assert [*family] == ["claim", "arm", "word", "p_holm"]
+    assert kept(lines, "C2", "^b$")["arm"].tolist() == ["b"]
+    for theory in (lines.assign(p_holm=np.nan), lines.drop(columns="p_holm")):
+        assert kept(theory, "C2")["arm"].tolist() == ["a", "b"]
+    assert not len(kept(lines, "C9"))
+
+
+def test_what_is_measured_of_a_claim_that_is_judged_by_words_is_its_family_with_effects(tmp_path: Path):
+    folder = tmp_path / ledger.CLAIMS["C6"].notebook
+    folder.mkdir()
+    lines = pd.DataFrame(
+        [
+            ("C6 reach", "wide", "not reached", np.nan, np.nan),
+            ("C6 reach", "narrow", "reached", np.nan, np.nan),
+            ("C6", "one", "up", 0.3, 0.01),
+            ("C6", "two", "no pair", np.nan, 1.0),
+            ("C6", "outside", "up", 0.4, np.nan),
+        ],
+        columns=["claim", "arm", "word", "effect", "p_holm"],
+    )
+    lines.to_csv(folder / "claims.csv", index=False)
+    assert ledger.headline(tmp_path, "C6")["arm"].tolist() == ["wide"]
+    assert ledger.measured(tmp_path, "C6")["arm"].tolist() == ["one"]
+    lines.drop(columns="effect").to_csv(folder / "claims.csv", index=False)
+    assert len(ledger.measured(tmp_path, "C6")) == 0
+    lines.assign(effect=[0.5, 0.1, 0.3, 0.2, 0.4]).to_csv(folder / "claims.csv", index=False)
+    assert ledger.measured(tmp_path, "C6")["arm"].tolist() == ["wide"]
+
+
+def test_lines_of_more_seeds_follow_those_that_stay_and_are_counted_through(tmp_path: Path):
+    own = pd.DataFrame({"claim": "C9", "arm": ["a", "b", "c"], "by": "x", "seeds": 5, "effect": [1, 2, 3]})
+    (tmp_path / "10").mkdir()
+    own.to_csv(tmp_path / "10" / "claims.csv", index=False)
+    own[:2].assign(seeds=[9, 5], effect=7).to_csv(tmp_path / "10" / "claims_full.csv", index=False)
+    found = ledger.read(tmp_path, "10")
+    assert found[["arm", "seeds", "effect"]].to_numpy().tolist() == [["b", 5, 2], ["c", 5, 3], ["a", 9, 7]]
+    assert found.index.tolist() == [0, 1, 2]
+    own[:2].assign(arm=["d", "e"], seeds=9).to_csv(tmp_path / "10" / "claims_full.csv", index=False)
+    assert ledger.read(tmp_path, "10")["effect"].tolist() == [1, 2, 3]
+
+
+def test_lines_without_the_effects_of_enough_seeds_have_no_later_ones():
+    names = {"claim": "C2", "by": "step_size"}
+    lines = [names | {"arm": "z", "per_seed": "1 2 3 4"}, names | {"arm": "few", "per_seed": "1 2 3"}]
+    lines += [names | {"arm": "gap", "per_seed": "1 2 nan 4"}, names | {"arm": "a", "per_seed": "3 1 0 0 6"}]
+    found = ledger.later_seeds(pd.DataFrame(lines), first=2)
+    assert found[["arm", "early", "late", "later"]].to_numpy().tolist() == [["z", 1.5, 3.5, 2], ["a", 2, 2, 3]]
+    assert not len(ledger.later_seeds(pd.DataFrame(lines).drop(columns="per_seed"), first=2))
+    assert [*ledger.later_seeds(pd.DataFrame(lines)[:0])] == [*found]
