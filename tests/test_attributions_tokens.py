@@ -317,3 +317,72 @@ def test_the_derivative_of_a_map_on_a_found_grid_agrees_with_finite_differences(
     at = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(score(at), at)
     assert (gradient * direction).sum().item() == pytest.approx(cases.slope(score, x, direction).item(), rel=1e-6)
+
+
+class Told(nn.Module):
+    """A transformer whose `attend` tells of its matrices what a function makes of them."""
+
+    def __init__(self, tell, **options):
+        super().__init__()
+        self.inner, self.tell = arranged(**options), tell
+
+    def forward(self, x):
+        return self.inner(x)
+
+    def attend(self, x):
+        logits, maps = self.inner.attend(x)
+        return logits, self.tell(maps)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_model_that_returns_other_matrices_than_it_computes_in_its_first_or_last_block_is_refused(place):
+    def tell(maps):
+        return [2 * m.detach() if at == place else m for at, m in enumerate(maps)]
+
+    with pytest.raises(ValueError, match="model is Told, whose `attend` returns other matrices than those it computes"):
+        attributions.rollout(Told(tell), *pictures((2, 4, 6)))
+    x, y = pictures((2, 4, 6))
+    expected = attributions.rollout(arranged(), x, y)
+    assert torch.equal(attributions.rollout(Told(lambda maps: maps), x, y), expected)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [],
+        [(3, 2, 7)],
+        [(3, 7, 7)],
+        [(3, 1, 2, 7, 7)],
+        [(2, 2, 7, 7)],
+        [(3, 2, 7, 6)],
+        [(3, 2, 6, 7)],
+        [(3, 2, 7, 7), (3, 2, 6, 6)],
+        [(3, 2, 7, 7), (2, 2, 7, 7)],
+        [(3, 2, 7, 7), (3, 7, 7)],
+    ],
+)
+def test_matrices_of_any_other_shape_are_refused(unchecked, shapes):
+    model, x = arranged(), pictures((2, 4, 6), n=3)[0]
+    with pytest.raises(ValueError, match=r"model is Arranged, whose attention has shapes .* for 3 images"):
+        tokens.layout(model, x, [torch.ones(shape).double() for shape in shapes])
+    with pytest.raises(ValueError, match=r"whose attention has shapes \['NoneType'\] for 3 images"):
+        tokens.layout(model, x, [None])
+
+
+def test_blocks_may_have_different_numbers_of_heads():
+    model, (x, y) = arranged(behind=2), pictures((2, 4, 6))
+    with torch.random.fork_rng(devices=[]):
+        model.layers[0] = cases.filled(attention.Attention(6, 3, kernel=attention.kernel("softmax")), 5)
+    maps = model.attend(x)[1]
+    assert [m.shape[1] for m in maps] == [3, 2]
+    expected = maps[-1].mean(1)[:, 0, 1:7].view(2, 1, 2, 3)
+    assert torch.equal(attributions.raw_attention(model, x, y), expected)
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_class_token_that_is_read_through_one_of_two_heads_is_found(silent):
+    model, (x, y) = arranged(extra=2, cls=1), pictures((2, 4, 6))
+    with torch.no_grad():
+        model.layers[-1].projection.weight[:, 3 * silent : 3 * silent + 3] = 0
+    expected = model.attend(x)[1][-1].mean(1)[:, 1, 2:].view(2, 1, 2, 3)
+    assert torch.equal(attributions.raw_attention(model, x, y), expected)
