@@ -95,3 +95,4 @@ def test_what_is_beyond_is_told_without_columns_that_say_nothing():
     lacks = claims.beyond(stored, own[1:])
     assert lacks["arm"].tolist() == ["z", "a"]
     assert lacks.index.tolist() == [0, 1]
+    assert len(claims.beyond(stored[:0], own)) == 0
