@@ -195,3 +195,11 @@ def test_flatness_is_of_the_first_weights_at_any_depth_or_of_the_network_itself(
     block = curvature.gauss_newton_trace(matrix, block="1.").value
     assert block < curvature.gauss_newton_trace(matrix, block="1").value
     assert curvature.invariant_flatness(matrix).value == pytest.approx(top**2 * block, rel=1e-10)
+
+
+def test_a_block_that_no_output_uses_has_no_trace():
+    net = cases.isolated(nn.Linear)(2, 2).double()
+    net.beside = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    matrix = curvature.GaussNewton(net, torch.ones(4, 2, dtype=torch.float64))
+    assert curvature.gauss_newton_trace(matrix, block="beside").value == 0
+    assert curvature.gauss_newton_trace(matrix, block="weight").value > 0

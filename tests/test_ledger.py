@@ -175,8 +175,9 @@ def test_lines_of_more_seeds_follow_those_that_stay_and_are_counted_through(tmp_
     found = ledger.read(tmp_path, "10")
     assert found[["arm", "seeds", "effect"]].to_numpy().tolist() == [["b", 5, 2], ["c", 5, 3], ["a", 9, 7]]
     assert found.index.tolist() == [0, 1, 2]
-    own[:2].assign(arm=["d", "e"], seeds=9).to_csv(tmp_path / "10" / "claims_full.csv", index=False)
-    assert ledger.read(tmp_path, "10")["effect"].tolist() == [1, 2, 3]
+    for more in (own[:2].assign(arm=["d", "e"], seeds=9), own[:1], own[:0]):
+        more.to_csv(tmp_path / "10" / "claims_full.csv", index=False)
+        assert ledger.read(tmp_path, "10")["effect"].tolist() == [1, 2, 3]
 
 
 def test_lines_without_the_effects_of_enough_seeds_have_no_later_ones():

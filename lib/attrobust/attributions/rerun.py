@@ -151,6 +151,8 @@ def affine_gradient(model: Network, x: Inputs, target: Labels, rules: Rules, **h
 
     with _Intercept(answer, {call.name for call in calls}):
         there = model(at).gather(1, target[:, None])
+    if pairs:
+        raise Bent
     return torch.autograd.grad(there.sum(), at, create_graph=True)[0], logits.gather(1, target[:, None])[:, 0]
 
 
