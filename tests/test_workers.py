@@ -39,8 +39,9 @@ def leave():
     raise SystemExit("gone")
 
 
-@pytest.mark.parametrize(("parent", "admitted"), [(os.getpid(), False), (0, True), (os.getppid(), True)])
+@pytest.mark.parametrize(("parent", "admitted"), [(os.getpid, False), (lambda: 0, True), (os.getppid, True)])
 def test_who_asked_is_no_worker_and_any_other_process_is(monkeypatch, parent, admitted):
+    parent = parent()
     monkeypatch.setattr(devices, "_workers", set())
     own = workers._alone(parent, 0, divided, (1, 0)).error
     assert devices._workers == ({os.getpid()} if admitted else set())
