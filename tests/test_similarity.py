@@ -319,3 +319,9 @@ def test_a_center_needs_rows_and_columns_and_chance_two_pixels(unchecked):
         similarity.center_shift(signed, signed)
     with pytest.raises(ValueError, match="its maps must have two pixels or more"):
         similarity.topk_above_chance(torch.ones(3, 1, 1), torch.ones(3, 1, 1), k=1)
+
+
+def test_a_zero_with_a_sign_is_as_small_as_one_without():
+    values = torch.tensor([[[0.0, -0.0], [1.0, 0.0]], [[-0.0, -0.0], [-0.0, 2.0]]])
+    for dtype in (torch.float32, torch.float64):
+        assert similarity.ranks(values.to(dtype)).tolist() == [[2.0, 2.0, 4.0, 2.0], [2.0, 2.0, 2.0, 4.0]]
