@@ -9,7 +9,9 @@ import torch
 from attrobust import attacks
 from attrobust.attacks import MEASURES
 from attrobust.attacks.judge import Judge
+from attrobust.balls import Ball
 from scipy import stats
+from torch import nn
 
 ALIKE = ("top_k", "top_k_share", "spearman", "cosine", "pearson")
 
@@ -164,3 +166,29 @@ def test_every_measure_is_its_definition():
             moved["center_shift"] = np.linalg.norm(at_q - at_p)
         for name, value in (alike | moved).items():
             assert float(found[name][i]) == pytest.approx(value, abs=1e-9), (i, name)
+
+
+def test_a_map_that_is_not_finite_has_no_measure_and_the_others_have_theirs():
+    draw = cases.generator()
+    clean, there = (torch.rand(4, 1, 3, 3, generator=draw, dtype=torch.float64) for _ in range(2))
+    expected = attacks.measure(clean, there, k=3)
+    clean[1, 0, 1, 1], there[2, 0, 0, 0] = torch.nan, torch.inf
+    for name, values in attacks.measure(clean, there, k=3).items():
+        assert values[[1, 2]].isnan().all()
+        assert torch.equal(values[[0, 3]], expected[name][[0, 3]])
+
+
+def test_an_iterate_whose_logits_are_not_numbers_has_lost_its_prediction():
+    class Broken(nn.Module):
+        """The first class wins by far, but no logit is a number away from the middle."""
+
+        def forward(self, x):
+            h = x.flatten(1)
+            z = torch.stack([h[:, 0] + 1, h[:, 1], h[:, 2]], 1)
+            return torch.where(((h[:, 0] - 0.5).abs() > 0.05)[:, None], z * torch.nan, z)
+
+    x, effort = torch.full((1, 1, 2, 2), 0.5), attacks.Effort(steps=0, draws=5, walk=0)
+    how = {"k": 1, "effort": effort, "generator": cases.generator()}
+    found = attacks.auto(lambda model, x, target: x.square(), Broken(), x, Ball("linf", 0.1), **how)
+    assert found.fallback == 1
+    assert found.table["displacement"].isna().all()

@@ -432,3 +432,14 @@ def test_every_twentieth_try_goes_down_the_slope_and_the_others_are_windows_draw
             assert torch.equal(given[3], draws[:, turn, 0])
     progress = [given[1] for name, given in told if name == "_side"]
     assert progress == pytest.approx([turn / 63 for turn in range(1, 63) if turn % 20])
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_two_infinite_logits_are_refused_and_not_called_robust(name):
+    class Overflowing(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :2] * 1e39
+
+    x = torch.tensor([0.52, 0.5, 0.2, 0.2]).view(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="model returns two infinite logits"):
+        run(name, Overflowing(), x, torch.tensor([0]), Ball("linf", 0.1))

@@ -167,3 +167,25 @@ class Single(nn.Module):
 def test_a_network_without_double_precision_is_measured_in_single_precision(name, dtype):
     model, x = plain().to(dtype), X.to(dtype)
     assert torch.equal(RULES[name](Single(model), x, Y), RULES[name](model, x, Y))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_network_whose_weights_are_others_the_second_time_is_refused_unless_its_first_ones_are_kept(name):
+    class Swapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other, self.passes, self.odd = cases.mlp(nn.ReLU()), cases.mlp(nn.ReLU(), seed=1), 0, None
+
+        def forward(self, x):
+            self.passes += 1
+            return (self.other if self.passes == self.odd else self.one)(x)
+
+    model = Swapped()
+    maps = RULES[name](model, X, Y)
+    model.odd = model.passes + (5 if name == "deep_lift" else 4)
+    if name == "z_plus":  # whose rules stand for every call of the second pass
+        assert torch.equal(RULES[name](model, X, Y), maps)
+    else:
+        with pytest.raises(ValueError, match="has no rule"):
+            RULES[name](model, X, Y)
+    assert model.passes == model.odd

@@ -1,5 +1,6 @@
 """Curvature in the pixels, each measure against its formula on dense matrices."""
 
+import copy
 import math
 
 import cases
@@ -169,3 +170,45 @@ def test_a_jacobian_is_audited_by_first_derivatives_of_a_few_images():
     model.register_forward_hook(lambda module, args, out: seen.append((len(args[0]), torch.is_grad_enabled())))
     curvature.input_jacobian(model, x)
     assert seen[-5:] == [(4, True), (1, False), (4, False), (4, False), (9, True)]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e-12, 1e-3, 1.0, 1e12, 1e20])
+def test_curvatures_of_a_readout_of_any_size_are_right_in_single_precision(scale):
+    bent = lambda model, x, y: scale * (x[:, 0] + 3 * x[:, 1].square() / 2 + x[:, 2].square() / 2)  # noqa: E731
+    x = torch.tensor([[1.0, 0.0, 0.5], [0.3, 0.0, 0.0]])
+    hessian = curvature.InputHessian(nn.Flatten(), x, torch.tensor([0, 0]), readout=bent)
+    length = math.sqrt(1.25)
+    gradients = (curvature.input_gradient_norm(nn.Flatten(), x, torch.tensor([0, 0]), readout=bent) / scale).tolist()
+    assert gradients == pytest.approx([length, 1], rel=1e-5)
+    found = curvature.relative_curvature(hessian, generator=cases.generator())
+    assert found.value.tolist() == pytest.approx([3 / length, 3], rel=1e-5)
+    assert found.error.max() <= 1e-3
+    bend = curvature.input_curvature(hessian, generator=cases.generator())
+    assert (bend.value / scale).tolist() == pytest.approx([3, 3], rel=1e-5)
+
+
+@cases.isolated
+def test_relative_curvature_of_a_very_sure_network_in_single_precision_is_that_in_double():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    with torch.no_grad():
+        net[3].weight.mul_(60)
+    x = torch.rand(20, 6, generator=cases.generator())
+    y = net(x).argmax(1)
+    readout = readouts.log_probability
+    single, double = (
+        curvature.relative_curvature(
+            curvature.InputHessian(m, x.to(p.dtype), y, readout=readout), generator=cases.generator()
+        ).value
+        for m in (net.float(), copy.deepcopy(net).double())
+        for p in [next(m.parameters())]
+    )
+    sure = readout(copy.deepcopy(net).double(), x.double(), y).abs() < 1e-11
+    assert sure.sum() > 3
+    assert torch.allclose(single.double(), double, rtol=1e-2, atol=0)
+
+
+def test_where_the_gradient_vanishes_the_relative_curvature_and_its_error_are_infinite():
+    bent = lambda model, x, y: x.square().sum(1)  # noqa: E731
+    hessian = curvature.InputHessian(nn.Flatten(), torch.zeros(1, 3), torch.tensor([0]), readout=bent)
+    found = curvature.relative_curvature(hessian, generator=cases.generator(), steps=3)
+    assert (found.value.item(), found.error.item()) == (math.inf, math.inf)

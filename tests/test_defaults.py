@@ -123,6 +123,7 @@ CONSTANTS = {
     "curvature.chain": {"HELD": 2**21},
     "curvature.derivatives": {"FEW": 4},
     "curvature.factored": {"LEAST": 2, "ROWS": 256, "FREEDOM": 128},
+    "curvature.inputs": {"ORDINARY": 16},
     "curvature.parameters": {"FRESH": 0.1},
     "curvature.products": {"SHARE": 0.5},
     "experiments.experiment": {

@@ -178,6 +178,10 @@ def test_lines_of_more_seeds_follow_those_that_stay_and_are_counted_through(tmp_
     for more in (own[:2].assign(arm=["d", "e"], seeds=9), own[:1], own[:0]):
         more.to_csv(tmp_path / "10" / "claims_full.csv", index=False)
         assert ledger.read(tmp_path, "10")["effect"].tolist() == [1, 2, 3]
+    theory = own[:1].assign(by=np.nan)  # a claim without an axis
+    theory.to_csv(tmp_path / "10" / "claims.csv", index=False)
+    theory.assign(seeds=10, effect=7).to_csv(tmp_path / "10" / "claims_full.csv", index=False)
+    assert ledger.read(tmp_path, "10")[["seeds", "effect"]].to_numpy().tolist() == [[10, 7]]
 
 
 def test_lines_without_the_effects_of_enough_seeds_have_no_later_ones():

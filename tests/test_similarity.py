@@ -325,3 +325,28 @@ def test_a_zero_with_a_sign_is_as_small_as_one_without():
     values = torch.tensor([[[0.0, -0.0], [1.0, 0.0]], [[-0.0, -0.0], [-0.0, 2.0]]])
     for dtype in (torch.float32, torch.float64):
         assert similarity.ranks(values.to(dtype)).tolist() == [[2.0, 2.0, 4.0, 2.0], [2.0, 2.0, 2.0, 4.0]]
+
+
+def test_a_map_without_numbers_leaves_the_ranks_of_its_neighbours_as_they_are():
+    a, b = torch.tensor([[[-3.0, -2.0, -1.0, 0.5]]]), torch.tensor([[[-1.0, -3.0, -2.0, 1.0]]])
+    none = torch.full_like(a, torch.nan)
+    alone = similarity.spearman(a, b)
+    assert alone.item() == pytest.approx(0.4)
+    both = similarity.spearman(torch.cat([a, none]), torch.cat([b, none]))
+    assert both[0] == alone[0]
+    assert both[1].isnan()
+    three = torch.cat([a, b, 2 * b])
+    found = similarity.between(torch.cat([three[:1], none, three[1:]]))
+    assert found[1].isnan()
+    assert torch.equal(found[[0, 2, 3]], similarity.between(three))
+
+
+@pytest.mark.parametrize("name", ["spearman", "pearson", "cosine", "center_shift", "displacement"])
+def test_maps_of_whole_numbers_are_refused_by_name(name, unchecked):
+    whole = torch.tensor([[[1, 2], [9, 4]]])
+    with pytest.raises(ValueError, match=r"reference has dtype torch\.int64; it must be floating-point"):
+        getattr(similarity, name)(whole, whole)
+    with pytest.raises(ValueError, match=r"perturbed has dtype torch\.int64; it must be floating-point"):
+        getattr(similarity, name)(whole.float(), whole)
+    with pytest.raises(ValueError, match=r"importances has dtype torch\.int64"):
+        similarity.between(whole)

@@ -90,6 +90,8 @@ def spearman(reference: Importances, perturbed: Importances) -> PerImage:
 def between(importances: Importances) -> PerImage:
     """Mean rank correlation of each map with the maps of the other images, in [-1, 1]; NaN for a single image.
 
+    A map with a NaN has none and is no other image.
+
     A map that is much the same for every image survives any attack and explains none: what is left of a similarity S
     above this level is (S - between) / (1 - between).
 
@@ -98,9 +100,10 @@ def between(importances: Importances) -> PerImage:
         >>> between(torch.cat([a, a, a.flip(2)])).tolist()
         [0.0, 0.0, -1.0]
     """
-    directions = unit(centred(ranks(importances)))
+    known = ~checks.floating("importances", importances).isnan().flatten(1).any(1)
+    directions = torch.where(known[:, None], unit(centred(ranks(importances))), 0)
     others = (directions * (directions.sum(0) - directions)).sum(1)
-    return (others / (len(directions) - 1)).to(importances)  # 0 / 0 of a single image
+    return torch.where(known, others / (known.sum() - 1), torch.nan).to(importances)  # 0 / 0 of a single image
 
 
 def ranks(importances: Importances) -> Flat:
@@ -138,7 +141,7 @@ def ascending(values: Flat) -> tuple[Int[Tensor, "batch pixels"], Bool[Tensor, "
     """
     pixels = torch.arange(values.shape[1], device=values.device)
     packed = values.dtype == torch.float32 and values.device.type == "cpu" and len(pixels) <= 2**16
-    if not packed or not values.numel() or bool(values.min() < 0):
+    if not packed or not values.numel() or not bool(values.min() >= 0):  # NaN, too
         order = values.argsort()
         return order, values.gather(1, order).diff() != 0
     # Numbers sort several times faster than their places: value and place go into one number. The bits of floats that
@@ -250,6 +253,8 @@ def center_of_mass(importances: Importances) -> Float[Tensor, "batch 2"]:
 
 
 def _flat_pair(reference: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor]:
+    for name, maps in (("reference", reference), ("perturbed", perturbed)):
+        checks.floating(name, maps)
     if (shape := tuple(perturbed.shape)) != tuple(reference.shape):
         raise ValueError(f"perturbed has shape {shape}; it must match reference, {tuple(reference.shape)}")
     if reference.ndim < 2 or not reference.shape[1:].numel():

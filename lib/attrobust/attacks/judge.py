@@ -32,7 +32,8 @@ ROUNDING = 64
 def measure(clean: Maps, there: Maps, *, k: int, wanted: Wanted | None = None) -> dict[str, PerImage]:
     """Every similarity and distance of two batches of maps, by name.
 
-    A clean map that is zero everywhere explains nothing: every measure of it is NaN. A map that has become zero is
+    A clean map that is zero everywhere explains nothing: every measure of it is NaN, as is every measure of a map that
+    is not finite. A map that has become zero is
     unlike the clean one (similarity 0). `top_k_share` is the share of importance that the k leaders of the clean map
     hold, over the share they held; `match`, if maps are `wanted`, the share of the squared way to them.
 
@@ -46,7 +47,9 @@ def measure(clean: Maps, there: Maps, *, k: int, wanted: Wanted | None = None) -
     """
     if checks.floating("there", there).shape != checks.floating("clean", clean).shape or not clean.numel():
         raise ValueError(f"there has shape {tuple(there.shape)}; it must be that of clean, {tuple(clean.shape)}")
-    return dict(zip(MEASURES, compare(Clean(clean, k=k, wanted=wanted), there), strict=False))
+    told = torch.stack([maps.isfinite().flatten(1).all(1) for maps in (clean, there)]).all(0)
+    found = compare(Clean(clean.nan_to_num(), k=k, wanted=wanted), there.nan_to_num())
+    return dict(zip(MEASURES, torch.where(told, found, torch.nan), strict=False))
 
 
 def compare(clean: Clean, there: Maps) -> Float[Tensor, "measures iterates"]:

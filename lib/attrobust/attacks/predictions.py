@@ -68,6 +68,8 @@ class _Search:
         if logits.isnan().any():
             raise ValueError("model returns logits that are NaN; whether such an image is broken cannot be said")
         wrong, found = logits.argmax(1) != self.y[rows], lead(logits, self.y[rows])
+        if found.isnan().any():
+            raise ValueError("model returns two infinite logits; whether such an image is broken cannot be said")
         return torch.where(wrong, -torch.inf, found.clamp_min(0))
 
     @property

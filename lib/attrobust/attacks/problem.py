@@ -137,7 +137,7 @@ class Problem:
     ) -> Lost:
         with torch.no_grad():
             logits = self.model(at) if logits is None else logits
-            kept = logits.argmax(1) == self.target[rows]
+            kept = (logits.argmax(1) == self.target[rows]) & ~logits.isnan().any(1)
             if self.held is not None:
                 kept &= shift(logits, self.sure[rows]) <= self.held
         judge.see(parts, at, rows, maps, kept, torch.zeros_like(rows) if of is None else of)

@@ -151,9 +151,11 @@ def affine_gradient(model: Network, x: Inputs, target: Labels, rules: Rules, **h
 
     with _Intercept(answer, {call.name for call in calls}):
         there = model(at).gather(1, target[:, None])
+    own = logits.gather(1, target[:, None])
     if pairs:
         raise Bent
-    return torch.autograd.grad(there.sum(), at, create_graph=True)[0], logits.gather(1, target[:, None])[:, 0]
+    straight(there, own, rounding=torch.finfo(own.dtype).eps * logits.detach().abs().amax(1, keepdim=True))
+    return torch.autograd.grad(there.sum(), at, create_graph=True)[0], own[:, 0]
 
 
 def straight(change: Tensor, expected: Tensor, *, rounding: Tensor) -> None:

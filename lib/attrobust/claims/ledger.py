@@ -59,10 +59,7 @@ def read(folder: Path, notebook: str) -> pd.DataFrame:
     own, more = pd.read_csv(path), path.with_name("claims_full.csv")
     if not more.is_file():
         return own
-    longer = beyond(pd.read_csv(more), own)
-    if not len(longer):  # it has no columns either
-        return own
-    longer = longer.merge(own[[*NAMES]], on=[*NAMES])
+    longer = beyond(pd.read_csv(more), own).merge(own[[*NAMES]], on=[*NAMES])
     kept = own.merge(longer[[*NAMES]], on=[*NAMES], how="left", indicator=True)["_merge"].eq("left_only")
     return pd.concat([own[kept.to_numpy()], longer], ignore_index=True) if len(longer) else own
 

@@ -72,7 +72,8 @@ def beyond(stored: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     both = stored.reset_index(drop=True).merge(own.reindex(columns=[*NAMES, "seeds"]), on=[*NAMES], how="left",
                                                suffixes=("", "_own"), indicator=True)  # fmt: skip
     more = both["_merge"].eq("left_only") | (both.get("seeds", np.nan) > both.get("seeds_own", np.nan))
-    return both.loc[more, [*stored.columns]].dropna(axis="columns", how="all").reset_index(drop=True)
+    found = both.loc[more, [*stored.columns]].reset_index(drop=True)
+    return found[[name for name in found if name in NAMES or found[name].notna().any()]]
 
 
 def family(table: pd.DataFrame) -> str:

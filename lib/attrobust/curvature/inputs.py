@@ -14,13 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from attrobust import checks
+from attrobust import checks, similarity
 from attrobust.curvature import guards
 from attrobust.curvature.derivatives import Audit
 from attrobust.curvature.products import InputHessian
 from attrobust.curvature.spectra import Estimate, lanczos, moments, normal
 from attrobust.models.readouts import Readout, logit
 from attrobust.shapes import Inputs, Labels, PerImage
+
+#: Powers of two within which a Hessian keeps its digits when it is taken to the fourth power in single precision.
+ORDINARY = 16
 
 
 def input_gradient_norm(model: nn.Module, x: Inputs, y: Labels, *, readout: Readout = logit) -> PerImage:
@@ -35,7 +38,7 @@ def input_gradient_norm(model: nn.Module, x: Inputs, y: Labels, *, readout: Read
         >>> input_gradient_norm(linear, torch.ones(1, 2), torch.tensor([0])).tolist()
         [5.0]
     """
-    return InputHessian(model, x, y, readout=readout).gradient.flatten(1).norm(dim=1)
+    return similarity.length(InputHessian(model, x, y, readout=readout).gradient.flatten(1))
 
 
 def input_extremes(
@@ -109,18 +112,27 @@ def relative_curvature(hessian: InputHessian, *, generator: Generator, steps: in
         3.0
     """
     g = checks.kind("hessian", hessian, InputHessian).gradient.flatten(1)
-    length = g.norm(dim=1)
+    length = similarity.length(g)
     unit = g / torch.where(length > 0, length, torch.ones_like(length))[:, None]
+    start, power = normal(g, generator), []
 
     def turn_squared(v: Tensor) -> Tensor:
         w = hessian.matvec(v)
-        return hessian.matvec(w - (w * unit).sum(1, keepdim=True) * unit)
+        if not power:  # H times this power of two is of ordinary size: the recursion squares H P H, |H| to the fourth
+            size = similarity.exponent(w)
+            power.append(torch.where(size.abs() <= ORDINARY, torch.zeros_like(size), -size))
+        w = similarity.times(w, power[0])
+        return similarity.times(hessian.matvec(w - (w * unit).sum(1, keepdim=True) * unit), power[0])
 
-    _, high = lanczos(turn_squared, normal(g, generator), steps=steps)
+    _, high = lanczos(turn_squared, start, steps=steps)
     norm = high.value.clamp_min(0).sqrt()
     # |sqrt(a) - sqrt(b)| <= |a - b| / sqrt(a) turns the bound on the square into one on the norm.
     error = torch.where(norm > 0, high.error / norm, high.error.sqrt())
-    value, error = (torch.where(norm == 0, torch.zeros_like(norm), bound / length) for bound in (norm, error))
+    back, infinite = -power[0][:, 0], torch.full_like(norm, torch.inf)
+    value, error = (
+        torch.where(norm == 0, 0, torch.where(length > 0, similarity.times(bound, back) / length, infinite))
+        for bound in (norm, error)
+    )
     return Estimate(value, error, 2 * high.products)
 
 

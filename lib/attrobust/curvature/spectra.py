@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from attrobust import checks
+from attrobust import checks, similarity
 
 MatVec = Callable[[Float[Tensor, "batch n"]], Float[Tensor, "batch n"]]
 
@@ -92,7 +92,7 @@ def krylov(matvec: MatVec, start: Float[Tensor, "batch n"], *, steps: int) -> It
         w = w - alpha[:, None] * basis[:, -1]
         for _ in range(2):  # fully re-orthogonalised: twice is enough (Kahan and Parlett)
             w = w - torch.einsum("bkn,bk->bn", basis, torch.einsum("bkn,bn->bk", basis, w))
-        beta = w.norm(dim=1)
+        beta = similarity.length(w)
         scale = torch.maximum(scale, torch.maximum(alpha.abs(), beta))
         beta = torch.where(beta > 10 * tiny * scale, beta, torch.zeros_like(beta))
         diagonal[:, step], off[:, step] = alpha, beta
