@@ -90,7 +90,7 @@ def spearman(reference: Importances, perturbed: Importances) -> PerImage:
 def between(importances: Importances) -> PerImage:
     """Mean rank correlation of each map with the maps of the other images, in [-1, 1]; NaN for a single image.
 
-    A map with a NaN has none and is no other image.
+    A map with a NaN has none and is no other image; maps that are not floating-point are refused by a ValueError.
 
     A map that is much the same for every image survives any attack and explains none: what is left of a similarity S
     above this level is (S - between) / (1 - between).
