@@ -30,6 +30,11 @@ def labels(n: int = 3) -> torch.Tensor:
     return torch.arange(n) % CLASSES
 
 
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Standard normal numbers in float64."""
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
 def filled(model: nn.Module, seed: int) -> nn.Module:
     """The network in float64 and eval mode, its parameters drawn from a generator of their own."""
     draw = generator(seed)

@@ -6,6 +6,7 @@ import torch
 from attrobust import models
 from attrobust.curvature import chain
 from attrobust.curvature.chain import HELD, Link, layers_of, walks
+from cases import draw
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -18,10 +19,6 @@ LAYERS = {
     "pooled": (lambda: nn.AvgPool2d(2), (2, 4, 4)),
     "flat": (nn.Flatten, (2, 4, 4)),
 }
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=cases.generator(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -9,13 +9,10 @@ import torch
 from attrobust.curvature import derivatives
 from attrobust.curvature.chain import Link
 from attrobust.curvature.derivatives import FEW, Audit, Graph, spoken
+from cases import draw
 from torch import nn
 
 EPS = torch.finfo(torch.float64).eps
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=cases.generator(seed), dtype=torch.float64)
 
 
 def around(p, generator):

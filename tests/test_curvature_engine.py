@@ -12,16 +12,13 @@ import pytest
 import torch
 from attrobust import curvature
 from attrobust.models import readouts
+from cases import draw
 from scipy.sparse.linalg import eigsh
 from torch import nn
 from torch.nn import functional as F
 
 LOSS = cases.per_example_cross_entropy
 READOUTS = {"logit": readouts.logit, "margin": readouts.margin, "loss": readouts.cross_entropy}
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=cases.generator(seed), dtype=torch.float64)
 
 
 @cases.isolated

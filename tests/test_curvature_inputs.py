@@ -9,11 +9,8 @@ from attrobust import curvature
 from attrobust.curvature import inputs
 from attrobust.curvature.spectra import normal
 from attrobust.models import readouts
+from cases import draw
 from torch import nn
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=cases.generator(seed), dtype=torch.float64)
 
 
 def quadratic(values, slope, n=2):

@@ -10,6 +10,7 @@ import torch
 from attrobust import curvature
 from attrobust.curvature import products
 from attrobust.models.derivatives import behind
+from cases import draw
 from torch import nn
 
 LOSS = cases.per_example_cross_entropy
@@ -17,10 +18,6 @@ LOSS = cases.per_example_cross_entropy
 
 def setting(n=5):
     return cases.mlp(), cases.images(n), cases.labels(n)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=cases.generator(seed), dtype=torch.float64)
 
 
 def test_the_bytes_of_a_graph_are_those_of_what_it_holds_once_without_the_inputs():

@@ -7,12 +7,9 @@ import pytest
 import torch
 from attrobust import curvature
 from attrobust.curvature import spectra
+from cases import draw
 
 EPS = torch.finfo(torch.float64).eps
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=cases.generator(seed), dtype=torch.float64)
 
 
 def symmetric(n, seed=0):

@@ -350,3 +350,12 @@ def test_maps_of_whole_numbers_are_refused_by_name(name, unchecked):
         getattr(similarity, name)(whole.float(), whole)
     with pytest.raises(ValueError, match=r"importances has dtype torch\.int64"):
         similarity.between(whole)
+
+
+@pytest.mark.parametrize(("dtype", "powers"), [(torch.float32, range(-120, 124)), (torch.float16, range(-10, 13))])
+def test_the_length_of_a_row_keeps_its_digits_at_every_power_of_two(dtype, powers):
+    row = (1 + torch.rand(1, 5, generator=cases.generator())).to(dtype)
+    for power in powers:
+        scaled = torch.ldexp(row.double(), torch.tensor(power)).to(dtype)
+        right = scaled.double().norm(dim=1)
+        assert similarity.length(scaled).double() == pytest.approx(right, rel=4 * torch.finfo(dtype).eps, abs=0), power

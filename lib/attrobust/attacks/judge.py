@@ -33,9 +33,9 @@ def measure(clean: Maps, there: Maps, *, k: int, wanted: Wanted | None = None) -
     """Every similarity and distance of two batches of maps, by name.
 
     A clean map that is zero everywhere explains nothing: every measure of it is NaN, as is every measure of a map that
-    is not finite. A map that has become zero is
-    unlike the clean one (similarity 0). `top_k_share` is the share of importance that the k leaders of the clean map
-    hold, over the share they held; `match`, if maps are `wanted`, the share of the squared way to them.
+    is not finite. A map that has become zero is unlike the clean one (similarity 0). `top_k_share` is the share of
+    importance that the k leaders of the clean map hold, over the share they held; `match`, if maps are `wanted`, the
+    share of the squared way to them.
 
     Raises:
         ValueError: maps that are not floating-point batches of one shape, or none at all.
@@ -47,7 +47,7 @@ def measure(clean: Maps, there: Maps, *, k: int, wanted: Wanted | None = None) -
     """
     if checks.floating("there", there).shape != checks.floating("clean", clean).shape or not clean.numel():
         raise ValueError(f"there has shape {tuple(there.shape)}; it must be that of clean, {tuple(clean.shape)}")
-    told = torch.stack([maps.isfinite().flatten(1).all(1) for maps in (clean, there)]).all(0)
+    told = (clean.isfinite() & there.isfinite()).flatten(1).all(1)
     found = compare(Clean(clean.nan_to_num(), k=k, wanted=wanted), there.nan_to_num())
     return dict(zip(MEASURES, torch.where(told, found, torch.nan), strict=False))
 

@@ -161,10 +161,11 @@ def _by_jacobians(model: nn.Module, x: Tensor, factor: factored.Factor, names: l
 
     def alone(example: Tensor) -> Tensor:
         leaves, how = [t.requires_grad_() for t in inside.values()], {"retain_graph": True, "materialize_grads": True}
-        nothing = [torch.zeros_like(t) for t in leaves]  # of a block that no output uses
         with torch.enable_grad():
             found = outputs(inside, example)
-            rows = [torch.autograd.grad(z, leaves, **how) if z.requires_grad else nothing for z in found]
+            if not found.requires_grad:  # it does not use the block
+                return found.new_zeros(len(found), sum(t.numel() for t in leaves))
+            rows = [torch.autograd.grad(z, leaves, **how) for z in found]
         return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
 
     j = None  # (batch, outputs, n)

@@ -114,26 +114,24 @@ def relative_curvature(hessian: InputHessian, *, generator: Generator, steps: in
     g = checks.kind("hessian", hessian, InputHessian).gradient.flatten(1)
     length = similarity.length(g)
     unit = g / torch.where(length > 0, length, torch.ones_like(length))[:, None]
-    start, power = normal(g, generator), []
+    power = None
 
     def turn_squared(v: Tensor) -> Tensor:
+        nonlocal power
         w = hessian.matvec(v)
-        if not power:  # H times this power of two is of ordinary size: the recursion squares H P H, |H| to the fourth
+        if power is None:  # brings H to ordinary size: the recursion squares H P H, which has |H| to the fourth
             size = similarity.exponent(w)
-            power.append(torch.where(size.abs() <= ORDINARY, torch.zeros_like(size), -size))
-        w = similarity.times(w, power[0])
-        return similarity.times(hessian.matvec(w - (w * unit).sum(1, keepdim=True) * unit), power[0])
+            power = torch.where(size.abs() <= ORDINARY, 0, -size)
+        w = similarity.times(w, power)
+        return similarity.times(hessian.matvec(w - (w * unit).sum(1, keepdim=True) * unit), power)
 
-    _, high = lanczos(turn_squared, start, steps=steps)
+    _, high = lanczos(turn_squared, normal(g, generator), steps=steps)
     norm = high.value.clamp_min(0).sqrt()
     # |sqrt(a) - sqrt(b)| <= |a - b| / sqrt(a) turns the bound on the square into one on the norm.
     error = torch.where(norm > 0, high.error / norm, high.error.sqrt())
-    back, infinite = -power[0][:, 0], torch.full_like(norm, torch.inf)
-    value, error = (
-        torch.where(norm == 0, 0, torch.where(length > 0, similarity.times(bound, back) / length, infinite))
-        for bound in (norm, error)
-    )
-    return Estimate(value, error, 2 * high.products)
+    bounds = (similarity.times(bound, -power[:, 0]) for bound in (norm, error))
+    found = (torch.where(length > 0, bound / length, torch.inf) for bound in bounds)
+    return Estimate(*(torch.where(norm == 0, 0, part) for part in found), 2 * high.products)
 
 
 def input_jacobian(model: nn.Module, x: Inputs, *, chunk: int = 256) -> Float[Tensor, "batch classes n"]:
