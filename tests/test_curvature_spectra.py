@@ -250,3 +250,28 @@ def test_random_numbers_come_from_the_generator_that_is_handed_over_alone(unchec
     for make in (lambda g: spectra.signs((2,), like, g), lambda g: spectra.normal(like, g)):
         with pytest.raises(ValueError, match="generator is"):
             make(None)
+
+
+@pytest.mark.parametrize("products", [6, 30, 60])
+def test_trace_and_norm_of_a_matrix_of_any_size_are_those_of_an_ordinary_one(products):
+    # Squares of 1e-25 vanish in single precision, those of 1e25 are infinite; a power of two rounds nothing.
+    matrices = draw(2, 20, 20, seed=0).float()
+    matrices += matrices.mT.clone()
+    how = {"like": torch.ones(2, 20), "products": products}
+
+    def told(size):
+        found = spectra.moments(
+            lambda v: torch.einsum("bij,bj->bi", size * matrices, v), generator=cases.generator(), **how
+        )
+        return [part.double() / size for estimate in found for part in (estimate.value, estimate.error)]
+
+    for size in (2.0**-83, 2.0**83):
+        for part, ordinary in zip(told(size), told(1.0), strict=True):
+            torch.testing.assert_close(part, ordinary, rtol=1e-12, atol=0)
+
+
+def test_the_norm_of_a_density_is_that_of_an_ordinary_matrix_at_any_size():
+    nodes, weights = torch.tensor([[1.0, -3.0]]), torch.tensor([[0.25, 0.75]])
+    for size in (2.0**-83, 1.0, 2.0**83):
+        density = spectra.Density(size * nodes, weights, 4, 2)
+        assert density.frobenius.value / size == pytest.approx(28**0.5, rel=1e-6)  # 4 (1/4 + 9 * 3/4)

@@ -188,6 +188,22 @@ def test_every_effect_with_an_interval_is_that_of_a_committed_cell(page):
     assert {*told} <= known
 
 
+@pytest.mark.parametrize("path", reproduce.numbered(), ids=lambda path: path.stem)
+def test_every_effect_with_an_interval_in_a_notebooks_text_is_one_that_it_stores_or_prints(path):
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    effect = re.compile(r"([+-]?\d\.\d+) \[([+-]?\d\.\d+), ([+-]?\d\.\d+)\]")
+    tables = [pd.read_csv(file) for file in (paths.figures / path.stem).glob("claims*.csv")]
+    named = (["effect", "low", "high"], ["corrected", "corrected_low", "corrected_high"])
+    known = [row for table in tables for names in named if {*names} <= {*table} for row in table[names].to_numpy()]
+    printed = "\n".join(out.get("text", "") for cell in cells for out in cell.get("outputs", ()))
+    known += [tuple(map(float, found)) for found in effect.findall(printed)]
+    known += [(-change, -high, -low) for change, low, high in known]  # "falls by"
+    rounded = {tuple(f"{value:.{digits}f}" for value in triple) for triple in known for digits in (2, 3)}
+    for triple in effect.findall(text):
+        assert tuple(number.removeprefix("+") for number in triple) in rounded, triple
+
+
 HEADLINES = [("03_sgd_flattens", "C1"), ("03_sgd_flattens", "C2"), ("04_across_models", "C3")]
 HEADLINES += [("06_softmax_entropy", "C6"), ("07_kernel_attention", "C7")]
 

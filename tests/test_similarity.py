@@ -190,6 +190,19 @@ def test_a_zero_map_has_its_center_in_the_middle():
     assert similarity.center_of_mass(torch.zeros(1, 3, 5)).flatten().tolist() == pytest.approx([1.0, 2.0])
 
 
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 7.7, 1e-3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_constant_maps_are_at_chance_whatever_the_rounding_of_their_mean(value, dtype):
+    for pixels in (7, 10, 49, 784, 1000):
+        constant, other = torch.full((1, 1, pixels), value, dtype=dtype), cases.draw(1, 1, pixels, seed=0).to(dtype)
+        assert similarity.pearson(constant, 3 * constant).item() == 0
+        assert similarity.pearson(constant, other).item() == similarity.pearson(other, constant).item() == 0
+
+
+def test_of_infinite_entries_no_mean_is_taken():
+    assert similarity.centred(torch.full((1, 3), torch.inf)).isnan().all()
+
+
 def test_constant_and_zero_maps_are_at_chance():
     constant, other = torch.ones(1, 3, 3), torch.rand(1, 3, 3, generator=cases.generator())
     assert similarity.spearman(constant, other).item() == 0

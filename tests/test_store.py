@@ -169,11 +169,40 @@ def test_a_damaged_own_row_says_so_instead_of_stopping_the_sweep(folder, text, f
 
 def test_a_row_appears_only_after_its_provenance(folder, monkeypatch):
     s, order = Store("01_x"), []
-    write = store.write_json
-    monkeypatch.setattr(store, "write_json", lambda path, value: (order.append(path.parent.name), write(path, value)))
+    write = store.write_bytes
+    monkeypatch.setattr(store, "write_bytes", lambda path, value: (order.append(path.parent.name), write(path, value)))
     s.put("a", {"x": 1}, [], {"seconds": 2.0})
     assert order == ["provenance", "rows"]
     assert store.read_json(s.out / "provenance" / "a.json") == {"key": "a", "seconds": 2.0}
+
+
+def test_of_a_row_that_cannot_be_written_nothing_stays(folder):
+    s = Store("01_x")
+    with pytest.raises(TypeError):
+        s.put("a", {"x": object()}, [], {"seconds": 2.0})
+    assert not list(s.out.rglob("a.json"))
+
+
+def test_a_table_whose_lines_are_longer_than_its_header_is_damaged(tmp_path):
+    # pandas would take the first field for the name of its line, and shift the columns.
+    for lines in ("0,2,3\n1,5,6\n", "4,2,3\n", "1,2\n3,4,5\n"):
+        (tmp_path / "t.csv").write_text(f"a,b\n{lines}")
+        with pytest.raises(ValueError, match=r"t.csv is damaged"):
+            store.read_csv(tmp_path / "t.csv")
+
+
+def test_whatever_byte_of_an_archive_is_lost_it_is_read_or_told_to_be_damaged(tmp_path):
+    path, whole = tmp_path / "t.npz", {"x": np.linspace(0, 1, 60).reshape(3, 20), "y": np.arange(5)}
+    store.write_npz(path, whole)
+    content, told = path.read_bytes(), 0
+    for place in range(0, len(content), 3):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            found = store.read_npz(path)
+            assert all(np.array_equal(found[name], whole[name]) for name in found)
+        except ValueError as error:
+            told += str(error).startswith(f"{path} is damaged")
+    assert told > len(content) / 6
 
 
 def test_committed_rows_are_read_only_where_they_may_be(folder):

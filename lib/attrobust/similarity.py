@@ -279,13 +279,14 @@ def along(direction: Flat, vectors: Flat) -> PerImage:
 
 
 def centred(m: Flat) -> Flat:
-    """Each row less its mean.
+    """Each row less its mean; of a constant row nothing is left, not even the rounding of its mean.
 
     Example:
-        >>> centred(torch.tensor([[1.0, 3.0]])).tolist()
-        [[-1.0, 1.0]]
+        >>> centred(torch.tensor([[1.0, 3.0], [0.1, 0.1]])).tolist()
+        [[-1.0, 1.0], [0.0, 0.0]]
     """
-    return m - m.mean(1, keepdim=True)
+    constant = (m - m[:, :1] == 0).all(1, keepdim=True)  # as a difference: infinities are no constant
+    return torch.where(constant, 0, m - m.mean(1, keepdim=True))
 
 
 def unit(m: Flat) -> Flat:

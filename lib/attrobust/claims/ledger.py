@@ -43,7 +43,7 @@ CLAIMS: dict[str, Claim] = {
                 part="C6 reach", cells="wide", for_=("not reached", "leans not reached"), against=("reached",)),
     "C7": Claim("attention without row normalisation restores it", SEED, "07_kernel_attention"),
     "C8": Claim("SSR and smoothing make maps robust", "Wang et al. 2020", "05_explicit_regularizers", cells="saliency"),
-    "C9": Claim("training for interpretable gradients makes predictions robust", "Noack et al. 2020",
+    "C9": Claim("training for interpretable gradients makes predictions robust", "Noack et al. 2021",
                 "10_interpretable_gradients"),
 }  # fmt: skip
 

@@ -157,7 +157,7 @@ class Density:
     @property
     def frobenius(self) -> Estimate:
         """Frobenius norm, with its standard error over the probes (delta method)."""
-        square = self._mean(self.nodes.square())
+        square = self._mean(self.nodes.double().square())
         value = math.sqrt(square.value)
         return Estimate(value, square.error / (2 * value) if value else 0.0, self.products)
 
@@ -222,15 +222,19 @@ def moments(
     batch, size = like.shape
     third = products // 3
 
+    power = torch.zeros(batch, 1, dtype=torch.int32, device=like.device)
+
     def times(rows: Tensor) -> Tensor:
-        return torch.stack([matvec(rows[:, k]) for k in range(rows.shape[1])], 1)
+        return similarity.times(torch.stack([matvec(rows[:, k]) for k in range(rows.shape[1])], 1), -power[..., None])
 
     if size <= third:
         image = times(torch.eye(size, dtype=like.dtype, device=like.device).expand(batch, size, size))
         none = torch.zeros(batch, dtype=like.dtype, device=like.device)
         trace = Estimate(image.diagonal(dim1=1, dim2=2).sum(1), none, size)
-        return trace, Estimate(image.flatten(1).norm(dim=1), none, size)
-    q = torch.linalg.qr(times(signs((batch, third, size), like, generator)).mT)[0].mT
+        return trace, Estimate(similarity.length(image.flatten(1)), none, size)
+    sketch = times(signs((batch, third, size), like, generator))
+    power = similarity.exponent(sketch.flatten(1))  # squares of a matrix of 1e-25 vanish in single precision
+    q = torch.linalg.qr(similarity.times(sketch, -power[..., None]).mT)[0].mT
     image = times(q)
     probes = signs((batch, products - 2 * third, size), like, generator)
     probes = probes - (probes @ q.mT) @ q
@@ -242,7 +246,10 @@ def moments(
     outlying = 2 * image.square().sum((1, 2)) - (image @ q.mT).square().sum((1, 2))
     norm = (outlying + rest.mean(1)).clamp_min(0).sqrt()
     spread = torch.where(norm > 0, _standard_error(rest) / (2 * norm), torch.zeros_like(norm))
-    return Estimate(trace, _standard_error(remainder), products), Estimate(norm, spread, products)
+    trace, off, norm, spread = (
+        similarity.times(part, power[:, 0]) for part in (trace, _standard_error(remainder), norm, spread)
+    )
+    return Estimate(trace, off, products), Estimate(norm, spread, products)
 
 
 def signs(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:

@@ -10,7 +10,7 @@ import json
 import platform
 import subprocess
 import tempfile
-import zipfile
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,8 +116,9 @@ class Store:
         self, key: str, run: Mapping[str, object], attacked: Sequence[Mapping[str, object]], made: Mapping[str, object]
     ) -> None:
         """Write one row after its provenance; called by workers as soon as a run ends."""
-        write_json(self.out / "provenance" / f"{key}.json", {"key": key, **made})
-        write_json(self.out / "rows" / f"{key}.json", {"run": run, "attacked": list(attacked)})
+        told = {"provenance": {"key": key, **made}, "rows": {"run": run, "attacked": list(attacked)}}
+        for folder, packed in {folder: json.dumps(value) for folder, value in told.items()}.items():  # all or nothing
+            write_bytes(self.out / folder / f"{key}.json", packed.encode())
         self.failure(key).unlink(missing_ok=True)
 
     def fail(self, key: str, what: str, trace: str) -> None:
@@ -366,17 +367,18 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Arrays of a file by name, nothing pickled; a ValueError if it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:  # numpy leaves a damaged path open
+            return dict(held)
+    except Exception as error:  # a damaged archive ends in an error of any kind
         raise _damaged(path, error) from error
 
 
 def read_csv(path: Path) -> pd.DataFrame:
     """Table of a file, floats restored exactly, keys as texts even if all digits; a ValueError if it is no table."""
     try:
-        return pd.read_csv(path, dtype={"key": str}, **_EXACT)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # lines longer than the header
+            return pd.read_csv(path, index_col=False, dtype={"key": str}, **_EXACT)
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error
 
 
