@@ -285,8 +285,8 @@ def centred(m: Flat) -> Flat:
         >>> centred(torch.tensor([[1.0, 3.0], [0.1, 0.1]])).tolist()
         [[-1.0, 1.0], [0.0, 0.0]]
     """
-    constant = (m - m[:, :1] == 0).all(1, keepdim=True)  # as a difference: infinities are no constant
-    return torch.where(constant, 0, m - m.mean(1, keepdim=True))
+    rest, constant = m - m.mean(1, keepdim=True), m.amax(1, keepdim=True) == m.amin(1, keepdim=True)
+    return torch.where(constant, 0 * m, rest) if bool(constant.any()) else rest  # 0 times infinity is NaN
 
 
 def unit(m: Flat) -> Flat:
