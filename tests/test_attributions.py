@@ -1,3 +1,4 @@
+import copy
 import math
 import weakref
 from functools import partial
@@ -422,3 +423,28 @@ def test_chunks_know_the_weights_that_only_some_of_the_images_reach():
     for one, other in zip(whole, parts, strict=True):
         assert (one is None) == (other is None)
         assert one is None or torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_chunks_lose_no_more_of_half_precision_than_the_whole_does(dtype):
+    net, y = cases.mlp(), cases.labels()
+    x = cases.images().to(dtype)
+    half = copy.deepcopy(net).to(dtype)
+    exact = attributions.integrated_gradients(copy.deepcopy(half).double(), x.double(), y, steps=600)
+    for chunk in (None, len(x)):
+        at = x.clone().requires_grad_()
+        maps = attributions.integrated_gradients(half, at, y, steps=600, chunk=chunk)
+        assert maps.dtype == dtype
+        assert (maps.double() - exact).norm() < 0.02 * exact.norm(), chunk
+        assert torch.autograd.grad(maps.sum(), at)[0].dtype == dtype
+
+
+def test_a_baseline_whose_gradient_is_wanted_is_refused_in_chunks(unchecked):
+    model, x, y = cases.mlp(), cases.images(), cases.labels()
+    baseline = torch.zeros_like(x[:1]).requires_grad_()
+    with pytest.raises(ValueError, match=r"baseline requires a gradient, .*; detach it"):
+        attributions.integrated_gradients(model, x, y, steps=3, baseline=baseline, chunk=2)
+    assert torch.equal(
+        attributions.integrated_gradients(model, x, y, steps=3, baseline=baseline.detach(), chunk=len(x)),
+        attributions.integrated_gradients(model, x, y, steps=3, baseline=0.0, chunk=len(x)),
+    )

@@ -1,6 +1,7 @@
 """Grad-CAM; and the derivative of every attribution."""
 
 import inspect
+import math
 from functools import partial
 
 import captum.attr
@@ -276,3 +277,24 @@ def test_occlusion_is_captums_with_a_window_that_covers_one_patch_after_the_othe
     coarse = attributions.patches(theirs[:, :1], patch=patch)
     assert torch.allclose(ours.abs(), coarse, rtol=1e-4)
     assert torch.equal(ours.sign(), theirs[:, :1, ::patch, ::patch].sign())
+
+
+@pytest.mark.parametrize("baseline", [math.nan, math.inf, torch.zeros(3, 1, 2, 2, dtype=torch.float64)])
+def test_occlusion_refuses_a_baseline_that_is_no_finite_number_or_does_not_spread(baseline, unchecked):
+    with pytest.raises(ValueError, match="baseline"):
+        attributions.occlusion(cases.conv(), X, Y, patch=1, baseline=baseline)
+
+
+def test_occlusion_needs_no_gradient_of_a_readout_and_refuses_one_of_the_whole_batch():
+    model = cases.conv()
+    won = attributions.occlusion(model, X, Y, patch=3, readout=lambda m, x, y: (m(x).argmax(1) == y).double())
+    assert set(won.unique().tolist()) <= {-1.0, 0.0, 1.0}
+    with pytest.raises(ValueError, match="readout"):
+        attributions.occlusion(model, X, Y, patch=3, readout=lambda m, x, y: m(x).softmax(0)[:, 0])
+
+
+def test_grad_cam_is_of_images_alone(unchecked):
+    with torch.random.fork_rng():
+        flat = nn.Sequential(nn.Unflatten(1, (1, 6, 6)), nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(72, 2))
+    with pytest.raises(ValueError, match=r"x has shape \(2, 36\); it must be \(batch, channels, height, width\)"):
+        attributions.grad_cam(flat, torch.full((2, 36), 0.5), torch.tensor([0, 1]), layer=flat[1])

@@ -20,8 +20,8 @@ def grad_cam(
     for a whole image, see `zero_maps`. 1 forward pass, 1 backward down to the layer. Differentiable in x where the
     network is smooth from the pixels to the logit (and `positive` is off); on a ReLU network attack it on a smooth
     twin, which runs the same layer. A ValueError refuses a layer that does not run exactly once, or does not return
-    (batch, channels, rows, columns). (Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks", eqs. 1
-    and 2.)
+    (batch, channels, rows, columns), and x that is no batch of images. (Selvaraju et al. 2017, "Grad-CAM: visual
+    explanations from deep networks", eqs. 1 and 2.)
 
     Example:
         >>> conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -38,6 +38,8 @@ def coarse_grad_cam(
     """`grad_cam` of the layer's own size, not enlarged."""
     if isinstance(checks.kind("layer", layer, nn.Module), torch.jit.ScriptModule):
         raise ValueError("layer is TorchScript, inside which nothing can be seen; explain the module it was made of")
+    if x.ndim != 4:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (batch, channels, height, width)")
     seen: list[object] = []
 
     def keep(module: nn.Module, inputs: tuple, output: object) -> object:

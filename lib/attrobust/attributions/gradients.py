@@ -103,7 +103,7 @@ def integrated_gradients(
     one chunk. Its gradient, for which every chunk runs again, cannot be differentiated once more.
 
     Raises:
-        ValueError: `steps` or `chunk` below 1, or a `baseline` that is no finite number.
+        ValueError: `steps` or `chunk` below 1, or a `baseline` that is no finite number, or wants a gradient in chunks.
 
     Example:
         >>> squares = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.Softplus(), nn.Linear(2, 2))
@@ -115,6 +115,8 @@ def integrated_gradients(
     checks.count("steps", steps)
     x = live(model, x, target, readout)
     checks.baseline("baseline", baseline, x)
+    if chunk is not None and isinstance(baseline, Tensor) and baseline.requires_grad:
+        raise ValueError("baseline requires a gradient, which a map made in chunks does not hand on whole; detach it")
     shares = (torch.arange(steps, device=x.device, dtype=x.dtype) + 0.5) / steps
 
     def path(x: Inputs) -> Iterator[Inputs]:
@@ -243,13 +245,14 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, pieces: Callable, x: Inputs, *weights: Tensor) -> Inputs:
-        total, count = torch.zeros_like(x), 0
+        # At least in single precision: in half precision a long sum stops growing.
+        total, count = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)), 0
         for rows, maps in pieces(x.detach()):
-            total.index_add_(0, rows, maps)
+            total.index_add_(0, rows, maps.to(total))
             count += len(rows)
         ctx.pieces, ctx.share = pieces, len(x) / count
         ctx.save_for_backward(x, *weights)
-        return total * ctx.share
+        return (total * ctx.share).to(x)
 
     @staticmethod
     def backward(ctx: Any, slope: Inputs) -> tuple[Tensor | None, ...]:
@@ -266,9 +269,10 @@ class _ChunkedGradient(torch.autograd.Function):
         with torch.enable_grad():
             for rows, maps in pieces(leaves[0]):
                 found = torch.autograd.grad(maps, leaves, slope[rows], retain_graph=True, allow_unused=True)
-                parts = zip(sums, found, strict=True)
+                wide = (one if one is None else one.to(torch.promote_types(one.dtype, torch.float32)) for one in found)
+                parts = zip(sums, wide, strict=True)
                 sums = [one if other is None else other if one is None else one + other for one, other in parts]
-        return tuple(sums)
+        return tuple(one if one is None else one.to(leaf) for one, leaf in zip(sums, leaves, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor | None) -> None:

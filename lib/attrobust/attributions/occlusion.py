@@ -7,9 +7,10 @@ has nothing to do with it, however robust, says little.
 import torch
 from torch import nn
 
+from attrobust import checks
 from attrobust.attributions.importance import patches
 from attrobust.models import guards
-from attrobust.models.readouts import Readout, logit
+from attrobust.models.readouts import Readout, logit, usable
 from attrobust.shapes import Images, Labels, OnePlane
 from attrobust.versions import versioned
 
@@ -23,6 +24,10 @@ def occlusion(
     One forward pass of the batch per patch, the side of which divides height and width. Zeiler and Fergus 2014,
     "Visualizing and understanding convolutional networks", section 4.2 (there with a grey square).
 
+    Raises:
+        ValueError: a `baseline` that is no finite number, a `readout` that is not of each image alone, or a `patch`
+            that does not divide the sides.
+
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
         >>> x = torch.rand(1, 1, 2, 2)
@@ -31,6 +36,8 @@ def occlusion(
         True
     """
     guards.classifier(model, x, target)
+    checks.baseline("baseline", baseline, x)
+    usable(readout, model, x, target, live=False)
     rows, columns = patches(x.detach()[:1], patch=patch).shape[-2:]
     whole, falls = readout(model, x, target), []
     for place in range(rows * columns):

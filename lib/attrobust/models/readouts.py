@@ -75,15 +75,15 @@ def predictions(model: Model, x: Tensor) -> Labels:
         return _logits(model, x, least=2).argmax(1)
 
 
-def usable(readout: Readout, model: Model, x: Tensor, y: Tensor) -> None:
-    """Refuse a readout of the reader's own that is no fixed number of each image, with a gradient that predicts it."""
+def usable(readout: Readout, model: Model, x: Tensor, y: Tensor, *, live: bool = True) -> None:
+    """Refuse a readout of the reader's own that is no fixed number of each image, if `live` with a right gradient."""
     if not callable(readout):
         raise ValueError(
             f"readout is {checks.short(readout)}; it must be a function (model, x, target) -> one number an image, such"
             " as models.readouts.logit"
         )
     if not any(readout is known for known in OF_LOGITS):
-        guards.each("readout", readout, model, x, y, live=True)
+        guards.each("readout", readout, model, x, y, live=live)
 
 
 def _against_others(logits: Logits, y: Tensor) -> tuple[Tensor, Tensor]:
