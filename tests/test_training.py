@@ -780,6 +780,172 @@ class Cut(nn.Module):
         return x.detach() + 0 * x
 
 
+class Times(nn.Module):
+    """An attribute of which no state knows."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+@cases.isolated
+def layered(seed, *, beside=None, act=None, width=6, classes=3):
+    """A network that no list of architectures knows."""
+    layers = [nn.Flatten(), beside or nn.Identity(), nn.Linear(9, width), act or nn.Tanh(), nn.Linear(width, classes)]
+    return cases.filled(nn.Sequential(*layers), seed)
+
+
+def turned(seed, **options):
+    """As `layered`, with a convolution, so that networks take turns."""
+    return nn.Sequential(cases.filled(cases.isolated(nn.Conv2d)(1, 1, 1), seed), layered(seed, **options))
+
+
+def seldom(x):
+    """Noise that most passes do not meet."""
+    return x.tanh() * (torch.rand(()) < 0.5)
+
+
+PAIRS = {
+    "alike": (layered(0), layered(1), ""),
+    "alike in turns": (turned(0), turned(1), ""),
+    "one factor": (layered(0, beside=Times(2.0)), layered(1, beside=Times(2.0)), ""),
+    "activation": (build(0).double(), build(1, activation="relu").double(), r"holds ReLU\(\) as 'layers.3'"),
+    "sharpness": (layered(0, act=nn.Softplus(9)), layered(1, act=nn.Softplus(3)), r"holds Softplus\(beta=3"),
+    "limit": (layered(0, act=nn.ReLU()), layered(1, act=nn.ReLU6()), r"holds ReLU6\(\) as '3'"),
+    "factor": (layered(0), layered(1, beside=Times(1.001)), "holds 'Linear|holds Linear"),
+    "factors": (layered(0, beside=Times(2.0)), layered(1, beside=Times(2.001)), "answers otherwise than models.0."),
+    "factors in turns": (turned(0, act=Times(2.0)), turned(1, act=Times(1.0)), "answers otherwise"),
+    "dropout": (layered(0, act=Times(1.0)), layered(1, act=nn.Dropout(0.01)), r"holds Dropout\(p=0.01"),
+    "own noise": (layered(0), layered(1, act=cases.Called(lambda x: (x + 1e-3 * torch.rand_like(x)).tanh())), "holds"),
+    "noise": (layered(0, act=cases.Called(torch.tanh)), layered(1, act=cases.Called(seldom)), "answers otherwise"),
+    "width": (layered(0), layered(1, width=7), r"holds Linear\(in_features=9, out_features=7"),
+    "classes": (layered(0), layered(1, classes=4), "holds Linear.*out_features=4"),
+    "precision": (layered(0), layered(1).float(), "holds '2.weight' of torch.float32 on cpu; every parameter must be"),
+    "frozen": (layered(0), layered(1).requires_grad_(False), r"hold frozen parameters \(2.weight of models\[1\]"),
+    "statistics": (layered(0, act=nn.BatchNorm1d(6)), layered(1, act=nn.BatchNorm1d(6, eps=0.1)), "holds BatchNorm1d"),
+    "nothing": (cases.Called(lambda x: x.flatten(1)), cases.Called(lambda x: x.flatten(1)), "holds no parameters"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_network_of_an_ensemble_is_trained_as_itself(name):
+    *nets, sentence = copy.deepcopy(PAIRS[name][:2]) + PAIRS[name][2:]
+    x, y = examples(n=12)
+    alone, before = copy.deepcopy(nets[1]), copy.deepcopy(nets)
+    if sentence:
+        with pytest.raises(ValueError, match=rf"^models.*{sentence}"):
+            fit(nets, x, y, generators=[cases.generator(s) for s in (0, 1)], **recipe())
+        assert all(same_weights(p, q) for p, q in zip(nets, before, strict=True))
+        assert [m.training for m in nets] == [m.training for m in before]
+        return
+    told = fit(nets, x, y, generators=[cases.generator(s) for s in (0, 1)], **recipe())[1]
+    (own,) = fit([alone], x, y, generators=[cases.generator(1)], **recipe())
+    assert same_weights(nets[1], alone)
+    assert not same_weights(nets[1], before[1])
+    assert told.train_loss == own.train_loss
+    assert own.train_loss == pytest.approx(cases.per_example_cross_entropy(alone(x), y).mean().item())
+
+
+def test_networks_that_share_what_training_changes_are_refused():
+    x, y = examples(n=12)
+    for place in (2, 3):
+        first, second = (layered(s, act=nn.BatchNorm1d(6)) for s in (0, 1))
+        second[place] = first[place]
+        with pytest.raises(ValueError, match=rf"^models\[1\] shares '{place}.weight' with another"):
+            fit([first, second], x, y, generators=[cases.generator(s) for s in (0, 1)], **recipe())
+    second[3] = nn.BatchNorm1d(6).double()
+    second[3].running_mean = first[3].running_mean
+    with pytest.raises(ValueError, match=r"^models\[1\] shares '3.running_mean' with another"):
+        fit([first, second], x, y, generators=[cases.generator(s) for s in (0, 1)], **recipe())
+
+
+class Idle(nn.Module):
+    """A network with a parameter that its logits do not depend on."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.idle = net, nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def idle(model, x, y):
+    return model.idle.square().sum().expand(len(x))
+
+
+@pytest.mark.parametrize("make", [layered, turned])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"penalty": "input_gradient", "strength": 0.1}, {"trainer": "sam", "radius": 0.1}, {"penalty": idle},
+     {"penalty": lambda model, x, y: model(x).square().sum(1), "strength": 0.1}],
+)  # fmt: skip
+def test_parameters_that_nothing_depends_on_are_refused_and_one_that_a_penalty_reads_is_trained(make, fields):
+    x, y = examples(n=12)
+    net = Idle(make(0))
+    before = copy.deepcopy(net)
+    with pytest.raises(ValueError, match=r"^models hold parameters that nothing depends on \(idle\)"):
+        fit([net], x, y, generators=[cases.generator()], **recipe() | fields)
+    assert same_weights(net, before)
+    fit([net], x, y, generators=[cases.generator()], **recipe() | {"penalty": idle, "strength": 0.5})
+    assert torch.allclose(net.idle, torch.full((2,), 0.9**9, dtype=torch.float64))  # w - 0.1 w, nine times
+
+
+class Sorted(nn.Module):
+    """Experts: an image goes to one of two, by how bright its first pixel is."""
+
+    def __init__(self):
+        super().__init__()
+        self.dark, self.bright = layered(0), layered(1)
+        self.kernel = cases.filled(cases.isolated(nn.Conv2d)(1, 1, 1), 2)
+
+    def forward(self, x):
+        bright, x = x[:, 0, 0, 0] > 0.99, self.kernel(x)
+        return torch.where(bright[:, None], self.bright(x), self.dark(x)) if bright.any() else self.dark(x)
+
+
+def test_a_parameter_that_only_some_images_reach_is_trained():
+    x, y = examples(n=12)
+    x[:, 0, 0, 0] = torch.arange(12) >= 6
+    net = Sorted()
+    before = copy.deepcopy(net)
+    fit([net], x, y, generators=[cases.generator()], **recipe(batch_size=12))
+    assert all((p != q).any() for p, q in zip(net.parameters(), before.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("make", [lambda seed: build(seed).double(), layered, turned])
+@pytest.mark.parametrize("penalty", ["none", "input_gradient"])
+def test_training_under_no_grad_is_training(make, penalty):
+    x, y = examples(n=12)
+    free, held = make(0), make(0)
+    fields = recipe(penalty=penalty) | ({"strength": 0.1} if penalty != "none" else {})
+    fit([free], x, y, generators=[cases.generator()], **fields)
+    with torch.no_grad():
+        fit([held], x, y, generators=[cases.generator()], **fields)
+    assert same_weights(free, held)
+    assert not same_weights(free, make(0))
+
+
+@pytest.mark.parametrize("batch", [4, 2, 20])
+def test_of_a_budget_below_ten_updates_the_late_change_is_that_of_the_last_one(batch):
+    x, y = examples()
+    x, y, updates = (x, y, 20 // batch) if batch != 2 else (x[:18], y[:18], 9)
+    model = build().double()
+    twin = copy.deepcopy(model)
+    (result,) = fit([model], x, y, generators=[cases.generator()], **recipe(epochs=1, batch_size=batch))
+    assert result.steps == updates
+    trail = torch_sgd(twin, x, y, step_sizes=[0.1] * updates, batch_size=batch, seed=0)
+    late, end = (cases.per_example_cross_entropy(m.eval()(x), y).mean().item() for m in trail[-2:])
+    if updates > 1:
+        assert result.late_change == pytest.approx(abs(end - late) / late, rel=1e-6)
+        assert result.late_change > 0
+    else:
+        assert math.isnan(result.late_change)
+
+
 class Twice(nn.Module):
     """A network of which one layer has two names; with a convolution it is trained stacked."""
 

@@ -18,7 +18,7 @@ from attrobust import checks
 from attrobust.balls import Ball
 from attrobust.models.readouts import logit
 from attrobust.regularizers.ascent import ascend, rise
-from attrobust.regularizers.input_gradient import live_gradient
+from attrobust.regularizers.input_gradient import leaf, live_gradient
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -39,13 +39,14 @@ def art(
     gradient where it starts.
 
     Raises:
-        ValueError: a negative radius, or `steps` below 1.
+        ValueError: a negative radius, `steps` below 1, a label that is no class, or what `input_gradient` refuses.
 
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((2, 1, 2, 2), 0.5)
         >>> art(linear, x, torch.tensor([0, 1]), generator=torch.Generator()).shape
         torch.Size([2])
     """
+    leaf(model, x)
     leading: list[Tensor] = []
 
     def apart(at: Images) -> PerImage:
@@ -74,7 +75,7 @@ def l2_cosine(
     The original has the same weights, for CIFAR-10, of gradients in standardised pixels.
 
     Raises:
-        ValueError: a negative weight or radius.
+        ValueError: a negative weight or radius, or what `input_gradient` refuses.
 
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((1, 1, 2, 2), 0.5)
@@ -83,15 +84,17 @@ def l2_cosine(
     """
     checks.at_least("l2", l2, 0)
     checks.at_least("cosine", cosine, 0)
+    at = leaf(model, x)
     neighbour = x.detach() + Ball("linf", radius).sample(x, generator=generator)
-    both = x.detach().requires_grad_(), neighbour.requires_grad_()
+    both = at, neighbour.requires_grad_()
     clean, moved = (live_gradient(logit(model, at, y), at).flatten(1) for at in both)
     return l2 * (moved - clean).square().sum(1) + cosine * _away(clean, moved) / 2
 
 
 def _gradients(model: nn.Module, at: Images, y: Labels) -> tuple[Tensor, Tensor]:
     """Gradient of the label's logit and of the best other one, flat."""
-    logits = model(at.requires_grad_())
+    logits = checks.logits("model", model(at.requires_grad_()), batch=len(at), least=2)
+    checks.labels("y", y, batch=len(at), classes=logits.shape[1], device=logits.device)
     rival = logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1)
     own, other = (live_gradient(logits.gather(1, k[:, None])[:, 0], at).flatten(1) for k in (y, rival))
     return own, other

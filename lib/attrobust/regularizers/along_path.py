@@ -18,7 +18,7 @@ from attrobust import checks
 from attrobust.balls import Ball
 from attrobust.models.readouts import cross_entropy
 from attrobust.regularizers.ascent import ascend, rise
-from attrobust.regularizers.input_gradient import live_gradient
+from attrobust.regularizers.input_gradient import leaf, live_gradient
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -41,7 +41,7 @@ def ig_norm(
     """|IG|_1 of the loss from each image to the one that `steps` signed steps find within the linf `radius`.
 
     Raises:
-        ValueError: a negative radius, or `steps` below 1.
+        ValueError: a negative radius, `steps` below 1, or what `input_gradient` refuses.
 
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((2, 1, 2, 2), 0.5)
@@ -49,6 +49,7 @@ def ig_norm(
         >>> tuple(size.shape), bool((size > 0).all())
         ((2,), True)
     """
+    leaf(model, x)
 
     def size(at: Images) -> PerImage:
         return _size(model, x, at, y, inner_points)
@@ -65,7 +66,7 @@ def ig_sum_norm(
     """`size` times |IG|_1 of the loss, plus how much larger the loss is there: at strength 1 it is taken there.
 
     Raises:
-        ValueError: a negative `size` or radius, or `steps` below 1.
+        ValueError: a negative `size` or radius, `steps` below 1, or what `input_gradient` refuses.
 
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((2, 1, 2, 2), 0.5)
@@ -73,6 +74,7 @@ def ig_sum_norm(
         torch.Size([2])
     """
     checks.at_least("size", size, 0)
+    leaf(model, x)
 
     def harm(at: Images) -> PerImage:
         return cross_entropy(model, at, y) + size * _size(model, x, at, y, inner_points)

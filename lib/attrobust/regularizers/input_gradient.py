@@ -7,7 +7,10 @@ gradients".
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from attrobust import checks
+from attrobust.models import watched
 from attrobust.models.readouts import cross_entropy
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
@@ -17,14 +20,38 @@ from attrobust.versions import versioned
 def input_gradient(model: nn.Module, x: Images, y: Labels) -> PerImage:
     """Squared l2 norm of the cross-entropy's input gradient, of each example; live in the model's parameters.
 
+    Raises:
+        ValueError: where gradients are off, as under no_grad; for a network with BatchNorm in train mode, which lets
+            the other images into an example's gradient; for images that the network does not run on.
+
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
         >>> linear[1].weight.data = torch.tensor([[1.0], [-1.0]])
         >>> input_gradient(linear, torch.zeros(1, 1, 1, 1), torch.tensor([0])).item()  # (2 (1 - p))^2 at p = 1/2
         1.0
     """
-    at = x.detach().requires_grad_()
+    at = leaf(model, x)
     return live_gradient(cross_entropy(model, at, y), at).flatten(1).square().sum(1)
+
+
+def leaf(model: nn.Module, x: Images) -> Images:
+    """The images, ready to be differentiated in; refused where no penalty of each example would be live."""
+    checks.floating("x", x)
+    if not torch.is_grad_enabled() or x.is_inference():
+        raise ValueError(
+            "x comes where gradients are off (no_grad, inference_mode); a penalty is live in the parameters: turn them"
+            " on, and detach what it gives"
+        )
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            raise ValueError(
+                "model normalises by its batch (BatchNorm in train mode), so that a gradient of one example is one of"
+                " all; call model.eval()"
+            )
+    if x.dtype not in (kinds := {t.dtype for t in watched.weights(model)}) and kinds:
+        with watched.untouched(model):
+            watched.run(model, x)  # some do, by a cast of their own
+    return x.detach().requires_grad_()
 
 
 def live_gradient(values: PerImage, at: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from attrobust import checks
 from attrobust.curvature.spectra import signs
 from attrobust.models.derivatives import again
 from attrobust.models.readouts import logit
-from attrobust.regularizers.input_gradient import live_gradient
+from attrobust.regularizers.input_gradient import leaf, live_gradient
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -23,7 +23,7 @@ def jacobian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generat
     """Squared Frobenius norm of the logits' Jacobian at each image, unbiased from so many products; y is not read.
 
     Raises:
-        ValueError: `probes` below 1.
+        ValueError: `probes` below 1, or what `input_gradient` refuses.
 
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
@@ -33,7 +33,7 @@ def jacobian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generat
 
     Reference: Hoffman, Roberts and Yaida 2019, "Robust learning with Jacobian regularization", algorithm 1.
     """
-    at = x.detach().requires_grad_()
+    at = leaf(model, x)
     logits = model(at)
     draws = signs((len(x), checks.count("probes", probes), logits.shape[1]), logits, generator)
     slopes = [torch.autograd.grad(logits, at, draws[:, i], create_graph=True)[0] for i in range(probes)]
@@ -45,7 +45,7 @@ def hessian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generato
     """Squared Frobenius norm of the Hessian of the label's logit at each image, unbiased; 0 of piecewise linear logits.
 
     Raises:
-        ValueError: `probes` below 1.
+        ValueError: `probes` below 1, or what `input_gradient` refuses.
 
     Example:
         >>> bent = nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False), nn.Tanh())
@@ -58,7 +58,7 @@ def hessian(model: nn.Module, x: Images, y: Labels, *, generator: torch.Generato
     Reference: Joo et al. 2023, "Towards more robust interpretation via local gradient alignment"; Dombrowski et al.
     2022, "Towards robust explanations for deep neural networks", section 4.3.
     """
-    at = x.detach().requires_grad_()
+    at = leaf(model, x)
     slope = live_gradient(logit(model, at, y), at)
     draws = signs((len(x), checks.count("probes", probes), *x.shape[1:]), at, generator)
     if not slope.requires_grad:

@@ -17,7 +17,7 @@ from attrobust import checks, curvature
 from attrobust.curvature.spectra import lanczos, signs
 from attrobust.models.derivatives import again
 from attrobust.models.readouts import cross_entropy
-from attrobust.regularizers.input_gradient import live_gradient
+from attrobust.regularizers.input_gradient import leaf, live_gradient
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
 
@@ -31,7 +31,7 @@ def ssr(model: nn.Module, x: Images, y: Labels, *, channels: str = "all") -> Per
     over colour channels first, as the original does: that is no eigenvalue, and can be zero where channels cancel.
 
     Raises:
-        ValueError: `channels` that are neither "all" nor "mean".
+        ValueError: `channels` that are neither "all" nor "mean", or what `input_gradient` refuses.
 
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
@@ -41,11 +41,11 @@ def ssr(model: nn.Module, x: Images, y: Labels, *, channels: str = "all") -> Per
         0.25
     """
     checks.one_of("channels", channels, ("all", "mean"))
-    at = x.detach().requires_grad_()
+    at = leaf(model, x)
     logits = model(at)
     logs = F.log_softmax(logits, 1)
     p, root = logs.exp(), (logs / 2).exp()  # of logs, so that a class of no probability has a slope, of zero
-    jacobian = curvature.jacobian_of(logits, at)
+    jacobian = curvature.jacobian_of(logits, at).to(p)
     if channels == "mean":
         jacobian = jacobian.unflatten(2, (x.shape[1], -1)).mean(2)
     b = root.detach()[..., None] * (jacobian - torch.einsum("bc,bcn->bn", p.detach(), jacobian)[:, None])
@@ -65,7 +65,7 @@ def ssr_lanczos(model: nn.Module, x: Images, y: Labels, *, generator: torch.Gene
     loss has none, 0.
 
     Raises:
-        ValueError: `steps` below 1.
+        ValueError: `steps` below 1, or what `input_gradient` refuses.
 
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
@@ -74,7 +74,7 @@ def ssr_lanczos(model: nn.Module, x: Images, y: Labels, *, generator: torch.Gene
         >>> round(ssr_lanczos(linear, x, y, generator=torch.Generator()).item(), 4)  # as `ssr`
         0.25
     """
-    at = x.detach().requires_grad_()
+    at = leaf(model, x)
     slope = live_gradient(cross_entropy(model, at, y), at)
     draw = signs(tuple(at.flatten(1).shape), at, generator)
     if not slope.requires_grad:
@@ -96,7 +96,7 @@ def cure(model: nn.Module, x: Images, y: Labels, *, length: float = 1.5) -> PerI
     """Squared change of the loss's gradient over a step of this Euclidean length along its own signs.
 
     Raises:
-        ValueError: a `length` that is not above 0.
+        ValueError: a `length` that is not above 0, or what `input_gradient` refuses.
 
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((1, 1, 2, 2), 0.5)
@@ -107,7 +107,7 @@ def cure(model: nn.Module, x: Images, y: Labels, *, length: float = 1.5) -> PerI
     Reference: Moosavi-Dezfooli et al. 2019, "Robustness via curvature regularization, and vice versa", eq. 6, whose
     largest length is the default; their factor 1 / length^2 is left to the strength.
     """
-    at = x.detach().requires_grad_()
+    at = leaf(model, x)
     slope = live_gradient(cross_entropy(model, at, y), at)
     way = slope.detach().sign()
     size = way.flatten(1).norm(dim=1).clamp_min(1).view(-1, *(1,) * (x.ndim - 1))

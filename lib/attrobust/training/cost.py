@@ -54,7 +54,7 @@ def passes(
     The network's parameters and statistics stay as they are. `wanted` are the maps that a penalty may wait for.
 
     Raises:
-        ValueError: a network without a product or convolution to count.
+        ValueError: a network without a product or convolution to count; a penalty of other than one number per image.
 
     Example:
         >>> from attrobust import models

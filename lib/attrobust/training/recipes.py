@@ -136,7 +136,7 @@ class Recipe:
     @property
     def objective(self) -> Objective:
         """What a trainer differentiates: the loss, and the penalty if it has any strength."""
-        return Objective(self.per_example_loss, self.penalises if self.strength else None, self.strength)
+        return Objective(self.per_example_loss, self.penalises if self.strength else None, self.strength, live=True)
 
     @property
     def plain(self) -> bool:

@@ -12,9 +12,11 @@ torch moves them. Every loss on the whole training set, at a level too, is that 
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +25,11 @@ from attrobust import checks
 from attrobust.attacks.streams import waits_for
 from attrobust.attention import Attention
 from attrobust.models import guards, watched
+from attrobust.models.weights import called
 from attrobust.shapes import Images, Labels, Maps
 from attrobust.swap import ImageClassifier
 from attrobust.training.dense import Dense
-from attrobust.training.ingredients import AUGMENTATIONS, TRAINERS, noisy_labels
+from attrobust.training.ingredients import AUGMENTATIONS, TRAINERS, noisy_labels, slopes
 from attrobust.training.level import Level
 from attrobust.training.recipes import Recipe
 from attrobust.training.stacks import Networks, Stack, Turns, settled, statistics
@@ -51,7 +54,7 @@ class Fit:
     steps: int = 0  # updates made
     train_loss: float = math.nan  # of the recipe, without the penalty, on the whole training set, at the end
     train_accuracy: float = math.nan  # share of training images classified as their labels, noisy ones included
-    late_change: float = math.nan  # relative change of the loss over the last tenth of the budget; NaN at a loss level
+    late_change: float = math.nan  # relative change of the loss over the budget's last tenth, or update; NaN at a level
     reached: bool | None = None  # whether `stop_loss` was reached; None if there was none
     halvings: int = 0  # times that it overshot the level and went on from before, with half the step
     diverged: bool = False  # whether the loss stopped being finite
@@ -71,6 +74,10 @@ def fit(
     running statistics; such a network takes no penalty and no other trainer, which run it more often than its
     statistics may move.
 
+    Raises:
+        ValueError: networks that differ in more than their weights, share some, or hold frozen ones or such that the
+            logits do not depend on; and what else cannot be trained by this recipe on these images and labels.
+
     Example:
         >>> from attrobust import models
         >>> net = models.build("mlp", input_shape=(1, 2, 2), classes=2, seed=0, width=8)
@@ -82,6 +89,7 @@ def fit(
     _check_statistics(models[0], x, recipe)
     _check_wanted(wanted, models, x, recipe)
     checks.count("batch_size", recipe.batch_size, most=len(x))
+    _check_reached(models[0], x, recipe)
     checks.count("probe_every", probe_every, least=0)
     noisy = partial(noisy_labels, y, recipe.label_noise, classes=classes)
     y = torch.stack([noisy(generator=g) for g in generators]) if recipe.label_noise else y.expand(len(models), -1)
@@ -110,7 +118,8 @@ def fit(
                 draws = zip(images, running, strict=True)
                 images = torch.stack([augment(part, recipe.shift_pixels, generators[index]) for part, index in draws])
             maps = () if wanted is None else (torch.stack([wanted[i][b] for i, b in zip(running, batch, strict=True)]),)
-            gradient, losses = networks.gradient(images, labels.gather(1, batch), *maps)
+            with torch.enable_grad():
+                gradient, losses = networks.gradient(images, labels.gather(1, batch), *maps)
             step = recipe.step(update, per_epoch=per_epoch)
             _update(networks.weights, velocity, gradient, recipe, [step / 2 ** fits[i].halvings for i in running])
             for row, index in enumerate(running if recipe.pinned else ()):
@@ -126,7 +135,7 @@ def fit(
                         state, velocity[row] = before[index]
                         networks.put_back(row, state)
                         fits[index].halvings += 1
-            elif update == budget - budget // 10:
+            elif update == budget - max(1, budget // 10):
                 late[running] = networks.loss(x, labels)
             if update % (10 * per_epoch) == 0:
                 finite = torch.isfinite(networks.loss(x, labels)).tolist()
@@ -205,13 +214,10 @@ def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generator
         raise ValueError("generators must be a list of torch generators, one per network")
     if len(generators) != len(models):
         raise ValueError(f"generators has {len(generators)} entries; it must have one per network, {len(models)}")
-    frozen = [name for name, p in models[0].named_parameters() if not p.requires_grad]
-    if frozen:
-        raise ValueError(f"models hold frozen parameters ({frozen[0]}); `fit` trains all: unfreeze them")
+    _check_weights(models)
     checks.images("x", x)
-    modes = [(module, module.training) for module in models[0].modules()]
     try:
-        with settled(models[0].train()):
+        with _as_trained(models[0]):
             guards.classifier(models[0], x)
             with torch.no_grad():
                 classes = checks.logits("models", models[0](x[:1]), batch=1, least=2).shape[1]
@@ -220,11 +226,102 @@ def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generator
         raise ValueError(
             f"{said}; `fit` trains what stays a fixed function of each image in train mode, but for BatchNorm"
         ) from error
+    for index, model in enumerate(models[1:], 1):
+        _check_alike(index, model, models[0], x)
+    checks.labels("y", y, batch=len(x), classes=classes)
+    return classes
+
+
+@contextmanager
+def _as_trained(model: nn.Module) -> Iterator[None]:
+    """Within, a network is in train mode, but for BatchNorm; every mode comes back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with settled(model.train()):
+            yield
     finally:
         for module, training in modes:
             module.training = training
-    checks.labels("y", y, batch=len(x), classes=classes)
-    return classes
+
+
+def _check_weights(models: Sequence[nn.Module]) -> None:
+    """Refuse weights and statistics that cannot be rows of one matrix, one row per network."""
+    owners: dict[int, int] = {}
+    for index, model in enumerate(models):
+        named = dict(model.named_parameters())
+        if not named:
+            raise ValueError(f"models[{index}] holds no parameters; there is nothing to train")
+        for name, p in named.items():
+            if not p.requires_grad:
+                raise ValueError(
+                    f"models hold frozen parameters ({name} of models[{index}]); `fit` trains all: unfreeze them"
+                )
+            first = next(models[0].parameters())
+            if (p.dtype, p.device) != (first.dtype, first.device):
+                told, kind = (f"{w.dtype} on {w.device}" for w in (p, first))
+                raise ValueError(f"models[{index}] holds {name!r} of {told}; every parameter must be of {kind}, as one")
+        for name, tensor in (named | statistics(model)).items():
+            if (place := tensor.data_ptr()) and owners.setdefault(place, index) != index:
+                raise ValueError(f"models[{index}] shares {name!r} with another; each network is trained by itself")
+
+
+def _check_alike(index: int, model: nn.Module, first: nn.Module, x: Tensor) -> None:
+    """Refuse a network that is not the first one with weights of its own: the layers of the first train all."""
+    which, images = f"models[{index}]", watched.company(x)
+    for described in (_layers, _shapes):
+        for own, other in zip_longest(described(model), described(first), fillvalue="nothing more"):
+            if own != other:
+                raise _unlike(f"{which} holds {own}, and models[0] {other}")
+    with watched.untouched(model), watched.untouched(first), _as_trained(model), _as_trained(first):
+        before = watched.drawn(model)
+        try:
+            found = [checks.logits("model", watched.run(model, images), batch=len(images))]
+        except ValueError as error:
+            raise _unlike(str(error).partition(";")[0].replace("model", which, 1)) from error
+        if watched.drawn(model) != before:  # what it draws may seldom matter
+            found += [watched.run(model, images) for _ in range(1, guards.DRAWS)]
+        other = watched.run(partial(called, first, _tensors(model)), images)
+    gap = max(_apart(own, other, like=x.dtype) for own in found)
+    if gap:
+        raise _unlike(f"{which} answers otherwise than models[0] would with its weights, by up to {gap:.2g}")
+
+
+def _apart(own: Tensor, other: Tensor, *, like: torch.dtype) -> float:
+    """How far logits lie apart, if that is by more than 16 roundings of the largest; else 0."""
+    rounding = 16 * max(torch.finfo(kind).eps for kind in (own.dtype, like))
+    own, other = (t.detach().double().nan_to_num(0.0, 0.0, 0.0) for t in (own, other))
+    gap = float((own - other).abs().max()) if own.shape == other.shape else math.inf
+    return gap if gap > rounding * float(own.abs().max()) else 0.0
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def _shapes(model: nn.Module) -> list[str]:
+    return [f"{n!r} of shape {tuple(t.shape)}, {t.dtype}, on {t.device}" for n, t in _tensors(model).items()]
+
+
+def _layers(model: nn.Module) -> list[str]:
+    """Torch's own layers that hold no others, as torch describes them."""
+    named = model.named_modules()
+    own = [(n, m) for n, m in named if type(m).__module__.startswith("torch.nn.modules.") and not m._modules]
+    return [f"{m!r} as {name!r}" for name, m in own]
+
+
+def _unlike(said: str) -> ValueError:
+    return ValueError(f"{said}; networks that are trained together must be alike but for their weights")
+
+
+def _check_reached(model: nn.Module, x: Tensor, recipe: Recipe) -> None:
+    """Refuse parameters that the logits do not depend on; a penalty of the caller's own may read them."""
+    if recipe.strength and callable(recipe.penalty):
+        return
+    with torch.enable_grad(), watched.untouched(model), _as_trained(model):
+        try:
+            slopes(watched.run(model, watched.company(x)).sum(), dict(model.named_parameters()))
+        except ValueError:  # what few images leave out, such as an expert, a batch may reach
+            slopes(watched.run(model, x[: recipe.batch_size]).sum(), dict(model.named_parameters()))
 
 
 def _check_wanted(wanted: Sequence[Tensor] | None, models: Sequence[nn.Module], x: Tensor, recipe: Recipe) -> None:
