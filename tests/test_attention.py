@@ -324,6 +324,174 @@ def test_the_matrix_is_made_of_the_scores_alone(name):
     assert torch.equal(kernel(q, k, mask=some_keys()), kernel.weights(kernel.scores(q, k), mask=some_keys()))
 
 
+# ------------------------------------------------------------------ numbers that rounding would lose
+
+
+def low_column(depth):
+    """Scores whose second key is far below the others, in every row by another length."""
+    return torch.tensor([[0.0, -depth, -1.0], [0.0, -depth - 3, 1.0], [2.0, -depth - 10, 0.5]])[None, None]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("depth", [0.0, 20.0, 30.0, 40.0, 60.0, 80.0, 90.0, 100.0, 200.0, 300.0])
+@pytest.mark.parametrize("link", ["exp", "sigmoid"])
+def test_doubly_stochastic_weights_in_float32_are_those_in_float64_however_low_a_column(link, depth, masked):
+    kernel, scores = attention.Kernel(link=link, norm="rows_and_columns"), low_column(depth)
+    mask = torch.tensor([[True, True, True], [False, True, True], [False, False, False]])[None, None]
+    mask, found = mask if masked else None, []
+    for dtype in (torch.float32, torch.float64):
+        at = scores.to(dtype).requires_grad_()
+        weights = kernel.weights(at, mask=mask)
+        (slope,) = torch.autograd.grad(weights.square().sum(), at, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.square().sum(), at)
+        found.append([part.double() for part in (weights, slope, bend)])
+    for ours, exact in zip(*found, strict=True):
+        assert torch.allclose(ours, exact, rtol=1e-4, atol=1e-6)
+    if not masked and link == "exp":
+        assert found[0][0].sum(-2).sub(1).abs().max() < 0.2
+
+
+def test_a_column_without_a_key_that_counts_stays_empty_beside_a_low_one():
+    mask = torch.tensor([True, True, False])[None, None, None]
+    weights = attention.kernel("doubly_stochastic").weights(low_column(300.0), mask=mask)
+    assert not weights[..., 2].any()
+    assert torch.allclose(weights.sum(-1), torch.ones(1, 1, 3))
+    without = attention.kernel("doubly_stochastic").weights(low_column(300.0)[..., :2])
+    assert torch.allclose(weights[..., :2], without, rtol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shift", [0.0, -20.0, -40.0, -60.0, -90.0, -100.0, -200.0])
+def test_rows_of_sigmoid_weights_are_divided_however_low_their_scores(shift, masked):
+    kernel, scores = attention.Kernel(link="sigmoid", norm="row"), cases.draw(2, 3, 4, 5).float() + shift
+    mask = some_keys() if masked else None
+    exact = kernel.weights(scores.double(), mask=mask)
+    at = scores.requires_grad_()
+    weights = kernel.weights(at, mask=mask)
+    assert torch.allclose(weights.double(), exact, rtol=1e-4)
+    assert torch.allclose(weights.sum(-1), torch.ones(2, 3, 4))
+    (slope,) = torch.autograd.grad(weights.square().sum(), at)
+    assert slope.isfinite().all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_exponential_weights_are_finite_where_they_fit_and_change_no_bit_beside_a_large_one(masked):
+    kernel, scores = attention.kernel("exponential"), 80 + cases.draw(1, 1, 3, 1000, seed=4).float()
+    mask = cases.draw(1, 1, 3, 1000, seed=5) < 1 if masked else None
+    before, high = kernel.weights(scores, mask=mask), scores.clone()
+    high[..., 0] = torch.tensor([89.0, 91.0, 94.0])
+    at = high.requires_grad_()
+    weights = kernel.weights(at, mask=mask)
+    exact = kernel.weights(high.detach().double(), mask=mask)
+    assert torch.equal(weights[..., 1:], before[..., 1:])
+    assert torch.allclose(weights.double(), exact, rtol=1e-5)
+    assert exact.max() > torch.finfo(torch.float32).max / 1000 or masked
+    (slope,) = torch.autograd.grad(weights.sum(), at)
+    assert torch.allclose(slope, weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 90.0, -95.0, 1e3, -1e5])
+@pytest.mark.parametrize("name", ["gaussian", "gaussian_counted", "l2"])
+def test_distances_keep_their_digits_far_from_the_origin(name, offset):
+    q, k, _ = (part.float() + offset for part in queries_keys_values())
+    kernel = attention.kernel(name)
+    q.requires_grad_()
+    weights = kernel(q, k)
+    (slope,) = torch.autograd.grad(weights.square().sum(), q)
+    away = (q.detach().double()[:, :, :, None] - k.double()[:, :, None]).square().sum(-1)
+    exact = (-away / (2 * math.sqrt(DIM))).exp()
+    exact = {"gaussian": exact, "gaussian_counted": exact / 5, "l2": exact / exact.sum(-1, keepdim=True)}[name]
+    assert torch.allclose(weights.double(), exact, rtol=5e-3)
+    near = (part - offset for part in (q.detach(), k))
+    at, other = (part.double() for part in near)
+    (same,) = torch.autograd.grad(kernel(at.requires_grad_(), other).square().sum(), at)
+    assert torch.allclose(slope.double(), same, rtol=2e-2, atol=1e-3)
+
+
+def test_tokens_near_the_origin_keep_every_bit_beside_far_ones():
+    q, k, _ = (part.float() for part in queries_keys_values())
+    kernel, far = attention.kernel("gaussian"), 1e4 + torch.zeros(2, 3, 1, DIM)
+    assert torch.equal(kernel(q, torch.cat([k, far], 2))[..., :5], kernel(q, k))
+
+
+@pytest.mark.parametrize(
+    "kernel", [*attention.KERNELS, *(attention.Kernel(link="sigmoid", norm=n) for n in attention.NORMS)], ids=str
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_ordinary_numbers_keep_every_bit_where_large_ones_are_not_asked_for(monkeypatch, kernel, masked):
+    """As on a GPU, on which both ways are always taken."""
+    kernel, mask = attention.kernel(kernel) if isinstance(kernel, str) else kernel, some_keys() if masked else None
+    found = []
+    for asked in (attention._some, lambda condition: True):
+        monkeypatch.setattr(attention, "_some", asked)
+        q, k, _ = (part.float().requires_grad_() for part in queries_keys_values(scale=3.0))
+        weights = kernel(q, k, mask=mask)
+        found.append([weights, *torch.autograd.grad(weights.square().sum(), (q, k))])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["doubly_stochastic", "exponential", "gaussian"])
+def test_kernels_run_alike_under_vmap(name):
+    kernel = attention.kernel(name)
+    for scale in (1.0, 200.0):
+        q, k, _ = (scale * part.float() for part in queries_keys_values())
+        each = torch.func.vmap(lambda a, b: kernel(a[None], b[None])[0])(q, k)
+        assert torch.allclose(each, kernel(q, k), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (torch.ones(2, 3, 4, 5), r"shape \(2, 3, 4, 5\) and dtype torch.float32"),
+        (torch.ones(2, 3, 4, 5, dtype=torch.int64), r"shape \(2, 3, 4, 5\) and dtype torch.int64"),
+        (torch.ones(2, 3, 4, 1, dtype=torch.bool), r"shape \(2, 3, 4, 1\) and dtype torch.bool"),
+        (torch.ones(2, 3, 3, 5, dtype=torch.bool), r"shape \(2, 3, 3, 5\)"),
+        (torch.ones(3, 3, 4, 5, dtype=torch.bool), r"shape \(3, 3, 4, 5\)"),
+        (torch.ones(1, 2, 3, 4, 5, dtype=torch.bool), r"shape \(1, 2, 3, 4, 5\)"),
+        (torch.tensor(True), r"shape \(\)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["softmax", "gaussian", "sigmoid", "doubly_stochastic"])
+def test_what_is_no_mask_of_the_scores_is_refused(unchecked, name, mask, told):
+    q, k, _ = queries_keys_values()
+    with pytest.raises(ValueError, match=f"mask has {told}.*; it must be boolean, of shape .2, 3, 4, 5. or with a 1"):
+        attention.kernel(name)(q, k, mask=mask)
+
+
+def test_a_mask_of_fewer_axes_spreads_over_the_scores(unchecked):
+    q, k, _ = queries_keys_values()
+    for name in attention.KERNELS:
+        kernel, mask = attention.kernel(name), some_keys()[0, 0]
+        assert torch.equal(kernel(q, k, mask=mask), kernel(q, k, mask=mask.expand(2, 3, 4, 5)))
+    linear, mask = attention.kernel("linear"), some_keys()[0, 0, 0]
+    v = queries_keys_values()[2]
+    mixed = attention.mix_in_linear_time(linear, q, k, v, mask=mask)
+    assert torch.allclose(mixed, linear(q, k, mask=mask) @ v, rtol=1e-12)
+
+
+@pytest.mark.parametrize("score", attention.SCORES)
+def test_queries_and_keys_that_do_not_belong_together_are_refused(unchecked, score):
+    q, k, _ = queries_keys_values()
+    kernel = attention.Kernel(score=score)
+    for other in (k[..., :1], k[:1], k[:, :1]):
+        with pytest.raises(ValueError, match=r"k has shape .* and q \(2, 3, 4, 6\); both must have the same batch, "):
+            kernel(q, other)
+
+
+def test_linear_time_refuses_what_does_not_belong_together(unchecked):
+    q, k, v = queries_keys_values()
+    kernel = attention.kernel("linear")
+    for parts in ((q, k[..., :1], v), (q, k, v[:, :, :1])):
+        with pytest.raises(
+            ValueError, match=r"shapes are q .*; q and k must have the same width, and k and v the same"
+        ):
+            attention.mix_in_linear_time(kernel, *parts)
+    for mask in (some_keys(), some_keys()[:, :, :1].long(), some_keys()[:, :, :1, :1]):
+        with pytest.raises(ValueError, match=r"mask has shape .*; it must be boolean, of shape \(2, 3, 1, 5\)"):
+            attention.mix_in_linear_time(kernel, q, k, v, mask=mask)
+
+
 @pytest.mark.parametrize("norm", [norm for norm in attention.NORMS if norm != "rows_and_columns"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_linear_attention_in_linear_time_equals_its_quadratic_form(norm, masked):

@@ -163,6 +163,34 @@ def test_capacities_are_rounded_to_the_nearest_whole_number():
     assert -0.5 - 1e-6 <= min(errors) < -0.3
 
 
+def logit_of(model, x, y):
+    return model(x).gather(1, y[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("name", OF_A_CLASS)
+def test_a_readout_that_runs_the_model_several_times_or_never_is_refused(name):
+    model, x, y = cases.vit(), images(), cases.labels()
+
+    def change(model, x, y):
+        return logit_of(model, x, y) - logit_of(model, torch.zeros_like(x), y)
+
+    with pytest.raises(ValueError, match="readout runs the model 2 times; it must run it once, on x, which is"):
+        MAPS[name](model, x, y, readout=change)
+    with pytest.raises(ValueError, match="readout runs the model 0 times; it must run it once"):
+        MAPS[name](model, x, y, readout=lambda *given: logit_of(model, *given[1:]))
+    assert torch.equal(MAPS[name](model, x, y, readout=logit_of), MAPS[name](model, x, y))
+
+
+def test_a_huge_capacity_leaves_the_others_their_digits():
+    small = np.array([[[1, 0.5], [0, 1]], [[1, 1], [0, 1]]])
+    for huge in (1e3, 1e9, 1e30):
+        capacities = small.copy()
+        capacities[1, 0] = huge
+        assert max_flow(capacities, 1) == pytest.approx(least_cut(capacities, 1), rel=1e-7)
+        assert max_flow(capacities, 1) == pytest.approx(1.5, rel=1e-7)
+    assert max_flow(np.stack([small[0], 0 * small[1]]), 1) == 0
+
+
 def test_attention_flow_of_a_network_runs_through_its_attention():
     model, x, y = cases.vit(), images(2), cases.labels(2)
     layers = np.stack(with_skip(model, x), axis=1)

@@ -386,3 +386,71 @@ def test_a_class_token_that_is_read_through_one_of_two_heads_is_found(silent):
         model.layers[-1].projection.weight[:, 3 * silent : 3 * silent + 3] = 0
     expected = model.attend(x)[1][-1].mean(1)[:, 1, 2:].view(2, 1, 2, 3)
     assert torch.equal(attributions.raw_attention(model, x, y), expected)
+
+
+class Halves(nn.Module):
+    """A transformer whose `forward` and `attend` are told apart: pixels, logits and matrices by a function each."""
+
+    def __init__(self, *, forward=lambda x: x, attend=lambda x: x, logits=lambda z: z, maps=list, depth=2):
+        super().__init__()
+        self.inner, self.before, self.attended = cases.vit(depth=depth), forward, attend
+        self.logits, self.maps = logits, maps
+
+    def forward(self, x):
+        return self.inner(self.before(x))
+
+    def attend(self, x):
+        logits, maps = self.inner.attend(self.attended(x))
+        return self.logits(logits), self.maps(maps)
+
+
+def standardised(x):
+    return (x - 0.5) / 0.05
+
+
+OTHER_LOGITS = "model is Halves, whose `attend` gives other logits than the model itself, by up to "
+
+
+@pytest.mark.parametrize("attribution", MAPS.values(), ids=MAPS)
+def test_attention_of_other_images_than_the_model_sees_is_refused(attribution):
+    x, y = pictures(cases.VIT_SHAPE)
+    with pytest.raises(ValueError, match=OTHER_LOGITS):
+        attribution(Halves(forward=standardised), x, y)
+    found = attribution(Halves(forward=standardised, attend=standardised), x, y)
+    assert torch.allclose(found, attribution(cases.vit(), standardised(x), y), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_logits_of_other_classes_matter_to_maps_of_a_class_alone_and_rounding_to_none(name):
+    x, y = pictures(cases.VIT_SHAPE)
+    expected, turned = MAPS[name](cases.vit(), x, y), Halves(logits=lambda z: z.roll(1, 1))
+    if name in ("gradient_attention", "relevance"):
+        with pytest.raises(ValueError, match=OTHER_LOGITS):
+            MAPS[name](turned, x, y)
+    else:
+        assert torch.equal(MAPS[name](turned, x, y), expected)
+    rounded = Halves(logits=lambda z: z * (1 + 1e-12))
+    assert torch.allclose(MAPS[name](rounded, x, y), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("order", [[2, 1, 0], [1, 0, 2], [0, 2, 1]])
+def test_matrices_in_another_order_than_they_are_computed_are_refused(order):
+    x, y = pictures(cases.VIT_SHAPE)
+    with pytest.raises(ValueError, match="model is Halves, whose `attend` returns its matrices in another order than"):
+        attributions.rollout(Halves(maps=lambda maps: [maps[i] for i in order], depth=3), x, y)
+    assert torch.equal(attributions.rollout(Halves(depth=3), x, y), attributions.rollout(cases.vit(depth=3), x, y))
+
+
+def test_a_block_in_the_middle_that_returns_other_matrices_is_refused():
+    other = Halves(maps=lambda maps: [maps[0], 2 * maps[1].detach(), maps[2]], depth=3)
+    with pytest.raises(ValueError, match="model is Halves, whose `attend` returns other matrices than those it"):
+        attributions.rollout(other, *pictures(cases.VIT_SHAPE))
+
+
+def test_equal_matrices_of_several_blocks_are_in_order():
+    """Scores of zero make every matrix alike."""
+    model, (x, y) = cases.vit(depth=3), pictures(cases.VIT_SHAPE)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.qkv.weight[:6], block.attention.qkv.bias[:6] = 0, 0
+    assert torch.allclose(attributions.raw_attention(model, x, y), torch.full((2, 1, 2, 3), 1 / 7, dtype=x.dtype))

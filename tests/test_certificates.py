@@ -191,3 +191,22 @@ def test_bad_arguments_are_refused_with_one_sentence(unchecked):
         certificates.cosine(one(math.nan))
     with pytest.raises(ValueError, match="nodes is 0"):
         certificates.turn(lambda x: x.sum(), torch.zeros(2), torch.ones(2), nodes=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "certificate",
+    [
+        lambda s, e: certificates.topk(s, e, k=2),
+        lambda s, e: certificates.topk_within(s, e, k=2),
+        lambda s, e: certificates.swap_costs(s, k=2),
+        lambda s, e: certificates.swap(s, k=2, swaps=1),
+        certificates.kendall,
+        certificates.spearman,
+    ],
+)
+def test_scores_that_are_no_numbers_certify_nothing(certificate, bad):
+    given = scores(0)
+    given[0, 3] = bad
+    with pytest.raises(ValueError, match="scores holds 1 entries that are NaN or infinite; all must be finite"):
+        certificate(given, one(0.1))

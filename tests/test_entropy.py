@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import cases
 import numpy as np
 import pytest
 import scipy.special
@@ -321,6 +322,61 @@ def test_the_relative_score_change_of_equal_scores():
     flat = torch.zeros(3, dtype=torch.float64)
     assert entropy.relative_score_change(flat, flat).item() == 0
     assert entropy.relative_score_change(flat, tensor(1.0, 0.0, 0.0)).item() == math.inf
+
+
+# ---------------------------------------------------------------------- rows of every size
+
+HEAVY = [(torch.float16, 4e4), (torch.float32, 2e38), (torch.float64, 1e308), (torch.float64, 5e-324)]
+
+
+@pytest.mark.parametrize(("dtype", "size"), HEAVY)
+def test_measures_of_a_row_are_those_of_a_row_of_mass_one_however_heavy_it_is(dtype, size):
+    first, second = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]]), torch.tensor([[0, 1, 1, 1], [1, 1, 0, 1]])
+    heavy = [(size * row.double()).to(dtype) for row in (first, second)]
+    for row, found in zip((first, second), heavy, strict=True):
+        keys = row.sum(1).tolist()
+        assert entropy.row_entropy(found).tolist() == pytest.approx([math.log(n) for n in keys], rel=2e-3)
+        assert entropy.effective_keys(found).tolist() == pytest.approx(keys, rel=5e-3)
+        assert entropy.softmax_jacobian_norm(found).tolist() == pytest.approx([(n > 1) / n for n in keys], rel=2e-3)
+    assert entropy.total_variation(*heavy).tolist() == pytest.approx([1 / 4, 2 / 3], rel=2e-3)
+
+
+def test_a_heavy_row_changes_no_bit_of_the_rows_beside_it_and_has_a_derivative_of_its_own():
+    light = cases.draw(5, 4).square().float()
+    both = torch.cat([light, torch.full((1, 4), 2e38)])
+    assert torch.equal(entropy.row_entropy(both)[:5], entropy.row_entropy(light))
+    slopes = []
+    for size in (1.0, 4e307):
+        row = tensor(1, 2, 3, 4).mul(size).requires_grad_()
+        slopes.append(size * torch.autograd.grad(entropy.row_entropy(row), row)[0])
+    assert slopes[0].any()
+    assert torch.allclose(slopes[1], slopes[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(torch.float32, 100), (torch.float32, -80), (torch.float64, 1000),
+                                              (torch.float64, -1000), (torch.bfloat16, 120)])  # fmt: skip
+def test_lengths_of_scores_do_not_depend_on_their_unit(dtype, power):
+    s, t = cases.draw(20, 5, seed=1).to(dtype), cases.draw(20, 5, seed=2).to(dtype)
+    unit, rel = 2.0**power, 4 * torch.finfo(dtype).eps ** 0.5 if dtype == torch.bfloat16 else 1e-5
+    a, b = (row.double() - row.double().mean(1, keepdim=True) for row in (s, t))
+    norm = entropy.centred_norm(unit * s).double() / unit
+    assert norm.tolist() == pytest.approx(a.square().sum(1).sqrt().tolist(), rel=rel)
+    change = (b - a).square().sum(1).sqrt() / a.square().sum(1).sqrt()
+    assert entropy.relative_score_change(unit * s, unit * t).tolist() == pytest.approx(change.tolist(), rel=rel)
+
+
+@pytest.mark.parametrize("unit", [1.0, 2.0**-60, 2.0**100])
+def test_a_length_has_the_derivatives_of_a_length_in_every_unit(unit):
+    row = (unit * cases.draw(1, 5).float()).requires_grad_()
+    (slope,) = torch.autograd.grad(entropy.centred_norm(row), row)
+    centred = row.detach().double() - row.detach().double().mean()
+    assert torch.allclose(slope.double(), centred / centred.norm(), atol=1e-6)
+
+
+def test_equal_scores_lack_nothing_to_the_uniform_row_however_large_they_are():
+    large = torch.tensor([[1e38, 1e38, 1e38, 1e38], [-2e38, -2e38, -2e38, -math.inf], [1e38, 2e38, 3e38, 2e38]])
+    assert entropy.entropy_deficit(large)[:2].tolist() == [0, 0]
+    assert entropy.centred(large)[2].tolist() == pytest.approx([-1e38, 0, 1e38, 0], abs=1e32)
 
 
 # ---------------------------------------------------------------------- the read-out

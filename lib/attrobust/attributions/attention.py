@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attrobust.attributions.gradients import explained, live
 from attrobust.attributions.importance import brings_logits
-from attrobust.attributions.tokens import Layout, layout
+from attrobust.attributions.tokens import INSTEAD, Layout, layout
 from attrobust.models import guards
 from attrobust.models.readouts import Readout, logit
 from attrobust.shapes import Images, Labels, Logits, OnePlane
@@ -41,7 +41,8 @@ def raw_attention(model: nn.Module, x: Images, target: Labels, *, even: bool = F
     head's map is divided by its sum first, so that all count alike (one of zeros stays).
 
     Raises:
-        ValueError: a model without attention weights, or whose tokens are no grid of patches behind a CLS token.
+        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself, or whose
+            tokens are no grid of patches behind a CLS token.
 
     Example:
         >>> from attrobust import models
@@ -69,7 +70,8 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
     back the normalisation it left out, so look at both.
 
     Raises:
-        ValueError: a model without attention weights, or whose tokens are no grid of patches behind a CLS token.
+        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself, or whose
+            tokens are no grid of patches behind a CLS token.
 
     Example:
         >>> from attrobust import models
@@ -90,7 +92,8 @@ def gradient_attention(model: nn.Module, x: Images, target: Labels, *, readout: 
     """Attention of the last block that speaks for the class: m((dA_L * A_L)^+), eq. 5 of `relevance`'s source.
 
     Raises:
-        ValueError: a model without attention weights, or whose tokens are no grid of patches behind a CLS token.
+        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself, or whose
+            tokens are no grid of patches behind a CLS token; a readout that does not run the model exactly once.
 
     Example:
         >>> from attrobust import models
@@ -110,7 +113,8 @@ def relevance(model: nn.Module, x: Images, target: Labels, *, readout: Readout =
     Chefer et al. 2021, "Generic attention-model explainability", eqs. 5 and 6.
 
     Raises:
-        ValueError: a model without attention weights, or whose tokens are no grid of patches behind a CLS token.
+        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself, or whose
+            tokens are no grid of patches behind a CLS token; a readout that does not run the model exactly once.
 
     Example:
         >>> from attrobust import models
@@ -139,7 +143,8 @@ def attention_flow(model: nn.Module, x: Images, target: Labels) -> OnePlane:
     `rollout`'s source, there with rows divided by their sum, for softmax a factor of two.)
 
     Raises:
-        ValueError: a model without attention weights, or whose tokens are no grid of patches behind a CLS token.
+        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself, or whose
+            tokens are no grid of patches behind a CLS token.
 
     Example:
         >>> from attrobust import models
@@ -160,6 +165,10 @@ def attention_flow(model: nn.Module, x: Images, target: Labels) -> OnePlane:
 def max_flow(capacities: Float[np.ndarray, "layers tokens tokens"], token: int, *, top: int = 0) -> float:
     """Maximum flow from token `top` above the last layer to `token` below the first."""
     depth, n, _ = capacities.shape
+    most = capacities.sum((1, 2)).min()
+    if most == 0:
+        return 0.0
+    capacities = np.minimum(capacities, most)  # more flows through none, and a huge one would leave others no digits
     unit = LARGEST / (n * capacities.max())
     layer, above, below = np.indices(capacities.shape)
     whole = np.rint(capacities * unit).astype(np.int32).ravel()
@@ -193,14 +202,23 @@ def _speaking_for(
     at, weights = live(model, x, target, readout), getattr(model, "parameters", list)()
     lasting = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in weights))
     with torch.enable_grad():
-        seen: list = []
+        seen: list[tuple[list[Tensor], Layout]] = []
 
         def run(images: Images) -> Tensor:
-            logits, *seen[:] = _attend(model, images, target)
+            logits, maps, places = _attend(model, images, target)
+            seen.append((maps, places))
             return logits
 
         chosen = explained(run, at, target, readout)
-        maps, places = seen[0][-blocks:], seen[1]
+        if len(seen) != 1:
+            raise ValueError(f"readout runs the model {len(seen)} times; it must run it once, on x, which is explained")
+        ((maps, places),) = seen
+        maps = maps[-blocks:]
+        if places.apart:  # as where they are given to other classes, which a map of no class does not mind
+            raise ValueError(
+                f"model is {type(model).__name__}, whose `attend` gives other logits than the model itself, by up to"
+                f" {places.apart:.2g}; {INSTEAD}"
+            )
         slopes = torch.autograd.grad(chosen, maps, create_graph=lasting)
         updates = [(slope * a).clamp_min(0).mean(1) for slope, a in zip(slopes, maps, strict=True)]
     return updates if lasting else [u.detach() for u in updates], places

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attrobust import checks
-from attrobust.models import guards
+from attrobust.models import guards, watched
 from attrobust.shapes import Images, OnePlane
 
 HOW = {"retain_graph": True, "allow_unused": True}
@@ -25,12 +25,16 @@ INSTEAD = "a class-token map does not explain it, an input attribution such as s
 
 @dataclass(frozen=True)
 class Layout:
-    """Place of the class token among the tokens, and the patches' places in reading order."""
+    """Place of the class token among the tokens, and the patches' places in reading order.
+
+    And how far the logits of `attend` lie `apart` from the model's own: 0, or some are given to other classes.
+    """
 
     cls: int
     patches: Tensor
     rows: int
     columns: int
+    apart: float
 
     def grid(self, matrix: Float[Tensor, "batch tokens tokens"]) -> OnePlane:
         """The class token's row at the patches, laid out as these lie."""
@@ -40,7 +44,8 @@ class Layout:
 def layout(model: nn.Module, x: Images, weights: Sequence[Tensor]) -> Layout:
     """Layout of the tokens of `model.attend(x)`, which returned `weights`; a ValueError where no class token is read.
 
-    Costs a forward pass and some 2 log2(tokens) backward passes, once for a model and a shape of images.
+    So it is where `attend` gives other logits than the model, or its matrices in another order than it computes them.
+    Costs two forward passes and some 2 log2(tokens) backward passes, once for a model and a shape of images.
     """
     shapes = [tuple(w.shape) if isinstance(w, Tensor) else type(w).__name__ for w in weights]
     if len({s[2:] for s in shapes}) != 1 or any(len(s) != 4 or s[0] != len(x) or s[2] != s[3] for s in shapes):
@@ -78,18 +83,26 @@ def _measured(model: nn.Module, x: Images, n: int) -> Layout:
     probe = torch.rand(1, *x.shape[1:], generator=draw, dtype=x.dtype).to(x.device).requires_grad_()
     with _Record() as record:
         logits, maps = model.attend(probe)
+    told, itself = (checks.logits("model", z, batch=1).detach() for z in (logits, watched.run(model, probe)))
+    gap = watched.apart([told], [itself], like=x.dtype)
+    if gap and watched.apart([told.sort().values], [itself.sort().values], like=x.dtype):
+        raise _Unsound(f"whose `attend` gives other logits than the model itself, by up to {gap:.2g}")
     made = [t for t, version in record.made if t.requires_grad and t._version == version]
-    first, last = ([i for i, t in enumerate(made) if _same(t, m)] for m in (maps[0], maps[-1]))
-    if not first or not last:
+    found = [[i for i, t in enumerate(made) if _same(t, m)] for m in maps]
+    if not all(found):
         raise _Unsound("whose `attend` returns other matrices than those it computes")
+    made_at = [places[0] for places in found]
+    if made_at != sorted(made_at):
+        raise _Unsound("whose `attend` returns its matrices in another order than it computes them")
+    first, last = found[0], found[-1]
     order, rows, columns = _placed((_by_token(t, n) for t in made[: first[0]]), probe, draw)
     if len(order) == n:
         raise _Unsound(f"which has no class token: pixels move all {n} tokens, and it averages or weighs them")
-    read = _read(checks.logits("model", logits, batch=1), [made[i] for i in last], made[last[-1] + 1 :], n)
+    read = _read(logits, [made[i] for i in last], made[last[-1] + 1 :], n)
     own = [token for token in range(n) if token not in order and read[token]]
     if not own:
         raise _Unsound("which does not read its class token: it averages or weighs the patches' tokens")
-    return Layout(own[0], torch.tensor(order, device=x.device), rows, columns)
+    return Layout(own[0], torch.tensor(order, device=x.device), rows, columns, gap)
 
 
 def _read(logits: Tensor, matrices: list[Tensor], later: list[Tensor], n: int) -> list[bool]:

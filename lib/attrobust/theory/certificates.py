@@ -14,7 +14,8 @@ With scores a (a map, or its absolute values), a change e of known size and thet
 
 All four are scale-free; the first two are attained, as are gaps of twice the change per pixel. Ours as stated; on level
 sets the angle is of Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame". Numbers out of
-range (a change that is negative or NaN, k not from 1 to the number of pixels) raise a ValueError everywhere.
+range (scores that are NaN or infinite, a change that is negative or NaN, k not from 1 to the number of pixels) raise a
+ValueError everywhere.
 
 With G = sup |grad f| and F = sup |f - const|, the map of SmoothGrad (Gaussian noise, standard deviation s) changes per
 unit of input by at most (constants ours or textbook; robustness in this sense: Wang et al. 2020)
@@ -147,7 +148,7 @@ def topk(scores: Scores, change: PerImage, *, k: int) -> PerImage:
     """Least share of the k leading pixels left by a change of Euclidean length at most `change`; `swap` attains it.
 
     Raises:
-        ValueError: a `change` that is negative or NaN, or `k` out of range.
+        ValueError: scores that are NaN or infinite, a `change` that is negative or NaN, or `k` out of range.
 
     Example:
         >>> topk(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([1.0]), k=1).item()  # a swap takes root two
@@ -165,7 +166,7 @@ def swap_costs(scores: Scores, *, k: int) -> Float[Tensor, "batch swaps"]:
     S: the m smallest of the leading k; T: the m largest of the rest. There are min(k, d - k) columns, growing.
 
     Raises:
-        ValueError: `k` below 1 or above the number of pixels.
+        ValueError: scores that are NaN or infinite, or `k` below 1 or above the number of pixels.
 
     Example:
         >>> [round(cost, 4) for cost in swap_costs(torch.tensor([[3.0, 1.0, 0.0]]), k=1)[0].tolist()]
@@ -179,7 +180,7 @@ def swap(scores: Scores, *, k: int, swaps: int) -> Scores:
     """Cheapest change that takes `swaps` pixels, 1 to min(k, pixels - k), out of the leading k (up to a tie).
 
     Raises:
-        ValueError: `swaps` out of range.
+        ValueError: scores that are NaN or infinite, or `swaps` out of range.
 
     Example:
         >>> [round(move, 4) for move in swap(torch.tensor([[3.0, 1.0, 0.0]]), k=1, swaps=1)[0].tolist()]  # to 2
@@ -197,7 +198,7 @@ def topk_within(scores: Scores, change: PerImage, *, k: int) -> PerImage:
     """Least top-k intersection after a change of at most `change` in every pixel: gaps of more than twice it hold.
 
     Raises:
-        ValueError: a `change` that is negative or NaN, or `k` out of range.
+        ValueError: scores that are NaN or infinite, a `change` that is negative or NaN, or `k` out of range.
 
     Example:
         >>> scores = torch.tensor([[3.0, 1.0, 0.0]]).repeat(2, 1)
@@ -213,7 +214,7 @@ def kendall(scores: Scores, change: PerImage) -> PerImage:
     """Least Kendall correlation of two or more scores without ties after a change of at most `change` per pixel.
 
     Raises:
-        ValueError: a `change` that is negative or NaN, or a single pixel.
+        ValueError: scores that are NaN or infinite, a `change` that is negative or NaN, or a single pixel.
 
     Example:
         >>> scores = torch.tensor([[3.0, 1.0]]).repeat(2, 1)
@@ -228,7 +229,7 @@ def spearman(scores: Scores, change: PerImage) -> PerImage:
     """Least Spearman correlation after the change of `kendall`, never below -1: a rank moves at most N_i.
 
     Raises:
-        ValueError: a `change` that is negative or NaN, or a single pixel.
+        ValueError: scores that are NaN or infinite, a `change` that is negative or NaN, or a single pixel.
 
     Example:
         >>> scores = torch.tensor([[3.0, 1.0]]).repeat(2, 1)
@@ -398,6 +399,7 @@ def _close(scores: Scores, change: PerImage) -> Bool[Tensor, "batch pixels pixel
     """Pairs of pixels whose order the change can turn."""
     if scores.shape[1] < 2:
         raise ValueError(f"scores has {scores.shape[1]} pixels; a rank correlation needs at least 2")
+    checks.finite("scores", scores)
     checks.none_negative("change", change)
     near = (scores[:, :, None] - scores[:, None, :]).abs() <= 2 * change[:, None, None]
     return near & ~torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
@@ -406,6 +408,7 @@ def _close(scores: Scores, change: PerImage) -> Bool[Tensor, "batch pixels pixel
 def _sides(scores: Scores, k: int) -> tuple[Tensor, Tensor]:
     """Leading pixels from the smallest up and the others from the largest down, as many as can swap."""
     checks.count("k", k, most=scores.shape[1])
+    checks.finite("scores", scores)
     ordered = scores.sort(dim=1, descending=True).values
     most = min(k, scores.shape[1] - k)
     return ordered[:, k - most : k].flip(1), ordered[:, k : k + most]

@@ -72,7 +72,11 @@ def normalised(weights: Weights) -> Weights:
         >>> normalised(torch.tensor([[1.0, 3.0], [0.0, 0.0]])).tolist()
         [[0.25, 0.75], [nan, nan]]
     """
-    return weights / row_mass(weights).unsqueeze(-1)
+    mass = row_mass(weights)
+    if bool(mass.isinf().any()):  # finite weights whose sum is too large for their precision
+        weights = torch.where(mass.isinf().unsqueeze(-1), weights / weights.amax(-1, keepdim=True), weights)
+        mass = weights.sum(-1)
+    return weights / mass.unsqueeze(-1)
 
 
 def row_entropy(weights: Weights) -> PerRow:
@@ -160,7 +164,7 @@ def centred_norm(scores: Scores) -> PerRow:
         >>> centred_norm(torch.tensor([[4.0, 10.0, 7.0, 7.0]])).square().round().item()
         18.0
     """
-    return centred(scores).norm(dim=-1)
+    return _length(centred(scores))
 
 
 def centred(scores: Scores) -> Scores:
@@ -175,7 +179,8 @@ def centred(scores: Scores) -> Scores:
     """
     kept = torch.isfinite(checks.scores("scores", scores))
     filled = torch.where(kept, scores, torch.zeros_like(scores))
-    mean = filled.sum(-1, keepdim=True) / kept.sum(-1, keepdim=True)
+    total, keys = filled.sum(-1, keepdim=True), kept.sum(-1, keepdim=True)
+    mean = torch.where(total.isinf(), (filled / keys).sum(-1, keepdim=True), total / keys)
     return torch.where(kept, filled - mean, torch.zeros_like(scores))
 
 
@@ -246,7 +251,7 @@ def relative_score_change(scores: Scores, moved: Scores) -> PerRow:
     a, b = centred(scores), centred(moved)
     if not torch.equal(torch.isfinite(scores), torch.isfinite(moved)):
         raise ValueError("moved masks other keys than scores; both must hold -inf at the same places")
-    change, length = (b - a).norm(dim=-1), a.norm(dim=-1)
+    change, length = _length(b - a), _length(a)
     return torch.where(change == 0, torch.zeros_like(change), change / length)
 
 
@@ -611,6 +616,14 @@ def distances(case: int) -> Cases:
     kept = (small.sum(1) > 0) & (other.sum(1) > 0)
     moved, span = total_variation(small[kept], other[kept]), 0.01 * span[kept]
     yield bound("P25", "with a ReLU kernel", moved, total_variation_bound(span), span=span, holds=False)
+
+
+def _length(rows: Scores) -> PerRow:
+    """Euclidean norm of each row, also of those whose squares are too large or too small for their precision."""
+    size, kind = rows.detach().abs().amax(-1), torch.finfo(torch.promote_types(rows.dtype, torch.float32))
+    odd = (size < (kind.tiny / kind.eps) ** 0.5) | (size > kind.max**0.5 / rows.shape[-1])
+    unit = torch.where(odd & (size > 0) & size.isfinite(), size, torch.ones_like(size))
+    return (rows / unit.unsqueeze(-1)).norm(dim=-1) * unit
 
 
 def _pair(first: Tensor, second: Tensor) -> None:
