@@ -225,6 +225,20 @@ def test_where_a_picture_of_six_cannot_be_climbed_it_alone_is_not_attacked_and_o
         assert told[advice.NOISE].to_numpy() == pytest.approx(noise[advice.NOISE].to_numpy(), abs=1e-9)
 
 
+@pytest.mark.parametrize("leading", [1.0, 0.99])
+def test_a_share_by_which_all_places_lead_is_named(store, leading):
+    model, x = cases.conv(), cases.images(2)
+    refused = whole(model, x, store, leading=leading).refused
+    assert set(refused) == set(MAPS)
+    assert all(why.startswith(f"leading is {leading}, by which all 9 places of a map lead") for why in refused.values())
+
+
+@pytest.mark.parametrize("seed", ["a", 2**70, -1, None])
+def test_a_seed_that_is_none_is_refused_by_name(unchecked, store, seed):
+    with pytest.raises(ValueError, match=r"seed is .*; it must be a whole number"):
+        whole(cases.conv(), cases.images(2), store, seed=seed)
+
+
 def test_one_picture_is_refused_and_little_memory_leaves_one_at_a_time(store, monkeypatch):
     model = cases.conv()
     with pytest.raises(ValueError, match="x holds one picture"):

@@ -88,6 +88,10 @@ def test_a_foreign_network_and_a_folder_of_pictures_end_in_a_report_beside_them_
     assert page.count("data:image/png") >= 3
     assert "audit.opened" not in page
     assert "../figures" not in page
+    failed = audit(folder, *mine, "-p", "n_pictures", "2", "-p", "mean", "[0.5]", "-p", "std", "[1.0]")
+    assert (failed.returncode, "no report: the audit did not end" in failed.stdout) == (1, True)
+    left = {path.relative_to(out).parts[0] for path in out.rglob("*") if path.is_file()}
+    assert left <= {"09_audit_your_model.ipynb", "tables", "progress.log"}
 
 
 def test_copies_are_trained_on_pictures_of_ones_own_and_the_report_tells_what_became_of_them(folder):

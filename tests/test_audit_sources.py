@@ -9,13 +9,14 @@ import types
 import zipfile
 import zlib
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import cases
 import numpy as np
 import pytest
 import torch
-from attrobust import data
+from attrobust import audit, data
 from attrobust.audit import images
 from attrobust.audit.images import load_images
 from attrobust.audit.model import Classifier, check_classes, load_model
@@ -262,6 +263,47 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, change, cause):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64], ids=str)
+def test_weights_of_another_kind_of_number_are_refused_and_floats_are_rounded(tmp_path, dtype, suffix):
+    path, weights = tmp_path / f"w.{suffix}", state()
+    save = save_file if suffix == "safetensors" else torch.save
+    save({name: t.to(dtype) for name, t in weights.items()}, path)
+    said = refusal(load_model, built(tmp_path), weights=str(path))
+    assert f"its head.weight has dtype {dtype}, the model's torch.float32" in said
+    for rounded in (torch.float16, torch.bfloat16, torch.float64):
+        save({name: t.to(rounded) for name, t in weights.items()}, path)
+        expected = by_hand({name: t.to(rounded).float() for name, t in weights.items()}, x())
+        assert torch.allclose(load_model(built(tmp_path), weights=str(path))(x()), expected)
+
+
+def test_a_counter_may_come_as_a_float_that_is_whole(tmp_path):
+    path, norm = tmp_path / "w.pt", nn.BatchNorm2d(3).state_dict()
+    source = built(tmp_path, "from torch import nn\ndef build():\n    return nn.BatchNorm2d(3)\n")
+    torch.save(norm | {"num_batches_tracked": torch.tensor(7.0)}, path)
+    assert load_model(source, weights=str(path)).model.num_batches_tracked == 7
+    torch.save(norm | {"num_batches_tracked": torch.tensor(7.5)}, path)
+    said = "its num_batches_tracked has dtype torch.float32, the model's torch.int64"
+    assert said in refusal(load_model, source, weights=str(path))
+
+
+def test_one_changed_bit_of_a_file_of_torch_is_found(tmp_path):
+    path, weights = tmp_path / "w.pt", state()
+    torch.save(weights, path)
+    raw = bytearray(path.read_bytes())
+    raw[raw.find(weights["head.weight"].numpy().tobytes()) + 3] ^= 0x40
+    path.write_bytes(raw)
+    assert "which is damaged or no file of weights" in refusal(load_model, built(tmp_path), weights=str(path))
+    torch.save(weights, path, _use_new_zipfile_serialization=False)
+    assert torch.allclose(load_model(built(tmp_path), weights=str(path))(x()), by_hand(weights, x()))
+    torch.serialization.set_crc32_options(False)  # checksums that were never computed say nothing
+    try:
+        torch.save(weights, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.allclose(load_model(built(tmp_path), weights=str(path))(x()), by_hand(weights, x()))
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "value"),
     [
@@ -506,6 +548,35 @@ def test_pixels_are_standardised_as_the_folder_says_channel_by_channel(vit):
     settings(folder, image_mean=mean, image_std=std, do_normalize=False)
     with torch.no_grad():
         assert torch.allclose(load_model(str(folder))(pixels), own(pixels).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_that_standardises_is_not_standardised_once_more(vit, tmp_path):
+    folder, own = vit
+    pixels, mean, std = x(4, side=8), [0.1, 0.2, 0.3], [0.5, 0.25, 0.75]
+    np.savez(tmp_path / "pictures.npz", x=pixels.numpy())
+    opened = partial(audit.opened, str(folder), pictures=str(tmp_path / "pictures.npz"), n=4)
+    by_channel = torch.stack([(pixels[:, c] - mean[c]) / std[c] for c in range(3)], 1)
+    with torch.no_grad():
+        expected = own(by_channel).logits
+        assert torch.allclose(opened(mean=mean, std=std).model(pixels), expected, rtol=1e-4, atol=1e-5)
+        settings(folder, image_mean=mean, image_std=std)
+        assert torch.allclose(opened().model(pixels), expected, rtol=1e-4, atol=1e-5)
+        settings(folder, image_mean=[0.25] * 3, image_std=std)
+    said = "mean is [0.5, 0.5, 0.5], beside that of preprocessor_config.json, [0.25, 0.25, 0.25]; pixels are"
+    assert said in refusal(opened, mean=[0.5] * 3, std=[0.5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "cause"),
+    [
+        (["a"], [1.0], "mean is 'a'; it must be a finite number"),
+        ([float("nan")], [1.0], "mean is nan; it must be a finite number"),
+        ([0.5], ["a"], "std is 'a'; it must be a finite number above 0"),
+        ([0.5], [0.0], "std is 0.0; it must be a finite number above 0"),
+    ],
+)
+def test_a_mean_and_std_that_are_no_numbers_are_refused_before_anything_is_read(unchecked, mean, std, cause):
+    assert cause in refusal(audit.opened, "no:where", pictures="none.npz", mean=mean, std=std)
 
 
 @pytest.mark.parametrize(
@@ -798,6 +869,28 @@ def test_palettes_sixteen_bits_and_bilevel_pictures_are_read_for_what_they_show(
     assert torch.allclose(load_images(str(tmp_path), n=1).x[0, 0].double(), torch.from_numpy(deep / 65535))
     draw(tmp_path / "a.png", np.array([[True, False], [False, True]]))
     assert load_images(str(tmp_path), n=1).x[0, 0].tolist() == [[1, 0], [0, 1]]
+
+
+def tiff(bits: int, raw: bytes, photometric: int) -> bytes:
+    """A TIFF of two grey pixels beside each other, written by hand."""
+    tags = {256: 2, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 122, 277: 1, 278: 1, 279: len(raw)}
+    told = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + told + bytes(4) + raw
+
+
+@pytest.mark.parametrize(
+    ("bits", "raw", "photometric", "said"),
+    [
+        (12, b"\xff\xf0\x00", 1, "has grey of 12 bits, photometric 1"),
+        (16, b"\xff\xff\0\0", 0, "has grey of 16 bits, photometric 0"),
+    ],
+)
+def test_deep_grey_of_another_range_or_turned_round_is_refused(tmp_path, bits, raw, photometric, said):
+    for known in (tiff(16, b"\xff\xff\0\0", 1), tiff(8, b"\xff\0", 1), tiff(8, b"\0\xff", 0)):
+        (tmp_path / "a.tif").write_bytes(known)
+        assert load_images(str(tmp_path), n=1).x.flatten().tolist() == [1, 0]
+    (tmp_path / "a.tif").write_bytes(tiff(bits, raw, photometric))
+    assert said in refusal(load_images, str(tmp_path), n=1)
 
 
 def test_opaque_pictures_lose_their_alpha_and_transparent_ones_are_refused(tmp_path):

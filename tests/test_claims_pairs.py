@@ -58,6 +58,13 @@ def test_every_column_is_compared_with_in_the_order_that_is_asked():
     assert found["last"].tolist() == pytest.approx([1 / 3, 0.25, 0.8 / 3, 0.8 / 3])
 
 
+def test_a_unit_that_is_there_twice_is_refused():
+    table = table_of(saliency=[(0.9, 0.6), (0.8, 0.3)], raw=[(0.9, 0.6), (0.8, 0.3)])
+    assert set(claims.paired(table, minus=["noise"], **COMPARED)["units"]) == {2}
+    with pytest.raises(ValueError, match="the table has saliency, 1 twice; each unit of 'map' must be one row"):
+        claims.paired(pd.concat([table, table[1:2]]), minus=["noise"], **COMPARED)
+
+
 def test_claims_are_told_in_the_order_of_their_lines():
     found = claims.paired(table_of(m=[(0.1, 0.3), (0.2, 0.5)]), minus=["noise"], **COMPARED)
     page = claims.differences(claims.record({"F2": found, "F1": found})).splitlines()

@@ -347,6 +347,10 @@ def test_randomisation_refuses_bad_arguments(change, sentence):
         ({"x": 3 * X}, r"x spans .*; pixels must lie in \[0, 1\]"),
         ({"draws": 0}, "draws is 0; it must be a whole number of at least 1"),
         ({"steps": 10}, "steps is 10; it must be a whole number from 1 to 9"),
+        (
+            {"attributions": {"random": attributions.saliency}},
+            "attributions has a map 'random', which is the name of the control",
+        ),
     ],
 )
 def test_the_table_of_areas_refuses_bad_arguments(change, sentence):

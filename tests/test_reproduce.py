@@ -380,3 +380,44 @@ def test_killed_in_the_middle_it_resumes_and_ends_with_the_same_table(reference,
     assert all((folder / name).stat().st_mtime_ns == when for name, when in saved.items())
     assert rows(tree) == rows(reference)
     assert "trained 16 (grid: 16), reused 0, left out 0" in done.stdout
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_beside_the_notebook_of_an_audit_stands_its_own_report_or_none(tmp_path, monkeypatch, fails):
+    own = {"report.json", "pictures.csv", "claims.csv", "figures/a_maps.png", "worst/1_saliency_1_a_clean.png"}
+    kept, said = {"tables/attacked-1.csv", "mine.json", "worst/mine.png"}, []
+
+    def lies():
+        return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def put(names, text):
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+
+    def execute(source, target, *_, **__):
+        assert lies() == kept
+        target.write_text(source.read_text())
+        put(own, "new")
+        if fails:
+            raise reproduce.NotebookError("it stopped")
+
+    monkeypatch.setattr(reproduce, "execute", execute)
+    put(own | {"report.html"} | kept, "old")
+    book = tmp_path / reproduce.AUDIT.name
+    if fails:
+        with pytest.raises(reproduce.NotebookError, match="it stopped"):
+            reproduce.audit(out=str(tmp_path), overrides={}, say=said.append)
+        assert lies() == kept | {book.name}
+        assert said == [f"no report: the audit did not end; how far it came shows {book}"]
+    else:
+        reproduce.audit(out=str(tmp_path), overrides={}, say=said.append)
+        assert lies() == kept | own | {book.name, "report.html"}
+        assert {(tmp_path / name).read_text() for name in own} == {"new"}
+
+
+def test_a_parameter_that_is_refused_leaves_the_last_report_of_an_audit(tmp_path):
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(ValueError, match="radius is 300"):
+        reproduce.audit(out=str(tmp_path), overrides={"radius": 300})
+    assert (tmp_path / "report.json").read_text() == "{}"

@@ -126,7 +126,7 @@ def insertion_deletion(
 
     Args:
         model, x, baseline, steps: as in `deletion`.
-        attributions: name -> (model, x, target) -> map.
+        attributions: name -> (model, x, target) -> map; "random" is the control's name.
         generator: of the order of ties and of the control.
         reduction: map -> importances; `pixelwise` drops the signs, `lambda m: m.sum(1)` ranks signed contributions.
         draws: random orders, averaged for the control, at least 1.
@@ -136,7 +136,7 @@ def insertion_deletion(
         better). A map that is no better than "random" says nothing about where the network looks.
 
     Raises:
-        ValueError: images out of [0, 1], `draws` or `steps` below 1, or a map that is not finite.
+        ValueError: images out of [0, 1], `draws` or `steps` below 1, a map that is not finite, or one called "random".
 
     Example:
         >>> from attrobust.attributions import input_x_gradient
@@ -151,6 +151,8 @@ def insertion_deletion(
     """
     checks.images("x", x)
     checks.kind("attributions", attributions, Mapping)
+    if RANDOM in attributions:
+        raise ValueError(f"attributions has a map {RANDOM!r}, which is the name of the control; call it otherwise")
     checks.function("reduction", reduction)
     checks.count("draws", draws)
     target = predictions(model, x)

@@ -27,6 +27,9 @@ PIXELS, BYTES = 50_000_000, 1 << 32
 #: Channels that tell the layout of an array: grey, colour, colour with one more.
 CHANNELS = (1, 3, 4)
 
+#: Tags of a TIFF: bits of a sample, and whether zero is white (0) or black (1).
+_BITS, _ZERO = 258, 262
+
 #: How bright red, green and blue are (ITU-R 601), as PIL has it.
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -293,7 +296,7 @@ def _picture(path: Path) -> Pixels:
                 width, height = opened.size
                 if width * height <= PIXELS:
                     opened.load()
-                    image = ImageOps.exif_transpose(opened)
+                    image, tags = ImageOps.exif_transpose(opened), dict(getattr(opened, "tag_v2", {}))
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ValueError(f"{said} has more than {PIXELS:,} pixels; make it smaller") from error
         except Exception as error:  # decoders of damaged pictures raise whatever their format ends in
@@ -303,6 +306,10 @@ def _picture(path: Path) -> Pixels:
             ) from error
     if width * height > PIXELS:
         raise ValueError(f"{said} has {width} x {height} pixels; at most {PIXELS:,} are read, so make it smaller")
+    deep = (tags.get(_BITS, (16,)), tags.get(_ZERO, 1)) if image.mode.startswith("I;16") else ((16,), 1)
+    if deep != ((16,), 1):
+        told = f"{deep[0][0]} bits, photometric {deep[1]}"
+        raise ValueError(f"{said} has grey of {told}; beyond 8 bits it must have 16, and photometric 1: save it as PNG")
     return _pixels(image, said)
 
 

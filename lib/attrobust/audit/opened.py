@@ -57,7 +57,8 @@ def opened(
             has learnt from, where training takes seconds.
 
     Raises:
-        ValueError: for what cannot be loaded, and for a network and pictures that do not fit.
+        ValueError: for what cannot be loaded, for a network and pictures that do not fit, and for a `mean` and `std`
+            that are no numbers, or stand beside those of a folder of transformers.
 
     Example:
         >>> found = opened("example:digits", n=20)
@@ -67,6 +68,8 @@ def opened(
     checks.count("n", n, least=2)
     if len(mean) != len(std):
         raise ValueError(f"mean has {len(mean)} numbers and std {len(std)}; each needs one a channel, or none")
+    for off, by in zip(mean, std, strict=True):
+        checks.number("mean", off), checks.positive("std", by)
     of_example = model.startswith(EXAMPLE)
     if of_example:
         if weights:
@@ -76,8 +79,11 @@ def opened(
         raise ValueError("pictures is ''; it must name a file .npz, a folder of pictures, or a data set, to audit on")
     else:
         network, own = load_model(model, weights=weights), None
+        if len(mean) and len(network.mean):
+            beside = f"beside that of preprocessor_config.json, {network.mean.flatten().tolist()}"
+            raise ValueError(f"mean is {checks.short([*mean])}, {beside}; pixels are standardised once, leave one out")
     if len(mean):
-        network = Classifier(network, mean=mean, std=[checks.positive("std", value) for value in std])
+        network = Classifier(network, mean=mean, std=std)
     how = {"size": size or None, "channels": channels or None}
     shown = load_images(pictures, n=n, seed=seed, **how) if pictures else _first(own, n, seed)
     if checks.one_of("device", device, ("cpu", "cuda")) == "cuda" and not torch.cuda.is_available():

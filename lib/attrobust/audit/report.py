@@ -25,6 +25,10 @@ AMPLIFIED = 10
 
 #: How files of the worst pictures end.
 _ENDS = (".npz", "_clean.png", "_attacked.png")
+#: What an audit leaves in its folder, beside the notebook and the tables that the next one goes on from.
+_LEFT = ("report.html", "report.json", "pictures.csv", "claims.csv", "summary.json")
+_LEFT += tuple(f"figures/{name}.*" for name in ("a_maps", "b_radius", "c_worst"))
+_WORST = tuple(f"worst/[0-9]*{end}" for end in _ENDS)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -69,8 +73,7 @@ def write(
     write_bytes(folder / "report.json", json.dumps(_plain(content), indent=1, allow_nan=False).encode())
     write_csv(folder / "pictures.csv", table)
     written = ["report.json", "pictures.csv"]
-    for old in (path for end in _ENDS for path in (folder / "worst").glob(f"[0-9]*{end}")):
-        old.unlink()
+    clear(folder, _WORST)
     for number, (name, worst) in enumerate(audited.worst.items(), start=1):
         for place, index in enumerate(worst["index"]):
             stem = f"{number}_{_file_name(name)}_{place + 1}_{_file_name(names[index])}"
@@ -81,6 +84,22 @@ def write(
             write_bytes(moved, _png(arrays["at"]))
             written += [f"worst/{path.name}" for path in (exact, clean, moved)]
     return written
+
+
+def clear(folder: Path, patterns: Sequence[str] = (*_LEFT, *_WORST)) -> None:
+    """Remove the report that an audit left in a folder, or files of some patterns; tables of what is finished stay.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("report.json", "mine.json"):
+        ...         _ = Path(folder, name).write_text("{}")
+        ...     clear(Path(folder))
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['mine.json']
+    """
+    for old in [path for pattern in patterns for path in folder.glob(pattern)]:
+        old.unlink()
 
 
 def panels(

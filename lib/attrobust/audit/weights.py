@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -61,7 +62,12 @@ def _read(path: Path, said: str) -> object:
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other protocols and of archives, which are refused where they matter
-            return torch.load(path, weights_only=True, map_location="cpu")
+            held = torch.load(path, weights_only=True, map_location="cpu")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # whose checksums torch writes, unless told not to, and never reads
+                if any(part.CRC for part in archive.infolist()) and (bad := archive.testzip()):
+                    raise zipfile.BadZipFile(f"its {bad} is not what its checksum says")
+        return held
     except pickle.UnpicklingError as error:
         needs = re.search(r"GLOBAL:? (\S+)", str(error))
         what = (
@@ -87,22 +93,30 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], said: str) -> None:
     own = model.state_dict()
     while prefix := next((p for p in PREFIXES if _wrapped(p, state, own)), ""):
         state = {name.removeprefix(prefix): t for name, t in state.items()}
-    sizes = {
-        name: (tuple(t.shape), tuple(own[name].shape))
-        for name, t in state.items()
-        if isinstance(t, Tensor) and isinstance(own.get(name), Tensor) and not is_lazy(own[name])
-    }
+    both = [name for name, t in state.items() if isinstance(t, Tensor) and isinstance(own.get(name), Tensor)]
+    sizes = {name: (tuple(state[name].shape), tuple(own[name].shape)) for name in both if not is_lazy(own[name])}
     wrong = {name: pair for name, pair in sizes.items() if pair[0] != pair[1]}
-    fitting = {name: t for name, t in state.items() if name not in wrong} if wrong else state
+    other = [name for name in both if not _holds(own[name].dtype, state[name])]
+    bad = {*wrong, *other}
+    fitting = {name: t for name, t in state.items() if name not in bad} if bad else state
     with told(f"{said}, loading"):
         missing, unexpected = model.load_state_dict(fitting, strict=False)
-    missing = [name for name in missing if name not in wrong]
+    missing = [name for name in missing if name not in bad]
     parts = [f"it lacks {names(missing)}"] * bool(missing)
     parts += [f"it has {names(unexpected)}, which the model has not"] * bool(unexpected)
     parts += [f"its {name} has shape {held}, the model's {asked}" for name, (held, asked) in [*wrong.items()][:TOLD]]
     parts += [f"{len(wrong) - TOLD} more have other shapes"] * (len(wrong) > TOLD)
+    parts += [f"its {name} has dtype {state[name].dtype}, the model's {own[name].dtype}" for name in other[:TOLD]]
+    parts += [f"{len(other) - TOLD} more have other dtypes"] * (len(other) > TOLD)
     if parts:
         raise ValueError(f"{said}, which does not fit the model: {'; '.join(parts)}")
+
+
+def _holds(own: torch.dtype, held: Tensor) -> bool:
+    """Whether a dtype holds the numbers of a tensor: floating-point ones up to rounding, others exactly."""
+    if own.is_floating_point or own.is_complex or held.dtype.is_complex:
+        return (held.dtype.is_floating_point, held.dtype.is_complex) == (own.is_floating_point, own.is_complex)
+    return bool((held.to(own) == held).all())
 
 
 def _wrapped(prefix: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:

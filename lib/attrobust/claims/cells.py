@@ -10,6 +10,7 @@ after Holm over the family, 10 seeds or more), `leans up` / `leans down`; and `u
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,8 @@ def cells(
     counts seeds that lack an end; `per_seed` holds the effects in order of seed, `of_seeds` their seeds.
 
     Raises:
-        ValueError: a column `family` that is not the same in all rows of a cell.
+        ValueError: a column `family` that is not True or False, and the same in all rows of a cell; a `margin` below 0,
+            a `room` whose limits are not in order; and what `effects` refuses.
 
     Example:
         >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + 0.01 * s * h) for s in range(10) for h in (0.1, 0.2)])
@@ -61,11 +63,11 @@ def cells(
     """
     if isinstance(family, str):
         need(rows, [family, *arm])
-        member = rows[family].astype(bool).groupby([named_cells(rows)[c] for c in arm], sort=False).agg(["min", "max"])
+        member = rule.marks(rows, family).groupby([named_cells(rows)[c] for c in arm], sort=False).agg(["min", "max"])
         if (member["min"] != member["max"]).any():
             raise ValueError(f"column {family!r} says of one cell that it is in the family and that it is not")
         family = member.index[member["min"]].tolist()
-    return _tabled(rows, lambda r: by_seed(r, by, arm, ends, log), arm, family, margin, room, log)
+    return _tabled(rows, partial(by_seed, by=by, arm=arm, ends=ends, log=log), arm, family, margin, room, log)
 
 
 def contrast(
@@ -80,7 +82,7 @@ def contrast(
     there is none; the smaller share of counted images counts. In `family` the columns of `of` read "one - other".
 
     Raises:
-        ValueError: `of` and `minus` that do not give the same columns of `arm`.
+        ValueError: `of` and `minus` that do not give the same columns of `arm`, and what `cells` refuses.
 
     Example:
         >>> grid = [(s, h, m) for s in range(5) for h in (0.1, 0.2) for m in ("raw", "saliency")]
@@ -95,11 +97,11 @@ def contrast(
     rest = [name for name in arm if name not in of]
     joint = {c: of[c] if of[c] == minus[c] else f"{of[c] or 'none'} - {minus[c] or 'none'}" for c in of}
 
-    def gaps(runs: pd.DataFrame) -> pd.DataFrame:
+    def gaps(runs: pd.DataFrame, *, strict: bool = True) -> pd.DataFrame:
         need(runs, arm)
         named = named_cells(runs)
         sides = [runs[np.all([named[c] == value for c, value in side.items()], axis=0)] for side in (of, minus)]
-        parts = [by_seed(side, by, arm, ends, log).drop(columns=[*of]) for side in sides]
+        parts = [by_seed(side, by, arm, ends, log, strict=strict).drop(columns=[*of]) for side in sides]
         both = parts[0].merge(parts[1], on=[*rest, "by", "seed"], how="outer", suffixes=("", "_minus"))
         records = []
         for seed in both.to_dict("records"):
@@ -153,12 +155,17 @@ def holm(table: pd.DataFrame, *, arm: Sequence[str], family: Sequence[Hashable])
 def sign_flip(per_seed: Sequence[float] | np.ndarray) -> float:
     """Two-sided exact p of the mean: the share of all sign patterns with a mean as far from zero (up to rounding).
 
+    Raises:
+        ValueError: more than 20 effects, or one that is NaN, infinite or of 1e300 and more.
+
     Example:
         >>> sign_flip([0.1, 0.2, 0.3, 0.4, 0.5])
         0.0625
     """
     if not len(per_seed):
         return np.nan
+    if not np.abs(per_seed).max() < 1e300:  # NaN too
+        raise ValueError(f"per_seed is {[*per_seed]}; it must hold finite numbers, below 1e300 in size")
     sums = np.abs(pattern_sums(per_seed))
     return float((sums >= abs(np.sum(per_seed)) - 1e-12 * np.abs(per_seed).sum()).mean())
 
@@ -191,15 +198,17 @@ def _gap(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, ob
 
 
 def _tabled(
-    rows: pd.DataFrame, seeds_of: Callable[[pd.DataFrame], pd.DataFrame], arm: Sequence[str],
+    rows: pd.DataFrame, seeds_of: Callable[..., pd.DataFrame], arm: Sequence[str],
     family: Sequence[Hashable], margin: float | None, room: tuple[float, float] | None, log: bool,
 ) -> pd.DataFrame:  # fmt: skip
     """The table of `cells` from what `seeds_of` makes of comparable runs; beside it what it makes of all."""
     need(rows, ["comparable"])
+    rule.ordered("room", room)
     tables, arm, room = [], list(arm), None if log else room
-    margin = (RATIO_MARGIN if log else MARGIN) if margin is None else margin
+    margin = (RATIO_MARGIN if log else MARGIN) if margin is None else rule.not_below_zero("margin", margin)
     found = seeds_of(rows)
-    for seeds in (found, seeds_of(rows.assign(comparable=True)) if found["left_out"].any() else found):
+    every = partial(seeds_of, rows.assign(comparable=True), strict=False)  # runs that were left out may be anything
+    for seeds in (found, every() if found["left_out"].any() else found):
         names = [*arm, "by", "start", "end"]
         records = [
             dict(zip(arm, key, strict=True)) | part.iloc[0][names[-3:]].to_dict() | _cell(part, margin, room, log)

@@ -35,7 +35,8 @@ def paired(table: pd.DataFrame, *, of: str, minus: Sequence[str], arm: str, metr
         metric: what the columns hold.
 
     `up` or `down`: the 95 % Student-t interval lies on one side of zero and p, after Holm over all lines, below .05;
-    `leans` if only the interval does, else `unclear`. Raises ValueError for a column or level that is not there.
+    `leans` if only the interval does, else `unclear`. Raises ValueError for a column or level that is not there, and
+    for a unit that is there twice.
 
     Example:
         >>> index = pd.MultiIndex.from_product([["saliency"], range(4)], names=["map", "image"])
@@ -48,6 +49,9 @@ def paired(table: pd.DataFrame, *, of: str, minus: Sequence[str], arm: str, metr
     if lacking:
         there = ", ".join(map(str, [*table.index.names, *table.columns]))
         raise ValueError(f"the table has no {lacking[0]!r}; it has {there}")
+    if (twice := table.index[table.index.duplicated()]).size:
+        unit = ", ".join(map(str, twice[0] if isinstance(twice, pd.MultiIndex) else twice[:1]))
+        raise ValueError(f"the table has {unit} twice; each unit of {arm!r} must be one row")
     records = []
     for name, pairs in table.groupby(level=arm, sort=False):
         for column in minus:

@@ -314,15 +314,24 @@ def audit(*, out: str, overrides: Mapping[str, object], say: Say = print) -> Non
     """Run the notebook that audits a classifier, from any folder; in `out` the report as a page beside what it writes.
 
     The notebook comes with the package. A parameter that it does not have, or with another value than accepted, is a
-    ValueError before anything runs.
+    ValueError before anything runs. An earlier report in `out` is removed then, and an audit that fails leaves none:
+    its notebook stays, which shows how far it came, and so do tables of what is finished.
     """
+    from attrobust.audit import report
+
     types = {name: kind for name, (kind, _) in parameters_of(AUDIT).items()}
     for name in overrides:
         accept(name, types.keys() - {"out"}, by="an audit")
     values, folder = checked(overrides, types), place_for(out)
     target = folder / AUDIT.name
-    execute(AUDIT, target, values | {"out": str(folder)}, say=say, cwd=Path.cwd())
-    write_bytes(folder / "report.html", page(nbformat.read(target, as_version=4)).encode())
+    report.clear(folder)
+    try:
+        execute(AUDIT, target, values | {"out": str(folder)}, say=say, cwd=Path.cwd())
+        write_bytes(folder / "report.html", page(nbformat.read(target, as_version=4)).encode())
+    except BaseException:  # beside a notebook that stopped no report may seem to be its own
+        report.clear(folder)
+        say(f"no report: the audit did not end; how far it came shows {target}")
+        raise
     say(f"report.html, report.json, pictures.csv and the worst pictures: {folder}")
 
 
