@@ -165,7 +165,7 @@ def test_the_largest_stable_step_is_the_last_before_one_that_does_not_reach_the_
         assert across_models.largest_stable(experiment, 0.2, 50)["step_size"].isna().all()
     assert table["step_size"].tolist() == pytest.approx([0.1 * 2**0.5])
     assert {e.recipe.most_epochs for e in asked} == {50}
-    with pytest.raises(ValueError, match="experiment has protocol 'plateau'; it must be one that stops at a level"):
+    with pytest.raises(ValueError, match="experiment has protocol 'plateau'; it must stop at a level"):
         across_models.largest_stable(dataclasses.replace(experiment, protocol="plateau"), 0.1, 50)
 
 

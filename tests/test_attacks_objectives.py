@@ -215,8 +215,3 @@ def test_a_frame_is_as_wide_as_asked():
     for width in (0, 3):
         with pytest.raises(ValueError, match=f"width is {width}; it must be a whole number from 1 to 2"):
             attacks.frame(torch.zeros(2, 3, 6, 5), width=width)
-
-
-def test_only_maps_or_images_can_be_framed(unchecked):
-    with pytest.raises(ValueError, match=r"maps has shape \(6, 5\); it must be \(batch, channels, height, width\)"):
-        attacks.frame(torch.zeros(6, 5))

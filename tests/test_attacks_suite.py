@@ -539,7 +539,7 @@ def test_a_model_that_returns_a_tuple_is_refused(unchecked):
         def forward(self, x):
             return x.flatten(1), x
 
-    with pytest.raises(ValueError, match="model returned a tuple; wrap it to return one tensor of logits"):
+    with pytest.raises(ValueError, match="model returned a tuple; wrap it to return logits"):
         attack(Two())
     with pytest.raises(ValueError, match=r"model returned shape \(8, 2, 3, 3\)"):
         attack(nn.Identity())
@@ -565,7 +565,7 @@ def test_a_map_that_is_not_a_number_is_refused_by_the_name_of_its_attribution():
         maps = attributions.saliency(model, x, target)
         return torch.cat([maps[:1] * math.nan, maps[1:]])
 
-    with pytest.raises(ValueError, match="attribution broken gives NaN or infinity for 1 of 5 images; maps must be"):
+    with pytest.raises(ValueError, match="attribution broken gives NaN or infinity on 1 of 5 images; it must be"):
         attack(attribution=partial(broken, scale=1))
 
 

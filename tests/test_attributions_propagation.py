@@ -781,7 +781,7 @@ EVERY = {
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_model_that_returns_a_tuple_is_refused(name):
-    with pytest.raises(ValueError, match="model returned a tuple; wrap it to return one tensor of logits"):
+    with pytest.raises(ValueError, match="model returned a tuple; wrap it to return logits"):
         EVERY[name](Pair(cases.conv()), X, Y)
 
 

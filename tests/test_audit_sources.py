@@ -1032,8 +1032,8 @@ def test_drawn_arrays_keep_pixels_labels_and_names_together(tmp_path):
 @pytest.mark.parametrize(
     ("x", "cause"),
     [
-        (np.zeros((5, 3, 4, 3), np.uint8), "axis 1 or axis 3 may be the channels"),
-        (np.zeros((5, 1, 8, 1), np.uint8), "axis 1 or axis 3 may be the channels"),
+        (np.zeros((5, 3, 4, 3), np.uint8), "axis 1 or 3 may be the channels"),
+        (np.zeros((5, 1, 8, 1), np.uint8), "axis 1 or 3 may be the channels"),
         (np.zeros((5, 2, 8, 8), np.uint8), "with 1, 3 or 4 channels nowhere"),
         (np.zeros((8, 8, 3), np.uint8), "may be grey pictures or one of 3 channels"),
         (np.zeros((8, 8), np.uint8), "whose x has shape (8, 8)"),
@@ -1170,7 +1170,7 @@ def test_bad_arguments_are_refused_before_anything_is_read(unchecked, monkeypatc
 def test_a_fourth_channel_is_kept_or_refused_never_dropped(tmp_path):
     source = stored(tmp_path, x=pixels(3, 8, 8, 4))
     assert load_images(source, n=3).x.shape == (3, 4, 8, 8)
-    assert "channels is 3, but the pictures" in refusal(load_images, source, n=3, channels=3)
+    assert "channels is 3, but pictures" in refusal(load_images, source, n=3, channels=3)
 
 
 def test_nothing_is_written_beside_the_pictures(classes, tmp_path):

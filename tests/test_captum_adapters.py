@@ -571,7 +571,7 @@ def test_an_explainer_that_does_not_say_what_it_explains_is_refused():
         def attribute(self, inputs, target):
             return inputs
 
-    with pytest.raises(ValueError, match="explainer is a Nameless without a forward_func"):
+    with pytest.raises(ValueError, match="explainer is a Nameless without forward_func"):
         of_captum(Nameless())
 
 

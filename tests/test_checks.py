@@ -109,7 +109,7 @@ def test_good_labels_pass_unchanged():
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ((torch.zeros(2, 3), torch.zeros(2)), r"^model returned a tuple; wrap it to return one tensor of logits"),
+        ((torch.zeros(2, 3), torch.zeros(2)), r"^model returned a tuple; wrap it to return logits"),
         ({"logits": torch.zeros(2, 3)}, "^model returned a dict; wrap it"),
         (torch.zeros(2), "^model returned one logit an image, whose sign is no argmax; wrap it in models.TwoLogits"),
         (torch.zeros(3, 4), r"^model returned shape \(3, 4\)"),

@@ -197,7 +197,7 @@ def test_few_images_do_not_make_an_attack_strong_enough_and_unpaired_ones_do_not
     assert (len(nothing), [*nothing]) == (0, [*claims.strength(usual, heavy, arm=["map"])])
     blind = heavy.assign(images=" ".join(["nan"] * 64))
     assert claims.strength(usual, blind, arm=["map"])[["images", "word"]].to_numpy().tolist() == [[0, "unclear"]]
-    with pytest.raises(ValueError, match="seed 0: 64 images under one attack, 2 under the other"):
+    with pytest.raises(ValueError, match="seed 0: 64 images under one attack, 2 under another"):
         claims.strength(usual, heavy.assign(images="0.1 0.2"), arm=["map"])
 
 

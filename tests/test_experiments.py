@@ -738,9 +738,7 @@ def test_no_decay_is_no_decay_under_any_protocol():
 
 def test_batch_norm_under_a_penalty_is_refused_before_anything_is_trained(folder, trainings):
     asked = [one(), one(architecture="convnet_bn", side=8, penalty="ssr", strength=0.1)]
-    with pytest.raises(
-        ValueError, match="architecture is 'convnet_bn' under 'ssr'; networks with BatchNorm take plain SGD"
-    ):
+    with pytest.raises(ValueError, match="architecture is 'convnet_bn' under 'ssr'; BatchNorm takes plain SGD"):
         experiments.run(asked, SMALL, store=Store("a", committed=False), jobs=1)
     assert not trainings
 

@@ -118,5 +118,5 @@ def test_of_cells_without_seeds_the_curve_has_its_columns_and_a_text_that_is_no_
     assert (len(none), [*none]) == (0, ["place", "effect", "low", "high", "p"])
     table = as_table([dict.fromkeys(range(5), 0.1)])
     for broken in ({"per_seed": "0.1 0.1 0.1 0.1 nan"}, {"per_seed": "0.1 0.1 0.1 0.1 x"}, {"per_seed": None}):
-        with pytest.raises(ValueError, match="they must be finite numbers and as many seeds"):
+        with pytest.raises(ValueError, match="they must be finite numbers, as many seeds"):
             claims.chance_curve(table.assign(**broken), generator=np.random.default_rng(0))

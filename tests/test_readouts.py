@@ -197,7 +197,7 @@ def test_a_readout_of_another_shape_is_refused(unchecked):
         with pytest.raises(ValueError, match=sentence):
             refuse(lambda model, x, y: model(x))
     for readout in READOUTS.values():
-        with pytest.raises(ValueError, match="model returned a tuple; wrap it to return one tensor of logits"):
+        with pytest.raises(ValueError, match="model returned a tuple; wrap it to return logits"):
             readout(lambda x: (x,), x, y)
 
 

@@ -419,7 +419,7 @@ def test_counting_leaves_running_statistics_and_knows_attention_that_torch_would
 )
 @pytest.mark.parametrize("loss", [{"loss": "squared"}, {"label_smoothing": 0.1}], ids=str)
 def test_a_penalty_that_moves_the_cross_entropy_is_added_to_no_other_loss(penalty, loss):
-    with pytest.raises(ValueError, match="it moves the plain cross-entropy, and cannot be added to loss"):
+    with pytest.raises(ValueError, match="it moves cross-entropy alone, not loss"):
         training.Recipe(**BASE, penalty=penalty, strength=1.0, **loss)
 
 

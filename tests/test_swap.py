@@ -296,7 +296,7 @@ def test_the_usual_scale_is_accepted_and_dropout_rests_outside_training(transfor
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"scaling": 1.0}, r"the model scales its scores by 1; a kernel scales by 1 / sqrt\(dim\), 0.408"),
+        ({"scaling": 1.0}, r"model scales its scores by 1; a kernel scales by 1 / sqrt\(dim\), 0.408"),
         ({"softcap": 30.0}, "the model asks its attention for softcap, which a kernel does not know"),
         ({"s_aux": torch.zeros(2)}, "the model asks its attention for s_aux, which a kernel does not know"),
         ({"mask": torch.zeros(1, 1, 4, 4)}, "attention_mask has dtype torch.float32; it must be boolean"),

@@ -677,7 +677,7 @@ def good():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"models": []}, "models is an empty list, or holds no torch modules"),
+        ({"models": []}, "models is an empty list, or holds no modules"),
         ({"x": 2 * examples()[0].float()}, r"x spans .*; pixels must lie in \[0, 1\]"),
         ({"y": examples()[1][:-1]}, r"y has shape \(19,\).*it must hold 20 class indices"),
         ({"y": examples()[1] + 1}, r"y spans \[1, 3\]; class indices must lie in \[0, 2\]"),
@@ -768,7 +768,7 @@ def test_what_fit_cannot_train_is_refused_before_anything_is_trained(unchecked):
         ([frozen], [cases.generator()], "models hold frozen parameters"),
         ([cut], [cases.generator()], "model cuts the gradient off"),
         ([net, net], [cases.generator()] * 2, "models holds a network twice"),
-        (net, [cases.generator()], "models is an empty MLP, or holds no torch modules"),
+        (net, [cases.generator()], "models is an empty MLP, or holds no modules"),
         ([net], [None], "generators must be a list of torch generators"),
     ):
         with pytest.raises(ValueError, match=sentence):
@@ -803,30 +803,24 @@ def turned(seed, **options):
     return nn.Sequential(cases.filled(cases.isolated(nn.Conv2d)(1, 1, 1), seed), layered(seed, **options))
 
 
-def seldom(x):
-    """Noise that most passes do not meet."""
-    return x.tanh() * (torch.rand(()) < 0.5)
-
-
+NOISY = cases.Called(lambda x: (x + 1e-3 * torch.rand_like(x)).tanh())
 PAIRS = {
     "alike": (layered(0), layered(1), ""),
     "alike in turns": (turned(0), turned(1), ""),
     "one factor": (layered(0, beside=Times(2.0)), layered(1, beside=Times(2.0)), ""),
-    "activation": (build(0).double(), build(1, activation="relu").double(), r"holds ReLU\(\) as 'layers.3'"),
-    "sharpness": (layered(0, act=nn.Softplus(9)), layered(1, act=nn.Softplus(3)), r"holds Softplus\(beta=3"),
-    "limit": (layered(0, act=nn.ReLU()), layered(1, act=nn.ReLU6()), r"holds ReLU6\(\) as '3'"),
-    "factor": (layered(0), layered(1, beside=Times(1.001)), "holds 'Linear|holds Linear"),
+    "activation": (build(0).double(), build(1, activation="relu").double(), "has other layers"),
+    "sharpness": (layered(0, act=nn.Softplus(9)), layered(1, act=nn.Softplus(3)), "has other layers"),
+    "limit": (layered(0, act=nn.ReLU()), layered(1, act=nn.ReLU6()), "has other layers"),
+    "factor": (layered(0), layered(1, beside=Times(1.001)), "has other layers"),
     "factors": (layered(0, beside=Times(2.0)), layered(1, beside=Times(2.001)), "answers otherwise than models.0."),
     "factors in turns": (turned(0, act=Times(2.0)), turned(1, act=Times(1.0)), "answers otherwise"),
-    "dropout": (layered(0, act=Times(1.0)), layered(1, act=nn.Dropout(0.01)), r"holds Dropout\(p=0.01"),
-    "own noise": (layered(0), layered(1, act=cases.Called(lambda x: (x + 1e-3 * torch.rand_like(x)).tanh())), "holds"),
-    "noise": (layered(0, act=cases.Called(torch.tanh)), layered(1, act=cases.Called(seldom)), "answers otherwise"),
-    "width": (layered(0), layered(1, width=7), r"holds Linear\(in_features=9, out_features=7"),
-    "classes": (layered(0), layered(1, classes=4), "holds Linear.*out_features=4"),
-    "precision": (layered(0), layered(1).float(), "holds '2.weight' of torch.float32 on cpu; every parameter must be"),
-    "frozen": (layered(0), layered(1).requires_grad_(False), r"hold frozen parameters \(2.weight of models\[1\]"),
-    "statistics": (layered(0, act=nn.BatchNorm1d(6)), layered(1, act=nn.BatchNorm1d(6, eps=0.1)), "holds BatchNorm1d"),
-    "nothing": (cases.Called(lambda x: x.flatten(1)), cases.Called(lambda x: x.flatten(1)), "holds no parameters"),
+    "dropout": (layered(0, act=Times(1.0)), layered(1, act=nn.Dropout(0.01)), "has other layers"),
+    "own noise": (layered(0), layered(1, act=NOISY), "has other layers"),
+    "width": (layered(0), layered(1, width=7), "has other layers"),
+    "classes": (layered(0), layered(1, classes=4), "has other layers"),
+    "precision": (layered(0), layered(1).float(), "has other layers"),
+    "frozen": (layered(0), layered(1).requires_grad_(False), r"hold frozen parameters \(2.weight of models.1."),
+    "statistics": (layered(0, act=nn.BatchNorm1d(6)), layered(1, act=nn.BatchNorm1d(6, eps=0.1)), "has other layers"),
 }  # fmt: skip
 
 
@@ -860,38 +854,6 @@ def test_networks_that_share_what_training_changes_are_refused():
     second[3].running_mean = first[3].running_mean
     with pytest.raises(ValueError, match=r"^models\[1\] shares '3.running_mean' with another"):
         fit([first, second], x, y, generators=[cases.generator(s) for s in (0, 1)], **recipe())
-
-
-class Idle(nn.Module):
-    """A network with a parameter that its logits do not depend on."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net, self.idle = net, nn.Parameter(torch.ones(2, dtype=torch.float64))
-
-    def forward(self, x):
-        return self.net(x)
-
-
-def idle(model, x, y):
-    return model.idle.square().sum().expand(len(x))
-
-
-@pytest.mark.parametrize("make", [layered, turned])
-@pytest.mark.parametrize(
-    "fields",
-    [{}, {"penalty": "input_gradient", "strength": 0.1}, {"trainer": "sam", "radius": 0.1}, {"penalty": idle},
-     {"penalty": lambda model, x, y: model(x).square().sum(1), "strength": 0.1}],
-)  # fmt: skip
-def test_parameters_that_nothing_depends_on_are_refused_and_one_that_a_penalty_reads_is_trained(make, fields):
-    x, y = examples(n=12)
-    net = Idle(make(0))
-    before = copy.deepcopy(net)
-    with pytest.raises(ValueError, match=r"^models hold parameters that nothing depends on \(idle\)"):
-        fit([net], x, y, generators=[cases.generator()], **recipe() | fields)
-    assert same_weights(net, before)
-    fit([net], x, y, generators=[cases.generator()], **recipe() | {"penalty": idle, "strength": 0.5})
-    assert torch.allclose(net.idle, torch.full((2,), 0.9**9, dtype=torch.float64))  # w - 0.1 w, nine times
 
 
 class Sorted(nn.Module):

@@ -47,29 +47,7 @@ def feature(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return F.elu(x) + 1
 
 
-def _some(condition: Bool[Tensor, "*shape"]) -> bool:
-    """Whether a condition holds anywhere; on a GPU, which would have to wait, and under vmap it may always."""
-    try:
-        return condition.is_cuda or bool(condition.any())
-    except RuntimeError:
-        return True
-
-
-def _offset(q: Queries, k: Keys, most: float) -> Float[Tensor, "batch heads 1 dim"]:
-    """What all tokens have in common in a coordinate, 0 where it is not above `most`.
-
-    Of a sign that all share, the least size: without it no token lies further from 0. Distances do not depend on it.
-    """
-    low = torch.minimum(*(part.detach().amin(-2, keepdim=True) for part in (q, k))).clamp(min=0)
-    high = torch.maximum(*(part.detach().amax(-2, keepdim=True) for part in (q, k))).clamp(max=0)
-    return torch.where((low + high).abs() > most, low + high, 0)
-
-
 def _sqdist(q: Queries, k: Keys) -> Weights:
-    most = (COMMON / torch.finfo(q.dtype).eps) ** 0.5  # squares of larger numbers leave distances too few digits
-    if _some(k.detach().abs() > most):
-        offset = _offset(q, k, most)
-        q, k = q - offset, k - offset
     squared = q.square().sum(-1)[..., :, None] + k.square().sum(-1)[..., None, :] + (-2 * q) @ k.mT
     # Rounding below 0 is taken off the value alone: a clamp would cut the derivatives too, where q meets k.
     return (squared - squared.detach().clamp(max=0)) / (-2 * math.sqrt(q.shape[-1]))
@@ -87,27 +65,9 @@ def _row(weights: Weights) -> Weights:
     return _over(weights, weights.sum(-1, keepdim=True))
 
 
-def _recovered(weights: Weights, logs: Callable[[], Weights], dim: int) -> Weights:
-    """Weights of a sum over `dim` that rounding has no digits for, or not for its square, which derivatives divide by.
-
-    These are made of their logarithms, and sum to one.
-    """
-    kind = torch.finfo(weights.dtype)
-    lost = weights.detach().sum(dim, keepdim=True) < kind.tiny**0.5
-    if not _some(lost):
-        return weights
-    found = logs()
-    apart = found.clamp(min=kind.min).softmax(dim).masked_fill(found == -torch.inf, 0)
-    return torch.where(lost, apart, weights)
-
-
-def _in_turn(weights: Weights, logs: Callable[[], Weights] | None = None) -> Weights:
-    """Rows divided by their sums, then `ROUNDS` times columns and rows, so that rows sum to one exactly.
-
-    Only at first can the sum of a column be lost, which is found by the logarithms of weights whose rows are divided.
-    """
+def _in_turn(weights: Weights) -> Weights:
+    """Rows divided by their sums, then `ROUNDS` times columns and rows, so that rows sum to one exactly."""
     weights = _row(weights)
-    weights = weights if logs is None else _recovered(weights, logs, -2)
     for _ in range(ROUNDS):
         weights = _row(_over(weights, weights.sum(-2, keepdim=True)))
     return weights
@@ -115,8 +75,6 @@ def _in_turn(weights: Weights, logs: Callable[[], Weights] | None = None) -> Wei
 
 #: Rounds of "rows_and_columns" after the first division of rows.
 ROUNDS = 3
-#: Share of a squared distance (over that of a unit) that rounding may take before a common offset is taken away.
-COMMON = 1e-3
 
 Words = dict[str, Callable[[Tensor, Tensor], Tensor]]
 SCORES: Words = {
@@ -159,22 +117,6 @@ KERNELS: dict[str, dict[str, str]] = {
 }
 
 
-def _hidden(logs: Weights, mask: Mask | None) -> Weights:
-    """Logarithms of weights, of those of 0 where the mask says so."""
-    return logs if mask is None else logs.masked_fill(~mask, -torch.inf)
-
-
-def _fits(mask: Mask, shape: torch.Size) -> None:
-    """Refuse a mask that is not boolean, or does not spread over scores of that shape with a place for every key."""
-    spreads = mask.shape[-1:] == shape[-1:] and mask.ndim <= len(shape)
-    sides = zip(reversed(mask.shape), reversed(shape), strict=False)
-    if mask.dtype != torch.bool or not spreads or any(side not in (1, whole) for side, whole in sides):
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; it must be boolean, of shape {tuple(shape)} or"
-            " with a 1 in the place of batch, heads or queries"
-        )
-
-
 class Kernel(nn.Module):
     """Attention matrix of queries and keys, by a word each of `SCORES`, `LINKS` and `NORMS`.
 
@@ -199,14 +141,7 @@ class Kernel(nn.Module):
             raise ValueError(f"link is 'identity' and score is {score!r}; weights are scores only where score is 'elu'")
 
     def scores(self, q: Queries, k: Keys) -> Weights:
-        """Scores of every query with every key, before link and norm.
-
-        Raises:
-            ValueError: queries and keys of other batches, heads or widths.
-        """
-        if (*q.shape[:-2], q.shape[-1]) != (*k.shape[:-2], k.shape[-1]):
-            told = f"k has shape {tuple(k.shape)} and q {tuple(q.shape)}"
-            raise ValueError(f"{told}; both must have the same batch, heads and width")
+        """Scores of every query with every key, before link and norm."""
         return SCORES[self.score](q, k)
 
     def weights(self, scores: Weights, *, mask: Mask | None = None) -> Weights:
@@ -214,36 +149,15 @@ class Kernel(nn.Module):
 
         `mask` says which keys a query may attend to, all if None; n of the module's formulas counts these. Weights are
         exactly 0 at the others, and a query without any key has a row of zeros.
-
-        Raises:
-            ValueError: a mask that is not boolean, or of another shape than the scores.
         """
-        if mask is not None:
-            _fits(mask, scores.shape)
         if self.link == "exp" and self.norm not in ("count", "none"):
             return self._softmax(scores, mask)
         if mask is None:
             n = torch.full((1,), scores.shape[-1], dtype=scores.dtype, device=scores.device)
-        else:
-            n = mask.sum(-1, keepdim=True).clamp(min=1).to(scores)
-            scores = scores.masked_fill(~mask, 0)  # before the link: exp of a key that does not count may overflow
-        if self.link == "exp" and self.norm == "count":
-            huge = math.log(torch.finfo(scores.dtype).max)
-            if _some(scores.detach() > huge):  # exp alone would overflow: n divides it before
-                scores, n = scores - (scores > huge) * n.log(), torch.where(scores > huge, 1, n)
-        weights = LINKS[self.link](scores, n)
-        weights = weights if mask is None else weights.masked_fill(~mask, 0)
-        if self.link == "sigmoid" and self.norm in ("row", "rows_and_columns"):
-
-            def logs() -> Weights:
-                return _hidden(F.logsigmoid(scores - n.log()), mask)
-
-            def of_rows() -> Weights:
-                return _hidden(logs().clamp(min=torch.finfo(scores.dtype).min).log_softmax(-1), mask)
-
-            weights = _recovered(weights, logs, -1)
-            return _row(weights) if self.norm == "row" else _in_turn(weights, of_rows)
-        return NORMS[self.norm](weights, n)
+            return NORMS[self.norm](LINKS[self.link](scores, n), n)
+        n = mask.sum(-1, keepdim=True).clamp(min=1).to(scores)
+        scores = scores.masked_fill(~mask, 0)  # before the link: exp of a key that does not count may overflow
+        return NORMS[self.norm](LINKS[self.link](scores, n).masked_fill(~mask, 0), n)
 
     def _softmax(self, scores: Weights, mask: Mask | None) -> Weights:
         """Weights exp(s) with divided rows, however large the scores: torch subtracts the largest of a row first."""
@@ -253,9 +167,7 @@ class Kernel(nn.Module):
         empty_key = self.norm == "row_plus_one"  # the one is a key of score 0 that has no value
         weights = F.pad(scores, (0, 1)).softmax(-1)[..., :-1] if empty_key else scores.softmax(-1)
         weights = weights if mask is None else weights.masked_fill(~mask, 0)
-        if self.norm != "rows_and_columns":
-            return weights
-        return _in_turn(weights, lambda: _hidden(scores.log_softmax(-1), mask))
+        return _in_turn(weights) if self.norm == "rows_and_columns" else weights
 
     def forward(self, q: Queries, k: Keys, *, mask: Mask | None = None) -> Weights:
         """Attention matrix of queries and keys; see `weights` for the mask."""
@@ -285,7 +197,7 @@ def mix_in_linear_time(
     Bracketed from the right, the product never forms the n^2 entries of the matrix phi(Q) phi(K)^T (Katharopoulos et
     al. 2020, "Transformers are RNNs", eqs. 4 to 6). Without the matrix there is nothing to explain; this form serves
     the comparison of costs. The mask, of the keys that count, is the same for every query. A kernel whose weights are
-    not products of features (score "elu", link "identity") raises a ValueError, as do shapes that do not fit.
+    not products of features (score "elu", link "identity") raises a ValueError.
 
     Example:
         >>> q, k, v = torch.arange(24.0).view(3, 1, 1, 4, 2).cos()
@@ -296,12 +208,6 @@ def mix_in_linear_time(
     if kernel.link != "identity" or kernel.norm == "rows_and_columns":
         needs = "score 'elu', link 'identity' and a norm of single rows"
         raise ValueError(f"kernel is {kernel}; linear time needs {needs}")
-    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
-        shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in (("q", q), ("k", k), ("v", v)))
-        raise ValueError(f"shapes are {shapes}; q and k must have the same width, and k and v the same keys")
-    if mask is not None:
-        _fits(mask, torch.Size((*k.shape[:-2], 1, k.shape[-2])))
-        mask = torch.atleast_2d(mask)
     phi_q, phi_k = feature(q), feature(k)
     n = torch.full((1,), k.shape[-2], device=k.device)
     if mask is not None:

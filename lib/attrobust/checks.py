@@ -240,13 +240,9 @@ def logits(name: str, value: object, *, batch: int, least: int = 1) -> Tensor:
         torch.Size([2, 10])
     """
     if not isinstance(value, Tensor):
-        raise ValueError(
-            f"{name} returned a {type(value).__name__}; wrap it to return one tensor of logits (batch, classes)"
-        )
+        raise ValueError(f"{name} returned a {type(value).__name__}; wrap it to return logits (batch, classes)")
     if value.shape == (batch,) or (least > 1 and value.shape == (batch, 1)):
-        raise ValueError(
-            f"{name} returned one logit an image, whose sign is no argmax; wrap it in models.TwoLogits, of two classes"
-        )
+        raise ValueError(f"{name} returned one logit an image, whose sign is no argmax; wrap it in models.TwoLogits")
     if value.ndim != 2 or len(value) != batch or not value.is_floating_point():
         raise ValueError(
             f"{name} returned shape {tuple(value.shape)} and dtype {value.dtype}; it must return floating-point logits"
@@ -294,9 +290,7 @@ def maps(name: str, value: Tensor) -> Tensor:
         raise ValueError(f"attribution {name} gives shape {tuple(value.shape)}; it must give (batch, channels, h, w)")
     bad = int((~torch.isfinite(value)).flatten(1).any(1).sum())
     if bad:
-        raise ValueError(
-            f"attribution {name} gives NaN or infinity for {bad} of {len(value)} images; maps must be finite"
-        )
+        raise ValueError(f"attribution {name} gives NaN or infinity on {bad} of {len(value)} images; it must be finite")
     return value
 
 

@@ -214,9 +214,7 @@ def _mix(
         _CALLS.get().append(module)
     usual, scaling = query.shape[-1] ** -0.5, options.get("scaling")
     if scaling is not None and not math.isclose(scaling, usual, rel_tol=1e-6):
-        raise _OfItsOwnKindError(
-            f"the model scales its scores by {scaling:g}; a kernel scales by 1 / sqrt(dim), {usual:g}"
-        )
+        raise _OfItsOwnKindError(f"model scales its scores by {scaling:g}; a kernel scales by 1 / sqrt(dim), {usual:g}")
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         dtype = attention_mask.dtype
         raise _OfItsOwnKindError(f"attention_mask has dtype {dtype}; it must be boolean, True where a key may be read")

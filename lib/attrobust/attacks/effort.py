@@ -124,7 +124,7 @@ def passes(
         backward: gradients per map sent back to the pixels: as many; 0 for attention itself.
 
     Raises:
-        ValueError: an `effort` that is no Effort, `images` below 1, or another count below 0.
+        ValueError: an `effort` that is no Effort, or `images` below 1.
 
     Example:
         >>> effort = Effort(steps=2, restarts=1, draws=0, walk=0, objectives=("cosine",))
@@ -133,9 +133,6 @@ def passes(
     """
     checks.kind("effort", effort, Effort)
     checks.count("images", images)
-    counts = {"twins": twins, "starts": starts, "lost": lost, "forward": forward, "backward": backward}
-    for name, value in counts.items():
-        checks.count(name, value, least=0)
     rows, networks = images * effort.restarts, twins or 1
     climbs = (len(effort.objectives) + wanted) * networks * rows if effort.steps else 0
     fresh = effort.eot if stochastic else 1

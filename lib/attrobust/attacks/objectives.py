@@ -152,7 +152,7 @@ def frame(maps: Maps, *, width: int = 1) -> OnePlane:
         width: of the border in pixels; what is inside must not vanish.
 
     Raises:
-        ValueError: `maps` without planes, height and width; `width` out of range.
+        ValueError: if `width` is out of range.
 
     Example:
         >>> frame(torch.zeros(1, 1, 3, 3)).flatten().tolist()
@@ -160,8 +160,6 @@ def frame(maps: Maps, *, width: int = 1) -> OnePlane:
 
     Reference: Joo et al. 2023, "Towards more robust interpretation via local gradient alignment".
     """
-    if maps.ndim != 4:
-        raise ValueError(f"maps has shape {tuple(maps.shape)}; it must be (batch, channels, height, width)")
     checks.count("width", width, most=(min(maps.shape[-2:]) - 1) // 2)
     border = torch.ones_like(maps[:, :1])
     border[:, :, width:-width, width:-width] = 0

@@ -165,9 +165,7 @@ def attention_flow(model: nn.Module, x: Images, target: Labels) -> OnePlane:
 def max_flow(capacities: Float[np.ndarray, "layers tokens tokens"], token: int, *, top: int = 0) -> float:
     """Maximum flow from token `top` above the last layer to `token` below the first."""
     depth, n, _ = capacities.shape
-    most = capacities.sum((1, 2)).min()
-    if most == 0:
-        return 0.0
+    most = capacities.sum((1, 2)).min() or 1.0
     capacities = np.minimum(capacities, most)  # more flows through none, and a huge one would leave others no digits
     unit = LARGEST / (n * capacities.max())
     layer, above, below = np.indices(capacities.shape)
@@ -215,10 +213,7 @@ def _speaking_for(
         ((maps, places),) = seen
         maps = maps[-blocks:]
         if places.apart:  # as where they are given to other classes, which a map of no class does not mind
-            raise ValueError(
-                f"model is {type(model).__name__}, whose `attend` gives other logits than the model itself, by up to"
-                f" {places.apart:.2g}; {INSTEAD}"
-            )
+            raise ValueError(f"model gives other logits by `attend`, by up to {places.apart:.2g}; {INSTEAD}")
         slopes = torch.autograd.grad(chosen, maps, create_graph=lasting)
         updates = [(slope * a).clamp_min(0).mean(1) for slope, a in zip(slopes, maps, strict=True)]
     return updates if lasting else [u.detach() for u in updates], places

@@ -276,6 +276,4 @@ class _ChunkedGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor | None) -> None:
-        raise NoSecondDerivative(
-            "the gradient of a map made in chunks cannot be differentiated once more; leave chunk out"
-        )
+        raise NoSecondDerivative("gradient of a map made in chunks cannot be differentiated once more; leave chunk out")

@@ -79,7 +79,7 @@ def audited(
     A map that cannot be climbed is no robust one: it is refused, with the reason, and the others go on.
 
     Raises:
-        ValueError: one picture, images out of [0, 1], a `batch` or `seed` below 0, or `leading` out of [0, 1].
+        ValueError: one picture, images out of [0, 1], a `batch` below 0, or `leading` out of [0, 1].
 
     Example:
         >>> from attrobust import attributions, models
@@ -93,7 +93,6 @@ def audited(
     """
     checks.count("batch", batch, least=0)
     checks.at_least("leading", leading, 0, most=1)
-    checks.count("seed", seed, least=0)
     if len(checks.images("x", x)) < 2:
         raise ValueError("x holds one picture; an audit compares each with another one, so that two are needed")
     answers, ball = answers_of(model, x), Ball("linf", radius)
@@ -229,9 +228,6 @@ def others_of(given: torch.Tensor) -> torch.Tensor:
 def leaders_of(attribution: Attribution, model: nn.Module, x: Images, leading: float) -> int:
     """How many places of a map lead.
 
-    Raises:
-        ValueError: `leading` for which all do.
-
     Example:
         >>> from attrobust import attributions
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
@@ -239,10 +235,7 @@ def leaders_of(attribution: Attribution, model: nn.Module, x: Images, leading: f
         4
     """
     found = explanations.clean_maps(attribution, model, x[:1], predictions(model, x[:1]), 0)
-    places = found[0, 0].numel()
-    if (leaders := max(1, round(leading * places))) >= places:
-        raise ValueError(f"leading is {leading}, by which all {places} places of a map lead; it must leave one or more")
-    return leaders
+    return max(1, round(leading * found[0, 0].numel()))
 
 
 def _seconds(attribution: Attribution, model: nn.Module, x: Images) -> float:

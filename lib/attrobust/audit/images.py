@@ -203,9 +203,7 @@ def _channels_last(shape: tuple[int, ...], said: str) -> int:
         return -1
     axes = [axis for axis in (1, 3) if shape[axis] in CHANNELS]
     if len(axes) == 2:
-        raise ValueError(
-            f"{said}, whose x has shape {shape}, of which axis 1 or axis 3 may be the channels; {accepted}"
-        )
+        raise ValueError(f"{said}, whose x has shape {shape}, of which axis 1 or 3 may be the channels; {accepted}")
     if not axes:
         raise ValueError(f"{said}, whose x has shape {shape}, with 1, 3 or 4 channels nowhere; {accepted}")
     return axes[0]
@@ -247,7 +245,7 @@ def _folder(root: Path, n: int, seed: int, sides: tuple[int, int] | None) -> Fou
         if deeper or not own:
             cause = f"holds a folder, {deeper[0].name!r}" if deeper else "holds no pictures"
             raise ValueError(
-                f"{said}, in which {folder.name!r} {cause}; it must hold one folder for each class, with pictures only"
+                f"{said}, in which {folder.name!r} {cause}; it must hold a folder for each class, of pictures"
             )
         files += own
         labels += [label] * len(own)
@@ -353,14 +351,12 @@ def _batch(
     """Pictures of one shape and as many channels as asked."""
     most = max(p.shape[-1] for p in pictures)
     if channels is not None and most not in (1, 3):
-        raise ValueError(
-            f"channels is {channels}, but the pictures of {source} have {most}; leave it out, or save 1 or 3"
-        )
+        raise ValueError(f"channels is {channels}, but pictures of {source} have {most}; leave it out, or save 1 or 3")
     pictures = [_cut(_with(p, channels or most), sides) for p in pictures]
     for name, p in zip(names, pictures, strict=True):
         if p.shape != pictures[0].shape:
             one, other = (f"{at} {q.shape[0]} x {q.shape[1]}" for at, q in ((names[0], pictures[0]), (name, p)))
-            raise ValueError(f"size is None, but the pictures of {source} have several ({one}, {other}); give a size")
+            raise ValueError(f"size is None, but pictures of {source} have several ({one}, {other}); give a size")
     return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())
 
 

@@ -81,9 +81,7 @@ def check_classes(model: nn.Module, x: Images, y: Labels | None = None) -> int:
     if not bool(logits.isfinite().all()):
         raise ValueError(f"model returns logits that are NaN or infinite for images of shape {tuple(x.shape[1:])}")
     if logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-3:
-        raise ValueError(
-            "model returns probabilities, each row sums to 1; it must return logits: leave its softmax out"
-        )
+        raise ValueError("model returns probabilities, rows sum to 1; it must return logits: leave its softmax out")
     if y is not None:
         checks.labels("y", y, batch=len(x), classes=logits.shape[1])
     return logits.shape[1]

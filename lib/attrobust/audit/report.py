@@ -26,8 +26,7 @@ AMPLIFIED = 10
 #: How files of the worst pictures end.
 _ENDS = (".npz", "_clean.png", "_attacked.png")
 #: What an audit leaves in its folder, beside the notebook and the tables that the next one goes on from.
-_LEFT = ("report.html", "report.json", "pictures.csv", "claims.csv", "summary.json")
-_LEFT += tuple(f"figures/{name}.*" for name in ("a_maps", "b_radius", "c_worst"))
+_LEFT = ("report.html", "report.json", "pictures.csv", "claims.csv", "summary.json", "figures/[abc]_*.*")
 _WORST = tuple(f"worst/[0-9]*{end}" for end in _ENDS)
 
 

@@ -107,7 +107,6 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], said: str) -> None:
     parts += [f"its {name} has shape {held}, the model's {asked}" for name, (held, asked) in [*wrong.items()][:TOLD]]
     parts += [f"{len(wrong) - TOLD} more have other shapes"] * (len(wrong) > TOLD)
     parts += [f"its {name} has dtype {state[name].dtype}, the model's {own[name].dtype}" for name in other[:TOLD]]
-    parts += [f"{len(other) - TOLD} more have other dtypes"] * (len(other) > TOLD)
     if parts:
         raise ValueError(f"{said}, which does not fit the model: {'; '.join(parts)}")
 
@@ -129,9 +128,7 @@ def sound(model: nn.Module, said: str) -> None:
     for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in named:
             if is_lazy(tensor) or tensor.is_meta:
-                raise ValueError(
-                    f"{said}, whose {kind} {name!r} holds no numbers yet; give every layer its sizes, and load weights"
-                )
+                raise ValueError(f"{said}, whose {kind} {name!r} holds no numbers yet; give every layer its sizes")
             if not (tensor.is_floating_point() or tensor.is_complex()):
                 continue
             bad = ~tensor.isfinite()

@@ -70,9 +70,7 @@ def _explained_by(explainer: object) -> Callable:
         inner = inner.attribution_method
     function = getattr(inner, "forward_func", None)
     if not callable(function):
-        raise ValueError(
-            f"explainer is a {type(explainer).__name__} without a forward_func; it must say which network it explains"
-        )
+        raise ValueError(f"explainer is a {type(explainer).__name__} without forward_func; it must name its network")
     return function
 
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pandas as pd
 
-from attrobust.claims.rule import stays, two_ends
+from attrobust.claims.rule import stays
 
 PARTS = ("first", "last", "effect", "corrected", "counted", "slope")
 #: What is found per seed and cell; beside `PARTS` the values along the axis and the (first, last) that need room.
@@ -28,9 +28,7 @@ def effects(
         ends: first and last value of the axis; runs outside do not enter. Each cell's own extremes without it.
         log: log ratios of the ends instead of differences.
 
-    Raises ValueError where columns lack, a cell has two runs of one seed at one place, images and value disagree, or a
-    value is infinite; for `ends` that are not two, or no numbers on an axis of numbers; and, if `log`, for a cell in
-    which some seeds have an end that is not above 0 and others have a ratio.
+    Raises ValueError where columns lack, a cell has two runs of one seed at one place, or images and value disagree.
 
     Example:
         >>> rows = pd.DataFrame({"map": "saliency", "seed": [0, 0], "step_size": [0.1, 0.2], "value": [0.25, 0.75]})
@@ -61,22 +59,14 @@ def named_cells(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.astype(object).where(rows.notna(), "")
 
 
-def by_seed(
-    rows: pd.DataFrame, by: str, arm: Sequence[str], ends: Ends | None, log: bool, *, strict: bool = True
-) -> pd.DataFrame:
-    """What `effects` tells (first and last as logs, if `log`), and per seed the curve over the axis and its levels.
-
-    Only where `strict`, values that would take their seed out in silence are refused.
-    """
+def by_seed(rows: pd.DataFrame, by: str, arm: Sequence[str], ends: Ends | None, log: bool) -> pd.DataFrame:
+    """What `effects` tells (first and last as logs, if `log`), and per seed the curve over the axis and its levels."""
     arm = list(arm)
     need(rows, [*arm, by, "seed", "value", "comparable"])
     number = pd.api.types.is_numeric_dtype(rows[by]) or not len(rows)
     if ends is None and not (number and (rows[by] > 0).all()):
         raise ValueError(f"{by!r} is no axis of numbers above 0; its two ends must be named")
-    two_ends(ends, by, numbers=number and len(rows) > 0)
-    infinite = rows["value"][stays(rows) & np.isinf(pd.to_numeric(rows["value"], errors="coerce").astype(float))]
-    if strict and len(infinite):
-        raise ValueError(f"column 'value' holds {infinite.iloc[0]}; it must be finite, or NaN for none")
+    stays(rows)
     rows = rows.assign(**{name: named_cells(rows[[name]])[name] for name in arm})
     if rows.duplicated([*arm, by, "seed"]).any():
         raise ValueError(f"{', '.join(arm)} do not name a cell: it has two runs of one seed at one {by}")
@@ -93,10 +83,6 @@ def by_seed(
             record = dict(zip(arm, names, strict=True)) | {"by": by, "start": start, "end": end, "seed": seed}
             record |= _pair({run[by]: run for run in kept}, start, end, log, number)
             records.append(record | {"left_out": len(runs) - len(kept)})
-        void = [found["seed"] for found in records[-len(seeds) :] if found["void"]]
-        if strict and void and any(np.isfinite(found["effect"]) for found in records[-len(seeds) :]):
-            cause = f"seed {void[0]} of {', '.join(map(str, names))} has a value that is not above 0 at an end"
-            raise ValueError(f"log is True, but {cause}, thus no ratio, unlike others; leave the seed out, or log")
     return pd.DataFrame(records, columns=[*arm, "by", "seed", *FOUND])
 
 
@@ -117,7 +103,6 @@ def _pair(runs: dict[Hashable, dict], start: Hashable, end: Hashable, log: bool,
     corrected = np.nan
     if paired and between and max(between[start], between[end]) < 1:
         corrected = np.subtract(*((values[at] - between[at]) / (1 - between[at]) for at in (end, start)))
-    void = paired and log and not np.isnan(values[start] + values[end]) and min(values[start], values[end]) <= 0
     if log:
         values = {at: np.log(value) if value > 0 else np.nan for at, value in values.items()}
     first, last = (values[start], values[end]) if paired else (np.nan, np.nan)
@@ -129,7 +114,7 @@ def _pair(runs: dict[Hashable, dict], start: Hashable, end: Hashable, log: bool,
     return {
         "first": first, "last": last, "effect": last - first, "counted": counted, "slope": float(slope),
         "corrected": float(corrected), "curve": values, "levels": [(first, last)],
-        "controlled": not np.isnan([*between.values()]).all(), "void": void,
+        "controlled": not np.isnan([*between.values()]).all(),
     }  # fmt: skip
 
 

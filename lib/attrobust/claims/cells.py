@@ -10,7 +10,6 @@ after Holm over the family, 10 seeds or more), `leans up` / `leans down`; and `u
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -51,8 +50,7 @@ def cells(
     counts seeds that lack an end; `per_seed` holds the effects in order of seed, `of_seeds` their seeds.
 
     Raises:
-        ValueError: a column `family` that is not True or False, and the same in all rows of a cell; a `margin` below 0,
-            a `room` whose limits are not in order; and what `effects` refuses.
+        ValueError: a column `family` that is not True or False, and the same in all rows of a cell.
 
     Example:
         >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + 0.01 * s * h) for s in range(10) for h in (0.1, 0.2)])
@@ -67,7 +65,7 @@ def cells(
         if (member["min"] != member["max"]).any():
             raise ValueError(f"column {family!r} says of one cell that it is in the family and that it is not")
         family = member.index[member["min"]].tolist()
-    return _tabled(rows, partial(by_seed, by=by, arm=arm, ends=ends, log=log), arm, family, margin, room, log)
+    return _tabled(rows, lambda r: by_seed(r, by, arm, ends, log), arm, family, margin, room, log)
 
 
 def contrast(
@@ -82,7 +80,7 @@ def contrast(
     there is none; the smaller share of counted images counts. In `family` the columns of `of` read "one - other".
 
     Raises:
-        ValueError: `of` and `minus` that do not give the same columns of `arm`, and what `cells` refuses.
+        ValueError: `of` and `minus` that do not give the same columns of `arm`.
 
     Example:
         >>> grid = [(s, h, m) for s in range(5) for h in (0.1, 0.2) for m in ("raw", "saliency")]
@@ -97,11 +95,11 @@ def contrast(
     rest = [name for name in arm if name not in of]
     joint = {c: of[c] if of[c] == minus[c] else f"{of[c] or 'none'} - {minus[c] or 'none'}" for c in of}
 
-    def gaps(runs: pd.DataFrame, *, strict: bool = True) -> pd.DataFrame:
+    def gaps(runs: pd.DataFrame) -> pd.DataFrame:
         need(runs, arm)
         named = named_cells(runs)
         sides = [runs[np.all([named[c] == value for c, value in side.items()], axis=0)] for side in (of, minus)]
-        parts = [by_seed(side, by, arm, ends, log, strict=strict).drop(columns=[*of]) for side in sides]
+        parts = [by_seed(side, by, arm, ends, log).drop(columns=[*of]) for side in sides]
         both = parts[0].merge(parts[1], on=[*rest, "by", "seed"], how="outer", suffixes=("", "_minus"))
         records = []
         for seed in both.to_dict("records"):
@@ -198,17 +196,15 @@ def _gap(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, ob
 
 
 def _tabled(
-    rows: pd.DataFrame, seeds_of: Callable[..., pd.DataFrame], arm: Sequence[str],
+    rows: pd.DataFrame, seeds_of: Callable[[pd.DataFrame], pd.DataFrame], arm: Sequence[str],
     family: Sequence[Hashable], margin: float | None, room: tuple[float, float] | None, log: bool,
 ) -> pd.DataFrame:  # fmt: skip
     """The table of `cells` from what `seeds_of` makes of comparable runs; beside it what it makes of all."""
     need(rows, ["comparable"])
-    rule.ordered("room", room)
     tables, arm, room = [], list(arm), None if log else room
-    margin = (RATIO_MARGIN if log else MARGIN) if margin is None else rule.not_below_zero("margin", margin)
+    margin = (RATIO_MARGIN if log else MARGIN) if margin is None else margin
     found = seeds_of(rows)
-    every = partial(seeds_of, rows.assign(comparable=True), strict=False)  # runs that were left out may be anything
-    for seeds in (found, every() if found["left_out"].any() else found):
+    for seeds in (found, seeds_of(rows.assign(comparable=True)) if found["left_out"].any() else found):
         names = [*arm, "by", "start", "end"]
         records = [
             dict(zip(arm, key, strict=True)) | part.iloc[0][names[-3:]].to_dict() | _cell(part, margin, room, log)

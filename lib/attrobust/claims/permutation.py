@@ -86,7 +86,5 @@ def _by_seed(effects: object, seeds: object) -> dict[str, float]:
     except ValueError:
         found = {"": np.nan}
     if not np.isfinite([*found.values()]).all():
-        raise ValueError(
-            f"per_seed is {effects!r} and of_seeds {seeds!r}; they must be finite numbers and as many seeds"
-        )
+        raise ValueError(f"per_seed is {effects!r} and of_seeds {seeds!r}; they must be finite numbers, as many seeds")
     return found

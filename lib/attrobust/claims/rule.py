@@ -1,7 +1,6 @@
 """What every judgement shares: which runs are comparable, means with their intervals, and how a table is saved."""
 
 from collections.abc import Sequence
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -72,31 +71,6 @@ def after_holm(p: Sequence[float] | np.ndarray | pd.Series) -> np.ndarray:
     return adjusted
 
 
-def not_below_zero(name: str, value: float) -> float:
-    """Refuse what is no finite number of at least 0; `checks`, which does so elsewhere, would import torch."""
-    if not _number(value) or value < 0:
-        raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0")
-    return value
-
-
-def ordered(name: str, value: Sequence[float] | None) -> None:
-    """Refuse what is neither None nor a pair of a lower and an upper limit, which may be infinite."""
-    pair = isinstance(value, Sequence) and len(value) == 2 and all(isinstance(end, Real) for end in value)
-    if value is not None and not (pair and value[0] <= value[1]):  # NaN too
-        raise ValueError(f"{name} is {value!r}; it must be a lower limit and an upper one not below it, or None")
-
-
-def two_ends(ends: Sequence[object] | None, by: str, *, numbers: bool) -> None:
-    """Refuse what is neither None nor the first and the last value of an axis, which may be one of numbers."""
-    if ends is not None and (isinstance(ends, str) or len(ends) != 2 or (numbers and not all(map(_number, ends)))):
-        accepted = "two finite numbers" if numbers else "two values"
-        raise ValueError(f"ends is {ends!r}; it must be {accepted}, the first and the last of {by!r}")
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(value))
-
-
 def random_draws(draws: int, generator: np.random.Generator) -> None:
     """Refuse a number of draws that is none, and what cannot draw."""
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
@@ -136,7 +110,7 @@ def left_out(rows: pd.DataFrame, *, arm: Sequence[str] = ("dataset", "protocol")
 
 
 def stays(rows: pd.DataFrame) -> pd.Series:
-    """Column `comparable` as marks; a text would count as true, whatever it says."""
+    """Column `comparable` as marks."""
     return marks(rows, "comparable")
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from attrobust.claims.by_seed import by_image, named_cells, need
 from attrobust.claims.cells import UNCLEAR
-from attrobust.claims.rule import estimate, not_below_zero
+from attrobust.claims.rule import estimate
 
 #: How far the judge may get below, in the deciding metric.
 LIMIT = 0.02
@@ -28,7 +28,7 @@ def strength(usual: pd.DataFrame, heavy: pd.DataFrame, *, arm: Sequence[str], li
     its interval lies within the limit, else `unclear`.
 
     Raises:
-        ValueError: a seed of which the attacks did not see the same images, or a `limit` below 0.
+        ValueError: a seed of which the attacks did not see the same images.
 
     Example:
         >>> usual = pd.DataFrame({"map": ["raw"], "seed": [0], "images": ["0.50 0.60 0.70"]})
@@ -36,7 +36,6 @@ def strength(usual: pd.DataFrame, heavy: pd.DataFrame, *, arm: Sequence[str], li
         array([[-0.0033, 'strong enough']], dtype=object)
     """
     arm = list(arm)
-    not_below_zero("limit", limit)
     for rows in (usual, heavy):
         need(rows, [*arm, "seed", "images"])
     sides = [rows.assign(**named_cells(rows[arm]))[[*arm, "seed", "images"]] for rows in (usual, heavy)]
@@ -47,9 +46,7 @@ def strength(usual: pd.DataFrame, heavy: pd.DataFrame, *, arm: Sequence[str], li
         for run in part.to_dict("records"):
             one, other = (by_image(run[f"images_{side}"]) for side in ("usual", "heavy"))
             if len(one) != len(other):
-                raise ValueError(
-                    f"seed {run['seed']}: {len(one)} images under one attack, {len(other)} under the other"
-                )
+                raise ValueError(f"seed {run['seed']}: {len(one)} images under one attack, {len(other)} under another")
             judged = np.isfinite(one) & np.isfinite(other)
             pairs.append((one[judged], other[judged]))
         first, last = map(np.concatenate, zip(*pairs, strict=True))

@@ -16,9 +16,7 @@ from attrobust.models.watched import said as said
 def mode() -> None:
     """Refuse inference mode, in which no graph can be built."""
     if torch.is_inference_mode_enabled():
-        raise ValueError(
-            "torch.inference_mode is on, which allows no derivative; use torch.no_grad, which is fine here"
-        )
+        raise ValueError("torch.inference_mode is on, which allows no derivative; use torch.no_grad, which is fine")
 
 
 def usable(model: nn.Module, x: Tensor, y: Tensor | None = None, *, chunk: int) -> None:

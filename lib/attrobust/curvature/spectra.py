@@ -246,9 +246,8 @@ def moments(
     outlying = 2 * image.square().sum((1, 2)) - (image @ q.mT).square().sum((1, 2))
     norm = (outlying + rest.mean(1)).clamp_min(0).sqrt()
     spread = torch.where(norm > 0, _standard_error(rest) / (2 * norm), torch.zeros_like(norm))
-    trace, off, norm, spread = (
-        similarity.times(part, power[:, 0]) for part in (trace, _standard_error(remainder), norm, spread)
-    )
+    parts = (trace, _standard_error(remainder), norm, spread)
+    trace, off, norm, spread = (similarity.times(part, power[:, 0]) for part in parts)
     return Estimate(trace, off, products), Estimate(norm, spread, products)
 
 

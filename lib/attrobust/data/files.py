@@ -265,7 +265,7 @@ def read_cifar_slice(path: Path) -> Arrays:
     with _undamaged(path, _CIFAR):
         if path.name.endswith((".tar.gz", ".tar")):
             with tarfile.open(fileobj=io.BytesIO(unpack(read(path)))) as archive:
-                members = [m for m in archive if m.isfile() and m.name.endswith("data_batch_1.bin")]
+                members = [m for m in archive if m.name.endswith("data_batch_1.bin")]
                 records = archive.extractfile(members[0]).read(4000 * RECORD) if members else b""
         else:
             records = unpack(read(path))[: 4000 * RECORD]

@@ -161,9 +161,7 @@ def _groups(experiments: Sequence[Experiment], device: str, store: Store | None 
     for e in experiments:
         how = e.penalty if e.penalty != "none" else e.trainer
         if how != "sgd" and statistics(networks[e.architecture]):
-            raise ValueError(
-                f"architecture is {e.architecture!r} under {how!r}; networks with BatchNorm take plain SGD alone"
-            )
+            raise ValueError(f"architecture is {e.architecture!r} under {how!r}; BatchNorm takes plain SGD alone")
 
     def together(e: Experiment) -> tuple:
         stored = store and store.network_file(keys_of.network(e, device))

@@ -244,9 +244,7 @@ def _measured(model: Model, x: Tensor) -> _Met:
         if tensor.device != x.device:
             raise ValueError(f"x lies on {x.device} and the model on {tensor.device}; move one of them")
         if tensor.is_inference():
-            raise ValueError(
-                "model holds tensors made in inference_mode, which cannot be differentiated; build it anew"
-            )
+            raise ValueError("model holds tensors made in inference_mode, which have no derivative; build it anew")
     company = watched.company(x)
     with watched.untouched(model):
         logits = checks.logits("model", watched.run(model, company), batch=len(company))

@@ -132,9 +132,7 @@ def reproduce(
     checks.count("jobs", jobs, least=0)
     part = shards.asked()
     if update and part:
-        raise ValueError(
-            f"update is 1 and shard {part.index}/{part.of}; committed rows are replaced by the whole alone"
-        )
+        raise ValueError(f"update is 1 and shard {part.index}/{part.of}; only the whole replaces committed rows")
     if update and (profile_name not in ("cpu", "full", "headline") or overrides):
         raise ValueError("update is 1; it needs the profile cpu, full or headline without changed parameters")
     types = {path: {name: kind for name, (kind, _) in parameters_of(path).items()} for path in chosen}

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attrobust import checks
-from attrobust.models import watched
 from attrobust.models.readouts import cross_entropy
 from attrobust.shapes import Images, Labels, PerImage
 from attrobust.versions import versioned
@@ -21,8 +19,7 @@ def input_gradient(model: nn.Module, x: Images, y: Labels) -> PerImage:
     """Squared l2 norm of the cross-entropy's input gradient, of each example; live in the model's parameters.
 
     Raises:
-        ValueError: where gradients are off, as under no_grad; for a network with BatchNorm in train mode, which lets
-            the other images into an example's gradient; for images that the network does not run on.
+        ValueError: a network with BatchNorm in train mode, which lets other images into an example's gradient.
 
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
@@ -35,22 +32,9 @@ def input_gradient(model: nn.Module, x: Images, y: Labels) -> PerImage:
 
 
 def leaf(model: nn.Module, x: Images) -> Images:
-    """The images, ready to be differentiated in; refused where no penalty of each example would be live."""
-    checks.floating("x", x)
-    if not torch.is_grad_enabled() or x.is_inference():
-        raise ValueError(
-            "x comes where gradients are off (no_grad, inference_mode); a penalty is live in the parameters: turn them"
-            " on, and detach what it gives"
-        )
-    for module in model.modules() if isinstance(model, nn.Module) else ():
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            raise ValueError(
-                "model normalises by its batch (BatchNorm in train mode), so that a gradient of one example is one of"
-                " all; call model.eval()"
-            )
-    if x.dtype not in (kinds := {t.dtype for t in watched.weights(model)}) and kinds:
-        with watched.untouched(model):
-            watched.run(model, x)  # some do, by a cast of their own
+    """The images, ready to be differentiated in; refused where others enter the gradient of one."""
+    if any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in model.modules()):
+        raise ValueError("model normalises by its batch (BatchNorm in train mode), mixing images; call model.eval()")
     return x.detach().requires_grad_()
 
 

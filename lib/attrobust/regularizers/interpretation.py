@@ -35,11 +35,11 @@ def interpretation(
 ) -> PerImage:
     """Angle between the label's logit gradient and the wanted map, as 1 - cosine, and the gradient's length, weighted.
 
-    A wanted map that is zero has no direction: 1 - cosine is then 1, without a slope; a gradient shorter than 1e-8 has
-    less and less of one. The weights of MNIST are the defaults.
+    A wanted map that is zero has no direction: 1 - cosine is then 1, without a slope. The weights of MNIST are the
+    defaults.
 
     Raises:
-        ValueError: a negative weight, `wanted` of another shape than `x`, or what `input_gradient` refuses.
+        ValueError: a negative weight, or `wanted` of another shape than `x`.
 
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
@@ -53,15 +53,12 @@ def interpretation(
     if wanted.shape != x.shape:
         raise ValueError(f"wanted has shape {tuple(wanted.shape)}; it must be that of x, {tuple(x.shape)}")
     slope = _slope(model, x, y)
-    return direction * (1 - F.cosine_similarity(slope, _of_a_length(wanted.flatten(1)))) + size * slope.norm(dim=1)
+    return direction * (1 - F.cosine_similarity(slope, wanted.flatten(1))) + size * slope.norm(dim=1)
 
 
 @versioned(1)
 def gradient_norm(model: nn.Module, x: Images, y: Labels) -> PerImage:
     """Euclidean length of the label's logit gradient, not squared: the part of `interpretation` that needs no map.
-
-    Raises:
-        ValueError: what `input_gradient` refuses.
 
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
@@ -126,16 +123,6 @@ def _smooth(teacher: nn.Module, x: Images, y: Labels, generator: torch.Generator
             total = total + saliency(teacher, (images + sigma * noise.to(x.device)).clamp(0, 1), labels)
         found.append(total / (samples + 1))
     return torch.cat(found)
-
-
-def _of_a_length(maps: Tensor) -> Tensor:
-    """Flat maps, each scaled where the cosine would not see its direction: it takes lengths below 1e-8 for that."""
-    length = maps.norm(dim=1, keepdim=True)
-    odd = ~((length >= 1e-8) & length.isfinite())
-    if not bool(odd.any()):
-        return maps
-    peak = maps.abs().amax(1, keepdim=True)
-    return torch.where(odd & (peak > 0), maps / peak, maps)
 
 
 def _slope(model: nn.Module, x: Images, y: Labels) -> Tensor:

@@ -177,9 +177,7 @@ def largest_stable(experiment: experiments.Experiment, first: float, epochs: int
     where already the first one is too large.
     """
     if experiment.recipe.stop_loss is None:
-        raise ValueError(
-            f"experiment has protocol {experiment.protocol!r}; it must be one that stops at a level of loss"
-        )
+        raise ValueError(f"experiment has protocol {experiment.protocol!r}; it must stop at a level of loss")
     short = dataclasses.replace(experiment, epochs=max(1, epochs // experiment.recipe.patience))
     step, stable = first, float("nan")
     while step <= MOST_STEP:

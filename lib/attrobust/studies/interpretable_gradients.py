@@ -128,9 +128,7 @@ def network(
 def _fixed(method: str, name: str) -> float:
     """The strength that pilots fixed; a ValueError where there is none."""
     if method not in STRENGTHS.get(name, {}):
-        raise ValueError(
-            f"the strength of {method!r} is fixed for no network {name!r}; give one, or take one of `asked`"
-        )
+        raise ValueError(f"the strength of {method!r} is fixed for no network {name!r}; give one, or one of `asked`")
     return STRENGTHS[name][method]
 
 

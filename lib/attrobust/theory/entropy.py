@@ -37,7 +37,7 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
 
-from attrobust import checks
+from attrobust import checks, similarity
 from attrobust.theory import draws
 from attrobust.theory.certificates import angle
 from attrobust.theory.draws import Rows
@@ -72,11 +72,9 @@ def normalised(weights: Weights) -> Weights:
         >>> normalised(torch.tensor([[1.0, 3.0], [0.0, 0.0]])).tolist()
         [[0.25, 0.75], [nan, nan]]
     """
-    mass = row_mass(weights)
-    if bool(mass.isinf().any()):  # finite weights whose sum is too large for their precision
-        weights = torch.where(mass.isinf().unsqueeze(-1), weights / weights.amax(-1, keepdim=True), weights)
-        mass = weights.sum(-1)
-    return weights / mass.unsqueeze(-1)
+    mass = row_mass(weights).unsqueeze(-1)
+    top = torch.where(mass.isinf(), weights.amax(-1, keepdim=True), 1)  # a sum may be too large for its precision
+    return weights / top / torch.where(mass.isinf(), (weights / top).sum(-1, keepdim=True), mass)
 
 
 def row_entropy(weights: Weights) -> PerRow:
@@ -620,10 +618,7 @@ def distances(case: int) -> Cases:
 
 def _length(rows: Scores) -> PerRow:
     """Euclidean norm of each row, also of those whose squares are too large or too small for their precision."""
-    size, kind = rows.detach().abs().amax(-1), torch.finfo(torch.promote_types(rows.dtype, torch.float32))
-    odd = (size < (kind.tiny / kind.eps) ** 0.5) | (size > kind.max**0.5 / rows.shape[-1])
-    unit = torch.where(odd & (size > 0) & size.isfinite(), size, torch.ones_like(size))
-    return (rows / unit.unsqueeze(-1)).norm(dim=-1) * unit
+    return similarity.length(rows.reshape(-1, rows.shape[-1])).view(rows.shape[:-1])
 
 
 def _pair(first: Tensor, second: Tensor) -> None:

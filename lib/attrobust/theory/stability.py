@@ -18,7 +18,6 @@ size B the added term is exactly E|grad L_B|^2 = (1 - rho) |grad L|^2 + rho mean
 part is a penalty on input gradients (ours).
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
 
@@ -36,8 +35,6 @@ from attrobust.theory.tally import Cases, NamedValues, bound, identity, named_va
 Hessians = Float[np.ndarray, "samples n n"]
 Operator = Float[np.ndarray, "nn nn"]
 Loss = Callable[[Float[Tensor, " n"]], Float[Tensor, ""]]
-#: Largest difference of a Hessian from its transpose that passes for rounding, as a share of the largest entry.
-ASYMMETRY = 1e-5
 
 
 def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> float:
@@ -60,17 +57,12 @@ def sampling(samples: int, batch_size: int, *, replacement: bool = True) -> floa
 def second_moment_operator(hessians: Hessians, *, step_size: float, rho: float) -> Operator:
     """Matrix of T on row-major vectors of M, for symmetric positive semi-definite Hessians and rho from `sampling`.
 
-    Raises:
-        ValueError: Hessians that are not symmetric matrices of finite numbers, a step that is not finite, or a rho out
-            of [0, 1].
-
     Example:
         >>> hessians = np.array([[[1.0]], [[3.0]]])
         >>> second_moment_operator(hessians, step_size=0.1, rho=0.0).round(4).tolist()  # (1 - 0.1 * 2)^2
         [[0.64]]
     """
-    checks.number("step_size", step_size)
-    drift, noise = _drift_and_noise(_symmetric(hessians), checks.share("rho", rho))
+    drift, noise = _drift_and_noise(hessians, rho)
     return np.eye(len(drift)) - step_size * drift + step_size**2 * noise
 
 
@@ -78,16 +70,14 @@ def largest_stable_step(hessians: Hessians, *, rho: float) -> float:
     """Largest step with a bounded second moment from every start, by bisection; the mean Hessian is not singular.
 
     Raises:
-        ValueError: Hessians that are not symmetric matrices of finite numbers, or whose mean is singular; a rho out of
-            [0, 1].
+        ValueError: Hessians whose mean is singular.
 
     Example:
         >>> hessians = np.array([[[1.0]], [[3.0]]])
         >>> largest_stable_step(hessians, rho=0.0), round(largest_stable_step(hessians, rho=1.0), 4)
         (1.0, 0.8)
     """
-    checks.share("rho", rho)
-    spectrum = np.linalg.eigvalsh(_symmetric(hessians).mean(0))
+    spectrum = np.linalg.eigvalsh(hessians.mean(0))
     if spectrum[0] <= 1e-10 * spectrum[-1]:
         least = f"{spectrum[0]:.2g}"
         raise ValueError(f"hessians have a mean with smallest eigenvalue {least}; it must be positive definite")
@@ -109,36 +99,27 @@ def trace_bound(*, step_size: float, rho: float, outputs: int = 1) -> float:
     """Largest trace at which SGD can stay, 2 C / (eta rho), C = `outputs`, one less for cross-entropy; inf at rho 0.
 
     Raises:
-        ValueError: a step that is not above 0, a `rho` out of [0, 1], `outputs` below 1, or numbers so small that the
-            bound is no finite number.
+        ValueError: a step that is not above 0, a negative `rho`, or `outputs` below 1.
 
     Example:
         >>> trace_bound(step_size=0.1, rho=0.5), trace_bound(step_size=0.1, rho=0.0)
         (40.0, inf)
     """
     checks.positive("step_size", step_size)
-    checks.share("rho", rho)
+    checks.at_least("rho", rho, 0)
     checks.count("outputs", outputs)
-    if rho and not step_size * rho * sys.float_info.max > 2 * outputs:
-        raise ValueError(f"step_size is {step_size} and rho {rho}; their product must leave 2 C / (eta rho) finite")
     return 2 * outputs / (step_size * rho) if rho else np.inf
 
 
 def batch_norm_squared(hessians: Hessians, *, rho: float) -> float:
     """E|H^|_F^2 = (1 - rho) |H|_F^2 + rho mean_i |H_i|_F^2.
 
-    Raises:
-        ValueError: Hessians that are not symmetric matrices of finite numbers, or a rho out of [0, 1].
-
     Example:
         >>> hessians = np.array([[[1.0]], [[3.0]]])
         >>> batch_norm_squared(hessians, rho=0.0), batch_norm_squared(hessians, rho=1.0)
         (4.0, 5.0)
     """
-    checks.share("rho", rho)
-    return float(
-        (1 - rho) * np.square(_symmetric(hessians).mean(0)).sum() + rho * np.square(hessians).sum((1, 2)).mean()
-    )
+    return float((1 - rho) * np.square(hessians.mean(0)).sum() + rho * np.square(hessians).sum((1, 2)).mean())
 
 
 @trial(version=1)
@@ -211,20 +192,6 @@ def orders(seeds: Sequence[int], step_sizes: Sequence[float]) -> NamedValues:
             plain, modified = step_errors(lambda v, a=a: torch.tanh(a @ v).square().sum(), w, step_size=step)
             named = {"flow of the loss": plain, "flow of the modified loss": modified}
             yield {"case": seed, "step_size": step}, named
-
-
-def _symmetric(hessians: Hessians) -> Hessians:
-    """Refuse what is no stack of matrices that are symmetric up to rounding."""
-    shape = np.shape(hessians)
-    if len(shape) != 3 or shape[1] != shape[2] or not all(shape):
-        raise ValueError(f"hessians has shape {shape}; it must be (samples, n, n) and not empty")
-    size = np.abs(hessians).max()
-    if not np.isfinite(size):
-        raise ValueError("hessians holds NaN or infinity; all entries must be finite")
-    skew = np.abs(hessians - hessians.mT).max()
-    if skew > ASYMMETRY * size:
-        raise ValueError(f"hessians are not symmetric, by up to {skew:.2g} of {size:.2g}; each must be its transpose")
-    return hessians
 
 
 def _drift_and_noise(hessians: Hessians, rho: float) -> tuple[Operator, Operator]:

@@ -5,7 +5,7 @@ objective, a batch, the recipe's radius and a generator of the network's own; it
 parameters, in their order, and the mean loss without the penalty, and leaves the parameters as found.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,14 +54,13 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "squ
 class Objective:
     """Mean of loss + strength * penalty; both give one number per example, the penalty from (model, x, y).
 
-    `wanted` holds the maps of a batch that a penalty may wait for. If `live`, a penalty that no weight moves is none.
+    `wanted` holds the maps of a batch that a penalty may wait for.
     """
 
     loss: Loss
     penalty: Penalty | None = None
     strength: float = 0.0
     wanted: Tensor | None = None
-    live: bool = False
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None
@@ -73,10 +72,6 @@ class Objective:
         given = {"generator": generator} if stochastic(self.penalty) else {}
         given |= {"wanted": self.wanted} if waits_for(self.penalty, "wanted") else {}
         penalty = checks.per_image("penalty", self.penalty(model, x, y, **given), batch=len(x))
-        if self.live and not penalty.requires_grad and bool(penalty.any()):
-            raise ValueError(
-                "penalty gives numbers without a gradient (no_grad, detach); no training would change them"
-            )
         return loss + self.strength * penalty.mean(), loss.detach()
 
 
@@ -87,16 +82,7 @@ def sgd(
     """The gradient where the network is; only a penalty may draw."""
     value, loss = objective(model, x, y, generator)
     with again(value):
-        return slopes(value, dict(model.named_parameters())), loss
-
-
-def slopes(value: Tensor, weights: Mapping[str, Tensor]) -> Sequence[Tensor]:
-    """Gradient in weights, by name, each of which it must depend on."""
-    found = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
-    missed = [name for name, slope in zip(weights, found, strict=True) if slope is None]
-    if missed:
-        raise ValueError(f"models hold parameters that nothing depends on ({missed[0]}); `fit` trains all")
-    return found
+        return torch.autograd.grad(value, list(model.parameters())), loss
 
 
 @versioned(1)

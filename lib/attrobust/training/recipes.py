@@ -136,7 +136,7 @@ class Recipe:
     @property
     def objective(self) -> Objective:
         """What a trainer differentiates: the loss, and the penalty if it has any strength."""
-        return Objective(self.per_example_loss, self.penalises if self.strength else None, self.strength, live=True)
+        return Objective(self.per_example_loss, self.penalises if self.strength else None, self.strength)
 
     @property
     def plain(self) -> bool:
@@ -168,9 +168,7 @@ class Recipe:
         moving = self.penalises is not None and unwrapped(self.penalises) in MOVING
         if moving and (self.loss != "cross_entropy" or self.label_smoothing):
             loss = f"loss {self.loss!r} with labels smoothed by {self.label_smoothing:g}"
-            raise ValueError(
-                f"penalty is {self.penalty!r}; it moves the plain cross-entropy, and cannot be added to {loss}"
-            )
+            raise ValueError(f"penalty is {self.penalty!r}; it moves cross-entropy alone, not {loss}")
 
 
 #: What each name fixes; the rest is the caller's.

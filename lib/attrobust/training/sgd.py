@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from attrobust.models.weights import called
 from attrobust.shapes import Images, Labels, Maps
 from attrobust.swap import ImageClassifier
 from attrobust.training.dense import Dense
-from attrobust.training.ingredients import AUGMENTATIONS, TRAINERS, noisy_labels, slopes
+from attrobust.training.ingredients import AUGMENTATIONS, TRAINERS, noisy_labels
 from attrobust.training.level import Level
 from attrobust.training.recipes import Recipe
 from attrobust.training.stacks import Networks, Stack, Turns, settled, statistics
@@ -75,8 +74,8 @@ def fit(
     statistics may move.
 
     Raises:
-        ValueError: networks that differ in more than their weights, share some, or hold frozen ones or such that the
-            logits do not depend on; and what else cannot be trained by this recipe on these images and labels.
+        ValueError: networks that differ in more than their weights, share some or hold frozen ones; and what else
+            cannot be trained by this recipe on these images and labels.
 
     Example:
         >>> from attrobust import models
@@ -89,7 +88,6 @@ def fit(
     _check_statistics(models[0], x, recipe)
     _check_wanted(wanted, models, x, recipe)
     checks.count("batch_size", recipe.batch_size, most=len(x))
-    _check_reached(models[0], x, recipe)
     checks.count("probe_every", probe_every, least=0)
     noisy = partial(noisy_labels, y, recipe.label_noise, classes=classes)
     y = torch.stack([noisy(generator=g) for g in generators]) if recipe.label_noise else y.expand(len(models), -1)
@@ -205,16 +203,13 @@ def _update(weights: Tensor, velocity: Tensor, gradient: Tensor, recipe: Recipe,
 def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generators: Sequence[torch.Generator]) -> int:
     """Number of classes, if everything is as it must be."""
     if not isinstance(models, list | tuple) or not models or not all(isinstance(m, nn.Module) for m in models):
-        raise ValueError(
-            f"models is an empty {type(models).__name__}, or holds no torch modules; it must be a list of such"
-        )
+        raise ValueError(f"models is an empty {type(models).__name__}, or holds no modules; it must be a list of such")
     if len({id(model) for model in models}) < len(models):
         raise ValueError("models holds a network twice; each is trained by itself")
     if not isinstance(generators, list | tuple) or not all(isinstance(g, torch.Generator) for g in generators):
         raise ValueError("generators must be a list of torch generators, one per network")
     if len(generators) != len(models):
         raise ValueError(f"generators has {len(generators)} entries; it must have one per network, {len(models)}")
-    _check_weights(models)
     checks.images("x", x)
     try:
         with _as_trained(models[0]):
@@ -226,8 +221,7 @@ def _check_examples(models: Sequence[nn.Module], x: Tensor, y: Tensor, generator
         raise ValueError(
             f"{said}; `fit` trains what stays a fixed function of each image in train mode, but for BatchNorm"
         ) from error
-    for index, model in enumerate(models[1:], 1):
-        _check_alike(index, model, models[0], x)
+    _check_alike(models, x)
     checks.labels("y", y, batch=len(x), classes=classes)
     return classes
 
@@ -244,84 +238,28 @@ def _as_trained(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _check_weights(models: Sequence[nn.Module]) -> None:
-    """Refuse weights and statistics that cannot be rows of one matrix, one row per network."""
-    owners: dict[int, int] = {}
+def _check_alike(models: Sequence[nn.Module], x: Tensor) -> None:
+    """Refuse networks that are not the first one with weights of their own: its layers train all."""
+    first, images, owners = models[0], watched.company(x), {}
     for index, model in enumerate(models):
-        named = dict(model.named_parameters())
-        if not named:
-            raise ValueError(f"models[{index}] holds no parameters; there is nothing to train")
-        for name, p in named.items():
-            if not p.requires_grad:
-                raise ValueError(
-                    f"models hold frozen parameters ({name} of models[{index}]); `fit` trains all: unfreeze them"
-                )
-            first = next(models[0].parameters())
-            if (p.dtype, p.device) != (first.dtype, first.device):
-                told, kind = (f"{w.dtype} on {w.device}" for w in (p, first))
-                raise ValueError(f"models[{index}] holds {name!r} of {told}; every parameter must be of {kind}, as one")
-        for name, tensor in (named | statistics(model)).items():
-            if (place := tensor.data_ptr()) and owners.setdefault(place, index) != index:
-                raise ValueError(f"models[{index}] shares {name!r} with another; each network is trained by itself")
+        which, state = f"models[{index}]", dict(model.named_parameters())
+        if frozen := [name for name, weight in state.items() if not weight.requires_grad]:
+            raise ValueError(f"models hold frozen parameters ({frozen[0]} of {which}); `fit` trains all: unfreeze them")
+        trained = (state | statistics(model)).items()
+        if shared := [name for name, t in trained if t.numel() and owners.setdefault(t.data_ptr(), index) != index]:
+            raise ValueError(f"{which} shares {shared[0]!r} with another; each network is trained by itself")
+        if _layers(model) != _layers(first):
+            raise ValueError(f"{which} has other layers than models[0]; they must be alike but for their weights")
+        runs = (model, partial(called, first, state | dict(model.named_buffers())))
+        with watched.untouched(model), watched.untouched(first), _as_trained(model), _as_trained(first):
+            told = [watched.run(run, images).detach() for run in runs]
+        if gap := watched.apart(told[:1], told[1:], like=x.dtype):
+            raise ValueError(f"{which} answers otherwise than models[0] would with its weights, by up to {gap:.2g}")
 
 
-def _check_alike(index: int, model: nn.Module, first: nn.Module, x: Tensor) -> None:
-    """Refuse a network that is not the first one with weights of its own: the layers of the first train all."""
-    which, images = f"models[{index}]", watched.company(x)
-    for described in (_layers, _shapes):
-        for own, other in zip_longest(described(model), described(first), fillvalue="nothing more"):
-            if own != other:
-                raise _unlike(f"{which} holds {own}, and models[0] {other}")
-    with watched.untouched(model), watched.untouched(first), _as_trained(model), _as_trained(first):
-        before = watched.drawn(model)
-        try:
-            found = [checks.logits("model", watched.run(model, images), batch=len(images))]
-        except ValueError as error:
-            raise _unlike(str(error).partition(";")[0].replace("model", which, 1)) from error
-        if watched.drawn(model) != before:  # what it draws may seldom matter
-            found += [watched.run(model, images) for _ in range(1, guards.DRAWS)]
-        other = watched.run(partial(called, first, _tensors(model)), images)
-    gap = max(_apart(own, other, like=x.dtype) for own in found)
-    if gap:
-        raise _unlike(f"{which} answers otherwise than models[0] would with its weights, by up to {gap:.2g}")
-
-
-def _apart(own: Tensor, other: Tensor, *, like: torch.dtype) -> float:
-    """How far logits lie apart, if that is by more than 16 roundings of the largest; else 0."""
-    rounding = 16 * max(torch.finfo(kind).eps for kind in (own.dtype, like))
-    own, other = (t.detach().double().nan_to_num(0.0, 0.0, 0.0) for t in (own, other))
-    gap = float((own - other).abs().max()) if own.shape == other.shape else math.inf
-    return gap if gap > rounding * float(own.abs().max()) else 0.0
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_parameters()) | dict(model.named_buffers())
-
-
-def _shapes(model: nn.Module) -> list[str]:
-    return [f"{n!r} of shape {tuple(t.shape)}, {t.dtype}, on {t.device}" for n, t in _tensors(model).items()]
-
-
-def _layers(model: nn.Module) -> list[str]:
-    """Torch's own layers that hold no others, as torch describes them."""
-    named = model.named_modules()
-    own = [(n, m) for n, m in named if type(m).__module__.startswith("torch.nn.modules.") and not m._modules]
-    return [f"{m!r} as {name!r}" for name, m in own]
-
-
-def _unlike(said: str) -> ValueError:
-    return ValueError(f"{said}; networks that are trained together must be alike but for their weights")
-
-
-def _check_reached(model: nn.Module, x: Tensor, recipe: Recipe) -> None:
-    """Refuse parameters that the logits do not depend on; a penalty of the caller's own may read them."""
-    if recipe.strength and callable(recipe.penalty):
-        return
-    with torch.enable_grad(), watched.untouched(model), _as_trained(model):
-        try:
-            slopes(watched.run(model, watched.company(x)).sum(), dict(model.named_parameters()))
-        except ValueError:  # what few images leave out, such as an expert, a batch may reach
-            slopes(watched.run(model, x[: recipe.batch_size]).sum(), dict(model.named_parameters()))
+def _layers(model: nn.Module) -> tuple[str, list]:
+    held = model.state_dict(keep_vars=True).items()
+    return repr(model), [(name, t.shape, t.dtype, t.device) for name, t in held if isinstance(t, Tensor)]
 
 
 def _check_wanted(wanted: Sequence[Tensor] | None, models: Sequence[nn.Module], x: Tensor, recipe: Recipe) -> None:
@@ -337,9 +275,7 @@ def _check_wanted(wanted: Sequence[Tensor] | None, models: Sequence[nn.Module], 
             " each network towards maps of its own"
         )
     if recipe.augmentation != "none":
-        raise ValueError(
-            f"augmentation is {recipe.augmentation!r}; images that move would not belong to the maps that are wanted"
-        )
+        raise ValueError(f"augmentation is {recipe.augmentation!r}; moved images would not belong to the wanted maps")
 
 
 def _check_statistics(model: nn.Module, x: Tensor, recipe: Recipe) -> None:
