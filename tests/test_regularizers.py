@@ -162,7 +162,9 @@ def test_a_penalty_of_each_example_is_not_told_where_its_companions_enter_its_gr
     loose = copy.deepcopy(net)
     loose[2].running_mean = loose[2].running_var = None
     for coupled in (net.train(), loose):
-        with pytest.raises(ValueError, match=r"^model normalises by its batch .*; call model.eval()"):
+        with pytest.raises(
+            ValueError, match=r"^model normalises by its batch; call model.eval\(\), and let BatchNorm track"
+        ):
             penalty(name)(coupled, x, y)
     assert torch.equal(net[2].running_mean, normed()[2].running_mean)
 

@@ -809,7 +809,7 @@ PAIRS = {
     "alike in turns": (turned(0), turned(1), ""),
     "one factor": (layered(0, beside=Times(2.0)), layered(1, beside=Times(2.0)), ""),
     "activation": (build(0).double(), build(1, activation="relu").double(), "has other layers"),
-    "sharpness": (layered(0, act=nn.Softplus(9)), layered(1, act=nn.Softplus(3)), "has other layers"),
+    "sharpness": (layered(0, act=nn.Softplus(9)), layered(1, act=nn.Softplus(3)), "answers otherwise"),
     "limit": (layered(0, act=nn.ReLU()), layered(1, act=nn.ReLU6()), "has other layers"),
     "factor": (layered(0), layered(1, beside=Times(1.001)), "has other layers"),
     "factors": (layered(0, beside=Times(2.0)), layered(1, beside=Times(2.001)), "answers otherwise than models.0."),
@@ -820,7 +820,7 @@ PAIRS = {
     "classes": (layered(0), layered(1, classes=4), "has other layers"),
     "precision": (layered(0), layered(1).float(), "has other layers"),
     "frozen": (layered(0), layered(1).requires_grad_(False), r"hold frozen parameters \(2.weight of models.1."),
-    "statistics": (layered(0, act=nn.BatchNorm1d(6)), layered(1, act=nn.BatchNorm1d(6, eps=0.1)), "has other layers"),
+    "statistics": (layered(0, act=nn.BatchNorm1d(6)), layered(1, act=nn.BatchNorm1d(6, eps=0.1)), "answers otherwise"),
 }  # fmt: skip
 
 

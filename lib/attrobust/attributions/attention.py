@@ -41,8 +41,8 @@ def raw_attention(model: nn.Module, x: Images, target: Labels, *, even: bool = F
     head's map is divided by its sum first, so that all count alike (one of zeros stays).
 
     Raises:
-        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself, or whose
-            tokens are no grid of patches behind a CLS token.
+        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself (in any
+            order), or whose tokens are no grid of patches behind a CLS token.
 
     Example:
         >>> from attrobust import models
@@ -70,8 +70,8 @@ def rollout(model: nn.Module, x: Images, target: Labels, *, renormalise: bool = 
     back the normalisation it left out, so look at both.
 
     Raises:
-        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself, or whose
-            tokens are no grid of patches behind a CLS token.
+        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself (in any
+            order), or whose tokens are no grid of patches behind a CLS token.
 
     Example:
         >>> from attrobust import models
@@ -143,8 +143,8 @@ def attention_flow(model: nn.Module, x: Images, target: Labels) -> OnePlane:
     `rollout`'s source, there with rows divided by their sum, for softmax a factor of two.)
 
     Raises:
-        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself, or whose
-            tokens are no grid of patches behind a CLS token.
+        ValueError: a model without attention weights, whose `attend` gives other logits than the model itself (in any
+            order), or whose tokens are no grid of patches behind a CLS token.
 
     Example:
         >>> from attrobust import models

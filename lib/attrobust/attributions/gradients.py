@@ -115,7 +115,7 @@ def integrated_gradients(
     checks.count("steps", steps)
     x = live(model, x, target, readout)
     checks.baseline("baseline", baseline, x)
-    if chunk is not None and isinstance(baseline, Tensor) and baseline.requires_grad:
+    if chunk is not None and torch.is_grad_enabled() and getattr(baseline, "requires_grad", False):
         raise ValueError("baseline requires a gradient, which a map made in chunks does not hand on whole; detach it")
     shares = (torch.arange(steps, device=x.device, dtype=x.dtype) + 0.5) / steps
 

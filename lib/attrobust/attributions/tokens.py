@@ -27,7 +27,7 @@ INSTEAD = "a class-token map does not explain it, an input attribution such as s
 class Layout:
     """Place of the class token among the tokens, and the patches' places in reading order.
 
-    And how far the logits of `attend` lie `apart` from the model's own: 0, or some are given to other classes.
+    `apart` is how far the logits of `attend` lie from the model's own: 0, unless they are given to other classes.
     """
 
     cls: int
@@ -94,11 +94,10 @@ def _measured(model: nn.Module, x: Images, n: int) -> Layout:
     made_at = [places[0] for places in found]
     if made_at != sorted(made_at):
         raise _Unsound("whose `attend` returns its matrices in another order than it computes them")
-    first, last = found[0], found[-1]
-    order, rows, columns = _placed((_by_token(t, n) for t in made[: first[0]]), probe, draw)
+    order, rows, columns = _placed((_by_token(t, n) for t in made[: made_at[0]]), probe, draw)
     if len(order) == n:
         raise _Unsound(f"which has no class token: pixels move all {n} tokens, and it averages or weighs them")
-    read = _read(logits, [made[i] for i in last], made[last[-1] + 1 :], n)
+    read = _read(logits, [made[i] for i in found[-1]], made[found[-1][-1] + 1 :], n)
     own = [token for token in range(n) if token not in order and read[token]]
     if not own:
         raise _Unsound("which does not read its class token: it averages or weighs the patches' tokens")

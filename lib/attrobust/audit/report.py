@@ -26,7 +26,8 @@ AMPLIFIED = 10
 #: How files of the worst pictures end.
 _ENDS = (".npz", "_clean.png", "_attacked.png")
 #: What an audit leaves in its folder, beside the notebook and the tables that the next one goes on from.
-_LEFT = ("report.html", "report.json", "pictures.csv", "claims.csv", "summary.json", "figures/[abc]_*.*")
+_LEFT = ("report.html", "report.json", "pictures.csv", "claims.csv", "summary.json")
+_LEFT += ("figures/a_maps.*", "figures/b_radius.*", "figures/c_worst.*")
 _WORST = tuple(f"worst/[0-9]*{end}" for end in _ENDS)
 
 
@@ -97,7 +98,7 @@ def clear(folder: Path, patterns: Sequence[str] = (*_LEFT, *_WORST)) -> None:
         ...     [path.name for path in Path(folder).iterdir()]
         ['mine.json']
     """
-    for old in [path for pattern in patterns for path in folder.glob(pattern)]:
+    for old in [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]:
         old.unlink()
 
 

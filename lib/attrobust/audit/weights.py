@@ -112,10 +112,10 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], said: str) -> None:
 
 
 def _holds(own: torch.dtype, held: Tensor) -> bool:
-    """Whether a dtype holds the numbers of a tensor: floating-point ones up to rounding, others exactly."""
+    """Whether a dtype is of a tensor's kind: floating-point ones up to rounding; whole numbers may come as others."""
     if own.is_floating_point or own.is_complex or held.dtype.is_complex:
         return (held.dtype.is_floating_point, held.dtype.is_complex) == (own.is_floating_point, own.is_complex)
-    return bool((held.to(own) == held).all())
+    return bool((held.to(own).double() == held.double()).all())
 
 
 def _wrapped(prefix: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:

@@ -19,7 +19,8 @@ def input_gradient(model: nn.Module, x: Images, y: Labels) -> PerImage:
     """Squared l2 norm of the cross-entropy's input gradient, of each example; live in the model's parameters.
 
     Raises:
-        ValueError: a network with BatchNorm in train mode, which lets other images into an example's gradient.
+        ValueError: a network with BatchNorm in train mode or without running statistics, which lets other images into
+            an example's gradient.
 
     Example:
         >>> linear = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
@@ -34,7 +35,7 @@ def input_gradient(model: nn.Module, x: Images, y: Labels) -> PerImage:
 def leaf(model: nn.Module, x: Images) -> Images:
     """The images, ready to be differentiated in; refused where others enter the gradient of one."""
     if any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in model.modules()):
-        raise ValueError("model normalises by its batch (BatchNorm in train mode), mixing images; call model.eval()")
+        raise ValueError("model normalises by its batch; call model.eval(), and let BatchNorm track running statistics")
     return x.detach().requires_grad_()
 
 

@@ -53,7 +53,7 @@ class Fit:
     steps: int = 0  # updates made
     train_loss: float = math.nan  # of the recipe, without the penalty, on the whole training set, at the end
     train_accuracy: float = math.nan  # share of training images classified as their labels, noisy ones included
-    late_change: float = math.nan  # relative change of the loss over the budget's last tenth, or update; NaN at a level
+    late_change: float = math.nan  # relative change of the loss over the last tenth; NaN at a level, or of one update
     reached: bool | None = None  # whether `stop_loss` was reached; None if there was none
     halvings: int = 0  # times that it overshot the level and went on from before, with half the step
     diverged: bool = False  # whether the loss stopped being finite
@@ -257,9 +257,10 @@ def _check_alike(models: Sequence[nn.Module], x: Tensor) -> None:
             raise ValueError(f"{which} answers otherwise than models[0] would with its weights, by up to {gap:.2g}")
 
 
-def _layers(model: nn.Module) -> tuple[str, list]:
+def _layers(model: nn.Module) -> list[object]:
     held = model.state_dict(keep_vars=True).items()
-    return repr(model), [(name, t.shape, t.dtype, t.device) for name, t in held if isinstance(t, Tensor)]
+    shapes = ((name, t.shape, t.dtype, t.device) for name, t in held if isinstance(t, Tensor))
+    return [*map(type, model.modules()), *shapes]
 
 
 def _check_wanted(wanted: Sequence[Tensor] | None, models: Sequence[nn.Module], x: Tensor, recipe: Recipe) -> None:
