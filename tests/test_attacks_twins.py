@@ -244,7 +244,7 @@ def test_maps_that_are_not_a_number_are_refused_by_tables_as_by_the_attack():
     x = cases.images(4)
     x[:, 0, 0, 0] = 0.5
     how = {"ball": balls.Ball("linf", 0.1), "k": 4, "generator": cases.generator(), "effort": QUICK}
-    sentence = "attribution saliency gives NaN or infinity for 4 of 4 images"
+    sentence = "attribution saliency gives NaN or infinity on 4 of 4 images"
     with pytest.raises(ValueError, match=sentence):
         attacks.auto(attributions.saliency, Roots(), x, how.pop("ball"), **how)
     with pytest.raises(ValueError, match=sentence):
