@@ -61,9 +61,7 @@ def test_every_column_is_compared_with_in_the_order_that_is_asked():
 def test_a_unit_that_is_there_twice_is_refused():
     table = table_of(saliency=[(0.9, 0.6), (0.8, 0.3)], raw=[(0.9, 0.6), (0.8, 0.3)])
     assert set(claims.paired(table, minus=["noise"], **COMPARED)["units"]) == {2}
-    with pytest.raises(
-        ValueError, match=r"the table has \('saliency', .*1.* twice; each unit of 'map' must be one row"
-    ):
+    with pytest.raises(ValueError, match="the table has saliency, 1 twice; each unit of 'map' must be one row"):
         claims.paired(pd.concat([table, table[1:2]]), minus=["noise"], **COMPARED)
 
 

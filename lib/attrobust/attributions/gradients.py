@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attrobust import checks
+from attrobust import checks, similarity
 from attrobust.attributions.importance import brings_logits, draws_for_each
 from attrobust.balls import Ball
 from attrobust.models import guards
@@ -245,8 +245,8 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, pieces: Callable, x: Inputs, *weights: Tensor) -> Inputs:
-        # At least in single precision: in half precision a long sum stops growing.
-        total, count = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)), 0
+        # In half precision a long sum stops growing.
+        total, count = similarity.exact(torch.zeros_like(x)), 0
         for rows, maps in pieces(x.detach()):
             total.index_add_(0, rows, maps.to(total))
             count += len(rows)
@@ -269,7 +269,7 @@ class _ChunkedGradient(torch.autograd.Function):
         with torch.enable_grad():
             for rows, maps in pieces(leaves[0]):
                 found = torch.autograd.grad(maps, leaves, slope[rows], retain_graph=True, allow_unused=True)
-                wide = (one if one is None else one.to(torch.promote_types(one.dtype, torch.float32)) for one in found)
+                wide = (one if one is None else similarity.exact(one) for one in found)
                 parts = zip(sums, wide, strict=True)
                 sums = [one if other is None else other if one is None else one + other for one, other in parts]
         return tuple(one if one is None else one.to(leaf) for one, leaf in zip(sums, leaves, strict=True))

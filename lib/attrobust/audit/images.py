@@ -304,10 +304,9 @@ def _picture(path: Path) -> Pixels:
             ) from error
     if width * height > PIXELS:
         raise ValueError(f"{said} has {width} x {height} pixels; at most {PIXELS:,} are read, so make it smaller")
-    deep = (tags.get(_BITS, (16,)), tags.get(_ZERO, 1)) if image.mode.startswith("I;16") else ((16,), 1)
-    if deep != ((16,), 1):
-        told = f"{deep[0][0]} bits, photometric {deep[1]}"
-        raise ValueError(f"{said} has grey of {told}; beyond 8 bits it must have 16, and photometric 1: save it as PNG")
+    (bits, *_), zero = (tags.get(_BITS, (16,)), tags.get(_ZERO, 1)) if image.mode.startswith("I;16") else ((16,), 1)
+    if (bits, zero) != (16, 1):
+        raise ValueError(f"{said} has grey of {bits} bits, photometric {zero}; it must have 16, and 1: save it as PNG")
     return _pixels(image, said)
 
 

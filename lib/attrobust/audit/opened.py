@@ -68,8 +68,7 @@ def opened(
     checks.count("n", n, least=2)
     if len(mean) != len(std):
         raise ValueError(f"mean has {len(mean)} numbers and std {len(std)}; each needs one a channel, or none")
-    for off, by in zip(mean, std, strict=True):
-        checks.number("mean", off), checks.positive("std", by)
+    mean, std = [checks.number("mean", value) for value in mean], [checks.positive("std", value) for value in std]
     of_example = model.startswith(EXAMPLE)
     if of_example:
         if weights:
@@ -81,7 +80,7 @@ def opened(
         network, own = load_model(model, weights=weights), None
         if len(mean) and len(network.mean):
             beside = f"beside that of preprocessor_config.json, {network.mean.flatten().tolist()}"
-            raise ValueError(f"mean is {checks.short([*mean])}, {beside}; pixels are standardised once, leave one out")
+            raise ValueError(f"mean is {checks.short(mean)}, {beside}; pixels are standardised once, leave one out")
     if len(mean):
         network = Classifier(network, mean=mean, std=std)
     how = {"size": size or None, "channels": channels or None}

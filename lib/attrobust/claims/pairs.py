@@ -50,7 +50,7 @@ def paired(table: pd.DataFrame, *, of: str, minus: Sequence[str], arm: str, metr
         there = ", ".join(map(str, [*table.index.names, *table.columns]))
         raise ValueError(f"the table has no {lacking[0]!r}; it has {there}")
     if table.index.nlevels > 1 and (twice := table.index[table.index.duplicated()]).size:
-        raise ValueError(f"the table has {twice[0]} twice; each unit of {arm!r} must be one row")
+        raise ValueError(f"the table has {', '.join(map(str, twice[0]))} twice; each unit of {arm!r} must be one row")
     records = []
     for name, pairs in table.groupby(level=arm, sort=False):
         for column in minus:

@@ -26,6 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from attrobust import checks, claims, data, paths
+from attrobust.audit import report
 from attrobust.experiments import shards
 from attrobust.experiments.leases import busy, leased
 from attrobust.experiments.store import committed_as, place_for, read_json, write_json
@@ -315,8 +316,6 @@ def audit(*, out: str, overrides: Mapping[str, object], say: Say = print) -> Non
     ValueError before anything runs. An earlier report in `out` is removed then, and an audit that fails leaves none:
     its notebook stays, which shows how far it came, and so do tables of what is finished.
     """
-    from attrobust.audit import report
-
     types = {name: kind for name, (kind, _) in parameters_of(AUDIT).items()}
     for name in overrides:
         accept(name, types.keys() - {"out"}, by="an audit")

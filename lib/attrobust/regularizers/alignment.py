@@ -39,7 +39,7 @@ def art(
     gradient where it starts.
 
     Raises:
-        ValueError: a negative radius, `steps` below 1, a label that is no class, or what `input_gradient` refuses.
+        ValueError: a negative radius, `steps` below 1, or what `input_gradient` refuses.
 
     Example:
         >>> linear, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.full((2, 1, 2, 2), 0.5)

@@ -248,6 +248,8 @@ def _check_alike(models: Sequence[nn.Module], x: Tensor) -> None:
         trained = (state | statistics(model)).items()
         if shared := [name for name, t in trained if t.numel() and owners.setdefault(t.data_ptr(), index) != index]:
             raise ValueError(f"{which} shares {shared[0]!r} with another; each network is trained by itself")
+        if model is first:
+            continue
         if _layers(model) != _layers(first):
             raise ValueError(f"{which} has other layers than models[0]; they must be alike but for their weights")
         runs = (model, partial(called, first, state | dict(model.named_buffers())))
