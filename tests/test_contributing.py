@@ -167,9 +167,11 @@ def test_a_new_regulariser_is_pinned_tried_by_the_laws_of_penalties_and_reached_
     shell(tree, "lint-imports")
     assert "logit_squeezing: written, version 1" in said
     laws = "a_penalty_is_one_number_per_example_whatever_its_companions_and_leaves_everything_as_found[logit_squeezing]"
+    companions = "a_penalty_of_each_example_is_not_told_where_its_companions_enter_its_gradient"
     finite = "a_penalty_and_its_slopes_are_finite_where_the_softmax_is_saturated_or_the_network_constant"
     assert passed(said) == {
         f"test_regularizers.py::test_{laws}",
+        f"test_regularizers.py::test_{companions}[logit_squeezing]",
         "test_regularizers.py::test_a_penaltys_gradient_in_the_weights_agrees_with_finite_differences[logit_squeezing]",
         "test_regularizers.py::test_a_penalty_of_no_strength_is_plain_sgd_bit_for_bit[logit_squeezing]",
         "test_regularizers.py::test_a_penalty_of_a_network_that_diverged_is_no_number_and_no_error[logit_squeezing]",
