@@ -215,3 +215,5 @@ def test_a_frame_is_as_wide_as_asked():
     for width in (0, 3):
         with pytest.raises(ValueError, match=f"width is {width}; it must be a whole number from 1 to 2"):
             attacks.frame(torch.zeros(2, 3, 6, 5), width=width)
+    with pytest.raises(ValueError, match=r"^width is 2; it must be a whole number from 1 to 1"):
+        attacks.frame(torch.zeros(1, 1, 4, 7), width=2)  # nothing would be left inside of an even side

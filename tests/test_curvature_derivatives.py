@@ -262,6 +262,14 @@ def test_a_wrong_gradient_is_told_of_the_parameters_or_of_x():
 
 
 @pytest.mark.parametrize("order", [1, 2])
+def test_a_slope_that_is_let_through_a_step_function_is_no_derivative(order):
+    """The function is flat at every step, so that two quotients agree at exactly nothing."""
+    flat = Audit("f", lambda p, n: (p[0][:n] + (p[0][:n].round() - p[0][:n]).detach()).sum(1), [draw(3, 2)], 3)
+    with pytest.raises(ValueError, match=r"^f changes with x and its gradient does not say so"):
+        flat(order=order)
+
+
+@pytest.mark.parametrize("order", [1, 2])
 def test_a_function_that_cannot_run_in_double_precision_is_audited_as_it_is(order):
     seen = []
 
