@@ -266,6 +266,15 @@ def test_both_ends_beyond_one_limit_are_no_room_and_one_end_is_censored(start, c
     assert cell(of_effects([change] * 10, start=start), room=None)["word"] != "no room"
 
 
+@pytest.mark.parametrize(
+    "how", [{"room": (0.9, 0.2)}, {"room": (0.5, 0.5)}, {"room": (0.2, np.nan)}, {"margin": -0.05}, {"margin": np.nan}]
+)
+def test_a_margin_below_zero_and_limits_of_room_that_do_not_rise_are_refused(how):
+    with pytest.raises(ValueError, match=r"^margin is .*, room is .*; margin must be at least 0, and room must rise$"):
+        cell(of_effects([0.1] * 10), **how)
+    assert cell(of_effects([0.1] * 10), margin=0.0)["word"] == "up"
+
+
 def test_a_corrected_effect_of_another_sign_makes_a_cell_unclear_by_control():
     rows = of_effects(scattered(0.1, 0.02, 10))
     rows["between"] = 0.1

@@ -50,7 +50,8 @@ def cells(
     counts seeds that lack an end; `per_seed` holds the effects in order of seed, `of_seeds` their seeds.
 
     Raises:
-        ValueError: a column `family` that is not True or False, and the same in all rows of a cell.
+        ValueError: a column `family` that is not True or False, and the same in all rows of a cell; a margin below 0,
+            or limits of room that do not rise.
 
     Example:
         >>> rows = pd.DataFrame([(s, h, 0.4 + 2 * h + 0.01 * s * h) for s in range(10) for h in (0.1, 0.2)])
@@ -203,6 +204,8 @@ def _tabled(
     need(rows, ["comparable"])
     tables, arm, room = [], list(arm), None if log else room
     margin = (RATIO_MARGIN if log else MARGIN) if margin is None else margin
+    if not margin >= 0 or (room and not room[0] < room[1]):
+        raise ValueError(f"margin is {margin}, room is {room}; margin must be at least 0, and room must rise")
     found = seeds_of(rows)
     for seeds in (found, seeds_of(rows.assign(comparable=True)) if found["left_out"].any() else found):
         names = [*arm, "by", "start", "end"]
