@@ -6,6 +6,7 @@ import math
 import cases
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 import torch
 from attrobust import attacks, attributions, audit, models, training
@@ -279,6 +280,20 @@ def test_training_pictures_without_labels_or_of_another_size_are_refused_before_
     np.savez(tmp_path / "wide.npz", x=np.zeros((12, 9, 9), np.float32), y=np.arange(12) % 10)
     with pytest.raises(ValueError, match="does not run on images of shape"):
         audit.opened("example:digits", train=str(tmp_path / "wide.npz"))
+
+
+def test_training_pictures_of_other_classes_than_the_pictures_are_refused(tmp_path):
+    pixels = PIL.Image.fromarray(np.zeros((8, 8), np.uint8))
+    for name, classes in (("shown", "ab"), ("same", "ab"), ("other", "bc"), ("more", "abc")):
+        for kind in classes:
+            (tmp_path / name / kind).mkdir(parents=True)
+            for i in range(3):
+                pixels.save(tmp_path / name / kind / f"{i}.png")
+    how = {"pictures": str(tmp_path / "shown"), "n": 4}
+    assert audit.opened("example:digits", train=str(tmp_path / "same"), **how).training.classes == ["a", "b"]
+    for name in ("other", "more"):  # a class of one name would have another number
+        with pytest.raises(ValueError, match=r"^train is .*, pictures of other classes than `pictures`; it must hold"):
+            audit.opened("example:digits", train=str(tmp_path / name), **how)
 
 
 def test_where_there_is_nothing_to_train_on_the_reason_is_told(digits, tmp_path):

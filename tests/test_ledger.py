@@ -74,9 +74,8 @@ def test_words_of_both_signs_are_told_apart():
 
 
 def test_lines_of_more_seeds_stand_in_place_of_those_of_fewer(tmp_path: Path):
-    own = pd.DataFrame(
-        {"claim": ["C9", "C9"], "arm": ["a", "b"], "by": ["method"] * 2, "seeds": [5, 5], "effect": [1, 2]}
-    )
+    own = {"claim": ["C9", "C9"], "arm": ["a", "b"], "by": "method", "seeds": 5, "effect": [1, 2], "word": "up"}
+    own = pd.DataFrame(own)
     (tmp_path / "10").mkdir()
     own.to_csv(tmp_path / "10" / "claims.csv", index=False)
     assert ledger.read(tmp_path, "10")["effect"].tolist() == [1, 2]
@@ -84,6 +83,17 @@ def test_lines_of_more_seeds_stand_in_place_of_those_of_fewer(tmp_path: Path):
     more.to_csv(tmp_path / "10" / "claims_full.csv", index=False)
     both = ledger.read(tmp_path, "10").set_index("arm")["effect"]
     assert both.to_dict() == {"b": 2, "a": 7}  # what profile full alone has is no part of the notebook's claims
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"claim,arm,by,effect\nC2,a,step_size,0.1\n", b"a\nb,c\nd,e,f\n", b"\xff\xfe\x00\x81\n"]
+)
+def test_a_claims_file_that_is_damaged_or_another_table_is_named(tmp_path, content):
+    path = tmp_path / ledger.CLAIMS["C2"].notebook / "claims.csv"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path} is damaged or no claims file \(.*\); make it anew$"):
+        ledger.headline(tmp_path, "C2")
 
 
 def test_a_folder_without_claims_is_refused(tmp_path: Path):
@@ -129,7 +139,7 @@ def test_lines_of_a_claim_are_its_family_or_those_that_match_its_pattern_and_emp
     lines = pd.DataFrame(
         [("C2", "a", "up", 0.1, np.nan), ("C2", "b", "no pair", np.nan, np.nan), ("C3", "a", "up", 0.2, 1.0)],
         columns=["claim", "arm", "word", "p_holm", "extra"],
-    )
+    ).assign(by="step_size")
     (tmp_path / "nb").mkdir()
 
     def kept(table, part, cells=""):
@@ -138,7 +148,7 @@ def test_lines_of_a_claim_are_its_family_or_those_that_match_its_pattern_and_emp
 
     family = kept(lines[::-1], "C2")
     assert (family["arm"].tolist(), family.index.tolist()) == (["a"], [0])
-    assert [*family] == ["claim", "arm", "word", "p_holm"]
+    assert [*family] == ["claim", "arm", "word", "p_holm", "by"]
     assert kept(lines, "C2", "^b$")["arm"].tolist() == ["b"]
     for theory in (lines.assign(p_holm=np.nan), lines.drop(columns="p_holm")):
         assert kept(theory, "C2")["arm"].tolist() == ["a", "b"]
@@ -157,7 +167,7 @@ def test_what_is_measured_of_a_claim_that_is_judged_by_words_is_its_family_with_
             ("C6", "outside", "up", 0.4, np.nan),
         ],
         columns=["claim", "arm", "word", "effect", "p_holm"],
-    )
+    ).assign(by="step_size")
     lines.to_csv(folder / "claims.csv", index=False)
     assert ledger.headline(tmp_path, "C6")["arm"].tolist() == ["wide"]
     assert ledger.measured(tmp_path, "C6")["arm"].tolist() == ["one"]
@@ -168,7 +178,8 @@ def test_what_is_measured_of_a_claim_that_is_judged_by_words_is_its_family_with_
 
 
 def test_lines_of_more_seeds_follow_those_that_stay_and_are_counted_through(tmp_path: Path):
-    own = pd.DataFrame({"claim": "C9", "arm": ["a", "b", "c"], "by": "x", "seeds": 5, "effect": [1, 2, 3]})
+    own = {"claim": "C9", "arm": ["a", "b", "c"], "by": "x", "seeds": 5, "effect": [1, 2, 3], "word": "up"}
+    own = pd.DataFrame(own)
     (tmp_path / "10").mkdir()
     own.to_csv(tmp_path / "10" / "claims.csv", index=False)
     own[:2].assign(seeds=[9, 5], effect=7).to_csv(tmp_path / "10" / "claims_full.csv", index=False)

@@ -162,6 +162,18 @@ def test_a_profile_is_filtered_for_each_notebook_and_what_it_leaves_is_said(monk
     assert left == {n for n in reproduce.profile("smoke") if not n.startswith("notebook_")} - own
 
 
+def test_where_there_are_no_notebooks_a_sentence_says_that_a_checkout_is_needed(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "notebooks", tmp_path / "notebooks")
+    monkeypatch.setattr(paths, "build", tmp_path)
+    for ask in (
+        reproduce.numbered, lambda: reproduce.numbered("03"), lambda: reproduce.profile("smoke"),
+        lambda: reproduce.reproduce(profile_name="cpu", only="", say=print),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"notebooks holds no notebooks; reproduce, figures and parameters need a"):
+            ask()
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_killed_kernel_ends_in_one_sentence_that_says_how_to_go_on(monkeypatch, tmp_path):
     _, sentence = stopped(monkeypatch, tmp_path, DeadKernelError("Kernel died"))
     assert sentence.endswith(".ipynb: its kernel was killed; the same command resumes where it stopped")

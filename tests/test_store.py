@@ -191,6 +191,16 @@ def test_a_table_whose_lines_are_longer_than_its_header_is_damaged(tmp_path):
             store.read_csv(tmp_path / "t.csv")
 
 
+def test_a_table_that_is_cut_off_within_its_last_line_is_damaged(tmp_path):
+    whole = "a,b\n1,72.7136\n2,66.25\n"
+    (tmp_path / "t.csv").write_text(whole)
+    assert store.read_csv(tmp_path / "t.csv")["b"].tolist() == [72.7136, 66.25]
+    for cut in (1, 2, 4):
+        (tmp_path / "t.csv").write_text(whole[:-cut])
+        with pytest.raises(ValueError, match=r"t.csv is damaged \(its last line is cut off\)"):
+            store.read_csv(tmp_path / "t.csv")
+
+
 def test_whatever_byte_of_an_archive_is_lost_it_is_read_or_told_to_be_damaged(tmp_path):
     path, whole = tmp_path / "t.npz", {"x": np.linspace(0, 1, 60).reshape(3, 20), "y": np.arange(5)}
     store.write_npz(path, whole)

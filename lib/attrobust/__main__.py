@@ -54,7 +54,7 @@ def _parameters_of(pairs: Sequence[tuple[str, str]]) -> dict[str, object]:
 
 
 @main.command("reproduce")
-@click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, full or gpu.")
+@click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, full, gpu or headline.")
 @click.option("--only", default="", help="Numbers of notebooks, such as 03 or 01,03.")
 @click.option("--jobs", default=0, show_default=True, help="Worker processes; 0 for the profile's, or one per core.")
 @click.option("--cluster", default="", help="A Dask scheduler, or ray: whose workers take the place of own ones.")
@@ -125,7 +125,7 @@ def _parameters() -> None:
     for path in reproduce.numbered():
         click.echo(path.stem)
         for name, (kind, meaning) in reproduce.parameters_of(path).items():
-            click.echo(f"  {name:<18}{kind:<13}{meaning}")
+            click.echo(f"  {name:<22}{kind:<13}{meaning}")
 
 
 def _stop(number: int, _: object) -> None:

@@ -93,8 +93,9 @@ def opened(
     train = train or (examples.TRAINED_ON.get(model.removeprefix(EXAMPLE), "") if of_example else "")
     if train:
         training = _fitting(network, load_images(train, n=n_train, seed=seed, train=True, **how), device)
-        if training.y is None:
-            raise ValueError(f"train is {train!r}, pictures without labels; it must hold one folder per class, or `y`")
+        if training.y is None or (shown.classes and training.classes and shown.classes != training.classes):
+            what = "pictures of other classes than `pictures`" if training.classes else "pictures without labels"
+            raise ValueError(f"train is {train!r}, {what}; it must hold one folder per class, or `y`")
     return Opened(network, shown, named, training)
 
 

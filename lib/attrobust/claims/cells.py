@@ -132,12 +132,9 @@ def holm(table: pd.DataFrame, *, arm: Sequence[str], family: Sequence[Hashable])
         raise ValueError(f"family is {[*family]}; it must name each cell once, by {', '.join(arm)}")
     present = set(named_cells(table[arm]).itertuples(index=False, name=None))
     empty = {"seeds": 0, "monotone": False, "word": NO_PAIR, "censored": False, "left_out": 0, "without_pair": 0}
+    empty |= {"per_seed": "", "of_seeds": ""}
     empty |= {c: table[c].iloc[0] for c in ("by", "start", "end") if c not in arm and table[c].nunique() == 1}
-    lacking = [
-        dict(zip(arm, key, strict=True)) | empty | {"per_seed": "", "of_seeds": ""}
-        for key in keys
-        if key not in present
-    ]
+    lacking = [dict(zip(arm, key, strict=True)) | empty for key in keys if key not in present]
     table = pd.DataFrame([*table.to_dict("records"), *lacking], columns=table.columns)
     told = named_cells(table[arm]).itertuples(index=False, name=None)
     inside = np.array([key in set(keys) for key in told], dtype=bool)

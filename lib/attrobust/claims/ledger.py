@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from attrobust.claims.record import NAMES, beyond, markdown
+from attrobust.claims.record import NAMES, beyond, markdown, read_claims
 from attrobust.claims.rule import interval
 
 SEED = "Mehrpanah et al. 2026"
@@ -56,10 +56,10 @@ def read(folder: Path, notebook: str) -> pd.DataFrame:
     path = folder / notebook / "claims.csv"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; it must be the claims file of a run notebook")
-    own, more = pd.read_csv(path), path.with_name("claims_full.csv")
+    own, more = read_claims(path), path.with_name("claims_full.csv")
     if not more.is_file():
         return own
-    longer = beyond(pd.read_csv(more), own).merge(own[[*NAMES]], on=[*NAMES])
+    longer = beyond(read_claims(more), own).merge(own[[*NAMES]], on=[*NAMES])
     kept = own.merge(longer[[*NAMES]], on=[*NAMES], how="left", indicator=True)["_merge"].eq("left_only")
     return pd.concat([own[kept.to_numpy()], longer], ignore_index=True) if len(longer) else own
 

@@ -1,6 +1,7 @@
 """Cells of a notebook's claims as one table: claims.csv, whatever the arms of a claim are called."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,22 @@ def record(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     if (twice := whole[whole.duplicated([*NAMES])]).size:
         raise ValueError(f"two cells have one name: {', '.join(map(str, twice.iloc[0][[*NAMES]]))}")
     return whole[[*NAMES, *(name for name in whole if name not in NAMES)]]
+
+
+def read_claims(path: Path, columns: Sequence[str] = (*NAMES, "word")) -> pd.DataFrame:
+    r"""Lines of a claims file that has these columns at least; a ValueError if it is damaged, or another table.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "claims.csv").write_text("claim,arm,by,word\nC2,digits,step_size,up\n")
+        ...     read_claims(Path(folder, "claims.csv"))["word"].tolist()
+        ['up']
+    """
+    try:
+        return pd.read_csv(path).dropna(subset=[*columns], how="all")
+    except (ValueError, KeyError) as error:  # of pandas: what is no table, a column that lacks
+        raise ValueError(f"{path} is damaged or no claims file ({str(error).strip()}); make it anew") from error
 
 
 def lines_of(table: pd.DataFrame, claim: str, names: Sequence[str]) -> pd.DataFrame:

@@ -376,6 +376,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 def read_csv(path: Path) -> pd.DataFrame:
     """Table of a file, floats restored exactly, keys as texts even if all digits; a ValueError if it is no table."""
     try:
+        if not path.read_bytes().endswith(b"\n"):
+            raise pd.errors.ParserError("its last line is cut off")
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # lines longer than the header
             return pd.read_csv(path, index_col=False, dtype={"key": str}, **_EXACT)
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

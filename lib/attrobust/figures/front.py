@@ -79,9 +79,7 @@ def _offsets(axis: Axes, points: np.ndarray, line: np.ndarray) -> list[tuple[flo
     offsets = []
     for number, dot in enumerate(dots):
         others = [*np.delete(dots, number, axis=0)]
-        room = [
-            min(_nearest(dot + way, taken), 7) - max(0, np.hypot(*way) - _nearest(dot + way, others)) for way in ways
-        ]
+        room = [min(_nearest(dot + w, taken), 7) - max(0, np.hypot(*w) - _nearest(dot + w, others)) for w in ways]
         best = ways[int(np.argmax(room))]
         taken.append(dot + best)
         offsets.append((float(best[0]), float(best[1])))

@@ -34,8 +34,8 @@ PER_CHANNEL = ("mean", "std")
 #: Parameters whose numbers have another range than their type (whole numbers from 1, others above 0).
 RANGES: dict[str, Callable[[str, float], object]] = {
     **dict.fromkeys((*SEEDS, "jobs", "size", "channels", "batch"), partial(checks.count, least=0)),
-    "n_pictures": partial(checks.count, least=2),
-    "leading": partial(checks.at_least, least=0, most=1),
+    **dict.fromkeys(("n_pictures", "n_curve", "cases"), partial(checks.count, least=2)),
+    "leading": partial(checks.at_least, least=0.001, most=0.999),
     "mean": checks.number,
     **dict.fromkeys(("radius", "radii", "curve_radii"), partial(checks.at_least, least=0, most=255)),
     "token_counts": lambda name, n: checks.count(name, checks.count(name, n, least=2), least=2, most=100_000),

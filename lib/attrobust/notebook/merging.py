@@ -110,10 +110,8 @@ def _whole(read: Callable[[Path], object], path: Path) -> object | None:
         return None
 
 
-def _table(path: Path) -> object | None:
-    if path.suffix == ".npz":
-        return read_npz(path)
-    return read_csv(path) if path.read_bytes().endswith(b"\n") else None
+def _table(path: Path) -> object:
+    return read_npz(path) if path.suffix == ".npz" else read_csv(path)
 
 
 #: What a shard makes, by its folder: what it is called, and how such a file is read.

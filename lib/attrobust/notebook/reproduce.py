@@ -54,6 +54,8 @@ class NotebookError(RuntimeError):
 def numbered(only: str = "") -> list[Path]:
     """Numbered notebooks in order, or those whose number is listed in `only` ("03" or "01,03")."""
     numbers = {path.stem[:2]: path for path in sorted(paths.notebooks.glob("[0-9][0-9]_*.ipynb"))}
+    if not numbers:
+        raise ValueError(f"{paths.notebooks} holds no notebooks; reproduce, figures and parameters need a checkout")
     asked = dict.fromkeys(number.strip() for number in str(only).split(",")) if only else numbers
     return [numbers[checks.one_of("only", number, numbers)] for number in asked]
 
@@ -82,11 +84,10 @@ def profile(name: str) -> dict[str, object]:
     checks.one_of("profile", name, PROFILES)
     if name == "cpu":
         return {}
-    path = paths.notebooks / f"{name}.yaml"
+    path, sections = paths.notebooks / f"{name}.yaml", {section(p.stem): parameters_of(p) for p in numbered()}
     values = parsed(path.name, path.read_text(errors="replace"))
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds {values!r}; it must hold a parameter and its value on every line")
-    sections = {section(path.stem): parameters_of(path) for path in numbered()}
     known = {parameter for own in sections.values() for parameter in own}
     for parameter, value in values.items():
         if parameter not in sections:
@@ -439,7 +440,7 @@ def compare_claims(recomputed: Path, committed: Path) -> pd.DataFrame:
     of theirs counts, not the number of cases.
     """
     nothing = pd.DataFrame(columns=["claim", "arm", "by", "start", "end", "effect", "half", "word"])
-    new, old = (pd.read_csv(path) if path.is_file() else nothing for path in (recomputed, committed))
+    new, old = (claims.read_claims(p, [*nothing]) if p.is_file() else nothing for p in (recomputed, committed))
     both = claims.agrees(old, new).rename(columns={"word": "word_committed", "word_other": "word_recomputed"})
     words = both[["word_committed", "word_recomputed"]].astype(object)
     words = words.replace(r" \(\d+ cases, \d+ violations\)$", "", regex=True)

@@ -85,9 +85,7 @@ def line_pictures(updates: int, step_sizes: Sequence[float], seed: int) -> pd.Da
     """Fit and attribution of networks with one input on a fine grid, one line per step size."""
     fine = np.linspace(-1, 1, 401)[:, None]
     _, runs, nets, _ = _descended(updates, step_sizes, [seed])
-    drawn = {
-        f"step size {step:g}": (n(fine), n.gradients(fine)[:, 0]) for (step, *_), n in zip(runs, nets, strict=True)
-    }
+    drawn = {f"step size {h:g}": (n(fine), n.gradients(fine)[:, 0]) for (h, *_), n in zip(runs, nets, strict=True)}
     drawn["data"] = (np.abs(fine[:, 0]) + fine[:, 0], 2.0 * (fine[:, 0] > 0))
     return pd.concat(
         pd.DataFrame({"panel": panel, "name": name, "x": fine[:, 0], "value": values[place]})

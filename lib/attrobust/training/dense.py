@@ -44,9 +44,7 @@ class Dense(Networks):
         self.lazy = not self.weights.is_cuda  # there a whole look costs less than the waiting
         self.bends = [(layer, _BACKWARD[type(layer)]) for layer in models[0].layers if type(layer) in _BACKWARD]
         first = [next(layer for layer in model.layers if isinstance(layer, Standardize)) for model in models]
-        self.mean, self.std = (
-            torch.stack([getattr(layer, name) for layer in first])[:, None, None] for name in ("mean", "std")
-        )
+        self.mean, self.std = (torch.stack([getattr(one, n) for one in first])[:, None, None] for n in ("mean", "std"))
         self.layers, self.slopes = _pairs(self.named(self.weights)), _pairs(self.slope_of)
 
     @staticmethod
