@@ -66,7 +66,7 @@ def test_a_unit_that_is_there_twice_is_refused():
 
 
 def test_rows_that_are_indexed_by_what_is_judged_alone_are_units_without_a_name():
-    table = table_of(a=[(0.5, 0.6), (0.4, 0.51), (0.6, 0.72)], b=[(0.3, 0.2), (0.5, 0.4)])
+    table = table_of(a=[(0.5, 0.6), (0.4, 0.51), (0.6, 0.72)], b=[(0.3, 0.2), (0.5, 0.38)])
     named = claims.paired(table, minus=["noise"], **COMPARED)
     pd.testing.assert_frame_equal(claims.paired(table.droplevel("image"), minus=["noise"], **COMPARED), named)
 
