@@ -3,7 +3,6 @@
 A norm enters an attack through three small operations only: sample, steepest step, project.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,14 +40,13 @@ class Ball:
         """Draw uniformly from the ball, one perturbation for each image of `like`."""
         self._check("like", like)
         if self.norm == "linf":
-            return (2 * _drawn(torch.rand, like, generator) - 1) * self.radius
-        length = _drawn(torch.rand, like.flatten(1)[:, :1], generator) ** (1 / like.shape[1:].numel())
-        way = self.steepest(_drawn(torch.randn, like, generator))
-        return way * length.view(-1, *(1,) * (like.ndim - 1)) * self.radius
+            return (2 * _uniform(like, generator) - 1) * self.radius
+        length = _uniform(like.flatten(1)[:, :1], generator) ** (1 / like.shape[1:].numel())
+        return self.steepest(_normal(like, generator)) * length.view(-1, *(1,) * (like.ndim - 1)) * self.radius
 
     def boundary(self, like: Inputs, *, generator: torch.Generator) -> Inputs:
         """Draw a perturbation of full size: random signs (linf), or a random direction (l2)."""
-        return self.radius * self.steepest(_drawn(torch.randn, self._check("like", like), generator))
+        return self.radius * self.steepest(_normal(self._check("like", like), generator))
 
     def project(self, perturbation: Inputs) -> Inputs:
         """Return the nearest perturbation inside the ball."""
@@ -82,6 +80,11 @@ def _lengths(examples: Inputs) -> Tensor:
     return torch.where(lengths > 0, lengths, 1).view(-1, *(1,) * (examples.ndim - 1))
 
 
-def _drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator) -> Tensor:
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     checks.kind("generator", generator, torch.Generator)
-    return draw(like.shape, dtype=like.dtype, device=generator.device, generator=generator).to(like.device)
+    return torch.rand(like.shape, dtype=like.dtype, device=generator.device, generator=generator).to(like.device)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    checks.kind("generator", generator, torch.Generator)
+    return torch.randn(like.shape, dtype=like.dtype, device=generator.device, generator=generator).to(like.device)

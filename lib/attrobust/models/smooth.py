@@ -214,10 +214,8 @@ def _elementwise(func: Callable, args: tuple, kwargs: dict) -> bool:
         order = torch.randperm(shape.numel(), generator=torch.Generator().manual_seed(0))
         full = [a.detach().expand(shape).clone() if isinstance(a, Tensor) else a for a in args]
         mixed = [a.flatten()[order].view(shape) if isinstance(a, Tensor) else a for a in full]
-        plain, after = func(*full, **kwargs), func(*mixed, **kwargs)
-        return plain.shape == shape and torch.allclose(
-            plain.double().flatten()[order], after.double().flatten(), equal_nan=True
-        )
+        plain, moved = (func(*given, **kwargs).double() for given in (full, mixed))
+        return plain.shape == shape and torch.allclose(plain.flatten()[order], moved.flatten(), equal_nan=True)
     except (RuntimeError, TypeError, IndexError, ValueError, AttributeError):
         return False
 
